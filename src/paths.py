@@ -1,0 +1,62 @@
+"""Where Spelltune keeps its files. `SPELLTUNE_HOME` moves results/ and checkpoints/; checkpoints/base stays."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+BASE_MODELS = ROOT / "checkpoints" / "base"
+
+
+def home() -> Path:
+    """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the repository."""
+    return Path(os.environ.get("SPELLTUNE_HOME") or ROOT).expanduser().resolve()
+
+
+def results() -> Path:
+    return home() / "results"
+
+
+def database_url() -> str:
+    """SQLAlchemy URL of the run table: `SPELLTUNE_DATABASE_URL`, or the SQLite file results/spelltune.db."""
+    return os.environ.get("SPELLTUNE_DATABASE_URL") or f"sqlite:///{results() / 'spelltune.db'}"
+
+
+def output_dir(run_id: str) -> Path:
+    return results() / "runs" / run_id
+
+
+def checkpoints_dir(run_id: str) -> Path:
+    return home() / "checkpoints" / run_id
+
+
+def log_file(run_id: str) -> Path:
+    """What the supervisor and the trainer print."""
+    return results() / "training_logs" / f"{run_id}.log"
+
+
+def metrics_log(run_id: str) -> Path:
+    """Every recorded metric as one JSON line: {attempt, step, name, value, at}."""
+    return results() / "training_logs" / f"{run_id}.jsonl"
+
+
+def final_metrics(run_id: str) -> Path:
+    return results() / "metrics" / f"{run_id}.json"
+
+
+def predictions_dir(run_id: str) -> Path:
+    return results() / "error_analysis" / run_id
+
+
+def summary_file() -> Path:
+    return results() / "experiment_results_summary.yaml"
+
+
+def locks_dir() -> Path:
+    return results() / "locks"
+
+
+def base_model(name: str) -> str:
+    """The folder of a base model that ships with Spelltune, else `name` itself: a path or a hub id."""
+    shipped = BASE_MODELS / name
+    return str(shipped) if "/" not in name and (shipped / "config.json").is_file() else name

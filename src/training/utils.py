@@ -1,0 +1,78 @@
+"""Experiment management: what a training reports, and the files that it leaves in its output folder."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import yaml
+
+
+class Reporter(Protocol):
+    """Where a training sends what it learns. The run table implements it; a test may collect lists.
+
+    Steps are optimizer steps. No method may raise for a full disk or a locked database: training goes on.
+    """
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record scalars by name (`train/loss`, `lr`, ...) at a step."""
+
+    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
+        """Keep the predictions of one evaluation of `split` (validation or test), one row a question."""
+
+    def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
+        """Record a complete checkpoint directory."""
+
+    def checkpoint_removed(self, step: int) -> None:
+        """Forget a checkpoint that retention deleted."""
+
+    def used(self, values: Mapping[str, Any]) -> None:
+        """Record what the trainer really used (backend, versions, resolved settings), merged over earlier calls."""
+
+    def phase(self, text: str) -> None:
+        """Say in a few words what goes on now: `loading gpt2`, `validation 400 of 1,386`."""
+
+    def stop_requested(self) -> bool:
+        """Whether a person asked this run to stop. Cheap: it looks at most once a second."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended."""
+
+    stopped: bool  # a person asked for it, before max_steps
+    reason: str | None  # why it ended before max_steps: early stopping or a stop, else None
+    step: int  # the last optimizer step
+    best_step: int  # the step whose adapter was kept
+    metrics: dict[str, float] = field(default_factory=dict)  # of the kept adapter
+
+
+def write_results(result: TrainingResult, *, run_id: str, output_dir: Path, metrics_file: Path, summary_file: Path,
+                  config: Mapping[str, Any]) -> None:
+    """Write eval_results.yaml, the metrics file, and this run's entry in the summary of all experiments."""
+    entry = {"run": run_id, "output_dir": str(output_dir), **asdict(result)}
+    write_atomic(output_dir / "eval_results.yaml", yaml.safe_dump(entry, sort_keys=False))
+    write_atomic(metrics_file, json.dumps(entry, indent=2) + "\n")
+    summary_file.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs may end in the same second: read, change and write under one lock.
+    with open(summary_file.with_suffix(".lock"), "w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        summary = yaml.safe_load(summary_file.read_text()) if summary_file.exists() else None
+        experiments = [e for e in (summary or {}).get("experiments", []) if e.get("run") != run_id]
+        experiments.append(entry | {"config": dict(config)})
+        write_atomic(summary_file, yaml.safe_dump({"experiments": experiments}, sort_keys=False))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that is either the old one or the new one, whatever dies in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(staged, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)
