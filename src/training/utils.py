@@ -57,13 +57,24 @@ def write_results(result: TrainingResult, *, run_id: str, output_dir: Path, metr
     entry = {"run": run_id, "output_dir": str(output_dir), **asdict(result)}
     write_atomic(output_dir / "eval_results.yaml", yaml.safe_dump(entry, sort_keys=False))
     write_atomic(metrics_file, json.dumps(entry, indent=2) + "\n")
+    _replace_in_summary(summary_file, run_id, entry | {"config": dict(config)})
+
+
+def forget_results(run_id: str, summary_file: Path) -> None:
+    """Take a deleted run out of the summary of all experiments."""
+    if summary_file.exists():
+        _replace_in_summary(summary_file, run_id, None)
+
+
+def _replace_in_summary(summary_file: Path, run_id: str, entry: Mapping[str, Any] | None) -> None:
     summary_file.parent.mkdir(parents=True, exist_ok=True)
     # Two runs may end in the same second: read, change and write under one lock.
     with open(summary_file.with_suffix(".lock"), "w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         summary = yaml.safe_load(summary_file.read_text()) if summary_file.exists() else None
         experiments = [e for e in (summary or {}).get("experiments", []) if e.get("run") != run_id]
-        experiments.append(entry | {"config": dict(config)})
+        if entry is not None:
+            experiments.append(entry)
         write_atomic(summary_file, yaml.safe_dump({"experiments": experiments}, sort_keys=False))
 
 

@@ -1,0 +1,360 @@
+"""Every query on the run table. A query takes an open session: `reading()` or, for a short write, `writing()`."""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Engine, Table, create_engine, event, func, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+from sqlmodel import Session, SQLModel, col, delete, select
+
+from src import paths
+from src.config import RunConfig, nearest
+from src.runs.table import ACTIVE, Checkpoint, Evaluation, LatestMetric, Metric, Run, Status
+
+try:
+    import pysqlite3 as sqlite_driver  # bundles a newer SQLite than most Pythons link
+except ImportError:
+    import sqlite3 as sqlite_driver  # type: ignore[no-redef]
+
+# 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint.
+WAL_IS_SAFE = sqlite_driver.sqlite_version_info >= (3, 51, 3)
+
+
+class UnknownRun(LookupError):
+    """No run has that id, or several have that name."""
+
+
+class RunIsActive(RuntimeError):
+    """The run has living processes, so this cannot be done to it."""
+
+
+# --- the database ---------------------------------------------------------------------------------------------------
+
+
+def _tables(connection: Any) -> None:
+    SQLModel.metadata.create_all(connection)
+
+
+# Each brings the schema from its index to the next number; never change one that has been released.
+MIGRATIONS = [_tables]
+
+
+@cache
+def _engine(url: str, pid: int) -> Engine:
+    """One engine a process: SQLite connections must not be carried over a fork, hence `pid`."""
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite":
+        Path(location.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        engine = create_engine(url, module=sqlite_driver, poolclass=NullPool, connect_args={"timeout": 15})
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(url, poolclass=NullPool)
+    _migrate(engine.execution_options(immediate=True))
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun below, explicitly
+    connection.execute("PRAGMA busy_timeout=15000")
+    connection.execute(f"PRAGMA journal_mode={'WAL' if WAL_IS_SAFE else 'DELETE'}")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A deferred transaction that reads and then writes fails under load whatever the timeout.
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)"))
+        version = connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0
+        if version > len(MIGRATIONS):
+            raise RuntimeError(f"the run table has schema {version}, newer than this Spelltune's {len(MIGRATIONS)}: update it")
+        for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+            migration(connection)
+            connection.execute(text("INSERT INTO schema_version VALUES (:n)"), {"n": number})
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A session that sees one consistent state and does not write."""
+    with Session(_engine(paths.database_url(), os.getpid())) as session:
+        yield session
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """A session that holds the write lock from its start and commits at its end: keep it short."""
+    engine = _engine(paths.database_url(), os.getpid()).execution_options(immediate=True)
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; where the key exists, replace the rest."""
+    if not rows:
+        return
+    target: Table = table.__table__  # type: ignore[attr-defined]
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(target)
+    keys = [c.name for c in target.primary_key]
+    rest = {c.name: statement.excluded[c.name] for c in target.columns if c.name not in keys}
+    session.connection().execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), list(rows))
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def enqueue(session: Session, config: RunConfig, *, now: float | None = None) -> Run:
+    """Insert one QUEUED run. Its id is the name, made safe for a path, and the UTC time of the launch."""
+    created_at = time.time() if now is None else now
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", config.name).strip("-.")[:60] or "run"
+    stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created_at))}"
+    run_id, number = stem, 1
+    while session.get(Run, run_id):
+        number += 1
+        run_id = f"{stem}-{number}"
+    run = Run(id=run_id, name=config.name, status=Status.QUEUED, config=config.model_dump(),
+              max_steps=config.training.max_steps, created_at=created_at)
+    session.add(run)
+    session.flush()
+    return run
+
+
+def find(session: Session, run: str) -> Run:
+    """The run with that id or, where only one has it, that name. UnknownRun names the nearest, or the candidates."""
+    if found := session.get(Run, run):
+        return found
+    named = session.exec(select(Run).where(Run.name == run).order_by(col(Run.created_at))).all()
+    if len(named) == 1:
+        return named[0]
+    if named:
+        ids = ", ".join(r.id for r in named[-5:])
+        raise UnknownRun(f"{len(named)} runs are called {run!r}; name one by its id: {ids}")
+    known = [text for pair in session.exec(select(Run.id, Run.name)) for text in pair]
+    if not known:
+        raise UnknownRun(f"no run {run!r}: there are no runs yet; start one with `spelltune launch`")
+    raise UnknownRun(f"no run {run!r}{nearest(run, known) or '; `spelltune runs` lists them'}")
+
+
+def runs(session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None) -> Sequence[Run]:
+    """Runs, newest first."""
+    query = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc())
+    if statuses := tuple(statuses):
+        query = query.where(col(Run.status).in_(statuses))
+    return session.exec(query.limit(limit) if limit else query).all()
+
+
+def queue(session: Session) -> Sequence[Run]:
+    """QUEUED runs, the next to start first."""
+    return session.exec(select(Run).where(Run.status == Status.QUEUED).order_by(col(Run.created_at), col(Run.id))).all()
+
+
+def give_slot(session: Session, run_id: str, slot: int, *, now: float) -> None:
+    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+                    .values(slot=slot, slot_given_at=now))
+
+
+def claim(session: Session, run_id: str, *, slot: int, token: str, supervisor_pid: int, boot_id: str) -> Run | None:
+    """Make a QUEUED run this supervisor's, or None: another one was faster, or it was cancelled."""
+    now = time.time()
+    done = session.execute(
+        update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+        .values(status=Status.STARTING, slot=slot, token=token, supervisor_pid=supervisor_pid, trainer_pid=None,
+                boot_id=boot_id, started_at=now, ended_at=None, heartbeat_at=now, reason=None, phase="starting")
+    )
+    return session.get(Run, run_id) if done.rowcount else None
+
+
+def transition(session: Session, run_id: str, to: Status | None, *, leave: Iterable[Status], attempt: int,
+               token: str | None, **columns: Any) -> bool:
+    """Change a run's status (None keeps it) and columns if it is in one of `leave` and still this owner's.
+
+    False means it is no longer yours: exit without writing anything else.
+    """
+    if to is not None:
+        columns["status"] = to
+    mine = col(Run.token).is_(None) if token is None else col(Run.token) == token
+    done = session.execute(
+        update(Run).where(col(Run.id) == run_id, col(Run.status).in_(tuple(leave)), col(Run.attempt) == attempt, mine)
+        .values(**columns)
+    )
+    return bool(done.rowcount)
+
+
+def request_stop(session: Session, run_id: str) -> Status:
+    """Ask a run to stop: a QUEUED one is CANCELLED at once, an active one stops at its next step boundary.
+
+    Returns the status afterwards; a run that has ended stays as it is.
+    """
+    now = time.time()
+    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+                    .values(status=Status.CANCELLED, ended_at=now, reason="cancelled before it started"))
+    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status).in_(ACTIVE),
+                                      col(Run.stop_requested_at).is_(None)).values(stop_requested_at=now))
+    return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
+
+
+def owns(session: Session, run_id: str, *, attempt: int, token: str) -> bool:
+    """Whether this attempt with this token may still write."""
+    row = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run_id)).first()
+    return row is not None and (row[0], row[1]) == (attempt, token) and Status(row[2]).active
+
+
+def stop_requested(session: Session, run_id: str) -> bool:
+    return session.exec(select(Run.stop_requested_at).where(Run.id == run_id)).first() is not None
+
+
+def delete_rows(session: Session, run_id: str) -> None:
+    """Delete a run and all that points to it. RunIsActive while it is queued or running."""
+    run = find(session, run_id)
+    if not Status(run.status).ended:
+        raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
+    for table in (Metric, LatestMetric, Checkpoint, Evaluation):
+        session.execute(delete(table).where(table.run_id == run.id))  # type: ignore[attr-defined]
+    session.execute(delete(Run).where(col(Run.id) == run.id))
+
+
+# --- metrics --------------------------------------------------------------------------------------------------------
+
+
+def record_metrics(session: Session, run_id: str, attempt: int, points: Sequence[tuple[int, str, float, float]]) -> None:
+    """Write (step, name, value, at) points; a point that is there already is replaced."""
+    rows = {}
+    for step, name, value, at in points:
+        finite = value if math.isfinite(value) else None
+        rows[name, step] = {"run_id": run_id, "attempt": attempt, "step": step, "name": name, "value": finite, "at": at}
+    _upsert(session, Metric, list(rows.values()))
+    # What was written last counts as latest, not the highest step: at its end a run reports its restored best again.
+    latest = {name: {k: v for k, v in rows[name, step].items() if k != "at"} for step, name, _, _ in points}
+    _upsert(session, LatestMetric, list(latest.values()))
+
+
+def latest_metrics(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """{run id: {metric name: the value written last}}."""
+    found: dict[str, dict[str, float | None]] = {run_id: {} for run_id in run_ids}
+    query = select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value).where(col(LatestMetric.run_id).in_(run_ids))
+    for run_id, name, value in session.exec(query):
+        found[run_id][name] = value
+    return found
+
+
+def metric_names(session: Session, run_id: str) -> list[str]:
+    return list(session.exec(select(LatestMetric.name).where(LatestMetric.run_id == run_id).order_by(LatestMetric.name)))
+
+
+def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> pd.DataFrame:
+    """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step from its highest attempt."""
+    query = text("SELECT step, value, at, max(attempt) FROM metric WHERE run_id = :run AND name = :name AND step > :after "
+                 "GROUP BY step ORDER BY step")
+    if session.get_bind().dialect.name == "postgresql":
+        query = text("SELECT DISTINCT ON (step) step, value, at, attempt FROM metric WHERE run_id = :run AND name = :name "
+                     "AND step > :after ORDER BY step, attempt DESC")
+    rows = session.connection().execute(query, {"run": run_id, "name": name, "after": after_step}).all()
+    frame = pd.DataFrame(rows, columns=["step", "value", "at", "attempt"]).drop(columns="attempt")
+    return frame.astype({"step": "int64", "value": "float64", "at": "float64"})
+
+
+def metrics(session: Session, run_id: str) -> list[dict[str, Any]]:
+    """Every point of a run as {step, name, value}, by step and name, each from its highest attempt."""
+    best = (select(Metric.step, Metric.name, func.max(Metric.attempt).label("attempt"))
+            .where(Metric.run_id == run_id).group_by(col(Metric.step), col(Metric.name)).subquery())
+    query = (select(Metric.step, Metric.name, Metric.value)
+             .join(best, (Metric.step == best.c.step) & (Metric.name == best.c.name) & (Metric.attempt == best.c.attempt))
+             .where(Metric.run_id == run_id).order_by(col(Metric.step), col(Metric.name)))
+    return [{"step": step, "name": name, "value": value} for step, name, value in session.exec(query)]
+
+
+# --- checkpoints and evaluations ------------------------------------------------------------------------------------
+
+
+def record_checkpoint(session: Session, run_id: str, attempt: int, step: int, path: Path, *, is_best: bool) -> None:
+    """Record a complete checkpoint directory; the one before it that was best no longer is."""
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    if is_best:
+        session.execute(update(Checkpoint).where(col(Checkpoint.run_id) == run_id).values(is_best=False))
+    _upsert(session, Checkpoint, [{"run_id": run_id, "step": step, "attempt": attempt, "path": str(path),
+                                   "size_bytes": size, "is_best": is_best, "created_at": time.time()}])
+
+
+def remove_checkpoint(session: Session, run_id: str, step: int) -> None:
+    session.execute(delete(Checkpoint).where(col(Checkpoint.run_id) == run_id, col(Checkpoint.step) == step))
+
+
+def checkpoints(session: Session, run_id: str) -> Sequence[Checkpoint]:
+    return session.exec(select(Checkpoint).where(Checkpoint.run_id == run_id).order_by(col(Checkpoint.step))).all()
+
+
+def record_evaluation(session: Session, run_id: str, attempt: int, step: int, split: str, path: Path, *, rows: int,
+                      correct: int) -> None:
+    _upsert(session, Evaluation, [{"run_id": run_id, "step": step, "split": split, "attempt": attempt, "path": str(path),
+                                   "rows": rows, "correct": correct, "created_at": time.time()}])
+
+
+def evaluations(session: Session, run_id: str, *, split: str | None = None) -> Sequence[Evaluation]:
+    """Scorings of a run, by step."""
+    query = select(Evaluation).where(Evaluation.run_id == run_id)
+    if split:
+        query = query.where(Evaluation.split == split)
+    return session.exec(query.order_by(col(Evaluation.step))).all()
+
+
+def final_evaluation(session: Session, run: Run, *, split: str = "validation") -> Evaluation | None:
+    """The scoring of the adapter that was kept (the best step), else the latest one; None before the first."""
+    found = evaluations(session, run.id, split=split)
+    return next((e for e in found if e.step == run.best_step), found[-1] if found else None)
+
+
+def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataFrame:
+    """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a question."""
+    frame = pd.read_parquet(evaluation.path)
+    return frame[~frame["correct"]].reset_index(drop=True) if wrong_only else frame
+
+
+# --- one document a run ---------------------------------------------------------------------------------------------
+
+
+def show(session: Session, run: Run) -> dict[str, Any]:
+    """What `spelltune show --json` prints."""
+    watched = run.config["early_stopping"]["metric"]
+    value = None
+    if run.best_step is not None:
+        points = curve(session, run.id, watched, after_step=run.best_step - 1)
+        value = next((float(v) for s, v in zip(points["step"], points["value"], strict=True) if s == run.best_step), None)
+    adapter = paths.output_dir(run.id) / "final"
+    return {
+        "id": run.id, "name": run.name, "status": run.status, "reason": run.reason, "phase": run.phase,
+        "attempt": run.attempt, "step": run.step or 0, "max_steps": run.max_steps,
+        "config": run.config, "used": run.used,
+        "metrics": latest_metrics(session, [run.id])[run.id],
+        "best": None if run.best_step is None else {"step": run.best_step, "metric": watched, "value": value},
+        "paths": {"output_dir": str(paths.output_dir(run.id)), "log": str(paths.log_file(run.id)),
+                  "metrics_log": str(paths.metrics_log(run.id)), "checkpoints_dir": str(paths.checkpoints_dir(run.id)),
+                  "final_adapter": str(adapter) if (adapter / "adapter_config.json").exists() else None},
+        "pids": {"supervisor": run.supervisor_pid, "trainer": run.trainer_pid},
+        "checkpoints": [{"step": c.step, "path": c.path, "size_bytes": c.size_bytes, "is_best": c.is_best}
+                        for c in checkpoints(session, run.id)],
+        "evaluations": [{"step": e.step, "split": e.split, "path": e.path, "rows": e.rows, "correct": e.correct}
+                        for e in evaluations(session, run.id)],
+        "created_at": run.created_at, "started_at": run.started_at, "ended_at": run.ended_at,
+    }
+
+
+def to_json(document: Any) -> str:
+    """One JSON document; nan and infinities become null."""
+    return json.dumps(document, indent=2, default=str, allow_nan=False)

@@ -1,0 +1,108 @@
+"""The rows of the run table and of the tables beside it. Queries live in store.py."""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Float, Index
+from sqlmodel import Field, SQLModel
+
+
+class Status(StrEnum):
+    """Where a run is. Written by the panel or the command line (QUEUED, CANCELLED) and by its supervisor (the rest)."""
+
+    QUEUED = "QUEUED"  # waits for a free slot
+    STARTING = "STARTING"  # its supervisor has it; the trainer loads
+    RUNNING = "RUNNING"  # the first metric is there
+    STOPPING = "STOPPING"  # a stop was asked for and is on its way
+    STOPPED = "STOPPED"  # ended because somebody asked
+    COMPLETED = "COMPLETED"  # ended by itself, at max_steps or by early stopping (see reason)
+    FAILED = "FAILED"  # ended by an error (see reason)
+    INTERRUPTED = "INTERRUPTED"  # its processes are gone without a result
+    CANCELLED = "CANCELLED"  # taken out of the queue before it started
+
+    @property
+    def active(self) -> bool:
+        """Whether processes of the run may be alive."""
+        return self in ACTIVE
+
+    @property
+    def ended(self) -> bool:
+        return self is not Status.QUEUED and not self.active
+
+
+ACTIVE = (Status.STARTING, Status.RUNNING, Status.STOPPING)
+
+
+class Run(SQLModel, table=True):
+    """One training job. Times are UTC epoch seconds."""
+
+    id: str = Field(primary_key=True)
+    name: str = Field(index=True)
+    status: str = Field(index=True)
+    reason: str | None = None  # one sentence: why it ended as it did
+    config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
+    used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    attempt: int = 1  # a resume is the next attempt
+    token: str | None = None  # of the supervisor that owns this attempt; who has another one must not write
+    slot: int | None = None
+    slot_given_at: float | None = None
+    step: int | None = None  # last reported optimizer step; None until the first metric
+    max_steps: int
+    phase: str | None = None  # what goes on now, in a few words
+    best_step: int | None = None
+    supervisor_pid: int | None = None
+    trainer_pid: int | None = None
+    boot_id: str | None = None  # of the machine when the pids were written: a pid means nothing after a reboot
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    heartbeat_at: float | None = None
+    stop_requested_at: float | None = None
+
+
+class Metric(SQLModel, table=True):
+    """One recorded scalar. The key's order serves reading one curve beyond a step."""
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
+    name: str = Field(primary_key=True)
+    step: int = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    value: float | None = Field(default=None, sa_column=Column(Float, nullable=True))  # None for nan and infinities
+    at: float
+
+
+class LatestMetric(SQLModel, table=True):
+    """The value of each metric that was written last: a page must not search millions of rows for it."""
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
+    name: str = Field(primary_key=True)
+    step: int
+    attempt: int
+    value: float | None = None
+
+
+class Checkpoint(SQLModel, table=True):
+    """A complete checkpoint directory."""
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
+    step: int = Field(primary_key=True)
+    attempt: int
+    path: str
+    size_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    is_best: bool = False
+    created_at: float
+
+
+class Evaluation(SQLModel, table=True):
+    """One scoring of a split; its predictions lie in the Parquet file at `path`, one row a question."""
+
+    __table_args__ = (Index("evaluation_by_split", "run_id", "split", "step"),)
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
+    step: int = Field(primary_key=True)
+    split: str = Field(primary_key=True)  # validation or test
+    attempt: int
+    path: str
+    rows: int
+    correct: int
+    created_at: float
