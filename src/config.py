@@ -33,12 +33,16 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: dict[str, str]):
         self.problems = problems
-        super().__init__("\n".join(f"{name}: {text}" if name else text for name, text in problems.items()))
+        super().__init__(
+            "\n".join(f"{name}: {text}" if name else text for name, text in problems.items())
+        )
 
 
 class Section(BaseModel):
     # allow_inf_nan: a learning rate of nan passes every bound.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
@@ -143,9 +147,9 @@ class OptimizerConfig(Section):
 
 
 class SchedulerConfig(Section):
-    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"] = Field(
-        json_schema_extra=FIRST
-    )
+    name: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"
+    ] = Field(json_schema_extra=FIRST)
     """How the learning rate falls after warm-up."""
     warmup_steps: int = Field(ge=0, json_schema_extra=FIRST)
     """Steps in which the learning rate rises from 0 to its peak."""
@@ -284,7 +288,9 @@ def _setting(name: str, field: FieldInfo) -> Setting:
                 high, high_open = bound, True
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     text = " ".join((field.description or "").split())
-    return Setting(name, field.annotation, text, bool(extra.get("first")), low, high, low_open, high_open)
+    return Setting(
+        name, field.annotation, text, bool(extra.get("first")), low, high, low_open, high_open
+    )
 
 
 def get(config: BaseModel, name: str) -> Any:
@@ -308,7 +314,10 @@ def presets() -> list[str]:
 
 
 def load_config(
-    path: str | Path | None = None, *, preset: str | None = None, overrides: typing.Mapping[str, Any] | None = None
+    path: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    overrides: typing.Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The four files under configs/, then the preset, then the file at `path`, then `overrides` by dotted name.
 
@@ -321,7 +330,11 @@ def load_config(
         preset = DEFAULT_PRESET
     if preset is not None:
         if preset not in presets():
-            raise ConfigError({"": f"no preset {preset!r}{nearest(preset, presets())} There are: {', '.join(presets())}."})
+            raise ConfigError(
+                {
+                    "": f"no preset {preset!r}{nearest(preset, presets())} There are: {', '.join(presets())}."
+                }
+            )
         _merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
     if path is not None:
         _merge(values, {"name": Path(path).stem} | _from_flat(read_yaml(Path(path))))
@@ -358,13 +371,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError({"": f"cannot read {path}: {error}"}) from None
     except yaml.YAMLError as error:
-        raise ConfigError({"": f"{path} is not valid YAML: {' '.join(str(error).split())}"}) from None
+        raise ConfigError(
+            {"": f"{path} is not valid YAML: {' '.join(str(error).split())}"}
+        ) from None
     if values is None:
-        raise ConfigError({"": f"{path} is empty; a config maps settings to values, such as `training: {{max_steps: 600}}`"})
+        raise ConfigError(
+            {
+                "": f"{path} is empty; a config maps settings to values, such as `training: {{max_steps: 600}}`"
+            }
+        )
     if not isinstance(values, dict):
         raise ConfigError(
-            {"": f"{path} holds a {type(values).__name__}; a config maps settings to values, such as "
-                 "`training: {max_steps: 600}`"}
+            {
+                "": f"{path} holds a {type(values).__name__}; a config maps settings to values, such as "
+                "`training: {max_steps: 600}`"
+            }
         )
     return values
 
@@ -435,8 +456,12 @@ def _problems(error: ValidationError) -> dict[str, str]:
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            siblings = [n for n in names + list(RunConfig.model_fields) if n.count(".") == name.count(".")]
-            message = f"no such setting{nearest(name, siblings) or nearest(name.split('.')[-1], names)}"
+            siblings = [
+                n for n in names + list(RunConfig.model_fields) if n.count(".") == name.count(".")
+            ]
+            message = (
+                f"no such setting{nearest(name, siblings) or nearest(name.split('.')[-1], names)}"
+            )
         elif item["type"] == "missing":
             message = "no value given"
         elif item["type"] != "value_error":

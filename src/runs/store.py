@@ -56,7 +56,9 @@ def _engine(url: str, pid: int) -> Engine:
     location = make_url(url)
     if location.get_backend_name() == "sqlite":
         Path(location.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(url, module=sqlite_driver, poolclass=NullPool, connect_args={"timeout": 15})
+        engine = create_engine(
+            url, module=sqlite_driver, poolclass=NullPool, connect_args={"timeout": 15}
+        )
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
@@ -81,10 +83,14 @@ def _begin_sqlite(connection: Any) -> None:
 
 def _migrate(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)"))
+        connection.execute(
+            text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+        )
         version = connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0
         if version > len(MIGRATIONS):
-            raise RuntimeError(f"the run table has schema {version}, newer than this Spelltune's {len(MIGRATIONS)}: update it")
+            raise RuntimeError(
+                f"the run table has schema {version}, newer than this Spelltune's {len(MIGRATIONS)}: update it"
+            )
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             migration(connection)
             connection.execute(text("INSERT INTO schema_version VALUES (:n)"), {"n": number})
@@ -114,7 +120,9 @@ def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str,
     statement = dialect.insert(target)
     keys = [c.name for c in target.primary_key]
     rest = {c.name: statement.excluded[c.name] for c in target.columns if c.name not in keys}
-    session.connection().execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), list(rows))
+    session.connection().execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=rest), list(rows)
+    )
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -129,8 +137,14 @@ def enqueue(session: Session, config: RunConfig, *, now: float | None = None) ->
     while session.get(Run, run_id):
         number += 1
         run_id = f"{stem}-{number}"
-    run = Run(id=run_id, name=config.name, status=Status.QUEUED, config=config.model_dump(),
-              max_steps=config.training.max_steps, created_at=created_at)
+    run = Run(
+        id=run_id,
+        name=config.name,
+        status=Status.QUEUED,
+        config=config.model_dump(),
+        max_steps=config.training.max_steps,
+        created_at=created_at,
+    )
     session.add(run)
     session.flush()
     return run
@@ -148,11 +162,15 @@ def find(session: Session, run: str) -> Run:
         raise UnknownRun(f"{len(named)} runs are called {run!r}; name one by its id: {ids}")
     known = [text for pair in session.exec(select(Run.id, Run.name)) for text in pair]
     if not known:
-        raise UnknownRun(f"no run {run!r}: there are no runs yet; start one with `spelltune launch`")
+        raise UnknownRun(
+            f"no run {run!r}: there are no runs yet; start one with `spelltune launch`"
+        )
     raise UnknownRun(f"no run {run!r}{nearest(run, known) or '; `spelltune runs` lists them'}")
 
 
-def runs(session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None) -> Sequence[Run]:
+def runs(
+    session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None
+) -> Sequence[Run]:
     """Runs, newest first."""
     query = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc())
     if statuses := tuple(statuses):
@@ -162,27 +180,54 @@ def runs(session: Session, *, statuses: Iterable[Status] = (), limit: int | None
 
 def queue(session: Session) -> Sequence[Run]:
     """QUEUED runs, the next to start first."""
-    return session.exec(select(Run).where(Run.status == Status.QUEUED).order_by(col(Run.created_at), col(Run.id))).all()
+    return session.exec(
+        select(Run).where(Run.status == Status.QUEUED).order_by(col(Run.created_at), col(Run.id))
+    ).all()
 
 
 def give_slot(session: Session, run_id: str, slot: int, *, now: float) -> None:
-    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-                    .values(slot=slot, slot_given_at=now))
+    session.execute(
+        update(Run)
+        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+        .values(slot=slot, slot_given_at=now)
+    )
 
 
-def claim(session: Session, run_id: str, *, slot: int, token: str, supervisor_pid: int, boot_id: str) -> Run | None:
+def claim(
+    session: Session, run_id: str, *, slot: int, token: str, supervisor_pid: int, boot_id: str
+) -> Run | None:
     """Make a QUEUED run this supervisor's, or None: another one was faster, or it was cancelled."""
     now = time.time()
     done = session.execute(
-        update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-        .values(status=Status.STARTING, slot=slot, token=token, supervisor_pid=supervisor_pid, trainer_pid=None,
-                boot_id=boot_id, started_at=now, ended_at=None, heartbeat_at=now, reason=None, phase="starting")
+        update(Run)
+        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+        .values(
+            status=Status.STARTING,
+            slot=slot,
+            token=token,
+            supervisor_pid=supervisor_pid,
+            trainer_pid=None,
+            boot_id=boot_id,
+            started_at=now,
+            ended_at=None,
+            heartbeat_at=now,
+            reason=None,
+            phase="starting",
+        )
     )
     return session.get(Run, run_id) if done.rowcount else None
 
 
-def transition(session: Session, run_id: str, to: Status | None, *, leave: Iterable[Status], attempt: int,
-               token: str | None, **columns: Any) -> bool:
+def transition(
+    session: Session,
+    run_id: str,
+    to: Status | None,
+    *,
+    leave: Iterable[Status],
+    attempt: int,
+    token: str | None,
+    **columns: Any,
+) -> bool:
     """Change a run's status (None keeps it) and columns if it is in one of `leave` and still this owner's.
 
     False means it is no longer yours: exit without writing anything else.
@@ -191,7 +236,13 @@ def transition(session: Session, run_id: str, to: Status | None, *, leave: Itera
         columns["status"] = to
     mine = col(Run.token).is_(None) if token is None else col(Run.token) == token
     done = session.execute(
-        update(Run).where(col(Run.id) == run_id, col(Run.status).in_(tuple(leave)), col(Run.attempt) == attempt, mine)
+        update(Run)
+        .where(
+            col(Run.id) == run_id,
+            col(Run.status).in_(tuple(leave)),
+            col(Run.attempt) == attempt,
+            mine,
+        )
         .values(**columns)
     )
     return bool(done.rowcount)
@@ -203,10 +254,18 @@ def request_stop(session: Session, run_id: str) -> Status:
     Returns the status afterwards; a run that has ended stays as it is.
     """
     now = time.time()
-    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-                    .values(status=Status.CANCELLED, ended_at=now, reason="cancelled before it started"))
-    session.execute(update(Run).where(col(Run.id) == run_id, col(Run.status).in_(ACTIVE),
-                                      col(Run.stop_requested_at).is_(None)).values(stop_requested_at=now))
+    session.execute(
+        update(Run)
+        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+        .values(status=Status.CANCELLED, ended_at=now, reason="cancelled before it started")
+    )
+    session.execute(
+        update(Run)
+        .where(
+            col(Run.id) == run_id, col(Run.status).in_(ACTIVE), col(Run.stop_requested_at).is_(None)
+        )
+        .values(stop_requested_at=now)
+    )
     return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
 
 
@@ -233,77 +292,163 @@ def delete_rows(session: Session, run_id: str) -> None:
 # --- metrics --------------------------------------------------------------------------------------------------------
 
 
-def record_metrics(session: Session, run_id: str, attempt: int, points: Sequence[tuple[int, str, float, float]]) -> None:
+def record_metrics(
+    session: Session, run_id: str, attempt: int, points: Sequence[tuple[int, str, float, float]]
+) -> None:
     """Write (step, name, value, at) points; a point that is there already is replaced."""
     rows = {}
     for step, name, value, at in points:
         finite = value if math.isfinite(value) else None
-        rows[name, step] = {"run_id": run_id, "attempt": attempt, "step": step, "name": name, "value": finite, "at": at}
+        rows[name, step] = {
+            "run_id": run_id,
+            "attempt": attempt,
+            "step": step,
+            "name": name,
+            "value": finite,
+            "at": at,
+        }
     _upsert(session, Metric, list(rows.values()))
     # What was written last counts as latest, not the highest step: at its end a run reports its restored best again.
-    latest = {name: {k: v for k, v in rows[name, step].items() if k != "at"} for step, name, _, _ in points}
+    latest = {
+        name: {k: v for k, v in rows[name, step].items() if k != "at"}
+        for step, name, _, _ in points
+    }
     _upsert(session, LatestMetric, list(latest.values()))
 
 
 def latest_metrics(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """{run id: {metric name: the value written last}}."""
     found: dict[str, dict[str, float | None]] = {run_id: {} for run_id in run_ids}
-    query = select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value).where(col(LatestMetric.run_id).in_(run_ids))
+    query = select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value).where(
+        col(LatestMetric.run_id).in_(run_ids)
+    )
     for run_id, name, value in session.exec(query):
         found[run_id][name] = value
     return found
 
 
 def metric_names(session: Session, run_id: str) -> list[str]:
-    return list(session.exec(select(LatestMetric.name).where(LatestMetric.run_id == run_id).order_by(LatestMetric.name)))
+    return list(
+        session.exec(
+            select(LatestMetric.name)
+            .where(LatestMetric.run_id == run_id)
+            .order_by(LatestMetric.name)
+        )
+    )
 
 
 def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> pd.DataFrame:
     """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step from its highest attempt."""
-    query = text("SELECT step, value, at, max(attempt) FROM metric WHERE run_id = :run AND name = :name AND step > :after "
-                 "GROUP BY step ORDER BY step")
+    query = text(
+        "SELECT step, value, at, max(attempt) FROM metric WHERE run_id = :run AND name = :name AND step > :after "
+        "GROUP BY step ORDER BY step"
+    )
     if session.get_bind().dialect.name == "postgresql":
-        query = text("SELECT DISTINCT ON (step) step, value, at, attempt FROM metric WHERE run_id = :run AND name = :name "
-                     "AND step > :after ORDER BY step, attempt DESC")
-    rows = session.connection().execute(query, {"run": run_id, "name": name, "after": after_step}).all()
+        query = text(
+            "SELECT DISTINCT ON (step) step, value, at, attempt FROM metric WHERE run_id = :run AND name = :name "
+            "AND step > :after ORDER BY step, attempt DESC"
+        )
+    rows = (
+        session.connection()
+        .execute(query, {"run": run_id, "name": name, "after": after_step})
+        .all()
+    )
     frame = pd.DataFrame(rows, columns=["step", "value", "at", "attempt"]).drop(columns="attempt")
     return frame.astype({"step": "int64", "value": "float64", "at": "float64"})
 
 
 def metrics(session: Session, run_id: str) -> list[dict[str, Any]]:
     """Every point of a run as {step, name, value}, by step and name, each from its highest attempt."""
-    best = (select(Metric.step, Metric.name, func.max(Metric.attempt).label("attempt"))
-            .where(Metric.run_id == run_id).group_by(col(Metric.step), col(Metric.name)).subquery())
-    query = (select(Metric.step, Metric.name, Metric.value)
-             .join(best, (Metric.step == best.c.step) & (Metric.name == best.c.name) & (Metric.attempt == best.c.attempt))
-             .where(Metric.run_id == run_id).order_by(col(Metric.step), col(Metric.name)))
-    return [{"step": step, "name": name, "value": value} for step, name, value in session.exec(query)]
+    best = (
+        select(Metric.step, Metric.name, func.max(Metric.attempt).label("attempt"))
+        .where(Metric.run_id == run_id)
+        .group_by(col(Metric.step), col(Metric.name))
+        .subquery()
+    )
+    query = (
+        select(Metric.step, Metric.name, Metric.value)
+        .join(
+            best,
+            (Metric.step == best.c.step)
+            & (Metric.name == best.c.name)
+            & (Metric.attempt == best.c.attempt),
+        )
+        .where(Metric.run_id == run_id)
+        .order_by(col(Metric.step), col(Metric.name))
+    )
+    return [
+        {"step": step, "name": name, "value": value} for step, name, value in session.exec(query)
+    ]
 
 
 # --- checkpoints and evaluations ------------------------------------------------------------------------------------
 
 
-def record_checkpoint(session: Session, run_id: str, attempt: int, step: int, path: Path, *, is_best: bool) -> None:
+def record_checkpoint(
+    session: Session, run_id: str, attempt: int, step: int, path: Path, *, is_best: bool
+) -> None:
     """Record a complete checkpoint directory; the one before it that was best no longer is."""
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     if is_best:
-        session.execute(update(Checkpoint).where(col(Checkpoint.run_id) == run_id).values(is_best=False))
-    _upsert(session, Checkpoint, [{"run_id": run_id, "step": step, "attempt": attempt, "path": str(path),
-                                   "size_bytes": size, "is_best": is_best, "created_at": time.time()}])
+        session.execute(
+            update(Checkpoint).where(col(Checkpoint.run_id) == run_id).values(is_best=False)
+        )
+    _upsert(
+        session,
+        Checkpoint,
+        [
+            {
+                "run_id": run_id,
+                "step": step,
+                "attempt": attempt,
+                "path": str(path),
+                "size_bytes": size,
+                "is_best": is_best,
+                "created_at": time.time(),
+            }
+        ],
+    )
 
 
 def remove_checkpoint(session: Session, run_id: str, step: int) -> None:
-    session.execute(delete(Checkpoint).where(col(Checkpoint.run_id) == run_id, col(Checkpoint.step) == step))
+    session.execute(
+        delete(Checkpoint).where(col(Checkpoint.run_id) == run_id, col(Checkpoint.step) == step)
+    )
 
 
 def checkpoints(session: Session, run_id: str) -> Sequence[Checkpoint]:
-    return session.exec(select(Checkpoint).where(Checkpoint.run_id == run_id).order_by(col(Checkpoint.step))).all()
+    return session.exec(
+        select(Checkpoint).where(Checkpoint.run_id == run_id).order_by(col(Checkpoint.step))
+    ).all()
 
 
-def record_evaluation(session: Session, run_id: str, attempt: int, step: int, split: str, path: Path, *, rows: int,
-                      correct: int) -> None:
-    _upsert(session, Evaluation, [{"run_id": run_id, "step": step, "split": split, "attempt": attempt, "path": str(path),
-                                   "rows": rows, "correct": correct, "created_at": time.time()}])
+def record_evaluation(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    step: int,
+    split: str,
+    path: Path,
+    *,
+    rows: int,
+    correct: int,
+) -> None:
+    _upsert(
+        session,
+        Evaluation,
+        [
+            {
+                "run_id": run_id,
+                "step": step,
+                "split": split,
+                "attempt": attempt,
+                "path": str(path),
+                "rows": rows,
+                "correct": correct,
+                "created_at": time.time(),
+            }
+        ],
+    )
 
 
 def evaluations(session: Session, run_id: str, *, split: str | None = None) -> Sequence[Evaluation]:
@@ -335,23 +480,49 @@ def show(session: Session, run: Run) -> dict[str, Any]:
     value = None
     if run.best_step is not None:
         points = curve(session, run.id, watched, after_step=run.best_step - 1)
-        value = next((float(v) for s, v in zip(points["step"], points["value"], strict=True) if s == run.best_step), None)
+        value = next(
+            (
+                float(v)
+                for s, v in zip(points["step"], points["value"], strict=True)
+                if s == run.best_step
+            ),
+            None,
+        )
     adapter = paths.output_dir(run.id) / "final"
     return {
-        "id": run.id, "name": run.name, "status": run.status, "reason": run.reason, "phase": run.phase,
-        "attempt": run.attempt, "step": run.step or 0, "max_steps": run.max_steps,
-        "config": run.config, "used": run.used,
+        "id": run.id,
+        "name": run.name,
+        "status": run.status,
+        "reason": run.reason,
+        "phase": run.phase,
+        "attempt": run.attempt,
+        "step": run.step or 0,
+        "max_steps": run.max_steps,
+        "config": run.config,
+        "used": run.used,
         "metrics": latest_metrics(session, [run.id])[run.id],
-        "best": None if run.best_step is None else {"step": run.best_step, "metric": watched, "value": value},
-        "paths": {"output_dir": str(paths.output_dir(run.id)), "log": str(paths.log_file(run.id)),
-                  "metrics_log": str(paths.metrics_log(run.id)), "checkpoints_dir": str(paths.checkpoints_dir(run.id)),
-                  "final_adapter": str(adapter) if (adapter / "adapter_config.json").exists() else None},
+        "best": None
+        if run.best_step is None
+        else {"step": run.best_step, "metric": watched, "value": value},
+        "paths": {
+            "output_dir": str(paths.output_dir(run.id)),
+            "log": str(paths.log_file(run.id)),
+            "metrics_log": str(paths.metrics_log(run.id)),
+            "checkpoints_dir": str(paths.checkpoints_dir(run.id)),
+            "final_adapter": str(adapter) if (adapter / "adapter_config.json").exists() else None,
+        },
         "pids": {"supervisor": run.supervisor_pid, "trainer": run.trainer_pid},
-        "checkpoints": [{"step": c.step, "path": c.path, "size_bytes": c.size_bytes, "is_best": c.is_best}
-                        for c in checkpoints(session, run.id)],
-        "evaluations": [{"step": e.step, "split": e.split, "path": e.path, "rows": e.rows, "correct": e.correct}
-                        for e in evaluations(session, run.id)],
-        "created_at": run.created_at, "started_at": run.started_at, "ended_at": run.ended_at,
+        "checkpoints": [
+            {"step": c.step, "path": c.path, "size_bytes": c.size_bytes, "is_best": c.is_best}
+            for c in checkpoints(session, run.id)
+        ],
+        "evaluations": [
+            {"step": e.step, "split": e.split, "path": e.path, "rows": e.rows, "correct": e.correct}
+            for e in evaluations(session, run.id)
+        ],
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
     }
 
 

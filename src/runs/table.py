@@ -43,7 +43,9 @@ class Run(SQLModel, table=True):
     config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # a resume is the next attempt
-    token: str | None = None  # of the supervisor that owns this attempt; who has another one must not write
+    token: str | None = (
+        None  # of the supervisor that owns this attempt; who has another one must not write
+    )
     slot: int | None = None
     slot_given_at: float | None = None
     step: int | None = None  # last reported optimizer step; None until the first metric
@@ -52,7 +54,9 @@ class Run(SQLModel, table=True):
     best_step: int | None = None
     supervisor_pid: int | None = None
     trainer_pid: int | None = None
-    boot_id: str | None = None  # of the machine when the pids were written: a pid means nothing after a reboot
+    boot_id: str | None = (
+        None  # of the machine when the pids were written: a pid means nothing after a reboot
+    )
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
@@ -67,7 +71,9 @@ class Metric(SQLModel, table=True):
     name: str = Field(primary_key=True)
     step: int = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
-    value: float | None = Field(default=None, sa_column=Column(Float, nullable=True))  # None for nan and infinities
+    value: float | None = Field(
+        default=None, sa_column=Column(Float, nullable=True)
+    )  # None for nan and infinities
     at: float
 
 

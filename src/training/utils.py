@@ -51,8 +51,15 @@ class TrainingResult:
     metrics: dict[str, float] = field(default_factory=dict)  # of the kept adapter
 
 
-def write_results(result: TrainingResult, *, run_id: str, output_dir: Path, metrics_file: Path, summary_file: Path,
-                  config: Mapping[str, Any]) -> None:
+def write_results(
+    result: TrainingResult,
+    *,
+    run_id: str,
+    output_dir: Path,
+    metrics_file: Path,
+    summary_file: Path,
+    config: Mapping[str, Any],
+) -> None:
     """Write eval_results.yaml, the metrics file, and this run's entry in the summary of all experiments."""
     entry = {"run": run_id, "output_dir": str(output_dir), **asdict(result)}
     write_atomic(output_dir / "eval_results.yaml", yaml.safe_dump(entry, sort_keys=False))

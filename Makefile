@@ -1,0 +1,62 @@
+# `make run` on a fresh machine is all a newcomer types.
+PYTHON ?= python3
+PORT ?= 8501
+VENV := .venv/bin
+# With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
+REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+
+.PHONY: help run setup setup-dev test lint format bench bench-gpu test-gpu screenshots base clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: setup  ## Set up what is missing, then open the panel on 127.0.0.1:$(PORT)
+	@echo "Spelltune is at http://127.0.0.1:$(PORT) (Ctrl-C ends the panel; runs go on)"
+	@$(VENV)/spelltune panel --port $(PORT)
+
+setup: .venv/.ready  ## Make .venv with the requirements of this machine
+
+.venv/.ready: $(REQUIREMENTS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Spelltune needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make run PYTHON=python3.12)" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+setup-dev: .venv/.ready-dev
+
+.venv/.ready-dev: .venv/.ready requirements-dev.txt
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+test: setup-dev  ## Run every test that this machine can
+	$(VENV)/python -m pytest
+
+lint: setup-dev  ## Check style and types
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+format: setup-dev  ## Mend what can be mended
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+bench: setup-dev  ## Measure the presets and the way from launch to first step on this machine
+	$(VENV)/python -m benchmarks.presets
+
+bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth (needs an NVIDIA GPU)
+	$(VENV)/python -m benchmarks.gpu_check
+
+test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
+	$(VENV)/python -m pytest -m gpu
+
+screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
+	$(VENV)/python -m scripts.screenshots
+
+base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
+	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
+	$(VENV)/python -m scripts.pretrain_base lists
+	$(VENV)/python -m scripts.pretrain_base train
+
+clean:  ## Remove the virtual environment and caches; runs and checkpoints stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,443 @@
+"""The `spelltune` command. With --json a command prints one JSON document on standard output and nothing else there."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from src import paths
+from src.config import (
+    ConfigError,
+    RunConfig,
+    load_config,
+    parse_override,
+    presets,
+)
+from src.runs import launcher, store
+from src.runs.table import Run, Status
+from src.training.data_loaders import DataError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teach a language model to spell: launch LoRA fine-tunings, follow them, read their mistakes.",
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or its name where only one has it.")
+]
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file of settings.")
+]
+Preset = Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(presets())}.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="SETTING=VALUE", help="Change one setting, such as lora.r=16."),
+]
+
+# Exit codes: 1 the run did not complete, 2 the call cannot be carried out as written.
+DID_NOT_COMPLETE, BAD_CALL = 1, 2
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the errors that a person can mend into a sentence on standard error and exit code 2."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ConfigError, DataError, store.UnknownRun, store.RunIsActive) as error:
+            # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(BAD_CALL) from None
+
+    return wrapped
+
+
+def print_json(document: Any) -> None:
+    print(store.to_json(document))
+
+
+@app.command()
+@told
+def launch(
+    config: ConfigArgument = None,
+    preset: Preset = None,
+    changes: Set = [],  # noqa: B006 (typer copies it)
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the run ends; exit 0 only if it completed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a run and start it when a slot is free. It lives on when this command or the panel ends."""
+    loaded = load_config(
+        config, preset=preset, overrides=dict(parse_override(text) for text in changes)
+    )
+    check(loaded)
+    run_id = launcher.launch(loaded)
+    if wait:
+        follow(run_id)
+    run = find(run_id)
+    if as_json:
+        with store.reading() as session:
+            print_json(store.show(session, run))
+    elif wait:
+        print_run(run)
+    else:
+        out.print(f"{run.status} {run.id}", highlight=False)
+        err.print(
+            f"follow it with `spelltune show {run.id}` or in the panel (`spelltune panel`)",
+            highlight=False,
+        )
+    if wait and run.status != Status.COMPLETED:
+        raise typer.Exit(DID_NOT_COMPLETE)
+
+
+def check(config: RunConfig) -> None:
+    """Refuse before launch what can be known by then: the data, the length of its rows, and a GPU for 4-bit."""
+    from src.training.data_loaders import check_source
+
+    problems = {}
+    if config.model.load_in_4bit and not launcher.gpus():
+        problems["model.load_in_4bit"] = (
+            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
+        )
+    if config.engine == "packed":
+        problems["engine"] = "the packed engine is not there yet; use auto or trl"
+    if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        problems["backend"] = "unsloth is not installed here; use auto or peft"
+    if problems:
+        raise ConfigError(problems)
+    check_source(config.data)
+
+
+def follow(run_id: str) -> None:
+    """Show a run's progress on standard error until it ends; Ctrl-C leaves it running."""
+    columns = (
+        TextColumn("{task.fields[status]:9}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[values]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=1, status="QUEUED", values="")
+        try:
+            while True:
+                with store.reading() as session:
+                    run = store.find(session, run_id)
+                    latest = store.latest_metrics(session, [run_id])[run_id]
+                shown = [
+                    f"{n} {v:.3f}"
+                    for n in ("train/loss", "val/exact_match")
+                    if (v := latest.get(n)) is not None
+                ]
+                progress.update(
+                    task,
+                    total=run.max_steps,
+                    completed=run.step or 0,
+                    status=run.status,
+                    values=escape("  ".join([*shown, run.phase or ""])),
+                )
+                if Status(run.status).ended:
+                    return
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            err.print(
+                f"{run_id} goes on in the background; `spelltune stop {run_id}` ends it",
+                highlight=False,
+            )
+
+
+def find(name: str) -> Run:
+    with store.reading() as session:
+        return store.find(session, name)
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List all runs, newest first."""
+    with store.reading() as session:
+        found = store.runs(session)
+        latest = store.latest_metrics(session, [r.id for r in found])
+        if as_json:
+            return print_json(
+                [
+                    {
+                        "id": r.id,
+                        "name": r.name,
+                        "status": r.status,
+                        "reason": r.reason,
+                        "step": r.step or 0,
+                        "max_steps": r.max_steps,
+                        "metrics": latest[r.id],
+                        "created_at": r.created_at,
+                        "started_at": r.started_at,
+                        "ended_at": r.ended_at,
+                    }
+                    for r in found
+                ]
+            )
+    if not found:
+        err.print("no runs yet; start one with `spelltune launch`")
+        return None
+    table = Table(
+        "run", "status", "step", "exact match", "loss", "launched", box=None, header_style="bold"
+    )
+    for run in found:
+        values = latest[run.id]
+        table.add_row(
+            escape(run.id),
+            run.status,
+            f"{run.step or 0:,}/{run.max_steps:,}",
+            number(values.get("val/exact_match")),
+            number(values.get("train/loss")),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
+        )
+    out.print(table)
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+@app.command()
+@told
+def show(run: RunArgument, as_json: AsJson = False) -> None:
+    """Print what is known of one run: status, settings, last metrics, best step, paths, checkpoints."""
+    row = find(run)
+    if as_json:
+        with store.reading() as session:
+            return print_json(store.show(session, row))
+    print_run(row)
+
+
+def print_run(run: Run) -> None:
+    with store.reading() as session:
+        document = store.show(session, run)
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key in ("id", "status", "reason", "phase"):
+        if document[key]:
+            table.add_row(key, escape(str(document[key])))
+    table.add_row("step", f"{document['step']:,} of {document['max_steps']:,}")
+    if document["best"]:
+        table.add_row(
+            "best",
+            f"step {document['best']['step']:,}, {document['best']['metric']} {number(document['best']['value'])}",
+        )
+    for name, value in sorted(document["metrics"].items()):
+        table.add_row(name, number(value))
+    for name, path in document["paths"].items():
+        if path:
+            table.add_row(name, escape(str(path)))
+    out.print(table)
+
+
+@app.command()
+@told
+def metrics(run: RunArgument, as_json: AsJson = False) -> None:
+    """Print every recorded point of a run."""
+    with store.reading() as session:
+        points = store.metrics(session, store.find(session, run).id)
+    if as_json:
+        return print_json(points)
+    for point in points:
+        print(f"{point['step']}\t{point['name']}\t{point['value']}")
+
+
+@app.command()
+@told
+def errors(
+    run: RunArgument,
+    all_words: Annotated[
+        bool, typer.Option("--all", help="Every word, not only the wrong ones.")
+    ] = False,
+    split: Annotated[
+        str, typer.Option(help="validation, or test once it has been scored.")
+    ] = "validation",
+    as_json: AsJson = False,
+) -> None:
+    """Print the words that the kept adapter of a run misspells."""
+    with store.reading() as session:
+        row = store.find(session, run)
+        evaluation = store.final_evaluation(session, row, split=split)
+    if evaluation is None:
+        raise store.UnknownRun(
+            f"{row.id} has no evaluation on the {split} split yet; its status is {row.status}"
+        )
+    frame = store.predictions(evaluation, wrong_only=not all_words)
+    frame = frame[["question", "expected", "predicted", "correct", "edit_distance"]]
+    if as_json:
+        return print_json(frame.to_dict("records"))
+    table = Table("question", "expected", "predicted", "distance", box=None, header_style="bold")
+    for question, expected, predicted, _, distance in frame.itertuples(index=False):
+        table.add_row(escape(question), escape(expected), escape(predicted), str(distance))
+    out.print(table)
+    out.print(
+        f"{evaluation.rows - evaluation.correct:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}"
+    )
+
+
+@app.command()
+@told
+def stop(run: RunArgument, as_json: AsJson = False) -> None:
+    """Stop a run at its next step, with a checkpoint; a queued one is taken out of the queue."""
+    row = find(run)
+    status = launcher.stop(row.id)
+    if as_json:
+        return print_json({"id": row.id, "status": status})
+    if Status(row.status).ended:
+        done = f"had ended already: {status}"
+    elif status == Status.CANCELLED:
+        done = "is taken out of the queue"
+    else:
+        done = "stops at its next step, with a checkpoint"
+    out.print(f"{row.id} {done}", highlight=False)
+
+
+@app.command()
+@told
+def delete(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a run: its row, metrics, checkpoints, adapter, predictions and logs."""
+    row = find(run)
+    if not yes:
+        typer.confirm(
+            f"Delete {row.id} with its checkpoints, adapter, predictions and logs?",
+            abort=True,
+            err=True,
+        )
+    launcher.delete(row)
+    if as_json:
+        return print_json({"id": row.id, "deleted": True})
+    out.print(f"deleted {row.id}", highlight=False)
+
+
+@app.command()
+@told
+def preview(
+    config: ConfigArgument = None,
+    preset: Preset = None,
+    changes: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show the data of a config before launch: rows, token counts, how the tokenizer cuts the words, leaks."""
+    loaded = load_config(
+        config, preset=preset, overrides=dict(parse_override(text) for text in changes)
+    )
+    raise NotImplementedError(loaded)
+
+
+@app.command()
+def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) -> None:
+    """Open the panel in the browser."""
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(paths.ROOT / "app.py"),
+        "--server.port",
+        str(port),
+    ]
+    os.chdir(paths.ROOT)  # Streamlit reads .streamlit/config.toml there
+    os.execv(command[0], command)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what would run here: GPU, versions, backends, disk."""
+    document = diagnosis()
+    if as_json:
+        return print_json(document)
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in document.items():
+        text = "\n".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        table.add_row(key, escape(", ".join(text) if isinstance(text, list) else str(text)))
+    out.print(table)
+
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "unsloth",
+    "datasets",
+    "bitsandbytes",
+    "streamlit",
+    "plotly",
+    "wandb",
+)
+
+
+def diagnosis() -> dict[str, Any]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    gpus = list(launcher.gpus().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    disk = shutil.disk_usage(existing(paths.home()))
+    unsloth = versions["unsloth"] != "not installed"
+    return {
+        "python": platform.python_version(),
+        "gpus": gpus or ["none: training runs on the CPU"],
+        "slots": launcher.slot_count(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory, 1),
+        "disk_free_gib": round(disk.free / 2**30, 1),
+        "home": str(paths.home()),
+        "database": str(store.make_url(paths.database_url()).render_as_string(hide_password=True)),
+        "sqlite": f"{store.sqlite_driver.sqlite_version} ({'WAL' if store.WAL_IS_SAFE else 'DELETE mode: older than 3.51.3'})",
+        "versions": versions,
+        "backends": {
+            "peft": "yes",
+            "unsloth": "yes"
+            if gpus and unsloth
+            else "no: it needs an NVIDIA GPU"
+            if not gpus
+            else "no: not installed",
+            "4-bit": "yes"
+            if gpus and versions["bitsandbytes"] != "not installed"
+            else "no: it needs an NVIDIA GPU"
+            if not gpus
+            else "no: bitsandbytes is not installed",
+        },
+        "default_preset_would_use": f"{'unsloth' if gpus and unsloth else 'peft'} on {gpus[0] if gpus else 'the CPU'}",
+    }
+
+
+def existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,119 @@
+"""Puts runs in the queue, starts their supervisors, takes them back and deletes them.
+
+A slot is a lock file, one per GPU and one on a machine without: whoever holds it may train. A queued run without a
+slot is only a row.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from src import paths
+from src.config import RunConfig
+from src.runs import store
+from src.runs.processes import child_environment, holder
+from src.runs.table import Run, Status
+from src.training.utils import forget_results
+
+# A run that was given a slot and whose supervisor has not claimed it by then is given one again.
+START_SECONDS = 30.0
+
+
+def gpus() -> dict[str, str]:
+    """NVIDIA GPUs that a run may use: {CUDA_VISIBLE_DEVICES value: "NVIDIA H200, 139.8 GiB"}; empty without a driver."""
+    import pynvml  # only here: a machine without a GPU need not load it
+
+    try:
+        pynvml.nvmlInit()
+        found = {}
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            gib = pynvml.nvmlDeviceGetMemoryInfo(device).total / 2**30
+            found[str(index)] = f"{pynvml.nvmlDeviceGetName(device)}, {gib:.1f} GiB"
+    except pynvml.NVMLError:
+        return {}
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return found if allowed is None else {i: found[i] for i in allowed.split(",") if i in found}
+
+
+def slot_count() -> int:
+    """Runs that may train at once: one per GPU, one on a machine without."""
+    return max(1, len(gpus()))
+
+
+def slot_lock(slot: int) -> Path:
+    return paths.locks_dir() / f"slot-{slot}.lock"
+
+
+def launch(config: RunConfig) -> str:
+    """Queue a run, start what fits, and return the run's id. The run lives on when the caller dies."""
+    with store.writing() as session:
+        run_id = store.enqueue(session, config).id
+    fill_slots()
+    return run_id
+
+
+def fill_slots() -> None:
+    """Start a supervisor for the next queued runs, one for each free slot."""
+    started = []
+    now = time.time()
+    with store.writing() as session:
+        waiting = list(store.queue(session))
+        given = {
+            r.slot
+            for r in waiting
+            if r.slot_given_at and 0 <= now - r.slot_given_at < START_SECONDS
+        }
+        free = [s for s in range(slot_count()) if s not in given and holder(slot_lock(s)) is None]
+        ready = [r for r in waiting if r.slot is None or r.slot not in given]
+        for slot, run in zip(free, ready, strict=False):
+            store.give_slot(session, run.id, slot, now=now)
+            started.append((run.id, slot))
+    for run_id, slot in started:
+        start_supervisor(run_id, slot)
+
+
+def start_supervisor(run_id: str, slot: int) -> None:
+    """Start a run's supervisor in a session of its own: Ctrl-C on the caller does not reach it."""
+    log = paths.log_file(run_id)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(log, "ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", str(slot)],
+            cwd=paths.ROOT,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def stop(run_id: str) -> Status:
+    """Ask a run to stop and return its status: CANCELLED where it was only queued, else it stops at its next step."""
+    with store.writing() as session:
+        return store.request_stop(session, store.find(session, run_id).id)
+
+
+def delete(run: Run) -> None:
+    """Delete a run's rows and then its files. RunIsActive while it is queued or running."""
+    with store.writing() as session:
+        store.delete_rows(session, run.id)
+    for folder in (
+        paths.output_dir(run.id),
+        paths.checkpoints_dir(run.id),
+        paths.predictions_dir(run.id),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (
+        paths.log_file(run.id),
+        paths.metrics_log(run.id),
+        paths.final_metrics(run.id),
+        paths.locks_dir() / f"{run.id}.trainer.lock",
+        paths.locks_dir() / f"{run.id}.supervisor.lock",
+    ):
+        file.unlink(missing_ok=True)
+    forget_results(run.id, paths.summary_file())

@@ -1,0 +1,108 @@
+"""What supervision needs of the operating system: locks, identity, and a child's environment."""
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+# A run's processes inherit these and no others, so that a stray secret of the shell cannot reach a log.
+ENVIRONMENT = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "NETRC",
+    }
+)
+ENVIRONMENT_PREFIXES = (
+    "SPELLTUNE_",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "HF_",
+    "WANDB_",
+    "TORCH",
+    "TRITON_",
+    "UNSLOTH_",
+    "XDG_",
+    "LC_",
+    "OMP_",
+    "MKL_",
+)
+
+
+def boot_id() -> str:
+    """Changes with every boot of the machine: a pid from before it means nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The allowed part of this process's environment, with `extra` on top."""
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)
+    }
+    return kept | extra
+
+
+class FileLock:
+    """An exclusive lock on a file that the kernel lets go when this process dies, however it dies.
+
+    POSIX record locks: a forked child does not keep them. They vanish when their holder opens and closes the file
+    again, so use one FileLock a path in a process, and `holder` only from another one.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock without waiting; False when another process has it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+# struct flock on 64-bit Linux: type, whence, start, length, pid.
+_FLOCK = "hhqqi4x"
+
+
+def holder(path: Path) -> int | None:
+    """Pid of the process that has the lock at `path`, or None. Asks without taking it, so it cannot refuse an owner."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    finally:
+        os.close(file)
+    return None if kind == fcntl.F_UNLCK else pid

@@ -1,0 +1,183 @@
+"""The trainer's way to the run table: writes what training reports, reads whether to stop.
+
+Metrics go to a JSON-lines file at once and to the database in batches from a thread of their own, so a locked or full
+disk never stops a training; what could not be written waits and is tried again.
+"""
+
+import json
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sqlalchemy.exc import SQLAlchemyError
+
+from src import paths
+from src.runs import store
+from src.runs.table import ACTIVE
+from src.runs.tracking import Tracker
+
+INTERVAL_SECONDS = 1.0
+
+
+class Fenced(RuntimeError):
+    """Another attempt owns this run now, so this process must not write any more."""
+
+
+class RunReporter:
+    """A `src.training.utils.Reporter` for one attempt of one run. `close` writes what is left."""
+
+    def __init__(self, run_id: str, attempt: int, token: str, tracker: Tracker):
+        self.run_id, self.attempt, self.token, self.tracker = run_id, attempt, token, tracker
+        self._jobs: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self._columns: dict[str, Any] = {}  # of the run's row, not written yet
+        self._used: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._stop = self._fenced = False
+        self._closing = threading.Event()
+        paths.metrics_log(run_id).parent.mkdir(parents=True, exist_ok=True)
+        self._jsonl = open(paths.metrics_log(run_id), "a", encoding="utf-8", buffering=1)
+        self._thread = threading.Thread(target=self._loop, name="reporter", daemon=True)
+        self._thread.start()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.time()
+        for name, value in values.items():
+            number = float(value)
+            line = {
+                "attempt": self.attempt,
+                "step": step,
+                "name": name,
+                "value": number if math.isfinite(number) else None,
+                "at": now,
+            }
+            try:
+                self._jsonl.write(json.dumps(line) + "\n")
+            except OSError as error:
+                self._warn(f"cannot append to the metrics log: {error}")
+            self._jobs.put(("metric", (step, name, number, now)))
+        with self._lock:
+            self._columns["step"] = max(step, self._columns.get("step", 0))
+        self.tracker.log(step, values)
+
+    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
+        file = (
+            paths.predictions_dir(self.run_id)
+            / f"step-{step}{'' if split == 'validation' else '-' + split}.parquet"
+        )
+        staged = file.with_suffix(".writing")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            predictions.to_parquet(staged, index=False)
+            staged.replace(file)
+        except OSError as error:
+            staged.unlink(missing_ok=True)
+            self._warn(f"cannot keep the predictions of step {step}: {error}")
+            return
+        self._jobs.put(
+            ("evaluation", (step, split, file, len(predictions), int(predictions["correct"].sum())))
+        )
+
+    def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
+        self._jobs.put(("checkpoint", (step, path, is_best)))
+        if is_best:
+            with self._lock:
+                self._columns["best_step"] = step
+
+    def checkpoint_removed(self, step: int) -> None:
+        self._jobs.put(("checkpoint_removed", (step,)))
+
+    def used(self, values: Mapping[str, Any]) -> None:
+        self._used.update(values)
+        with self._lock:
+            self._columns["used"] = dict(self._used)
+
+    def phase(self, text: str) -> None:
+        with self._lock:
+            self._columns["phase"] = text
+
+    def stop_requested(self) -> bool:
+        if self._fenced:
+            raise Fenced(f"{self.run_id} belongs to another attempt now")
+        return self._stop
+
+    def close(self) -> None:
+        """Write what is left, for at most ten seconds, and end the thread."""
+        self._closing.set()
+        self._thread.join(timeout=10)
+        self._jsonl.close()
+
+    def _loop(self) -> None:
+        pending: list[tuple[str, tuple[Any, ...]]] = []
+        while True:
+            last = self._closing.wait(INTERVAL_SECONDS)
+            while not self._jobs.empty():
+                pending.append(self._jobs.get())
+            with self._lock:
+                columns, self._columns = self._columns, {}
+            try:
+                self._write(pending, columns)
+                pending = []
+            except (SQLAlchemyError, OSError) as error:
+                self._warn(
+                    f"the run table did not take {len(pending)} entries, trying again: {error}"
+                )
+                with self._lock:
+                    self._columns = columns | self._columns
+            if self._fenced or (last and not pending):
+                return
+
+    def _write(self, pending: list[tuple[str, tuple[Any, ...]]], columns: dict[str, Any]) -> None:
+        if not pending and not columns:
+            with store.reading() as session:
+                self._look(session)
+            return
+        with store.writing() as session:
+            self._look(session)
+            if self._fenced:
+                return
+            store.record_metrics(
+                session, self.run_id, self.attempt, [a for kind, a in pending if kind == "metric"]
+            )
+            for kind, arguments in pending:
+                if kind == "evaluation":
+                    step, split, file, rows, correct = arguments
+                    store.record_evaluation(
+                        session,
+                        self.run_id,
+                        self.attempt,
+                        step,
+                        split,
+                        file,
+                        rows=rows,
+                        correct=correct,
+                    )
+                elif kind == "checkpoint":
+                    step, path, is_best = arguments
+                    store.record_checkpoint(
+                        session, self.run_id, self.attempt, step, path, is_best=is_best
+                    )
+                elif kind == "checkpoint_removed":
+                    store.remove_checkpoint(session, self.run_id, *arguments)
+            if columns:
+                store.transition(
+                    session,
+                    self.run_id,
+                    None,
+                    leave=ACTIVE,
+                    attempt=self.attempt,
+                    token=self.token,
+                    **columns,
+                )
+
+    def _look(self, session: store.Session) -> None:
+        self._fenced = not store.owns(session, self.run_id, attempt=self.attempt, token=self.token)
+        self._stop = self._stop or store.stop_requested(session, self.run_id)
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""The process that trains one attempt of one run: `python -m src.runs.trainer RUN ATTEMPT`, started by a supervisor.
+
+It writes metrics, checkpoints and its result file, never a status.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+
+from src import paths
+from src.config import parse_config
+from src.runs import store
+from src.runs.processes import FileLock
+
+
+def main(run_id: str, attempt: int) -> int:
+    token = os.environ["SPELLTUNE_TOKEN"]
+    # Before the heavy imports: whoever looks must find the lock held from the first moment on.
+    lock = FileLock(paths.locks_dir() / f"{run_id}.trainer.lock")
+    if not lock.acquire():
+        print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)
+        return 1
+    with store.reading() as session:
+        if not store.owns(session, run_id, attempt=attempt, token=token):
+            print(
+                f"attempt {attempt} of {run_id} is not this process's any more; leaving",
+                file=sys.stderr,
+            )
+            return 1
+        config = parse_config(store.find(session, run_id).config)
+
+    from src.runs.reporter import Fenced, RunReporter
+    from src.runs.tracking import Tracker
+
+    output_dir = paths.output_dir(run_id)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    tracker = Tracker(config, run_id, output_dir)
+    reporter = RunReporter(run_id, attempt, token, tracker)
+    result: dict[str, object] = {}
+    try:
+        reporter.phase("loading libraries")
+        from src.training.train import train
+        from src.training.utils import write_results
+
+        outcome = train(
+            config, reporter, output_dir=output_dir, checkpoints_dir=paths.checkpoints_dir(run_id)
+        )
+        write_results(
+            outcome,
+            run_id=run_id,
+            output_dir=output_dir,
+            metrics_file=paths.final_metrics(run_id),
+            summary_file=paths.summary_file(),
+            config=config.model_dump(),
+        )
+        result = {
+            "status": "STOPPED" if outcome.stopped else "COMPLETED",
+            "reason": outcome.reason,
+            "step": outcome.step,
+            "best_step": outcome.best_step,
+        }
+    except Fenced as error:
+        print(error, file=sys.stderr)
+        return 1
+    except Exception as error:  # the process's outermost frame: the reason goes to the row, the traceback to the log
+        traceback.print_exc()
+        result = {"status": "FAILED", "reason": reason_of(error)}
+    finally:
+        tracker.close()
+        reporter.close()
+    write_result(run_id, attempt, result)
+    return 1 if result["status"] == "FAILED" else 0
+
+
+def reason_of(error: Exception) -> str:
+    """One sentence: the error's own where it was written for people, else with its kind."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def write_result(run_id: str, attempt: int, result: dict[str, object]) -> None:
+    from src.training.utils import write_atomic
+
+    document = {"attempt": attempt, "ended_at": time.time(), **result}
+    write_atomic(paths.output_dir(run_id) / "result.json", json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Leave at once: a tracker's thread that hangs must not keep the GPU.
+    os._exit(code)
