@@ -1,4 +1,5 @@
-"""The `spelltune` command. With --json a command prints one JSON document on standard output and nothing else there."""
+"""The `spelltune` command. With --json a command prints one JSON document on standard output and
+nothing else there."""
 
 import importlib.metadata
 import importlib.util
@@ -34,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Teach a language model to spell: launch LoRA fine-tunings, follow them, read their mistakes.",
+    help="Teach a language model to spell: launch fine-tunings, follow them, read their mistakes.",
 )
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -86,7 +87,8 @@ def launch(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a run and start it when a slot is free. It lives on when this command or the panel ends."""
+    """Queue a run and start it when a slot is free. It lives on when this command or the panel
+    ends."""
     loaded = load_config(
         config, preset=preset, overrides=dict(parse_override(text) for text in changes)
     )
@@ -111,7 +113,8 @@ def launch(
 
 
 def check(config: RunConfig) -> None:
-    """Refuse before launch what can be known by then: the data, the length of its rows, and a GPU for 4-bit."""
+    """Refuse before launch what can be known by then: the data, the length of its rows, and a GPU
+    for 4-bit."""
     from src.training.data_loaders import check_source
 
     problems = {}
@@ -221,7 +224,8 @@ def number(value: float | None) -> str:
 @app.command()
 @told
 def show(run: RunArgument, as_json: AsJson = False) -> None:
-    """Print what is known of one run: status, settings, last metrics, best step, paths, checkpoints."""
+    """Print what is known of one run: status, settings, last metrics, best step, paths,
+    checkpoints."""
     row = find(run)
     if as_json:
         with store.reading() as session:
@@ -239,11 +243,8 @@ def print_run(run: Run) -> None:
         if document[key]:
             table.add_row(key, escape(str(document[key])))
     table.add_row("step", f"{document['step']:,} of {document['max_steps']:,}")
-    if document["best"]:
-        table.add_row(
-            "best",
-            f"step {document['best']['step']:,}, {document['best']['metric']} {number(document['best']['value'])}",
-        )
+    if best := document["best"]:
+        table.add_row("best", f"step {best['step']:,}, {best['metric']} {number(best['value'])}")
     for name, value in sorted(document["metrics"].items()):
         table.add_row(name, number(value))
     for name, path in document["paths"].items():
@@ -292,9 +293,8 @@ def errors(
     for question, expected, predicted, _, distance in frame.itertuples(index=False):
         table.add_row(escape(question), escape(expected), escape(predicted), str(distance))
     out.print(table)
-    out.print(
-        f"{evaluation.rows - evaluation.correct:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}"
-    )
+    wrong = evaluation.rows - evaluation.correct
+    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}")
 
 
 @app.command()
@@ -343,7 +343,8 @@ def preview(
     changes: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Show the data of a config before launch: rows, token counts, how the tokenizer cuts the words, leaks."""
+    """Show the data of a config before launch: rows, token counts, how the tokenizer cuts the
+    words, leaks."""
     loaded = load_config(
         config, preset=preset, overrides=dict(parse_override(text) for text in changes)
     )
@@ -382,30 +383,17 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "unsloth",
-    "datasets",
-    "bitsandbytes",
-    "streamlit",
-    "plotly",
-    "wandb",
-)
+    "torch", "transformers", "trl", "peft", "unsloth", "datasets", "bitsandbytes", "streamlit", "wandb"
+)  # fmt: skip
 
 
 def diagnosis() -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {package: installed(package) for package in PACKAGES}
     gpus = list(launcher.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(existing(paths.home()))
-    unsloth = versions["unsloth"] != "not installed"
+    journal = "WAL" if store.WAL_IS_SAFE else "DELETE mode, because older than 3.51.3"
+    unsloth, four_bit = (needs_gpu(gpus, versions[name]) for name in ("unsloth", "bitsandbytes"))
     return {
         "python": platform.python_version(),
         "gpus": gpus or ["none: training runs on the CPU"],
@@ -414,24 +402,27 @@ def diagnosis() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "disk_free_gib": round(disk.free / 2**30, 1),
         "home": str(paths.home()),
-        "database": str(store.make_url(paths.database_url()).render_as_string(hide_password=True)),
-        "sqlite": f"{store.sqlite_driver.sqlite_version} ({'WAL' if store.WAL_IS_SAFE else 'DELETE mode: older than 3.51.3'})",
+        "database": store.make_url(paths.database_url()).render_as_string(hide_password=True),
+        "sqlite": f"{store.sqlite_driver.sqlite_version} ({journal})",
         "versions": versions,
-        "backends": {
-            "peft": "yes",
-            "unsloth": "yes"
-            if gpus and unsloth
-            else "no: it needs an NVIDIA GPU"
-            if not gpus
-            else "no: not installed",
-            "4-bit": "yes"
-            if gpus and versions["bitsandbytes"] != "not installed"
-            else "no: it needs an NVIDIA GPU"
-            if not gpus
-            else "no: bitsandbytes is not installed",
-        },
-        "default_preset_would_use": f"{'unsloth' if gpus and unsloth else 'peft'} on {gpus[0] if gpus else 'the CPU'}",
+        "backends": {"peft": "yes", "unsloth": unsloth, "4-bit": four_bit},
+        "a_launch_would_use": f"{'unsloth' if unsloth == 'yes' else 'peft'} on "
+        + (gpus[0] if gpus else "the CPU"),
     }
+
+
+def installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def needs_gpu(gpus: list[str], version: str) -> str:
+    """`yes`, or why a package that works on NVIDIA GPUs only cannot be used here."""
+    if not gpus:
+        return "no: it needs an NVIDIA GPU"
+    return "yes" if version != "not installed" else "no: not installed"
 
 
 def existing(path: Path) -> Path:

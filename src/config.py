@@ -1,7 +1,8 @@
 """RunConfig: the only definition of a setting.
 
-The form, the command line, the YAML files, the run's row and the documentation derive from it: a field's type gives
-the widget, its bounds the limits, its docstring the help. The values live in configs/, not here.
+The form, the command line, the YAML files, the run's row and the documentation derive from it: a
+field's type gives the widget, its bounds the limits, its docstring the help. The values live in
+configs/, not here.
 """
 
 import difflib
@@ -15,7 +16,15 @@ from typing import Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from src.paths import CONFIGS
@@ -25,11 +34,12 @@ PRESETS = CONFIGS / "presets"
 DEFAULT_PRESET = "tiny-spell"
 
 # Marks the settings that people change first: the form shows them open, the rest folded.
-FIRST = {"first": True}
+FIRST: dict[str, JsonValue] = {"first": True}
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be used. `problems` maps a setting's dotted name ('' for the whole file) to a sentence."""
+    """Settings that cannot be used. `problems` maps a setting's dotted name ('' for the whole file)
+    to a sentence."""
 
     def __init__(self, problems: dict[str, str]):
         self.problems = problems
@@ -47,13 +57,16 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     name: str = Field(min_length=1, max_length=200, json_schema_extra=FIRST)
-    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a folder, or a hub id such as `gpt2`."""
+    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a folder, or a hub id such
+    as `gpt2`."""
     revision: str | None = None
     """Commit, branch or tag of a base model from the hub; empty takes its newest."""
     load_in_4bit: bool
-    """Load the frozen base in 4 bits (NF4), about a quarter of the 16-bit memory. Needs an NVIDIA GPU."""
+    """Load the frozen base in 4 bits (NF4), about a quarter of the 16-bit memory. Needs an NVIDIA
+    GPU."""
     max_length: int = Field(ge=16, le=131_072)
-    """Longest training row in tokens, prompt and answer together; a longer row is refused before launch."""
+    """Longest training row in tokens, prompt and answer together; a longer row is refused before
+    launch."""
 
 
 class LoraConfig(Section):
@@ -64,24 +77,26 @@ class LoraConfig(Section):
     dropout: float = Field(ge=0, lt=1)
     """Share of the adapter's inputs that is zeroed in training, in [0, 1)."""
     target_modules: list[str] | None = Field(min_length=1)
-    """Names of the layers that get an adapter; empty takes all linear layers of attention and MLP blocks, by
-    architecture (GPT-2: c_attn, c_proj, c_fc)."""
+    """Names of the layers that get an adapter; empty takes all linear layers of attention and MLP
+    blocks, by architecture (GPT-2: c_attn, c_proj, c_fc)."""
     bias: Literal["none", "all", "lora_only"]
     """Which bias terms are trained beside the adapter."""
 
 
 class DataConfig(Section):
     task: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", json_schema_extra=FIRST)
-    """Built-in task `spell_out` (a word letter by letter) or `correct` (human misspellings); with a path or a hub id
-    it is only the label of your own data."""
+    """Built-in task `spell_out` (a word letter by letter) or `correct` (human misspellings); with a
+    path or a hub id it is only the label of your own data."""
     path: str | None = None
-    """Own data: a JSON, JSONL, CSV or Parquet file with columns question and answer, or a folder with one a split."""
+    """Own data: a JSON, JSONL, CSV or Parquet file with columns question and answer, or a folder
+    with one a split."""
     hub_id: str | None = None
     """Own data: id of a data set on the Hugging Face hub with columns question and answer."""
     revision: str | None = None
     """Commit, branch or tag of the hub data set; empty takes its newest."""
     template: str = Field(min_length=1)
-    """Prompt with {question} in it. The answer follows with a space at its head, so the prompt must not end in one."""
+    """Prompt with {question} in it. The answer follows with a space at its head, so the prompt must
+    not end in one."""
 
     @field_validator("template")
     @classmethod
@@ -90,8 +105,8 @@ class DataConfig(Section):
             raise ValueError("the prompt template must contain {question}, where the question goes")
         if value != value.rstrip(" \t"):
             raise ValueError(
-                "the prompt template ends in a space, which would merge with the answer's first letter; "
-                "remove it (the answer brings its own)"
+                "the prompt template ends in a space, which would merge with the answer's first "
+                "letter; remove it (the answer brings its own)"
             )
         return value
 
@@ -118,7 +133,8 @@ class TrainingConfig(Section):
     learning_rate: float = Field(gt=0, le=10, json_schema_extra=FIRST)
     """Peak learning rate, reached after warm-up."""
     label_smoothing: float = Field(ge=0, lt=1)
-    """Share of the target's probability spread over the whole vocabulary, in [0, 1); 0 is plain cross-entropy."""
+    """Share of the target's probability spread over the whole vocabulary, in [0, 1); 0 is plain
+    cross-entropy."""
     max_grad_norm: float = Field(gt=0)
     """Gradients are scaled down to this L2 norm when theirs is larger."""
     precision: Literal["auto", "bf16", "fp16", "fp32"]
@@ -161,14 +177,16 @@ class EvaluationConfig(Section):
     batch_size: int = Field(ge=1, le=65_536)
     """Rows that are scored at once."""
     max_rows: int | None = Field(ge=1)
-    """Score only so many validation rows (always the same ones); empty scores all. The test set is always whole."""
+    """Score only so many validation rows (always the same ones); empty scores all. The test set is
+    always whole."""
     max_new_tokens: int | None = Field(ge=1, le=4096)
     """Longest decoded answer in tokens; empty takes the longest expected answer plus 8."""
 
 
 class CheckpointingConfig(Section):
     save_steps: int = Field(ge=1, json_schema_extra=FIRST)
-    """Write a checkpoint every so many steps; the best evaluation and the last step are always saved."""
+    """Write a checkpoint every so many steps; the best evaluation and the last step are always
+    saved."""
     keep_last: int = Field(ge=2)
     """Checkpoints to keep besides the best one."""
 
@@ -186,8 +204,9 @@ class EarlyStoppingConfig(Section):
 
 class TrackingConfig(Section):
     mode: Literal["auto", "online", "offline", "off"]
-    """Weights & Biases. online sends where a key exists, offline saves in the run's folder for a later `wandb sync`,
-    auto follows WANDB_MODE and is offline without it. It never blocks or fails a run."""
+    """Weights & Biases. online sends where a key exists, offline saves in the run's folder for a
+    later `wandb sync`, auto follows WANDB_MODE and is offline without it. It never blocks or fails
+    a run."""
     project: str = Field(min_length=1, max_length=128)
     """Project name there."""
     tags: list[str]
@@ -200,7 +219,8 @@ class RunConfig(Section):
     name: str = Field(min_length=1, max_length=80, json_schema_extra=FIRST)
     """Name of the run; its id adds the time of the launch."""
     backend: Literal["auto", "unsloth", "peft"]
-    """What loads and patches the model. auto takes Unsloth on a GPU where it supports the model, and PEFT elsewhere."""
+    """What loads and patches the model. auto takes Unsloth on a GPU where it supports the model,
+    and PEFT elsewhere."""
     engine: Literal["auto", "trl", "packed"]
     """What trains: trl is TRL's SFTTrainer; packed trains many adapters at once; auto picks."""
     model: ModelConfig
@@ -274,7 +294,8 @@ def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:
-    low = high = None
+    low: Any = None
+    high: Any = None
     low_open = high_open = False
     for rule in field.metadata:
         match rule:
@@ -319,9 +340,11 @@ def load_config(
     preset: str | None = None,
     overrides: typing.Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The four files under configs/, then the preset, then the file at `path`, then `overrides` by dotted name.
+    """The four files under configs/, then the preset, then the file at `path`, then `overrides` by
+    dotted name.
 
-    With neither a path nor a preset, the default preset. Raises ConfigError that names every problem at once.
+    With neither a path nor a preset, the default preset. Raises ConfigError that names every
+    problem at once.
     """
     values = read_yaml(DEFAULTS)
     for part in values.pop("include"):
@@ -330,11 +353,8 @@ def load_config(
         preset = DEFAULT_PRESET
     if preset is not None:
         if preset not in presets():
-            raise ConfigError(
-                {
-                    "": f"no preset {preset!r}{nearest(preset, presets())} There are: {', '.join(presets())}."
-                }
-            )
+            near = nearest(preset, presets())
+            raise ConfigError({"": f"no preset {preset!r}{near} ({', '.join(presets())})"})
         _merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
     if path is not None:
         _merge(values, {"name": Path(path).stem} | _from_flat(read_yaml(Path(path))))
@@ -374,19 +394,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             {"": f"{path} is not valid YAML: {' '.join(str(error).split())}"}
         ) from None
-    if values is None:
-        raise ConfigError(
-            {
-                "": f"{path} is empty; a config maps settings to values, such as `training: {{max_steps: 600}}`"
-            }
-        )
     if not isinstance(values, dict):
-        raise ConfigError(
-            {
-                "": f"{path} holds a {type(values).__name__}; a config maps settings to values, such as "
-                "`training: {max_steps: 600}`"
-            }
-        )
+        held = "is empty" if values is None else f"holds a {type(values).__name__}"
+        example = "`training: {max_steps: 600}`"
+        raise ConfigError({"": f"{path} {held}; a config maps settings to values, as in {example}"})
     return values
 
 
@@ -451,7 +462,7 @@ def _merge(values: dict[str, Any], over: typing.Mapping[str, Any]) -> None:
 def _problems(error: ValidationError) -> dict[str, str]:
     """One sentence a field: what arrived, what is allowed, what to do."""
     names = [setting.name for setting in settings()]
-    problems = {}
+    problems: dict[str, str] = {}
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         message = item["msg"].removeprefix("Value error, ")

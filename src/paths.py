@@ -1,4 +1,5 @@
-"""Where Spelltune keeps its files. `SPELLTUNE_HOME` moves results/ and checkpoints/; checkpoints/base stays."""
+"""Where Spelltune keeps its files. `SPELLTUNE_HOME` moves results/ and checkpoints/;
+checkpoints/base stays."""
 
 import os
 from pathlib import Path
@@ -18,7 +19,8 @@ def results() -> Path:
 
 
 def database_url() -> str:
-    """SQLAlchemy URL of the run table: `SPELLTUNE_DATABASE_URL`, or the SQLite file results/spelltune.db."""
+    """SQLAlchemy URL of the run table: `SPELLTUNE_DATABASE_URL`, or the SQLite file
+    results/spelltune.db."""
     return os.environ.get("SPELLTUNE_DATABASE_URL") or f"sqlite:///{results() / 'spelltune.db'}"
 
 

@@ -1,7 +1,7 @@
 """Puts runs in the queue, starts their supervisors, takes them back and deletes them.
 
-A slot is a lock file, one per GPU and one on a machine without: whoever holds it may train. A queued run without a
-slot is only a row.
+A slot is a lock file, one per GPU and one on a machine without: whoever holds it may train. A
+queued run without a slot is only a row.
 """
 
 import os
@@ -23,7 +23,8 @@ START_SECONDS = 30.0
 
 
 def gpus() -> dict[str, str]:
-    """NVIDIA GPUs that a run may use: {CUDA_VISIBLE_DEVICES value: "NVIDIA H200, 139.8 GiB"}; empty without a driver."""
+    """NVIDIA GPUs that a run may use: {CUDA_VISIBLE_DEVICES value: "NVIDIA H200, 139.8 GiB"}; empty
+    without a driver."""
     import pynvml  # only here: a machine without a GPU need not load it
 
     try:
@@ -93,7 +94,8 @@ def start_supervisor(run_id: str, slot: int) -> None:
 
 
 def stop(run_id: str) -> Status:
-    """Ask a run to stop and return its status: CANCELLED where it was only queued, else it stops at its next step."""
+    """Ask a run to stop and return its status: CANCELLED where it was only queued, else it stops at
+    its next step."""
     with store.writing() as session:
         return store.request_stop(session, store.find(session, run_id).id)
 

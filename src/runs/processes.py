@@ -5,7 +5,8 @@ import os
 import struct
 from pathlib import Path
 
-# A run's processes inherit these and no others, so that a stray secret of the shell cannot reach a log.
+# A run's processes inherit these and no others, so that a stray secret of the shell cannot reach a
+# log.
 ENVIRONMENT = frozenset(
     {
         "PATH",
@@ -64,8 +65,9 @@ def child_environment(**extra: str) -> dict[str, str]:
 class FileLock:
     """An exclusive lock on a file that the kernel lets go when this process dies, however it dies.
 
-    POSIX record locks: a forked child does not keep them. They vanish when their holder opens and closes the file
-    again, so use one FileLock a path in a process, and `holder` only from another one.
+    POSIX record locks: a forked child does not keep them. They vanish when their holder opens and
+    closes the file again, so use one FileLock a path in a process, and `holder` only from another
+    one.
     """
 
     def __init__(self, path: Path):
@@ -95,7 +97,8 @@ _FLOCK = "hhqqi4x"
 
 
 def holder(path: Path) -> int | None:
-    """Pid of the process that has the lock at `path`, or None. Asks without taking it, so it cannot refuse an owner."""
+    """Pid of the process that has the lock at `path`, or None. Asks without taking it, so it cannot
+    refuse an owner."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The trainer's way to the run table: writes what training reports, reads whether to stop.
 
-Metrics go to a JSON-lines file at once and to the database in batches from a thread of their own, so a locked or full
-disk never stops a training; what could not be written waits and is tried again.
+Metrics go to a JSON-lines file at once and to the database in batches from a thread of their own,
+so a locked or full disk never stops a training; what could not be written waits and is tried again.
 """
 
 import json
@@ -41,26 +41,29 @@ class RunReporter:
         self._stop = self._fenced = False
         self._closing = threading.Event()
         paths.metrics_log(run_id).parent.mkdir(parents=True, exist_ok=True)
-        self._jsonl = open(paths.metrics_log(run_id), "a", encoding="utf-8", buffering=1)
         self._thread = threading.Thread(target=self._loop, name="reporter", daemon=True)
         self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         now = time.time()
+        lines = ""
         for name, value in values.items():
             number = float(value)
-            line = {
+            finite = number if math.isfinite(number) else None
+            point = {
                 "attempt": self.attempt,
                 "step": step,
                 "name": name,
-                "value": number if math.isfinite(number) else None,
+                "value": finite,
                 "at": now,
             }
-            try:
-                self._jsonl.write(json.dumps(line) + "\n")
-            except OSError as error:
-                self._warn(f"cannot append to the metrics log: {error}")
+            lines += json.dumps(point) + "\n"
             self._jobs.put(("metric", (step, name, number, now)))
+        try:
+            with open(paths.metrics_log(self.run_id), "a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            self._warn(f"cannot append to the metrics log: {error}")
         with self._lock:
             self._columns["step"] = max(step, self._columns.get("step", 0))
         self.tracker.log(step, values)
@@ -110,7 +113,6 @@ class RunReporter:
         """Write what is left, for at most ten seconds, and end the thread."""
         self._closing.set()
         self._thread.join(timeout=10)
-        self._jsonl.close()
 
     def _loop(self) -> None:
         pending: list[tuple[str, tuple[Any, ...]]] = []

@@ -1,4 +1,5 @@
-"""Every query on the run table. A query takes an open session: `reading()` or, for a short write, `writing()`."""
+"""Every query on the run table. A query takes an open session: `reading()` or, for a short write,
+`writing()`."""
 
 import json
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Engine, Table, create_engine, event, func, text, update
+from sqlalchemy import Engine, Table, Update, create_engine, event, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -25,7 +26,7 @@ from src.runs.table import ACTIVE, Checkpoint, Evaluation, LatestMetric, Metric,
 try:
     import pysqlite3 as sqlite_driver  # bundles a newer SQLite than most Pythons link
 except ImportError:
-    import sqlite3 as sqlite_driver  # type: ignore[no-redef]
+    import sqlite3 as sqlite_driver
 
 # 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint.
 WAL_IS_SAFE = sqlite_driver.sqlite_version_info >= (3, 51, 3)
@@ -39,7 +40,7 @@ class RunIsActive(RuntimeError):
     """The run has living processes, so this cannot be done to it."""
 
 
-# --- the database ---------------------------------------------------------------------------------------------------
+# --- the database ---------------------------------------------------------------------------------
 
 
 def _tables(connection: Any) -> None:
@@ -89,7 +90,8 @@ def _migrate(engine: Engine) -> None:
         version = connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0
         if version > len(MIGRATIONS):
             raise RuntimeError(
-                f"the run table has schema {version}, newer than this Spelltune's {len(MIGRATIONS)}: update it"
+                f"the run table has schema {version} and this Spelltune knows {len(MIGRATIONS)}: "
+                "update Spelltune"
             )
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             migration(connection)
@@ -111,6 +113,11 @@ def writing() -> Iterator[Session]:
         yield session
 
 
+def _changed(session: Session, statement: Update) -> bool:
+    """Whether an update changed a row."""
+    return session.connection().execute(statement).rowcount > 0
+
+
 def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; where the key exists, replace the rest."""
     if not rows:
@@ -125,11 +132,12 @@ def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str,
     )
 
 
-# --- runs -----------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def enqueue(session: Session, config: RunConfig, *, now: float | None = None) -> Run:
-    """Insert one QUEUED run. Its id is the name, made safe for a path, and the UTC time of the launch."""
+    """Insert one QUEUED run. Its id is the name, made safe for a path, and the UTC time of the
+    launch."""
     created_at = time.time() if now is None else now
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", config.name).strip("-.")[:60] or "run"
     stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created_at))}"
@@ -151,7 +159,8 @@ def enqueue(session: Session, config: RunConfig, *, now: float | None = None) ->
 
 
 def find(session: Session, run: str) -> Run:
-    """The run with that id or, where only one has it, that name. UnknownRun names the nearest, or the candidates."""
+    """The run with that id or, where only one has it, that name. UnknownRun names the nearest, or
+    the candidates."""
     if found := session.get(Run, run):
         return found
     named = session.exec(select(Run).where(Run.name == run).order_by(col(Run.created_at))).all()
@@ -198,7 +207,8 @@ def claim(
 ) -> Run | None:
     """Make a QUEUED run this supervisor's, or None: another one was faster, or it was cancelled."""
     now = time.time()
-    done = session.execute(
+    claimed = _changed(
+        session,
         update(Run)
         .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
         .values(
@@ -213,9 +223,9 @@ def claim(
             heartbeat_at=now,
             reason=None,
             phase="starting",
-        )
+        ),
     )
-    return session.get(Run, run_id) if done.rowcount else None
+    return session.get(Run, run_id) if claimed else None
 
 
 def transition(
@@ -228,14 +238,16 @@ def transition(
     token: str | None,
     **columns: Any,
 ) -> bool:
-    """Change a run's status (None keeps it) and columns if it is in one of `leave` and still this owner's.
+    """Change a run's status (None keeps it) and columns if it is in one of `leave` and still this
+    owner's.
 
     False means it is no longer yours: exit without writing anything else.
     """
     if to is not None:
         columns["status"] = to
     mine = col(Run.token).is_(None) if token is None else col(Run.token) == token
-    done = session.execute(
+    return _changed(
+        session,
         update(Run)
         .where(
             col(Run.id) == run_id,
@@ -243,13 +255,13 @@ def transition(
             col(Run.attempt) == attempt,
             mine,
         )
-        .values(**columns)
+        .values(**columns),
     )
-    return bool(done.rowcount)
 
 
 def request_stop(session: Session, run_id: str) -> Status:
-    """Ask a run to stop: a QUEUED one is CANCELLED at once, an active one stops at its next step boundary.
+    """Ask a run to stop: a QUEUED one is CANCELLED at once, an active one stops at its next step
+    boundary.
 
     Returns the status afterwards; a run that has ended stays as it is.
     """
@@ -285,11 +297,11 @@ def delete_rows(session: Session, run_id: str) -> None:
     if not Status(run.status).ended:
         raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
     for table in (Metric, LatestMetric, Checkpoint, Evaluation):
-        session.execute(delete(table).where(table.run_id == run.id))  # type: ignore[attr-defined]
+        session.execute(delete(table).where(col(table.run_id) == run.id))
     session.execute(delete(Run).where(col(Run.id) == run.id))
 
 
-# --- metrics --------------------------------------------------------------------------------------------------------
+# --- metrics --------------------------------------------------------------------------------------
 
 
 def record_metrics(
@@ -308,7 +320,8 @@ def record_metrics(
             "at": at,
         }
     _upsert(session, Metric, list(rows.values()))
-    # What was written last counts as latest, not the highest step: at its end a run reports its restored best again.
+    # What was written last counts as latest, not the highest step: at its end a run reports its
+    # restored best again.
     latest = {
         name: {k: v for k, v in rows[name, step].items() if k != "at"}
         for step, name, _, _ in points
@@ -338,50 +351,31 @@ def metric_names(session: Session, run_id: str) -> list[str]:
 
 
 def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> pd.DataFrame:
-    """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step from its highest attempt."""
-    query = text(
-        "SELECT step, value, at, max(attempt) FROM metric WHERE run_id = :run AND name = :name AND step > :after "
-        "GROUP BY step ORDER BY step"
-    )
+    """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step
+    from its highest attempt."""
+    known = "FROM metric WHERE run_id = :run AND name = :name AND step > :after"
+    query = f"SELECT step, value, at, max(attempt) {known} GROUP BY step ORDER BY step"
     if session.get_bind().dialect.name == "postgresql":
-        query = text(
-            "SELECT DISTINCT ON (step) step, value, at, attempt FROM metric WHERE run_id = :run AND name = :name "
-            "AND step > :after ORDER BY step, attempt DESC"
-        )
-    rows = (
-        session.connection()
-        .execute(query, {"run": run_id, "name": name, "after": after_step})
-        .all()
-    )
+        columns = "DISTINCT ON (step) step, value, at, attempt"
+        query = f"SELECT {columns} {known} ORDER BY step, attempt DESC"
+    values = {"run": run_id, "name": name, "after": after_step}
+    rows = session.connection().execute(text(query), values).all()
     frame = pd.DataFrame(rows, columns=["step", "value", "at", "attempt"]).drop(columns="attempt")
     return frame.astype({"step": "int64", "value": "float64", "at": "float64"})
 
 
 def metrics(session: Session, run_id: str) -> list[dict[str, Any]]:
     """Every point of a run as {step, name, value}, by step and name, each from its highest attempt."""
-    best = (
-        select(Metric.step, Metric.name, func.max(Metric.attempt).label("attempt"))
-        .where(Metric.run_id == run_id)
-        .group_by(col(Metric.step), col(Metric.name))
-        .subquery()
-    )
     query = (
         select(Metric.step, Metric.name, Metric.value)
-        .join(
-            best,
-            (Metric.step == best.c.step)
-            & (Metric.name == best.c.name)
-            & (Metric.attempt == best.c.attempt),
-        )
         .where(Metric.run_id == run_id)
-        .order_by(col(Metric.step), col(Metric.name))
+        .order_by(col(Metric.step), col(Metric.name), col(Metric.attempt))
     )
-    return [
-        {"step": step, "name": name, "value": value} for step, name, value in session.exec(query)
-    ]
+    points = {(step, name): value for step, name, value in session.exec(query)}
+    return [{"step": step, "name": name, "value": value} for (step, name), value in points.items()]
 
 
-# --- checkpoints and evaluations ------------------------------------------------------------------------------------
+# --- checkpoints and evaluations ------------------------------------------------------------------
 
 
 def record_checkpoint(
@@ -460,7 +454,8 @@ def evaluations(session: Session, run_id: str, *, split: str | None = None) -> S
 
 
 def final_evaluation(session: Session, run: Run, *, split: str = "validation") -> Evaluation | None:
-    """The scoring of the adapter that was kept (the best step), else the latest one; None before the first."""
+    """The scoring of the adapter that was kept (the best step), else the latest one; None before
+    the first."""
     found = evaluations(session, run.id, split=split)
     return next((e for e in found if e.step == run.best_step), found[-1] if found else None)
 
@@ -471,7 +466,7 @@ def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataF
     return frame[~frame["correct"]].reset_index(drop=True) if wrong_only else frame
 
 
-# --- one document a run ---------------------------------------------------------------------------------------------
+# --- one document a run ---------------------------------------------------------------------------
 
 
 def show(session: Session, run: Run) -> dict[str, Any]:

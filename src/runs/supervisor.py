@@ -1,9 +1,11 @@
-"""Looks after one run: `python -m src.runs.supervisor RUN --slot N`. Standard library and the store, no torch.
+"""Looks after one run: `python -m src.runs.supervisor RUN --slot N`. Standard library and the
+store, no torch.
 
-Takes the slot, claims the row, starts the trainer in a process group of its own, passes on a stop with growing force,
-and writes the verdict. The only writer of a claimed run's status.
+Takes the slot, claims the row, starts the trainer in a process group of its own, passes on a stop
+with growing force, and writes the verdict. The only writer of a claimed run's status.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -121,7 +123,8 @@ class Supervision:
             signal_group(trainer.pid, signal.SIGKILL)
 
     def verdict(self, returncode: int) -> tuple[Status, str | None, dict[str, int]]:
-        """(status, reason, other columns) by the result file, or by how the trainer died without one."""
+        """(status, reason, other columns) by the result file, or by how the trainer died without
+        one."""
         try:
             result = json.loads((paths.output_dir(self.run_id) / "result.json").read_text())
         except (OSError, ValueError):
@@ -161,10 +164,8 @@ class Supervision:
 
 def signal_group(pid: int, number: signal.Signals) -> None:
     """Signal the process group that the trainer leads."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

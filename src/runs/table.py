@@ -8,7 +8,8 @@ from sqlmodel import Field, SQLModel
 
 
 class Status(StrEnum):
-    """Where a run is. Written by the panel or the command line (QUEUED, CANCELLED) and by its supervisor (the rest)."""
+    """Where a run is. Written by the panel or the command line (QUEUED, CANCELLED) and by its
+    supervisor (the rest)."""
 
     QUEUED = "QUEUED"  # waits for a free slot
     STARTING = "STARTING"  # its supervisor has it; the trainer loads
@@ -78,7 +79,8 @@ class Metric(SQLModel, table=True):
 
 
 class LatestMetric(SQLModel, table=True):
-    """The value of each metric that was written last: a page must not search millions of rows for it."""
+    """The value of each metric that was written last: a page must not search millions of rows for
+    it."""
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     name: str = Field(primary_key=True)
@@ -100,7 +102,8 @@ class Checkpoint(SQLModel, table=True):
 
 
 class Evaluation(SQLModel, table=True):
-    """One scoring of a split; its predictions lie in the Parquet file at `path`, one row a question."""
+    """One scoring of a split; its predictions lie in the Parquet file at `path`, one row a
+    question."""
 
     __table_args__ = (Index("evaluation_by_split", "run_id", "split", "step"),)
 

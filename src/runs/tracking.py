@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from src.config import RunConfig
 
@@ -15,7 +15,7 @@ INIT_SECONDS = 10
 CLOSE_SECONDS = 20
 
 
-def resolve_mode(mode: str) -> str:
+def resolve_mode(mode: str) -> Literal["online", "offline", "off"]:
     """online, offline or off: online only where it was asked for and a key exists."""
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "offline")
@@ -64,7 +64,8 @@ class Tracker:
             run = self._init(config, run_id, output_dir)
             while (point := self._points.get()) is not None:
                 step, values = point
-                # The steps of validation come after the training's: a step of its own axis never goes backwards.
+                # The steps of validation come after the training's: a step of its own axis never
+                # goes backwards.
                 run.log(values | {"step": step})
             run.finish()
             if self.mode == "offline":
@@ -82,7 +83,7 @@ class Tracker:
     def _init(self, config: RunConfig, run_id: str, output_dir: Path) -> Any:
         import wandb  # half a second, so not on the panel's way
 
-        def init(mode: str) -> Any:
+        def init(mode: Literal["online", "offline"]) -> Any:
             settings = wandb.Settings(
                 init_timeout=INIT_SECONDS, silent=True, console="off", x_disable_stats=True
             )
@@ -105,7 +106,7 @@ class Tracker:
             if self.mode == "offline":
                 raise
             print(
-                f"warning: W&B is out of reach ({type(error).__name__}), so this run is saved locally",
+                f"warning: W&B is out of reach ({type(error).__name__}); saving locally",
                 flush=True,
             )
             self.mode = "offline"

@@ -1,4 +1,5 @@
-"""The process that trains one attempt of one run: `python -m src.runs.trainer RUN ATTEMPT`, started by a supervisor.
+"""The process that trains one attempt of one run: `python -m src.runs.trainer RUN ATTEMPT`, started
+by a supervisor.
 
 It writes metrics, checkpoints and its result file, never a status.
 """
@@ -64,7 +65,8 @@ def main(run_id: str, attempt: int) -> int:
     except Fenced as error:
         print(error, file=sys.stderr)
         return 1
-    except Exception as error:  # the process's outermost frame: the reason goes to the row, the traceback to the log
+    # The process's outermost frame: the reason goes to the row, the traceback to the log.
+    except Exception as error:
         traceback.print_exc()
         result = {"status": "FAILED", "reason": reason_of(error)}
     finally:

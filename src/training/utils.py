@@ -1,4 +1,5 @@
-"""Experiment management: what a training reports, and the files that it leaves in its output folder."""
+"""Experiment management: what a training reports, and the files that it leaves in its output
+folder."""
 
 import fcntl
 import json
@@ -15,14 +16,16 @@ import yaml
 class Reporter(Protocol):
     """Where a training sends what it learns. The run table implements it; a test may collect lists.
 
-    Steps are optimizer steps. No method may raise for a full disk or a locked database: training goes on.
+    Steps are optimizer steps. No method may raise for a full disk or a locked database: training
+    goes on.
     """
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars by name (`train/loss`, `lr`, ...) at a step."""
 
     def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
-        """Keep the predictions of one evaluation of `split` (validation or test), one row a question."""
+        """Keep the predictions of one evaluation of `split` (validation or test), one row a
+        question."""
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
         """Record a complete checkpoint directory."""
@@ -31,7 +34,8 @@ class Reporter(Protocol):
         """Forget a checkpoint that retention deleted."""
 
     def used(self, values: Mapping[str, Any]) -> None:
-        """Record what the trainer really used (backend, versions, resolved settings), merged over earlier calls."""
+        """Record what the trainer really used (backend, versions, resolved settings), merged over
+        earlier calls."""
 
     def phase(self, text: str) -> None:
         """Say in a few words what goes on now: `loading gpt2`, `validation 400 of 1,386`."""
@@ -60,7 +64,8 @@ def write_results(
     summary_file: Path,
     config: Mapping[str, Any],
 ) -> None:
-    """Write eval_results.yaml, the metrics file, and this run's entry in the summary of all experiments."""
+    """Write eval_results.yaml, the metrics file, and this run's entry in the summary of all
+    experiments."""
     entry = {"run": run_id, "output_dir": str(output_dir), **asdict(result)}
     write_atomic(output_dir / "eval_results.yaml", yaml.safe_dump(entry, sort_keys=False))
     write_atomic(metrics_file, json.dumps(entry, indent=2) + "\n")
