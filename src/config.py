@@ -113,11 +113,11 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _source(self) -> "DataConfig":
         if self.path and self.hub_id:
-            raise ValueError("data.path and data.hub_id are both set; keep one of them")
+            raise ValueError("data.path and hub_id are both set; keep one of them")
         if not (self.path or self.hub_id) and self.task not in BUILT_IN_TASKS:
             near = nearest(self.task, BUILT_IN_TASKS)
             raise ValueError(
-                f"data.task {self.task!r} is not built in ({', '.join(BUILT_IN_TASKS)}){near}; "
+                f"data.task {self.task!r} is not a built-in task ({', '.join(BUILT_IN_TASKS)}){near}; "
                 "set data.path or data.hub_id to use your own data"
             )
         return self
@@ -208,9 +208,9 @@ class TrackingConfig(Section):
     later `wandb sync`, auto follows WANDB_MODE and is offline without it. It never blocks or fails
     a run."""
     project: str = Field(min_length=1, max_length=128)
-    """Project name there."""
+    """Weights & Biases project that the run goes to."""
     tags: list[str]
-    """Tags of the run."""
+    """Tags that the run carries there."""
 
 
 class RunConfig(Section):
@@ -240,15 +240,6 @@ class RunConfig(Section):
         if not value.isprintable() or not value.strip():
             raise ValueError("a run's name is one line of printable characters")
         return value.strip()
-
-    @model_validator(mode="after")
-    def _steps(self) -> "RunConfig":
-        if self.scheduler.warmup_steps > self.training.max_steps:
-            raise ValueError(
-                f"scheduler.warmup_steps ({self.scheduler.warmup_steps}) is more than "
-                f"training.max_steps ({self.training.max_steps}); lower it"
-            )
-        return self
 
 
 BUILT_IN_TASKS = ("spell_out", "correct")
@@ -479,7 +470,7 @@ def _problems(error: ValidationError) -> dict[str, str]:
             message = f"{message[0].lower()}{message[1:]}; got {item['input']!r}"
         else:
             # A rule over several settings names first the one to change: the form shows it there.
-            first = message.split()[0]
-            name = first if first in names else name
+            first, _, rest = message.partition(" ")
+            name, message = (first, rest) if first in names else (name, message)
         problems.setdefault(name, message)
     return problems

@@ -50,7 +50,8 @@ def slot_lock(slot: int) -> Path:
 
 
 def launch(config: RunConfig) -> str:
-    """Queue a run, start what fits, and return the run's id. The run lives on when the caller dies."""
+    """Queue a run, start what fits, and return the run's id. The run lives on when the caller
+    dies."""
     with store.writing() as session:
         run_id = store.enqueue(session, config).id
     fill_slots()

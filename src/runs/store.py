@@ -365,7 +365,8 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
 
 
 def metrics(session: Session, run_id: str) -> list[dict[str, Any]]:
-    """Every point of a run as {step, name, value}, by step and name, each from its highest attempt."""
+    """Every point of a run as {step, name, value}, by step and name, each from its highest
+    attempt."""
     query = (
         select(Metric.step, Metric.name, Metric.value)
         .where(Metric.run_id == run_id)
@@ -461,7 +462,8 @@ def final_evaluation(session: Session, run: Run, *, split: str = "validation") -
 
 
 def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataFrame:
-    """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a question."""
+    """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a
+    question."""
     frame = pd.read_parquet(evaluation.path)
     return frame[~frame["correct"]].reset_index(drop=True) if wrong_only else frame
 

@@ -62,6 +62,7 @@ class Tracker:
     def _send(self, config: RunConfig, run_id: str, output_dir: Path) -> None:
         try:
             run = self._init(config, run_id, output_dir)
+            run.define_metric("*", step_metric="step")
             while (point := self._points.get()) is not None:
                 step, values = point
                 # The steps of validation come after the training's: a step of its own axis never
@@ -98,18 +99,11 @@ class Tracker:
                 settings=settings,
             )
 
-        try:
-            run = init(self.mode)
-        except (
-            Exception
-        ) as error:  # no network, a wrong key, a server's fault: the run goes on offline
-            if self.mode == "offline":
-                raise
-            print(
-                f"warning: W&B is out of reach ({type(error).__name__}); saving locally",
-                flush=True,
-            )
-            self.mode = "offline"
-            run = init(self.mode)
-        run.define_metric("*", step_metric="step")
-        return run
+        if self.mode == "online":
+            try:
+                return init("online")
+            except Exception as error:  # no network, a wrong key, a server's fault
+                cause = type(error).__name__
+                print(f"warning: W&B is out of reach ({cause}); saving locally", flush=True)
+                self.mode = "offline"
+        return init("offline")

@@ -1,0 +1,211 @@
+"""Settings: every shipped YAML validates, every problem is a sentence at its field."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src import config as settings_module
+from src.config import (
+    ConfigError,
+    differences,
+    effective_batch,
+    get,
+    load_config,
+    parse_config,
+    parse_override,
+    presets,
+    settings,
+    steps_per_epoch,
+    to_yaml,
+)
+from src.paths import CONFIGS, ROOT
+
+
+def problems(**overrides: object) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides={name.replace("__", "."): value for name, value in overrides.items()})
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("setting", list(settings()), ids=lambda s: s.name)
+def test_every_setting_says_what_it_is(setting: settings_module.Setting) -> None:
+    assert len(setting.help) > 20 and setting.help.endswith(".")
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_validates_and_survives_yaml(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset=preset)
+    assert config.name == preset
+    file = tmp_path / "again.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(file) == config
+
+
+def test_no_yaml_holds_a_key_that_no_setting_reads() -> None:
+    known = {setting.name for setting in settings()}
+    for file in sorted(CONFIGS.rglob("*.yaml")):
+        if file.parent.name == "sweeps":
+            continue
+        for section, values in yaml.safe_load(file.read_text()).items():
+            names = (
+                [f"{section}.{key}" for key in values] if isinstance(values, dict) else [section]
+            )
+            unknown = set(names) - known - {"include"}
+            assert not unknown, f"{file.relative_to(ROOT)}: {unknown}"
+
+
+def test_the_four_files_carry_the_agreed_values(tmp_path: Path) -> None:
+    nothing = tmp_path / "own.yaml"
+    nothing.write_text("name: own\n")
+    config = load_config(nothing)
+    expected = {
+        "model.name": "gpt2",
+        "model.load_in_4bit": True,
+        "model.max_length": 512,
+        "lora.bias": "none",
+        "training.gradient_checkpointing": True,
+        "training.seed": 42,
+        "training.max_grad_norm": 0.3,
+        "optimizer.name": "adamw_torch",
+        "training.logging_steps": 10,
+        "evaluation.eval_steps": 100,
+        "checkpointing.save_steps": 200,
+        "early_stopping.metric": "val/loss",
+        "early_stopping.patience": 3,
+        "training.precision": "auto",
+        "data.template": "<human>: {question}\n<assistant>:",
+    }
+    assert {name: get(config, name) for name in expected} == expected
+
+
+def test_the_default_is_the_tiny_preset() -> None:
+    config = load_config()
+    assert (config.name, config.model.name) == ("tiny-spell", "spelltune-tiny")
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("lora: {r: 8}\ntraining: {max_steps: 7}\n")
+    config = load_config(file, preset="tiny-correct", overrides={"lora.r": 4})
+    assert (config.lora.r, config.training.max_steps, config.data.task) == (4, 7, "correct")
+    assert config.lora.alpha == 32  # a section is merged, not replaced
+    assert config.name == "mine"
+
+
+def test_the_older_flat_shape_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "experiment_name": "old-one",
+                "timestamp": "20250101",
+                "lora_config": {"r": 8, "alpha": 16, "dropout": 0.1, "target_modules": ["c_attn"]},
+                "training_config": {
+                    "per_device_train_batch_size": 4,
+                    "gradient_accumulation_steps": 2,
+                    "warmup_steps": 11,
+                    "max_steps": 99,
+                    "learning_rate": "1e-4",
+                },
+            }
+        )
+    )
+    config = load_config(file)
+    assert config.name == "old-one"
+    assert (config.lora.r, config.lora.alpha, config.lora.target_modules) == (8, 16, ["c_attn"])
+    assert config.lora.dropout == 0.1
+    assert (config.scheduler.warmup_steps, config.training.max_steps) == (11, 99)
+    assert config.training.learning_rate == 1e-4
+    assert effective_batch(config) == 8
+    assert steps_per_epoch(config, 17) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "words"),
+    [
+        ({"lora__rr": 3}, "lora.rr", "did you mean 'lora.r'"),
+        ({"training__learning_rte": 1}, "training.learning_rte", "'training.learning_rate'"),
+        ({"early_stoping__patience": 1}, "early_stoping", "'early_stopping'"),
+        ({"lora__r": 0}, "lora.r", "greater than or equal to 1; got 0"),
+        ({"lora__dropout": 1}, "lora.dropout", "less than 1; got 1"),
+        ({"training__learning_rate": "fast"}, "training.learning_rate", "got 'fast'"),
+        ({"training__learning_rate": float("nan")}, "training.learning_rate", "finite"),
+        ({"backend": "jax"}, "backend", "'auto', 'unsloth' or 'peft'; got 'jax'"),
+        ({"data__task": "corect"}, "data.task", "did you mean 'correct'"),
+        ({"data__template": "{question} "}, "data.template", "ends in a space"),
+        ({"data__template": "spell it"}, "data.template", "{question}"),
+        ({"data__path": "a.csv", "data__hub_id": "a/b"}, "data.path", "keep one"),
+        ({"name": "two\nlines"}, "name", "one line"),
+        ({"training": 5}, "training", "got 5"),
+    ],
+)
+def test_a_problem_stands_at_its_field(
+    overrides: dict[str, object], field: str, words: str
+) -> None:
+    found = problems(**overrides)
+    assert list(found) == [field]
+    assert words in found[field]
+
+
+def test_all_problems_come_at_once() -> None:
+    assert set(problems(lora__r=0, training__seed=-1)) == {"lora.r", "training.seed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no file"),
+        ("", "is empty"),
+        ("- a\n- b\n", "holds a list"),
+        ("training: {max_steps: [", "is not valid YAML"),
+        ("\xff\xfe", "holds a str"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    file = tmp_path / "broken.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(file)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'tiny-spell'"):
+        load_config(preset="tiny-spel")
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    assert parse_override("lora.r=16") == ("lora.r", 16)
+    assert parse_override("lora.target_modules=[c_attn, c_fc]")[1] == ["c_attn", "c_fc"]
+    assert parse_override("early_stopping.patience=null")[1] is None
+    assert parse_override("name=a=b") == ("name", "a=b")
+    with pytest.raises(ConfigError, match="SETTING=VALUE"):
+        parse_override("lora.r")
+
+
+def test_differences_name_what_was_edited() -> None:
+    config = load_config()
+    edited = load_config(overrides={"lora.r": 4})
+    assert differences(edited, config) == {"lora.r": (4, 16)}
+
+
+def test_a_config_cannot_change_after_it_was_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().lora.r = 2  # type: ignore[misc]
+
+
+def test_the_rows_document_is_read_back() -> None:
+    config = load_config()
+    assert parse_config(config.model_dump()) == config
+
+
+def test_requirements_differ_by_unsloth_alone() -> None:
+    def lines(name: str) -> set[str]:
+        text = (ROOT / name).read_text().splitlines()
+        return {line for line in text if line and not line.startswith("#")}
+
+    full, cpu = lines("requirements.txt"), lines("requirements-cpu.txt")
+    assert cpu < full
+    assert {line.split("==")[0] for line in full - cpu} == {"unsloth", "unsloth_zoo"}
+    assert all("==" in line for line in full)
