@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from src.paths import CONFIGS
+from src.paths import CONFIGS, base_model
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
 PRESETS = CONFIGS / "presets"
@@ -117,7 +117,7 @@ class DataConfig(Section):
         if not (self.path or self.hub_id) and self.task not in BUILT_IN_TASKS:
             near = nearest(self.task, BUILT_IN_TASKS)
             raise ValueError(
-                f"data.task {self.task!r} is not a built-in task ({', '.join(BUILT_IN_TASKS)}){near}; "
+                f"data.task {self.task!r} is not built in ({', '.join(BUILT_IN_TASKS)}){near}; "
                 "set data.path or data.hub_id to use your own data"
             )
         return self
@@ -400,6 +400,18 @@ def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any
     """Settings whose values differ, by dotted name: (value here, value there)."""
     pairs = {s.name: (get(config, s.name), get(other, s.name)) for s in settings()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with local paths made absolute: the trainer runs in another folder."""
+    sections = {}
+    if config.data.path:
+        path = str(Path(config.data.path).expanduser().absolute())
+        sections["data"] = config.data.model_copy(update={"path": path})
+    model = Path(config.model.name).expanduser()
+    if model.is_dir() and base_model(config.model.name) == config.model.name:
+        sections["model"] = config.model.model_copy(update={"name": str(model.absolute())})
+    return config.model_copy(update=sections)
 
 
 def effective_batch(config: RunConfig) -> int:

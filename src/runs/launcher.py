@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from src import paths
-from src.config import RunConfig
+from src.config import RunConfig, with_absolute_paths
 from src.runs import store
 from src.runs.processes import child_environment, holder
 from src.runs.table import Run, Status
@@ -53,7 +53,7 @@ def launch(config: RunConfig) -> str:
     """Queue a run, start what fits, and return the run's id. The run lives on when the caller
     dies."""
     with store.writing() as session:
-        run_id = store.enqueue(session, config).id
+        run_id = store.enqueue(session, with_absolute_paths(config)).id
     fill_slots()
     return run_id
 

@@ -1,0 +1,242 @@
+"""The run table on a real SQLite file (and PostgreSQL where it is installed)."""
+
+import math
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.config import load_config
+from src.runs import store
+from src.runs.table import ACTIVE, Run, Status
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    if request.param == "sqlite":
+        yield
+        return
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+    folder = tmp_path / "pg"
+    # initdb refuses to run as root.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder.mkdir()
+    if as_user:
+        for parent in (folder, *folder.parents):
+            if parent.owner() == "root" and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        shutil.chown(folder, "postgres")
+    subprocess.run([*as_user, programs / "initdb", "-D", folder / "data", "-A", "trust"],
+                   check=True, capture_output=True, cwd="/")  # fmt: skip
+    options = f"-c listen_addresses= -c unix_socket_directories={folder}"
+    control = [*as_user, programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
+    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True, cwd="/")
+    monkeypatch.setenv(
+        "SPELLTUNE_DATABASE_URL", f"postgresql+psycopg://postgres@/postgres?host={folder}"
+    )
+    yield
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+
+
+def enqueue(name: str = "tiny-spell", **extra: object) -> Run:
+    with store.writing() as session:
+        return store.enqueue(session, load_config(overrides={"name": name, **extra}))
+
+
+def claim(run: Run, token: str = "t") -> Run:
+    with store.writing() as session:
+        claimed = store.claim(
+            session, run.id, slot=0, token=token, supervisor_pid=1, boot_id="boot"
+        )
+    assert claimed is not None
+    return claimed
+
+
+def record(run: Run, points: list[tuple[int, str, float]], attempt: int = 1) -> None:
+    with store.writing() as session:
+        store.record_metrics(session, run.id, attempt, [(*p, time.time()) for p in points])
+
+
+@pytest.mark.usefixtures("database")
+def test_a_run_from_queue_to_verdict() -> None:
+    run = enqueue()
+    assert run.status == Status.QUEUED and run.max_steps == 600
+    assert claim(run).status == Status.STARTING
+    with store.writing() as session:
+        assert (
+            store.claim(session, run.id, slot=0, token="u", supervisor_pid=2, boot_id="b") is None
+        )
+        assert store.transition(
+            session, run.id, Status.RUNNING, leave=[Status.STARTING], attempt=1, token="t", step=0
+        )
+        # Another attempt, another token, or a status that must not be left: refused.
+        for attempt, token, leave in (
+            (2, "t", ACTIVE),
+            (1, "u", ACTIVE),
+            (1, "t", [Status.QUEUED]),
+        ):
+            assert not store.transition(
+                session, run.id, Status.FAILED, leave=leave, attempt=attempt, token=token
+            )
+        assert store.owns(session, run.id, attempt=1, token="t")
+    with store.writing() as session:
+        assert store.transition(
+            session, run.id, Status.COMPLETED, leave=ACTIVE, attempt=1, token="t", ended_at=1.0
+        )
+        assert not store.owns(session, run.id, attempt=1, token="t")
+        assert not store.transition(
+            session, run.id, Status.FAILED, leave=ACTIVE, attempt=1, token="t"
+        )
+
+
+@pytest.mark.usefixtures("database")
+def test_metrics_curves_and_latest_values() -> None:
+    run = enqueue()
+    record(run, [(step, "train/loss", 1 / (step + 1)) for step in range(5)])
+    record(run, [(4, "val/loss", math.nan), (2, "val/loss", 0.5)])
+    record(run, [(3, "train/loss", 9.0)], attempt=2)  # a resume writes step 3 again
+    with store.reading() as session:
+        curve = store.curve(session, run.id, "train/loss", after_step=1)
+        assert curve["step"].tolist() == [2, 3, 4]
+        assert curve["value"].tolist() == [1 / 3, 9.0, 0.2]
+        latest = store.latest_metrics(session, [run.id, "none"])
+        assert latest == {run.id: {"train/loss": 9.0, "val/loss": 0.5}, "none": {}}
+        points = store.metrics(session, run.id)
+        assert {"step": 4, "name": "val/loss", "value": None} in points
+        assert {"step": 3, "name": "train/loss", "value": 9.0} in points and len(points) == 7
+        assert store.metric_names(session, run.id) == ["train/loss", "val/loss"]
+    record(run, [(3, "train/loss", 8.0)], attempt=2)  # written again: replaced, not doubled
+    with store.reading() as session:
+        assert len(store.metrics(session, run.id)) == 7
+
+
+@pytest.mark.usefixtures("database")
+def test_evaluations_checkpoints_and_deletion(home: Path) -> None:
+    run = enqueue()
+    file = home / "step-2.parquet"
+    words = pd.DataFrame({"question": ["a", "b"], "correct": [True, False]})
+    words.to_parquet(file)
+    folder = home / "step-2"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"x" * 10)
+    with store.writing() as session:
+        for step in (1, 2):
+            store.record_checkpoint(session, run.id, 1, step, folder, is_best=True)
+            store.record_evaluation(session, run.id, 1, step, "validation", file, rows=2, correct=1)
+        store.record_evaluation(session, run.id, 1, 2, "test", file, rows=2, correct=1)
+    with store.reading() as session:
+        kept = store.checkpoints(session, run.id)
+        assert [(c.step, c.is_best, c.size_bytes) for c in kept] == [(1, False, 10), (2, True, 10)]
+        row = store.find(session, run.id)
+        latest = store.final_evaluation(session, row)
+        assert latest is not None and latest.step == 2
+        row.best_step = 1
+        best = store.final_evaluation(session, row)
+        assert best is not None and best.step == 1
+        assert store.predictions(best, wrong_only=True)["question"].tolist() == ["b"]
+        assert len(store.predictions(best)) == 2
+    with store.writing() as session, pytest.raises(store.RunIsActive, match="stop it first"):
+        store.delete_rows(session, run.id)
+    with store.writing() as session:
+        assert store.request_stop(session, run.id) == Status.CANCELLED
+        store.delete_rows(session, run.id)
+    with store.reading() as session:
+        assert not store.runs(session) and not store.metrics(session, run.id)
+        assert not store.checkpoints(session, run.id) and not store.evaluations(session, run.id)
+
+
+def test_ids_are_safe_for_a_path_and_never_meet() -> None:
+    hostile = "../<img src=x onerror=alert(1)>;$(touch x)"
+    first, second = (enqueue(hostile) for _ in range(2))
+    assert first.name == hostile and first.id != second.id
+    for run in (first, second):
+        assert "/" not in run.id and ".." not in run.id and "$" not in run.id
+    assert enqueue("ÄÖ").id.startswith("run_")
+
+
+def test_a_run_is_found_by_id_or_unique_name() -> None:
+    with store.reading() as session, pytest.raises(store.UnknownRun, match="spelltune launch"):
+        store.find(session, "any")
+    only, *twins = enqueue("only"), enqueue("twin"), enqueue("twin")
+    with store.reading() as session:
+        assert store.find(session, "only").id == store.find(session, only.id).id == only.id
+        with pytest.raises(store.UnknownRun, match="did you mean 'only'"):
+            store.find(session, "onyl")
+        with pytest.raises(store.UnknownRun, match="2 runs are called 'twin'.*" + twins[1].id):
+            store.find(session, "twin")
+
+
+def test_a_stop_cancels_what_waits_and_asks_what_runs() -> None:
+    waiting, running = enqueue(), enqueue()
+    claim(running)
+    with store.writing() as session:
+        assert store.request_stop(session, waiting.id) == Status.CANCELLED
+        assert store.request_stop(session, running.id) == Status.STARTING
+        assert store.stop_requested(session, running.id)
+        assert not store.stop_requested(session, waiting.id)
+
+
+def test_the_queue_is_first_come_first_served() -> None:
+    ids = [enqueue(f"run{i}").id for i in range(3)]
+    with store.reading() as session:
+        assert [r.id for r in store.queue(session)] == ids
+        assert [r.id for r in store.runs(session)] == ids[::-1]
+        assert [r.id for r in store.runs(session, statuses=ACTIVE)] == []
+
+
+def test_a_newer_schema_is_refused(home: Path) -> None:
+    (home / "results").mkdir()
+    connection = store.sqlite_driver.connect(home / "results" / "spelltune.db")
+    connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+    connection.execute("INSERT INTO schema_version VALUES (99)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(RuntimeError, match="update Spelltune"), store.reading():
+        pass
+
+
+def _write_many(run_id: str, name: str) -> None:
+    for step in range(40):
+        with store.writing() as session:
+            store.record_metrics(session, run_id, 1, [(step, name, 1.0, time.time())])
+
+
+def test_eight_processes_write_at_once_and_nothing_is_lost() -> None:
+    run = enqueue()
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write_many, args=(run.id, f"m{i}")) for i in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [w.exitcode for w in writers] == [0] * 8
+    with store.reading() as session:
+        assert len(store.metrics(session, run.id)) == 8 * 40
+
+
+def test_one_document_a_run() -> None:
+    run = enqueue()
+    record(run, [(0, "val/exact_match", 0.0), (5, "val/exact_match", 0.75)])
+    with store.writing() as session:
+        row = store.find(session, run.id)
+        row.best_step, row.step = 5, 5
+        session.add(row)
+    with store.reading() as session:
+        document = store.show(session, store.find(session, run.id))
+    assert {
+        "id", "name", "status", "reason", "attempt", "step", "max_steps", "config", "metrics",
+        "best", "paths", "pids", "checkpoints", "created_at", "started_at", "ended_at",
+    } <= document.keys()  # fmt: skip
+    assert document["best"] == {"step": 5, "metric": "val/exact_match", "value": 0.75}
+    assert document["paths"]["final_adapter"] is None
+    assert store.to_json(document)
