@@ -27,7 +27,7 @@ from src.config import (
     parse_override,
     presets,
 )
-from src.runs import launcher, store
+from src.runs import launcher, reconciler, store
 from src.runs.table import Run, Status
 from src.training.data_loaders import DataError
 
@@ -170,6 +170,8 @@ def follow(run_id: str) -> None:
 
 
 def find(name: str) -> Run:
+    """The run, its status true as of now."""
+    reconciler.reconcile()
     with store.reading() as session:
         return store.find(session, name)
 
@@ -177,6 +179,7 @@ def find(name: str) -> Run:
 @app.command()
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
+    reconciler.reconcile()
     with store.reading() as session:
         found = store.runs(session)
         latest = store.latest_metrics(session, [r.id for r in found])
@@ -336,6 +339,16 @@ def delete(
 
 
 @app.command()
+def reconcile(as_json: AsJson = False) -> None:
+    """Bring the status of every run in line with what its processes really do."""
+    changed = reconciler.reconcile()
+    if as_json:
+        return print_json(changed)
+    for run_id in changed:
+        out.print(run_id, highlight=False)
+
+
+@app.command()
 @told
 def preview(
     config: ConfigArgument = None,
@@ -382,9 +395,7 @@ def doctor(as_json: AsJson = False) -> None:
     out.print(table)
 
 
-PACKAGES = (
-    "torch", "transformers", "trl", "peft", "unsloth", "datasets", "bitsandbytes", "streamlit", "wandb"
-)  # fmt: skip
+PACKAGES = "torch transformers trl peft unsloth bitsandbytes datasets streamlit wandb".split()
 
 
 def diagnosis() -> dict[str, Any]:

@@ -404,7 +404,7 @@ def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with local paths made absolute: the trainer runs in another folder."""
-    sections = {}
+    sections: dict[str, Section] = {}
     if config.data.path:
         path = str(Path(config.data.path).expanduser().absolute())
         sections["data"] = config.data.model_copy(update={"path": path})

@@ -10,7 +10,8 @@ BASE_MODELS = ROOT / "checkpoints" / "base"
 
 
 def home() -> Path:
-    """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the repository."""
+    """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the
+    repository."""
     return Path(os.environ.get("SPELLTUNE_HOME") or ROOT).expanduser().resolve()
 
 
@@ -58,7 +59,18 @@ def locks_dir() -> Path:
     return results() / "locks"
 
 
+def supervisor_lock(run_id: str) -> Path:
+    """Held by the run's supervisor while it lives."""
+    return locks_dir() / f"{run_id}.supervisor.lock"
+
+
+def trainer_lock(run_id: str) -> Path:
+    """Held by the run's trainer while it lives."""
+    return locks_dir() / f"{run_id}.trainer.lock"
+
+
 def base_model(name: str) -> str:
-    """The folder of a base model that ships with Spelltune, else `name` itself: a path or a hub id."""
+    """The folder of a base model that ships with Spelltune, else `name` itself: a path or a hub
+    id."""
     shipped = BASE_MODELS / name
     return str(shipped) if "/" not in name and (shipped / "config.json").is_file() else name

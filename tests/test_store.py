@@ -53,13 +53,10 @@ def enqueue(name: str = "tiny-spell", **extra: object) -> Run:
         return store.enqueue(session, load_config(overrides={"name": name, **extra}))
 
 
-def claim(run: Run, token: str = "t") -> Run:
+def claim(run: Run, token: str = "t") -> bool:
     with store.writing() as session:
-        claimed = store.claim(
-            session, run.id, slot=0, token=token, supervisor_pid=1, boot_id="boot"
-        )
-    assert claimed is not None
-    return claimed
+        row = store.find(session, run.id)
+        return store.claim(session, row, slot=0, token=token, supervisor_pid=1, boot_id="boot")
 
 
 def record(run: Run, points: list[tuple[int, str, float]], attempt: int = 1) -> None:
@@ -71,32 +68,28 @@ def record(run: Run, points: list[tuple[int, str, float]], attempt: int = 1) -> 
 def test_a_run_from_queue_to_verdict() -> None:
     run = enqueue()
     assert run.status == Status.QUEUED and run.max_steps == 600
-    assert claim(run).status == Status.STARTING
+    assert claim(run) and not claim(run, token="u")
     with store.writing() as session:
-        assert (
-            store.claim(session, run.id, slot=0, token="u", supervisor_pid=2, boot_id="b") is None
-        )
-        assert store.transition(
-            session, run.id, Status.RUNNING, leave=[Status.STARTING], attempt=1, token="t", step=0
-        )
+        mine = store.find(session, run.id)
+        assert (mine.status, mine.token) == (Status.STARTING, "t")
+        session.expunge(mine)
+        assert store.transition(session, mine, Status.RUNNING, leave=[Status.STARTING], step=0)
         # Another attempt, another token, or a status that must not be left: refused.
         for attempt, token, leave in (
             (2, "t", ACTIVE),
             (1, "u", ACTIVE),
             (1, "t", [Status.QUEUED]),
         ):
-            assert not store.transition(
-                session, run.id, Status.FAILED, leave=leave, attempt=attempt, token=token
-            )
-        assert store.owns(session, run.id, attempt=1, token="t")
+            other = Run(**mine.model_dump() | {"attempt": attempt, "token": token})
+            assert not store.transition(session, other, Status.FAILED, leave=leave)
+        assert store.owns(session, mine)
     with store.writing() as session:
-        assert store.transition(
-            session, run.id, Status.COMPLETED, leave=ACTIVE, attempt=1, token="t", ended_at=1.0
-        )
-        assert not store.owns(session, run.id, attempt=1, token="t")
-        assert not store.transition(
-            session, run.id, Status.FAILED, leave=ACTIVE, attempt=1, token="t"
-        )
+        assert store.end(session, mine, {"status": "COMPLETED", "step": 600, "best_step": 300})
+        assert not store.owns(session, mine)
+        assert not store.end(session, mine, {"status": "FAILED", "reason": "late"})
+    with store.reading() as session:
+        ended = store.find(session, run.id)
+        assert (ended.status, ended.step, ended.best_step) == ("COMPLETED", 600, 300)
 
 
 @pytest.mark.usefixtures("database")

@@ -15,7 +15,7 @@ from src import paths
 from src.config import RunConfig, with_absolute_paths
 from src.runs import store
 from src.runs.processes import child_environment, holder
-from src.runs.table import Run, Status
+from src.runs.table import ACTIVE, Run, Status
 from src.training.utils import forget_results
 
 # A run that was given a slot and whose supervisor has not claimed it by then is given one again.
@@ -63,14 +63,12 @@ def fill_slots() -> None:
     started = []
     now = time.time()
     with store.writing() as session:
-        waiting = list(store.queue(session))
-        given = {
-            r.slot
-            for r in waiting
-            if r.slot_given_at and 0 <= now - r.slot_given_at < START_SECONDS
-        }
-        free = [s for s in range(slot_count()) if s not in given and holder(slot_lock(s)) is None]
-        ready = [r for r in waiting if r.slot is None or r.slot not in given]
+        waiting = store.queue(session)
+        ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < START_SECONDS]
+        # A trainer that lost its supervisor still has its GPU, though nobody holds the slot's lock.
+        taken = {r.slot for r in store.runs(session, statuses=ACTIVE)}
+        taken |= {r.slot for r in waiting if r not in ready}
+        free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
         for slot, run in zip(free, ready, strict=False):
             store.give_slot(session, run.id, slot, now=now)
             started.append((run.id, slot))
@@ -78,13 +76,17 @@ def fill_slots() -> None:
         start_supervisor(run_id, slot)
 
 
-def start_supervisor(run_id: str, slot: int) -> None:
-    """Start a run's supervisor in a session of its own: Ctrl-C on the caller does not reach it."""
+def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
+    """Start a run's supervisor in a session of its own: Ctrl-C on the caller does not reach it.
+
+    With `adopt` it takes over a living trainer that lost its supervisor.
+    """
     log = paths.log_file(run_id)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", str(slot)]
     with open(log, "ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", str(slot)],
+            [*command, "--adopt"] if adopt else command,
             cwd=paths.ROOT,
             env=child_environment(),
             stdin=subprocess.DEVNULL,
@@ -115,8 +117,8 @@ def delete(run: Run) -> None:
         paths.log_file(run.id),
         paths.metrics_log(run.id),
         paths.final_metrics(run.id),
-        paths.locks_dir() / f"{run.id}.trainer.lock",
-        paths.locks_dir() / f"{run.id}.supervisor.lock",
+        paths.trainer_lock(run.id),
+        paths.supervisor_lock(run.id),
     ):
         file.unlink(missing_ok=True)
     forget_results(run.id, paths.summary_file())

@@ -55,10 +55,11 @@ def boot_id() -> str:
 def child_environment(**extra: str) -> dict[str, str]:
     """The allowed part of this process's environment, with `extra` on top."""
     kept = {
-        k: v
-        for k, v in os.environ.items()
-        if k in ENVIRONMENT or k.startswith(ENVIRONMENT_PREFIXES)
+        name: value
+        for name, value in os.environ.items()
+        if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
+    kept.pop("SPELLTUNE_TOKEN", None)  # marks the processes of one trainer, and no others
     return kept | extra
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
 from src.runs import store
-from src.runs.table import ACTIVE
+from src.runs.table import ACTIVE, Run
 from src.runs.tracking import Tracker
 
 INTERVAL_SECONDS = 1.0
@@ -32,15 +32,16 @@ class Fenced(RuntimeError):
 class RunReporter:
     """A `src.training.utils.Reporter` for one attempt of one run. `close` writes what is left."""
 
-    def __init__(self, run_id: str, attempt: int, token: str, tracker: Tracker):
-        self.run_id, self.attempt, self.token, self.tracker = run_id, attempt, token, tracker
+    def __init__(self, run: Run, tracker: Tracker):
+        self.run, self.tracker = run, tracker
+        self.run_id, self.attempt = run.id, run.attempt
         self._jobs: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._columns: dict[str, Any] = {}  # of the run's row, not written yet
         self._used: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._stop = self._fenced = False
         self._closing = threading.Event()
-        paths.metrics_log(run_id).parent.mkdir(parents=True, exist_ok=True)
+        paths.metrics_log(run.id).parent.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._loop, name="reporter", daemon=True)
         self._thread.start()
 
@@ -167,18 +168,10 @@ class RunReporter:
                 elif kind == "checkpoint_removed":
                     store.remove_checkpoint(session, self.run_id, *arguments)
             if columns:
-                store.transition(
-                    session,
-                    self.run_id,
-                    None,
-                    leave=ACTIVE,
-                    attempt=self.attempt,
-                    token=self.token,
-                    **columns,
-                )
+                store.transition(session, self.run, None, leave=ACTIVE, **columns)
 
     def _look(self, session: store.Session) -> None:
-        self._fenced = not store.owns(session, self.run_id, attempt=self.attempt, token=self.token)
+        self._fenced = not store.owns(session, self.run)
         self._stop = self._stop or store.stop_requested(session, self.run_id)
 
     def _warn(self, text: str) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
-from sqlalchemy import Engine, Table, Update, create_engine, event, text, update
+from sqlalchemy import CursorResult, Engine, Table, Update, create_engine, event, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -115,7 +115,7 @@ def writing() -> Iterator[Session]:
 
 def _changed(session: Session, statement: Update) -> bool:
     """Whether an update changed a row."""
-    return session.connection().execute(statement).rowcount > 0
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount > 0
 
 
 def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -202,60 +202,64 @@ def give_slot(session: Session, run_id: str, slot: int, *, now: float) -> None:
     )
 
 
-def claim(
-    session: Session, run_id: str, *, slot: int, token: str, supervisor_pid: int, boot_id: str
-) -> Run | None:
-    """Make a QUEUED run this supervisor's, or None: another one was faster, or it was cancelled."""
+def claim(session: Session, run: Run, **owner: Any) -> bool:
+    """Make a QUEUED run a supervisor's, whose slot, token, supervisor_pid and boot_id are `owner`.
+
+    False: another one was faster, or the run was cancelled.
+    """
     now = time.time()
-    claimed = _changed(
+    return _changed(
         session,
         update(Run)
-        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
+        .where(col(Run.id) == run.id, col(Run.status) == Status.QUEUED)
         .values(
             status=Status.STARTING,
-            slot=slot,
-            token=token,
-            supervisor_pid=supervisor_pid,
-            trainer_pid=None,
-            boot_id=boot_id,
             started_at=now,
             ended_at=None,
             heartbeat_at=now,
+            trainer_pid=None,
             reason=None,
             phase="starting",
+            **owner,
         ),
     )
-    return session.get(Run, run_id) if claimed else None
 
 
 def transition(
-    session: Session,
-    run_id: str,
-    to: Status | None,
-    *,
-    leave: Iterable[Status],
-    attempt: int,
-    token: str | None,
-    **columns: Any,
+    session: Session, run: Run, to: Status | None, *, leave: Iterable[Status], **columns: Any
 ) -> bool:
-    """Change a run's status (None keeps it) and columns if it is in one of `leave` and still this
-    owner's.
+    """Change a run's status (None keeps it) and columns if it is in one of `leave` and its attempt
+    and token are still those of `run`.
 
     False means it is no longer yours: exit without writing anything else.
     """
     if to is not None:
         columns["status"] = to
-    mine = col(Run.token).is_(None) if token is None else col(Run.token) == token
     return _changed(
         session,
         update(Run)
         .where(
-            col(Run.id) == run_id,
+            col(Run.id) == run.id,
             col(Run.status).in_(tuple(leave)),
-            col(Run.attempt) == attempt,
-            mine,
+            col(Run.attempt) == run.attempt,
+            col(Run.token).is_not_distinct_from(run.token),
         )
         .values(**columns),
+    )
+
+
+def end(session: Session, run: Run, verdict: Mapping[str, Any]) -> bool:
+    """Write the last status of an attempt: {status, reason, step, best_step}; see `transition`."""
+    columns = {k: verdict[k] for k in ("step", "best_step") if verdict.get(k) is not None}
+    return transition(
+        session,
+        run,
+        Status(verdict["status"]),
+        leave=ACTIVE,
+        reason=verdict.get("reason"),
+        ended_at=time.time(),
+        phase=None,
+        **columns,
     )
 
 
@@ -281,10 +285,10 @@ def request_stop(session: Session, run_id: str) -> Status:
     return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
 
 
-def owns(session: Session, run_id: str, *, attempt: int, token: str) -> bool:
+def owns(session: Session, run: Run) -> bool:
     """Whether this attempt with this token may still write."""
-    row = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run_id)).first()
-    return row is not None and (row[0], row[1]) == (attempt, token) and Status(row[2]).active
+    now = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run.id)).first()
+    return bool(now and tuple(now[:2]) == (run.attempt, run.token) and Status(now[2]).active)
 
 
 def stop_requested(session: Session, run_id: str) -> bool:

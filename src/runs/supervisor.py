@@ -6,7 +6,6 @@ with growing force, and writes the verdict. The only writer of a claimed run's s
 """
 
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 
 from src import paths
 from src.runs import launcher, store
-from src.runs.processes import FileLock, boot_id, child_environment
+from src.runs.processes import FileLock, boot_id, child_environment, holder
+from src.runs.reconciler import kill_marked, read_result
 from src.runs.table import ACTIVE, Run, Status
 
 
@@ -36,79 +36,81 @@ def main() -> int:
     parser = ArgumentParser(prog="python -m src.runs.supervisor")
     parser.add_argument("run")
     parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
     arguments = parser.parse_args()
     slot = FileLock(launcher.slot_lock(arguments.slot))
-    own = FileLock(paths.locks_dir() / f"{arguments.run}.supervisor.lock")
+    own = FileLock(paths.supervisor_lock(arguments.run))
     if not slot.acquire() or not own.acquire():
         return 0  # someone else was faster; the queue is filled again when a slot gets free
-    token = secrets.token_hex(16)
     with store.writing() as session:
-        run = store.claim(
-            session,
-            arguments.run,
-            slot=arguments.slot,
-            token=token,
-            supervisor_pid=os.getpid(),
-            boot_id=boot_id(),
-        )
-    if run is not None:
-        Supervision(run, token, Timeouts()).supervise()
+        run = store.find(session, arguments.run)
+        me = {"supervisor_pid": os.getpid(), "boot_id": boot_id()}
+        if arguments.adopt:
+            mine = store.transition(session, run, None, leave=ACTIVE, **me)
+        else:
+            columns = me | {"slot": arguments.slot, "token": secrets.token_hex(16)}
+            mine = store.claim(session, run, **columns)
+        session.refresh(run)
+    if mine:
+        Supervision(run, Timeouts(), adopted=arguments.adopt).supervise()
     slot.release()
     launcher.fill_slots()
     return 0
 
 
 class Supervision:
-    """One attempt of one run, from its trainer's start to the verdict."""
+    """One attempt of one run, from its trainer's start (or adoption) to the verdict."""
 
-    def __init__(self, run: Run, token: str, timeouts: Timeouts):
-        self.run_id, self.attempt, self.slot, self.token, self.timeouts = (
-            run.id,
-            run.attempt,
-            run.slot,
-            token,
-            timeouts,
-        )
-        self.stop_seen_at: float | None = None  # on the monotonic clock, as every waiting time here
+    def __init__(self, run: Run, timeouts: Timeouts, *, adopted: bool):
+        self.run, self.timeouts = run, timeouts
+        self.trainer = None if adopted else self.start_trainer()
+        # Waiting times are on the monotonic clock: the wall clock may be set while a run lives.
+        self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
 
     def supervise(self) -> None:
-        result_file = paths.output_dir(self.run_id) / "result.json"
-        result_file.unlink(missing_ok=True)
-        trainer = self.start_trainer()
-        self.update(None, trainer_pid=trainer.pid)
-        beat = 0.0
-        while trainer.poll() is None:
+        beat = -self.timeouts.heartbeat
+        while self.alive():
             time.sleep(self.timeouts.poll)
             now = time.monotonic()
             if now - beat >= self.timeouts.heartbeat:
                 beat = now
                 self.update(None, heartbeat_at=time.time())
-            self.follow(trainer, now)
+            self.follow(now)
         # Data-loader workers and other children of the trainer must not outlive it.
-        signal_group(trainer.pid, signal.SIGKILL)
-        status, reason, columns = self.verdict(trainer.returncode)
-        self.update(status, reason=reason, ended_at=time.time(), phase=None, **columns)
+        kill_marked(self.run.token)
+        verdict = read_result(self.run.id, self.run.attempt) or self.verdict_without_result()
+        with store.writing() as session:
+            store.end(session, self.run, verdict)
 
     def start_trainer(self) -> "subprocess.Popen[bytes]":
+        (paths.output_dir(self.run.id) / "result.json").unlink(missing_ok=True)
         gpus = list(launcher.gpus())
-        extra = {"SPELLTUNE_TOKEN": self.token, "PYTHONUNBUFFERED": "1"}
+        extra = {"SPELLTUNE_TOKEN": self.run.token or "", "PYTHONUNBUFFERED": "1"}
         if gpus:
-            extra["CUDA_VISIBLE_DEVICES"] = gpus[self.slot or 0]
+            extra["CUDA_VISIBLE_DEVICES"] = gpus[self.run.slot or 0]
         # Trainers that share cores are several times slower with more threads than cores.
-        extra["SPELLTUNE_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // max(1, len(gpus))))
-        return subprocess.Popen(
-            [sys.executable, "-m", "src.runs.trainer", self.run_id, str(self.attempt)],
+        cores = len(os.sched_getaffinity(0))
+        extra["SPELLTUNE_THREADS"] = str(max(1, cores // launcher.slot_count()))
+        trainer = subprocess.Popen(
+            [sys.executable, "-m", "src.runs.trainer", self.run.id, str(self.run.attempt)],
             cwd=paths.ROOT,
             env=child_environment(**extra),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self.update(None, trainer_pid=trainer.pid)
+        return trainer
 
-    def follow(self, trainer: "subprocess.Popen[bytes]", now: float) -> None:
+    def alive(self) -> bool:
+        if self.trainer is not None:
+            return self.trainer.poll() is None
+        return holder(paths.trainer_lock(self.run.id)) is not None
+
+    def follow(self, now: float) -> None:
         """Bring the row along (RUNNING, STOPPING) and press a stop with growing force."""
         with store.reading() as session:
-            run = store.find(session, self.run_id)
+            run = store.find(session, self.run.id)
         if run.status == Status.STARTING and run.step is not None:
             self.update(Status.RUNNING)
         if run.stop_requested_at is None:
@@ -118,54 +120,34 @@ class Supervision:
             self.update(Status.STOPPING)
         if self.terminated_at is None and now - self.stop_seen_at > self.timeouts.stop:
             self.terminated_at = now
-            signal_group(trainer.pid, signal.SIGTERM)
-        if self.terminated_at is not None and now - self.terminated_at > self.timeouts.terminate:
-            signal_group(trainer.pid, signal.SIGKILL)
+            self.signal_trainer(signal.SIGTERM)
+        if self.terminated_at and now - self.terminated_at > self.timeouts.terminate:
+            self.signal_trainer(signal.SIGKILL)
 
-    def verdict(self, returncode: int) -> tuple[Status, str | None, dict[str, int]]:
-        """(status, reason, other columns) by the result file, or by how the trainer died without
-        one."""
-        try:
-            result = json.loads((paths.output_dir(self.run_id) / "result.json").read_text())
-        except (OSError, ValueError):
-            result = {}
-        if result.get("attempt") == self.attempt:
-            columns = {
-                key: result[key] for key in ("step", "best_step") if result.get(key) is not None
-            }
-            return Status(result["status"]), result["reason"], columns
+    def signal_trainer(self, number: signal.Signals) -> None:
+        """Signal the process group that the trainer leads."""
+        # Only the holder of the trainer's lock is the trainer; a pid alone may be a stranger's.
+        if pid := holder(paths.trainer_lock(self.run.id)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)
+
+    def verdict_without_result(self) -> dict[str, object]:
+        """How a trainer that left no result file died."""
+        code = self.trainer.returncode if self.trainer is not None else None
         if self.stop_seen_at is not None:
-            return Status.STOPPED, "stopped by force: it did not end by itself in time", {}
-        if returncode < 0:
-            return (
-                Status.FAILED,
-                f"signal {-returncode} ({signal.Signals(-returncode).name}) ended the trainer",
-                {},
-            )
-        return (
-            Status.FAILED,
-            f"the trainer ended with exit code {returncode} and no result; see the log",
-            {},
-        )
+            return {"status": Status.STOPPED, "reason": "stopped by force: it did not end in time"}
+        if code is None:
+            return {"status": Status.INTERRUPTED, "reason": "the trainer died without a result"}
+        if code < 0:
+            name = signal.Signals(-code).name
+            return {"status": Status.FAILED, "reason": f"signal {-code} ({name}) ended the trainer"}
+        reason = f"the trainer ended with exit code {code} and no result; see the log"
+        return {"status": Status.FAILED, "reason": reason}
 
     def update(self, to: Status | None, **columns: object) -> None:
         with store.writing() as session:
-            if not store.transition(
-                session,
-                self.run_id,
-                to,
-                leave=ACTIVE,
-                attempt=self.attempt,
-                token=self.token,
-                **columns,
-            ):
-                sys.exit(f"{self.run_id} is not this supervisor's any more; leaving")
-
-
-def signal_group(pid: int, number: signal.Signals) -> None:
-    """Signal the process group that the trainer leads."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
+            if not store.transition(session, self.run, to, leave=ACTIVE, **columns):
+                sys.exit(f"{self.run.id} is not this supervisor's any more; leaving")
 
 
 if __name__ == "__main__":

@@ -12,25 +12,24 @@ import traceback
 
 from src import paths
 from src.config import parse_config
-from src.runs import store
-from src.runs.processes import FileLock
+from src.runs import reconciler, store
+from src.runs.processes import FileLock, holder
 
 
 def main(run_id: str, attempt: int) -> int:
-    token = os.environ["SPELLTUNE_TOKEN"]
     # Before the heavy imports: whoever looks must find the lock held from the first moment on.
-    lock = FileLock(paths.locks_dir() / f"{run_id}.trainer.lock")
+    lock = FileLock(paths.trainer_lock(run_id))
     if not lock.acquire():
         print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)
         return 1
     with store.reading() as session:
-        if not store.owns(session, run_id, attempt=attempt, token=token):
-            print(
-                f"attempt {attempt} of {run_id} is not this process's any more; leaving",
-                file=sys.stderr,
-            )
+        run = store.find(session, run_id)
+        run.attempt, run.token = attempt, os.environ["SPELLTUNE_TOKEN"]
+        session.expunge(run)
+        if not store.owns(session, run):
+            print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
             return 1
-        config = parse_config(store.find(session, run_id).config)
+    config = parse_config(run.config)
 
     from src.runs.reporter import Fenced, RunReporter
     from src.runs.tracking import Tracker
@@ -38,7 +37,7 @@ def main(run_id: str, attempt: int) -> int:
     output_dir = paths.output_dir(run_id)
     output_dir.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(config, run_id, output_dir)
-    reporter = RunReporter(run_id, attempt, token, tracker)
+    reporter = RunReporter(run, tracker)
     result: dict[str, object] = {}
     try:
         reporter.phase("loading libraries")
@@ -73,6 +72,8 @@ def main(run_id: str, attempt: int) -> int:
         tracker.close()
         reporter.close()
     write_result(run_id, attempt, result)
+    if holder(paths.supervisor_lock(run_id)) is None:
+        reconciler.start_detached()  # nobody else would write the verdict
     return 1 if result["status"] == "FAILED" else 0
 
 

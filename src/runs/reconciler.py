@@ -1,0 +1,91 @@
+"""Brings the status of every run in line with what its processes really do: `reconcile()`.
+
+Runs when a panel starts and while it lives, and before the command line reads. It never signals a
+process that is not the run's own, and a lock that is held is always believed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+
+from src import paths
+from src.runs import launcher, store
+from src.runs.processes import FileLock, boot_id, child_environment, holder
+from src.runs.table import ACTIVE, Run, Status
+
+
+def reconcile() -> list[str]:
+    """Ids of the runs whose status was wrong and is right now. Empty also while another process is
+    at it."""
+    lock = FileLock(paths.locks_dir() / "reconciler.lock")
+    if not lock.acquire():
+        return []
+    try:
+        with store.reading() as session:
+            active = store.runs(session, statuses=ACTIVE)
+            waiting = bool(store.queue(session))
+        changed = [run.id for run in active if _reconcile(run)]
+    finally:
+        lock.release()
+    if waiting or changed:
+        launcher.fill_slots()
+    return changed
+
+
+def _reconcile(run: Run) -> bool:
+    """Whether the run's processes are gone and its status was changed to say so."""
+    if run.boot_id != boot_id():
+        return _end(run, "the machine restarted while it ran")
+    if holder(paths.supervisor_lock(run.id)) is not None:
+        return False
+    if holder(paths.trainer_lock(run.id)) is not None:
+        launcher.start_supervisor(run.id, run.slot or 0, adopt=True)
+        return False
+    # What is left of it, a data-loader worker say, carries its token in the environment.
+    kill_marked(run.token)
+    return _end(run, "its processes are gone without a result")
+
+
+def _end(run: Run, reason: str) -> bool:
+    verdict = read_result(run.id, run.attempt) or {"status": Status.INTERRUPTED, "reason": reason}
+    with store.writing() as session:
+        return store.end(session, run, verdict)
+
+
+def read_result(run_id: str, attempt: int) -> dict[str, object] | None:
+    """The trainer's result file {status, reason, step, best_step}, if it is valid and of this
+    attempt."""
+    try:
+        result = json.loads((paths.output_dir(run_id) / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("attempt") == attempt else None
+
+
+def kill_marked(token: str | None) -> None:
+    """SIGKILL to every process that carries this token in its environment, and to no other."""
+    if not token:
+        return
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("SPELLTUNE_TOKEN") == token:
+                process.send_signal(signal.SIGKILL)  # checks pid and start time first
+        except psutil.Error:
+            continue
+
+
+def start_detached() -> None:
+    """Reconcile from a process of its own, for a trainer that ends without a supervisor."""
+    subprocess.Popen(
+        [sys.executable, "-m", "src.cli", "reconcile"],
+        cwd=paths.ROOT,
+        env=child_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )

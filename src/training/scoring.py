@@ -1,0 +1,172 @@
+"""Scores a model on questions: loss and token accuracy of the true answers, and its own answers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from src.models import metrics
+from src.models.losses import IGNORED, answer_log_probabilities
+from src.models.spelling_model import autocast, greedy_answers
+from src.training.data_loaders import DataError, fill
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with its answer, in text and in tokens."""
+
+    word: str
+    question: str
+    answer: str
+    prompt_ids: list[int]
+    answer_ids: list[int]  # ends with EOS
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+def encode(tokenizer: Any, frame: pd.DataFrame, template: str) -> list[Row]:
+    """The rows of a frame with columns question, answer and word, as the model will see them."""
+    if frame.empty:
+        return []
+    prompts = [fill(template, question) for question in frame["question"]]
+    texts = [f"{p} {answer}" for p, answer in zip(prompts, frame["answer"], strict=True)]
+    rows = []
+    for word, question, answer, prompt, text in zip(
+        frame["word"],
+        frame["question"],
+        frame["answer"],
+        tokenizer(prompts)["input_ids"],
+        tokenizer(texts)["input_ids"],
+        strict=True,
+    ):
+        if text[: len(prompt)] != prompt:
+            # The answer merged into the prompt's last token, which it never does at inference.
+            text = prompt + tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+        completion = text[len(prompt) :] + [tokenizer.eos_token_id]
+        rows.append(Row(word, question, answer, prompt, completion))
+    return rows
+
+
+def check_lengths(rows: Sequence[Row], split: str, *, max_length: int, context: int | None) -> None:
+    """DataError when a row is longer than the model may or can read: none is ever cut."""
+    limit = min(max_length, context or max_length)
+    long = [row for row in rows if len(row) > limit]
+    if long:
+        longest = max(long, key=len)
+        name = "model.max_length" if limit == max_length else "the base model's context"
+        advice = "raise model.max_length or " if limit == max_length else ""
+        raise DataError(
+            f"{len(long)} of {len(rows)} {split} rows are longer than {name} of {limit} tokens; "
+            f"the longest has {len(longest)}: {longest.question[:80]!r}. "
+            f"{advice[:1].upper()}{advice[1:]}{'shorten' if advice else 'Shorten'} or remove them."
+        )
+
+
+def longest_answer(rows: Sequence[Row]) -> int:
+    return max((len(row.answer_ids) for row in rows), default=0)
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    max_new_tokens: int | None,
+    precision: str,
+    context: int | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, float], pd.DataFrame] | None:
+    """Metrics by name (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction a
+    row, in the order of `rows`; None when `stop` said so meanwhile.
+
+    The loss is the mean cross-entropy of the answers' tokens in nats, EOS included, without label
+    smoothing. `max_new_tokens` None takes the longest expected answer plus 8.
+    """
+    was_training = model.training
+    model.eval()
+    budget = max_new_tokens or longest_answer(rows) + 8
+    log_p = [0.0] * len(rows)
+    predicted = [""] * len(rows)
+    hits = tokens = done = 0
+    # Longest first: rows of like length share a batch, and memory runs out at once or never.
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    try:
+        for indices in _batches(order, batch_size):
+            if stop():
+                return None
+            batch = [rows[i] for i in indices]
+            sums, batch_hits, counts = _teacher_forced(model, tokenizer, batch, precision)
+            hits, tokens = hits + batch_hits, tokens + counts
+            room = budget
+            if context:
+                room = min(budget, context - max(len(row.prompt_ids) for row in batch))
+            answers = greedy_answers(
+                model,
+                [row.prompt_ids for row in batch],
+                max_new_tokens=max(room, 1),
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                precision=precision,
+            )
+            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+            for index, total, text in zip(indices, sums, texts, strict=True):
+                log_p[index], predicted[index] = total, text.strip()
+            done += len(batch)
+            progress(done)
+    finally:
+        model.train(was_training)
+    expected = [row.answer.strip() for row in rows]
+    frame = pd.DataFrame(
+        {
+            "word": [row.word for row in rows],
+            "question": [row.question for row in rows],
+            "expected": expected,
+            "predicted": predicted,
+            "correct": [p == e for p, e in zip(predicted, expected, strict=True)],
+            "edit_distance": [
+                metrics.edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)
+            ],
+            "answer_tokens": [len(row.answer_ids) for row in rows],
+            "log_probability": log_p,
+        }
+    )
+    return {
+        "loss": -sum(log_p) / tokens if tokens else float("nan"),
+        "token_accuracy": metrics.token_accuracy(hits, tokens),
+        "exact_match": metrics.exact_match(predicted, expected),
+        "cer": metrics.character_error_rate(predicted, expected),
+        "edit_distance": metrics.mean_edit_distance(predicted, expected),
+    }, frame
+
+
+def _batches(order: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _teacher_forced(
+    model: Any, tokenizer: Any, batch: list[Row], precision: str
+) -> tuple[list[float], int, int]:
+    """Sum of log p of each row's answer, and how many of all answer tokens the arg max hits."""
+    longest = max(map(len, batch))
+    ids, labels, mask = [], [], []
+    for row in batch:
+        pad = longest - len(row)
+        ids.append(row.prompt_ids + row.answer_ids + [tokenizer.pad_token_id] * pad)
+        labels.append([IGNORED] * len(row.prompt_ids) + row.answer_ids + [IGNORED] * pad)
+        mask.append([1] * len(row) + [0] * pad)
+    place = model.device
+    with autocast(precision):
+        logits = model(
+            input_ids=torch.tensor(ids, device=place),
+            attention_mask=torch.tensor(mask, device=place),
+            use_cache=False,
+        ).logits
+    total, hits, counts = answer_log_probabilities(logits, torch.tensor(labels, device=place))
+    return total.tolist(), int(hits.sum()), int(counts.sum())

@@ -1,0 +1,211 @@
+"""TRL's SFTTrainer with our loss, our evaluation and our checkpoints.
+
+Import it only after `choose_backend`: Unsloth patches transformers and TRL while it is imported.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTTrainer
+
+from src.models.losses import answer_loss
+from src.models.utils import memory_gib
+from src.training import checkpointing
+from src.training.stopping import BestSoFar
+from src.training.utils import Reporter
+
+
+class Diverged(ArithmeticError):
+    """The training loss is no number any more."""
+
+
+class Shuffled(Sampler[int]):
+    """Rows in an order that the seed and the epoch decide, whatever else drew random numbers."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        # A hash, not a sum: seed 1 in epoch 0 must not repeat seed 0 in epoch 1.
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        return iter(torch.randperm(self.rows, generator=generator).tolist())
+
+
+class SpellingTrainer(SFTTrainer):
+    """An SFTTrainer that reports to a Reporter and leaves when it is asked to."""
+
+    def __init__(
+        self,
+        *,
+        reporter: Reporter,
+        validate: Callable[[int], Mapping[str, float] | None],
+        best: BestSoFar,
+        best_metric: str,
+        label_smoothing: float,
+        checkpoints_dir: Path,
+        keep_last: int,
+        **arguments: Any,
+    ):
+        super().__init__(**arguments)
+        self.reporter, self.validate = reporter, validate
+        self.best, self.best_metric = best, best_metric
+        self.label_smoothing = label_smoothing
+        self.checkpoints_dir, self.keep_last = checkpoints_dir, keep_last
+        self.stopped = False
+        self.early_stop: str | None = None
+        # Our loss takes the token count of the whole step, so nobody may divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)
+        self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self._clock = time.perf_counter()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if num_items_in_batch is None:
+            raise RuntimeError("the trainer did not count the answer tokens of the step")
+        labels = inputs["labels"]
+        # A sum on the device: reading it here would make the GPU wait in every micro-batch.
+        self._tokens += inputs["attention_mask"].sum()
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+        )
+        loss = answer_loss(
+            outputs.logits,
+            labels,
+            label_smoothing=self.label_smoothing,
+            tokens=num_items_in_batch,
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.control.should_log = False
+        if "loss" not in logs:  # the summary of transformers after the last step
+            return
+        step, now = self.state.global_step, time.perf_counter()
+        seconds = max(now - self._clock, 1e-9)
+        values = {
+            "train/loss": logs["loss"],
+            "lr": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm", math.nan),
+            "tokens_per_second": self._tokens.item() / seconds,
+            **memory_gib(),
+        }
+        self._tokens.zero_()
+        self._clock = now
+        self.reporter.metrics(step, values)
+        print(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(
+                f"the training loss is {logs['loss']} at step {step}: the training diverged; lower "
+                "training.learning_rate or training.max_grad_norm"
+            )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the validation set, and decide what follows from it: a save, or the end."""
+        started = time.perf_counter()
+        step = self.state.global_step
+        self.control.should_evaluate = False
+        values = self.validate(step)
+        if values is None:
+            self.leave()
+        else:
+            if self.best.update(step, values[self.best_metric]):
+                self.control.should_save = True
+            if self.best.patience_is_over and step < self.state.max_steps:
+                self.early_stop = (
+                    f"early stopping: {self.best_metric} was not better than at step "
+                    f"{self.best.step} in {self.best.without_better} evaluations"
+                )
+                self.control.should_save = self.control.should_training_stop = True
+        self._clock += time.perf_counter() - started
+        return dict(values or {})
+
+    def leave(self) -> None:
+        """Save and end after this step, because a person asked for it."""
+        self.stopped = True
+        self.control.should_save = self.control.should_training_stop = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return Shuffled(len(self.train_dataset), self.args.seed)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints_dir / checkpointing.STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        started = time.perf_counter()
+        step = self.state.global_step
+        staging = checkpointing.stage(self.checkpoints_dir)
+        # Not TRL's: it writes a model card of its own into the folder first.
+        Trainer._save_checkpoint(self, model, trial)
+        path = checkpointing.commit(
+            staging / f"checkpoint-{step}",
+            checkpointing.step_dir(self.checkpoints_dir, step),
+            {"step": step, "best": self.best.state()},
+        )
+        staging.rmdir()
+        self.reporter.checkpoint(step, path, self.best.step == step)
+        for removed in checkpointing.retain(
+            self.checkpoints_dir, keep_last=self.keep_last, best_step=self.best.step
+        ):
+            self.reporter.checkpoint_removed(removed)
+        self._clock += time.perf_counter() - started
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        save_adapter(self.model, self.processing_class, Path(output_dir or self.args.output_dir))
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write the adapter in PEFT's format, and the tokenizer beside it."""
+    # The base's embeddings are never trained, so they never belong to the adapter.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    tokenizer.save_pretrained(str(folder))
+
+
+class Flow(TrainerCallback):
+    """Says after each step whether to evaluate, save or leave; the trainer logs, evaluates, saves
+    in this order.
+
+    Evaluate first: a checkpoint must hold what its evaluation decided.
+    """
+
+    def __init__(
+        self,
+        trainer: Callable[[], SpellingTrainer],
+        *,
+        eval_steps: int,
+        save_steps: int,
+        on_start: Callable[[], None],
+    ):
+        self.trainer, self.on_start = trainer, on_start
+        self.eval_steps, self.save_steps = eval_steps, save_steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        if self.trainer().reporter.stop_requested():
+            self.trainer().leave()
+            return
+        control.should_evaluate = last or step % self.eval_steps == 0
+        control.should_save = last or step % self.save_steps == 0

@@ -1,0 +1,169 @@
+"""Fills a store with runs as the trainer would leave them, for the panel's tests and pictures."""
+
+import math
+import random
+import time
+from typing import Any
+
+import pandas as pd
+from rapidfuzz.distance import OSA
+from sqlalchemy import update
+
+from src import paths
+from src.config import load_config
+from src.runs import store
+from src.runs.table import Run, Status
+
+MISSPELLED = [
+    ("recieve", "receive", "recieve"),
+    ("definately", "definitely", "definatly"),
+    ("accomodate", "accommodate", "accomadate"),
+    ("seperate", "separate", "seperate"),
+    ("occured", "occurred", "occured"),
+    ("neccessary", "necessary", "neccesary"),
+    ("rythm", "rhythm", "rythem"),
+    ("wierd", "weird", "wired"),
+    ("embarass", "embarrass", "embaress"),
+    ("millenium", "millennium", "milennium"),
+    ("perseverence", "perseverance", "perseverence"),
+    ("concious", "conscious", "consious"),
+]
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def fill_run(
+    preset: str = "tiny-spell",
+    *,
+    status: Status = Status.COMPLETED,
+    steps: int | None = None,
+    every: int = 10,
+    created_at: float | None = None,
+    words: list[tuple[str, str, str]] | None = None,
+    rows: int = 400,
+    reason: str | None = None,
+    seconds_per_step: float = 0.15,
+    curves: bool = True,
+    **overrides: Any,
+) -> str:
+    """One run with its curves, checkpoints, predictions and log; returns its id."""
+    config = load_config(
+        preset=preset, overrides={k.replace("__", "."): v for k, v in overrides.items()}
+    )
+    created_at = time.time() - 900 if created_at is None else created_at
+    last = config.training.max_steps if steps is None else steps
+    ended = status.ended
+    with store.writing() as session:
+        run_id = store.enqueue(session, config, now=created_at).id
+        if status is Status.QUEUED or status is Status.CANCELLED:
+            _update(session, run_id, status=status, reason=reason)
+            return run_id
+        _update(
+            session,
+            run_id,
+            status=status,
+            reason=reason,
+            token="t",
+            slot=0,
+            step=last or None,
+            best_step=last if last and curves else None,
+            phase=None if ended else "training" if last else "loading spelltune-tiny",
+            started_at=created_at + 1,
+            ended_at=created_at + 7 + last * seconds_per_step if ended else None,
+            heartbeat_at=time.time(),
+            used={"backend": "peft", "backend_reason": "no NVIDIA GPU here"},
+        )
+        if curves and last:
+            store.record_metrics(session, run_id, 1, _points(config, last, every, created_at))
+            store.record_checkpoint(
+                session, run_id, 1, last, _checkpoint(run_id, last), is_best=True
+            )
+    log = paths.log_file(run_id)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(f"step {s} of {config.training.max_steps}\n" for s in range(0, last, 50)))
+    if curves and last and ended:
+        fill_predictions(run_id, last, words or MISSPELLED, rows=rows)
+    return run_id
+
+
+def fill_predictions(
+    run_id: str,
+    step: int,
+    words: list[tuple[str, str, str]],
+    *,
+    rows: int = 400,
+    split: str = "validation",
+) -> None:
+    """`rows` scored questions, of which `words` (question, expected, predicted) are wrong."""
+    right = [(f"wrod{i}", f"word{i}", f"word{i}") for i in range(rows - len(words))]
+    frame = pd.DataFrame(words + right, columns=["question", "expected", "predicted"])
+    frame.insert(0, "word", frame["expected"])
+    frame["correct"] = frame["expected"] == frame["predicted"]
+    frame["edit_distance"] = [
+        OSA.distance(a, b) for a, b in zip(frame["expected"], frame["predicted"], strict=True)
+    ]
+    suffix = "" if split == "validation" else f"-{split}"
+    path = paths.predictions_dir(run_id) / f"step-{step}{suffix}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(path, index=False)
+    with store.writing() as session:
+        correct = int(frame["correct"].sum())
+        store.record_evaluation(
+            session, run_id, 1, step, split, path, rows=len(frame), correct=correct
+        )
+
+
+def add_points(run_id: str, first: int, last: int, *, every: int = 1) -> None:
+    """What a living run reports for the steps from `first` to `last`."""
+    with store.writing() as session:
+        run = store.find(session, run_id)
+        points = [p for p in _points(_Config(run), last, every, time.time()) if p[0] >= first]
+        store.record_metrics(session, run_id, run.attempt, points)
+        _update(session, run_id, step=last)
+
+
+class _Config:
+    def __init__(self, run: Run):
+        self.training = type("training", (), run.config["training"])
+        self.evaluation = type("evaluation", (), run.config["evaluation"])
+        self.scheduler = type("scheduler", (), run.config["scheduler"])
+
+
+def _update(session: store.Session, run_id: str, **columns: Any) -> None:
+    session.execute(update(Run).where(Run.id == run_id).values(**columns))
+
+
+def _points(
+    config: Any, last: int, every: int, created_at: float
+) -> list[tuple[int, str, float, float]]:
+    noise = random.Random(config.training.seed)
+    total, warmup = config.training.max_steps, config.scheduler.warmup_steps
+    points: list[tuple[int, str, float, float]] = []
+    for step in range(0, last + 1, every):
+        at, share = created_at + 7 + step * 0.15, step / total
+        rate = config.training.learning_rate * (
+            step / warmup if step < warmup else (1 + math.cos(math.pi * share)) / 2
+        )
+        loss = 0.05 + 3.2 * math.exp(-6 * share)
+        if step:
+            points += [
+                (step, "train/loss", loss * noise.uniform(0.85, 1.15), at),
+                (step, "lr", rate, at),
+                (step, "grad_norm", 0.4 + loss * noise.uniform(0.3, 0.6), at),
+                (step, "tokens_per_second", noise.gauss(9800, 250), at),
+                (step, "memory_gib", 1.21 + 0.02 * share, at),
+            ]
+        if step % config.evaluation.eval_steps == 0 or step == last:
+            exact = 0.96 * (1 - math.exp(-5 * share))
+            points += [
+                (step, "val/loss", loss * 1.06, at),
+                (step, "val/token_accuracy", 0.35 + 0.62 * (1 - math.exp(-6 * share)), at),
+                (step, "val/exact_match", exact, at),
+            ]
+    return points
+
+
+def _checkpoint(run_id: str, step: int) -> Any:
+    folder = paths.checkpoints_dir(run_id) / f"step-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"\0" * 4096)
+    return folder

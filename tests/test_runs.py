@@ -1,0 +1,243 @@
+"""Runs as a user starts them: the command line, detached processes, the real tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from sqlmodel import col, update
+from src.training.train import run_experiments
+
+from src import paths
+from src.config import load_config
+from src.paths import ROOT
+from src.runs import launcher, store
+from src.runs.table import Run, Status
+
+FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
+MANY = FEW | {"training.max_steps": 100_000, "evaluation.eval_steps": 100_000}
+
+
+@pytest.fixture(autouse=True)
+def data(home: Path) -> Path:
+    """A small data file; at the end no process that works for this home is left."""
+    file = home / "words.jsonl"
+    words = [f"w{a}{b}t" for a in "abcdefgh" for b in "aeiou"]
+    rows = [{"question": f"Spell the word '{w}'.", "answer": " ".join(w)} for w in words]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    yield file
+    for process in of_home(home):
+        process.kill()
+
+
+def of_home(home: Path) -> list[psutil.Process]:
+    """Processes that carry this home in their environment, this one aside."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("SPELLTUNE_HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    answer = subprocess.run(
+        [sys.executable, "-m", "src.cli", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert not check or answer.returncode == 0, answer.stderr
+    return answer
+
+
+def launch(data: Path, **settings: Any) -> str:
+    return launcher.launch(load_config(overrides={"data.path": str(data)} | settings))
+
+
+def sets(data: Path, settings: dict[str, Any]) -> list[str]:
+    return [f"--set={name}={value}" for name, value in ({"data.path": data} | settings).items()]
+
+
+def row(run_id: str) -> Run:
+    with store.reading() as session:
+        return store.find(session, run_id)
+
+
+def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 90) -> Run:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if until(run := row(run_id)):
+            return run
+        time.sleep(0.1)
+    log = paths.log_file(run_id)
+    raise AssertionError(f"{run}\n{log.read_text() if log.exists() else 'no log'}")
+
+
+def ended(run: Run) -> bool:
+    return Status(run.status).ended
+
+
+def training(run: Run) -> bool:
+    return run.status == Status.RUNNING and (run.step or 0) > 0
+
+
+def test_a_run_from_the_command_line_leaves_all_that_was_promised(home: Path, data: Path) -> None:
+    answer = command("launch", "--wait", "--json", "--set=name=first", *sets(data, FEW))
+    run = json.loads(answer.stdout)  # one document and nothing else
+    assert (run["status"], run["step"], run["attempt"]) == ("COMPLETED", 4, 1), run["reason"]
+    for name in ("train/loss", "val/loss", "val/exact_match", "val/token_accuracy", "lr",
+                 "grad_norm", "tokens_per_second", "test/exact_match"):  # fmt: skip
+        assert isinstance(run["metrics"][name], float), name
+    assert run["best"]["metric"] == "val/exact_match" and run["checkpoints"]
+    assert run["pids"]["supervisor"] != run["pids"]["trainer"]
+    adapter = Path(run["paths"]["final_adapter"])
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 16
+    assert (adapter / "adapter_model.safetensors").stat().st_size < 2**21
+    results = yaml.safe_load(Path(run["paths"]["output_dir"], "eval_results.yaml").read_text())
+    assert results["metrics"]["test/exact_match"] == run["metrics"]["test/exact_match"]
+    summary = yaml.safe_load(paths.summary_file().read_text())
+    assert [e["run"] for e in summary["experiments"]] == [run["id"]]
+    assert paths.final_metrics(run["id"]).exists()
+    assert home in adapter.parents
+    offline = list(Path(run["paths"]["output_dir"], "wandb").glob("offline-run-*/*.wandb"))
+    assert len(offline) == 1
+
+    points = json.loads(command("metrics", "first", "--json").stdout)
+    lines = [json.loads(x) for x in Path(run["paths"]["metrics_log"]).read_text().splitlines()]
+    assert {(p["step"], p["name"]) for p in points} == {(p["step"], p["name"]) for p in lines}
+    assert {p["step"] for p in points if p["name"] == "val/exact_match"} == {0, 2, 4}
+    every = json.loads(command("errors", "first", "--all", "--json").stdout)
+    wrong = json.loads(command("errors", "first", "--json").stdout)
+    assert every and [w for w in every if not w["correct"]] == wrong
+    assert set(every[0]) == {"question", "expected", "predicted", "correct", "edit_distance"}
+    assert json.loads(command("runs", "--json").stdout)[0]["id"] == run["id"]
+    assert json.loads(command("show", "first", "--json").stdout)["status"] == "COMPLETED"
+
+    fresh = home / "unseen.csv"
+    fresh.write_text("question,answer\nSpell the word 'zeta'.,z e t a\n")
+    scored = json.loads(command("evaluate", "first", "--data", str(fresh), "--json").stdout)
+    assert scored["rows"] == 1 and 0 <= scored["metrics"]["exact_match"] <= 1
+
+    refused = command("delete", "first", "--json", check=False)  # nobody there to answer
+    assert refused.returncode != 0 and row(run["id"])
+    command("delete", "first", "--yes", "--json")
+    left = [f for f in home.rglob("*") if run["id"] in str(f)]
+    assert not left
+    assert yaml.safe_load(paths.summary_file().read_text()) == {"experiments": []}
+
+
+def test_one_slot_serves_the_queue_in_order_and_a_killed_trainer_frees_it(data: Path) -> None:
+    first, second = launch(data, **MANY), launch(data, **FEW)
+    run = wait(first, training)
+    assert row(second).status == Status.QUEUED
+    assert run.trainer_pid and run.supervisor_pid
+    os.kill(run.trainer_pid, signal.SIGKILL)
+    failed = wait(first, ended, seconds=5)
+    assert failed.status == Status.FAILED and "signal 9" in (failed.reason or "")
+    assert not psutil.pid_exists(run.trainer_pid)
+    assert wait(second, ended).status == Status.COMPLETED
+
+
+def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, data: Path) -> None:
+    shell = subprocess.Popen(
+        [sys.executable, "-m", "src.cli", "launch", "--wait", *sets(data, MANY)],
+        cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    run_id = ""
+    while not run_id:
+        with store.reading() as session:
+            run_id = next((r.id for r in store.runs(session)), "")
+        time.sleep(0.1)
+    wait(run_id, training)
+    os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+    step = row(run_id).step or 0
+    wait(run_id, lambda run: (run.step or 0) > step)
+    answer = json.loads(command("stop", run_id, "--json").stdout)
+    assert answer["id"] == run_id
+    run = wait(run_id, ended, seconds=30)
+    assert run.status == Status.STOPPED and run.step and run.step < run.max_steps
+    with store.reading() as session:
+        assert [c.step for c in store.checkpoints(session, run_id)][-1] == run.step
+    assert (paths.output_dir(run_id) / "final" / "adapter_config.json").exists()
+    deadline = time.monotonic() + 10
+    while of_home(home) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not of_home(home)
+
+
+def test_who_lost_the_run_writes_no_more(data: Path) -> None:
+    run_id = launch(data, **MANY)
+    run = wait(run_id, training)
+    with store.writing() as session:
+        session.execute(update(Run).where(col(Run.id) == run_id).values(token="another", attempt=2))
+        before = len(store.metrics(session, run_id))
+    pids = (run.trainer_pid, run.supervisor_pid)
+    end = time.monotonic() + 20
+    while any(pid and psutil.pid_exists(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(pid and psutil.pid_exists(pid) for pid in pids)
+    after = row(run_id)
+    assert (after.status, after.token, after.reason) == (Status.RUNNING, "another", None)
+    with store.reading() as session:
+        assert len(store.metrics(session, run_id)) == before
+
+
+def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) -> None:
+    empty = home / "empty.jsonl"
+    bare = home / "bare.csv"
+    bare.write_text("question,reply\na,b\n")
+    configs = []
+    for name, file in (("missing", empty), ("column", bare), ("good", data)):
+        config = home / f"{name}.yaml"
+        own = yaml.safe_load((paths.CONFIGS / "presets" / "tiny-spell.yaml").read_text())
+        own["data"]["path"] = str(file)
+        own["training"]["max_steps"] = 2
+        own["tracking"] = {"mode": "off"}
+        config.write_text(yaml.safe_dump(own))
+        configs.append(config)
+    missing, column, good = run_experiments(configs)
+    assert missing[0] is None and "no file" in missing[1]["reason"].lower()
+    assert column[0] is None and "answer" in column[1]["reason"]
+    assert good[0] is not None and Path(good[0], "final").is_dir()
+    assert good[1]["metrics"]["test/exact_match"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["launch", "--set", "lora.rank=4"], "lora.rank: no such setting"),
+        (["launch", "--set", "lora.r=0"], "lora.r: input should be greater than or equal to 1"),
+        (["launch", "--preset", "tiny-spel"], "did you mean 'tiny-spell'"),
+        (["launch", "nowhere.yaml"], "no file nowhere.yaml"),
+        (["launch", "--set", "model.load_in_4bit=true"], "needs an NVIDIA GPU"),
+        (["launch", "--set", "data.path=nowhere.csv"], "nowhere.csv"),
+        (["launch", "--set", "engine=packed"], "packed"),
+        (["show", "nobody"], "no run 'nobody'"),
+    ],
+)
+def test_a_bad_call_is_refused_with_a_sentence_and_queues_nothing(
+    arguments: list[str], words: str
+) -> None:
+    if "4bit" in arguments[-1] and launcher.gpus():
+        pytest.skip("this machine has a GPU")
+    answer = command(*arguments, check=False)
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert words in " ".join(answer.stderr.split()) and "Traceback" not in answer.stderr
+    with store.reading() as session:
+        assert not store.runs(session)
+
+
+def test_doctor_says_what_would_run() -> None:
+    document = json.loads(command("doctor", "--json").stdout)
+    assert document["versions"]["trl"] == "1.14.2"
+    assert document["slots"] >= 1 and document["disk_free_gib"] > 0
+    assert command("doctor").stdout
