@@ -1,0 +1,474 @@
+"""The TRL engine: data, base model, adapter, training, final scores; from top to bottom.
+
+transformers, trl and peft are imported inside the functions: Unsloth, where it is taken, has to be
+imported before them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.config import RunConfig
+from src.paths import ROOT, base_model
+from src.training import checkpointing
+from src.training.data_loaders import load_splits
+from src.training.stopping import BestSoFar
+from src.training.utils import Reporter, TrainingResult
+
+# Names of the validation metrics; early_stopping.metric is one of them.
+VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
+
+
+class TrainingError(ValueError):
+    """Settings that this engine cannot train, or that a library changed underneath."""
+
+
+class ExperimentFailed(RuntimeError):
+    """A run that did not complete. Its text is the run's reason; `output_dir` may be None."""
+
+    def __init__(self, status: str, reason: str, output_dir: Path | None = None):
+        super().__init__(f"{status}: {reason}")
+        self.status, self.reason, self.output_dir = status, reason, output_dir
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training is built with, each part the arguments of one call."""
+
+    backend: str
+    data: dict[str, Any]  # load_splits
+    template: str
+    vocabulary: dict[str, Any]  # load_vocabulary
+    base: dict[str, Any]  # load_base
+    lora: dict[str, Any]  # add_lora
+    arguments: dict[str, Any]  # SFTConfig
+    optimizer: tuple[str, dict[str, Any]]  # class in torch.optim, its arguments
+    label_smoothing: float
+    evaluation: dict[str, Any]  # score
+    max_rows: int | None
+    flow: dict[str, Any]  # Flow
+    keep_last: int
+    best_metric: str
+    best: dict[str, Any]  # BestSoFar
+
+
+def plan(config: RunConfig, *, precision: str) -> Plan:
+    """What `config` means to the libraries, with its precision resolved to bf16, fp16 or fp32."""
+    if config.engine == "packed":
+        raise TrainingError("engine packed is not built yet; set engine to auto or trl")
+    if config.early_stopping.metric not in VALIDATION:
+        raise TrainingError(
+            f"early_stopping.metric {config.early_stopping.metric!r} is not recorded at "
+            f"evaluations; take one of {', '.join(VALIDATION)}"
+        )
+    training, optimizer = config.training, config.optimizer
+    shared = {
+        "max_length": config.model.max_length,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "seed": training.seed,
+    }
+    return Plan(
+        backend=config.backend,
+        data={
+            "task": config.data.task,
+            "path": config.data.path,
+            "hub_id": config.data.hub_id,
+            "revision": config.data.revision,
+        },
+        template=config.data.template,
+        vocabulary={"name": base_model(config.model.name), "revision": config.model.revision},
+        base={"load_in_4bit": config.model.load_in_4bit, "precision": precision, **shared},
+        lora={
+            "r": config.lora.r,
+            "alpha": config.lora.alpha,
+            "dropout": config.lora.dropout,
+            "target_modules": config.lora.target_modules,
+            "bias": config.lora.bias,
+            **shared,
+        },
+        arguments={
+            "max_steps": training.max_steps,
+            "per_device_train_batch_size": training.per_device_train_batch_size,
+            "gradient_accumulation_steps": training.gradient_accumulation_steps,
+            "learning_rate": training.learning_rate,
+            "max_grad_norm": training.max_grad_norm,
+            "optim": optimizer.name,
+            "weight_decay": optimizer.weight_decay,
+            "adam_beta1": optimizer.beta1,
+            "adam_beta2": optimizer.beta2,
+            "adam_epsilon": optimizer.epsilon,
+            "lr_scheduler_type": config.scheduler.name,
+            "warmup_steps": config.scheduler.warmup_steps,
+            "bf16": precision == "bf16",
+            "fp16": precision == "fp16",
+            "gradient_checkpointing": training.gradient_checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+            "seed": training.seed,
+            "data_seed": training.seed,
+            "logging_strategy": "steps",
+            "logging_steps": training.logging_steps,
+            "logging_first_step": True,
+            # The filter reads the loss back from the GPU in every micro-batch, and hides a nan.
+            "logging_nan_inf_filter": False,
+            # Evaluation and saving are Flow's.
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            # The rows come tokenised, checked and labelled; nothing is cut, packed or flattened.
+            "max_length": None,
+            "packing": False,
+            "padding_free": False,
+            "shuffle_dataset": False,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "remove_unused_columns": False,
+            "dataloader_num_workers": 0,
+            "dataloader_drop_last": False,
+            # The loss is src.models.losses.answer_loss, which smooths by itself.
+            "loss_type": "nll",
+            "label_smoothing_factor": 0.0,
+            "neftune_noise_alpha": None,
+            "use_liger_kernel": False,
+            "activation_offloading": False,
+            "torch_compile": False,
+            "auto_find_batch_size": False,
+            "average_tokens_across_devices": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "push_to_hub": False,
+        },
+        optimizer=(
+            "SGD" if optimizer.name == "sgd" else "AdamW",
+            {"lr": training.learning_rate}
+            | (
+                {"momentum": optimizer.momentum}
+                if optimizer.name == "sgd"
+                else {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.epsilon}
+            ),
+        ),
+        label_smoothing=training.label_smoothing,
+        evaluation={
+            "batch_size": config.evaluation.batch_size,
+            "max_new_tokens": config.evaluation.max_new_tokens,
+            "precision": precision,
+        },
+        max_rows=config.evaluation.max_rows,
+        flow={
+            "eval_steps": config.evaluation.eval_steps,
+            "save_steps": config.checkpointing.save_steps,
+        },
+        keep_last=config.checkpointing.keep_last,
+        best_metric=config.early_stopping.metric,
+        best={
+            "mode": config.early_stopping.mode,
+            "min_delta": config.early_stopping.min_delta,
+            "patience": config.early_stopping.patience,
+        },
+    )
+
+
+def train(
+    config: RunConfig, reporter: Reporter, *, output_dir: Path, checkpoints_dir: Path
+) -> TrainingResult:
+    """Train one adapter and keep its best evaluation in output_dir/final.
+
+    Asked to stop, it ends after the step it is in, with a checkpoint and with the best adapter so
+    far in final/ (the newest one, before the first evaluation), and leaves the test set alone.
+    `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
+    runs at once.
+    """
+    import torch
+
+    from src.models import spelling_model as spelling
+    from src.models import utils as machine
+    from src.training import scoring
+
+    if threads := os.environ.get("SPELLTUNE_THREADS"):
+        torch.set_num_threads(int(threads))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    precision = machine.resolve_precision(config.training.precision)
+    asked = plan(config, precision=precision)
+    reporter.phase("loading libraries")
+    backend, note = spelling.choose_backend(asked.backend, precision=precision)
+
+    reporter.phase(f"reading {config.data.task}")
+    splits = load_splits(**asked.data)
+    validation = splits.validation
+    if asked.max_rows is not None and len(validation) > asked.max_rows:
+        # The same rows in every run, whatever its seed: runs are compared on them.
+        validation = validation.sample(asked.max_rows, random_state=0).sort_index()
+    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    tokenizer, context = vocabulary.tokenizer, vocabulary.context_tokens
+    rows = {}
+    for split, frame in (
+        ("train", splits.train),
+        ("validation", validation),
+        ("test", splits.test),
+    ):
+        rows[split] = scoring.encode(tokenizer, frame, asked.template)
+        scoring.check_lengths(
+            rows[split], split, max_length=config.model.max_length, context=context
+        )
+
+    reporter.phase(f"loading {config.model.name}")
+    model, backend, note = _load(asked, vocabulary, backend, note)
+    model, targets = spelling.add_lora(model, backend=backend, **asked.lora)
+    reporter.used(
+        {
+            "backend": backend,
+            "backend_note": note,
+            "engine": "trl",
+            "precision": precision,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+            "target_modules": targets,
+            "rows": {split: len(encoded) for split, encoded in rows.items()},
+            "rows_dropped_as_duplicates": splits.duplicates,
+            "words_in_two_splits": splits.leaks,
+            "longest_row_tokens": max(len(row) for encoded in rows.values() for row in encoded),
+            "data_fingerprint": splits.fingerprint,
+            **machine.parameter_counts(model),
+            "versions": machine.versions(),
+        }
+    )
+
+    def scored(split: str, step: int) -> dict[str, float] | None:
+        """Metrics by name of the adapter as it is, reported; None when a stop came in between."""
+        prefix = "val" if split == "validation" else split
+        with machine.random_state_kept():
+            found = scoring.score(
+                model,
+                tokenizer,
+                rows[split],
+                context=context,
+                progress=lambda done: reporter.phase(f"{split} {done:,} of {len(rows[split]):,}"),
+                stop=reporter.stop_requested,
+                **asked.evaluation,
+            )
+        if found is None:
+            return None
+        values = {f"{prefix}/{name}": value for name, value in found[0].items()}
+        reporter.metrics(step, values)
+        reporter.evaluation(step, split, found[1])
+        reporter.phase("training")
+        print(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        return values
+
+    trainer = _trainer(
+        asked, model, tokenizer, rows["train"], reporter, scored, checkpoints_dir, backend
+    )
+    reporter.metrics(0, machine.memory_gib())
+    before = scored("validation", 0)
+    if before is not None:
+        trainer.train()
+    step = trainer.state.global_step
+    stopped = before is None or trainer.stopped
+
+    best_step = step if trainer.best.step is None else trainer.best.step
+    if best_step != step:
+        reporter.phase(f"restoring the adapter of step {best_step}")
+        _restore(model, checkpointing.step_dir(checkpoints_dir, best_step))
+    _save_final(model, tokenizer, output_dir)
+
+    validation_values, test_values = trainer.best_values, None
+    if not stopped:
+        if best_step != step or not validation_values:
+            # Again, so that the numbers are those of the adapter that was saved.
+            validation_values = scored("validation", best_step)
+        if validation_values is not None:
+            test_values = scored("test", best_step)
+        stopped = test_values is None
+    reporter.phase("")
+    return TrainingResult(
+        stopped=stopped,
+        reason=f"stopped at step {step}" if stopped else trainer.early_stop,
+        step=step,
+        best_step=best_step,
+        metrics={**(validation_values or trainer.best_values), **(test_values or {})},
+    )
+
+
+def _load(
+    asked: Plan, vocabulary: Any, backend: str, note: str | None
+) -> tuple[Any, str, str | None]:
+    """The base model, the backend that loaded it, and why not Unsloth."""
+    from src.models.spelling_model import ModelError, load_base
+
+    arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
+    try:
+        return load_base(backend=backend, **arguments), backend, note
+    except ModelError as error:
+        if backend != "unsloth" or asked.backend == "unsloth":
+            raise
+        return load_base(backend="peft", **arguments), "peft", f"{error}, so PEFT trains."
+
+
+def _trainer(
+    asked: Plan,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Any],
+    reporter: Reporter,
+    scored: Callable[[str, int], Mapping[str, float] | None],
+    checkpoints_dir: Path,
+    backend: str,
+) -> Any:
+    """The SFTTrainer of a plan. When it begins to train it says what it really uses."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from src.models.losses import IGNORED
+    from src.models.spelling_model import adapter_to_fp32
+    from src.training.sft import Flow, SpellingTrainer
+
+    on_gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(checkpoints_dir / checkpointing.STAGING),
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        **asked.arguments,
+    )
+    if on_gpu:
+        # One run has one GPU; several visible ones would make the trainer split each batch.
+        torch.cuda.set_device(arguments.device)
+        arguments._n_gpu = 1
+    name, options = asked.optimizer
+    flow = Flow(
+        lambda: trainer,
+        on_start=lambda: reporter.used(really_used(asked, trainer, backend)),
+        **asked.flow,
+    )
+    trainer = SpellingTrainer(
+        reporter=reporter,
+        validate=lambda step: scored("validation", step),
+        best=BestSoFar(**asked.best),
+        best_metric=asked.best_metric,
+        label_smoothing=asked.label_smoothing,
+        checkpoints_dir=checkpoints_dir,
+        keep_last=asked.keep_last,
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(
+            {
+                "input_ids": [row.prompt_ids + row.answer_ids for row in rows],
+                "labels": [[IGNORED] * len(row.prompt_ids) + row.answer_ids for row in rows],
+            }
+        ),
+        processing_class=tokenizer,
+        callbacks=[flow],
+        optimizer_cls_and_kwargs=(getattr(torch.optim, name), options),
+    )
+    # TRL turns the adapter of a 4-bit base to bf16.
+    adapter_to_fp32(model)
+    return trainer
+
+
+def really_used(asked: Plan, trainer: Any, backend: str) -> dict[str, Any]:
+    """What the trainer holds as training begins, by the names of the libraries.
+
+    TrainingError where a library changed what was asked for: Unsloth rewrites TRL's classes.
+    """
+    adapter = trainer.model.peft_config[trainer.model.active_adapter]
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    name, options = asked.optimizer
+    groups = [group for group in optimizer.param_groups if group["params"]]
+    found = {key: _plain(getattr(trainer.args, key)) for key in asked.arguments}
+    wanted = {key: _plain(value) for key, value in asked.arguments.items()}
+    found |= {
+        "lora_r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        "lora_dropout": adapter.lora_dropout,
+        "lora_bias": adapter.bias,
+        "adapter_dtype": sorted(
+            {str(p.dtype) for p in trainer.model.parameters() if p.requires_grad}
+        ),
+        "optimizer_class": type(optimizer).__name__,
+        "optimizer_parameters": sum(p.numel() for group in groups for p in group["params"]),
+        # The scheduler has already lowered `lr` for warm-up; the peak is the initial one.
+        **{f"optimizer_{key}": groups[0]["initial_lr" if key == "lr" else key] for key in options},
+        "optimizer_weight_decay": max(group["weight_decay"] for group in groups),
+    }
+    wanted |= {
+        "lora_r": asked.lora["r"],
+        "lora_alpha": asked.lora["alpha"],
+        "lora_dropout": asked.lora["dropout"],
+        "lora_bias": asked.lora["bias"],
+        "adapter_dtype": ["torch.float32"],
+        "optimizer_class": name,
+        "optimizer_parameters": sum(
+            p.numel() for p in trainer.model.parameters() if p.requires_grad
+        ),
+        **{f"optimizer_{key}": value for key, value in options.items()},
+        "optimizer_weight_decay": asked.arguments["weight_decay"],
+    }
+    changed = {key: (value, found[key]) for key, value in wanted.items() if found[key] != value}
+    if changed:
+        raise TrainingError(
+            f"{backend} changed what was asked for: "
+            + "; ".join(f"{key} {value!r} became {got!r}" for key, (value, got) in changed.items())
+        )
+    return {"trainer": found}
+
+
+def _plain(value: Any) -> Any:
+    """A value of transformers' arguments as it was given: enumerations by value, no reporters as
+    `none`."""
+    return "none" if value == [] else getattr(value, "value", value)
+
+
+def _restore(model: Any, checkpoint: Path) -> None:
+    """Load the adapter of a checkpoint into the model."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(str(checkpoint / "adapter_model.safetensors"))
+    outcome: Any = set_peft_model_state_dict(model, weights)
+    if strange := outcome.unexpected_keys:
+        raise TrainingError(f"{checkpoint} holds another adapter, with {strange[0]}")
+
+
+def _save_final(model: Any, tokenizer: Any, output_dir: Path) -> None:
+    from src.training.sft import save_adapter
+
+    staging = checkpointing.stage(output_dir)
+    save_adapter(model, tokenizer, staging / "final")
+    checkpointing.replace_folder(staging / "final", output_dir / "final")
+    staging.rmdir()
+
+
+def run_experiment(config_path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Train the YAML file at `config_path` as a run of the run table, and wait for it.
+
+    Returns its output folder and what its eval_results.yaml holds; raises ExperimentFailed when it
+    did not complete.
+    """
+    path = str(Path(config_path).resolve())
+    command = [sys.executable, "-m", "src.cli", "launch", path, "--wait", "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        run = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        raise ExperimentFailed("FAILED", f"{config_path} was not launched; see above") from None
+    output_dir = Path(run["paths"]["output_dir"])
+    if run["status"] != "COMPLETED":
+        raise ExperimentFailed(run["status"], run.get("reason") or "no reason given", output_dir)
+    return output_dir, yaml.safe_load((output_dir / "eval_results.yaml").read_text())
+
+
+def run_experiments(
+    config_paths: Sequence[str | Path],
+) -> list[tuple[Path | None, dict[str, Any]]]:
+    """`run_experiment` of each file in turn; one that fails gives its status and reason instead."""
+    results: list[tuple[Path | None, dict[str, Any]]] = []
+    for config_path in config_paths:
+        try:
+            results.append(run_experiment(config_path))
+        except ExperimentFailed as error:
+            results.append((error.output_dir, {"status": error.status, "reason": error.reason}))
+    return results

@@ -1,0 +1,133 @@
+"""Random-weight models, data and a reporter for tests of training."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+WORDS = [
+    word
+    for line in (
+        "apple banana cherry dragon engine forest garden hammer island jungle kitten lemon mirror",
+        "number orange pencil quiver rabbit silver tunnel umbrella velvet window yellow zebra",
+    )
+    for word in line.split()
+]
+
+
+def tokenizer() -> Any:
+    """A byte-level BPE of 300 tokens with <|end|> as EOS and <|pad|> as PAD."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [f"<human>: {word}\n<assistant>: {' '.join(word)}" for word in WORDS],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<|end|>", "<|pad|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", model_max_length=128
+    )
+
+
+def save_model(folder: Path, shape: str, *, width: int = 64, seed: int = 0) -> Path:
+    """A base model with random weights: `gpt2` or `llama`, 2 layers, context of 128 tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    words = tokenizer()
+    common = {
+        "vocab_size": 320,
+        "bos_token_id": words.eos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+    torch.manual_seed(seed)
+    model: Any
+    if shape == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(n_layer=2, n_embd=width, n_head=4, n_positions=128, **common)
+        )
+    else:
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                num_hidden_layers=2,
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=128,
+                **common,
+            )
+        )
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def frame(words: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"question": words, "answer": [" ".join(word) for word in words], "word": words}
+    )
+
+
+def data(folder: Path, train: int = 15, validation: int = 5, test: int = 5) -> Path:
+    """A folder with train, validation and test.jsonl of words to spell letter by letter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "train": WORDS[:train],
+        "validation": WORDS[train : train + validation],
+        "test": WORDS[train + validation : train + validation + test],
+    }
+    for split, words in parts.items():
+        lines = [json.dumps({"question": w, "answer": " ".join(w)}) for w in words]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+class Recorder:
+    """A Reporter that keeps what it is told, and asks to stop once `stop_at` was logged."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.points: list[tuple[int, str, float]] = []
+        self.evaluations: list[tuple[int, str, pd.DataFrame]] = []
+        self.checkpoints: list[tuple[int, Path, bool]] = []
+        self.removed: list[int] = []
+        self.values: dict[str, Any] = {}
+        self.phases: list[str] = []
+        self.stop_at = stop_at
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.points += [(step, name, float(value)) for name, value in values.items()]
+
+    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
+        self.evaluations.append((step, split, predictions))
+
+    def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
+        self.checkpoints.append((step, path, is_best))
+
+    def checkpoint_removed(self, step: int) -> None:
+        self.removed.append(step)
+
+    def used(self, values: Mapping[str, Any]) -> None:
+        self.values.update(values)
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def stop_requested(self) -> bool:
+        return self.stop_at is not None and any(
+            step >= self.stop_at and name == "train/loss" for step, name, _ in self.points
+        )
+
+    def curve(self, name: str) -> dict[int, float]:
+        return {step: value for step, at, value in self.points if at == name}
