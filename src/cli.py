@@ -13,6 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -22,7 +23,6 @@ from rich.table import Table
 from src import paths
 from src.config import (
     ConfigError,
-    RunConfig,
     load_config,
     parse_override,
     presets,
@@ -92,7 +92,8 @@ def launch(
     loaded = load_config(
         config, preset=preset, overrides=dict(parse_override(text) for text in changes)
     )
-    check(loaded)
+    for note in data_notes(launcher.check(loaded)):
+        err.print(f"note: {note}", highlight=False)
     run_id = launcher.launch(loaded)
     if wait:
         follow(run_id)
@@ -112,23 +113,13 @@ def launch(
         raise typer.Exit(DID_NOT_COMPLETE)
 
 
-def check(config: RunConfig) -> None:
-    """Refuse before launch what can be known by then: the data, the length of its rows, and a GPU
-    for 4-bit."""
-    from src.training.data_loaders import check_source
-
-    problems = {}
-    if config.model.load_in_4bit and not launcher.gpus():
-        problems["model.load_in_4bit"] = (
-            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
-        )
-    if config.engine == "packed":
-        problems["engine"] = "the packed engine is not there yet; use auto or trl"
-    if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
-        problems["backend"] = "unsloth is not installed here; use auto or peft"
-    if problems:
-        raise ConfigError(problems)
-    check_source(config.data)
+def data_notes(seen: dict[str, Any]) -> list[str]:
+    """What a person should know of the data before the launch, though it does not forbid it."""
+    notes = [f"{n:,} words stand in both {pair.replace('/', ' and ')}: scores on them say little"
+             for pair, n in seen["leaks"].items()]  # fmt: skip
+    if seen["duplicates"]:
+        notes.append(f"{seen['duplicates']:,} duplicate rows were dropped")
+    return notes
 
 
 def follow(run_id: str) -> None:
@@ -288,16 +279,54 @@ def errors(
         raise store.UnknownRun(
             f"{row.id} has no evaluation on the {split} split yet; its status is {row.status}"
         )
-    frame = store.predictions(evaluation, wrong_only=not all_words)
-    frame = frame[["question", "expected", "predicted", "correct", "edit_distance"]]
+    frame = store.predictions(evaluation, wrong_only=not all_words)[SHOWN]
     if as_json:
         return print_json(frame.to_dict("records"))
-    table = Table("question", "expected", "predicted", "distance", box=None, header_style="bold")
-    for question, expected, predicted, _, distance in frame.itertuples(index=False):
-        table.add_row(escape(question), escape(expected), escape(predicted), str(distance))
-    out.print(table)
+    print_words(frame)
     wrong = evaluation.rows - evaluation.correct
     out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}")
+
+
+SHOWN = ["question", "expected", "predicted", "correct", "edit_distance"]
+
+
+def print_words(frame: pd.DataFrame) -> None:
+    table = Table("question", "expected", "predicted", "edits", box=None, header_style="bold")
+    for question, expected, predicted, _, edits in frame[SHOWN].itertuples(index=False, name=None):
+        table.add_row(escape(question), escape(expected), escape(predicted), str(edits))
+    out.print(table)
+
+
+@app.command()
+@told
+def evaluate(
+    run: RunArgument,
+    data: Annotated[Path, typer.Option(help="File with the columns question and answer.")],
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's kept adapter on any file of questions and answers."""
+    row = find(run)
+    adapter = paths.output_dir(row.id) / "final"
+    if not (adapter / "adapter_config.json").exists():
+        raise store.UnknownRun(f"{row.id} has no adapter yet; its status is {row.status}")
+
+    from src.training.evaluate import evaluate as score
+
+    with err.status("loading the model") as status:
+        values, frame = score(
+            parse_config(row.config),
+            adapter,
+            data,
+            progress=lambda done: status.update(f"{done:,} words scored"),
+        )
+    wrong = frame[~frame["correct"]][SHOWN]
+    if as_json:
+        document = {"id": row.id, "adapter": str(adapter), "data": str(data), "rows": len(frame)}
+        return print_json(document | {"metrics": values, "errors": wrong.to_dict("records")})
+    for name, value in values.items():
+        out.print(f"{name} {number(value)}", highlight=False)
+    print_words(wrong)
+    out.print(f"{len(wrong):,} of {len(frame):,} wrong")
 
 
 @app.command()
@@ -361,7 +390,19 @@ def preview(
     loaded = load_config(
         config, preset=preset, overrides=dict(parse_override(text) for text in changes)
     )
-    raise NotImplementedError(loaded)
+    seen = launcher.check(loaded)
+    if as_json:
+        return print_json(seen)
+    out.print(", ".join(f"{n:,} {split} rows" for split, n in seen["rows"].items()))
+    tokens = seen["tokens"]
+    out.print(
+        f"{tokens['min']} to {tokens['max']} tokens a row, median {tokens['median']:g} "
+        f"(model.max_length {seen['max_length']:,})"
+    )
+    for note in data_notes(seen):
+        out.print(f"note: {note}")
+    for example in seen["examples"]:
+        out.print(escape(" | ".join(example["pieces"])).replace("\n", "⏎"), highlight=False)
 
 
 @app.command()
@@ -395,7 +436,17 @@ def doctor(as_json: AsJson = False) -> None:
     out.print(table)
 
 
-PACKAGES = "torch transformers trl peft unsloth bitsandbytes datasets streamlit wandb".split()
+PACKAGES = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "unsloth",
+    "bitsandbytes",
+    "datasets",
+    "streamlit",
+    "wandb",
+]
 
 
 def diagnosis() -> dict[str, Any]:

@@ -4,18 +4,22 @@ A slot is a lock file, one per GPU and one on a machine without: whoever holds i
 queued run without a slot is only a row.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from src import paths
-from src.config import RunConfig, with_absolute_paths
+from src.config import ConfigError, RunConfig, with_absolute_paths
+from src.paths import base_model
 from src.runs import store
 from src.runs.processes import child_environment, holder
 from src.runs.table import ACTIVE, Run, Status
+from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 from src.training.utils import forget_results
 
 # A run that was given a slot and whose supervisor has not claimed it by then is given one again.
@@ -47,6 +51,46 @@ def slot_count() -> int:
 
 def slot_lock(slot: int) -> Path:
     return paths.locks_dir() / f"slot-{slot}.lock"
+
+
+def check(config: RunConfig) -> dict[str, Any]:
+    """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
+    be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
+    problems = {}
+    if config.model.load_in_4bit and not gpus():
+        problems["model.load_in_4bit"] = (
+            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
+        )
+    if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        problems["backend"] = "unsloth is not installed here; use auto or peft"
+    if config.engine == "packed":
+        problems["engine"] = "the packed engine is not built yet; use auto or trl"
+    model = base_model(config.model.name)
+    seen: dict[str, Any] = {}
+    tokenizer = source = None
+    try:
+        tokenizer = tokenizer_file(model, config.model.revision)
+    except DataError as error:
+        problems["model.name"] = str(error)
+    data = config.data
+    field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
+    try:
+        source = load_splits(
+            task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
+        )
+    except DataError as error:
+        problems[field] = str(error)
+    if source and tokenizer:
+        length = config.model.max_length
+        seen = preview(source, tokenizer=tokenizer, template=data.template, max_length=length)
+        if seen["too_long"]:
+            problems["model.max_length"] = (
+                f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
+                f"{seen['tokens']['max']:,}; raise it or shorten the rows"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return seen
 
 
 def launch(config: RunConfig) -> str:

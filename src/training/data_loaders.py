@@ -150,10 +150,21 @@ def _cut(rows: list[tuple[str, str, str]]) -> Splits:
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "word"])
     frame = frame.iloc[frame["question"].map(_hash).argsort(kind="stable")]
     split = frame["word"].map(split_of)
-    return Splits(*(frame[split == s].reset_index(drop=True) for s in SPLITS))
+    return _splits({s: frame[split == s].reset_index(drop=True) for s in SPLITS})
+
+
+def _splits(frames: dict[str, pd.DataFrame], duplicates: int = 0) -> Splits:
+    return Splits(frames["train"], frames["validation"], frames["test"], duplicates)
 
 
 # --- own data -------------------------------------------------------------------------------------
+
+
+def load_rows(path: Path) -> pd.DataFrame:
+    """All rows of a file or folder, whatever its splits: columns question, answer and word."""
+    tables = _read_path(path)
+    checked = [_check(table, f"{path} {name}".strip()) for name, table in tables.items()]
+    return pd.concat(checked, ignore_index=True)
 
 
 def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
@@ -163,7 +174,7 @@ def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
         splits = _cut(list(checked[""].itertuples(index=False, name=None)))
     else:
         none = pd.DataFrame(columns=[*COLUMNS, "word"], dtype=object)
-        splits = Splits(*(checked.get(split, none) for split in SPLITS))
+        splits = _splits({split: checked.get(split, none) for split in SPLITS})
     unique = {split: splits[split].drop_duplicates(ignore_index=True) for split in SPLITS}
     dropped = sum(len(splits[split]) - len(unique[split]) for split in SPLITS)
     for split, frame in unique.items():
@@ -173,7 +184,7 @@ def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
                 f"{source} has 0 {split} rows ({found}); add rows, or give no splits at all and "
                 "they are cut 80/10/10"
             )
-    return Splits(*unique.values(), duplicates=dropped)
+    return _splits(unique, dropped)
 
 
 def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
