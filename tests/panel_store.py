@@ -79,7 +79,9 @@ def fill_run(
             )
     log = paths.log_file(run_id)
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(f"step {s} of {config.training.max_steps}\n" for s in range(0, last, 50)))
+    log.write_text(
+        "".join(f"step {s} of {config.training.max_steps}\n" for s in range(0, last, 50))
+    )
     if curves and last and ended:
         fill_predictions(run_id, last, words or MISSPELLED, rows=rows)
     return run_id
@@ -150,7 +152,7 @@ def _points(
                 (step, "lr", rate, at),
                 (step, "grad_norm", 0.4 + loss * noise.uniform(0.3, 0.6), at),
                 (step, "tokens_per_second", noise.gauss(9800, 250), at),
-                (step, "memory_gib", 1.21 + 0.02 * share, at),
+                (step, "cpu/memory_gib", 1.21 + 0.02 * share, at),
             ]
         if step % config.evaluation.eval_steps == 0 or step == last:
             exact = 0.96 * (1 - math.exp(-5 * share))

@@ -1,0 +1,8 @@
+"""The panel's ASGI application: `streamlit run app.py`, `spelltune panel` or `uvicorn app:app`."""
+
+import streamlit as st
+
+from src.panel.server import middleware, routes
+from src.paths import ROOT
+
+app = st.App(ROOT / "src" / "panel" / "main.py", middleware=middleware(), routes=routes())

@@ -1,0 +1,168 @@
+"""A run's curves: which metrics share a chart, how new points are read, and how they are drawn.
+
+`st.plotly_chart` loses the reader's zoom whenever its figure changes, so the figures go to a small
+component that calls `Plotly.react` and keeps it.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from tsdownsample import MinMaxLTTBDownsampler
+
+from src.panel.server import PLOTLY_JS
+from src.runs import store
+from src.runs.table import Run, Status
+
+MOST_POINTS = 1_000  # of one curve, as sent to the browser
+FEW_POINTS = 60  # up to here each point gets a mark
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Metrics that share one pair of axes."""
+
+    title: str
+    unit: str  # title of the y axis
+    curves: Mapping[str, str]  # metric name -> what the legend calls it
+    format: str = ",.3~g"  # of a value, in d3's and (without ~) Python's notation
+
+
+CHARTS = (
+    Chart("Loss", "nats per token", {"train/loss": "train", "val/loss": "validation"}),
+    Chart(
+        "Accuracy",
+        "share of validation",
+        {"val/exact_match": "exact match", "val/token_accuracy": "tokens"},
+        ".1%",
+    ),
+    Chart("Learning rate", "learning rate", {"lr": "rate"}),
+    Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}),
+    Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f"),
+    Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
+)
+
+
+def charts(names: Iterable[str]) -> list[Chart]:
+    """The charts for the metrics that a run has; one that no chart knows gets its own."""
+    names = list(names)
+    known = {name for chart in CHARTS for name in chart.curves}
+    found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
+    return found + [Chart(name, name, {name: name}) for name in names if name not in known]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Known:
+    """Points of one run that this process has read already."""
+
+    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _known(run_id: str, attempt: int, ended: bool) -> _Known:
+    # A resume may write steps again that the attempt before it had reached, and the end reports the
+    # restored best again: both start from an empty cache.
+    return _Known()
+
+
+def read_curves(session: store.Session, run: Run) -> dict[str, pd.DataFrame]:
+    """{metric name: frame of step, value and at}. Reads only the points that this process has not."""
+    known = _known(run.id, run.attempt, Status(run.status).ended)
+    with known.lock:
+        for name in store.metric_names(session, run.id):
+            have = known.frames.get(name)
+            after = -1 if have is None or have.empty else int(have["step"].iloc[-1])
+            new = store.curve(session, run.id, name, after_step=after)
+            known.frames[name] = new if have is None else pd.concat([have, new], ignore_index=True)
+        return dict(known.frames)
+
+
+def pace(frame: pd.DataFrame | None, points: int = 20) -> float | None:
+    """Steps a second over the last points, evaluations included; None before two points."""
+    if frame is None or len(frame) < 2:
+        return None
+    last = frame.iloc[-points:]
+    seconds = last["at"].iloc[-1] - last["at"].iloc[0]
+    return float((last["step"].iloc[-1] - last["step"].iloc[0]) / seconds) if seconds > 0 else None
+
+
+def thin(frame: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
+    """At most `most` rows that look the same when drawn: extremes stay, and each gap of nan stays a
+    gap."""
+    if len(frame) <= most:
+        return frame
+    missing = frame["value"].isna().to_numpy()
+    gaps = np.flatnonzero(missing & ~np.roll(missing, 1))[: most // 4]
+    drawn = np.flatnonzero(~missing)
+    room = most - len(gaps)
+    if len(drawn) > room:
+        values = frame["value"].to_numpy()[drawn]
+        drawn = drawn[MinMaxLTTBDownsampler().downsample(values, n_out=room)]
+    return frame.iloc[np.union1d(drawn, gaps)]
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -> go.Figure:
+    """The chart of these frames. `revision` names what is shown: while it stays, so does the
+    zoom."""
+    drawn = go.Figure()
+    for name, label in chart.curves.items():
+        if name not in frames:
+            continue
+        points = thin(frames[name])
+        drawn.add_scatter(
+            name=label,
+            x=points["step"].to_numpy("int32"),
+            y=points["value"].to_numpy("float32"),
+            meta=_last(points["value"], chart.format),
+            mode="lines+markers" if len(points) <= FEW_POINTS else "lines",
+            hovertemplate=f"%{{y:{chart.format}}}",
+        )
+    drawn.update_layout(
+        template="none",
+        uirevision=revision,
+        xaxis_title_text="step",
+        yaxis_title_text=chart.unit,
+        yaxis_tickformat=".0%" if chart.format.endswith("%") else None,
+        yaxis_exponentformat="e",
+        yaxis_minexponent=5,
+        separators=".,",
+        yaxis_separatethousands=True,
+    )
+    return drawn
+
+
+def _last(values: pd.Series, form: str) -> str:
+    """The last value that is a number, as the legend shows it."""
+    known = values.dropna()
+    return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))
+
+
+def draw(figures: Mapping[str, go.Figure], *, key: str) -> None:
+    """A grid of charts by title, each with its last values as its legend. Keeps zoom and pan."""
+    _grid(
+        key=key,
+        data={
+            "plotly": PLOTLY_JS,
+            "figures": {title: shown.to_json() for title, shown in figures.items()},
+        },
+    )
+
+
+_grid = st.components.v2.component(
+    "spelltune.charts",
+    html='<div class="charts"></div>',
+    js=Path(__file__).with_suffix(".js").read_text(encoding="utf-8"),
+    isolate_styles=False,
+)

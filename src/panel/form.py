@@ -1,0 +1,247 @@
+"""RunConfig as a form: a widget for each setting, its text in the address, its problem beneath.
+
+The address holds the preset (or the run to start from) and the settings that differ from it, as
+`--set` takes them; the widgets only show and write it.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from html import escape
+from itertools import groupby
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from src import paths
+from src.config import (
+    BUILT_IN_TASKS,
+    ConfigError,
+    RunConfig,
+    Setting,
+    differences,
+    get,
+    load_config,
+    parse_config,
+    parse_override,
+    presets,
+    settings,
+)
+from src.panel import parts
+
+# What a free text is most often; any other text may be typed.
+SUGGESTED = {
+    "data.task": BUILT_IN_TASKS,
+    "model.name": (
+        *sorted(folder.parent.name for folder in paths.BASE_MODELS.glob("*/config.json")),
+        "gpt2",
+        "Qwen/Qwen2.5-0.5B",
+    ),
+    "early_stopping.metric": ("val/loss", "val/exact_match", "val/token_accuracy"),
+}
+
+
+# --- text of a value ------------------------------------------------------------------------------
+
+
+def to_text(setting: Setting, value: Any) -> str:
+    """The value as its widget and the address write it; empty for none."""
+    if value is None:
+        return ""
+    if setting.type is bool:
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def from_text(setting: Setting, text: str) -> Any:
+    """What `text` means for the setting; RunConfig judges it."""
+    if setting.optional and not text.strip():
+        return None
+    if setting.type is str or setting.choices:
+        return text
+    if setting.type == list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return parse_override(f"{setting.name}={text}")[1]
+
+
+def label(setting: Setting) -> str:
+    """`learning rate`, with its section in grey; `name` of a section is the section."""
+    section, _, leaf = setting.name.rpartition(".")
+    if leaf == "name":
+        return section or "name"
+    words = leaf.replace("_", " ")
+    return f"{words} :gray[{section.replace('_', ' ')}]" if section else words
+
+
+# --- the address ----------------------------------------------------------------------------------
+
+
+def edited(base: RunConfig) -> dict[str, str]:
+    """{setting: text} of what the address changes from `base`."""
+    known = {s.name: s for s in settings()}
+    given = {name: st.query_params[name] for name in st.query_params if name in known}
+    return {n: text for n, text in given.items() if text != to_text(known[n], get(base, n))}
+
+
+def read(base: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig | None, dict[str, str]]:
+    """`base` with `texts` on top, or None and a sentence for each setting that cannot be used."""
+    values = base.model_dump()
+    for setting in settings():
+        if setting.name in texts:
+            *sections, leaf = setting.name.split(".")
+            target = values
+            for section in sections:
+                target = target[section]
+            target[leaf] = from_text(setting, texts[setting.name])
+    try:
+        return parse_config(values), {}
+    except ConfigError as error:
+        return None, error.problems
+
+
+def reset(*names: str) -> None:
+    """Take settings back to where the form started."""
+    for name in names:
+        st.query_params.pop(name, None)
+
+
+# --- widgets --------------------------------------------------------------------------------------
+
+
+def draw(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
+    """The settings that people change first, then the rest folded by section."""
+    every = list(settings())
+    fields([s for s in every if s.first], base, texts, problems)
+    rest = [s for s in every if not s.first]
+    for section, group in groupby(rest, key=_section):
+        found = list(group)
+        changed = sum(s.name in texts for s in found)
+        title = section.replace("_", " ").capitalize() + (
+            f" · {changed} changed" if changed else ""
+        )
+        wrong = any(s.name in problems for s in found)
+        with st.expander(title, expanded=wrong, key=f"section {section} {wrong}", type="compact"):
+            fields(found, base, texts, problems)
+
+
+def _section(setting: Setting) -> str:
+    section, dot, _ = setting.name.partition(".")
+    return section if dot else "engine"
+
+
+def fields(
+    shown: Iterable[Setting], base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]
+) -> None:
+    with st.container(horizontal=True, gap="small"):
+        for setting in shown:
+            long = setting.name in ("name", "data.template", "data.path")
+            with st.container(width=448 if long else 216, gap=None):
+                before = to_text(setting, get(base, setting.name))
+                field(setting, before, texts.get(setting.name, before))
+                if setting.name in problems:
+                    st.html(f'<p class="problem" role="alert">{escape(problems[setting.name])}</p>')
+
+
+def field(setting: Setting, before: str, text: str) -> None:
+    """One widget, showing `text`; it writes the address when that differs from `before`."""
+    key = f"set {setting.name}"
+    value = _widget_value(setting, text)
+    # Assigning also what it shows already would wipe what the reader is typing.
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+    def write() -> None:
+        now = st.session_state[key]
+        new = to_text(setting, now) if not isinstance(now, str) else now
+        if new == before:
+            reset(setting.name)
+        else:
+            st.query_params[setting.name] = new
+
+    shown: dict[str, Any] = {"key": key, "on_change": write, "help": _help(setting)}
+    name = label(setting) + (f" :orange[was {_short(before)}]" if text != before else "")
+    if setting.type is bool:
+        st.toggle(name, **shown)
+    elif setting.choices:
+        st.selectbox(name, setting.choices, **shown)
+    elif setting.name in SUGGESTED:
+        options = list(dict.fromkeys([*SUGGESTED[setting.name], before, text]))
+        st.selectbox(name, options, accept_new_options=True, **shown)
+    elif setting.type is int:
+        # No limits here: the browser would keep a number out of bounds to itself, and the launch
+        # would take the one before it. RunConfig refuses it, with a sentence beneath.
+        st.number_input(name, step=1, placeholder="none", **shown)
+    elif "\n" in before:
+        st.text_area(name, height=72, **shown)
+    else:
+        st.text_input(name, placeholder="none" if setting.optional else None, **shown)
+
+
+def _widget_value(setting: Setting, text: str) -> Any:
+    if setting.type is bool:
+        return text == "true"
+    if setting.type is int:
+        return int(text) if re.fullmatch(r"-?\d{1,15}", text) else None
+    return text
+
+
+def _short(text: str) -> str:
+    line = json.dumps(text, ensure_ascii=False)[1:-1] if text else "none"
+    # In a label, Markdown would read these.
+    return re.sub(r"([\[\]\\`*_$:<>~])", r"\\\1", line if len(line) <= 24 else line[:23] + "…")
+
+
+def _help(setting: Setting) -> str:
+    low, high = (f"{b:,.12g}" if b is not None else None for b in (setting.low, setting.high))
+    bounds = []
+    if low is not None:
+        bounds.append(f"{'more than' if setting.low_open else 'at least'} {low}")
+    if high is not None:
+        bounds.append(f"{'less than' if setting.high_open else 'at most'} {high}")
+    limits = f"\n\n{', '.join(bounds).capitalize()}." if bounds else ""
+    return f"{setting.help.replace('_', chr(92) + '_')}{limits}\n\n`{setting.name}`"
+
+
+# --- what a config differs in ---------------------------------------------------------------------
+
+
+def nearest_preset(config: RunConfig) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The preset with the fewest settings to change, and those: {setting: (here, there)}."""
+    found = {name: differences(config, load_config(preset=name)) for name in presets()}
+    best = min(found, key=lambda name: len(found[name]))
+    return best, found[best]
+
+
+def as_command(config: RunConfig, preset: str) -> str:
+    """The `spelltune launch` that gives this config."""
+    changed = differences(config, load_config(preset=preset))
+    parts_ = [f"spelltune launch --preset {preset}"]
+    parts_ += ["--set " + shlex.quote(f"{n}={_yaml(here)}") for n, (here, _) in changed.items()]
+    return " \\\n  ".join(parts_)
+
+
+def _yaml(value: Any) -> str:
+    """One line of YAML; JSON is always that, and a plain word needs no quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
+        return value if yaml.safe_load(value) == value else json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def changes_table(preset: str, changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """HTML: the settings in which a run differs from a preset."""
+    if not changed:
+        return f'<p class="quiet">All settings are those of the preset {escape(preset)}.</p>'
+    known = {s.name: s for s in settings()}
+    rows = (
+        (
+            f"<code>{escape(n)}</code>",
+            escape(to_text(known[n], here) or "none"),
+            escape(to_text(known[n], there) or "none"),
+        )  # fmt: skip
+        for n, (here, there) in changed.items()
+    )
+    return parts.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)

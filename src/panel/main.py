@@ -1,0 +1,33 @@
+"""Runs at each visit: the panel's navigation and what all pages share."""
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import streamlit as st
+
+from src.panel.parts import PAGES
+
+HERE = Path(__file__).parent
+
+st.set_page_config(page_title="Spelltune", page_icon=HERE / "icon.svg", layout="wide")
+st.html(HERE / "panel.css")
+
+pages = {
+    "": st.Page(PAGES / "overview.py", title="Overview", default=True),
+    "launch": st.Page(PAGES / "launch.py", title="Launch"),
+    "monitor": st.Page(PAGES / "monitor.py", title="Monitor"),
+    "errors": st.Page(PAGES / "errors.py", title="Errors"),
+}
+page = st.navigation(list(pages.values()), position="top")
+
+# Links in our HTML are real ones, to be copied or opened in a tab; a plain click need not load the
+# panel anew.
+links = st.components.v2.component(
+    "spelltune.links", js=(HERE / "links.js").read_text(encoding="utf-8"), isolate_styles=False
+)
+if clicked := links(key="links", on_to_change=lambda: None).to:
+    address = urlsplit(clicked)
+    target = pages.get(address.path.rpartition("/")[2], pages[""])
+    st.switch_page(target, query_params=parse_qs(address.query))
+
+page.run()

@@ -1,0 +1,176 @@
+"""What several pages show: statuses, times, numbers, links and the choice of a run.
+
+Whatever comes from a run (names, reasons, model output) is untrusted text: `html.escape` it.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from html import escape
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from src.paths import ROOT
+from src.runs import store
+from src.runs.table import Run, Status
+
+PAGES = ROOT / "pages"
+
+# What a status means to the reader, beside its word: colour is never the only mark.
+MEANING = {
+    Status.QUEUED: "waits for a free slot",
+    Status.STARTING: "is loading",
+    Status.RUNNING: "is training",
+    Status.STOPPING: "stops at its next step",
+    Status.STOPPED: "was stopped",
+    Status.COMPLETED: "ended by itself",
+    Status.FAILED: "ended by an error",
+    Status.INTERRUPTED: "lost its processes",
+    Status.CANCELLED: "was taken out of the queue",
+}
+
+
+# --- numbers and times ----------------------------------------------------------------------------
+
+
+def number(value: float | None, form: str = ",.4g") -> str:
+    """The value, or a dash where there is none."""
+    return "–" if value is None or value != value else format(value, form)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.1%}"
+
+
+def duration(seconds: float | None) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`."""
+    if seconds is None:
+        return "–"
+    whole = max(0, round(seconds))
+    for size, unit, small, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):  # fmt: skip
+        if whole >= size:
+            rest = whole % size // small
+            return (
+                f"{whole // size} {unit} {rest} {small_unit}" if rest else f"{whole // size} {unit}"
+            )
+    return f"{whole} s"
+
+
+def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:
+    """A UTC time in the reader's time zone."""
+    if at is None:
+        return "–"
+    try:
+        zone = ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (KeyError, ValueError, OSError):
+        zone = None
+    return datetime.fromtimestamp(at, zone).strftime(form)
+
+
+def run_seconds(run: Run) -> float | None:
+    """How long a run has been training, or trained."""
+    if run.started_at is None:
+        return None
+    return (run.ended_at or time.time()) - run.started_at
+
+
+def remaining_seconds(run: Run, pace: float | None) -> float | None:
+    """Seconds to the last step at `pace` steps a second; None while that is not known."""
+    if not pace or not run.step or Status(run.status) is not Status.RUNNING:
+        return None
+    return (run.max_steps - run.step) / pace
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+
+def link(page: str, text: str, query: Mapping[str, object] | None = None) -> str:
+    """An anchor to a page of the panel. A plain click stays in the session (links.js)."""
+    address = ("" if page == "overview" else page) + (f"?{urlencode(query)}" if query else "")
+    return f'<a class="inner" href="{escape(address or "./")}" target="_self">{escape(text)}</a>'
+
+
+def go(page: str, query: Mapping[str, str] | None = None) -> None:
+    """Show another page."""
+    st.switch_page(PAGES / f"{page}.py", query_params=query)
+
+
+def badge(status: str) -> str:
+    meaning = MEANING[Status(status)]
+    return f'<span class="badge {status.lower()}" title="{meaning}">{status.lower()}</span>'
+
+
+def bar(run: Run) -> str:
+    """Progress as a bar; `step N of M` is its text."""
+    share = min(1.0, (run.step or 0) / run.max_steps)
+    text = f"step {run.step or 0:,} of {run.max_steps:,}"
+    return (
+        f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{text}" '
+        f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
+        f'<i style="width:{share * 100:.1f}%"></i></span>'
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """A row of small labels over large values; both are text."""
+    cells = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
+    return f'<dl class="facts">{"".join(cells)}</dl>'
+
+
+def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str = "") -> str:
+    """An HTML table. `head` maps a column's title to its class; cells are HTML: escape what is
+    not."""
+    titles = "".join(f'<th scope="col" class="{c}">{escape(t)}</th>' for t, c in head.items())
+    classes = list(head.values())
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td class="{c}">{cell}</td>' for c, cell in zip(classes, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide"><table class="rows {name}"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def empty(title: str, advice: str) -> None:
+    """What an empty page says: why, and what to do next (HTML)."""
+    st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
+
+
+# --- the run of a page ----------------------------------------------------------------------------
+
+
+def pick_run(label: str = "Run") -> Run | None:
+    """The run that the page shows: `?run=` in the address, else the newest. None, with a hint, where
+    there is none."""
+    with store.reading() as session:
+        known = {r.id: r for r in store.runs(session)}
+    if not known:
+        empty(
+            "No runs yet", f"{link('launch', 'Launch the first one')}: it takes about two minutes."
+        )
+        return None
+    asked = st.query_params.get("run")
+    if asked is not None and asked not in known:
+        try:
+            with store.reading() as session:
+                asked = store.find(session, asked).id
+        except store.UnknownRun as error:
+            empty("No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}")
+            return None
+    chosen = st.query_params["run"] = asked or next(iter(known))
+    # The address decides; the widget only writes it.
+    st.session_state["picked run"] = chosen
+    st.selectbox(
+        label,
+        list(known),
+        format_func=lambda i: f"{i}  ·  {known[i].status.lower()}",
+        label_visibility="collapsed",
+        key="picked run",
+        on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
+    )
+    return known[chosen]

@@ -1,0 +1,97 @@
+"""What the panel's server does besides Streamlit: it answers known host names only, and serves
+plotly.js from the installed package."""
+
+import ipaddress
+import os
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
+
+
+def middleware() -> list[Middleware]:
+    extra = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "")
+    names = [name.strip().lower() for name in extra.split(",") if name.strip()]
+    return [Middleware(KnownHosts, names=["localhost", *names])]
+
+
+def routes() -> list[BaseRoute]:
+    return [Route(f"/{PLOTLY_JS}", plotly_js)]
+
+
+def plotly_js(_request: Request) -> FileResponse:
+    # The address holds the version, so a browser may keep it for ever.
+    return FileResponse(
+        str(files("plotly") / "package_data" / "plotly.min.js"),
+        media_type="text/javascript",
+        headers={"Cache-Control": "public, max-age=31536000, immutable"},
+    )
+
+
+class KnownHosts:
+    """Refuses requests for other host names than `names`, and WebSockets from other sites.
+
+    Streamlit's own `server.allowedHosts` guards WebSockets alone and asks a service outside for
+    this machine's address when a proxy has rewritten the Host header.
+    """
+
+    def __init__(self, app: ASGIApp, names: list[str]):
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        headers = {k: v.decode("latin-1") for k, v in scope["headers"] if k in (b"host", b"origin")}
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        refusal = None
+        if not self.known(host):
+            refusal = host
+        elif scope["type"] == "websocket" and origin and urlsplit(origin).netloc != host:
+            # A page of another site must not talk to the panel. Behind a proxy that rewrote Host,
+            # the Origin still names the host that the reader opened.
+            if self.named(origin.partition("://")[2]):
+                scope = dict(scope, headers=[h for h in scope["headers"] if h[0] != b"origin"])
+            else:
+                refusal = origin
+        if refusal is None:
+            return await self.app(scope, receive, send)
+        text = (
+            f"The panel does not answer to {refusal!r}. Add the host name to "
+            "SPELLTUNE_ALLOWED_HOSTS (comma-separated) and start it again.\n"
+        )
+        if scope["type"] == "websocket":
+            return await _close(receive, send)
+        response: Response = PlainTextResponse(text, status_code=421)
+        return await response(scope, receive, send)
+
+    def known(self, host: str) -> bool:
+        """A literal address cannot be rebound by a foreign name server, so it needs no list."""
+        name = _name(host)
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return self.named(host)
+        return True
+
+    def named(self, host: str) -> bool:
+        return any(fnmatchcase(_name(host), name) for name in self.names)
+
+
+def _name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+async def _close(receive: Receive, send: Send) -> None:
+    await receive()  # websocket.connect; closing before accepting answers 403
+    await send({"type": "websocket.close", "code": 1008})
