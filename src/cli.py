@@ -18,15 +18,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from src import paths
-from src.config import (
-    ConfigError,
-    load_config,
-    parse_override,
-    presets,
-)
+from src.config import ConfigError, load_config, parse_config, parse_override, presets
 from src.runs import launcher, reconciler, store
 from src.runs.table import Run, Status
 from src.training.data_loaders import DataError
@@ -195,9 +190,10 @@ def runs(as_json: AsJson = False) -> None:
     if not found:
         err.print("no runs yet; start one with `spelltune launch`")
         return None
-    table = Table(
-        "run", "status", "step", "exact match", "loss", "launched", box=None, header_style="bold"
-    )
+    # An id is there to be copied: it is never cut, however narrow the terminal.
+    ids = Column("run", no_wrap=True, min_width=max(len(run.id) for run in found))
+    rest = ("status", "step", "exact match", "loss", "launched")
+    table = Table(ids, *rest, box=None, header_style="bold")
     for run in found:
         values = latest[run.id]
         table.add_row(

@@ -285,9 +285,15 @@ def _read_jsonl(content: bytes) -> pd.DataFrame:
 
 
 def _read_csv(content: bytes) -> pd.DataFrame:
-    # Without keep_default_na the word "null" would become nan.
-    text = io.StringIO(content.decode("utf-8-sig"))
-    return pd.read_csv(text, dtype=str, keep_default_na=False, skipinitialspace=True).astype(object)
+    # Not pandas: it takes a row with a cell too many for one with an index, and "null" for nothing.
+    text = io.StringIO(content.decode("utf-8-sig"), newline="")
+    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
+    rows = []
+    for row in reader:
+        if None in row:
+            raise ValueError(f"line {reader.line_num} has more cells than the header")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=reader.fieldnames, dtype=object)
 
 
 def _read_parquet(content: bytes) -> pd.DataFrame:

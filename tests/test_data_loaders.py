@@ -1,0 +1,224 @@
+"""Data: the built-in tasks, real files with every defect that people bring, the preview."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.config import BUILT_IN_TASKS
+from src.paths import BASE_MODELS, ROOT
+from src.training import data_loaders
+from src.training.data_loaders import (
+    SPLITS,
+    DataError,
+    fill,
+    load_rows,
+    load_splits,
+    misspellings,
+    preview,
+    split_of,
+)
+
+GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
+
+
+def own(path: Path) -> data_loaders.Splits:
+    return load_splits(task="mine", path=str(path))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        own(path)
+    return str(caught.value)
+
+
+# --- built-in tasks ---
+
+
+@pytest.mark.parametrize("task", BUILT_IN_TASKS)
+def test_no_target_word_stands_in_two_splits(task: str) -> None:
+    splits = load_splits(task=task)
+    assert splits.leaks == {} and splits.duplicates == 0
+    assert min(splits[split]["word"].nunique() for split in ("validation", "test")) >= 1000
+    for split in SPLITS:
+        assert set(splits[split]["word"].map(split_of)) == {split}
+
+
+def test_the_tasks_share_their_splits() -> None:
+    spell, correct = (load_splits(task=task) for task in BUILT_IN_TASKS)
+    for split in SPLITS:
+        assert set(spell[split]["word"]) == set(correct[split]["word"])
+
+
+def test_rows_read_as_promised() -> None:
+    spell, correct = (load_splits(task=task) for task in BUILT_IN_TASKS)
+    rows = pd.concat([spell[s] for s in SPLITS]).set_index("word")
+    assert rows.loc["receive", "question"] == "Spell the word 'receive'."
+    assert rows.loc["receive", "answer"] == "r e c e i v e"
+    pairs = pd.concat([correct[s] for s in SPLITS])
+    assert set(pairs["answer"]) == set(pairs["word"])
+    assert ("recieve", "receive") in misspellings()
+    held_out = pd.concat([correct.validation, correct.test])
+    assert held_out["word"].is_unique  # one misspelling a word
+    assert len(correct.train) > 3 * correct.train["word"].nunique()
+    words = {word for _, word in misspellings()}
+    assert not words & {wrong for wrong, _ in misspellings()}
+
+
+def test_the_splits_never_change() -> None:
+    # Base models and results rest on them: a change here is a new task.
+    assert [split_of(w) for w in ("receive", " Receive", "beautiful", "science", "the")] == [
+        "train", "train", "validation", "train", "train"
+    ]  # fmt: skip
+    assert load_splits(task="spell_out").fingerprint[:12] == "1041c5ef9fd8"
+    assert load_splits(task="correct").fingerprint[:12] == "90de95d2132e"
+
+
+def test_the_first_rows_are_a_sample_of_the_words() -> None:
+    head = load_splits(task="spell_out").validation["word"].head(200)
+    assert head.str[0].nunique() > 15
+
+
+# --- own data ---
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
+    frame = pd.DataFrame(GOOD)
+    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, GOOD)) + "\n\n")
+    frame.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
+    frame.to_parquet(tmp_path / "a.parquet")
+    prints = {own(file).fingerprint for file in tmp_path.iterdir()}
+    assert len(prints) == 1
+    splits = own(tmp_path / "a.csv")
+    assert sum(splits.rows.values()) == 60 and splits.leaks == {}
+    assert len(load_rows(tmp_path / "a.csv")) == 60
+
+
+def test_splits_by_column_by_key_and_by_file_agree(tmp_path: Path) -> None:
+    parts = {"train": GOOD[:40], "val": GOOD[40:50], "test": GOOD[50:]}
+    (tmp_path / "keys.json").write_text(json.dumps(parts))
+    rows = [row | {"split": name} for name, part in parts.items() for row in part]
+    pd.DataFrame(rows).to_csv(tmp_path / "column.csv", index=False)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, part in parts.items():
+        pd.DataFrame(part).to_csv(folder / f"{name}.csv", index=False)
+    splits = [own(tmp_path / name) for name in ("keys.json", "column.csv", "folder")]
+    assert all(s.rows == {"train": 40, "validation": 10, "test": 10} for s in splits)
+    assert len({s.fingerprint for s in splits}) == 1
+
+
+def test_leaks_and_duplicates_are_counted(tmp_path: Path) -> None:
+    parts = {
+        "train": [*GOOD[:5], GOOD[0]],
+        "validation": [{"question": "other", "answer": "WORD1"}, GOOD[2]],
+        "test": [GOOD[9]],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(parts))
+    splits = own(tmp_path / "a.json")
+    assert splits.leaks == {"train/validation": 2}
+    assert splits.duplicates == 1 and splits.rows["train"] == 5
+
+
+def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    lines = "".join(f"null,{word}\n" for word in ("null", "nan", "NA", "true", "1e5"))
+    file.write_text("question,answer\n" + lines)
+    assert list(load_rows(file)["answer"]) == ["null", "nan", "NA", "true", "1e5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "question,answer\n", "has no rows"),
+        ("a.csv", "question,anwser\na,b\n", "no column 'answer'; it has question, anwser; did you"),
+        ("a.csv", "question,answer\na,b\na,\n", "row 2: answer is empty"),
+        ("a.csv", "question,answer\na,b\na,b,c\n", "line 3 has more"),
+        ("a.json", '[{"question": "a", "answer": 5}]', "row 1: answer holds the int 5"),
+        ("a.json", '[{"question": "a"}, {"question": "b", "answer": "c"}]', "row 1: answer holds"),
+        ("a.json", '{"question": "a"}', "expected a list of objects"),
+        ("a.json", "[1, 2]", "expected a list of objects"),
+        ("a.json", "[", "cannot be read"),
+        ("a.jsonl", '{"question": "a", "answer": "b"}\n{"question": ', "line 2 is not JSON"),
+        ("a.jsonl", '["a"]', "line 1 is not an object"),
+        ("a.parquet", "not parquet", "cannot be read"),
+        ("a.pkl", "x", "a pickle can run code"),
+        ("a.txt", "x", "none of .json, .jsonl, .csv, .parquet"),
+        ("a.csv", "question,answer,split\na,b,trian\n", "split 'trian' is none of"),
+        ("a.csv", "question,answer\na,b\n", "has 0"),
+    ],
+)
+def test_a_defect_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert words in refusal(tmp_path / name)
+
+
+def test_missing_folders_and_other_encodings_are_named(tmp_path: Path) -> None:
+    assert "no file" in refusal(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes("question,answer\ncaf\xe9,x\n".encode("latin-1"))
+    assert "not UTF-8" in refusal(tmp_path / "latin.csv")
+    (tmp_path / "folder").mkdir()
+    assert "has no file called train" in refusal(tmp_path / "folder")
+
+
+def test_no_validation_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"train": GOOD[:5], "test": GOOD[5:]}))
+    assert "has 0 validation rows" in refusal(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("hub_id", ["../etc/passwd", "http://169.254.169.254/x", "a/b/c", "tests"])
+def test_only_hub_ids_are_looked_up_on_the_hub(
+    hub_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(DataError, match="is not the id of a data set"):
+        load_splits(task="mine", hub_id=hub_id)
+
+
+def test_a_hub_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match="cannot load someone/words.*check the id"):
+        load_splits(task="mine", hub_id="someone/words")
+
+
+# --- prompts and preview ---
+
+
+def test_braces_in_a_question_stay() -> None:
+    assert fill("Q: {question}\nA:", "a {b} {question}") == "Q: a {b} {question}\nA:"
+
+
+def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
+    splits = load_splits(task="correct")
+    seen = preview(
+        splits,
+        tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
+        template="<human>: {question}\n<assistant>:",
+        max_length=20,
+    )
+    assert seen["rows"] == splits.rows and seen["leaks"] == {}
+    tokens = seen["tokens"]
+    assert 5 < tokens["min"] <= tokens["median"] <= tokens["max"] < 96
+    assert 0 < seen["too_long"] < sum(splits.rows.values())
+    example = seen["examples"][0]
+    prompt = f"<human>: {example['question']}\n<assistant>: {example['answer']}"
+    assert "".join(example["pieces"]) == prompt
+
+
+def test_reading_data_brings_no_torch() -> None:
+    code = (
+        "import sys; from src.training.data_loaders import load_splits; "
+        "load_splits(task='correct'); "
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"
