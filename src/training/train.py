@@ -121,7 +121,7 @@ def plan(config: RunConfig, *, precision: str) -> Plan:
             "eval_strategy": "no",
             "save_strategy": "no",
             # The rows come tokenised, checked and labelled; nothing is cut, packed or flattened.
-            "max_length": None,
+            "max_length": config.model.max_length,
             "packing": False,
             "padding_free": False,
             "shuffle_dataset": False,
