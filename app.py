@@ -2,7 +2,12 @@
 
 import streamlit as st
 
-from src.panel.server import middleware, routes
+from src.panel.server import lifespan, middleware, routes
 from src.paths import ROOT
 
-app = st.App(ROOT / "src" / "panel" / "main.py", middleware=middleware(), routes=routes())
+app = st.App(
+    ROOT / "src" / "panel" / "main.py",
+    middleware=middleware(),
+    routes=routes(),
+    lifespan=lifespan,
+)

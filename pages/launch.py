@@ -27,6 +27,7 @@ SAME_PRESS_SECONDS = 3.0
 
 
 def page() -> None:
+    st.html('<h1 class="unseen">Launch</h1>')
     origin, base = start()
     if base is None:
         return
@@ -37,19 +38,21 @@ def page() -> None:
         seen, problems = data.check(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
-        if config:
-            launch_button(config, problems)
+        launch_button(config, problems)
         to_mend(problems)
         if config:
             sizes(config, seen)
-            changes(origin, base, texts)
+        changes(origin, base, texts)
+        if config:
             copies(config, origin)
     with left:
         origins(origin)
-        form.draw(base, texts, problems)
+        form.draw_first(base, texts, problems)
         if config and not problems:
-            st.html('<h3 class="title">Data</h3>')
+            st.html("<h2>Data</h2>")
             data.show(seen) if seen else data.wait_beside(config)
+        st.html("<h2>All other settings</h2>")
+        form.draw_rest(base, texts, problems)
 
 
 def origins(origin: str) -> None:
@@ -68,9 +71,10 @@ def origins(origin: str) -> None:
             data.upload()
 
 
-def launch_button(config: RunConfig, problems: dict[str, str]) -> None:
+def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     """The button; pressed, it launches once the data has been checked and goes to the monitor."""
-    if not st.button("Launch", type="primary", width="stretch", disabled=bool(problems)):
+    held = config is None or bool(problems)
+    if not st.button("Launch", type="primary", width="stretch", disabled=held) or not config:
         return
     # Two presses in a row are one: the second may arrive while the first one's page goes.
     last, run_id, at = st.session_state.get("launched", (None, None, 0.0))
@@ -87,10 +91,11 @@ def launch_button(config: RunConfig, problems: dict[str, str]) -> None:
 def to_mend(problems: dict[str, str]) -> None:
     if problems:
         items = "".join(
-            f"<li><code>{escape(n)}</code> {escape(p)}</li>" for n, p in problems.items()
+            f"<li><code>{escape(name)}</code> {escape(text)}</li>"
+            for name, text in problems.items()
         )
         st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
-        st.button("Check again", on_click=data.check_again, type="tertiary")
+        st.button("Check again", on_click=data.check_again)
 
 
 def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:
@@ -117,16 +122,18 @@ def changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
         st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
         st.button("Undo all", on_click=form.reset, args=tuple(texts), type="tertiary")
     for name, text in texts.items():
-        before = form.to_text(known[name], get(base, name))
+        before = form.to_text(known[name], get(base, name)) or "none"
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.html(f'<code>{escape(name)}</code> <s class="quiet">{escape(before or "none")}</s> <b>{escape(text or "none")}</b>')  # fmt: skip
-            st.button(
-                "Undo", key=f"undo {name}", on_click=form.reset, args=(name,), type="tertiary"
+            st.html(
+                f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
+                f"<b>{escape(text or 'none')}</b></p>"
             )
+            undo = {"key": f"undo {name}", "on_click": form.reset, "args": (name,)}
+            st.button("Undo", type="tertiary", **undo)
 
 
 def copies(config: RunConfig, origin: str) -> None:
-    preset = origin if origin in presets() else form.nearest_preset(config)[0]
+    preset = origin if origin in presets() else form.nearest_preset(config)
     with st.container(horizontal=True):
         with st.popover("Copy as command"):
             st.code(form.as_command(config, preset), language="bash", wrap_lines=True)
@@ -142,7 +149,8 @@ def start() -> tuple[str, RunConfig | None]:
                 row = store.find(session, run)
             return row.id, parse_config(row.config)
         except (store.UnknownRun, ConfigError) as error:
-            parts.empty("Cannot start from that run", f"{escape(str(error))}<br>{parts.link('launch', 'Start from a preset')}")  # fmt: skip
+            back = parts.link("launch", "Start from a preset", style="button")
+            parts.empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")
             return run, None
     chosen = st.query_params.get("preset")
     if chosen not in presets():

@@ -1,42 +1,70 @@
 """What is running, what ran last, and what to do first."""
 
+from html import escape
+
 import streamlit as st
 
 from src.panel import parts
 from src.runs import store
-from src.runs.table import Run
+from src.runs.table import Run, Status
 
-REFRESH_SECONDS = 2.0
+REFRESH_SECONDS = 3.0
 MOST_RUNS = 100
+FIRST_STEPS = (
+    "The settings are filled in. On two CPU cores a run takes about two minutes; you can watch it "
+    "learn, and then read the words that it still gets wrong."
+)
+HEAD = {
+    "Run": "",
+    "Status": "fit",
+    "Progress": "fit",
+    "Exact match": "num",
+    "Validation loss": "num",
+    "Took": "num",
+    "Launched": "fit",
+    "": "fit",
+}
 
 
-def view() -> None:
+def page() -> None:
     with store.reading() as session:
         runs = store.runs(session, limit=MOST_RUNS)
         latest = store.latest_metrics(session, [r.id for r in runs])
     if not runs:
-        parts.empty(
-            "Teach a language model to spell",
-            f"{parts.link('launch', 'Launch the first run')}: the settings are filled in, and on two CPU cores it takes about two minutes.",
-        )
+        button = parts.link("launch", "Launch the first run", style="button")
+        parts.empty("Teach a language model to spell", f"{FIRST_STEPS}<br><br>{button}")
         return
-    st.html(parts.table(
-        {"Run": "", "Status": "fit", "Progress": "fit", "Exact match": "num", "Validation loss": "num", "Took": "num", "Launched": "fit", "": "fit"},
-        (row(run, latest[run.id]) for run in runs),
-    ))  # fmt: skip
+    button = parts.link("launch", "Launch a run", style="button")
+    st.html(f'<div class="top"><h1>Runs</h1><span>{escape(tally(runs))}</span>{button}</div>')
+    st.html(parts.table(HEAD, (row(run, latest[run.id]) for run in runs)))
+    if len(runs) == MOST_RUNS:
+        st.html(f'<p class="quiet">The last {MOST_RUNS} runs; `spelltune runs` lists all.</p>')
+
+
+def tally(runs: list[Run]) -> str:
+    """`1 running, 2 queued`, or that nothing runs."""
+    counts = [(s, sum(r.status == s for r in runs)) for s in Status if not s.ended]
+    return ", ".join(f"{n} {s.lower()}" for s, n in counts if n) or "nothing is running"
 
 
 def row(run: Run, latest: dict[str, float | None]) -> list[str]:
+    config = run.config
+    settings = (
+        f"{config['data']['task']} · {config['model']['name']} · rank {config['lora']['r']} · "
+        f"lr {config['training']['learning_rate']:g}"
+    )
+    why = run.reason if run.status in (Status.FAILED, Status.INTERRUPTED) else None
     return [
-        parts.link("monitor", run.name, {"run": run.id}),
+        parts.link("monitor", run.name, {"run": run.id})
+        + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
         parts.badge(run.status),
-        parts.bar(run),
+        f"{parts.bar(run)}<small>{parts.steps(run)}</small>",
         parts.percent(latest.get("val/exact_match")),
         parts.number(latest.get("val/loss")),
         parts.duration(parts.run_seconds(run)),
         parts.local_time(run.created_at),
-        parts.link("errors", "errors", {"run": run.id}),
+        parts.link("errors", "Words", {"run": run.id}),
     ]
 
 
-st.fragment(view, run_every=REFRESH_SECONDS)()
+st.fragment(page, run_every=REFRESH_SECONDS)()

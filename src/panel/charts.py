@@ -41,6 +41,8 @@ CHARTS = (
         {"val/exact_match": "exact match", "val/token_accuracy": "tokens"},
         ".1%",
     ),
+    Chart("Letters wrong", "share of letters", {"val/cer": "validation"}, ".1%"),
+    Chart("Edit distance", "edits a word", {"val/edit_distance": "validation mean"}),
     Chart("Learning rate", "learning rate", {"lr": "rate"}),
     Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}),
     Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f"),
@@ -75,7 +77,7 @@ def _known(run_id: str, attempt: int, ended: bool) -> _Known:
 
 
 def read_curves(session: store.Session, run: Run) -> dict[str, pd.DataFrame]:
-    """{metric name: frame of step, value and at}. Reads only the points that this process has not."""
+    """{metric name: frame of step, value and at}. Reads only points that this process has not."""
     known = _known(run.id, run.attempt, Status(run.status).ended)
     with known.lock:
         for name in store.metric_names(session, run.id):

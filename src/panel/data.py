@@ -126,8 +126,8 @@ def upload() -> None:
     """A file of the reader's own, kept under SPELLTUNE_HOME/data and set as data.path."""
     endings = ", ".join(READERS)
     st.write(
-        f"A {endings} file with the columns `question` and `answer`. Without a column `split` it is "
-        "cut 80/10/10 by word."
+        f"A {endings} file with the columns `question` and `answer`. Without a column `split` it "
+        "is cut 80/10/10 by word."
     )
     st.file_uploader(
         "Data file", type=list(READERS), max_upload_size=UPLOAD_MIB, key="upload", on_change=_keep

@@ -68,13 +68,23 @@ def from_text(setting: Setting, text: str) -> Any:
     return parse_override(f"{setting.name}={text}")[1]
 
 
+# Names that say more than the setting's own; the others are made from theirs.
+LABELS = {
+    "name": "Name of the run",
+    "lora.r": "Rank",
+    "training.per_device_train_batch_size": "Batch size",
+    "training.gradient_accumulation_steps": "Accumulation",
+    "evaluation.eval_steps": "Evaluate every",
+    "checkpointing.save_steps": "Save every",
+    "early_stopping.patience": "Patience",
+}
+
+
 def label(setting: Setting) -> str:
-    """`learning rate`, with its section in grey; `name` of a section is the section."""
+    """`Learning rate`; a section's `name` is called like the section."""
     section, _, leaf = setting.name.rpartition(".")
-    if leaf == "name":
-        return section or "name"
-    words = leaf.replace("_", " ")
-    return f"{words} :gray[{section.replace('_', ' ')}]" if section else words
+    words = (section if leaf == "name" and section else leaf).replace("_", " ")
+    return LABELS.get(setting.name, words[:1].upper() + words[1:])
 
 
 # --- the address ----------------------------------------------------------------------------------
@@ -112,25 +122,28 @@ def reset(*names: str) -> None:
 # --- widgets --------------------------------------------------------------------------------------
 
 
-def draw(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
-    """The settings that people change first, then the rest folded by section."""
-    every = list(settings())
-    fields([s for s in every if s.first], base, texts, problems)
-    rest = [s for s in every if not s.first]
-    for section, group in groupby(rest, key=_section):
-        found = list(group)
-        changed = sum(s.name in texts for s in found)
-        title = section.replace("_", " ").capitalize() + (
-            f" · {changed} changed" if changed else ""
-        )
-        wrong = any(s.name in problems for s in found)
-        with st.expander(title, expanded=wrong, key=f"section {section} {wrong}", type="compact"):
-            fields(found, base, texts, problems)
+def draw_first(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
+    """The settings that people change first."""
+    fields([s for s in settings() if s.first], base, texts, problems)
+
+
+def draw_rest(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
+    """The others, folded by section; one with a problem is open."""
+    rest = [s for s in settings() if not s.first]
+    with st.container(gap="xxsmall"):
+        for section, group in groupby(rest, key=_section):
+            found = list(group)
+            changed = sum(s.name in texts for s in found)
+            wrong = any(s.name in problems for s in found)
+            title = section.replace("_", " ").capitalize()
+            title += f" · {changed} changed" if changed else ""
+            with st.expander(title, expanded=wrong, key=f"section {section} {wrong}"):
+                fields(found, base, texts, problems)
 
 
 def _section(setting: Setting) -> str:
     section, dot, _ = setting.name.partition(".")
-    return section if dot else "engine"
+    return {"lora": "LoRA"}.get(section, section) if dot else "engine"
 
 
 def fields(
@@ -209,19 +222,16 @@ def _help(setting: Setting) -> str:
 # --- what a config differs in ---------------------------------------------------------------------
 
 
-def nearest_preset(config: RunConfig) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """The preset with the fewest settings to change, and those: {setting: (here, there)}."""
-    found = {name: differences(config, load_config(preset=name)) for name in presets()}
-    best = min(found, key=lambda name: len(found[name]))
-    return best, found[best]
+def nearest_preset(config: RunConfig) -> str:
+    """The preset with the fewest settings to change."""
+    return min(presets(), key=lambda name: len(differences(config, load_config(preset=name))))
 
 
 def as_command(config: RunConfig, preset: str) -> str:
     """The `spelltune launch` that gives this config."""
     changed = differences(config, load_config(preset=preset))
-    parts_ = [f"spelltune launch --preset {preset}"]
-    parts_ += ["--set " + shlex.quote(f"{n}={_yaml(here)}") for n, (here, _) in changed.items()]
-    return " \\\n  ".join(parts_)
+    given = ["--set " + shlex.quote(f"{n}={_yaml(here)}") for n, (here, _) in changed.items()]
+    return " \\\n  ".join([f"spelltune launch --preset {preset}", *given])
 
 
 def _yaml(value: Any) -> str:
@@ -231,17 +241,17 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def changes_table(preset: str, changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """HTML: the settings in which a run differs from a preset."""
-    if not changed:
-        return f'<p class="quiet">All settings are those of the preset {escape(preset)}.</p>'
+def changes_table(values: Mapping[str, Any]) -> str:
+    """HTML: the settings in which a run's config differs from the preset nearest to it."""
+    try:
+        config = parse_config(values)
+    except ConfigError as error:
+        return f'<p class="problem">These are settings of another version: {escape(str(error))}</p>'
+    preset = nearest_preset(config)
     known = {s.name: s for s in settings()}
     rows = (
-        (
-            f"<code>{escape(n)}</code>",
-            escape(to_text(known[n], here) or "none"),
-            escape(to_text(known[n], there) or "none"),
-        )  # fmt: skip
-        for n, (here, there) in changed.items()
+        [f"<code>{escape(name)}</code>", *(escape(to_text(known[name], v) or "none") for v in pair)]
+        for name, pair in differences(config, load_config(preset=preset)).items()
     )
-    return parts.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)
+    table = parts.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)
+    return f'{table}<p class="quiet">All others are those of the preset.</p>'

@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 
 st.set_page_config(page_title="Spelltune", page_icon=HERE / "icon.svg", layout="wide")
 st.html(HERE / "panel.css")
+st.logo(HERE / "icon.svg", size="small")
 
 pages = {
     "": st.Page(PAGES / "overview.py", title="Overview", default=True),

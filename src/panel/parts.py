@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from html import escape
+from itertools import pairwise
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -35,9 +36,9 @@ MEANING = {
 # --- numbers and times ----------------------------------------------------------------------------
 
 
-def number(value: float | None, form: str = ",.4g") -> str:
-    """The value, or a dash where there is none."""
-    return "–" if value is None or value != value else format(value, form)
+def number(value: float | None, form: str = ",.4g", unit: str = "") -> str:
+    """The value with its unit, or a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:{form}} {unit}".strip()
 
 
 def percent(value: float | None) -> str:
@@ -49,12 +50,11 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     whole = max(0, round(seconds))
-    for size, unit, small, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):  # fmt: skip
+    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+    for (size, unit), (small, small_unit) in pairwise(units):
         if whole >= size:
             rest = whole % size // small
-            return (
-                f"{whole // size} {unit} {rest} {small_unit}" if rest else f"{whole // size} {unit}"
-            )
+            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
     return f"{whole} s"
 
 
@@ -86,10 +86,14 @@ def remaining_seconds(run: Run, pace: float | None) -> float | None:
 # --- HTML -----------------------------------------------------------------------------------------
 
 
-def link(page: str, text: str, query: Mapping[str, object] | None = None) -> str:
-    """An anchor to a page of the panel. A plain click stays in the session (links.js)."""
+def link(
+    page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = ""
+) -> str:
+    """An anchor to a page of the panel, also as a `button`. A plain click stays in the session
+    (links.js)."""
     address = ("" if page == "overview" else page) + (f"?{urlencode(query)}" if query else "")
-    return f'<a class="inner" href="{escape(address or "./")}" target="_self">{escape(text)}</a>'
+    href = escape(address or "./")
+    return f'<a class="inner {style}" href="{href}" target="_self">{escape(text)}</a>'
 
 
 def go(page: str, query: Mapping[str, str] | None = None) -> None:
@@ -102,12 +106,15 @@ def badge(status: str) -> str:
     return f'<span class="badge {status.lower()}" title="{meaning}">{status.lower()}</span>'
 
 
+def steps(run: Run) -> str:
+    return f"step {run.step or 0:,} of {run.max_steps:,}"
+
+
 def bar(run: Run) -> str:
-    """Progress as a bar; `step N of M` is its text."""
+    """Progress as a bar, for those who cannot see it as `step N of M`."""
     share = min(1.0, (run.step or 0) / run.max_steps)
-    text = f"step {run.step or 0:,} of {run.max_steps:,}"
     return (
-        f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{text}" '
+        f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{steps(run)}" '
         f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
         f'<i style="width:{share * 100:.1f}%"></i></span>'
     )
@@ -144,29 +151,29 @@ def empty(title: str, advice: str) -> None:
 # --- the run of a page ----------------------------------------------------------------------------
 
 
-def pick_run(label: str = "Run") -> Run | None:
-    """The run that the page shows: `?run=` in the address, else the newest. None, with a hint, where
-    there is none."""
+def pick_run() -> Run | None:
+    """The run that the page shows: `?run=` in the address, else the newest.
+
+    None, after drawing what to do about it, where there is none.
+    """
     with store.reading() as session:
         known = {r.id: r for r in store.runs(session)}
-    if not known:
-        empty(
-            "No runs yet", f"{link('launch', 'Launch the first one')}: it takes about two minutes."
-        )
-        return None
-    asked = st.query_params.get("run")
-    if asked is not None and asked not in known:
+        asked = st.query_params.get("run")
         try:
-            with store.reading() as session:
-                asked = store.find(session, asked).id
+            chosen = store.find(session, asked).id if asked else next(iter(known), None)
         except store.UnknownRun as error:
             empty("No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}")
             return None
-    chosen = st.query_params["run"] = asked or next(iter(known))
+    if chosen is None:
+        empty("No runs yet", link("launch", "Launch the first run", style="button"))
+        return None
+    if asked != chosen:
+        st.query_params["run"] = chosen
     # The address decides; the widget only writes it.
-    st.session_state["picked run"] = chosen
+    if st.session_state.get("picked run") != chosen:
+        st.session_state["picked run"] = chosen
     st.selectbox(
-        label,
+        "Run",
         list(known),
         format_func=lambda i: f"{i}  ·  {known[i].status.lower()}",
         label_visibility="collapsed",

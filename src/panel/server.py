@@ -3,17 +3,25 @@ plotly.js from the installed package."""
 
 import ipaddress
 import os
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from importlib.resources import files
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from src.runs.reconciler import reconcile
+
+RECONCILE_SECONDS = 5.0
 PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
 
 
@@ -21,6 +29,25 @@ def middleware() -> list[Middleware]:
     extra = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "")
     names = [name.strip().lower() for name in extra.split(",") if name.strip()]
     return [Middleware(KnownHosts, names=["localhost", *names])]
+
+
+@asynccontextmanager
+async def lifespan(_app: object) -> AsyncIterator[None]:
+    """While the panel lives: statuses follow the processes, and the slots are filled."""
+    closing = threading.Event()
+    threading.Thread(target=_attend, args=(closing,), name="reconciler", daemon=True).start()
+    yield
+    closing.set()
+
+
+def _attend(closing: threading.Event) -> None:
+    import src.panel.charts  # noqa: F401 (so that the first visitor need not wait for plotly)
+
+    while not closing.wait(RECONCILE_SECONDS):
+        try:
+            reconcile()
+        except (SQLAlchemyError, OSError) as error:
+            print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
 
 
 def routes() -> list[BaseRoute]:

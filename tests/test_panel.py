@@ -1,0 +1,540 @@
+"""The panel's pages through AppTest, on stores that the tests fill."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from src import config, paths
+from src.config import get, load_config, parse_override, settings
+from src.panel import charts, data, form, parts, words
+from src.panel.server import KnownHosts
+from src.runs import launcher, store
+from src.runs.table import Status
+from src.training.data_loaders import DataError
+from tests.panel_store import HOSTILE, add_points, fill_predictions, fill_run
+
+PAGES = paths.ROOT / "pages"
+SEEN = {
+    "rows": {"train": 320, "validation": 40, "test": 40},
+    "leaks": {"train/test": 3},
+    "duplicates": 2,
+    "tokens": {"min": 20, "median": 25.0, "max": 40},
+    "max_length": 96,
+    "too_long": 0,
+    "examples": [{"question": "q", "answer": "a", "pieces": ["<human>", ":\n", " a"]}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home: Path) -> None:
+    charts._known.clear()
+    data._begin.clear()
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Launches without processes: the row is written, the data are taken as read."""
+    ids: list[str] = []
+
+    def launch(config):
+        with store.writing() as session:
+            ids.append(store.enqueue(session, config).id)
+        return ids[-1]
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    monkeypatch.setattr(launcher, "check", lambda config: SEEN)
+    return ids
+
+
+def show(page: str, **query: str) -> AppTest:
+    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=20)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception, test.exception[0].message
+    return test
+
+
+def html(test: AppTest) -> str:
+    return "\n".join(element.proto.body for element in test.get("html"))
+
+
+def settled(test: AppTest) -> AppTest:
+    """The page once its data check is there."""
+    for _ in range(100):
+        if "Reading the data" not in html(test):
+            return test
+        time.sleep(0.05)
+        test.run()
+    raise AssertionError("the data check never ended")
+
+
+# --- overview -------------------------------------------------------------------------------------
+
+
+def test_an_empty_overview_says_what_to_do_first():
+    assert "Launch the first run" in html(show("overview"))
+
+
+def test_the_overview_lists_every_status_and_why_a_run_failed():
+    for status in Status:
+        fill_run(status=status, steps=50, name=f"run {status}", reason=f"because {status}")
+    body = html(show("overview"))
+    for status in Status:
+        assert f"run {status}" in body and f'class="badge {status.lower()}"' in body
+    assert "because FAILED" in body and "because COMPLETED" not in body
+    assert "1 queued, 1 starting, 1 running, 1 stopping" in body
+
+
+def test_a_hostile_name_is_text_everywhere():
+    run_id = fill_run(name=HOSTILE, reason=HOSTILE, words=[(HOSTILE, HOSTILE, HOSTILE + "x")])
+    for page in ("overview", "monitor", "errors"):
+        body = html(show(page, run=run_id))
+        assert "<img" not in body
+        assert "&lt;img" in body
+
+
+# --- monitor --------------------------------------------------------------------------------------
+
+
+def test_the_monitor_shows_the_run_of_the_address_or_the_newest_and_writes_it_there():
+    old = fill_run(created_at=1_000_000_000.0, name="old")
+    new = fill_run(name="new")
+    assert show("monitor").query_params["run"] == new
+    assert show("monitor", run="old").query_params["run"] == old
+    assert f"did you mean &#x27;{new}&#x27;" in html(show("monitor", run=new[:-2]))
+
+
+def test_the_monitor_of_a_running_run_has_numbers_with_units_curves_and_a_stop_button():
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    test = show("monitor", run=run_id)
+    body = html(test)
+    for text in ("step 300 of 600", "tokens/s", "GiB", "time left", "≈ ", "is training"):
+        assert text in body or text == "is training"
+    assert "step 250 of 600" in body, "the log's tail"
+    figures = figures_of(test)
+    assert list(figures)[:2] == ["Loss", "Accuracy"]
+    assert [trace["name"] for trace in figures["Loss"]["data"]] == ["train", "validation"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        assert store.stop_requested(session, run_id)
+
+
+def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
+    run_id = fill_run()
+    test = show("monitor", run=run_id)
+    assert [b.label for b in test.button] == ["Delete this run"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        assert not store.runs(session)
+    assert not paths.log_file(run_id).exists() and not paths.predictions_dir(run_id).exists()
+
+
+def test_a_failed_run_says_why():
+    run_id = fill_run(status=Status.FAILED, steps=0, curves=False, reason="no GPU for 4-bit")
+    assert "no GPU for 4-bit" in html(show("monitor", run=run_id))
+
+
+def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
+    run_id = fill_run("tiny-correct", lora__r=48)
+    body = html(show("monitor", run=run_id, view="Settings"))
+    assert "lora.r" in body and ">48<" in body and "Preset tiny-correct" in body
+    assert "lora.alpha" not in body
+
+
+def test_the_log_tail_is_bounded_and_keeps_what_a_progress_bar_said_last(tmp_path):
+    module = page_module("monitor")
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")
+    tail = module["log_tail"](log)
+    assert tail.endswith("line 99999\n30%") and len(tail) <= module["LOG_BYTES"]
+    assert tail.startswith("line "), "a cut line is left out"
+    assert module["log_tail"](tmp_path / "none") == ""
+
+
+def page_module(name: str) -> dict:
+    """The functions of a page, without running it."""
+    source = (PAGES / f"{name}.py").read_text().removesuffix("page()\n")
+    values: dict = {}
+    exec(compile(source, name, "exec"), values)
+    return values
+
+
+def figures_of(test: AppTest) -> dict:
+    sent = json.loads(test.get("bidi_component")[0].proto.json)
+    return {title: json.loads(text) for title, text in sent["figures"].items()}
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def test_only_new_points_are_read(monkeypatch):
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    asked = []
+    curve = store.curve
+    monkeypatch.setattr(
+        store,
+        "curve",
+        lambda s, r, name, after_step: (
+            asked.append((name, after_step)) or curve(s, r, name, after_step=after_step)
+        ),
+    )
+    with store.reading() as session:
+        first = charts.read_curves(session, store.find(session, run_id))
+    add_points(run_id, 301, 310)
+    with store.reading() as session:
+        second = charts.read_curves(session, store.find(session, run_id))
+    assert ("train/loss", -1) in asked and ("train/loss", 300) in asked
+    assert len(second["train/loss"]) == len(first["train/loss"]) + 10
+    assert second["train/loss"]["step"].is_monotonic_increasing
+
+
+def test_two_runs_do_not_share_their_curves():
+    ids = [fill_run(steps=100, name="a"), fill_run(steps=600, name="b")]
+    with store.reading() as session:
+        lengths = [
+            len(charts.read_curves(session, store.find(session, i))["train/loss"]) for i in ids
+        ]
+    assert lengths == [10, 60]
+
+
+def test_thinning_keeps_extremes_and_gaps_within_a_thousand_points():
+    value = np.sin(np.arange(5000) / 50)
+    value[1234] = 9.0
+    value[2000:2100] = np.nan
+    frame = pd.DataFrame({"step": np.arange(5000), "value": value})
+    thin = charts.thin(frame)
+    assert len(thin) <= charts.MOST_POINTS
+    assert 9.0 in thin["value"].to_numpy()
+    assert thin["value"].isna().sum() == 1 and thin["step"].is_monotonic_increasing
+    assert charts.thin(frame.head(10)).equals(frame.head(10))
+
+
+def test_a_metric_that_no_chart_knows_gets_its_own():
+    assert [c.title for c in charts.charts(["val/loss", "kl"])] == ["Loss", "kl"]
+
+
+def test_pace_and_time_left():
+    frame = pd.DataFrame({"step": [0, 10, 20], "value": 0.0, "at": [100.0, 102.0, 104.0]})
+    assert charts.pace(frame) == 5.0
+    assert charts.pace(frame.head(1)) is None
+
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
+    test = show("launch")
+    keys = {w.key for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area")
+            for w in getattr(test, kind)}  # fmt: skip
+    for setting in settings():
+        assert f"set {setting.name}" in keys
+    rank = test.number_input(key="set lora.r")
+    assert (
+        rank.value == 16 and "At least 1, at most 1,024" in rank.help and "Rank of the" in rank.help
+    )
+
+
+def test_a_change_is_marked_stands_in_the_address_and_is_undone(launched):
+    test = show("launch")
+    test.number_input(key="set lora.r").set_value(32).run()
+    assert test.query_params["lora.r"] == "32"
+    assert "was 16" in test.number_input(key="set lora.r").label
+    test.button(key="undo lora.r").click().run()
+    assert "lora.r" not in test.query_params
+    assert test.number_input(key="set lora.r").value == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lora.r", "0"),
+        ("training.learning_rate", "fast"),
+        ("training.max_steps", "10000001"),
+        ("data.template", "no place for it"),
+        ("data.task", "speling"),
+        ("lora.dropout", ""),
+    ],
+)
+def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched, name, text):
+    test = show("launch", **{name: text})
+    value = text if "data." in name else parse_override(f"{name}={text}")[1]
+    with pytest.raises(ValueError) as refused:
+        load_config(overrides={name: value})
+    field, words_ = next(iter(refused.value.problems.items()))
+    shown = [
+        e.proto.body for e in test.get("html") if 'class="problem" role="alert"' in e.proto.body
+    ]
+    assert any(form.escape(words_) in body for body in shown)
+    assert f"<code>{field}</code>" in html(test)
+    assert test.button[0].label == "Launch" and test.button[0].disabled
+    assert not launched
+
+
+def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched, monkeypatch):
+    def refuse(config):
+        raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
+
+    monkeypatch.setattr(launcher, "check", refuse)
+    test = settled(show("launch", **{"data.path": "words.csv"}))
+    assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
+    monkeypatch.setattr(launcher, "check", lambda config: SEEN)
+    next(b for b in test.button if b.label == "Check again").click().run()
+    assert not settled(test).button[0].disabled
+
+
+def test_the_form_shows_what_the_settings_come_to(launched):
+    body = html(settled(show("launch", **{"training.gradient_accumulation_steps": "2"})))
+    for text in ("<dd>64</dd>", "<dd>≈ 1,600</dd>", "<dd>5</dd>", "<dd>120</dd>"):
+        assert text in body, text  # rows and tokens a step, steps an epoch, epochs
+    assert "3 words stand in both train and test" in body and "2 duplicate rows" in body
+    assert "<span>:⏎</span>" in body
+
+
+def test_launch_makes_one_row_of_two_presses_and_goes_to_the_monitor(launched):
+    test = settled(show("launch", **{"lora.r": "8", "name": "my run"}))
+    test.button[0].click().run()
+    test.button[0].click().run()
+    assert len(launched) == 1
+    with store.reading() as session:
+        run = store.find(session, launched[0])
+    assert (
+        run.name == "my run" and run.config["lora"]["r"] == 8 and run.config["lora"]["alpha"] == 32
+    )
+
+
+def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):
+    run_id = fill_run("tiny-correct", lora__r=48, name="first")
+    test = show("launch", **{"from": run_id})
+    assert test.number_input(key="set lora.r").value == 48
+    assert test.text_input(key="set name").value == "first"
+    assert "data.task" not in test.query_params
+    assert "no run" in html(show("launch", **{"from": "nothing"}))
+
+
+def test_a_preset_is_chosen_and_edits_stay(launched):
+    test = show("launch", **{"lora.r": "8"})
+    test.segmented_control[0].set_value("tiny-correct").run()
+    assert test.query_params["preset"] == "tiny-correct"
+    assert test.number_input(key="set lora.r").value == 8
+    steps = load_config(preset="tiny-correct").training.max_steps
+    assert test.number_input(key="set training.max_steps").value == steps
+
+
+@pytest.mark.parametrize("preset", ["tiny-spell", "gpt2"])
+def test_copy_as_command_gives_the_same_config(preset):
+    import shlex
+
+    overrides = {
+        "name": "a b'c",
+        "lora.target_modules": ["c_attn", "x"],
+        "data.template": "{question}=\n>",
+        "training.learning_rate": 3e-5,
+        "tracking.tags": ["1", "true"],
+    }
+    given = load_config(preset="tiny-spell", overrides=overrides)
+    words_ = shlex.split(form.as_command(given, preset).replace("\\\n", " "))
+    assert words_[:4] == ["spelltune", "launch", "--preset", preset]
+    changes = dict(parse_override(w) for w in words_[5::2])
+    assert load_config(preset=preset, overrides=changes) == given
+
+
+def test_every_value_survives_its_text():
+    given = load_config(preset="tiny-spell", overrides={"lora.target_modules": ["a", "b"]})
+    for setting in settings():
+        value = get(given, setting.name)
+        text = form.to_text(setting, value)
+        # PyYAML reads 1e-08 as a text, and RunConfig that as a number.
+        read = form.from_text(setting, text)
+        assert (float(read) if setting.type is float else read) == value, setting.name
+
+
+def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
+    class Wider(config.RunConfig):
+        novelty: int = config.Field(default=3, ge=1)
+        """How new it is."""
+
+    monkeypatch.setattr(config, "RunConfig", Wider)
+    monkeypatch.setattr(config.settings, "__defaults__", (Wider, ""))
+    widget = show("launch", novelty="0").number_input(key="set novelty")
+    assert (widget.label, widget.value) == ("Novelty :orange[was 3]", 0)
+    assert "How new it is." in widget.help and "At least 1." in widget.help
+
+
+# --- uploads --------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_kept_under_home_whatever_its_name(home):
+    kept = [data.keep(n, b"question,answer\n") for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")]
+    assert all(p.parent == home / "data" and p.is_file() for p in kept)
+    assert kept[0].name == "x-y.csv"
+    other = data.keep("w.csv", b"question,answer\nother,one\n")
+    assert other.name == "w-2.csv" and kept[1].read_bytes() == b"question,answer\n"
+    assert data.keep("w.csv", b"question,answer\n") == kept[1]
+
+
+# --- the words ------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame(
+    [
+        ("recieve", "receive", "recieve", False, 1),
+        ("rythm", "rhythm", "rythem", False, 2),
+        ("word", "word", "word", True, 0),
+        ("=1+1", "@x", "-y", False, 2),
+    ],
+    columns=words.COLUMNS,
+)
+
+
+def test_words_are_found_filtered_and_sorted():
+    def select(**changed):
+        wanted = {"every": False, "text": "", "distance": "any", "order": "most letters wrong"}
+        return words.select(FRAME, **wanted | changed)["question"].tolist()
+
+    assert select() == ["=1+1", "rythm", "recieve"]
+    assert select(every=True, order="fewest letters wrong")[0] == "word"
+    assert select(text="RHYTHM") == ["rythm"]
+    assert select(text=".*") == []
+    assert select(distance="1") == ["recieve"]
+    assert select(distance="4 or more") == []
+
+
+def test_differing_letters_are_marked_by_more_than_colour():
+    assert words.marked("seperate", "separate") == (
+        '<bdi>sep<mark class="missed">e</mark>rate</bdi>',
+        '<bdi>sep<mark class="wrong">a</mark>rate</bdi>',
+    )
+    assert '<mark class="gap"></mark>' in words.marked("occurred", "occured")[1]
+    assert words.marked("word", "")[1] == "<i>nothing</i>"
+    assert "underline" in (paths.ROOT / "src/panel/panel.css").read_text().split("mark {")[1][:120]
+
+
+def test_what_a_model_answers_is_text():
+    assert words.shown("<b>\u202ex\x00\n") == "&lt;b&gt;\\u202ex\\u0000\\u000a"
+
+
+def test_no_cell_of_the_csv_is_a_formula():
+    lines = words.to_csv(FRAME).splitlines()
+    assert lines[0] == "question,expected,predicted,correct,edit_distance"
+    assert lines[4] == "'=1+1,'@x,'-y,False,2"
+    assert json.loads(words.to_json(FRAME))[3]["question"] == "=1+1"
+
+
+def test_the_errors_page_restores_its_filters_from_the_address_and_switches_splits():
+    run_id = fill_run()
+    fill_predictions(run_id, 600, [("tset", "test", "tset")], rows=50, split="test")
+    test = show("errors", run=run_id, find="rhythm")
+    body = html(test)
+    assert "97.0%" in body and "12 of 400 words" in body
+    assert "rythm" in body and "recieve" not in body
+    body = html(show("errors", run=run_id, split="test"))
+    assert "1 of 50 words" in body and "tset" in body
+    every = html(show("errors", run=run_id, every="true"))
+    assert "400 words" in every and every.count("<tr>") == 101, "a page of 100 and the head"
+
+
+def test_a_table_of_ten_thousand_words_opens_within_a_second():
+    run_id = fill_run(words=[(f"w{i}", f"word{i}", f"wrod{i}") for i in range(9000)], rows=10_000)
+    show("errors", run=run_id)
+    start = time.perf_counter()
+    show("errors", run=run_id)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_a_run_without_scored_words_says_so():
+    run_id = fill_run(status=Status.RUNNING, steps=50, curves=False)
+    assert "has not been scored on its validation words" in html(show("errors", run=run_id))
+    assert "No runs yet" not in html(show("errors", run=run_id))
+
+
+# --- what the pages share -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (8, "8 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (2e5, "2 d 7 h")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert parts.duration(seconds) == text
+
+
+def test_numbers_have_units_and_nan_is_a_dash():
+    assert parts.number(9800.4, ",.0f", "tokens/s") == "9,800 tokens/s"
+    assert parts.number(float("nan")) == parts.number(None, unit="GiB") == "–"
+
+
+def test_no_page_imports_what_trains():
+    code = (
+        "import sys, runpy, glob\n"
+        "import app, src.panel.charts, src.panel.data, src.panel.form, src.panel.words\n"
+        "for page in glob.glob('pages/*.py'):\n"
+        "    runpy.run_path(page)\n"
+        "heavy = {'torch', 'transformers', 'trl', 'peft', 'unsloth', 'wandb'} & set(sys.modules)\n"
+        "print(heavy or 'light')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT
+    )
+    assert run.stdout.strip().endswith("light"), run.stdout + run.stderr[-2000:]
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "origin", "answer"),
+    [
+        ("http", "127.0.0.1:8501", None, True),
+        ("http", "localhost:8501", None, True),
+        ("http", "192.168.1.4:8501", None, True),
+        ("http", "evil.example", None, False),
+        ("http", "panel.example", None, True),
+        ("http", "x.studio.example", None, True),
+        ("http", "studio.example.evil.com", None, False),
+        ("http", "", None, False),
+        ("websocket", "127.0.0.1:8501", "http://127.0.0.1:8501", True),
+        ("websocket", "127.0.0.1:8501", "https://evil.example", False),
+        ("websocket", "127.0.0.1:8501", "https://panel.example", True),
+        ("websocket", "panel.example", "https://panel.example", True),
+        ("websocket", "evil.example", "https://evil.example", False),
+        ("websocket", "127.0.0.1:8501", "null", False),
+    ],
+)
+def test_only_known_hosts_are_answered(kind, host, origin, answer):
+    import asyncio
+
+    reached, sent = [], []
+
+    async def inner(scope, receive, send):
+        reached.append(dict(scope["headers"]))
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
+    scope = {"type": kind, "headers": headers, "method": "GET", "path": "/"}
+    app = KnownHosts(inner, names=["localhost", "panel.example", "*.studio.example"])
+    asyncio.run(app(scope, receive, send))
+    assert bool(reached) is answer
+    if not answer:
+        refused = {"http": 421, "websocket": 1008}[kind]
+        assert refused in (sent[0].get("status"), sent[0].get("code"))
+
+
+def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
+    """The sentence that the page shows is the loader's own."""
+    from src.training.data_loaders import load_splits
+
+    path = data.keep("words.csv", b"question,anser\na,b\n")
+    with pytest.raises(DataError, match="no column 'answer'.*anser"):
+        load_splits(task="mine", path=str(path))
