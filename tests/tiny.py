@@ -49,6 +49,8 @@ def save_model(
     words = tokenizer()
     common = {
         "vocab_size": 320,
+        # Frozen embeddings bound the logits; with the usual 0.02 nothing could be learnt.
+        "initializer_range": 0.3,
         "bos_token_id": words.eos_token_id,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
@@ -96,7 +98,7 @@ def data(folder: Path, train: int = 15, validation: int = 5, test: int = 5) -> P
 
 
 class Recorder:
-    """A Reporter that keeps what it is told, and asks to stop once `stop_at` was logged."""
+    """A Reporter that keeps what it is told, and asks to stop once step `stop_at` was reported."""
 
     def __init__(self, stop_at: int | None = None):
         self.points: list[tuple[int, str, float]] = []
@@ -126,9 +128,7 @@ class Recorder:
         self.phases.append(text)
 
     def stop_requested(self) -> bool:
-        return self.stop_at is not None and any(
-            step >= self.stop_at and name == "train/loss" for step, name, _ in self.points
-        )
+        return self.stop_at is not None and any(step >= self.stop_at for step, _, _ in self.points)
 
     def curve(self, name: str) -> dict[int, float]:
         return {step: value for step, at, value in self.points if at == name}

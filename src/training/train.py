@@ -450,11 +450,11 @@ def run_experiment(config_path: str | Path) -> tuple[Path, dict[str, Any]]:
     """
     path = str(Path(config_path).resolve())
     command = [sys.executable, "-m", "src.cli", "launch", path, "--wait", "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     try:
         run = json.loads(done.stdout)
-    except json.JSONDecodeError:
-        raise ExperimentFailed("FAILED", f"{config_path} was not launched; see above") from None
+    except json.JSONDecodeError:  # refused before it became a run
+        raise ExperimentFailed("FAILED", done.stderr.strip()) from None
     output_dir = Path(run["paths"]["output_dir"])
     if run["status"] != "COMPLETED":
         raise ExperimentFailed(run["status"], run.get("reason") or "no reason given", output_dir)

@@ -1,0 +1,45 @@
+"""Metrics against numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from src.models.metrics import (
+    character_error_rate,
+    edit_distance,
+    exact_match,
+    mean_edit_distance,
+    token_accuracy,
+)
+
+
+def test_exact_match_counts_case_but_no_surrounding_space() -> None:
+    assert exact_match([" receive ", "Receive", "recieve"], ["receive"] * 3) == pytest.approx(1 / 3)
+
+
+def test_a_swap_is_one_edit() -> None:
+    assert edit_distance("recieve", "receive") == 1
+    assert edit_distance("", "cat") == 3
+    assert mean_edit_distance(["recieve", "cat"], ["receive", "cart"]) == 1
+
+
+def test_character_error_rate_counts_a_swap_as_two_and_weighs_by_length() -> None:
+    # 2 edits in `receive` (7), 1 in `cart` (4).
+    assert character_error_rate(["recieve", "cat"], ["receive", "cart"]) == pytest.approx(3 / 11)
+    assert character_error_rate(["aaaa"], ["b"]) == 4
+
+
+def test_token_accuracy() -> None:
+    assert token_accuracy(3, 4) == 0.75
+
+
+def test_no_words_is_not_a_score() -> None:
+    assert math.isnan(exact_match([], []))
+    assert math.isnan(mean_edit_distance([], []))
+    assert math.isnan(character_error_rate([], []))
+    assert math.isnan(token_accuracy(0, 0))
+
+
+def test_lists_of_unlike_length_are_refused() -> None:
+    with pytest.raises(ValueError):
+        exact_match(["a"], [])
