@@ -356,6 +356,13 @@ def test_every_setting_reaches_the_trainer(name: str) -> None:
     )
 
 
+def test_the_seed_reaches_every_part() -> None:
+    built = plan(load_config(overrides={"training.seed": 7}), precision="fp32")
+    arguments = built.arguments
+    seeds = [built.base["seed"], built.lora["seed"], arguments["seed"], arguments["data_seed"]]
+    assert seeds == [7] * 4
+
+
 def test_a_library_that_changes_a_setting_is_caught(
     bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
