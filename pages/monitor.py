@@ -32,13 +32,13 @@ def page() -> None:
 def actions(run: Run) -> None:
     """Stop or delete, each after asking."""
     if not Status(run.status).ended:
-        with st.popover("Stop"):
+        with st.popover("Stop", key="stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
             if st.button("Stop this run", type="primary"):
                 launcher.stop(run.id)
                 st.rerun()
         return
-    with st.popover("Delete"):
+    with st.popover("Delete", key="delete"):
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
         if st.button("Delete this run", type="primary"):
             launcher.delete(run)
@@ -57,7 +57,7 @@ def view(run_id: str, living: bool) -> None:
     if frames:
         shown = charts.charts(frames)
         drawn = {c.title: charts.figure(c, frames, revision=run.id) for c in shown}
-        charts.draw(drawn, key="curves")
+        charts.draw(drawn, live=living, key="curves")
     elif living:
         now = escape(run.phase or parts.MEANING[Status(run.status)])
         parts.empty("No curve yet", f"The first points come once the model is there. Now: {now}.")
@@ -68,10 +68,6 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
     """Status and why, progress, and the numbers that one looks for first."""
     status = Status(run.status)
     said = run.reason or (run.phase if status.active else None) or parts.MEANING[status]
-    st.html(
-        f'<div class="run-head">{parts.badge(run.status)}<span class="reason">{escape(said)}</span>'
-        f'<span class="step">{parts.steps(run)}</span>{parts.bar(run)}</div>'
-    )
     memory = latest.get("gpu/memory_gib", latest.get("cpu/memory_gib"))
     left = parts.remaining_seconds(run, pace)
     pairs = [
@@ -86,7 +82,11 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
         pairs.append(("launched", parts.local_time(run.created_at, "%d %b, %H:%M")))
     else:
         pairs.append(("time left", f"≈ {parts.duration(left)}" if left else "–"))
-    st.html(parts.facts(pairs))
+    # One element, not two: each costs the browser a few milliseconds at every refresh.
+    st.html(
+        f'<div class="run-head">{parts.badge(run.status)}<span class="reason">{escape(said)}</span>'
+        f'<span class="step">{parts.steps(run)}</span>{parts.bar(run)}</div>{parts.facts(pairs)}'
+    )
 
 
 def below(run: Run, checkpoints: Sequence[Checkpoint]) -> None:

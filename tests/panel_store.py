@@ -12,6 +12,7 @@ from sqlalchemy import update
 from src import paths
 from src.config import load_config
 from src.runs import store
+from src.runs.processes import FileLock, boot_id
 from src.runs.table import Run, Status
 
 MISSPELLED = [
@@ -70,6 +71,7 @@ def fill_run(
             started_at=created_at + 1,
             ended_at=created_at + 7 + last * seconds_per_step if ended else None,
             heartbeat_at=time.time(),
+            boot_id=boot_id(),
             used={"backend": "peft", "backend_reason": "no NVIDIA GPU here"},
         )
         if curves and last:
@@ -85,6 +87,18 @@ def fill_run(
     if curves and last and ended:
         fill_predictions(run_id, last, words or MISSPELLED, rows=rows)
     return run_id
+
+
+def hold(run_id: str) -> FileLock:
+    """Let this process pass for the run's supervisor, so that no reconciler ends the run."""
+    lock = FileLock(paths.supervisor_lock(run_id))
+    assert lock.acquire()
+    return lock
+
+
+def end(run_id: str, status: Status, reason: str | None = None) -> None:
+    with store.writing() as session:
+        _update(session, run_id, status=status, reason=reason, ended_at=time.time())
 
 
 def fill_predictions(

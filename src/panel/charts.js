@@ -1,5 +1,6 @@
 // Draws figures with Plotly.react, which keeps zoom and pan while the figure's uirevision stays.
 
+const BUDGET_MS = 12;
 const root = document.querySelector('script[src*="static/js/"]')?.src.split("static/js/")[0] ?? "/";
 
 function loadPlotly(path) {
@@ -13,28 +14,34 @@ function loadPlotly(path) {
   return window.spelltunePlotly;
 }
 
-// A custom property of panel.css as the browser resolves it for the theme that is on.
-function color(element, name) {
+// The custom properties of panel.css as the browser resolves them for the theme that is on.
+function palette(element) {
   const probe = document.createElement("span");
-  probe.style.color = `var(${name})`;
   element.append(probe);
-  const found = getComputedStyle(probe).color;
+  const names = ["ink", "quiet", "line", "raised", "curve-1", "curve-2", "curve-3"];
+  const found = { font: getComputedStyle(element).fontFamily };
+  for (const name of names) {
+    probe.style.color = `var(--${name})`;
+    found[name] = getComputedStyle(probe).color;
+  }
   probe.remove();
   return found;
 }
 
-function themed(card, figure) {
-  const ink = color(card, "--quiet"), line = color(card, "--line"), paper = color(card, "--raised");
-  const axis = { gridcolor: line, zeroline: false, color: ink, automargin: true, fixedrange: false };
-  const { layout } = figure;
+function themed({ layout }, look) {
+  const axis = {
+    gridcolor: look.line, zeroline: false, color: look.quiet,
+    // Both measure each label at each refresh; the margins below have room for them.
+    automargin: false, ticklabeloverflow: "allow",
+  };
   return {
     ...layout,
-    colorway: [1, 2, 3].map((n) => color(card, `--curve-${n}`)),
-    font: { family: getComputedStyle(card).fontFamily, size: 12, color: ink },
+    colorway: [look["curve-1"], look["curve-2"], look["curve-3"]],
+    font: { family: look.font, size: 12, color: look.quiet },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 8, r: 14, t: 10, b: 8 }, height: 210, autosize: true, showlegend: false,
+    margin: { l: 62, r: 16, t: 10, b: 42 }, height: 210, autosize: true, showlegend: false,
     hovermode: "x unified", dragmode: "zoom",
-    hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: color(card, "--ink") } },
+    hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
     xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickformat: ",d" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8 }, nticks: 6 },
   };
@@ -50,15 +57,13 @@ function makeCard(grid, title) {
   return card;
 }
 
-async function drawCard(Plotly, card, text) {
-  const look = getComputedStyle(card).colorScheme;
-  if (card.drawn === text && card.look === look) return;
-  card.drawn = text;
-  card.look = look;
+async function drawCard(Plotly, card, text, look) {
+  card.shown = text;
+  card.ink = look.ink;
+  card.drawnAt = performance.now();
   const figure = JSON.parse(text);
   const plot = card.querySelector(".plot");
-  const lines = figure.data.map((trace) => ({ ...trace, line: { width: 1.75 }, marker: { size: 5 } }));
-  await Plotly.react(plot, lines, themed(card, figure), {
+  await Plotly.react(plot, figure.data, themed(figure, look), {
     displaylogo: false, responsive: true, doubleClick: "autosize",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
@@ -68,7 +73,7 @@ async function drawCard(Plotly, card, text) {
 
 // The legend shows each curve's last value, so it is read without hovering.
 function readOut(card, plot) {
-  const items = plot._fullData.map((trace) => {
+  const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
     const item = document.createElement("span");
     item.style.setProperty("--curve", trace.line.color);
     item.textContent = `${trace.name} ${trace.meta}`;
@@ -81,10 +86,9 @@ function readOut(card, plot) {
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 async function drawAll(grid) {
-  const { plotly, figures } = grid.shown;
-  for (const title of Object.keys(figures)) {
-    grid.cards[title] ??= makeCard(grid, title);
-  }
+  const { plotly, figures, live } = grid.shown;
+  const titles = Object.keys(figures);
+  for (const title of titles) grid.cards[title] ??= makeCard(grid, title);
   for (const title of Object.keys(grid.cards)) {
     if (title in figures) continue;
     grid.cards[title].remove();
@@ -92,10 +96,17 @@ async function drawAll(grid) {
   }
   const Plotly = await loadPlotly(plotly);
   while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css is there
-  for (const title of Object.keys(figures)) {
+  const look = palette(grid);
+  const isStale = ({ shown, ink }, text) => shown !== text || ink !== look.ink;
+  const stale = titles.filter((title) => isStale(grid.cards[title], figures[title]));
+  // The first chart always; the others in turns, so that no refresh holds up the page for long.
+  const turn = (title) => (title === titles[0] ? -1 : grid.cards[title].drawnAt ?? 0);
+  const start = performance.now();
+  for (const title of stale.sort((a, b) => turn(a) - turn(b))) {
     if (!grid.isConnected || grid.shown.figures !== figures) return;
-    await drawCard(Plotly, grid.cards[title], figures[title]);
-    await frame(); // one chart a frame: the page stays responsive
+    const card = grid.cards[title];
+    if (live && card.ink === look.ink && performance.now() - start > BUDGET_MS) return;
+    await drawCard(Plotly, card, figures[title], look);
   }
 }
 

@@ -19,7 +19,7 @@ from src.panel.server import PLOTLY_JS
 from src.runs import store
 from src.runs.table import Run, Status
 
-MOST_POINTS = 1_000  # of one curve, as sent to the browser
+MOST_POINTS = 600  # of one curve, as sent to the browser; a chart is half as many pixels wide
 FEW_POINTS = 60  # up to here each point gets a mark
 
 
@@ -119,17 +119,24 @@ def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -
     """The chart of these frames. `revision` names what is shown: while it stays, so does the
     zoom."""
     drawn = go.Figure()
-    for name, label in chart.curves.items():
+    for number, (name, label) in enumerate(chart.curves.items()):
         if name not in frames:
             continue
         points = thin(frames[name])
+        few = len(points) <= FEW_POINTS
+        curve = {
+            "name": label,
+            "legendgroup": label,
+            "mode": "lines+markers" if few else "lines",
+            "line": {"width": 1.75},
+            "marker": {"size": 5},
+            "hovertemplate": f"%{{y:{chart.format}}}",
+        }
         drawn.add_scatter(
-            name=label,
             x=points["step"].to_numpy("int32"),
             y=points["value"].to_numpy("float32"),
             meta=_last(points["value"], chart.format),
-            mode="lines+markers" if len(points) <= FEW_POINTS else "lines",
-            hovertemplate=f"%{{y:{chart.format}}}",
+            **curve,
         )
     drawn.update_layout(
         template="none",
@@ -151,12 +158,14 @@ def _last(values: pd.Series, form: str) -> str:
     return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))
 
 
-def draw(figures: Mapping[str, go.Figure], *, key: str) -> None:
-    """A grid of charts by title, each with its last values as its legend. Keeps zoom and pan."""
+def draw(figures: Mapping[str, go.Figure], *, live: bool, key: str) -> None:
+    """A grid of charts by title, each with its last values as its legend. Keeps zoom and pan; while
+    `live`, a refresh draws the charts in turns."""
     _grid(
         key=key,
         data={
             "plotly": PLOTLY_JS,
+            "live": live,
             "figures": {title: shown.to_json() for title, shown in figures.items()},
         },
     )
