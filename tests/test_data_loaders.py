@@ -143,6 +143,11 @@ def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
         ("a.json", '[{"question": "a"}, {"question": "b", "answer": "c"}]', "row 1: answer holds"),
         ("a.json", '{"question": "a"}', "expected a list of objects"),
         ("a.json", "[1, 2]", "expected a list of objects"),
+        ("a.json", '{"train": ["a"], "test": []}', "or one such list a split"),
+        ("a.json", '{"train": null}', "or one such list a split"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '[{"question": "\\ud800", "answer": "a"}]', "question holds half a character"),
+        ("a.csv", "question,answer,answer\na,b,c\n", "two columns have the same name"),
         ("a.json", "[", "cannot be read"),
         ("a.jsonl", '{"question": "a", "answer": "b"}\n{"question": ', "line 2 is not JSON"),
         ("a.jsonl", '["a"]', "line 1 is not an object"),
@@ -166,12 +171,35 @@ def test_missing_folders_and_other_encodings_are_named(tmp_path: Path) -> None:
     assert "has no file called train" in refusal(tmp_path / "folder")
 
 
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pd.DataFrame(GOOD).to_parquet(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:10] + b"\xff" * 60 + content[70:])
+    assert "cannot be read" in refusal(file)
+
+
+def test_line_separators_inside_a_text_end_no_row(tmp_path: Path) -> None:
+    rows = [row | {"question": f"a\u2028b\x85{i}"} for i, row in enumerate(GOOD)]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    assert len(load_rows(tmp_path / "a.jsonl")) == 60
+
+
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "validation", "test"):
+        pd.DataFrame(GOOD[:9]).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert "two files for one split" in refusal(tmp_path)
+
+
 def test_no_validation_rows(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"train": GOOD[:5], "test": GOOD[5:]}))
     assert "has 0 validation rows" in refusal(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("hub_id", ["../etc/passwd", "http://169.254.169.254/x", "a/b/c", "tests"])
+@pytest.mark.parametrize(
+    "hub_id", ["../etc/passwd", "http://169.254.169.254/x", "a/b/c", "tests", "csv"]
+)
 def test_only_hub_ids_are_looked_up_on_the_hub(
     hub_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,9 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 raise DataError(f"{source}, row {number}: {column} holds {kind}; it must be text")
             if not cell.strip():
                 raise DataError(f"{source}, row {number}: {column} is empty")
+            # JSON can escape half a character, which no tokenizer and no file takes.
+            if any("\ud800" <= letter <= "\udfff" for letter in cell):
+                raise DataError(f"{source}, row {number}: {column} holds half a character")
     answers = table["answer"].str.strip()
     return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
 
@@ -215,7 +218,15 @@ def _read_path(path: Path) -> dict[str, pd.DataFrame]:
     """{split: table} of a file or of a folder with a file a split; {"": table} without splits."""
     if path.is_dir():
         files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in READERS]
-        named = {SPLIT_NAMES[f.stem.lower()]: f for f in files if f.stem.lower() in SPLIT_NAMES}
+        of_split = [
+            (SPLIT_NAMES[f.stem.lower()], f) for f in files if f.stem.lower() in SPLIT_NAMES
+        ]
+        named = dict(of_split)
+        if len(named) < len(of_split):
+            found = ", ".join(file.name for _, file in of_split)
+            raise DataError(
+                f"folder {path} has two files for one split ({found}); keep one of them"
+            )
         if not named:
             raise DataError(
                 f"folder {path} has no file called train, validation or test with one of the "
@@ -253,7 +264,7 @@ def _read_file(path: Path) -> pd.DataFrame:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"
         ) from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, OSError) as error:  # OSError: pyarrow, for a damaged page
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if table.empty:
         raise DataError(f"{path} has no rows")
@@ -261,21 +272,35 @@ def _read_file(path: Path) -> pd.DataFrame:
 
 
 def _read_json(content: bytes) -> pd.DataFrame:
-    document = json.loads(content.decode("utf-8-sig"))
-    if isinstance(document, dict) and set(document) <= set(SPLIT_NAMES):
-        document = [{"split": split} | row for split, rows in document.items() for row in rows]
-    if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
-        raise ValueError('expected a list of objects, as in [{"question": "...", "answer": "..."}]')
-    return pd.DataFrame(document, dtype=object)
+    document = _json_of(content.decode("utf-8-sig"))
+    by_split = isinstance(document, dict) and set(document) <= set(SPLIT_NAMES)
+    parts = document if by_split else {"": document}
+    for rows in parts.values():
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(
+                'expected a list of objects, as in [{"question": "...", "answer": "..."}], or one '
+                "such list a split"
+            )
+    mark = [{"split": split} if by_split else {} for split in parts]
+    rows = [row | m for m, part in zip(mark, parts.values(), strict=True) for row in part]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _json_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply for rows of questions and answers") from None
 
 
 def _read_jsonl(content: bytes) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+    # Not splitlines: U+2028 and the like may stand inside a JSON text.
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _json_of(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} is not JSON: {error.msg}") from None
         if not isinstance(row, dict):
@@ -290,6 +315,8 @@ def _read_csv(content: bytes) -> pd.DataFrame:
     reader = csv.DictReader(text, strict=True, skipinitialspace=True)
     rows = []
     for row in reader:
+        if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
+            raise ValueError("two columns have the same name")
         if None in row:
             raise ValueError(f"line {reader.line_num} has more cells than the header")
         rows.append(row)
@@ -310,7 +337,8 @@ SAFE_BUILDERS = ("json", "csv", "parquet", "text")
 
 def _read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
     """{split: table} of a data set on the hub; scripts and builders that unpickle are refused."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id) or Path(hub_id).exists():
+    # A bare name can be a builder's: load_dataset("csv") reads the files of the current folder.
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(hub_id).exists():
         raise DataError(f"{hub_id!r} is not the id of a data set on the hub, such as user/words")
     import datasets  # over a second, and only this source needs it
 
