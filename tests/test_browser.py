@@ -226,7 +226,8 @@ def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, 
     plot(page, "1")
     page.wait_for_timeout(4000)
     session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
+    # Time on the processor, not on the clock: this machine does other things too.
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def busy() -> float:
         metrics = session.send("Performance.getMetrics")["metrics"]
@@ -242,7 +243,6 @@ def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, 
         page.wait_for_timeout(2000)  # one refresh
         costs.append(round((busy() - before) * 1000))
     print(f"a refresh costs {costs} ms of the main thread")
-    # The middle one: this machine does other things too.
     assert sorted(costs)[len(costs) // 2] <= 100, costs
 
 
@@ -252,8 +252,7 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     page.goto(f"{panel}/monitor?run={run_id}")
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Stop this run").click()
-    with store.reading() as session:
-        wait_for(lambda: store.stop_requested(session, run_id), 10, "the stop is asked for")
+    wait_for(partial(stop_is_asked, run_id), 10, "the stop is asked for")
     end(run_id, Status.STOPPED, "stopped at step 100 because someone asked")
     lock.release()
     page.get_by_text("stopped at step 100").wait_for()
@@ -261,6 +260,11 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     # The open question about stopping must not turn into one about deleting.
     assert page.get_by_role("button", name="Delete this run").count() == 0
     assert page.get_by_role("button", name="Stop").count() == 0
+
+
+def stop_is_asked(run_id: str) -> bool:
+    with store.reading() as session:
+        return store.stop_requested(session, run_id)
 
 
 def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
@@ -451,7 +455,11 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             page.get_by_role("link", name="Curves and log").click()
             page.get_by_role("link", name="Launch again with edits").click()
             page.wait_for_selector(".stNumberInput")
-            wait_for(lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "60", 10, "its steps")
+            wait_for(
+                lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "60",
+                10,
+                "its steps",
+            )
             with store.reading() as session:
                 assert [r.status for r in store.runs(session)] == [Status.COMPLETED]
 
@@ -510,6 +518,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
                 (run,) = store.runs(session)
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Stop this run").click()
+            wait_for(partial(stop_is_asked, run.id), 20, "the stop is asked for")
             page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=120_000)
             end_processes(run.id)
 

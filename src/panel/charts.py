@@ -19,8 +19,10 @@ from src.panel.server import PLOTLY_JS
 from src.runs import store
 from src.runs.table import Run, Status
 
-MOST_POINTS = 600  # of one curve, as sent to the browser; a chart is half as many pixels wide
+# Of one curve, as sent to the browser: a chart is half as many pixels wide.
+MOST_POINTS = 600
 FEW_POINTS = 60  # up to here each point gets a mark
+MANY_POINTS = 300  # beyond it a noisy curve also shows the mean of its last points
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class Chart:
     unit: str  # title of the y axis
     curves: Mapping[str, str]  # metric name -> what the legend calls it
     format: str = ",.3~g"  # of a value, in d3's and (without ~) Python's notation
+    noisy: bool = False  # many points get the mean of the last ones drawn over them
 
 
 CHARTS = (
-    Chart("Loss", "nats per token", {"train/loss": "train", "val/loss": "validation"}),
+    Chart("Loss", "nats per token", {"train/loss": "train", "val/loss": "validation"}, noisy=True),
     Chart(
         "Accuracy",
         "share of validation",
@@ -44,8 +47,8 @@ CHARTS = (
     Chart("Letters wrong", "share of letters", {"val/cer": "validation"}, ".1%"),
     Chart("Edit distance", "edits a word", {"val/edit_distance": "validation mean"}),
     Chart("Learning rate", "learning rate", {"lr": "rate"}),
-    Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}),
-    Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f"),
+    Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}, noisy=True),
+    Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f", noisy=True),
     Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
 )
 
@@ -119,25 +122,24 @@ def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -
     """The chart of these frames. `revision` names what is shown: while it stays, so does the
     zoom."""
     drawn = go.Figure()
-    for number, (name, label) in enumerate(chart.curves.items()):
+    for number, (name, label) in enumerate(chart.curves.items(), start=1):
         if name not in frames:
             continue
-        points = thin(frames[name])
-        few = len(points) <= FEW_POINTS
-        curve = {
-            "name": label,
-            "legendgroup": label,
-            "mode": "lines+markers" if few else "lines",
-            "line": {"width": 1.75},
-            "marker": {"size": 5},
-            "hovertemplate": f"%{{y:{chart.format}}}",
-        }
+        frame = frames[name]
+        points = thin(frame)
+        many = chart.noisy and len(frame) > MANY_POINTS
+        curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": number}
         drawn.add_scatter(
-            x=points["step"].to_numpy("int32"),
-            y=points["value"].to_numpy("float32"),
+            **curve | ({"mode": "lines+markers"} if len(points) <= FEW_POINTS else {}),
+            **_arrays(points),
+            name=label,
             meta=_last(points["value"], chart.format),
-            **curve,
+            opacity=0.35 if many else 1,
         )
+        if many:
+            window = len(frame) // 50
+            mean = frame.assign(value=frame["value"].rolling(window, min_periods=1).mean())
+            drawn.add_scatter(**curve, **_arrays(thin(mean, 200)), name=f"mean of {window} points")
     drawn.update_layout(
         template="none",
         uirevision=revision,
@@ -150,6 +152,11 @@ def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -
         yaxis_separatethousands=True,
     )
     return drawn
+
+
+def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
+    # Arrays travel as base64, lists as text.
+    return {"x": points["step"].to_numpy("int32"), "y": points["value"].to_numpy("float32")}
 
 
 def _last(values: pd.Series, form: str) -> str:

@@ -169,13 +169,13 @@ def pick_run() -> Run | None:
         return None
     if asked != chosen:
         st.query_params["run"] = chosen
-    # The address decides; the widget only writes it.
+    # The address decides; the widget only writes it. Its options are told apart by their text, so
+    # that must not change with the status.
     if st.session_state.get("picked run") != chosen:
         st.session_state["picked run"] = chosen
     st.selectbox(
         "Run",
         list(known),
-        format_func=lambda i: f"{i}  ·  {known[i].status.lower()}",
         label_visibility="collapsed",
         key="picked run",
         on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
