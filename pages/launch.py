@@ -12,13 +12,10 @@ from src.config import (
     ConfigError,
     RunConfig,
     effective_batch,
-    get,
     load_config,
     parse_config,
     presets,
-    settings,
     steps_per_epoch,
-    to_yaml,
 )
 from src.panel import data, form, parts
 from src.runs import launcher, store
@@ -42,9 +39,9 @@ def page() -> None:
         to_mend(problems)
         if config:
             sizes(config, seen)
-        changes(origin, base, texts)
+        form.draw_changes(origin, base, texts)
         if config:
-            copies(config, origin)
+            form.draw_copies(config, origin)
     with left:
         origins(origin)
         form.draw_first(base, texts, problems)
@@ -110,35 +107,6 @@ def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:
             ("epochs", f"{config.training.max_steps / epoch:.3g}"),
         ]
     st.html(parts.facts(pairs))
-
-
-def changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
-    """What differs from the start, each with one press back."""
-    if not texts:
-        st.html(f'<p class="quiet">All settings are those of {escape(origin)}.</p>')
-        return
-    known = {s.name: s for s in settings()}
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
-        st.button("Undo all", on_click=form.reset, args=tuple(texts), type="tertiary")
-    for name, text in texts.items():
-        before = form.to_text(known[name], get(base, name)) or "none"
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.html(
-                f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
-                f"<b>{escape(text or 'none')}</b></p>"
-            )
-            undo = {"key": f"undo {name}", "on_click": form.reset, "args": (name,)}
-            st.button("Undo", type="tertiary", **undo)
-
-
-def copies(config: RunConfig, origin: str) -> None:
-    preset = origin if origin in presets() else form.nearest_preset(config)
-    with st.container(horizontal=True):
-        with st.popover("Copy as command"):
-            st.code(form.as_command(config, preset), language="bash", wrap_lines=True)
-        with st.popover("Copy as YAML"):
-            st.code(to_yaml(config), language="yaml")
 
 
 def start() -> tuple[str, RunConfig | None]:

@@ -47,7 +47,10 @@ def actions(run: Run) -> None:
 
 def view(run_id: str, living: bool) -> None:
     with store.reading() as session:
-        run = store.find(session, run_id)
+        try:
+            run = store.find(session, run_id)
+        except store.UnknownRun:
+            st.rerun()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
         frames = charts.read_curves(session, run)
         checkpoints = store.checkpoints(session, run.id)
@@ -68,14 +71,17 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
     """Status and why, progress, and the numbers that one looks for first."""
     status = Status(run.status)
     said = run.reason or (run.phase if status.active else None) or parts.MEANING[status]
-    memory = latest.get("gpu/memory_gib", latest.get("cpu/memory_gib"))
+    if run.best_step is not None:
+        said += f" · best at step {run.best_step:,}"
+    processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
+    memory = latest.get(f"{processor.lower()}/memory_gib")
     left = parts.remaining_seconds(run, pace)
     pairs = [
         ("exact match", parts.percent(latest.get("val/exact_match"))),
         ("validation loss", parts.number(latest.get("val/loss"))),
         ("training loss", parts.number(latest.get("train/loss"))),
         ("speed", parts.number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
-        ("memory", parts.number(memory, ".2f", "GiB")),
+        (f"{processor} memory", parts.number(memory, ".2f", "GiB")),
         ("took" if status.ended else "so far", parts.duration(parts.run_seconds(run))),
     ]
     if status.ended:

@@ -37,15 +37,17 @@ MAIN = ".stMainBlockContainer"
 
 
 @contextlib.contextmanager
-def serving(home: Path, **extra: str) -> Iterator[str]:
+def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]:
     """A panel of its own on a free port; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "SPELLTUNE_HOME": str(home), **extra}
+    streamlit = ["streamlit", "run", "app.py", "--server.port", str(port)]
+    command = ["uvicorn", "app:app", "--port", str(port)] if uvicorn else streamlit
     with open(home / "panel.log", "wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
+            [sys.executable, "-m", *command],
             cwd=paths.ROOT,
             env=environment,
             stdout=log,
@@ -160,8 +162,9 @@ def plot(page: Any, script: str) -> Any:
 # --- journeys -------------------------------------------------------------------------------------
 
 
-def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended):
-    with serving(module_home) as address, reading(browser) as page:
+@pytest.mark.parametrize("uvicorn", [False, True])
+def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended, uvicorn):
+    with serving(module_home, uvicorn=uvicorn) as address, reading(browser) as page:
         page.goto(f"{address}/errors?run={ended}&find=rhythm")
         page.get_by_role("cell", name="rythm", exact=True).wait_for()
         assert page.get_by_role("row").count() == 2

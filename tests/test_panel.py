@@ -53,7 +53,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-def show(page: str, **query: str) -> AppTest:
+def show(page: str, /, **query: str) -> AppTest:
     test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=20)
     for name, value in query.items():
         test.query_params[name] = value
@@ -140,6 +140,14 @@ def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
 def test_a_failed_run_says_why():
     run_id = fill_run(status=Status.FAILED, steps=0, curves=False, reason="no GPU for 4-bit")
     assert "no GPU for 4-bit" in html(show("monitor", run=run_id))
+
+
+def test_a_resumed_run_says_which_attempt_it_is_and_where_its_best_step_was():
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        store.find(session, run_id).attempt = 2
+    body = html(show("monitor", run=run_id))
+    assert "attempt 2 · step 300 of 600" in body and "best at step 300" in body
 
 
 def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
@@ -448,6 +456,14 @@ def test_a_table_of_ten_thousand_words_opens_within_a_second():
     assert time.perf_counter() - start < 1.0
 
 
+@pytest.mark.parametrize(
+    "bad", [{"page": "99"}, {"distance": "many"}, {"split": "x"}, {"order": "?"}, {"every": "7"}]
+)
+def test_an_address_with_nonsense_shows_the_page_without_it(bad):
+    run_id = fill_run(rows=400)
+    assert "12 of 400 words" in html(show("errors", run=run_id, **bad))
+
+
 def test_a_run_without_scored_words_says_so():
     run_id = fill_run(status=Status.RUNNING, steps=50, curves=False)
     assert "has not been scored on its validation words" in html(show("errors", run=run_id))
@@ -468,6 +484,13 @@ def test_durations(seconds, text):
 def test_numbers_have_units_and_nan_is_a_dash():
     assert parts.number(9800.4, ",.0f", "tokens/s") == "9,800 tokens/s"
     assert parts.number(float("nan")) == parts.number(None, unit="GiB") == "–"
+
+
+def test_links_escape_what_they_hold():
+    anchor = parts.link("monitor", "<b>", {"run": 'x"><script>'})
+    assert anchor == (
+        '<a class="inner " href="monitor?run=x%22%3E%3Cscript%3E" target="_self">&lt;b&gt;</a>'
+    )
 
 
 def test_no_page_imports_what_trains():

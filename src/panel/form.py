@@ -28,6 +28,7 @@ from src.config import (
     parse_override,
     presets,
     settings,
+    to_yaml,
 )
 from src.panel import parts
 
@@ -217,6 +218,38 @@ def _help(setting: Setting) -> str:
         bounds.append(f"{'less than' if setting.high_open else 'at most'} {high}")
     limits = f"\n\n{', '.join(bounds).capitalize()}." if bounds else ""
     return f"{setting.help.replace('_', chr(92) + '_')}{limits}\n\n`{setting.name}`"
+
+
+# --- what is changed ----------------------------------------------------------------------------
+
+
+def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
+    """What differs from the start, each with one press back."""
+    if not texts:
+        st.html(f'<p class="quiet">All settings are those of {escape(origin)}.</p>')
+        return
+    known = {s.name: s for s in settings()}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
+        st.button("Undo all", on_click=reset, args=tuple(texts), type="tertiary")
+    for name, text in texts.items():
+        before = to_text(known[name], get(base, name)) or "none"
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.html(
+                f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
+                f"<b>{escape(text or 'none')}</b></p>"
+            )
+            st.button("Undo", type="tertiary", key=f"undo {name}", on_click=reset, args=(name,))
+
+
+def draw_copies(config: RunConfig, origin: str) -> None:
+    """The config as a command and as YAML, to copy."""
+    preset = origin if origin in presets() else nearest_preset(config)
+    with st.container(horizontal=True):
+        with st.popover("Copy as command"):
+            st.code(as_command(config, preset), language="bash", wrap_lines=True)
+        with st.popover("Copy as YAML"):
+            st.code(to_yaml(config), language="yaml")
 
 
 # --- what a config differs in ---------------------------------------------------------------------

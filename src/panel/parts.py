@@ -18,6 +18,7 @@ from src.runs import store
 from src.runs.table import Run, Status
 
 PAGES = ROOT / "pages"
+MOST_CHOICES = 300  # runs in the list to choose from; an address reaches older ones too
 
 # What a status means to the reader, beside its word: colour is never the only mark.
 MEANING = {
@@ -107,7 +108,8 @@ def badge(status: str) -> str:
 
 
 def steps(run: Run) -> str:
-    return f"step {run.step or 0:,} of {run.max_steps:,}"
+    attempt = f"attempt {run.attempt} · " if run.attempt > 1 else ""
+    return f"{attempt}step {run.step or 0:,} of {run.max_steps:,}"
 
 
 def bar(run: Run) -> str:
@@ -157,16 +159,18 @@ def pick_run() -> Run | None:
     None, after drawing what to do about it, where there is none.
     """
     with store.reading() as session:
-        known = {r.id: r for r in store.runs(session)}
+        known = {r.id: r for r in store.runs(session, limit=MOST_CHOICES)}
         asked = st.query_params.get("run")
         try:
-            chosen = store.find(session, asked).id if asked else next(iter(known), None)
+            found = store.find(session, asked) if asked else next(iter(known.values()), None)
         except store.UnknownRun as error:
             empty("No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}")
             return None
-    if chosen is None:
+    if found is None:
         empty("No runs yet", link("launch", "Launch the first run", style="button"))
         return None
+    known.setdefault(found.id, found)
+    chosen = found.id
     if asked != chosen:
         st.query_params["run"] = chosen
     # The address decides; the widget only writes it. Its options are told apart by their text, so
