@@ -4,8 +4,8 @@
 wordfreq); `... train` trains the tokenizer and the model from that file alone (a GPU, minutes).
 
 A GPT-2 of 3.5M parameters reads lines of words: by frequency; letter by letter; and beside
-themselves cut or noised in another way. No validation or test word of the built-in tasks, and no
-misspelling of one, is in the list, so none is in the data in any form.
+themselves, cut in other pieces or with a slip. No validation or test word of the built-in tasks,
+and no misspelling of one, is in the list, so none is in the data in any form.
 """
 
 import argparse
@@ -72,74 +72,101 @@ def read_lists(folder: Path) -> dict[str, float]:
 # --- the lines ------------------------------------------------------------------------------------
 
 
-def noised(word: str, rng: random.Random) -> str:
-    """The word with one or two random slips: a letter left out, doubled, changed or swapped."""
-    letters = list(word)
-    for _ in range(1 if rng.random() < 0.7 else 2):
-        i = rng.randrange(len(letters))
-        match rng.randrange(5):
-            case 0 if len(letters) > 3:
-                del letters[i]
-            case 1:
-                letters.insert(i, letters[i])
-            case 2:
-                letters[i] = rng.choice(LETTERS)
-            case 3:
-                letters.insert(i, rng.choice(LETTERS))
-            case _ if i + 1 < len(letters):
-                letters[i], letters[i + 1] = letters[i + 1], letters[i]
-    return "".join(letters)
+# Spellings that sound alike or are confused for another reason, each read both ways.
+CONFUSED = """
+    ie/ei a/e e/i a/o o/u i/y ea/ee ai/a ou/o au/o er/re el/le al/le ant/ent ance/ence able/ible
+    c/s c/k k/ck s/z s/ss l/ll t/tt n/nn m/mm p/pp r/rr f/ff f/ph g/j tion/sion cial/tial w/wh
+    e/ie ly/lly y/ie th/t gh/g kn/n sc/s qu/k x/cs
+"""
+PAIRS = [pair.split("/") for pair in CONFUSED.split()]
+
+
+def slipped(word: str, rng: random.Random) -> str:
+    """The word with one or, seldom, two slips as people make them: a letter left out, doubled,
+    swapped, hit beside, or a sound spelled another way."""
+    for _ in range(1 if rng.random() < 0.75 else 2):
+        i = rng.randrange(len(word))
+        kind = rng.random()
+        if kind < 0.4:
+            known = [p for p in PAIRS if p[0] in word or p[1] in word]
+            if known:
+                here, there = rng.choice(known)
+                if here not in word or (there in word and rng.random() < 0.5):
+                    here, there = there, here
+                spots = [k for k in range(len(word)) if word.startswith(here, k)]
+                at = rng.choice(spots)
+                word = word[:at] + there + word[at + len(here) :]
+        elif kind < 0.6 and len(word) > 3:
+            word = word[:i] + word[i + 1 :]
+        elif kind < 0.7:
+            word = word[:i] + word[i] + word[i:]
+        elif kind < 0.85 and i + 1 < len(word):
+            word = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+        elif kind < 0.93:
+            word = word[:i] + rng.choice(LETTERS) + word[i:]
+        else:
+            word = word[:i] + rng.choice(LETTERS) + word[i + 1 :]
+    return word
 
 
 class Lines:
     """Token rows made from the listed words alone."""
 
-    def __init__(self, folder: Path, seed: int, noise: float):
+    def __init__(self, folder: Path, seed: int, slips: float):
         from tokenizers import Tokenizer
 
         listed = read_lists(folder)
-        self.words = list(listed)
-        self.weights = list(accumulate(listed.values()))
-        self.banned = frozenset(
-            gzip.decompress((folder / HELD_OUT_FILE).read_bytes()).decode().split()
-        )
-        self.rng, self.noise = random.Random(seed), noise
+        self.words, self.weights = list(listed), list(accumulate(listed.values()))
+        held_out = gzip.decompress((folder / HELD_OUT_FILE).read_bytes()).decode()
+        self.banned = frozenset(held_out.split())
+        self.rng = random.Random(seed)
+        # What a row holds, and how often. The rest beside slips keeps its proportions.
+        kinds = {self.by_frequency: 0.2, self.letter_by_letter: 0.3, self.cut_anew: 0.5}
+        self.kinds = [*kinds, self.with_slip]
+        self.shares = [*(share * (1 - slips) for share in kinds.values()), slips]
         file = str(folder / "tokenizer.json")
         # BPE dropout cuts a word in other pieces each time: so the letters of a piece are learnt.
         self.plain, self.cut, self.letters = (Tokenizer.from_file(file) for _ in range(3))
         self.cut.model.dropout, self.letters.model.dropout = 0.5, 1.0
+        self.newline = self.plain.encode("\n").ids
+        self.end = self.newline
 
     def row(self) -> list[int]:
         """LENGTH token ids, padded with PAD (0). No word is cut off: its head may be held out."""
-        kind = self.rng.random()
+        (kind,) = self.rng.choices(self.kinds, self.shares)
+        # A line ends with one or the other in all of a row. A base that never saw END could hardly
+        # learn to stop: an adapter does not change the token's embedding.
+        self.end = self.rng.choice((self.newline, [1]))
         ids: list[int] = []
-        while len(ids) + len(piece := self.piece(kind)) <= LENGTH:
+        while len(ids) + len(piece := kind()) <= LENGTH:
             ids += piece
         return ids + [0] * (LENGTH - len(ids))
 
-    def piece(self, kind: float) -> list[int]:
-        rng, plain = self.rng, self.plain
-        if kind < 0.25:
-            return plain.encode(" " + rng.choices(self.words, cum_weights=self.weights)[0]).ids
-        word = rng.choice(self.words)
-        line = plain.encode(" " + " ".join(word)).ids if kind < 0.5 else self.beside_itself(word)
-        return line + plain.encode("\n").ids
+    def by_frequency(self) -> list[int]:
+        (word,) = self.rng.choices(self.words, cum_weights=self.weights)
+        return self.plain.encode(" " + word).ids
 
-    def beside_itself(self, word: str) -> list[int]:
-        """The word whole and, before or after it, in other pieces or with a slip."""
-        rng = self.rng
+    def letter_by_letter(self) -> list[int]:
+        return self.plain.encode(" " + " ".join(self.rng.choice(self.words))).ids + self.end
+
+    def cut_anew(self) -> list[int]:
+        """A word whole and, before or after it, in other pieces."""
+        rng, word = self.rng, self.rng.choice(self.words)
         whole = self.plain.encode(" " + word).ids
-        if rng.random() < self.noise:
-            slip = noised(word, rng)
-            # The slip first: so the model learns to go back from it.
-            return (self.plain.encode(" " + slip).ids if slip not in self.banned else []) + whole
         again = rng.choice((self.cut, self.letters)).encode(rng.choice((" ", "")) + word).ids
-        return whole + again if rng.random() < 0.5 else again + whole
+        return (whole + again if rng.random() < 0.5 else again + whole) + self.end
+
+    def with_slip(self) -> list[int]:
+        """A word with a slip, and then the word: so the model learns to go back from it."""
+        word = self.rng.choice(self.words)
+        slip = slipped(word, self.rng)
+        line = f" {word}" if slip in self.banned else f" {slip} {word}"
+        return self.plain.encode(line).ids + self.end
 
 
 def make_rows(job: tuple[Path, int, float, int]) -> list[list[int]]:
-    folder, seed, noise, count = job
-    lines = Lines(folder, seed, noise)
+    folder, seed, slips, count = job
+    lines = Lines(folder, seed, slips)
     return [lines.row() for _ in range(count)]
 
 
@@ -154,7 +181,7 @@ def train_tokenizer(folder: Path, seed: int) -> None:
     drawn = random.Random(seed).choices(list(listed), list(listed.values()), k=200_000)
     lines = [" ".join(drawn[i : i + 20]) for i in range(0, len(drawn), 20)]
     # The words of the prompts, so that a prompt is a few tokens long.
-    prompts = ["<human>: Spell the word ''.\n<assistant>:", "<human>: Correct the spelling: \n"]
+    prompts = ["<human>: Spell the word:\n<assistant>:", "<human>: Correct the spelling: \n"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -168,7 +195,7 @@ def train_tokenizer(folder: Path, seed: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def pretrain(folder: Path, *, seconds: float, noise: float, seed: int, rows: int) -> None:
+def pretrain(folder: Path, *, seconds: float, slips: float, seed: int, rows: int) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -177,7 +204,7 @@ def pretrain(folder: Path, *, seconds: float, noise: float, seed: int, rows: int
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
     train_tokenizer(folder, seed)
-    jobs = [(folder, seed * 1000 + i, noise, 5000) for i in range(max(1, rows // 5000))]
+    jobs = [(folder, seed * 1000 + i, slips, 5000) for i in range(max(1, rows // 5000))]
     with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
         made = [torch.tensor(part, dtype=torch.int16) for part in pool.imap(make_rows, jobs)]
     data = torch.cat(made).to(device)
@@ -232,7 +259,7 @@ def pretrain(folder: Path, *, seconds: float, noise: float, seed: int, rows: int
         "steps": step,
         "seconds": round(time.time() - start),
         "rows": len(data),
-        "noise": noise,
+        "slips": slips,
         "seed": seed,
         "final_loss": round(loss.item(), 4),
         "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
@@ -247,7 +274,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("lists", "train"))
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--seconds", type=float, default=300, help="of training, without set-up")
-    parser.add_argument("--noise", type=float, default=0.3, help="share of pairs with a slip")
+    parser.add_argument("--slips", type=float, default=0.65, help="share of rows of slips")
     parser.add_argument("--rows", type=int, default=1_500_000, help="rows made before training")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
@@ -256,7 +283,7 @@ def main() -> None:
     elif not (a.folder / WORDS_FILE).exists():
         sys.exit(f"no {a.folder / WORDS_FILE}: run the stage `lists` first")
     else:
-        pretrain(a.folder, seconds=a.seconds, noise=a.noise, seed=a.seed, rows=a.rows)
+        pretrain(a.folder, seconds=a.seconds, slips=a.slips, seed=a.seed, rows=a.rows)
 
 
 if __name__ == "__main__":

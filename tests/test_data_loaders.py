@@ -56,7 +56,7 @@ def test_the_tasks_share_their_splits() -> None:
 def test_rows_read_as_promised() -> None:
     spell, correct = (load_splits(task=task) for task in BUILT_IN_TASKS)
     rows = pd.concat([spell[s] for s in SPLITS]).set_index("word")
-    assert rows.loc["receive", "question"] == "Spell the word 'receive'."
+    assert rows.loc["receive", "question"] == "Spell the word: receive"
     assert rows.loc["receive", "answer"] == "r e c e i v e"
     pairs = pd.concat([correct[s] for s in SPLITS])
     assert set(pairs["answer"]) == set(pairs["word"])
@@ -73,7 +73,7 @@ def test_the_splits_never_change() -> None:
     assert [split_of(w) for w in ("receive", " Receive", "beautiful", "science", "the")] == [
         "train", "train", "validation", "train", "train"
     ]  # fmt: skip
-    assert load_splits(task="spell_out").fingerprint[:12] == "1041c5ef9fd8"
+    assert load_splits(task="spell_out").fingerprint[:12] == "618e7a624789"
     assert load_splits(task="correct").fingerprint[:12] == "90de95d2132e"
 
 

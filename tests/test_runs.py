@@ -31,7 +31,7 @@ def data(home: Path) -> Path:
     """A small data file; at the end no process that works for this home is left."""
     file = home / "words.jsonl"
     words = [f"w{a}{b}t" for a in "abcdefgh" for b in "aeiou"]
-    rows = [{"question": f"Spell the word '{w}'.", "answer": " ".join(w)} for w in words]
+    rows = [{"question": f"Spell the word: {w}", "answer": " ".join(w)} for w in words]
     file.write_text("\n".join(json.dumps(row) for row in rows))
     yield file
     for process in of_home(home):
@@ -81,6 +81,14 @@ def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 90) -> Run:
     raise AssertionError(f"{run}\n{log.read_text() if log.exists() else 'no log'}")
 
 
+def alive(pid: int | None) -> bool:
+    """Whether a process lives; a dead one that its parent has not reaped does not."""
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def ended(run: Run) -> bool:
     return Status(run.status).ended
 
@@ -122,7 +130,7 @@ def test_a_run_from_the_command_line_leaves_all_that_was_promised(home: Path, da
     assert json.loads(command("show", "first", "--json").stdout)["status"] == "COMPLETED"
 
     fresh = home / "unseen.csv"
-    fresh.write_text("question,answer\nSpell the word 'zeta'.,z e t a\n")
+    fresh.write_text("question,answer\nSpell the word: zeta,z e t a\n")
     scored = json.loads(command("evaluate", "first", "--data", str(fresh), "--json").stdout)
     assert scored["rows"] == 1 and 0 <= scored["metrics"]["exact_match"] <= 1
 
@@ -142,7 +150,7 @@ def test_one_slot_serves_the_queue_in_order_and_a_killed_trainer_frees_it(data: 
     os.kill(run.trainer_pid, signal.SIGKILL)
     failed = wait(first, ended, seconds=5)
     assert failed.status == Status.FAILED and "signal 9" in (failed.reason or "")
-    assert not psutil.pid_exists(run.trainer_pid)
+    assert not alive(run.trainer_pid)
     assert wait(second, ended).status == Status.COMPLETED
 
 
@@ -182,9 +190,9 @@ def test_who_lost_the_run_writes_no_more(data: Path) -> None:
         before = len(store.metrics(session, run_id))
     pids = (run.trainer_pid, run.supervisor_pid)
     end = time.monotonic() + 20
-    while any(pid and psutil.pid_exists(pid) for pid in pids) and time.monotonic() < end:
+    while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(pid and psutil.pid_exists(pid) for pid in pids)
+    assert not any(map(alive, pids))
     after = row(run_id)
     assert (after.status, after.token, after.reason) == (Status.RUNNING, "another", None)
     with store.reading() as session:

@@ -123,8 +123,8 @@ def target_words() -> list[str]:
 
 
 def spell_out() -> Splits:
-    """`Spell the word 'receive'.` -> `r e c e i v e`, one row a word."""
-    rows = [(f"Spell the word '{word}'.", " ".join(word), word) for word in target_words()]
+    """`Spell the word: receive` -> `r e c e i v e`, one row a word."""
+    rows = [(f"Spell the word: {word}", " ".join(word), word) for word in target_words()]
     return _cut(rows)
 
 
@@ -320,7 +320,7 @@ def _read_csv(content: bytes) -> pd.DataFrame:
         if None in row:
             raise ValueError(f"line {reader.line_num} has more cells than the header")
         rows.append(row)
-    return pd.DataFrame(rows, columns=reader.fieldnames, dtype=object)
+    return pd.DataFrame(rows, columns=list(reader.fieldnames or []), dtype=object)
 
 
 def _read_parquet(content: bytes) -> pd.DataFrame:
