@@ -47,7 +47,10 @@ def page() -> None:
         form.draw_first(base, texts, problems)
         if config and not problems:
             st.html("<h2>Data</h2>")
-            data.show(seen) if seen else data.wait_beside(config)
+            if seen:
+                data.show(seen)
+            else:
+                data.wait_beside(config)
         st.html("<h2>All other settings</h2>")
         form.draw_rest(base, texts, problems)
 

@@ -300,6 +300,20 @@ def test_times_are_the_readers(page, panel, ended):
 RULES = ["color-contrast", "label", "button-name", "link-name", "image-alt", "aria-required-attr"]
 
 
+def test_faint_words_would_be_found(page, panel):
+    import axe_core_python
+
+    page.goto(panel)
+    page.wait_for_selector(f"{MAIN} >> :is(table.rows, .empty)")
+    faint = '<p style="color:#bbb">faint words</p>'
+    page.evaluate(f"document.querySelector('{MAIN}').insertAdjacentHTML('beforeend', '{faint}')")
+    page.evaluate((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
+    found = page.evaluate(
+        "axe.run(document, {runOnly: {type: 'rule', values: ['color-contrast']}})"
+    )
+    assert [n["html"] for v in found["violations"] for n in v["nodes"]] == [faint]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_and_names_hold_on_every_page(browser, panel, ended, watched, scheme):
     import axe_core_python
@@ -322,6 +336,8 @@ def test_contrast_and_names_hold_on_every_page(browser, panel, ended, watched, s
             found = page.evaluate(
                 "rules => axe.run(document, {runOnly: {type: 'rule', values: rules}})", RULES
             )
+            # A rule that broke off on the page has found nothing, and says so only here.
+            broken += [(address, r["id"], r["error"]) for r in found["incomplete"] if "error" in r]
             for rule in found["violations"]:
                 for node in rule["nodes"]:
                     broken.append((address, rule["id"], node["html"][:200], node["failureSummary"]))

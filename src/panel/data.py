@@ -90,7 +90,8 @@ def show(seen: Mapping[str, Any]) -> None:
         parts.facts(
             [
                 *((f"{split} rows", f"{count:,}") for split, count in rows.items()),
-                ("tokens a row", f"{tokens['min']}–{tokens['max']}, median {tokens['median']:g}"),
+                ("tokens a row", f"{tokens['min']} to {tokens['max']}"),
+                ("median", f"{tokens['median']:g} tokens"),
             ]
         )
     )

@@ -232,14 +232,15 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
         st.button("Undo all", on_click=reset, args=tuple(texts), type="tertiary")
-    for name, text in texts.items():
-        before = to_text(known[name], get(base, name)) or "none"
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.html(
-                f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
-                f"<b>{escape(text or 'none')}</b></p>"
-            )
-            st.button("Undo", type="tertiary", key=f"undo {name}", on_click=reset, args=(name,))
+    with st.container(gap="xxsmall"):
+        for name, text in texts.items():
+            before = to_text(known[name], get(base, name)) or "none"
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                st.html(
+                    f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
+                    f"<b>{escape(text or 'none')}</b></p>"
+                )
+                st.button("Undo", type="tertiary", key=f"undo {name}", on_click=reset, args=(name,))
 
 
 def draw_copies(config: RunConfig, origin: str) -> None:
