@@ -1,17 +1,35 @@
-"""Checkpoints: directories step-N that are complete or not there.
+"""Checkpoints: directories step-N that are complete and verified, or not there.
 
-A checkpoint is written into a staging folder beside them and renamed when it is whole.
+A checkpoint is written into a staging folder beside them; a manifest with the hash of every file is
+added last; then the folder gets its name. Whoever reads one verifies it first.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 STAGING = ".staging"
-PROGRESS = "progress.json"
+MANIFEST = "MANIFEST.json"
+FORMAT = 1
+
+# transformers resumes without any of these too, silently, to other weights.
+REQUIRED = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+)
+
+
+class BrokenCheckpoint(ValueError):
+    """A checkpoint that must not be used, and which of its files is to blame."""
 
 
 def stage(checkpoints_dir: Path) -> Path:
@@ -22,20 +40,64 @@ def stage(checkpoints_dir: Path) -> Path:
     return staging
 
 
-def commit(written: Path, target: Path, progress: Mapping[str, Any]) -> Path:
-    """Make the written folder the checkpoint `target`, with `progress` as its progress.json."""
-    (written / PROGRESS).write_text(json.dumps(progress, indent=2) + "\n")
+def commit(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
+    """Make the written folder the checkpoint `target`, with `about` in its manifest."""
+    if missing := [name for name in REQUIRED if not (written / name).is_file()]:
+        raise BrokenCheckpoint(f"{target.name} was written without {', '.join(missing)}")
+    files = {
+        str(file.relative_to(written)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(written.rglob("*"))
+        if file.is_file()
+    }
+    manifest = {"format": FORMAT, "created_at": time.time(), **about, "files": files}
+    _sync_files(written)
+    (written / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     replace_folder(written, target)
     return target
+
+
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose every file is as it was written; else BrokenCheckpoint."""
+    name = checkpoint.name
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        files = manifest["files"]
+        strange = manifest["format"] != FORMAT
+    except FileNotFoundError:
+        raise BrokenCheckpoint(f"{name} has no {MANIFEST}: it is not complete") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged") from None
+    if strange:
+        raise BrokenCheckpoint(f"{name} has format {manifest['format']}; this reads {FORMAT}")
+    if missing := [required for required in REQUIRED if required not in files]:
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} does not list {missing[0]}")
+    for file, known in files.items():
+        try:
+            same = (checkpoint / file).stat().st_size == known["bytes"]
+            same = same and sha256(checkpoint / file) == known["sha256"]
+        except OSError:
+            raise BrokenCheckpoint(f"{name}: {file} is missing") from None
+        if not same:
+            raise BrokenCheckpoint(f"{name}: {file} is not as it was written")
+    return dict(manifest)
+
+
+def is_verified(checkpoint: Path) -> bool:
+    try:
+        return bool(verify(checkpoint))
+    except BrokenCheckpoint:
+        return False
+
+
+def sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def replace_folder(written: Path, target: Path) -> None:
     """`written` under the name `target`, in place of a folder of that name; its bytes are on disk
     first."""
-    for file in written.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+    _sync_files(written)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         remove_folder(target)
@@ -45,9 +107,16 @@ def replace_folder(written: Path, target: Path) -> None:
     os.close(folder)
 
 
+def _sync_files(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
 def remove_folder(folder: Path) -> None:
     """Take a folder away under another name first, so that no half of it is ever seen as whole."""
-    gone = folder.with_name(f".removing-{folder.name}")
+    gone = folder.with_name(f".trash-{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.replace(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)

@@ -57,6 +57,7 @@ class SpellingTrainer(SFTTrainer):
         label_smoothing: float,
         checkpoints_dir: Path,
         keep_last: int,
+        identity: Mapping[str, Any],
         **arguments: Any,
     ):
         super().__init__(**arguments)
@@ -64,7 +65,9 @@ class SpellingTrainer(SFTTrainer):
         self.best, self.best_metric = best, best_metric
         self.label_smoothing = label_smoothing
         self.checkpoints_dir, self.keep_last = checkpoints_dir, keep_last
+        self.identity = identity  # of config, data, tokenizer, versions: for each manifest
         self.stopped = False
+        self.evaluation_owed = False
         self.early_stop: str | None = None
         self.best_values: Mapping[str, float] = {}
         # Our loss takes the token count of the whole step, so nobody may divide it again.
@@ -126,21 +129,45 @@ class SpellingTrainer(SFTTrainer):
         started = time.perf_counter()
         step = self.state.global_step
         self.control.should_evaluate = False
-        values = self.validate(step)
+        values = self.judge(step)
         if values is None:
             self.leave()
-        else:
-            if self.best.update(step, values[self.best_metric]):
-                self.best_values = values
-                self.control.should_save = True
-            if self.best.patience_is_over and step < self.state.max_steps:
-                self.early_stop = (
-                    f"early stopping: {self.best_metric} was not better than at step "
-                    f"{self.best.step} in {self.best.without_better} evaluations"
-                )
-                self.control.should_save = self.control.should_training_stop = True
+        elif self.best.step == step:
+            self.control.should_save = True
+        if self.early_stop:
+            self.control.should_save = self.control.should_training_stop = True
         self._clock += time.perf_counter() - started
         return dict(values or {})
+
+    def judge(self, step: int) -> Mapping[str, float] | None:
+        """Score the validation set, and see whether it is the best so far and whether to go on.
+
+        None when a stop came in between: then the evaluation is still owed.
+        """
+        values = self.validate(step)
+        self.evaluation_owed = values is None
+        if values is None:
+            return None
+        if self.best.update(step, values[self.best_metric]):
+            self.best_values = values
+        if self.best.patience_is_over and step < self.args.max_steps:
+            self.early_stop = (
+                f"early stopping: {self.best_metric} was not better than at step "
+                f"{self.best.step} in {self.best.without_better} evaluations"
+            )
+        return values
+
+    def go_on_from(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+        """Take over what had been decided when a checkpoint was written, and make up for an
+        evaluation that a stop cut short. The model has the checkpoint's adapter."""
+        for name, value in manifest["best"].items():
+            setattr(self.best, name, value)
+        self.best_values = manifest["best_values"]
+        if manifest["evaluation_owed"]:
+            step = manifest["step"]
+            self.stopped = self.judge(step) is None
+            if self.best.step == step:
+                self.reporter.checkpoint(step, checkpoint, True)
 
     def leave(self) -> None:
         """Save and end after this step, because a person asked for it."""
@@ -163,7 +190,13 @@ class SpellingTrainer(SFTTrainer):
         path = checkpointing.commit(
             staging / f"checkpoint-{step}",
             checkpointing.step_dir(self.checkpoints_dir, step),
-            {"step": step, "best": self.best.state()},
+            {
+                "step": step,
+                "best": self.best.state(),
+                "best_values": dict(self.best_values),
+                "evaluation_owed": self.evaluation_owed,
+                **self.identity,
+            },
         )
         staging.rmdir()
         self.reporter.checkpoint(step, path, self.best.step == step)

@@ -4,6 +4,7 @@ transformers, trl and peft are imported inside the functions: Unsloth, where it 
 imported before them.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -173,9 +174,17 @@ def plan(config: RunConfig, *, precision: str) -> Plan:
 
 
 def train(
-    config: RunConfig, reporter: Reporter, *, output_dir: Path, checkpoints_dir: Path
+    config: RunConfig,
+    reporter: Reporter,
+    *,
+    output_dir: Path,
+    checkpoints_dir: Path,
+    resume_from: Path | None = None,
 ) -> TrainingResult:
     """Train one adapter and keep its best evaluation in output_dir/final.
+
+    With `resume_from`, a checkpoint, it goes on from there and ends, on a CPU, in the very bits of
+    a training that was never interrupted. BrokenCheckpoint or TrainingError where it cannot.
 
     Asked to stop, it ends after the step it is in, with a checkpoint and with the best adapter so
     far in final/ (the newest one, before the first evaluation), and leaves the test set alone.
@@ -215,6 +224,20 @@ def train(
             rows[split], split, max_length=config.model.max_length, context=context
         )
 
+    identity = {
+        "config": config.model_dump(),
+        "data": splits.fingerprint,
+        "tokenizer": hashlib.sha256(
+            repr(sorted(tokenizer.get_vocab().items())).encode()
+        ).hexdigest(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": machine.versions(),
+    }
+    manifest: dict[str, Any] | None = None
+    if resume_from is not None:
+        manifest = checkpointing.verify(resume_from)
+        reporter.used({"resume": how_exact(manifest, identity, resume_from.name)})
+
     reporter.phase(f"loading {config.model.name}")
     model, backend, note = _load(asked, vocabulary, backend, note)
     model, targets = spelling.add_lora(model, backend=backend, **asked.lora)
@@ -224,16 +247,16 @@ def train(
             "backend_note": note,
             "engine": "trl",
             "precision": precision,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": identity["device"],
             "threads": torch.get_num_threads(),
             "target_modules": targets,
             "rows": {split: len(encoded) for split, encoded in rows.items()},
             "rows_dropped_as_duplicates": splits.duplicates,
             "words_in_two_splits": splits.leaks,
             "longest_row_tokens": max(len(row) for encoded in rows.values() for row in encoded),
-            "data_fingerprint": splits.fingerprint,
+            "data_fingerprint": identity["data"],
             **machine.parameter_counts(model),
-            "versions": machine.versions(),
+            "versions": identity["versions"],
         }
     )
 
@@ -260,14 +283,24 @@ def train(
         return values
 
     trainer = _trainer(
-        asked, model, tokenizer, rows["train"], reporter, scored, checkpoints_dir, backend
+        asked, model, tokenizer, rows["train"], reporter, scored, checkpoints_dir, backend, identity
     )
-    reporter.metrics(0, machine.memory_gib())
-    before = scored("validation", 0)
-    if before is not None:
-        trainer.train()
-    step = trainer.state.global_step
-    stopped = before is None or trainer.stopped
+    reporter.metrics(manifest["step"] if manifest else 0, machine.memory_gib())
+    if manifest is None:
+        begun = scored("validation", 0) is not None
+        if begun:
+            trainer.train()
+        step = trainer.state.global_step
+        stopped = trainer.stopped or not begun
+    else:
+        assert resume_from is not None
+        _restore(model, resume_from)
+        trainer.go_on_from(resume_from, manifest)
+        step = manifest["step"]
+        if step < config.training.max_steps and not (trainer.stopped or trainer.early_stop):
+            trainer.train(resume_from_checkpoint=str(resume_from))
+            step = trainer.state.global_step
+        stopped = trainer.stopped
 
     best_step = step if trainer.best.step is None else trainer.best.step
     if best_step != step:
@@ -291,6 +324,22 @@ def train(
         best_step=best_step,
         metrics={**(validation_values or trainer.best_values), **(test_values or {})},
     )
+
+
+def how_exact(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
+    """`exact`, or `warm` and why: a resume on another device or with other versions goes on well,
+    but not to the same bits. TrainingError where data or tokenizer are others: that is another run.
+    """
+    for what in ("data", "tokenizer"):
+        if manifest[what] != now[what]:
+            raise TrainingError(
+                f"the {what} changed since {name} was written, so the run cannot go on from it; "
+                f"bring the old {what} back, or launch a new run with the new one"
+            )
+    changed = [what for what in ("config", "device", "versions") if manifest[what] != now[what]]
+    if changed:
+        return f"warm from {name}: another {' and '.join(changed)}"
+    return f"exact from {name}" if now["device"] == "cpu" else f"warm from {name}: on a GPU"
 
 
 def _load(
@@ -317,6 +366,7 @@ def _trainer(
     scored: Callable[[str, int], Mapping[str, float] | None],
     checkpoints_dir: Path,
     backend: str,
+    identity: Mapping[str, Any],
 ) -> Any:
     """The SFTTrainer of a plan. When it begins to train it says what it really uses."""
     import torch
@@ -352,6 +402,7 @@ def _trainer(
         label_smoothing=asked.label_smoothing,
         checkpoints_dir=checkpoints_dir,
         keep_last=asked.keep_last,
+        identity=identity,
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict(

@@ -1,0 +1,165 @@
+"""Resume: the same bits as without the interruption, from verified checkpoints only."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from src.config import RunConfig, load_config
+from src.training import checkpointing
+from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
+from src.training.train import TrainingError, how_exact, train
+from src.training.utils import TrainingResult
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny.save_model(folder / "gpt2", "gpt2")
+    tiny.data(folder / "words")
+    return folder
+
+
+def config_of(base: Path, **changes: object) -> RunConfig:
+    """12 steps over 15 rows, 4 rows a step: the third epoch ends in the last step."""
+    values: dict[str, object] = {
+        "backend": "peft",
+        "model.name": str(base / "gpt2"),
+        "model.max_length": 64,
+        "data.path": str(base / "words"),
+        "lora.dropout": 0.1,
+        "training.max_steps": 12,
+        "training.per_device_train_batch_size": 2,
+        "training.gradient_accumulation_steps": 2,
+        "training.learning_rate": 5e-3,
+        "training.logging_steps": 1,
+        "scheduler.warmup_steps": 2,
+        "evaluation.eval_steps": 4,
+        "evaluation.max_new_tokens": 4,
+        "checkpointing.save_steps": 3,
+        "early_stopping.metric": "val/loss",
+        "early_stopping.mode": "min",
+    }
+    return load_config(overrides=values | changes)
+
+
+def run(
+    config: RunConfig, folder: Path, *, stop_at: int | None = None, resume_from: Path | None = None
+) -> tuple[TrainingResult, tiny.Recorder]:
+    reporter = tiny.Recorder(stop_at)
+    result = train(
+        config,
+        reporter,
+        output_dir=folder / "out",
+        checkpoints_dir=folder / "steps",
+        resume_from=resume_from,
+    )
+    return result, reporter
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 10])
+def test_a_resumed_training_ends_in_the_same_bits(base: Path, tmp_path: Path, stop_at: int) -> None:
+    config = config_of(base)
+    whole, seen = run(config, tmp_path / "whole")
+    first, _ = run(config, tmp_path / "parts", stop_at=stop_at)
+    # A stop that arrives in an evaluation cuts it short; the resume owes it.
+    assert first.stopped and first.step == (4 if stop_at == 4 else stop_at + 1)
+    second, reporter = run(
+        config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{first.step}"
+    )
+    assert (second.step, second.best_step, second.stopped) == (12, whole.best_step, False)
+    assert second.metrics == whole.metrics
+    assert reporter.values["resume"] == f"exact from step-{first.step}"
+    # The kept adapter, and the newest one with its optimizer.
+    assert weights(tmp_path / "parts/out/final") == weights(tmp_path / "whole/out/final")
+    assert weights(tmp_path / "parts/steps/step-12") == weights(tmp_path / "whole/steps/step-12")
+    after = {s: v for s, v in seen.curve("train/loss").items() if s > first.step}
+    assert reporter.curve("train/loss") == after
+
+
+def test_a_finished_training_only_restores(base: Path, tmp_path: Path) -> None:
+    config = config_of(base)
+    whole, _ = run(config, tmp_path)
+    again, reporter = run(config, tmp_path, resume_from=tmp_path / "steps/step-12")
+    assert again.metrics == whole.metrics and not reporter.curve("train/loss")
+
+
+def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    run(config_of(base), tmp_path, stop_at=2)
+    good = tmp_path / "steps/step-3"
+    manifest = verify(good)
+    assert manifest["step"] == 3 and set(REQUIRED) < set(manifest["files"])
+    for name in manifest["files"]:
+        for damage in ("flip", "cut", "delete"):
+            bad = tmp_path / "bad" / "step-3"
+            shutil.rmtree(bad.parent, ignore_errors=True)
+            shutil.copytree(good, bad)
+            content = bytearray((bad / name).read_bytes())
+            if damage == "flip":
+                content[len(content) // 2] ^= 1
+                (bad / name).write_bytes(content)
+            elif damage == "cut":
+                (bad / name).write_bytes(content[:-1])
+            else:
+                (bad / name).unlink()
+            with pytest.raises(BrokenCheckpoint, match=name):
+                verify(bad)
+    with pytest.raises(BrokenCheckpoint):
+        run(config_of(base), tmp_path / "other", resume_from=bad)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"format": 9, "files": {}}', '{"format": 1}']
+)
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: str | None) -> None:
+    folder = tmp_path / "step-1"
+    folder.mkdir()
+    if content is not None:
+        (folder / "MANIFEST.json").write_text(content)
+    with pytest.raises(BrokenCheckpoint, match="step-1"):
+        verify(folder)
+    assert not checkpointing.is_verified(folder)
+
+
+def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
+    run(config_of(base), tmp_path, stop_at=2)
+    folder = tmp_path / "steps/step-3"
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    del manifest["files"]["optimizer.pt"]
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    (folder / "optimizer.pt").unlink()
+    with pytest.raises(BrokenCheckpoint, match=r"optimizer\.pt"):
+        verify(folder)
+
+
+def test_an_incomplete_save_never_gets_a_name(tmp_path: Path) -> None:
+    written = checkpointing.stage(tmp_path) / "checkpoint-1"
+    written.mkdir()
+    for name in REQUIRED[:-1]:
+        (written / name).write_text("x")
+    with pytest.raises(BrokenCheckpoint, match=REQUIRED[-1]):
+        checkpointing.commit(written, tmp_path / "step-1", {})
+    assert not (tmp_path / "step-1").exists()
+
+
+def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
+    one = {"data": "a", "tokenizer": "t", "config": {}, "device": "cpu", "versions": {"torch": "1"}}
+    assert how_exact(one, one, "step-3") == "exact from step-3"
+    with pytest.raises(TrainingError, match="data changed since step-3"):
+        how_exact(one, one | {"data": "b"}, "step-3")
+    assert how_exact(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
+    gpu = one | {"device": "H200"}
+    assert how_exact(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
+
+
+def test_the_adapter_file_holds_tensors_only(base: Path, tmp_path: Path) -> None:
+    run(config_of(base), tmp_path, stop_at=2)
+    tensors = load_file(tmp_path / "steps/step-3/adapter_model.safetensors")
+    assert tensors and all("lora_" in name for name in tensors)
