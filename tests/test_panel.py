@@ -269,11 +269,13 @@ def test_a_change_is_marked_stands_in_the_address_and_is_undone(launched):
         ("data.template", "no place for it"),
         ("data.task", "speling"),
         ("lora.dropout", ""),
+        ("lora.r", "many"),
+        ("optimizer.name", "adam"),
     ],
 )
 def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched, name, text):
     test = show("launch", **{name: text})
-    value = text if "data." in name else parse_override(f"{name}={text}")[1]
+    value = text if "data." in name or "name" in name else parse_override(f"{name}={text}")[1]
     with pytest.raises(ValueError) as refused:
         load_config(overrides={name: value})
     field, words_ = next(iter(refused.value.problems.items()))

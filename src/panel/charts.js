@@ -62,7 +62,7 @@ async function drawCard(Plotly, card, text, look) {
   card.drawnAt = performance.now();
   const figure = JSON.parse(text);
   for (const trace of figure.data) {
-    trace.line = { width: trace.name.startsWith("mean") ? 2.5 : 1.75, color: look[`curve-${trace.legendrank}`] };
+    trace.line = { width: trace.meta ? 1.75 : 2.5, color: look[`curve-${trace.legendrank}`] };
     trace.marker = { size: 5 };
   }
   const plot = card.querySelector(".plot");
@@ -120,10 +120,15 @@ export default function ({ data, parentElement }) {
   grid.cards ??= {};
   grid.shown = data;
   drawAll(grid);
-  if (!grid.watcher) {
-    // The theme switch changes a class of the app's root and nothing else.
-    grid.watcher = new MutationObserver(() => drawAll(grid));
-    const app = document.querySelector('[data-testid="stApp"]');
-    if (app) grid.watcher.observe(app, { attributes: true, attributeFilter: ["class", "style"] });
-  }
+  // The theme switch changes a class of the app's root and nothing else.
+  const watcher = new MutationObserver(() => drawAll(grid));
+  const app = document.querySelector('[data-testid="stApp"]');
+  if (app) watcher.observe(app, { attributes: true, attributeFilter: ["class", "style"] });
+  return () => {
+    watcher.disconnect();
+    setTimeout(() => {
+      if (grid.isConnected) return;
+      for (const plot of grid.querySelectorAll(".plot")) window.Plotly?.purge(plot);
+    });
+  };
 }

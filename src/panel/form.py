@@ -181,7 +181,7 @@ def field(setting: Setting, before: str, text: str) -> None:
     if setting.type is bool:
         st.toggle(name, **shown)
     elif setting.choices:
-        st.selectbox(name, setting.choices, **shown)
+        st.selectbox(name, setting.choices, index=None, **shown)
     elif setting.name in SUGGESTED:
         options = list(dict.fromkeys([*SUGGESTED[setting.name], before, text]))
         st.selectbox(name, options, accept_new_options=True, **shown)
@@ -200,6 +200,8 @@ def _widget_value(setting: Setting, text: str) -> Any:
         return text == "true"
     if setting.type is int:
         return int(text) if re.fullmatch(r"-?\d{1,15}", text) else None
+    if setting.choices:
+        return text if text in setting.choices else None
     return text
 
 
@@ -217,10 +219,10 @@ def _help(setting: Setting) -> str:
     if high is not None:
         bounds.append(f"{'less than' if setting.high_open else 'at most'} {high}")
     limits = f"\n\n{', '.join(bounds).capitalize()}." if bounds else ""
-    return f"{setting.help.replace('_', chr(92) + '_')}{limits}\n\n`{setting.name}`"
+    return f"{setting.help}{limits}\n\n`{setting.name}`"
 
 
-# --- what is changed ----------------------------------------------------------------------------
+# --- what is changed ------------------------------------------------------------------------------
 
 
 def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:

@@ -1,0 +1,123 @@
+"""Photographs each page into docs/images: light and dark, 1280 and 800 pixels wide.
+
+`make screenshots` trains two real runs first, on the base model that ships: some minutes on two
+CPU cores.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from src.config import load_config
+from src.paths import ROOT
+from src.runs import launcher, store
+from src.runs.table import Status
+
+IMAGES = ROOT / "docs" / "images"
+LOOKS = [("light", 1280), ("dark", 1280), ("light", 800), ("dark", 800)]
+
+# Short, with an evaluation every few seconds: the pictures show curves, not records.
+BRISK = {
+    "training.max_steps": 400,
+    "training.logging_steps": 4,
+    "evaluation.eval_steps": 40,
+    "evaluation.max_rows": 400,
+}
+
+
+def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"SPELLTUNE_HOME": home, "WANDB_MODE": "disabled"}
+        with serving() as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            )
+            photograph(browser, f"{address}/", "first-visit", LOOKS[:2])
+            spell = launch("tiny-spell", name="spell it out", **BRISK)
+            wait_for(spell, lambda run: Status(run.status).ended)
+            correct = launch("tiny-correct", **BRISK)
+            launch("tiny-correct", name="more rank", **{"lora.r": 64})
+            wait_for(correct, lambda run: (run.step or 0) > 0.55 * run.max_steps)
+            photograph(browser, f"{address}/monitor?run={correct}", "monitor", LOOKS)
+            photograph(browser, f"{address}/", "overview", LOOKS)
+            photograph(browser, f"{address}/launch?lora.r=32&name=more+rank", "launch", LOOKS)
+            photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
+            wait_for(correct, lambda run: Status(run.status).ended)
+            photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
+            browser.close()
+            for run in list_runs():
+                launcher.stop(run.id)
+            for run in list_runs():
+                wait_for(run.id, lambda run: Status(run.status).ended)
+
+
+def launch(preset: str, **overrides: Any) -> str:
+    return launcher.launch(load_config(preset=preset, overrides=overrides))
+
+
+def list_runs() -> list[Any]:
+    with store.reading() as session:
+        return list(store.runs(session))
+
+
+def wait_for(run_id: str, condition: Callable[[Any], bool]) -> None:
+    while True:
+        with store.reading() as session:
+            run = store.find(session, run_id)
+        if condition(run) or Status(run.status).ended:
+            return
+        time.sleep(0.5)
+
+
+def photograph(browser: Any, address: str, name: str, looks: list[tuple[str, int]]) -> None:
+    """The page, as tall as it is, once its charts and its data check are there."""
+    for scheme, width in looks:
+        context = browser.new_context(
+            viewport={"width": width, "height": 800},
+            color_scheme=scheme,
+            timezone_id="Europe/Berlin",
+        )
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector(".stMainBlockContainer :is(table, dl, .empty)", timeout=60_000)
+        page.wait_for_timeout(4000)
+        height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
+        page.set_viewport_size({"width": width, "height": min(max(height, 500), 1500)})
+        page.wait_for_timeout(1500)
+        page.screenshot(path=IMAGES / f"{name}-{scheme}-{width}.png")
+        context.close()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[str]:
+    """A panel on a free port; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health")
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+if __name__ == "__main__":
+    main()
