@@ -23,7 +23,9 @@ from rich.table import Column, Table
 from src import paths
 from src.config import ConfigError, load_config, parse_config, parse_override, presets
 from src.runs import launcher, reconciler, store
+from src.runs.launcher import CannotResume
 from src.runs.table import Run, Status
+from src.training import checkpointing
 from src.training.data_loaders import DataError
 
 app = typer.Typer(
@@ -43,6 +45,9 @@ ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file of settings.")
 ]
 Preset = Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(presets())}.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Stay until the run ends; exit 0 only if it completed.")
+]
 Set = Annotated[
     list[str],
     typer.Option("--set", metavar="SETTING=VALUE", help="Change one setting, such as lora.r=16."),
@@ -59,7 +64,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ConfigError, DataError, store.UnknownRun, store.RunIsActive) as error:
+        except (ConfigError, DataError, store.UnknownRun, store.RunIsActive, CannotResume) as error:
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
             err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(BAD_CALL) from None
@@ -77,9 +82,7 @@ def launch(
     config: ConfigArgument = None,
     preset: Preset = None,
     changes: Set = [],  # noqa: B006 (typer copies it)
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Stay until the run ends; exit 0 only if it completed.")
-    ] = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a run and start it when a slot is free. It lives on when this command or the panel
@@ -89,7 +92,11 @@ def launch(
     )
     for note in data_notes(launcher.check(loaded)):
         err.print(f"note: {note}", highlight=False)
-    run_id = launcher.launch(loaded)
+    finish(launcher.launch(loaded), wait=wait, as_json=as_json)
+
+
+def finish(run_id: str, *, wait: bool, as_json: bool) -> None:
+    """Say what became of a run that was just queued, after its end with `wait`."""
     if wait:
         follow(run_id)
     run = find(run_id)
@@ -340,6 +347,48 @@ def stop(run: RunArgument, as_json: AsJson = False) -> None:
     else:
         done = "stops at its next step, with a checkpoint"
     out.print(f"{row.id} {done}", highlight=False)
+
+
+@app.command()
+@told
+def resume(
+    run: RunArgument,
+    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a stopped, interrupted or failed run from its newest verified checkpoint."""
+    row = find(run)
+    step = launcher.resume(row, step=step)
+    err.print(f"{row.id} goes on from step {step:,}", highlight=False)
+    finish(row.id, wait=wait, as_json=as_json)
+
+
+@app.command()
+@told
+def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
+    """List a run's checkpoints and whether each is whole."""
+    row = find(run)
+    with store.reading() as session:
+        kept = store.checkpoints(session, row.id)
+    found = [
+        {
+            "step": c.step,
+            "is_best": c.is_best,
+            "verified": checkpointing.is_verified(Path(c.path)),
+            "size_bytes": c.size_bytes,
+            "path": c.path,
+        }
+        for c in kept
+    ]
+    if as_json:
+        return print_json(found)
+    table = Table("step", "best", "verified", "MiB", "path", box=None, header_style="bold")
+    for c, whole in zip(kept, found, strict=True):
+        best, verified = "best" if c.is_best else "", "yes" if whole["verified"] else "NO"
+        size = f"{c.size_bytes / 2**20:.1f}"
+        table.add_row(f"{c.step:,}", best, verified, size, escape(c.path))
+    out.print(table)
 
 
 @app.command()

@@ -14,13 +14,13 @@ import psutil
 import pytest
 import yaml
 from sqlmodel import col, update
-from src.training.train import run_experiments
 
 from src import paths
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher, store
 from src.runs.table import Run, Status
+from src.training.train import run_experiments
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
 MANY = FEW | {"training.max_steps": 100_000, "evaluation.eval_steps": 100_000}
@@ -180,6 +180,66 @@ def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, dat
     while of_home(home) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not of_home(home)
+
+
+def test_a_killed_run_is_interrupted_and_resumes_to_the_same_bits(data: Path) -> None:
+    settings = FEW | {"training.max_steps": 30, "evaluation.eval_steps": 10, "lora.dropout": 0.1}
+    whole = launch(data, **settings)
+    assert wait(whole, ended).status == Status.COMPLETED
+
+    slow = settings | {"name": "killed"}
+    run_id = launch(data, **slow)
+    run = wait(run_id, lambda run: (run.step or 0) >= 11)
+    for pid in (run.supervisor_pid, run.trainer_pid):
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    document = json.loads(command("show", run_id, "--json").stdout)  # reading reconciles
+    assert document["status"] == "INTERRUPTED" and "gone" in document["reason"]
+
+    kept = json.loads(command("checkpoints", run_id, "--json").stdout)
+    assert kept and all(c["verified"] for c in kept)
+    refused = command("resume", run_id, "--from", "999", check=False)
+    assert refused.returncode == 2 and str(kept[-1]["step"]) in refused.stderr
+    done = json.loads(command("resume", run_id, "--wait", "--json").stdout)
+    assert (done["status"], done["attempt"], done["step"]) == ("COMPLETED", 2, 30)
+    assert done["used"]["resume"].startswith("exact from step-")
+    adapters = [
+        (paths.output_dir(i) / "final" / "adapter_model.safetensors").read_bytes()
+        for i in (whole, run_id)
+    ]
+    assert adapters[0] == adapters[1]
+    points = json.loads(command("metrics", run_id, "--json").stdout)
+    steps = [p["step"] for p in points if p["name"] == "train/loss"]
+    assert steps == list(range(1, 31))
+    again = command("resume", run_id, check=False)
+    assert again.returncode == 2 and "COMPLETED" in again.stderr
+
+
+def test_a_trainer_that_lost_its_supervisor_is_adopted(data: Path) -> None:
+    run_id = launch(data, **MANY)
+    run = wait(run_id, training)
+    assert run.supervisor_pid
+    os.kill(run.supervisor_pid, signal.SIGKILL)
+    assert json.loads(command("show", run_id, "--json").stdout)["status"] == "RUNNING"
+    other = wait(run_id, lambda r: r.supervisor_pid != run.supervisor_pid, seconds=20)
+    assert other.trainer_pid == run.trainer_pid and alive(run.trainer_pid)
+    command("stop", run_id)
+    assert wait(run_id, ended, seconds=30).status == Status.STOPPED
+
+
+def test_another_boot_means_interrupted_and_no_signal(data: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    with store.writing() as session:
+        run = store.enqueue(session, load_config())
+        session.execute(
+            update(Run)
+            .where(col(Run.id) == run.id)
+            .values(status="RUNNING", boot_id="another", trainer_pid=stranger.pid, token="t")
+        )
+    assert json.loads(command("reconcile", "--json").stdout) == [run.id]
+    assert row(run.id).status == Status.INTERRUPTED and stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
 
 
 def test_who_lost_the_run_writes_no_more(data: Path) -> None:

@@ -18,7 +18,9 @@ from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.paths import base_model
 from src.runs import store
 from src.runs.processes import child_environment, holder
-from src.runs.table import ACTIVE, Run, Status
+from src.runs.table import ACTIVE, RESUMABLE, Run, Status
+from src.training import checkpointing
+from src.training.checkpointing import is_verified, step_dir
 from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 from src.training.utils import forget_results
 
@@ -145,6 +147,42 @@ def stop(run_id: str) -> Status:
     its next step."""
     with store.writing() as session:
         return store.request_stop(session, store.find(session, run_id).id)
+
+
+class CannotResume(ValueError):
+    """Why a run cannot go on, and what can be done instead."""
+
+
+def resume(run: Run, *, step: int | None = None) -> int:
+    """Queue a run's next attempt from its newest verified checkpoint, or from `step`; that step.
+
+    CannotResume for a run that is active or complete, or a checkpoint that is missing or damaged.
+    """
+    if run.status not in RESUMABLE:
+        advice = {
+            Status.COMPLETED: "launch a new run with more training.max_steps",
+            Status.CANCELLED: "launch it again",
+        }.get(Status(run.status), "it needs no resume")
+        raise CannotResume(f"{run.id} is {run.status}: {advice}")
+    folder = paths.checkpoints_dir(run.id)
+    there = checkpointing.steps(folder)
+    if step is None:
+        good = (s for s in reversed(there) if is_verified(step_dir(folder, s)))
+        step = next(good, None)
+        if step is None:
+            raise CannotResume(f"{run.id} has no verified checkpoint; launch it again")
+    else:
+        try:
+            checkpointing.verify(step_dir(folder, step))
+        except checkpointing.BrokenCheckpoint as error:
+            others = [str(s) for s in there if s != step and is_verified(step_dir(folder, s))]
+            offered = f"verified are: {', '.join(others)}" if others else "there is no other one"
+            raise CannotResume(f"{run.id}: {error}; {offered}") from None
+    with store.writing() as session:
+        if not store.requeue(session, run, resume_step=step):
+            raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
+    fill_slots()
+    return step
 
 
 def delete(run: Run) -> None:

@@ -21,7 +21,16 @@ from sqlmodel import Session, SQLModel, col, delete, select
 
 from src import paths
 from src.config import RunConfig, nearest
-from src.runs.table import ACTIVE, Checkpoint, Evaluation, LatestMetric, Metric, Run, Status
+from src.runs.table import (
+    ACTIVE,
+    RESUMABLE,
+    Checkpoint,
+    Evaluation,
+    LatestMetric,
+    Metric,
+    Run,
+    Status,
+)
 
 try:
     import pysqlite3 as sqlite_driver  # bundles a newer SQLite than most Pythons link
@@ -289,6 +298,24 @@ def owns(session: Session, run: Run) -> bool:
     """Whether this attempt with this token may still write."""
     now = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run.id)).first()
     return bool(now and tuple(now[:2]) == (run.attempt, run.token) and Status(now[2]).active)
+
+
+def requeue(session: Session, run: Run, *, resume_step: int) -> bool:
+    """Put a run that ended early in the queue again, as the next attempt from a checkpoint."""
+    return transition(
+        session,
+        run,
+        Status.QUEUED,
+        leave=RESUMABLE,
+        attempt=run.attempt + 1,
+        resume_step=resume_step,
+        token=None,
+        slot=None,
+        slot_given_at=None,
+        stop_requested_at=None,
+        ended_at=None,
+        reason=None,
+    )
 
 
 def stop_requested(session: Session, run_id: str) -> bool:

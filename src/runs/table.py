@@ -32,6 +32,7 @@ class Status(StrEnum):
 
 
 ACTIVE = (Status.STARTING, Status.RUNNING, Status.STOPPING)
+RESUMABLE = (Status.STOPPED, Status.INTERRUPTED, Status.FAILED)
 
 
 class Run(SQLModel, table=True):
@@ -44,6 +45,7 @@ class Run(SQLModel, table=True):
     config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # a resume is the next attempt
+    resume_step: int | None = None  # checkpoint that this attempt goes on from; None: from scratch
     token: str | None = (
         None  # of the supervisor that owns this attempt; who has another one must not write
     )

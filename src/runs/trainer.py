@@ -41,11 +41,18 @@ def main(run_id: str, attempt: int) -> int:
     result: dict[str, object] = {}
     try:
         reporter.phase("loading libraries")
+        from src.training.checkpointing import step_dir
         from src.training.train import train
         from src.training.utils import write_results
 
+        checkpoints = paths.checkpoints_dir(run_id)
+        start = None if run.resume_step is None else step_dir(checkpoints, run.resume_step)
         outcome = train(
-            config, reporter, output_dir=output_dir, checkpoints_dir=paths.checkpoints_dir(run_id)
+            config,
+            reporter,
+            output_dir=output_dir,
+            checkpoints_dir=checkpoints,
+            resume_from=start,
         )
         write_results(
             outcome,
