@@ -17,6 +17,10 @@ from src.paths import ROOT
 
 PRESETS = ("tiny-spell", "tiny-correct")
 WORDS = 20
+HEAD = (
+    "preset", "status", "first loss, s", "whole run, s", "steps", "val exact match",
+    "test exact match", "test words",
+)  # fmt: skip
 
 
 def spelltune(*arguments: str, home: str) -> Any:
@@ -46,11 +50,11 @@ def main() -> None:
             first = min(p["at"] for p in points if p["name"] == "train/loss") - run["created_at"]
             whole = run["ended_at"] - run["created_at"]
             test = next(e for e in run["evaluations"] if e["split"] == "test")
-            rows.append(
-                f"| {preset} | {run['status']} | {first:.0f} | {whole:.0f} | {run['max_steps']:,} "
-                f"| {run['metrics']['val/exact_match']:.3f} | {run['metrics']['test/exact_match']:.3f} "
-                f"| {test['rows']:,} |"
-            )
+            scores = run["metrics"]
+            cells = (preset, run["status"], f"{first:.0f}", f"{whole:.0f}", f"{run['max_steps']:,}",
+                     f"{scores['val/exact_match']:.3f}", f"{scores['test/exact_match']:.3f}",
+                     f"{test['rows']:,}")  # fmt: skip
+            rows.append(f"| {' | '.join(cells)} |")
             details.append(curve(preset, points))
             details.append(words(preset, spelltune("errors", run["id"], home=home)))
     print(

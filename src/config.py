@@ -368,15 +368,24 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise ConfigError({"": f"--set takes SETTING=VALUE, such as lora.r=16; got {text!r}"})
     try:
-        return name.strip(), yaml.safe_load(value)
+        return name.strip(), yaml.load(value, Loader)
     except yaml.YAMLError:
         return name.strip(), value
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML in which only true and false are booleans, as in YAML 1.2: `mode: off` is a word."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if first in "tTfF" or not tag.endswith(":bool")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; anything else is a ConfigError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
     except FileNotFoundError:
         raise ConfigError({"": f"no file {path}"}) from None
     except (OSError, UnicodeDecodeError) as error:

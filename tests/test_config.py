@@ -180,6 +180,8 @@ def test_overrides_are_read_as_yaml() -> None:
     assert parse_override("lora.target_modules=[c_attn, c_fc]")[1] == ["c_attn", "c_fc"]
     assert parse_override("early_stopping.patience=null")[1] is None
     assert parse_override("name=a=b") == ("name", "a=b")
+    assert parse_override("model.load_in_4bit=true")[1] is True
+    assert load_config(overrides=dict([parse_override("tracking.mode=off")])).tracking.mode == "off"
     with pytest.raises(ConfigError, match="SETTING=VALUE"):
         parse_override("lora.r")
 
