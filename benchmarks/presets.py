@@ -57,10 +57,7 @@ def main() -> None:
             rows.append(f"| {' | '.join(cells)} |")
             details.append(curve(preset, points))
             details.append(words(preset, spelltune("errors", run["id"], home=home)))
-    print(
-        "| preset | status | first loss, s | whole run, s | steps | val exact match | test exact match | test words |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     print("\n".join(rows + details))
 
 

@@ -374,7 +374,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML in which only true and false are booleans, as in YAML 1.2: `mode: off` is a word."""
+    """Safe YAML whose only booleans are true and false, as in YAML 1.2: `mode: off` is a word."""
 
     yaml_implicit_resolvers = {
         first: [(tag, rule) for tag, rule in rules if first in "tTfF" or not tag.endswith(":bool")]

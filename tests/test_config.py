@@ -89,7 +89,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text("lora: {r: 8}\ntraining: {max_steps: 7}\n")
     config = load_config(file, preset="tiny-correct", overrides={"lora.r": 4})
     assert (config.lora.r, config.training.max_steps, config.data.task) == (4, 7, "correct")
-    assert config.lora.alpha == 32  # a section is merged, not replaced
+    assert config.lora.alpha == 64  # a section is merged, not replaced
     assert config.name == "mine"
 
 
