@@ -10,7 +10,7 @@ import streamlit as st
 from src import paths
 from src.panel import charts, form, parts
 from src.runs import launcher, store
-from src.runs.table import Checkpoint, Run, Status
+from src.runs.table import RESUMABLE, Checkpoint, Run, Status
 
 REFRESH_SECONDS = 2.0
 LOG_BYTES = 16_384
@@ -30,14 +30,21 @@ def page() -> None:
 
 
 def actions(run: Run) -> None:
-    """Stop or delete, each after asking."""
-    if not Status(run.status).ended:
+    """Stop or delete, each after asking; resume what did not come to its end."""
+    status = Status(run.status)
+    if not status.ended:
         with st.popover("Stop", key="stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
             if st.button("Stop this run", type="primary"):
                 launcher.stop(run.id)
                 st.rerun()
         return
+    if status in RESUMABLE and st.button("Resume"):
+        try:
+            launcher.resume(run)
+            st.rerun()
+        except launcher.CannotResume as error:
+            st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
     with st.popover("Delete", key="delete"):
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
         if st.button("Delete this run", type="primary"):

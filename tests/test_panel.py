@@ -137,6 +137,18 @@ def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
     assert not paths.log_file(run_id).exists() and not paths.predictions_dir(run_id).exists()
 
 
+def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
+    run_id = fill_run(status=Status.STOPPED, steps=200)
+    test = show("monitor", run=run_id)
+    test.button[0].click().run()
+    assert "no verified checkpoint" in html(test)
+    resumed = []
+    monkeypatch.setattr(launcher, "resume", lambda run: resumed.append(run.id))
+    test.button[0].click().run()
+    assert resumed == [run_id]
+    assert [b.label for b in show("monitor", run=fill_run(name="b")).button] == ["Delete this run"]
+
+
 def test_a_failed_run_says_why():
     run_id = fill_run(status=Status.FAILED, steps=0, curves=False, reason="no GPU for 4-bit")
     assert "no GPU for 4-bit" in html(show("monitor", run=run_id))
