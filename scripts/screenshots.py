@@ -28,10 +28,10 @@ LOOKS = [("light", 1280), ("dark", 1280), ("light", 800), ("dark", 800)]
 
 # Short, with an evaluation every few seconds: the pictures show curves, not records.
 BRISK = {
-    "training.max_steps": 400,
+    "training.max_steps": 240,
     "training.logging_steps": 4,
-    "evaluation.eval_steps": 40,
-    "evaluation.max_rows": 400,
+    "evaluation.eval_steps": 24,
+    "evaluation.max_rows": 200,
 }
 
 

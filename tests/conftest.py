@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# As the supervisor sets it for its trainers; before torch is imported by any test.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 NEEDS = {
     "chromium": (shutil.which("chromium"), "Chromium is missing"),
     "postgresql": (glob.glob("/usr/lib/postgresql/*/bin/initdb"), "PostgreSQL is missing"),

@@ -89,7 +89,9 @@ class Supervision:
         extra = {"SPELLTUNE_TOKEN": self.run.token or "", "PYTHONUNBUFFERED": "1"}
         if gpus:
             extra["CUDA_VISIBLE_DEVICES"] = gpus[self.run.slot or 0]
-        # Trainers that share cores are several times slower with more threads than cores.
+        # Threads that spin while they wait take the cores from the panel and from other trainers:
+        # two trainers on two cores are over ten times slower with them.
+        extra["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         cores = len(os.sched_getaffinity(0))
         extra["SPELLTUNE_THREADS"] = str(max(1, cores // launcher.slot_count()))
         trainer = subprocess.Popen(
