@@ -106,4 +106,5 @@ class Tracker:
                 cause = type(error).__name__
                 print(f"warning: W&B is out of reach ({cause}); saving locally", flush=True)
                 self.mode = "offline"
+                wandb.teardown()  # its service holds the run's id as in use
         return init("offline")
