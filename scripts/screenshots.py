@@ -43,39 +43,50 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
             )
-            photograph(browser, f"{address}/", "first-visit", LOOKS[:2])
-            spell = launch("tiny-spell", name="spell it out", **BRISK)
-            wait_for(spell, lambda run: Status(run.status).ended)
-            correct = launch("tiny-correct", **BRISK)
-            launch("tiny-correct", name="more rank", **{"lora.r": 64})
-            wait_for(correct, lambda run: (run.step or 0) > 0.55 * run.max_steps)
-            photograph(browser, f"{address}/monitor?run={correct}", "monitor", LOOKS)
-            photograph(browser, f"{address}/", "overview", LOOKS)
-            photograph(browser, f"{address}/launch?lora.r=32&name=more+rank", "launch", LOOKS)
-            photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
-            wait_for(correct, lambda run: Status(run.status).ended)
-            photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
-            browser.close()
-            for run in list_runs():
-                launcher.stop(run.id)
-            for run in list_runs():
-                wait_for(run.id, lambda run: Status(run.status).ended)
+            try:
+                journey(browser, address)
+            finally:
+                end_all()
+
+
+def journey(browser: Any, address: str) -> None:
+    photograph(browser, f"{address}/", "first-visit", LOOKS[:2])
+    spell = launch("tiny-spell", name="spell it out", **BRISK)
+    wait_for(spell, ended)
+    correct = launch("tiny-correct", **BRISK)
+    launch("tiny-correct", name="more rank", **{"lora.r": 64})
+    wait_for(correct, lambda run: (run.step or 0) > 0.4 * run.max_steps)
+    photograph(browser, f"{address}/monitor?run={correct}", "monitor", LOOKS)
+    photograph(browser, f"{address}/", "overview", LOOKS)
+    photograph(browser, f"{address}/launch?lora.r=32&name=more+rank", "launch", LOOKS)
+    photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
+    wait_for(correct, ended)
+    photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
+
+
+def ended(run: Any) -> bool:
+    return Status(run.status).ended
+
+
+def end_all() -> None:
+    """No run may outlive its folder."""
+    with store.reading() as session:
+        runs = store.runs(session)
+    for run in runs:
+        launcher.stop(run.id)
+    for run in runs:
+        wait_for(run.id, ended)
 
 
 def launch(preset: str, **overrides: Any) -> str:
     return launcher.launch(load_config(preset=preset, overrides=overrides))
 
 
-def list_runs() -> list[Any]:
-    with store.reading() as session:
-        return list(store.runs(session))
-
-
 def wait_for(run_id: str, condition: Callable[[Any], bool]) -> None:
     while True:
         with store.reading() as session:
             run = store.find(session, run_id)
-        if condition(run) or Status(run.status).ended:
+        if condition(run) or ended(run):
             return
         time.sleep(0.5)
 
@@ -90,7 +101,9 @@ def photograph(browser: Any, address: str, name: str, looks: list[tuple[str, int
         )
         page = context.new_page()
         page.goto(address)
-        page.wait_for_selector(".stMainBlockContainer :is(table, dl, .empty)", timeout=60_000)
+        page.wait_for_selector(
+            ".stMainBlockContainer :is(table, dl, .empty, .stNumberInput)", timeout=60_000
+        )
         page.wait_for_timeout(4000)
         height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
         page.set_viewport_size({"width": width, "height": min(max(height, 500), 1500)})

@@ -122,9 +122,8 @@ def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -
     """The chart of these frames. `revision` names what is shown: while it stays, so does the
     zoom."""
     drawn = go.Figure()
-    for number, (name, label) in enumerate(chart.curves.items(), start=1):
-        if name not in frames:
-            continue
+    shown = {name: label for name, label in chart.curves.items() if name in frames}
+    for number, (name, label) in enumerate(shown.items(), start=1):
         frame = frames[name]
         points = thin(frame)
         many = chart.noisy and len(frame) > MANY_POINTS

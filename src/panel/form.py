@@ -136,15 +136,15 @@ def draw_rest(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, 
             found = list(group)
             changed = sum(s.name in texts for s in found)
             wrong = any(s.name in problems for s in found)
-            title = section.replace("_", " ").capitalize()
-            title += f" · {changed} changed" if changed else ""
+            title = section + (f" · {changed} changed" if changed else "")
             with st.expander(title, expanded=wrong, key=f"section {section} {wrong}"):
                 fields(found, base, texts, problems)
 
 
 def _section(setting: Setting) -> str:
     section, dot, _ = setting.name.partition(".")
-    return {"lora": "LoRA"}.get(section, section) if dot else "engine"
+    words = section.replace("_", " ").capitalize()
+    return {"Lora": "LoRA"}.get(words, words) if dot else "Engine"
 
 
 def fields(
@@ -181,7 +181,7 @@ def field(setting: Setting, before: str, text: str) -> None:
     if setting.type is bool:
         st.toggle(name, **shown)
     elif setting.choices:
-        st.selectbox(name, setting.choices, index=None, **shown)
+        st.selectbox(name, setting.choices, index=None if value is None else 0, **shown)
     elif setting.name in SUGGESTED:
         options = list(dict.fromkeys([*SUGGESTED[setting.name], before, text]))
         st.selectbox(name, options, accept_new_options=True, **shown)
