@@ -50,8 +50,8 @@ def scored(run: Run, evaluation: Evaluation) -> None:
             [
                 ("exact match", parts.percent(evaluation.correct / max(evaluation.rows, 1))),
                 ("misspelled", f"{len(wrong):,} of {evaluation.rows:,} words"),
-                ("one letter off", f"{int((wrong == 1).sum()):,} words"),
-                ("letters wrong, median", parts.number(wrong.median(), "g")),
+                ("one edit away", f"{int((wrong == 1).sum()):,} words"),
+                ("edit distance, median", parts.number(wrong.median(), "g")),
                 ("scored at step", f"{evaluation.step:,}"),
             ]
         )
@@ -72,7 +72,7 @@ def filtered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             frame,
             text=st.text_input("Find", placeholder="some letters", width=220, key="find", **bound),
             distance=st.selectbox(
-                "Letters wrong", list(words.DISTANCES), width=150, key="distance", **bound
+                "Edit distance", list(words.DISTANCES), width=150, key="distance", **bound
             ),
             order=st.selectbox("Order", list(words.ORDERS), width=210, key="order", **bound),
             every=st.toggle("Right words too", key="every", **bound),
@@ -98,7 +98,7 @@ def table(kept: pd.DataFrame) -> None:
                 f"Page of {pages}", 1, pages, width=150, key="page", bind="query-params"
             )
     shown = kept.iloc[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE]
-    head = {"Question": "", "Expected": "word", "Predicted": "word", "Letters wrong": "num"}
+    head = {"Question": "", "Expected": "word", "Predicted": "word", "Edit distance": "num"}
     rows = (
         [words.shown(r.question), *words.marked(r.expected, r.predicted), str(r.edit_distance)]
         for r in shown.itertuples()

@@ -417,11 +417,11 @@ FRAME = pd.DataFrame(
 
 def test_words_are_found_filtered_and_sorted():
     def select(**changed):
-        wanted = {"every": False, "text": "", "distance": "any", "order": "most letters wrong"}
+        wanted = {"every": False, "text": "", "distance": "any", "order": "most edits"}
         return words.select(FRAME, **wanted | changed)["question"].tolist()
 
     assert select() == ["=1+1", "rythm", "recieve"]
-    assert select(every=True, order="fewest letters wrong")[0] == "word"
+    assert select(every=True, order="fewest edits")[0] == "word"
     assert select(text="RHYTHM") == ["rythm"]
     assert select(text=".*") == []
     assert select(distance="1") == ["recieve"]

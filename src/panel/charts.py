@@ -44,7 +44,7 @@ CHARTS = (
         {"val/exact_match": "exact match", "val/token_accuracy": "tokens"},
         ".1%",
     ),
-    Chart("Letters wrong", "share of letters", {"val/cer": "validation"}, ".1%"),
+    Chart("Character error rate", "edits per character", {"val/cer": "validation"}, ".1%"),
     Chart("Edit distance", "edits a word", {"val/edit_distance": "validation mean"}),
     Chart("Learning rate", "learning rate", {"lr": "rate"}),
     Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}, noisy=True),

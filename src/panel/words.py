@@ -15,8 +15,8 @@ LONGEST_SHOWN = 200  # characters of a cell
 
 # Title of an order -> column and whether it ascends.
 ORDERS = {
-    "most letters wrong": ("edit_distance", False),
-    "fewest letters wrong": ("edit_distance", True),
+    "most edits": ("edit_distance", False),
+    "fewest edits": ("edit_distance", True),
     "question, A to Z": ("question", True),
     "expected, A to Z": ("expected", True),
 }

@@ -38,6 +38,7 @@ class RunReporter:
         self._jobs: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self._columns: dict[str, Any] = {}  # of the run's row, not written yet
         self._used: dict[str, Any] = {}
+        self._step = 0
         self._lock = threading.Lock()
         self._stop = self._fenced = False
         self._closing = threading.Event()
@@ -66,7 +67,9 @@ class RunReporter:
         except OSError as error:
             self._warn(f"cannot append to the metrics log: {error}")
         with self._lock:
-            self._columns["step"] = max(step, self._columns.get("step", 0))
+            # At its end a run reports its best step again: progress must not go backwards.
+            self._step = max(self._step, step)
+            self._columns["step"] = self._step
         self.tracker.log(step, values)
 
     def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
