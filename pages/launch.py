@@ -36,7 +36,7 @@ def page() -> None:
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
-        to_mend(problems)
+        to_mend(problems, checked=config is not None)
         if config:
             sizes(config, seen)
         form.draw_changes(origin, base, texts)
@@ -88,14 +88,16 @@ def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     parts.go("monitor", {"run": run_id})
 
 
-def to_mend(problems: dict[str, str]) -> None:
+def to_mend(problems: dict[str, str], *, checked: bool) -> None:
+    """What stands against the launch; what the check found may have changed outside the page."""
     if problems:
         items = "".join(
             f"<li><code>{escape(name)}</code> {escape(text)}</li>"
             for name, text in problems.items()
         )
         st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
-        st.button("Check again", on_click=data.check_again)
+        if checked:
+            st.button("Check again", on_click=data.check_again)
 
 
 def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:

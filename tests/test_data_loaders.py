@@ -155,7 +155,7 @@ def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
         ("a.pkl", "x", "a pickle can run code"),
         ("a.txt", "x", "none of .json, .jsonl, .csv, .parquet"),
         ("a.csv", "question,answer,split\na,b,trian\n", "split 'trian' is none of"),
-        ("a.csv", "question,answer\na,b\n", "has 0"),
+        ("a.csv", "question,answer\na,b\n", "too few were there to cut 80/10/10"),
     ],
 )
 def test_a_defect_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:

@@ -180,10 +180,10 @@ def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
     for split, frame in unique.items():
         if frame.empty:
             found = ", ".join(f"{n:,} {s}" for s, n in splits.rows.items())
-            raise DataError(
-                f"{source} has 0 {split} rows ({found}); add rows, or give no splits at all and "
-                "they are cut 80/10/10"
-            )
+            advice = "or give no splits at all and they are cut 80/10/10"
+            if "" in checked:
+                advice = "too few were there to cut 80/10/10 by their answers"
+            raise DataError(f"{source} has 0 {split} rows ({found}); add rows, {advice}")
     return _splits(unique, dropped)
 
 
@@ -373,7 +373,9 @@ def tokenizer_file(model: str, revision: str | None = None) -> Path:
             raise DataError(f"{folder} has no tokenizer.json")
         return file
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # the sentence below says it once, not at every retry
     try:
         return Path(hf_hub_download(model, "tokenizer.json", revision=revision))
     except (OSError, ValueError) as error:
