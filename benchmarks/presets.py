@@ -56,7 +56,9 @@ def main() -> None:
                      f"{test['rows']:,}")  # fmt: skip
             rows.append(f"| {' | '.join(cells)} |")
             details.append(curve(preset, points))
-            details.append(words(preset, spelltune("errors", run["id"], home=home)))
+            details.append(
+                words(preset, spelltune("errors", run["id"], "--split", "test", home=home))
+            )
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     print("\n".join(rows + details))
 
@@ -70,7 +72,7 @@ def curve(preset: str, points: list[dict[str, Any]]) -> str:
 
 
 def words(preset: str, wrong: list[dict[str, Any]]) -> str:
-    lines = [f"\nThe first {WORDS} of {len(wrong)} words that {preset} still misspells:\n"]
+    lines = [f"\nThe first {WORDS} of {len(wrong)} test words that {preset} still misspells:\n"]
     lines += ["| question | expected | predicted | edits |", "|---|---|---|---|"]
     for word in wrong[:WORDS]:
         cells = (word["question"], word["expected"], word["predicted"], str(word["edit_distance"]))
