@@ -20,11 +20,16 @@ from src.config import (
 from src.panel import data, form, parts
 from src.runs import launcher, store
 
-SAME_PRESS_SECONDS = 3.0
+SAME_PRESS_SECONDS = 2.0
 
 
 def page() -> None:
     st.html('<h1 class="unseen">Launch</h1>')
+    # Two presses in a row are one: the second may arrive while the first one's page goes, and keep
+    # it from going.
+    run_id, at = st.session_state.get("launched", ("", 0.0))
+    if time.time() - at < SAME_PRESS_SECONDS:
+        parts.go("monitor", {"run": run_id})
     origin, base = start()
     if base is None:
         return
@@ -76,15 +81,12 @@ def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     held = config is None or bool(problems)
     if not st.button("Launch", type="primary", width="stretch", disabled=held) or not config:
         return
-    # Two presses in a row are one: the second may arrive while the first one's page goes.
-    last, run_id, at = st.session_state.get("launched", (None, None, 0.0))
-    if last != config or time.time() - at > SAME_PRESS_SECONDS:
-        with st.spinner("Reading the data first"):
-            wait([data.begun(config)])
-        if data.check(config)[1]:
-            st.rerun()  # the problems now stand at their fields
-        run_id = launcher.launch(config)
-        st.session_state["launched"] = (config, run_id, time.time())
+    with st.spinner("Reading the data first"):
+        wait([data.begun(config)])
+    if data.check(config)[1]:
+        st.rerun()  # the problems now stand at their fields
+    run_id = launcher.launch(config)
+    st.session_state["launched"] = (run_id, time.time())
     parts.go("monitor", {"run": run_id})
 
 

@@ -168,7 +168,8 @@ def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended, uvicor
         page.goto(f"{address}/errors?run={ended}&find=rhythm")
         page.get_by_role("cell", name="rythm", exact=True).wait_for()
         assert page.get_by_role("row").count() == 2
-        assert page.get_by_label("Find").input_value() == "rhythm"
+        found = page.get_by_label("Find")
+        wait_for(lambda: found.input_value() == "rhythm", 5, "the filter is shown")
 
 
 def test_pages_follow_each_other_without_a_reload_within_a_second(page, panel, ended):
