@@ -455,11 +455,11 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
         patch.setenv("WANDB_MODE", "disabled")
         with serving(home) as address, reading(browser) as page:
             start = f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
-            page.goto(f"{start}&evaluation.eval_steps=20&training.logging_steps=1")
+            page.goto(f"{start}&evaluation.eval_steps=200&training.logging_steps=2")
             page.get_by_text("steps an epoch").wait_for()
             by_keyboard(page, "Max steps")
             page.keyboard.press("ControlOrMeta+A")
-            page.keyboard.type("60")
+            page.keyboard.type("400")
             page.keyboard.press("Tab")
             page.get_by_text("was 600").wait_for()
             by_keyboard(page, "Launch", "BUTTON")
@@ -468,7 +468,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             first = wait_for(partial(points, page), 120, "the curve begins")
             wait_for(lambda: points(page) > first, 60, "the curve grows")
             page.locator(".badge.completed").wait_for(timeout=120_000)
-            assert "step 60 of 60" in page.locator(".run-head").inner_text()
+            assert "step 400 of 400" in page.locator(".run-head").inner_text()
             page.get_by_role("link", name="Misspelled words").click()
             page.get_by_text("Underlined letters").wait_for()
             assert page.get_by_role("row").count() >= 2
@@ -476,7 +476,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             page.get_by_role("link", name="Launch again with edits").click()
             page.wait_for_selector(".stNumberInput")
             wait_for(
-                lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "60",
+                lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "400",
                 10,
                 "its steps",
             )
