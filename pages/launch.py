@@ -71,7 +71,9 @@ def origins(origin: str) -> None:
         st.query_params["preset"] = st.session_state["origin"]
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control("Start from", names, key="origin", on_change=write, required=True)
+        st.segmented_control(
+            "Start from", names, default=origin, key="origin", on_change=write, required=True
+        )
         with st.popover("Use my own data"):
             data.upload()
 

@@ -262,6 +262,16 @@ def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
     )
 
 
+def test_widgets_are_given_the_values_that_they_show(launched):
+    """A browser that misses the assignment starts from what the widget is given, and sends it
+    back."""
+    test = show("launch", **{"lora.r": "8"})
+    for widget in [*test.number_input, *test.text_input, *test.text_area, *test.toggle]:
+        if widget.value is not None:
+            assert widget.proto.default == widget.value, widget.key
+    assert not test.warning
+
+
 def test_a_change_is_marked_stands_in_the_address_and_is_undone(launched):
     test = show("launch")
     test.number_input(key="set lora.r").set_value(32).run()

@@ -164,7 +164,8 @@ def field(setting: Setting, before: str, text: str) -> None:
     """One widget, showing `text`; it writes the address when that differs from `before`."""
     key = f"set {setting.name}"
     value = _widget_value(setting, text)
-    # Assigning also what it shows already would wipe what the reader is typing.
+    # Assigned only where it differs, or it would wipe what the reader is typing; and given to the
+    # widget too, since a page that runs twice at once shows what it is given.
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
 
@@ -179,20 +180,21 @@ def field(setting: Setting, before: str, text: str) -> None:
     shown: dict[str, Any] = {"key": key, "on_change": write, "help": _help(setting)}
     name = label(setting) + (f" :orange[was {_short(before)}]" if text != before else "")
     if setting.type is bool:
-        st.toggle(name, **shown)
+        st.toggle(name, value, **shown)
     elif setting.choices:
-        st.selectbox(name, setting.choices, index=None if value is None else 0, **shown)
+        options = list(setting.choices)
+        st.selectbox(name, options, None if value is None else options.index(value), **shown)
     elif setting.name in SUGGESTED:
         options = list(dict.fromkeys([*SUGGESTED[setting.name], before, text]))
-        st.selectbox(name, options, accept_new_options=True, **shown)
+        st.selectbox(name, options, options.index(text), accept_new_options=True, **shown)
     elif setting.type is int:
         # No limits here: the browser would keep a number out of bounds to itself, and the launch
         # would take the one before it. RunConfig refuses it, with a sentence beneath.
-        st.number_input(name, step=1, placeholder="none", **shown)
+        st.number_input(name, value=value, step=1, placeholder="none", **shown)
     elif "\n" in before:
-        st.text_area(name, height=72, **shown)
+        st.text_area(name, value, height=72, **shown)
     else:
-        st.text_input(name, placeholder="none" if setting.optional else None, **shown)
+        st.text_input(name, value, placeholder="none" if setting.optional else None, **shown)
 
 
 def _widget_value(setting: Setting, text: str) -> Any:

@@ -180,6 +180,7 @@ def pick_run() -> Run | None:
     st.selectbox(
         "Run",
         list(known),
+        list(known).index(chosen),
         label_visibility="collapsed",
         key="picked run",
         on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
