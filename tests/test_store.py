@@ -12,8 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from src import paths
 from src.config import load_config
 from src.runs import store
+from src.runs.store import sqlite_driver
 from src.runs.table import ACTIVE, Run, Status
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -233,3 +235,22 @@ def test_one_document_a_run() -> None:
     assert document["best"] == {"step": 5, "metric": "val/exact_match", "value": 0.75}
     assert document["paths"]["final_adapter"] is None
     assert store.to_json(document)
+
+
+def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
+    file = paths.results() / "spelltune.db"
+    file.parent.mkdir(parents=True)
+    old = sqlite_driver.connect(file)
+    known = [c for c in Run.__table__.columns if c.name not in ("host", "parent_id", "parent_step")]
+    columns = ", ".join(f"{c.name} {c.type.compile()}" for c in known)
+    old.executescript(
+        f"CREATE TABLE run ({columns}); CREATE TABLE schema_version (version INTEGER NOT NULL);"
+        "INSERT INTO schema_version VALUES (1);"
+        "INSERT INTO run (id, name, status, config, used, attempt, max_steps, created_at) "
+        "VALUES ('old', 'old', 'STOPPED', '{}', '{}', 1, 5, 1.0);"
+    )
+    old.close()
+    with store.reading() as session:
+        run = store.find(session, "old")
+        assert (run.parent_id, run.host, run.status) == (None, None, Status.STOPPED)
+        assert not store.events(session, "old")

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from sqlalchemy import CursorResult, Engine, Table, Update, create_engine, event, text, update
+from sqlalchemy import (
+    CursorResult,
+    Engine,
+    Table,
+    Update,
+    create_engine,
+    event,
+    inspect,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -26,6 +36,8 @@ from src.runs.table import (
     RESUMABLE,
     Checkpoint,
     Evaluation,
+    Event,
+    EventKind,
     LatestMetric,
     Metric,
     Run,
@@ -52,12 +64,27 @@ class RunIsActive(RuntimeError):
 # --- the database ---------------------------------------------------------------------------------
 
 
-def _tables(connection: Any) -> None:
+def _missing_tables(connection: Any) -> None:
     SQLModel.metadata.create_all(connection)
 
 
+def _lineage(connection: Any) -> None:
+    _add_columns(connection, "run", "host", "parent_id", "parent_step")
+    _missing_tables(connection)
+
+
+def _add_columns(connection: Any, table: str, *names: str) -> None:
+    """Add columns as table.py defines them; a table that was made today has them already."""
+    there = {column["name"] for column in inspect(connection).get_columns(table)}
+    for name in names:
+        if name not in there:
+            column = SQLModel.metadata.tables[table].columns[name]
+            kind = column.type.compile(connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
+
+
 # Each brings the schema from its index to the next number; never change one that has been released.
-MIGRATIONS = [_tables]
+MIGRATIONS = [_missing_tables, _lineage]
 
 
 @cache
@@ -327,9 +354,39 @@ def delete_rows(session: Session, run_id: str) -> None:
     run = find(session, run_id)
     if not Status(run.status).ended:
         raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
-    for table in (Metric, LatestMetric, Checkpoint, Evaluation):
+    for table in (Metric, LatestMetric, Checkpoint, Evaluation, Event):
         session.execute(delete(table).where(col(table.run_id) == run.id))
     session.execute(delete(Run).where(col(Run.id) == run.id))
+
+
+# --- lineage --------------------------------------------------------------------------------------
+
+
+def record_event(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    kind: EventKind,
+    text: str,
+    *,
+    step: int | None = None,
+) -> None:
+    """Add a line to what happened to a run."""
+    session.add(
+        Event(run_id=run_id, attempt=attempt, step=step, kind=kind, text=text, at=time.time())
+    )
+
+
+def events(session: Session, run_id: str) -> Sequence[Event]:
+    """What happened to a run, in order."""
+    return session.exec(select(Event).where(Event.run_id == run_id).order_by(col(Event.id))).all()
+
+
+def forks(session: Session, run_id: str) -> Sequence[Run]:
+    """Runs that went on from a checkpoint of this one, oldest first."""
+    return session.exec(
+        select(Run).where(Run.parent_id == run_id).order_by(col(Run.created_at))
+    ).all()
 
 
 # --- metrics --------------------------------------------------------------------------------------

@@ -46,9 +46,8 @@ class Run(SQLModel, table=True):
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # a resume is the next attempt
     resume_step: int | None = None  # checkpoint that this attempt goes on from; None: from scratch
-    token: str | None = (
-        None  # of the supervisor that owns this attempt; who has another one must not write
-    )
+    # Of the supervisor that owns this attempt; who has another one must not write.
+    token: str | None = None
     slot: int | None = None
     slot_given_at: float | None = None
     step: int | None = None  # last reported optimizer step; None until the first metric
@@ -57,14 +56,16 @@ class Run(SQLModel, table=True):
     best_step: int | None = None
     supervisor_pid: int | None = None
     trainer_pid: int | None = None
-    boot_id: str | None = (
-        None  # of the machine when the pids were written: a pid means nothing after a reboot
-    )
+    # Of the machine when the pids were written: a pid means nothing after a reboot.
+    boot_id: str | None = None
+    host: str | None = None  # machine of the pids and the slot; matters where several share a table
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
     heartbeat_at: float | None = None
     stop_requested_at: float | None = None
+    parent_id: str | None = None  # of a fork: the run whose checkpoint it went on from
+    parent_step: int | None = None
 
 
 class Metric(SQLModel, table=True):
@@ -117,3 +118,26 @@ class Evaluation(SQLModel, table=True):
     rows: int
     correct: int
     created_at: float
+
+
+class EventKind(StrEnum):
+    """What happens to a run besides its status."""
+
+    RESUMED = (
+        "resumed"  # a next attempt was queued; `step` is the checkpoint's (None: from scratch)
+    )
+    HEALED = "healed"  # the same, by itself and with other settings
+    FORKED = "forked"  # it began from another run's checkpoint
+    WARNING = "warning"  # something failed that did not end the run
+
+
+class Event(SQLModel, table=True):
+    """One line of a run's lineage: what was done to it, by whom, and why."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    run_id: str = Field(foreign_key="run.id", ondelete="CASCADE", index=True)
+    attempt: int  # that it begins, or in which it happened
+    step: int | None = None
+    kind: str
+    text: str
+    at: float
