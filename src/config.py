@@ -188,18 +188,44 @@ class CheckpointingConfig(Section):
     """Write a checkpoint every so many steps; the best evaluation and the last step are always
     saved."""
     keep_last: int = Field(ge=2)
-    """Checkpoints to keep besides the best one."""
+    """Checkpoints to keep besides the best one and those that a fork began from."""
+    max_gib: float | None = Field(gt=0)
+    """Disk space of the run's checkpoints in GiB. Beyond it the oldest go, though never the best,
+    the last two or a fork's; empty sets no limit."""
 
 
 class EarlyStoppingConfig(Section):
     metric: str = Field(min_length=1)
-    """Recorded metric that names the best checkpoint, such as val/loss or val/exact_match."""
+    """Recorded metric that names the best checkpoint, such as val/exact_match or train/loss; its
+    value at each evaluation counts."""
     mode: Literal["min", "max"]
     """Whether less or more of the metric is better."""
-    patience: int | None = Field(ge=1, json_schema_extra=FIRST)
-    """Stop after so many evaluations without a better one; empty never stops early."""
     min_delta: float = Field(ge=0)
     """Smallest change that counts as better."""
+    warmup_evaluations: int = Field(ge=0)
+    """The first so many evaluations never stop the run, whatever they find."""
+    patience: int | None = Field(ge=1, json_schema_extra=FIRST)
+    """Stop after so many evaluations without a better one; empty never stops for that."""
+    target: float | None
+    """Stop once the metric is as good as this; empty sets no target."""
+    divergence_factor: float | None = Field(gt=1)
+    """Stop when the training loss is no number any more, or above so many times its lowest; empty
+    lets it grow, and a loss that is no number fails the run."""
+    plateau_evaluations: int | None = Field(ge=2)
+    """Stop when the trend of the metric over so many evaluations gains no more than min_delta;
+    empty never looks for one."""
+    criteria: list[str]
+    """More criteria by name, as registered in src/training/stopping.py."""
+
+
+class SupervisionConfig(Section):
+    auto_resume: int = Field(ge=0, le=100)
+    """Resume an interrupted run (a lost machine, a killed process) by itself at most so many times,
+    each only after a new checkpoint."""
+    self_heal: bool
+    """After running out of GPU memory, go on with half the micro-batch and double the accumulation;
+    after a loss that is no number, from the last checkpoint with half the learning rate. At most
+    twice a run."""
 
 
 class TrackingConfig(Section):
@@ -232,6 +258,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig
     checkpointing: CheckpointingConfig
     early_stopping: EarlyStoppingConfig
+    supervision: SupervisionConfig
     tracking: TrackingConfig
 
     @field_validator("name")
@@ -337,9 +364,7 @@ def load_config(
     With neither a path nor a preset, the default preset. Raises ConfigError that names every
     problem at once.
     """
-    values = read_yaml(DEFAULTS)
-    for part in values.pop("include"):
-        _merge(values, read_yaml(DEFAULTS.parent / part))
+    values = defaults()
     if preset is None and path is None:
         preset = DEFAULT_PRESET
     if preset is not None:
@@ -352,6 +377,21 @@ def load_config(
     for name, value in (overrides or {}).items():
         _merge(values, _nest(name, value))
     return parse_config(values)
+
+
+def defaults() -> dict[str, Any]:
+    """The values of the four files under configs/, nested."""
+    values = read_yaml(DEFAULTS)
+    for part in values.pop("include"):
+        _merge(values, read_yaml(DEFAULTS.parent / part))
+    return values
+
+
+def stored_config(values: typing.Mapping[str, Any]) -> RunConfig:
+    """The RunConfig of a run's row; a setting that came later than the run has its default."""
+    complete = defaults()
+    _merge(complete, values)
+    return parse_config(complete)
 
 
 def parse_config(values: typing.Mapping[str, Any]) -> RunConfig:

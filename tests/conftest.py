@@ -42,3 +42,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random GPT-2 in gpt2/ and words to spell in words/, as `tiny.config_of` takes
+    it."""
+    from tests import tiny  # only here: most tests need no torch
+
+    folder = tmp_path_factory.mktemp("base")
+    tiny.save_model(folder / "gpt2", "gpt2")
+    tiny.data(folder / "words")
+    return folder

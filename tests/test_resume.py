@@ -7,43 +7,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from src.config import RunConfig, load_config
+from src.config import RunConfig
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
 from src.training.train import TrainingError, how_exact, train
 from src.training.utils import TrainingResult
 from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save_model(folder / "gpt2", "gpt2")
-    tiny.data(folder / "words")
-    return folder
-
-
-def config_of(base: Path, **changes: object) -> RunConfig:
-    """12 steps over 15 rows, 4 rows a step: the third epoch ends in the last step."""
-    values: dict[str, object] = {
-        "backend": "peft",
-        "model.name": str(base / "gpt2"),
-        "model.max_length": 64,
-        "data.path": str(base / "words"),
-        "lora.dropout": 0.1,
-        "training.max_steps": 12,
-        "training.per_device_train_batch_size": 2,
-        "training.gradient_accumulation_steps": 2,
-        "training.learning_rate": 5e-3,
-        "training.logging_steps": 1,
-        "scheduler.warmup_steps": 2,
-        "evaluation.eval_steps": 4,
-        "evaluation.max_new_tokens": 4,
-        "checkpointing.save_steps": 3,
-        "early_stopping.metric": "val/loss",
-        "early_stopping.mode": "min",
-    }
-    return load_config(overrides=values | changes)
 
 
 def run(
@@ -66,7 +35,7 @@ def weights(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("stop_at", [1, 4, 6, 10])
 def test_a_resumed_training_ends_in_the_same_bits(base: Path, tmp_path: Path, stop_at: int) -> None:
-    config = config_of(base)
+    config = tiny.config_of(base)
     whole, seen = run(config, tmp_path / "whole")
     first, _ = run(config, tmp_path / "parts", stop_at=stop_at)
     # A stop that arrives in an evaluation cuts it short; the resume owes it.
@@ -85,14 +54,14 @@ def test_a_resumed_training_ends_in_the_same_bits(base: Path, tmp_path: Path, st
 
 
 def test_a_finished_training_only_restores(base: Path, tmp_path: Path) -> None:
-    config = config_of(base)
+    config = tiny.config_of(base)
     whole, _ = run(config, tmp_path)
     again, reporter = run(config, tmp_path, resume_from=tmp_path / "steps/step-12")
     assert again.metrics == whole.metrics and not reporter.curve("train/loss")
 
 
 def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path) -> None:
-    run(config_of(base), tmp_path, stop_at=2)
+    run(tiny.config_of(base), tmp_path, stop_at=2)
     good = tmp_path / "steps/step-3"
     manifest = verify(good)
     assert manifest["step"] == 3 and set(REQUIRED) < set(manifest["files"])
@@ -112,7 +81,7 @@ def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path
             with pytest.raises(BrokenCheckpoint, match=name):
                 verify(bad)
     with pytest.raises(BrokenCheckpoint):
-        run(config_of(base), tmp_path / "other", resume_from=bad)
+        run(tiny.config_of(base), tmp_path / "other", resume_from=bad)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +98,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: str 
 
 
 def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
-    run(config_of(base), tmp_path, stop_at=2)
+    run(tiny.config_of(base), tmp_path, stop_at=2)
     folder = tmp_path / "steps/step-3"
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     del manifest["files"]["optimizer.pt"]
@@ -160,6 +129,6 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
 
 
 def test_the_adapter_file_holds_tensors_only(base: Path, tmp_path: Path) -> None:
-    run(config_of(base), tmp_path, stop_at=2)
+    run(tiny.config_of(base), tmp_path, stop_at=2)
     tensors = load_file(tmp_path / "steps/step-3/adapter_model.safetensors")
     assert tensors and all("lora_" in name for name in tensors)

@@ -15,7 +15,6 @@ from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_loaders import DataError
-from src.training.stopping import BestSoFar
 from src.training.train import VALIDATION, TrainingError, plan, train
 from src.training.utils import TrainingResult
 from tests import tiny
@@ -280,19 +279,6 @@ def test_the_best_is_restored_and_scored_again(bases: Path, tmp_path: Path) -> N
     assert [step for step, _, is_best in reporter.checkpoints if is_best][-1] == best_step
 
 
-def test_best_so_far() -> None:
-    best = BestSoFar("min", min_delta=0.1, patience=2)
-    assert [best.update(s, v) for s, v in enumerate([1.0, 0.95, 0.8, math.nan, 0.75])] == [
-        True,
-        False,
-        True,
-        False,
-        False,
-    ]
-    assert best.step == 2 and best.patience_is_over
-    assert BestSoFar("max").update(1, 0.0) and not BestSoFar("max").update(1, math.nan)
-
-
 def test_retention_goes_by_step(tmp_path: Path) -> None:
     for step in (900, 1000, 200, 30):  # made in another order than their steps
         (tmp_path / f"step-{step}").mkdir()
@@ -300,10 +286,22 @@ def test_retention_goes_by_step(tmp_path: Path) -> None:
     assert checkpointing.steps(tmp_path) == [30, 900, 1000]
 
 
+def test_retention_keeps_forks_and_a_quota_spares_best_and_last_two(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40, 50, 60):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / "file").write_bytes(bytes(2**20))
+    checkpointing.keep_for_fork(tmp_path, 20)
+    mib = 1 / 1024
+    assert checkpointing.retain(tmp_path, keep_last=5, best_step=30, max_gib=5 * mib) == [10]
+    assert checkpointing.retain(tmp_path, keep_last=5, best_step=30, max_gib=0.1 * mib) == [40]
+    assert checkpointing.steps(tmp_path) == [20, 30, 50, 60]
+
+
 # Every other value reaches the libraries through `plan`, which `train` unpacks into their calls.
 NOT_OF_THE_TRAINER = {
     "name": "names the run",
     "engine": "picks who trains",
+    "supervision.auto_resume": "is the reconciler's",
     "tracking.mode": "tells another service",
     "tracking.project": "tells another service",
     "tracking.tags": "tells another service",
@@ -320,6 +318,11 @@ OTHER_VALUES: dict[str, Any] = {
     "data.template": "{question}:",
     "early_stopping.metric": "val/cer",
     "early_stopping.patience": 7,
+    "early_stopping.target": 0.5,
+    "early_stopping.divergence_factor": 3.0,
+    "early_stopping.plateau_evaluations": 4,
+    "early_stopping.criteria": ["plateau"],
+    "checkpointing.max_gib": 2.5,
     "evaluation.max_rows": 17,
     "evaluation.max_new_tokens": 9,
     "training.precision": "bf16",

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from src.config import RunConfig, load_config
+
 WORDS = [
     word
     for line in (
@@ -97,6 +99,29 @@ def data(folder: Path, train: int = 15, validation: int = 5, test: int = 5) -> P
     return folder
 
 
+def config_of(base: Path, **changes: object) -> RunConfig:
+    """12 steps over 15 rows, 4 rows a step: the third epoch ends in the last step."""
+    values: dict[str, object] = {
+        "backend": "peft",
+        "model.name": str(base / "gpt2"),
+        "model.max_length": 64,
+        "data.path": str(base / "words"),
+        "lora.dropout": 0.1,
+        "training.max_steps": 12,
+        "training.per_device_train_batch_size": 2,
+        "training.gradient_accumulation_steps": 2,
+        "training.learning_rate": 5e-3,
+        "training.logging_steps": 1,
+        "scheduler.warmup_steps": 2,
+        "evaluation.eval_steps": 4,
+        "evaluation.max_new_tokens": 4,
+        "checkpointing.save_steps": 3,
+        "early_stopping.metric": "val/loss",
+        "early_stopping.mode": "min",
+    }
+    return load_config(overrides=values | changes)
+
+
 class Recorder:
     """A Reporter that keeps what it is told, and asks to stop once step `stop_at` was reported."""
 
@@ -107,6 +132,7 @@ class Recorder:
         self.removed: list[int] = []
         self.values: dict[str, Any] = {}
         self.phases: list[str] = []
+        self.warnings: list[tuple[int, str]] = []
         self.stop_at = stop_at
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -123,6 +149,9 @@ class Recorder:
 
     def used(self, values: Mapping[str, Any]) -> None:
         self.values.update(values)
+
+    def warning(self, step: int, text: str) -> None:
+        self.warnings.append((step, text))
 
     def phase(self, text: str) -> None:
         self.phases.append(text)

@@ -41,7 +41,7 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
     """The check of what a config says of model and data, which goes on in a thread of its own."""
-    looked_at = config.model_dump(include={"model", "data", "backend", "engine"})
+    looked_at = config.model_dump(include={"model", "data", "backend", "engine", "early_stopping"})
     future = _begin(json.dumps(looked_at), _state(config.data.path), config)
     last = st.session_state.get("data check")
     if last is not None and last is not future:

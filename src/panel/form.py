@@ -31,6 +31,7 @@ from src.config import (
     to_yaml,
 )
 from src.panel import parts
+from src.training.stopping import TRAINING, VALIDATION
 
 # What a free text is most often; any other text may be typed.
 SUGGESTED = {
@@ -40,7 +41,7 @@ SUGGESTED = {
         "gpt2",
         "Qwen/Qwen2.5-0.5B",
     ),
-    "early_stopping.metric": ("val/loss", "val/exact_match", "val/token_accuracy"),
+    "early_stopping.metric": (*VALIDATION, *TRAINING),
 }
 
 

@@ -22,6 +22,7 @@ from src.runs.table import ACTIVE, RESUMABLE, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import is_verified, step_dir
 from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+from src.training.stopping import stopping_problems
 from src.training.utils import forget_results
 
 # A run that was given a slot and whose supervisor has not claimed it by then is given one again.
@@ -58,7 +59,7 @@ def slot_lock(slot: int) -> Path:
 def check(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
     be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
-    problems = {}
+    problems = stopping_problems(config.early_stopping)
     if config.model.load_in_4bit and not gpus():
         problems["model.load_in_4bit"] = (
             "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"

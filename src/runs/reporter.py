@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
 from src.runs import store
-from src.runs.table import ACTIVE, Run
+from src.runs.table import ACTIVE, EventKind, Run
 from src.runs.tracking import Tracker
 
 INTERVAL_SECONDS = 1.0
@@ -104,6 +104,10 @@ class RunReporter:
         with self._lock:
             self._columns["used"] = dict(self._used)
 
+    def warning(self, step: int, text: str) -> None:
+        self._warn(text)
+        self._jobs.put(("warning", (step, text)))
+
     def phase(self, text: str) -> None:
         with self._lock:
             self._columns["phase"] = text
@@ -170,6 +174,11 @@ class RunReporter:
                     )
                 elif kind == "checkpoint_removed":
                     store.remove_checkpoint(session, self.run_id, *arguments)
+                elif kind == "warning":
+                    step, warned = arguments
+                    store.record_event(
+                        session, self.run_id, self.attempt, EventKind.WARNING, warned, step=step
+                    )
             if columns:
                 store.transition(session, self.run, None, leave=ACTIVE, **columns)
 

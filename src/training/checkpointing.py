@@ -132,13 +132,39 @@ def steps(checkpoints_dir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def retain(checkpoints_dir: Path, *, keep_last: int, best_step: int | None) -> list[int]:
-    """Remove all but the newest `keep_last` checkpoints and the best one; the removed steps.
+def keep_for_fork(checkpoints_dir: Path, step: int) -> None:
+    """Let no retention remove a checkpoint that another run begins from."""
+    (checkpoints_dir / f"step-{step}.fork").touch()
 
-    Newest by step: clocks and copies change a folder's time.
+
+def is_kept_for_fork(checkpoints_dir: Path, step: int) -> bool:
+    return (checkpoints_dir / f"step-{step}.fork").exists()
+
+
+def retain(
+    checkpoints_dir: Path, *, keep_last: int, best_step: int | None, max_gib: float | None = None
+) -> list[int]:
+    """Remove what is neither among the newest `keep_last` checkpoints nor the best one nor a
+    fork's; the removed steps.
+
+    Beyond `max_gib` of them all the oldest go too, though never the last two. Newest by step:
+    clocks and copies change a folder's time.
     """
     there = steps(checkpoints_dir)
-    removed = [step for step in there[:-keep_last] if step != best_step]
+    removable = [
+        step for step in there if step != best_step and not is_kept_for_fork(checkpoints_dir, step)
+    ]
+    removed = [step for step in removable if step not in there[-keep_last:]]
+    if max_gib is not None:
+        sizes = {s: folder_bytes(step_dir(checkpoints_dir, s)) for s in there if s not in removed}
+        for step in [s for s in removable if s in sizes and s not in there[-2:]]:
+            if sum(sizes.values()) > max_gib * 2**30:
+                removed.append(step)
+                del sizes[step]
     for step in removed:
         remove_folder(step_dir(checkpoints_dir, step))
     return removed
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -4,12 +4,14 @@ Import it only after `choose_backend`: Unsloth patches transformers and TRL whil
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -18,7 +20,7 @@ from trl import SFTTrainer
 from src.models.losses import answer_loss
 from src.models.utils import memory_gib
 from src.training import checkpointing
-from src.training.stopping import BestSoFar
+from src.training.stopping import History, divergence
 from src.training.utils import Reporter
 
 
@@ -52,24 +54,26 @@ class SpellingTrainer(SFTTrainer):
         *,
         reporter: Reporter,
         validate: Callable[[int], Mapping[str, float] | None],
-        best: BestSoFar,
-        best_metric: str,
+        history: History,
+        heals: bool,
         label_smoothing: float,
         checkpoints_dir: Path,
-        keep_last: int,
+        keep: Mapping[str, Any],
         identity: Mapping[str, Any],
         **arguments: Any,
     ):
         super().__init__(**arguments)
         self.reporter, self.validate = reporter, validate
-        self.best, self.best_metric = best, best_metric
+        self.history = history
+        self.heals = heals  # whether somebody mends a divergence, so that it must be an error
         self.label_smoothing = label_smoothing
-        self.checkpoints_dir, self.keep_last = checkpoints_dir, keep_last
+        self.checkpoints_dir, self.keep = checkpoints_dir, keep
         self.identity = identity  # of config, data, tokenizer, versions: for each manifest
         self.stopped = False
         self.evaluation_owed = False
         self.early_stop: str | None = None
         self.best_values: Mapping[str, float] = {}
+        self._best_before = history.state()["best"]
         # Our loss takes the token count of the whole step, so nobody may divide it again.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
@@ -118,11 +122,28 @@ class SpellingTrainer(SFTTrainer):
         self._clock = now
         self.reporter.metrics(step, values)
         print(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        self.history.record(values)
         if not math.isfinite(logs["loss"]):
+            self.diverged(f"the training loss is {logs['loss']}")
+        elif why := divergence(self.history):
+            self.stop_early(why)
+
+    def diverged(self, why: str) -> None:
+        """Stop early where a criterion says so and a best adapter is there to go back to; else
+        Diverged."""
+        rules = self.history.rules
+        if rules.divergence_factor is None or self.heals or self.history.best_step is None:
             raise Diverged(
-                f"the training loss is {logs['loss']} at step {step}: the training diverged; lower "
+                f"{why} at step {self.state.global_step}: the training diverged; lower "
                 "training.learning_rate or training.max_grad_norm"
             )
+        self.stop_early(why)
+
+    def stop_early(self, why: str) -> None:
+        """End after this step, without a further evaluation or checkpoint."""
+        self.early_stop = f"early stopping: {why}"
+        self.control.should_evaluate = self.control.should_save = False
+        self.control.should_training_stop = True
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the validation set, and decide what follows from it: a save, or the end."""
@@ -132,7 +153,7 @@ class SpellingTrainer(SFTTrainer):
         values = self.judge(step)
         if values is None:
             self.leave()
-        elif self.best.step == step:
+        elif self.history.best_step == step:
             self.control.should_save = True
         if self.early_stop:
             self.control.should_save = self.control.should_training_stop = True
@@ -148,25 +169,23 @@ class SpellingTrainer(SFTTrainer):
         self.evaluation_owed = values is None
         if values is None:
             return None
-        if self.best.update(step, values[self.best_metric]):
+        self._best_before = self.history.state()["best"]
+        self.history.record(values)
+        if self.history.evaluated(step):
             self.best_values = values
-        if self.best.patience_is_over and step < self.args.max_steps:
-            self.early_stop = (
-                f"early stopping: {self.best_metric} was not better than at step "
-                f"{self.best.step} in {self.best.without_better} evaluations"
-            )
+        if step < self.args.max_steps and (why := self.history.verdict()):
+            self.early_stop = f"early stopping: {why}"
         return values
 
     def go_on_from(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
         """Take over what had been decided when a checkpoint was written, and make up for an
         evaluation that a stop cut short. The model has the checkpoint's adapter."""
-        for name, value in manifest["best"].items():
-            setattr(self.best, name, value)
+        self.history.restore(manifest)
         self.best_values = manifest["best_values"]
         if manifest["evaluation_owed"]:
             step = manifest["step"]
             self.stopped = self.judge(step) is None
-            if self.best.step == step:
+            if self.history.best_step == step:
                 self.reporter.checkpoint(step, checkpoint, True)
 
     def leave(self) -> None:
@@ -181,9 +200,47 @@ class SpellingTrainer(SFTTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints_dir / checkpointing.STAGING)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        # Their state brings along the settings of whoever wrote it; a fork or a heal has others.
+        scheduler: Any = self.lr_scheduler
+        optimizer: Any = self.optimizer
+        assert self.optimizer_cls_and_kwargs is not None
+        options = dict(self.optimizer_cls_and_kwargs[1])
+        peak = options.pop("lr")
+        groups = optimizer.param_groups
+        groups[0]["weight_decay"] = self.args.weight_decay  # the other has biases, without any
+        scheduler.base_lrs = [peak] * len(groups)
+        for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+            lr = peak * factor(scheduler.last_epoch)
+            group.update(options, initial_lr=peak, lr=lr)
+        scheduler._last_lr = [group["lr"] for group in groups]
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         started = time.perf_counter()
         step = self.state.global_step
+        trained = (p for p in model.parameters() if p.requires_grad)
+        if not all(bool(torch.isfinite(p).all()) for p in trained):
+            # Logging may be rarer than saving; a heal must find good checkpoints only.
+            return self.diverged("an adapter weight is no number")
+        try:
+            self._write_checkpoint(model, trial, step)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_write_error(error):
+                raise
+            shutil.rmtree(self.checkpoints_dir / checkpointing.STAGING, ignore_errors=True)
+            text = f"no checkpoint at step {step}: {_first_line(error)}"
+            if self.history.best_step == step:
+                # What cannot be restored must not be called the best.
+                self.history.restore(self.history.state() | {"best": self._best_before})
+                self.history.without_better += 1
+                text += "; its adapter was the best so far, and is not kept"
+            self.reporter.warning(step, text)
+        self._clock += time.perf_counter() - started
+
+    def _write_checkpoint(self, model: Any, trial: Any, step: int) -> None:
         staging = checkpointing.stage(self.checkpoints_dir)
         # Not TRL's: it writes a model card of its own into the folder first.
         Trainer._save_checkpoint(self, model, trial)
@@ -192,19 +249,18 @@ class SpellingTrainer(SFTTrainer):
             checkpointing.step_dir(self.checkpoints_dir, step),
             {
                 "step": step,
-                "best": self.best.state(),
                 "best_values": dict(self.best_values),
                 "evaluation_owed": self.evaluation_owed,
+                **self.history.state(),
                 **self.identity,
             },
         )
         staging.rmdir()
-        self.reporter.checkpoint(step, path, self.best.step == step)
+        self.reporter.checkpoint(step, path, self.history.best_step == step)
         for removed in checkpointing.retain(
-            self.checkpoints_dir, keep_last=self.keep_last, best_step=self.best.step
+            self.checkpoints_dir, best_step=self.history.best_step, **self.keep
         ):
             self.reporter.checkpoint_removed(removed)
-        self._clock += time.perf_counter() - started
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
@@ -213,6 +269,15 @@ class SpellingTrainer(SFTTrainer):
     def floating_point_ops(self, inputs: Any) -> int:
         # Nobody reads them, and counting walks over every parameter in every step.
         return 0
+
+
+def _is_write_error(error: Exception) -> bool:
+    """Whether a file could not be written: torch and safetensors have no OSError for it."""
+    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:

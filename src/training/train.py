@@ -20,11 +20,8 @@ from src.config import RunConfig
 from src.paths import ROOT, base_model
 from src.training import checkpointing
 from src.training.data_loaders import load_splits
-from src.training.stopping import BestSoFar
+from src.training.stopping import History, Rules, stopping_problems
 from src.training.utils import Reporter, TrainingResult
-
-# Names of the validation metrics; early_stopping.metric is one of them.
-VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
 
 
 class TrainingError(ValueError):
@@ -55,20 +52,17 @@ class Plan:
     evaluation: dict[str, Any]  # score
     max_rows: int | None
     flow: dict[str, Any]  # Flow
-    keep_last: int
-    best_metric: str
-    best: dict[str, Any]  # BestSoFar
+    keep: dict[str, Any]  # checkpointing.retain
+    stopping: dict[str, Any]  # Rules
+    self_heal: bool
 
 
 def plan(config: RunConfig, *, precision: str) -> Plan:
     """What `config` means to the libraries, with its precision resolved to bf16, fp16 or fp32."""
     if config.engine == "packed":
         raise TrainingError("engine packed is not built yet; set engine to auto or trl")
-    if config.early_stopping.metric not in VALIDATION:
-        raise TrainingError(
-            f"early_stopping.metric {config.early_stopping.metric!r} is not recorded at "
-            f"evaluations; take one of {', '.join(VALIDATION)}"
-        )
+    if wrong := stopping_problems(config.early_stopping):
+        raise TrainingError("; ".join(f"{name}: {text}" for name, text in wrong.items()))
     training, optimizer = config.training, config.optimizer
     shared = {
         "max_length": config.model.max_length,
@@ -163,13 +157,12 @@ def plan(config: RunConfig, *, precision: str) -> Plan:
             "eval_steps": config.evaluation.eval_steps,
             "save_steps": config.checkpointing.save_steps,
         },
-        keep_last=config.checkpointing.keep_last,
-        best_metric=config.early_stopping.metric,
-        best={
-            "mode": config.early_stopping.mode,
-            "min_delta": config.early_stopping.min_delta,
-            "patience": config.early_stopping.patience,
+        keep={
+            "keep_last": config.checkpointing.keep_last,
+            "max_gib": config.checkpointing.max_gib,
         },
+        stopping=config.early_stopping.model_dump(),
+        self_heal=config.supervision.self_heal,
     )
 
 
@@ -302,7 +295,7 @@ def train(
             step = trainer.state.global_step
         stopped = trainer.stopped
 
-    best_step = step if trainer.best.step is None else trainer.best.step
+    best_step = step if trainer.history.best_step is None else trainer.history.best_step
     if best_step != step:
         reporter.phase(f"restoring the adapter of step {best_step}")
         _restore(model, checkpointing.step_dir(checkpoints_dir, best_step))
@@ -331,15 +324,23 @@ def how_exact(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) ->
     but not to the same bits. TrainingError where data or tokenizer are others: that is another run.
     """
     for what in ("data", "tokenizer"):
-        if manifest[what] != now[what]:
+        # The first checkpoint of a fork leaves the data open: it may go on with other rows.
+        if manifest[what] != now[what] and manifest[what] is not None:
             raise TrainingError(
                 f"the {what} changed since {name} was written, so the run cannot go on from it; "
                 f"bring the old {what} back, or launch a new run with the new one"
             )
-    changed = [what for what in ("config", "device", "versions") if manifest[what] != now[what]]
+    changed = [what for what in ("device", "versions") if manifest[what] != now[what]]
+    if _decisive(manifest["config"]) != _decisive(now["config"]):
+        changed.insert(0, "config")
     if changed:
         return f"warm from {name}: another {' and '.join(changed)}"
     return f"exact from {name}" if now["device"] == "cpu" else f"warm from {name}: on a GPU"
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide the weights."""
+    return {k: v for k, v in config.items() if k not in ("name", "supervision", "tracking")}
 
 
 def _load(
@@ -397,11 +398,11 @@ def _trainer(
     trainer = SpellingTrainer(
         reporter=reporter,
         validate=lambda step: scored("validation", step),
-        best=BestSoFar(**asked.best),
-        best_metric=asked.best_metric,
+        history=History(Rules(**asked.stopping)),
+        heals=asked.self_heal,
         label_smoothing=asked.label_smoothing,
         checkpoints_dir=checkpoints_dir,
-        keep_last=asked.keep_last,
+        keep=asked.keep,
         identity=identity,
         model=model,
         args=arguments,

@@ -37,6 +37,9 @@ class Reporter(Protocol):
         """Record what the trainer really used (backend, versions, resolved settings), merged over
         earlier calls."""
 
+    def warning(self, step: int, text: str) -> None:
+        """Tell of something that failed and did not end the run."""
+
     def phase(self, text: str) -> None:
         """Say in a few words what goes on now: `loading gpt2`, `validation 400 of 1,386`."""
 

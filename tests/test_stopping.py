@@ -1,0 +1,146 @@
+"""The criteria of early stopping against hand-made curves, and in a training."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from src.training import stopping
+from src.training.stopping import CRITERIA, History, Rules, criterion
+from src.training.train import TrainingError, train
+from tests import tiny
+
+
+def fed(values: list[float], metric: str = "val/loss", mode: str = "min", **rules: object) -> str:
+    """The first verdict over these evaluations at steps 1, 2, ..., as `step: reason`."""
+    history = History(Rules(metric, mode, **rules))  # type: ignore[arg-type]
+    for step, value in enumerate(values, start=1):
+        history.record({metric: value})
+        history.evaluated(step)
+        if why := history.verdict():
+            return f"{step}: {why}"
+    return "goes on"
+
+
+def test_the_best_needs_the_smallest_change_and_is_never_nan() -> None:
+    history = History(Rules("val/loss", "min", min_delta=0.1))
+    seen = []
+    for step, value in enumerate([1.0, 0.95, 0.8, math.nan, 0.75]):
+        history.record({"val/loss": value})
+        seen.append(history.evaluated(step))
+    assert seen == [True, False, True, False, False]
+    assert (history.best_step, history.best_value, history.without_better) == (2, 0.8, 2)
+    assert not History(Rules("val/cer", "max")).evaluated(1)  # nobody recorded it
+
+
+@pytest.mark.parametrize(
+    ("values", "rules", "verdict"),
+    [
+        ([3, 2, 2, 2], {"patience": 2}, "4: val/loss was not better than at step 2 in 2"),
+        ([3, 2, 2, 1, 2], {"patience": 2}, "goes on"),
+        ([3, 3, 3, 3], {"patience": 1, "warmup_evaluations": 3}, "4: val/loss was not better"),
+        ([math.nan] * 3, {"patience": 2}, "2: val/loss was not better ever in 2"),
+        ([3, 2, 1], {"target": 2.0}, "2: val/loss reached 2, the target was 2"),
+        ([3, 2, 1], {"target": 0.5}, "goes on"),
+        ([4, 3, 2, 1], {"plateau_evaluations": 3}, "goes on"),
+        ([4, 3, 3.1, 2.95, 3], {"plateau_evaluations": 4, "min_delta": 0.2}, "5: val/loss has a"),
+        ([4, 3], {"plateau_evaluations": 3}, "goes on"),
+    ],
+)
+def test_criteria_on_a_falling_loss(
+    values: list[float], rules: dict[str, object], verdict: str
+) -> None:
+    assert fed(values, **rules).startswith(verdict)
+
+
+def test_more_may_be_better() -> None:
+    assert fed([0.1, 0.9], "val/exact_match", "max", target=0.8).startswith("2: ")
+    rising = [0.1, 0.2, 0.3, 0.4]
+    assert fed(rising, "val/exact_match", "max", plateau_evaluations=3, patience=1) == "goes on"
+    assert fed(rising[::-1], "val/exact_match", "max", plateau_evaluations=3).startswith("3: ")
+
+
+def test_divergence_compares_with_the_lowest_loss() -> None:
+    history = History(Rules("val/loss", "min", divergence_factor=2.0))
+    found = []
+    for loss in (3.0, 1.0, 1.9, 2.1, math.nan):
+        history.record({"train/loss": loss})
+        found.append(stopping.divergence(history))
+    assert found[:3] == [None] * 3
+    assert found[3] == "the training loss 2.1 is above 2 times its lowest, 1"
+    assert found[4] == "the training loss is nan" and history.lowest_loss == 1.0
+
+
+def test_a_history_survives_a_checkpoint() -> None:
+    history = History(Rules("val/loss", "min", patience=3))
+    for step, value in enumerate([3.0, 2.0, 2.5], start=1):
+        history.record({"train/loss": value, "val/loss": value})
+        history.evaluated(step)
+    copy = History(history.rules)
+    copy.restore(json.loads(json.dumps(history.state())))
+    assert copy.state() == history.state()
+    # As the first release wrote it.
+    copy.restore({"best": {"step": 7, "value": 1.0, "without_better": 2, "mode": "max"}})
+    assert copy.best_step == 7 and copy.rules.mode == "min"
+
+
+def test_a_training_stops_by_the_criterion_of_a_user(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "CRITERIA", CRITERIA)
+
+    @criterion
+    def second_evaluation(history: History) -> str | None:
+        return "it was the second" if len(history.evaluations) == 2 else None
+
+    try:
+        config = tiny.config_of(base, **{"early_stopping.criteria": ["second_evaluation"]})
+        result = train(
+            config, tiny.Recorder(), output_dir=tmp_path / "out", checkpoints_dir=tmp_path / "steps"
+        )
+    finally:
+        del CRITERIA["second_evaluation"]
+    assert (result.step, result.stopped) == (8, False)
+    assert result.reason == "early stopping: it was the second"
+    with pytest.raises(TrainingError, match="no criterion 'second_evaluation'"):
+        train(config, tiny.Recorder(), output_dir=tmp_path, checkpoints_dir=tmp_path)
+
+
+def test_a_diverging_training_ends_with_its_best_adapter(base: Path, tmp_path: Path) -> None:
+    settings = {
+        "optimizer.name": "sgd",
+        "training.learning_rate": 10.0,
+        "training.max_grad_norm": 1e9,
+        "training.max_steps": 60,
+        "scheduler.name": "constant_with_warmup",
+        "scheduler.warmup_steps": 50,
+        "evaluation.eval_steps": 1,
+        "early_stopping.patience": None,
+    }
+    recorder = tiny.Recorder()
+    result = train(
+        tiny.config_of(base, **settings, **{"early_stopping.divergence_factor": 1.5}),
+        recorder, output_dir=tmp_path / "out", checkpoints_dir=tmp_path / "steps",
+    )  # fmt: skip
+    assert result.reason and "early stopping: the training loss" in result.reason
+    assert result.best_step < result.step < 60
+    lowest = min(
+        recorder.curve("val/loss"), key=lambda s: recorder.curve("val/loss")[s] if s else 9e9
+    )
+    assert result.best_step == lowest and math.isfinite(result.metrics["test/loss"])
+
+
+def test_the_best_may_be_named_by_a_training_metric(base: Path, tmp_path: Path) -> None:
+    config = tiny.config_of(base, **{"early_stopping.metric": "train/loss"})
+    recorder = tiny.Recorder()
+    result = train(
+        config, recorder, output_dir=tmp_path / "out", checkpoints_dir=tmp_path / "steps"
+    )
+    losses = recorder.curve("train/loss")
+    assert result.best_step == min((4, 8, 12), key=losses.__getitem__)
+    with pytest.raises(TrainingError, match="'train/los' is not recorded"):
+        wrong = tiny.config_of(base, **{"early_stopping.metric": "train/los"})
+        train(wrong, recorder, output_dir=tmp_path, checkpoints_dir=tmp_path)
