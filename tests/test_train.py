@@ -15,7 +15,8 @@ from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_loaders import DataError
-from src.training.train import VALIDATION, TrainingError, plan, train
+from src.training.stopping import VALIDATION
+from src.training.train import TrainingError, plan, train
 from src.training.utils import TrainingResult
 from tests import tiny
 
