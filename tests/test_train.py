@@ -418,7 +418,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
             {"data__template": " x" * 130 + "{question}", "model__max_length": 512},
             "longer than the base model's context of 128 tokens; the longest has",
         ),
-        ({"early_stopping__metric": "val/bleu"}, "val/bleu' is not recorded .* take one of val/lo"),
+        ({"early_stopping__metric": "val/bleu"}, "val/bleu' is not recorded; take one of val/lo"),
         ({"engine": "packed"}, "set engine to auto or trl"),
         ({"model__name": "/nowhere"}, "no such folder"),
         ({"lora__target_modules": ["q_proj"]}, "it has c_attn, c_fc, c_proj"),
