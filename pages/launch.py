@@ -13,9 +13,9 @@ from src.config import (
     RunConfig,
     effective_batch,
     load_config,
-    parse_config,
     presets,
     steps_per_epoch,
+    stored_config,
 )
 from src.panel import data, form, parts
 from src.runs import launcher, store
@@ -124,7 +124,7 @@ def start() -> tuple[str, RunConfig | None]:
         try:
             with store.reading() as session:
                 row = store.find(session, run)
-            return row.id, parse_config(row.config)
+            return row.id, stored_config(row.config)
         except (store.UnknownRun, ConfigError) as error:
             back = parts.link("launch", "Start from a preset", style="button")
             parts.empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")

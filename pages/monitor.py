@@ -9,7 +9,7 @@ import streamlit as st
 
 from src import paths
 from src.panel import charts, form, parts
-from src.runs import launcher, store
+from src.runs import launcher, lineage, store
 from src.runs.table import RESUMABLE, Checkpoint, Run, Status
 
 REFRESH_SECONDS = 2.0
@@ -41,9 +41,9 @@ def actions(run: Run) -> None:
         return
     if status in RESUMABLE and st.button("Resume"):
         try:
-            launcher.resume(run)
+            lineage.resume(run)
             st.rerun()
-        except launcher.CannotResume as error:
+        except lineage.CannotResume as error:
             st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
     with st.popover("Delete", key="delete"):
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")

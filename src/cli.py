@@ -21,9 +21,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from src import paths
-from src.config import ConfigError, load_config, parse_config, parse_override, presets
-from src.runs import launcher, reconciler, store
-from src.runs.launcher import CannotResume
+from src.config import (
+    ConfigError,
+    load_config,
+    parse_override,
+    presets,
+    stored_config,
+    with_overrides,
+)
+from src.runs import launcher, lineage, reconciler, store
+from src.runs.launcher import CheckpointNeeded
+from src.runs.lineage import CannotResume
 from src.runs.table import Run, Status
 from src.training import checkpointing
 from src.training.data_loaders import DataError
@@ -41,6 +49,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or its name where only one has it.")
 ]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN[@STEP]", help="A run, for the adapter that it kept, or one of its checkpoints."
+    ),
+]
 ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file of settings.")
 ]
@@ -57,6 +71,17 @@ Set = Annotated[
 DID_NOT_COMPLETE, BAD_CALL = 1, 2
 
 
+# Errors whose text says what can be done.
+MENDABLE = (
+    ConfigError,
+    DataError,
+    store.UnknownRun,
+    store.RunIsActive,
+    CannotResume,
+    CheckpointNeeded,
+)
+
+
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors that a person can mend into a sentence on standard error and exit code 2."""
 
@@ -64,7 +89,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ConfigError, DataError, store.UnknownRun, store.RunIsActive, CannotResume) as error:
+        except MENDABLE as error:
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
             err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(BAD_CALL) from None
@@ -247,6 +272,10 @@ def print_run(run: Run) -> None:
     for name, path in document["paths"].items():
         if path:
             table.add_row(name, escape(str(path)))
+    for event in document["lineage"]:
+        table.add_row(f"attempt {event['attempt']}", escape(event["text"]))
+    for child in document["forks"]:
+        table.add_row("fork", escape(child))
     out.print(table)
 
 
@@ -303,21 +332,19 @@ def print_words(frame: pd.DataFrame) -> None:
 @app.command()
 @told
 def evaluate(
-    run: RunArgument,
+    checkpoint: CheckpointArgument,
     data: Annotated[Path, typer.Option(help="File with the columns question and answer.")],
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's kept adapter on any file of questions and answers."""
-    row = find(run)
-    adapter = paths.output_dir(row.id) / "final"
-    if not (adapter / "adapter_config.json").exists():
-        raise store.UnknownRun(f"{row.id} has no adapter yet; its status is {row.status}")
+    """Score an adapter on any file of questions and answers."""
+    row, step = checkpoint_of(checkpoint)
+    adapter = adapter_of(row, step)
 
     from src.training.evaluate import evaluate as score
 
     with err.status("loading the model") as status:
         values, frame = score(
-            parse_config(row.config),
+            stored_config(row.config),
             adapter,
             data,
             progress=lambda done: status.update(f"{done:,} words scored"),
@@ -359,9 +386,69 @@ def resume(
 ) -> None:
     """Go on with a stopped, interrupted or failed run from its newest verified checkpoint."""
     row = find(run)
-    step = launcher.resume(row, step=step)
+    step = lineage.resume(row, step=step)
     err.print(f"{row.id} goes on from step {step:,}", highlight=False)
     finish(row.id, wait=wait, as_json=as_json)
+
+
+@app.command()
+@told
+def fork(
+    run: RunArgument,
+    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to begin from.")] = None,
+    changes: Set = [],  # noqa: B006
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a new run from a checkpoint of another one, with other settings."""
+    row = find(run)
+    values = stored_config(row.config).model_dump() | {"name": f"{row.name} fork"}
+    loaded = with_overrides(values, dict(parse_override(text) for text in changes))
+    for note in data_notes(launcher.check(loaded)):
+        err.print(f"note: {note}", highlight=False)
+    finish(lineage.fork(row, loaded, step=step), wait=wait, as_json=as_json)
+
+
+@app.command()
+@told
+def merge(
+    checkpoint: CheckpointArgument,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the base model with an adapter merged into it, to use without Spelltune."""
+    row, step = checkpoint_of(checkpoint)
+    adapter = adapter_of(row, step)
+    name = "merged" if step is None else f"merged-step-{step}"
+    target = to or paths.output_dir(row.id) / name
+    if to and to.exists():
+        raise store.UnknownRun(f"{to} exists already; name another folder")
+
+    from src.training.merge import merge as write
+
+    with err.status("loading the model"):
+        write(stored_config(row.config), adapter, target.absolute())
+    if as_json:
+        return print_json({"id": row.id, "step": step, "path": str(target)})
+    out.print(f"{target} holds the merged model", highlight=False)
+
+
+def checkpoint_of(name: str) -> tuple[Run, int | None]:
+    """`RUN@STEP` -> the run and its step; `RUN` -> the run and None, its kept adapter."""
+    run, at, step = name.rpartition("@")
+    if at and step.isdigit():
+        return find(run), int(step)
+    return find(name), None
+
+
+def adapter_of(row: Run, step: int | None) -> Path:
+    """The folder of a checkpoint's adapter, verified, or of the one that the run kept."""
+    if step is not None:
+        return checkpointing.step_dir(paths.checkpoints_dir(row.id), lineage.verified(row, step))
+    adapter = paths.output_dir(row.id) / "final"
+    if not (adapter / "adapter_config.json").exists():
+        raise store.UnknownRun(f"{row.id} has no adapter yet; its status is {row.status}")
+    return adapter
 
 
 @app.command()
@@ -394,22 +481,24 @@ def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
 @app.command()
 @told
 def delete(
-    run: RunArgument,
+    checkpoint: CheckpointArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a run: its row, metrics, checkpoints, adapter, predictions and logs."""
-    row = find(run)
+    """Delete a run with its metrics, checkpoints, adapter, predictions and logs, or RUN@STEP: one
+    checkpoint."""
+    row, step = checkpoint_of(checkpoint)
+    what = f"step {step:,} of {row.id}" if step is not None else row.id
     if not yes:
-        typer.confirm(
-            f"Delete {row.id} with its checkpoints, adapter, predictions and logs?",
-            abort=True,
-            err=True,
-        )
-    launcher.delete(row)
+        all_of_it = "" if step is not None else " with its checkpoints, predictions and logs"
+        typer.confirm(f"Delete {what}{all_of_it}?", abort=True, err=True)
+    if step is None:
+        launcher.delete(row)
+    else:
+        launcher.delete_checkpoint(row, step)
     if as_json:
-        return print_json({"id": row.id, "deleted": True})
-    out.print(f"deleted {row.id}", highlight=False)
+        return print_json({"id": row.id, "step": step, "deleted": True})
+    out.print(f"deleted {what}", highlight=False)
 
 
 @app.command()
@@ -499,7 +588,8 @@ def diagnosis() -> dict[str, Any]:
     gpus = list(launcher.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(existing(paths.home()))
-    journal = "WAL" if store.WAL_IS_SAFE else "DELETE mode, because older than 3.51.3"
+    why = store.why_not_wal()
+    journal = f"DELETE mode: {why}" if why else "WAL"
     unsloth, four_bit = (needs_gpu(gpus, versions[name]) for name in ("unsloth", "bitsandbytes"))
     return {
         "python": platform.python_version(),

@@ -374,7 +374,12 @@ def load_config(
         _merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
     if path is not None:
         _merge(values, {"name": Path(path).stem} | _from_flat(read_yaml(Path(path))))
-    for name, value in (overrides or {}).items():
+    return with_overrides(values, overrides or {})
+
+
+def with_overrides(values: dict[str, Any], overrides: typing.Mapping[str, Any]) -> RunConfig:
+    """The RunConfig of nested `values` with `overrides`, by dotted name, on top."""
+    for name, value in overrides.items():
         _merge(values, _nest(name, value))
     return parse_config(values)
 

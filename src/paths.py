@@ -38,6 +38,11 @@ def log_file(run_id: str) -> Path:
     return results() / "training_logs" / f"{run_id}.log"
 
 
+def older_log_file(run_id: str) -> Path:
+    """What was cut from the log file when it grew too long."""
+    return log_file(run_id).with_suffix(".log.1")
+
+
 def metrics_log(run_id: str) -> Path:
     """Every recorded metric as one JSON line: {attempt, step, name, value, at}."""
     return results() / "training_logs" / f"{run_id}.jsonl"

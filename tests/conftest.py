@@ -4,6 +4,7 @@ import glob
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save_model(folder / "gpt2", "gpt2")
     tiny.data(folder / "words")
     return folder
+
+
+@pytest.fixture
+def data(home: Path) -> Iterator[Path]:
+    """A small data file in an empty home; at the end no process that works for it is left."""
+    from tests import live
+
+    yield live.words(home)
+    for process in live.of_home(home):
+        process.kill()

@@ -119,7 +119,13 @@ def test_an_incomplete_save_never_gets_a_name(tmp_path: Path) -> None:
 
 
 def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
-    one = {"data": "a", "tokenizer": "t", "config": {}, "device": "cpu", "versions": {"torch": "1"}}
+    one = {
+        "data": "a",
+        "tokenizer": "t",
+        "config": {"data": {"template": "t"}},
+        "device": "cpu",
+        "versions": {"torch": "1"},
+    }
     assert how_exact(one, one, "step-3") == "exact from step-3"
     with pytest.raises(TrainingError, match="data changed since step-3"):
         how_exact(one, one | {"data": "b"}, "step-3")

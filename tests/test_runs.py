@@ -6,11 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import yaml
 from sqlmodel import col, update
@@ -21,80 +18,9 @@ from src.paths import ROOT
 from src.runs import launcher, store
 from src.runs.table import Run, Status
 from src.training.train import run_experiments
+from tests.live import FEW, MANY, alive, command, ended, launch, of_home, row, sets, training, wait
 
-FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
-MANY = FEW | {"training.max_steps": 100_000, "evaluation.eval_steps": 100_000}
-
-
-@pytest.fixture(autouse=True)
-def data(home: Path) -> Path:
-    """A small data file; at the end no process that works for this home is left."""
-    file = home / "words.jsonl"
-    words = [f"w{a}{b}t" for a in "abcdefgh" for b in "aeiou"]
-    rows = [{"question": f"Spell the word: {w}", "answer": " ".join(w)} for w in words]
-    file.write_text("\n".join(json.dumps(row) for row in rows))
-    yield file
-    for process in of_home(home):
-        process.kill()
-
-
-def of_home(home: Path) -> list[psutil.Process]:
-    """Processes that carry this home in their environment, this one aside."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("SPELLTUNE_HOME") == str(home):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    answer = subprocess.run(
-        [sys.executable, "-m", "src.cli", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    assert not check or answer.returncode == 0, answer.stderr
-    return answer
-
-
-def launch(data: Path, **settings: Any) -> str:
-    return launcher.launch(load_config(overrides={"data.path": str(data)} | settings))
-
-
-def sets(data: Path, settings: dict[str, Any]) -> list[str]:
-    return [f"--set={name}={value}" for name, value in ({"data.path": data} | settings).items()]
-
-
-def row(run_id: str) -> Run:
-    with store.reading() as session:
-        return store.find(session, run_id)
-
-
-def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 90) -> Run:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if until(run := row(run_id)):
-            return run
-        time.sleep(0.1)
-    log = paths.log_file(run_id)
-    raise AssertionError(f"{run}\n{log.read_text() if log.exists() else 'no log'}")
-
-
-def alive(pid: int | None) -> bool:
-    """Whether a process lives; a dead one that its parent has not reaped does not."""
-    try:
-        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def ended(run: Run) -> bool:
-    return Status(run.status).ended
-
-
-def training(run: Run) -> bool:
-    return run.status == Status.RUNNING and (run.step or 0) > 0
+pytestmark = pytest.mark.usefixtures("data")
 
 
 def test_a_run_from_the_command_line_leaves_all_that_was_promised(home: Path, data: Path) -> None:

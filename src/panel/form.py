@@ -28,6 +28,7 @@ from src.config import (
     parse_override,
     presets,
     settings,
+    stored_config,
     to_yaml,
 )
 from src.panel import parts
@@ -283,7 +284,7 @@ def _yaml(value: Any) -> str:
 def changes_table(values: Mapping[str, Any]) -> str:
     """HTML: the settings in which a run's config differs from the preset nearest to it."""
     try:
-        config = parse_config(values)
+        config = stored_config(values)
     except ConfigError as error:
         return f'<p class="problem">These are settings of another version: {escape(str(error))}</p>'
     preset = nearest_preset(config)

@@ -20,8 +20,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.runs.reconciler import reconcile
+from src.runs.timeouts import TIMEOUTS
 
-RECONCILE_SECONDS = 5.0
 PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
 
 
@@ -43,11 +43,13 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 def _attend(closing: threading.Event) -> None:
     import src.panel.charts  # noqa: F401 (so that the first visitor need not wait for plotly)
 
-    while not closing.wait(RECONCILE_SECONDS):
+    while True:
         try:
             reconcile()
         except (SQLAlchemyError, OSError) as error:
             print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
+        if closing.wait(TIMEOUTS.reconcile):
+            return
 
 
 def routes() -> list[BaseRoute]:

@@ -1,4 +1,4 @@
-"""Puts runs in the queue, starts their supervisors, takes them back and deletes them.
+"""Puts runs in the queue, starts their supervisors, stops and deletes them.
 
 A slot is a lock file, one per GPU and one on a machine without: whoever holds it may train. A
 queued run without a slot is only a row.
@@ -9,24 +9,23 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from src import paths
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.paths import base_model
-from src.runs import store
-from src.runs.processes import child_environment, holder
-from src.runs.table import ACTIVE, RESUMABLE, Run, Status
+from src.runs import recovery, store
+from src.runs.processes import child_environment, holder, host
+from src.runs.table import ACTIVE, Run, Status
+from src.runs.timeouts import TIMEOUTS
 from src.training import checkpointing
-from src.training.checkpointing import is_verified, step_dir
 from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 from src.training.stopping import stopping_problems
 from src.training.utils import forget_results
-
-# A run that was given a slot and whose supervisor has not claimed it by then is given one again.
-START_SECONDS = 30.0
 
 
 def gpus() -> dict[str, str]:
@@ -59,6 +58,7 @@ def slot_lock(slot: int) -> Path:
 def check(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
     be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
+    check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
     problems = stopping_problems(config.early_stopping)
     if config.model.load_in_4bit and not gpus():
         problems["model.load_in_4bit"] = (
@@ -99,10 +99,25 @@ def check(config: RunConfig) -> dict[str, Any]:
 def launch(config: RunConfig) -> str:
     """Queue a run, start what fits, and return the run's id. The run lives on when the caller
     dies."""
+    store.keep_reserve()
     with store.writing() as session:
         run_id = store.enqueue(session, with_absolute_paths(config)).id
+    recovery.remember(run_id)
     fill_slots()
     return run_id
+
+
+def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:
+    """Raise `error` with a sentence where no checkpoint could be written into `folder`."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        # Trying is the only test that also holds for root and for disks mounted read-only.
+        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+    except OSError as found:
+        raise error(
+            f"checkpoints cannot be written to {folder}: {found.strerror}; make it writable, or "
+            "set SPELLTUNE_HOME to a folder that is"
+        ) from None
 
 
 def fill_slots() -> None:
@@ -111,9 +126,11 @@ def fill_slots() -> None:
     now = time.time()
     with store.writing() as session:
         waiting = store.queue(session)
-        ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < START_SECONDS]
+        # One whose supervisor has not claimed it in time is given a slot again.
+        ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start]
         # A trainer that lost its supervisor still has its GPU, though nobody holds the slot's lock.
-        taken = {r.slot for r in store.runs(session, statuses=ACTIVE)}
+        active = store.runs(session, statuses=ACTIVE)
+        taken = {r.slot for r in active if r.host in (None, host())}
         taken |= {r.slot for r in waiting if r not in ready}
         free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
         for slot, run in zip(free, ready, strict=False):
@@ -143,47 +160,35 @@ def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
         )
 
 
+class CheckpointNeeded(ValueError):
+    """Why a checkpoint is not deleted."""
+
+
+def delete_checkpoint(run: Run, step: int) -> None:
+    """Delete one checkpoint of a run; CheckpointNeeded for the best, one of the last two, or a
+    fork's."""
+    folder = paths.checkpoints_dir(run.id)
+    there = checkpointing.steps(folder)
+    if step not in there:
+        raise CheckpointNeeded(f"{run.id} has no checkpoint of step {step:,}")
+    why = (
+        "it is the best one" if step == run.best_step
+        else "the last two are kept for a resume" if step in there[-2:]
+        else "a fork began from it" if checkpointing.is_kept_for_fork(folder, step)
+        else None
+    )  # fmt: skip
+    if why:
+        raise CheckpointNeeded(f"step {step:,} of {run.id} stays: {why}")
+    checkpointing.remove_folder(checkpointing.step_dir(folder, step))
+    with store.writing() as session:
+        store.remove_checkpoint(session, run.id, step)
+
+
 def stop(run_id: str) -> Status:
     """Ask a run to stop and return its status: CANCELLED where it was only queued, else it stops at
     its next step."""
     with store.writing() as session:
         return store.request_stop(session, store.find(session, run_id).id)
-
-
-class CannotResume(ValueError):
-    """Why a run cannot go on, and what can be done instead."""
-
-
-def resume(run: Run, *, step: int | None = None) -> int:
-    """Queue a run's next attempt from its newest verified checkpoint, or from `step`; that step.
-
-    CannotResume for a run that is active or complete, or a checkpoint that is missing or damaged.
-    """
-    if run.status not in RESUMABLE:
-        advice = {
-            Status.COMPLETED: "launch a new run with more training.max_steps",
-            Status.CANCELLED: "launch it again",
-        }.get(Status(run.status), "it needs no resume")
-        raise CannotResume(f"{run.id} is {run.status}: {advice}")
-    folder = paths.checkpoints_dir(run.id)
-    there = checkpointing.steps(folder)
-    if step is None:
-        good = (s for s in reversed(there) if is_verified(step_dir(folder, s)))
-        step = next(good, None)
-        if step is None:
-            raise CannotResume(f"{run.id} has no verified checkpoint; launch it again")
-    else:
-        try:
-            checkpointing.verify(step_dir(folder, step))
-        except checkpointing.BrokenCheckpoint as error:
-            others = [str(s) for s in there if s != step and is_verified(step_dir(folder, s))]
-            offered = f"verified are: {', '.join(others)}" if others else "there is no other one"
-            raise CannotResume(f"{run.id}: {error}; {offered}") from None
-    with store.writing() as session:
-        if not store.requeue(session, run, resume_step=step):
-            raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
-    fill_slots()
-    return step
 
 
 def delete(run: Run) -> None:
@@ -198,6 +203,7 @@ def delete(run: Run) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for file in (
         paths.log_file(run.id),
+        paths.older_log_file(run.id),
         paths.metrics_log(run.id),
         paths.final_metrics(run.id),
         paths.trainer_lock(run.id),

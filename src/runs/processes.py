@@ -1,7 +1,9 @@
 """What supervision needs of the operating system: locks, identity, and a child's environment."""
 
+import contextlib
 import fcntl
 import os
+import socket
 import struct
 from pathlib import Path
 
@@ -50,6 +52,29 @@ ENVIRONMENT_PREFIXES = (
 def boot_id() -> str:
     """Changes with every boot of the machine: a pid from before it means nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def host() -> str:
+    """Name of this machine, where several share one run table."""
+    return socket.gethostname()
+
+
+def memory_kills(pid: int) -> int:
+    """How often the kernel has killed for memory in the control group of a process or, where the
+    group does not say, on the machine."""
+    files = [Path("/proc/vmstat")]
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            root = Path("/sys/fs/cgroup")
+            if controllers == "memory":
+                files.insert(0, root / "memory" / group.lstrip("/") / "memory.oom_control")
+            elif not controllers:
+                files.insert(0, root / group.lstrip("/") / "memory.events")
+    for file in files:
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            return int(dict(x.split() for x in file.read_text().splitlines())["oom_kill"])
+    return 0
 
 
 def child_environment(**extra: str) -> dict[str, str]:

@@ -9,13 +9,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
+from sqlalchemy.exc import DatabaseError
 
 from src import paths
-from src.runs import launcher, store
-from src.runs.processes import FileLock, boot_id, child_environment, holder
+from src.runs import launcher, lineage, recovery, store
+from src.runs.processes import FileLock, boot_id, child_environment, holder, host
 from src.runs.table import ACTIVE, Run, Status
+from src.runs.timeouts import TIMEOUTS
 
 
 def reconcile() -> list[str]:
@@ -25,12 +28,27 @@ def reconcile() -> list[str]:
     if not lock.acquire():
         return []
     try:
-        with store.reading() as session:
-            active = store.runs(session, statuses=ACTIVE)
-            waiting = bool(store.queue(session))
-        changed = [run.id for run in active if _reconcile(run)]
+        recovery.restore_database()
+        try:
+            return _round()
+        except DatabaseError:
+            if recovery.restore_database() is None:
+                raise
+            return _round()
     finally:
         lock.release()
+
+
+def _round() -> list[str]:
+    with store.reading() as session:
+        active = store.runs(session, statuses=ACTIVE)
+    changed = [run.id for run in active if _reconcile(run)]
+    with store.reading() as session:
+        interrupted = store.runs(session, statuses=[Status.INTERRUPTED])
+    for run in interrupted:
+        lineage.resume_by_itself(run)
+    with store.reading() as session:
+        waiting = bool(store.queue(session))
     if waiting or changed:
         launcher.fill_slots()
     return changed
@@ -38,6 +56,10 @@ def reconcile() -> list[str]:
 
 def _reconcile(run: Run) -> bool:
     """Whether the run's processes are gone and its status was changed to say so."""
+    if store.is_shared() and run.host != host():
+        # Its locks and pids are another machine's: believe its heartbeat alone.
+        silent = time.time() - (run.heartbeat_at or 0)
+        return silent > TIMEOUTS.lease and _end(run, f"{run.host} is gone: no sign of life from it")
     if run.boot_id != boot_id():
         return _end(run, "the machine restarted while it ran")
     if holder(paths.supervisor_lock(run.id)) is not None:
@@ -53,7 +75,10 @@ def _reconcile(run: Run) -> bool:
 def _end(run: Run, reason: str) -> bool:
     verdict = read_result(run.id, run.attempt) or {"status": Status.INTERRUPTED, "reason": reason}
     with store.writing() as session:
-        return store.end(session, run, verdict)
+        ended = store.end(session, run, verdict)
+    if ended:
+        recovery.settle(run.id)
+    return ended
 
 
 def read_result(run_id: str, attempt: int) -> dict[str, object] | None:

@@ -39,6 +39,7 @@ class RunReporter:
         self._columns: dict[str, Any] = {}  # of the run's row, not written yet
         self._used: dict[str, Any] = {}
         self._step = 0
+        self.doing = ""  # the phase told last
         self._lock = threading.Lock()
         self._stop = self._fenced = False
         self._closing = threading.Event()
@@ -109,6 +110,7 @@ class RunReporter:
         self._jobs.put(("warning", (step, text)))
 
     def phase(self, text: str) -> None:
+        self.doing = text
         with self._lock:
             self._columns["phase"] = text
 

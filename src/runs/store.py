@@ -5,14 +5,17 @@ import json
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pandas as pd
+import psutil
 from sqlalchemy import (
     CursorResult,
     Engine,
@@ -26,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, col, delete, select
 
@@ -33,6 +37,7 @@ from src import paths
 from src.config import RunConfig, nearest
 from src.runs.table import (
     ACTIVE,
+    BEGIN_AN_ATTEMPT,
     RESUMABLE,
     Checkpoint,
     Evaluation,
@@ -49,8 +54,15 @@ try:
 except ImportError:
     import sqlite3 as sqlite_driver
 
-# 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint.
-WAL_IS_SAFE = sqlite_driver.sqlite_version_info >= (3, 51, 3)
+NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster", "vboxsf", "afs")
+
+
+T = TypeVar("T")
+
+RESERVE_BYTES = 256 * 1024
+
+# Beside a database file in which somebody met a damaged page.
+DAMAGED = ".damaged"
 
 
 class UnknownRun(LookupError):
@@ -107,9 +119,26 @@ def _engine(url: str, pid: int) -> Engine:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, explicitly
     connection.execute("PRAGMA busy_timeout=15000")
-    connection.execute(f"PRAGMA journal_mode={'WAL' if WAL_IS_SAFE else 'DELETE'}")
+    connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
+    # Else the log keeps the size that one long reader once let it grow to.
+    connection.execute("PRAGMA journal_size_limit=4194304")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+@cache
+def why_not_wal() -> str | None:
+    """Why SQLite must keep its journal in DELETE mode here, slower but safe; None where WAL is."""
+    # 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint.
+    if sqlite_driver.sqlite_version_info < (3, 51, 3):
+        return f"SQLite {sqlite_driver.sqlite_version} is older than 3.51.3; pip install pysqlite3"
+    file = sqlite_file()
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    at = next((str(p) for p in file.absolute().parents if str(p) in mounts), "/") if file else "/"
+    kind = mounts.get(at, "")
+    if kind.startswith(NETWORK_DISKS):
+        return f"{at} is a network disk ({kind}); set SPELLTUNE_HOME to a local one"
+    return None
 
 
 def _begin_sqlite(connection: Any) -> None:
@@ -134,19 +163,118 @@ def _migrate(engine: Engine) -> None:
             connection.execute(text("INSERT INTO schema_version VALUES (:n)"), {"n": number})
 
 
+# In place of the run table's own URL, in the thread that restores it.
+_other_url: ContextVar[str | None] = ContextVar("other_url", default=None)
+
+
+def _url() -> str:
+    return _other_url.get() or paths.database_url()
+
+
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that sees one consistent state and does not write."""
-    with Session(_engine(paths.database_url(), os.getpid())) as session:
+    with _noticing_damage(), Session(_engine(_url(), os.getpid())) as session:
         yield session
 
 
 @contextmanager
 def writing() -> Iterator[Session]:
     """A session that holds the write lock from its start and commits at its end: keep it short."""
-    engine = _engine(paths.database_url(), os.getpid()).execution_options(immediate=True)
-    with Session(engine, expire_on_commit=False) as session, session.begin():
-        yield session
+    with _noticing_damage():
+        engine = _engine(_url(), os.getpid()).execution_options(immediate=True)
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def insist(write: Callable[[Session], T], *, seconds: float) -> T:
+    """What `write` returns in a `writing` session; where the table is locked or the disk full it is
+    called again each second, for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with writing() as session:
+                return write(session)
+        except OperationalError as error:
+            if "full" in str(error.orig):
+                _reserve().unlink(missing_ok=True)
+            if time.monotonic() > deadline:
+                raise
+            print(f"warning: the run table takes no writes, trying again: {error.orig}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            time.sleep(1)
+
+
+def keep_reserve() -> None:
+    """Hold a little disk space back, which `insist` gives up for the last words of a run."""
+    try:
+        if not _reserve().exists():
+            _reserve().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _reserve().write_bytes(os.urandom(RESERVE_BYTES))  # zeros might take no space
+    except OSError:
+        _reserve().unlink(missing_ok=True)
+
+
+def _reserve() -> Path:
+    return paths.results() / ".reserve"
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def database_at(file: Path) -> Iterator[None]:
+    """Read and write the SQLite file `file` instead, in this thread, meanwhile."""
+    before = _other_url.set(f"sqlite:///{file}")
+    try:
+        yield
+    finally:
+        _other_url.reset(before)
+
+
+def sqlite_file() -> Path | None:
+    """The run table's file; None where a server has it."""
+    url = make_url(paths.database_url())
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
+def is_shared() -> bool:
+    """Whether a database server has the run table, so that several machines may write it."""
+    return sqlite_file() is None
+
+
+@contextmanager
+def _noticing_damage() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        if (file := sqlite_file()) and _says_damaged(error.orig):
+            file.with_name(file.name + DAMAGED).touch()
+        raise
+
+
+def _says_damaged(error: object) -> bool:
+    return "malformed" in str(error) or "not a database" in str(error)
+
+
+def damage_notice() -> Path | None:
+    """The file that is there since somebody met a damaged page of the run table."""
+    file = sqlite_file()
+    notice = file.with_name(file.name + DAMAGED) if file else None
+    return notice if notice and notice.exists() else None
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether the file is no whole SQLite database: reads all of it."""
+    try:
+        connection = sqlite_driver.connect(file, timeout=15)
+        try:
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite_driver.DatabaseError as error:
+        return _says_damaged(error)
+    return bool(verdict != "ok")
 
 
 def _changed(session: Session, statement: Update) -> bool:
@@ -327,8 +455,12 @@ def owns(session: Session, run: Run) -> bool:
     return bool(now and tuple(now[:2]) == (run.attempt, run.token) and Status(now[2]).active)
 
 
-def requeue(session: Session, run: Run, *, resume_step: int) -> bool:
-    """Put a run that ended early in the queue again, as the next attempt from a checkpoint."""
+def requeue(
+    session: Session, run: Run, *, resume_step: int | None, config: RunConfig | None
+) -> bool:
+    """Put a run that ended early in the queue again, as the next attempt from a checkpoint (None:
+    from scratch), with other settings where `config` is given."""
+    columns: dict[str, Any] = {} if config is None else {"config": config.model_dump()}
     return transition(
         session,
         run,
@@ -336,13 +468,22 @@ def requeue(session: Session, run: Run, *, resume_step: int) -> bool:
         leave=RESUMABLE,
         attempt=run.attempt + 1,
         resume_step=resume_step,
+        step=resume_step,
         token=None,
         slot=None,
         slot_given_at=None,
         stop_requested_at=None,
         ended_at=None,
         reason=None,
+        **columns,
     )
+
+
+def set_best(session: Session, run_id: str, step: int | None) -> None:
+    """Name the best step of a run that goes back to an earlier one."""
+    session.execute(update(Run).where(col(Run.id) == run_id).values(best_step=step))
+    rows = update(Checkpoint).where(col(Checkpoint.run_id) == run_id)
+    session.execute(rows.values(is_best=col(Checkpoint.step) == step))
 
 
 def stop_requested(session: Session, run_id: str) -> bool:
@@ -417,6 +558,18 @@ def record_metrics(
     _upsert(session, LatestMetric, list(latest.values()))
 
 
+def points_missing(
+    session: Session,
+    run_id: str,
+    points: Mapping[int, Sequence[tuple[int, str, float, float]]],
+) -> dict[int, list[tuple[int, str, float, float]]]:
+    """Of {attempt: points}, those whose step and name the table does not have for the attempt."""
+    query = select(Metric.attempt, Metric.step, Metric.name).where(Metric.run_id == run_id)
+    there = {tuple(key) for key in session.execute(query)}
+    found = {a: [p for p in rows if (a, p[0], p[1]) not in there] for a, rows in points.items()}
+    return {attempt: rows for attempt, rows in found.items() if rows}
+
+
 def latest_metrics(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """{run id: {metric name: the value written last}}."""
     found: dict[str, dict[str, float | None]] = {run_id: {} for run_id in run_ids}
@@ -440,8 +593,10 @@ def metric_names(session: Session, run_id: str) -> list[str]:
 
 def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> pd.DataFrame:
     """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step
-    from its highest attempt."""
+    from its highest attempt; what an attempt did beyond the step that a later one went back to is
+    left out."""
     known = "FROM metric WHERE run_id = :run AND name = :name AND step > :after"
+    known += _kept(session, run_id)
     query = f"SELECT step, value, at, max(attempt) {known} GROUP BY step ORDER BY step"
     if session.get_bind().dialect.name == "postgresql":
         columns = "DISTINCT ON (step) step, value, at, attempt"
@@ -452,12 +607,23 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
     return frame.astype({"step": "int64", "value": "float64", "at": "float64"})
 
 
+def _kept(session: Session, run_id: str) -> str:
+    """SQL that leaves out what attempts did beyond the step that a later one went back to."""
+    began = session.execute(
+        select(Event.attempt, Event.step).where(
+            Event.run_id == run_id, col(Event.kind).in_(BEGIN_AN_ATTEMPT)
+        )
+    ).all()
+    # Numbers of our own table, no text of anybody's.
+    return "".join(f" AND (attempt >= {int(a)} OR step <= {int(s or 0)})" for a, s in began)
+
+
 def metrics(session: Session, run_id: str) -> list[dict[str, Any]]:
-    """Every point of a run as {step, name, value}, by step and name, each from its highest
-    attempt."""
+    """Every point of a run as {step, name, value}, by step and name; as in `curve`."""
     query = (
         select(Metric.step, Metric.name, Metric.value)
         .where(Metric.run_id == run_id)
+        .where(text(_kept(session, run_id).removeprefix(" AND ") or "1 = 1"))
         .order_by(col(Metric.step), col(Metric.name), col(Metric.attempt))
     )
     points = {(step, name): value for step, name, value in session.exec(query)}
@@ -534,6 +700,14 @@ def record_evaluation(
     )
 
 
+def forget_evaluations(session: Session, run_id: str, *, after_step: int) -> None:
+    session.execute(
+        delete(Evaluation).where(
+            col(Evaluation.run_id) == run_id, col(Evaluation.step) > after_step
+        )
+    )
+
+
 def evaluations(session: Session, run_id: str, *, split: str | None = None) -> Sequence[Evaluation]:
     """Scorings of a run, by step."""
     query = select(Evaluation).where(Evaluation.run_id == run_id)
@@ -604,6 +778,12 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "evaluations": [
             {"step": e.step, "split": e.split, "path": e.path, "rows": e.rows, "correct": e.correct}
             for e in evaluations(session, run.id)
+        ],
+        "parent": None if run.parent_id is None else {"id": run.parent_id, "step": run.parent_step},
+        "forks": [child.id for child in forks(session, run.id)],
+        "lineage": [
+            {"at": e.at, "attempt": e.attempt, "step": e.step, "kind": e.kind, "text": e.text}
+            for e in events(session, run.id)
         ],
         "created_at": run.created_at,
         "started_at": run.started_at,

@@ -13,23 +13,18 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from dataclasses import dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
-from src.runs import launcher, store
-from src.runs.processes import FileLock, boot_id, child_environment, holder
+from src.runs import launcher, lineage, recovery, store
+from src.runs.processes import FileLock, boot_id, child_environment, holder, host, memory_kills
 from src.runs.reconciler import kill_marked, read_result
 from src.runs.table import ACTIVE, Run, Status
+from src.runs.timeouts import TIMEOUTS
+from src.runs.trainer import DISK_FULL
 
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Every waiting time of supervision, in seconds."""
-
-    poll: float = 0.2
-    heartbeat: float = 3.0
-    stop: float = 60.0  # from a stop to SIGTERM: the trainer may be writing a checkpoint
-    terminate: float = 20.0  # from SIGTERM to SIGKILL
+LOG_BYTES = 32 * 2**20
 
 
 def main() -> int:
@@ -42,18 +37,23 @@ def main() -> int:
     own = FileLock(paths.supervisor_lock(arguments.run))
     if not slot.acquire() or not own.acquire():
         return 0  # someone else was faster; the queue is filled again when a slot gets free
-    with store.writing() as session:
+    os.umask(0o077)
+    me = {"supervisor_pid": os.getpid(), "boot_id": boot_id(), "host": host()}
+
+    def take(session: store.Session) -> Run | None:
         run = store.find(session, arguments.run)
-        me = {"supervisor_pid": os.getpid(), "boot_id": boot_id()}
         if arguments.adopt:
             mine = store.transition(session, run, None, leave=ACTIVE, **me)
         else:
             columns = me | {"slot": arguments.slot, "token": secrets.token_hex(16)}
             mine = store.claim(session, run, **columns)
         session.refresh(run)
-    if mine:
-        Supervision(run, Timeouts(), adopted=arguments.adopt).supervise()
+        return run if mine else None
+
+    if run := store.insist(take, seconds=TIMEOUTS.start):
+        Supervision(run, adopted=arguments.adopt).supervise()
     slot.release()
+    own.release()
     launcher.fill_slots()
     return 0
 
@@ -61,27 +61,42 @@ def main() -> int:
 class Supervision:
     """One attempt of one run, from its trainer's start (or adoption) to the verdict."""
 
-    def __init__(self, run: Run, timeouts: Timeouts, *, adopted: bool):
-        self.run, self.timeouts = run, timeouts
-        self.trainer = None if adopted else self.start_trainer()
+    def __init__(self, run: Run, *, adopted: bool):
+        self.run = run
         # Waiting times are on the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
+        self.memory_kills = memory_kills(os.getpid())
+        recovery.remember(run.id)
+        self.trainer = None if adopted else self.start_trainer()
 
     def supervise(self) -> None:
-        beat = -self.timeouts.heartbeat
+        beat = -TIMEOUTS.heartbeat
         while self.alive():
-            time.sleep(self.timeouts.poll)
+            time.sleep(TIMEOUTS.poll)
             now = time.monotonic()
-            if now - beat >= self.timeouts.heartbeat:
-                beat = now
-                self.update(None, heartbeat_at=time.time())
-            self.follow(now)
+            try:
+                if now - beat >= TIMEOUTS.heartbeat:
+                    beat = now
+                    self.update(None, heartbeat_at=time.time())
+                self.follow(now)
+                cut_log(self.run.id)
+            except (SQLAlchemyError, OSError) as error:
+                # A locked table or a full disk is no reason to leave a training alone.
+                print(f"warning: {error}", file=sys.stderr, flush=True)
         # Data-loader workers and other children of the trainer must not outlive it.
         kill_marked(self.run.token)
         verdict = read_result(self.run.id, self.run.attempt) or self.verdict_without_result()
-        with store.writing() as session:
-            store.end(session, self.run, verdict)
+        newest = lineage.newest_verified(self.run) if verdict["status"] == Status.FAILED else None
+
+        def end(session: store.Session) -> bool:
+            mine = store.end(session, self.run, verdict)
+            if mine and verdict["status"] == Status.FAILED:
+                lineage.heal(session, self.run, verdict, newest)
+            return mine
+
+        if store.insist(end, seconds=TIMEOUTS.write):
+            recovery.settle(self.run.id)
 
     def start_trainer(self) -> "subprocess.Popen[bytes]":
         (paths.output_dir(self.run.id) / "result.json").unlink(missing_ok=True)
@@ -120,10 +135,10 @@ class Supervision:
         if self.stop_seen_at is None:
             self.stop_seen_at = now
             self.update(Status.STOPPING)
-        if self.terminated_at is None and now - self.stop_seen_at > self.timeouts.stop:
+        if self.terminated_at is None and now - self.stop_seen_at > TIMEOUTS.stop:
             self.terminated_at = now
             self.signal_trainer(signal.SIGTERM)
-        if self.terminated_at and now - self.terminated_at > self.timeouts.terminate:
+        if self.terminated_at and now - self.terminated_at > TIMEOUTS.terminate:
             self.signal_trainer(signal.SIGKILL)
 
     def signal_trainer(self, number: signal.Signals) -> None:
@@ -140,6 +155,12 @@ class Supervision:
             return {"status": Status.STOPPED, "reason": "stopped by force: it did not end in time"}
         if code is None:
             return {"status": Status.INTERRUPTED, "reason": "the trainer died without a result"}
+        if code == -signal.SIGKILL and memory_kills(os.getpid()) > self.memory_kills:
+            reason = "oom: the machine ran out of memory and killed the trainer"
+            return {"status": Status.FAILED, "reason": reason}
+        if code == DISK_FULL:
+            reason = "disk_full: no space left on the disk"
+            return {"status": Status.FAILED, "reason": reason}
         if code < 0:
             name = signal.Signals(-code).name
             return {"status": Status.FAILED, "reason": f"signal {-code} ({name}) ended the trainer"}
@@ -148,8 +169,21 @@ class Supervision:
 
     def update(self, to: Status | None, **columns: object) -> None:
         with store.writing() as session:
-            if not store.transition(session, self.run, to, leave=ACTIVE, **columns):
-                sys.exit(f"{self.run.id} is not this supervisor's any more; leaving")
+            mine = store.transition(session, self.run, to, leave=ACTIVE, **columns)
+        if not mine:
+            sys.exit(f"{self.run.id} is not this supervisor's any more; leaving")
+
+
+def cut_log(run_id: str) -> None:
+    """Keep the log below LOG_BYTES: its end moves to a second file, and it begins anew."""
+    log = paths.log_file(run_id)
+    if not log.exists() or log.stat().st_size <= LOG_BYTES:
+        return
+    # Its writers append, so they go on at the new end.
+    with open(log, "r+b") as file:
+        file.seek(-LOG_BYTES // 4, os.SEEK_END)
+        paths.older_log_file(run_id).write_bytes(file.read(LOG_BYTES // 4))
+        file.truncate(0)
 
 
 if __name__ == "__main__":

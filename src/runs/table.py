@@ -126,9 +126,14 @@ class EventKind(StrEnum):
     RESUMED = (
         "resumed"  # a next attempt was queued; `step` is the checkpoint's (None: from scratch)
     )
-    HEALED = "healed"  # the same, by itself and with other settings
+    AUTO_RESUMED = "auto-resumed"  # the same, by itself after an interruption
+    LEFT = "left"  # not resumed by itself, and why
+    HEALED = "healed"  # the same, by itself after a failure and with other settings
     FORKED = "forked"  # it began from another run's checkpoint
     WARNING = "warning"  # something failed that did not end the run
+
+
+BEGIN_AN_ATTEMPT = (EventKind.RESUMED, EventKind.AUTO_RESUMED, EventKind.HEALED)
 
 
 class Event(SQLModel, table=True):

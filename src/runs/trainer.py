@@ -4,6 +4,7 @@ by a supervisor.
 It writes metrics, checkpoints and its result file, never a status.
 """
 
+import errno
 import json
 import os
 import sys
@@ -11,12 +12,16 @@ import time
 import traceback
 
 from src import paths
-from src.config import parse_config
+from src.config import stored_config
 from src.runs import reconciler, store
 from src.runs.processes import FileLock, holder
 
+# Exit code where not even the result file could be written.
+DISK_FULL = errno.ENOSPC
+
 
 def main(run_id: str, attempt: int) -> int:
+    os.umask(0o077)
     # Before the heavy imports: whoever looks must find the lock held from the first moment on.
     lock = FileLock(paths.trainer_lock(run_id))
     if not lock.acquire():
@@ -29,7 +34,7 @@ def main(run_id: str, attempt: int) -> int:
         if not store.owns(session, run):
             print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
             return 1
-    config = parse_config(run.config)
+    config = stored_config(run.config)
 
     from src.runs.reporter import Fenced, RunReporter
     from src.runs.tracking import Tracker
@@ -74,14 +79,32 @@ def main(run_id: str, attempt: int) -> int:
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
         traceback.print_exc()
-        result = {"status": "FAILED", "reason": reason_of(error)}
+        kind = kind_of(error)
+        reason = f"{kind}: {reason_of(error)}" if kind else reason_of(error)
+        result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": reporter.doing}
     finally:
         tracker.close()
         reporter.close()
-    write_result(run_id, attempt, result)
+    try:
+        write_result(run_id, attempt, result)
+    except OSError as error:
+        print(f"cannot write the result: {error}", file=sys.stderr)
+        return DISK_FULL
     if holder(paths.supervisor_lock(run_id)) is None:
         reconciler.start_detached()  # nobody else would write the verdict
     return 1 if result["status"] == "FAILED" else 0
+
+
+def kind_of(error: BaseException) -> str | None:
+    """disk_full, cuda_oom, oom or diverged, for what a supervisor or a reader treats apart."""
+    text = str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+        return "disk_full"
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return "cuda_oom"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "oom"
+    return "diverged" if type(error).__name__ == "Diverged" else None
 
 
 def reason_of(error: Exception) -> str:

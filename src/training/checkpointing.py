@@ -166,5 +166,24 @@ def retain(
     return removed
 
 
+def set_aside(checkpoints_dir: Path, *, after: int, name: str) -> list[int]:
+    """Move checkpoints beyond a step into the folder `name` beside them; their steps."""
+    later = [step for step in steps(checkpoints_dir) if step > after]
+    for step in later:
+        target = step_dir(checkpoints_dir / name, step)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            remove_folder(target)
+        os.replace(step_dir(checkpoints_dir, step), target)
+    return later
+
+
+def sweep(checkpoints_dir: Path) -> None:
+    """Remove what a killed process left half written or half deleted."""
+    for pattern in (STAGING, ".trash-*"):
+        for folder in checkpoints_dir.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -339,8 +339,9 @@ def how_exact(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) ->
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the weights."""
-    return {k: v for k, v in config.items() if k not in ("name", "supervision", "tracking")}
+    """The settings that decide the weights; of the data, their fingerprint does."""
+    kept = {k: v for k, v in config.items() if k not in ("name", "data", "supervision", "tracking")}
+    return kept | {"template": config["data"]["template"]}
 
 
 def _load(

@@ -1,0 +1,287 @@
+"""How a run goes on after its end: resume, fork, heal, and resume by itself.
+
+Each is a next attempt of the run, or (a fork) the first one of a new run, from a verified
+checkpoint; each leaves an event, so that a reader can tell how the result came about.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src import paths
+from src.config import RunConfig, differences, parse_config, stored_config
+from src.runs import launcher, recovery, store
+from src.runs.table import RESUMABLE, EventKind, Run, Status
+from src.training import checkpointing
+from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
+from src.training.data_loaders import DataError, load_splits
+
+MOST_HEALS = 2
+
+# What the weights and the optimizer state of a checkpoint are made for.
+SHAPE = ("model.", "lora.r", "lora.target_modules", "lora.bias", "optimizer.name")
+
+
+class CannotResume(ValueError):
+    """Why a run cannot go on, and what can be done instead."""
+
+
+def resume(run: Run, *, step: int | None = None) -> int:
+    """Queue a run's next attempt from its newest verified checkpoint, or from `step`; that step.
+
+    Later checkpoints move to the folder attempt-N: they belong to a way that was left. CannotResume
+    for a run that is active or complete, a checkpoint that is missing or damaged, or changed data.
+    """
+    if run.status not in RESUMABLE:
+        advice = {
+            Status.COMPLETED: "fork it with more training.max_steps: `spelltune fork`",
+            Status.CANCELLED: "launch it again",
+            Status.QUEUED: "it waits for its turn",
+        }.get(Status(run.status), f"stop it first: `spelltune stop {run.id}`")
+        raise CannotResume(f"{run.id} is {run.status}: {advice}")
+    launcher.check_writable(paths.checkpoints_dir(run.id), CannotResume)
+    step = verified(run, step)
+    same_data(run, step)
+    with store.writing() as session:
+        if not store.requeue(session, run, resume_step=step, config=None):
+            raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
+        store.record_event(
+            session,
+            run.id,
+            run.attempt + 1,
+            EventKind.RESUMED,
+            f"resumed from step {step:,} after {run.status.lower()}",
+            step=step,
+        )
+    leave_later(run, step)
+    recovery.remember(run.id)
+    launcher.fill_slots()
+    return step
+
+
+def verified(run: Run, step: int | None = None) -> int:
+    """`step`, or the newest one, whose checkpoint is as it was written; CannotResume offers
+    others."""
+    folder = paths.checkpoints_dir(run.id)
+    if step is None:
+        if (found := newest_verified(run)) is None:
+            raise CannotResume(f"{run.id} has no verified checkpoint; launch it again")
+        return found
+    try:
+        checkpointing.verify(step_dir(folder, step))
+    except BrokenCheckpoint as error:
+        there = checkpointing.steps(folder)
+        others = [str(s) for s in there if s != step and is_verified(step_dir(folder, s))]
+        offered = f"verified are: {', '.join(others)}" if others else "there is no other one"
+        raise CannotResume(f"{run.id}: {error}; {offered}") from None
+    return step
+
+
+def newest_verified(run: Run, *, after: int = -1) -> int | None:
+    """Step of the newest checkpoint beyond `after` that is as it was written."""
+    folder = paths.checkpoints_dir(run.id)
+    later = (s for s in reversed(checkpointing.steps(folder)) if s > after)
+    return next((s for s in later if is_verified(step_dir(folder, s))), None)
+
+
+def same_data(run: Run, step: int) -> None:
+    """CannotResume where the run's data are not those that the checkpoint has seen."""
+    known = manifest_of(run, step)["data"]
+    data = stored_config(run.config).data
+    if data.hub_id or known is None:
+        return  # the trainer compares what it downloads
+    try:
+        splits = load_splits(task=data.task, path=data.path, hub_id=None, revision=None)
+        changed = splits.fingerprint != known
+    except DataError as error:
+        raise CannotResume(
+            f"{run.id}: its data cannot be read any more: {error}; bring them back, or fork it "
+            f"with other data: `spelltune fork {run.id} --set data.path=FILE`"
+        ) from None
+    if changed:
+        raise CannotResume(
+            f"{run.id}: its data changed since step {step:,} was written; bring the old data back, "
+            f"or fork it to go on with the new: `spelltune fork {run.id}`"
+        )
+
+
+def manifest_of(run: Run, step: int) -> dict[str, Any]:
+    file = step_dir(paths.checkpoints_dir(run.id), step) / checkpointing.MANIFEST
+    return dict(json.loads(file.read_text()))
+
+
+def leave_later(run: Run, step: int) -> None:
+    """Move checkpoints beyond `step` out of the way of the next attempt, and forget what was scored
+    there."""
+    later = checkpointing.set_aside(
+        paths.checkpoints_dir(run.id), after=step, name=f"attempt-{run.attempt}"
+    )
+    best = manifest_of(run, step)["best"]["step"]
+    with store.writing() as session:
+        for gone in later:
+            store.remove_checkpoint(session, run.id, gone)
+        store.forget_evaluations(session, run.id, after_step=step)
+        store.set_best(session, run.id, best)
+
+
+# --- forks ----------------------------------------------------------------------------------------
+
+
+def check_fork(run: Run, config: RunConfig, step: int) -> None:
+    """CannotResume where `config` cannot go on from that checkpoint of `run`."""
+    changed = differences(config, stored_config(run.config))
+    if fixed := [name for name in changed if name.startswith(SHAPE)]:
+        raise CannotResume(
+            f"a fork keeps the shape of its adapter, so {', '.join(fixed)} must stay as in "
+            f"{run.id}; launch a new run to change it"
+        )
+    if config.training.max_steps <= step:
+        raise CannotResume(
+            f"a fork from step {step:,} needs training.max_steps above {step:,}; it is "
+            f"{config.training.max_steps:,}"
+        )
+
+
+def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
+    """Queue a new run that goes on from a checkpoint of `run` with the settings of `config`; its
+    id.
+
+    It gets the checkpoint's files for its own (as hard links, where the disk has them), so neither
+    run needs the other. CannotResume as in `resume`, or for a setting that cannot change.
+    """
+    step = verified(run, step)
+    check_fork(run, config, step)
+    source = paths.checkpoints_dir(run.id)
+    launcher.check_writable(source.parent, CannotResume)
+    checkpointing.keep_for_fork(source, step)
+    manifest = manifest_of(run, step) | {
+        # A new run begins its own comparison, and may have other data.
+        "best": {"step": None, "value": None, "without_better": 0},
+        "best_values": {},
+        "evaluations": [],
+        "evaluation_owed": True,
+        "data": None,
+        "forked_from": {"run": run.id, "step": step},
+    }
+    staging = Path(tempfile.mkdtemp(prefix=".fork-", dir=source.parent))
+    try:
+        copy = step_dir(staging, step)
+        shutil.copytree(step_dir(source, step), copy, copy_function=_link)
+        (copy / checkpointing.MANIFEST).unlink()
+        (copy / checkpointing.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        checkpointing.verify(copy)
+        with store.writing() as session:
+            child = store.enqueue(session, config)
+            child.parent_id, child.parent_step = run.id, step
+            child.resume_step = child.step = step
+            text = f"forked from step {step:,} of {run.id}"
+            store.record_event(session, child.id, 1, EventKind.FORKED, text, step=step)
+            # Before the row is seen: whoever starts the run finds its checkpoint.
+            os.replace(staging, paths.checkpoints_dir(child.id))
+            copied = step_dir(paths.checkpoints_dir(child.id), step)
+            store.record_checkpoint(session, child.id, 1, step, copied, is_best=False)
+            child_id = child.id
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    recovery.remember(child_id)
+    launcher.fill_slots()
+    return child_id
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copy2(source, target)
+
+
+# --- by itself ------------------------------------------------------------------------------------
+
+
+def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None:
+    """The settings with which a failed run may go on, and what changed in words; None where nothing
+    helps."""
+    config = stored_config(run.config)
+    if not config.supervision.self_heal:
+        return None
+    changes: dict[str, Any]
+    match verdict.get("kind"):
+        case "cuda_oom" | "oom" if str(verdict.get("phase")).startswith(("validation", "test")):
+            size = config.evaluation.batch_size
+            if size == 1:
+                return None
+            changes = {"evaluation.batch_size": size // 2}
+        case "cuda_oom" | "oom":
+            size = config.training.per_device_train_batch_size
+            times = config.training.gradient_accumulation_steps
+            # Half, or the next part that leaves the rows of a step as they are.
+            half = next((n for n in range(size // 2, 0, -1) if size % n == 0), None)
+            if half is None:
+                return None
+            changes = {
+                "training.per_device_train_batch_size": half,
+                "training.gradient_accumulation_steps": times * (size // half),
+            }
+        case "diverged":
+            changes = {"training.learning_rate": config.training.learning_rate / 2}
+        case _:
+            return None
+    values = config.model_dump()
+    words = []
+    for name, new in changes.items():
+        section, _, leaf = name.partition(".")
+        words.append(f"{name} {values[section][leaf]:g} -> {new:g}")
+        values[section][leaf] = new
+    return parse_config(values), ", ".join(words)
+
+
+def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int | None) -> bool:
+    """Queue the next attempt of a run that just failed, mended, where its settings allow it.
+
+    In the session that wrote the verdict; `step` is its newest verified checkpoint (None: from
+    scratch).
+    """
+    before = sum(e.kind == EventKind.HEALED for e in store.events(session, run.id))
+    found = remedy(run, verdict)
+    if found is None or before >= MOST_HEALS:
+        return False
+    config, words = found
+    start = "from scratch" if step is None else f"from step {step:,}"
+    text = f"healed after {verdict['kind']}: {words}; goes on {start}"
+    store.requeue(session, run, resume_step=step, config=config)
+    store.record_event(session, run.id, run.attempt + 1, EventKind.HEALED, text, step=step)
+    return True
+
+
+def resume_by_itself(run: Run) -> bool:
+    """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
+    from a checkpoint that is newer than where it began."""
+    allowed = stored_config(run.config).supervision.auto_resume
+    if not allowed:
+        return False
+    with store.reading() as session:
+        events = store.events(session, run.id)
+    if any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events):
+        return False  # decided before
+    done = sum(e.kind == EventKind.AUTO_RESUMED for e in events)
+    began = -1 if run.resume_step is None else run.resume_step
+    step = newest_verified(run, after=began) if done < allowed else None
+    with store.writing() as session:
+        if step is None:
+            why = "no checkpoint since it began" if done < allowed else f"it was {done} times"
+            text = f"not resumed by itself: {why}"
+            store.record_event(session, run.id, run.attempt, EventKind.LEFT, text)
+            return False
+        if not store.requeue(session, run, resume_step=step, config=None):
+            return False
+        text = f"resumed by itself from step {step:,} ({done + 1} of {allowed})"
+        kind = EventKind.AUTO_RESUMED
+        store.record_event(session, run.id, run.attempt + 1, kind, text, step=step)
+    return True

@@ -1,0 +1,158 @@
+"""The files beside the run table tell the same story: what the table lost is read back from them.
+
+`results/runs/RUN/run.json` holds the run's row, the metrics log its points, the checkpoint and
+prediction folders the rest.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src import paths
+from src.runs import store
+from src.runs.processes import FileLock
+from src.runs.table import Event, Run
+from src.training import checkpointing
+from src.training.utils import write_atomic
+
+
+def remember(run_id: str) -> None:
+    """Write a run's row and events to its run.json. A full disk is no reason to fail."""
+    with store.reading() as session:
+        row = store.find(session, run_id).model_dump()
+        events = [event.model_dump(exclude={"id"}) for event in store.events(session, run_id)]
+    try:
+        write_atomic(_file(run_id), json.dumps({"run": row, "events": events}, indent=2) + "\n")
+    except OSError as error:
+        print(f"warning: cannot write {_file(run_id)}: {error}", file=sys.stderr)
+
+
+def _file(run_id: str) -> Path:
+    return paths.output_dir(run_id) / "run.json"
+
+
+def settle(run_id: str) -> None:
+    """Bring the rows of a run that has no processes in line with its files: the disk is the truth.
+
+    Half-written checkpoints go, points that only the metrics log has come in, rows of checkpoints
+    are those of the folders.
+    """
+    folder = paths.checkpoints_dir(run_id)
+    checkpointing.sweep(folder)
+    points = logged(run_id)
+    with store.reading() as session:
+        missing = store.points_missing(session, run_id, points)
+        known = {c.step for c in store.checkpoints(session, run_id)}
+    there = set(checkpointing.steps(folder))
+    if missing or known != there:
+        with store.writing() as session:
+            for attempt, rows in missing.items():
+                store.record_metrics(session, run_id, attempt, rows)
+            for step in known - there:
+                store.remove_checkpoint(session, run_id, step)
+            for step in sorted(there - known):
+                _record_checkpoint(session, run_id, step)
+    remember(run_id)
+
+
+def logged(run_id: str) -> dict[int, list[tuple[int, str, float, float]]]:
+    """{attempt: points (step, name, value, at)} of the metrics log; a line cut by a crash is left
+    out."""
+    found: dict[int, list[tuple[int, str, float, float]]] = {}
+    for line in _lines(paths.metrics_log(run_id)):
+        try:
+            point = json.loads(line)
+            value = float("nan") if point["value"] is None else point["value"]
+            row = (point["step"], point["name"], value, point["at"])
+            found.setdefault(point["attempt"], []).append(row)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            yield from opened
+    except FileNotFoundError:
+        return
+
+
+def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
+    folder = checkpointing.step_dir(paths.checkpoints_dir(run_id), step)
+    try:
+        best = json.loads((folder / checkpointing.MANIFEST).read_text())["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # not complete: never shown
+    attempt = store.find(session, run_id).attempt
+    store.record_checkpoint(session, run_id, attempt, step, folder, is_best=best == step)
+
+
+# --- a damaged database ---------------------------------------------------------------------------
+
+
+def restore_database() -> Path | None:
+    """Set a damaged SQLite file aside and build the run table again from the files of the runs.
+
+    The path that it was moved to; None where another process was faster or it is whole.
+    """
+    database, notice = store.sqlite_file(), store.damage_notice()
+    if database is None or notice is None:
+        return None
+    lock = FileLock(paths.locks_dir() / "restore.lock")
+    if not lock.acquire():
+        return None
+    try:
+        if not store.is_damaged(database):
+            notice.unlink(missing_ok=True)
+            return None
+        aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        fresh = database.with_name(f"{database.name}.restoring")
+        fresh.unlink(missing_ok=True)
+        with store.database_at(fresh):
+            for file in sorted(paths.results().glob("runs/*/run.json")):
+                _restore_run(file)
+        os.link(database, aside)
+        for ending in ("-wal", "-shm"):
+            part = database.with_name(database.name + ending)
+            if part.exists():
+                os.replace(part, aside.with_name(aside.name + ending))
+        # The new file takes the name in one step: nobody ever finds none, and starts an empty one.
+        os.replace(fresh, database)
+        notice.unlink(missing_ok=True)
+        print(f"warning: the run table was damaged; it is set aside as {aside} and was restored",
+              file=sys.stderr)  # fmt: skip
+        return aside
+    finally:
+        lock.release()
+
+
+def _restore_run(file: Path) -> None:
+    try:
+        document: dict[str, Any] = json.loads(file.read_text())
+        run = Run(**document["run"])
+        events = [Event(**event) for event in document["events"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"warning: cannot read {file}: {error}", file=sys.stderr)
+        return
+    with store.writing() as session:
+        session.add(run)
+        session.flush()
+        session.add_all(events)
+        for attempt, points in sorted(logged(run.id).items()):
+            store.record_metrics(session, run.id, attempt, points)
+        for step in checkpointing.steps(paths.checkpoints_dir(run.id)):
+            _record_checkpoint(session, run.id, step)
+        for predictions in paths.predictions_dir(run.id).glob("step-*.parquet"):
+            _, at, *split = predictions.stem.split("-")
+            correct = pd.read_parquet(predictions, columns=["correct"])["correct"]
+            store.record_evaluation(
+                session, run.id, run.attempt, int(at), split[0] if split else "validation",
+                predictions, rows=len(correct), correct=int(correct.sum()),
+            )  # fmt: skip

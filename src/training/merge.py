@@ -1,0 +1,34 @@
+"""Writes a base model with an adapter merged into it, to use without any adapter library."""
+
+from pathlib import Path
+
+from src.config import RunConfig
+from src.training import checkpointing
+
+
+def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
+    """Write the base model of `config` plus the adapter, in the base's 16 or 32 bits, and its
+    tokenizer to the folder `target`; that folder.
+
+    A base that was trained in 4 bits is loaded whole: products of the merged model differ from the
+    training's by the rounding of those 4 bits.
+    """
+    import torch
+    from peft import PeftModel
+
+    from src.models import spelling_model as spelling
+    from src.models.utils import resolve_precision
+    from src.training.train import plan
+
+    asked = plan(config, precision=resolve_precision(config.training.precision))
+    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
+    base = spelling.load_base(backend="peft", **arguments | {"load_in_4bit": False})
+    with torch.no_grad():
+        merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    staging = checkpointing.stage(target.parent)
+    merged.save_pretrained(str(staging / target.name))
+    vocabulary.tokenizer.save_pretrained(str(staging / target.name))
+    checkpointing.replace_folder(staging / target.name, target)
+    staging.rmdir()
+    return target
