@@ -1,0 +1,383 @@
+"""The frozen base of the packed engine: GPT-2 and Llama shapes as plain functions over tensors.
+
+transformers' own modules allocate, branch and synchronise as they like; here every shape is known
+before a step, so that a step can be a CUDA graph, and each adapter's product is fused with its
+base's. The numbers are those of transformers' modules (tests/test_packed.py).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from src.models.packed_lora import Dropout, Lora, packed_linear
+from src.models.utils import ModelError
+
+SHAPES = ("gpt2", "llama", "qwen2")
+HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50,304 does not
+
+
+class Linear(NamedTuple):
+    """A frozen linear layer."""
+
+    weight: torch.Tensor  # (in, out)
+    bias: torch.Tensor | None  # (out,)
+
+
+class Layer(NamedTuple):
+    """One transformer block. GPT-2 has `qkv` in one and no gate; Llama has q, k, v and a gate.
+
+    Adapters of a layer come in the order of its linear layers here.
+    """
+
+    norm_1: tuple[torch.Tensor, torch.Tensor | None]
+    norm_2: tuple[torch.Tensor, torch.Tensor | None]
+    inputs: tuple[Linear, ...]  # (qkv,) or (q, k, v)
+    output: Linear
+    up: tuple[Linear, ...]  # (up,) or (gate, up)
+    down: Linear
+
+
+@dataclass(frozen=True)
+class Site:
+    """A linear layer that carries adapters."""
+
+    name: str  # in the model of transformers
+    width_in: int
+    width_out: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    heads: int
+    kv_heads: int
+    head_width: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class FrozenBase:
+    """The weights of a base model in the dtype of its products, and how they are put together."""
+
+    sites: tuple[Site, ...]
+    layers: tuple[Layer, ...]
+    adapted: tuple[tuple[int | None, ...], ...]  # the site of each linear layer of each block
+    geometry: Geometry
+    embeddings: torch.Tensor  # (vocabulary, width)
+    positions: torch.Tensor | None  # (context, width): GPT-2's learned positions
+    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cos and sin, (context, head width) each
+    norm: tuple[torch.Tensor, torch.Tensor | None]
+    head: torch.Tensor  # (vocabulary padded with zero rows, width)
+    vocabulary: int
+
+    def lora_of(self, index: int, lora: Sequence[Lora]) -> tuple[Lora | None, ...]:
+        """The adapters of block `index`, in the order of its linear layers."""
+        return tuple(None if site is None else lora[site] for site in self.adapted[index])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embeddings.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.device
+
+
+def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenBase:
+    """The frozen base of a model of transformers, with adapters at its layers named in `targets`.
+
+    ModelError with the reason where the packed engine cannot compute this model.
+    """
+    config = model.config
+    kind = config.model_type
+    if kind not in SHAPES:
+        raise ModelError(
+            f"the packed engine computes {', '.join(SHAPES)} shapes, and this base is {kind}"
+        )
+    if getattr(model, "is_quantized", False):
+        raise ModelError("the packed engine has no 4-bit base")
+    head = model.get_output_embeddings()
+    sites: list[Site] = []
+    found: dict[str, int] = {}
+    with torch.no_grad():
+        transposed = {
+            # Conv1D holds (in, out) already.
+            name: module.weight if kind == "gpt2" else module.weight.t()
+            for name, module in model.named_modules()
+            if hasattr(module, "weight")
+            and module is not head
+            and module.weight.ndim == 2
+            and not isinstance(module, torch.nn.Embedding)
+        }
+    for name, weight in transposed.items():
+        if name.rsplit(".", 1)[-1] in targets:
+            found[name] = len(sites)
+            sites.append(Site(name, *weight.shape))
+
+    at: dict[int, int | None] = {}
+
+    def linear(name: str) -> Linear:
+        bias = model.get_submodule(name).bias
+        made = Linear(
+            transposed[name].detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        )
+        at[id(made)] = found.get(name)
+        return made
+
+    def norm(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        module = model.get_submodule(name)
+        bias = getattr(module, "bias", None)
+        return module.weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+
+    rows = head.weight.shape[0]
+    padded = -(-rows // HEAD_MULTIPLE) * HEAD_MULTIPLE
+    shared = {
+        "sites": tuple(sites),
+        "embeddings": model.get_input_embeddings().weight.detach().to(dtype),
+        "head": F.pad(head.weight.detach().to(dtype), (0, 0, 0, padded - rows)),
+        "vocabulary": rows,
+    }
+    if head.bias is not None:
+        raise ModelError("the packed engine has no output head with a bias")
+    read = _gpt2 if kind == "gpt2" else _llama
+    parts = read(model, config, linear, norm, dtype)
+    adapted = tuple(
+        tuple(at[id(made)] for made in (*layer.inputs, layer.output, *layer.up, layer.down))
+        for layer in parts["layers"]
+    )
+    return FrozenBase(**shared, adapted=adapted, **parts)
+
+
+def _gpt2(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -> dict[str, Any]:
+    if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise ModelError(f"the packed engine has no {config.activation_function} for GPT-2")
+    if (
+        not config.scale_attn_weights
+        or config.scale_attn_by_inverse_layer_idx
+        or config.reorder_and_upcast_attn
+        or config.add_cross_attention
+    ):
+        raise ModelError("the packed engine has only GPT-2's plain attention")
+    layers = tuple(
+        Layer(
+            norm(f"{at}.ln_1"),
+            norm(f"{at}.ln_2"),
+            (linear(f"{at}.attn.c_attn"),),
+            linear(f"{at}.attn.c_proj"),
+            (linear(f"{at}.mlp.c_fc"),),
+            linear(f"{at}.mlp.c_proj"),
+        )
+        for at in (f"transformer.h.{index}" for index in range(config.n_layer))
+    )
+    heads = config.n_head
+    return {
+        "layers": layers,
+        "geometry": Geometry(heads, heads, config.n_embd // heads, config.layer_norm_epsilon),
+        "positions": model.transformer.wpe.weight.detach().to(dtype),
+        "rotary": None,
+        "norm": norm("transformer.ln_f"),
+    }
+
+
+def _llama(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -> dict[str, Any]:
+    if config.hidden_act != "silu":
+        raise ModelError(f"the packed engine has no {config.hidden_act} for Llama shapes")
+    rope = config.rope_parameters.get("rope_type", "default")
+    if rope not in ("default", "linear", "llama3"):
+        raise ModelError(f"the packed engine has no {rope} rotary positions")
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise ModelError("the packed engine has no sliding-window attention")
+    layers = tuple(
+        Layer(
+            norm(f"{at}.input_layernorm"),
+            norm(f"{at}.post_attention_layernorm"),
+            tuple(linear(f"{at}.self_attn.{part}_proj") for part in "qkv"),
+            linear(f"{at}.self_attn.o_proj"),
+            (linear(f"{at}.mlp.gate_proj"), linear(f"{at}.mlp.up_proj")),
+            linear(f"{at}.mlp.down_proj"),
+        )
+        for at in (f"model.layers.{index}" for index in range(config.num_hidden_layers))
+    )
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    device = model.model.embed_tokens.weight.device
+    # A table of every position: transformers' own function knows the scalings.
+    places = torch.arange(config.max_position_embeddings, device=device)[None]
+    with torch.no_grad():
+        cos, sin = model.model.rotary_emb(torch.zeros((), dtype=dtype, device=device), places)
+    return {
+        "layers": layers,
+        "geometry": Geometry(heads, config.num_key_value_heads, width, config.rms_norm_eps),
+        "positions": None,
+        "rotary": (cos[0], sin[0]),
+        "norm": norm("model.norm"),
+    }
+
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Each token attends to itself and those before it; all (rows, length, heads, head width), k
+    and v with fewer heads where groups share them. Padding on the right needs no mask: nothing that
+    is read comes after it."""
+    mixed = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        is_causal=True,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return mixed.transpose(1, 2)
+
+
+def embed(base: FrozenBase, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(..., width) for token ids and their positions in the row, both (...)."""
+    hidden = F.embedding(ids, base.embeddings)
+    if base.positions is not None:
+        hidden = hidden + F.embedding(places, base.positions)
+    return hidden
+
+
+def attention_inputs(
+    hidden: torch.Tensor,
+    layer: Layer,
+    lora: Sequence[Lora | None],
+    geometry: Geometry,
+    rotary: tuple[torch.Tensor, torch.Tensor] | None,
+    length: int,
+    drop: Dropout | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k and v, (rows, length, heads, head width) each, of hidden (K, rows * length / K, width).
+
+    `rotary` cos and sin, (length, head width) or (rows, length, head width).
+    """
+    normed = normalise(hidden, layer.norm_1, geometry.epsilon)
+    parts = [_linear(normed, part, lora, at, drop) for at, part in enumerate(layer.inputs)]
+    if len(parts) == 1:
+        parts = list(parts[0].chunk(3, -1))
+    q, k, v = (part.reshape(-1, length, part.shape[-1] // geometry.head_width, geometry.head_width)
+               for part in parts)  # fmt: skip
+    if rotary is not None:
+        cos, sin = (part.unsqueeze(-2) for part in rotary)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    return q, k, v
+
+
+def after_attention(
+    hidden: torch.Tensor,
+    mixed: torch.Tensor,
+    layer: Layer,
+    lora: Sequence[Lora | None],
+    geometry: Geometry,
+    drop: Dropout | None = None,
+) -> torch.Tensor:
+    """The rest of a block for its input and what attention made of it, both (K, tokens, width)."""
+    at = len(layer.inputs)
+    hidden = hidden + _linear(mixed, layer.output, lora, at, drop)
+    normed = normalise(hidden, layer.norm_2, geometry.epsilon)
+    if len(layer.up) == 2:
+        gate = _linear(normed, layer.up[0], lora, at + 1, drop)
+        wide = F.silu(gate) * _linear(normed, layer.up[1], lora, at + 2, drop)
+    else:
+        wide = F.gelu(_linear(normed, layer.up[0], lora, at + 1, drop), approximate="tanh")
+    return hidden + _linear(wide, layer.down, lora, len(lora) - 1, drop)
+
+
+def block(
+    hidden: torch.Tensor,
+    layer: Layer,
+    lora: Sequence[Lora | None],
+    geometry: Geometry,
+    rotary: tuple[torch.Tensor, torch.Tensor] | None,
+    length: int,
+    attention: Attention,
+    wanted: torch.Tensor | None,
+    drop: Dropout | None,
+) -> torch.Tensor:
+    """One transformer block: hidden (K, tokens, width) to the same, or to (K, wanted, width).
+
+    With `wanted` (K, n), indices of tokens, all that follows the attention is computed for these
+    only: of the last block nothing else is read.
+    """
+    q, k, v = attention_inputs(hidden, layer, lora, geometry, rotary, length, drop)
+    mixed = attention(q, k, v).reshape(*hidden.shape[:2], -1)
+    if wanted is not None:
+        hidden, mixed = take(hidden, wanted), take(mixed, wanted)
+    return after_attention(hidden, mixed, layer, lora, geometry, drop)
+
+
+def hidden_states(
+    base: FrozenBase,
+    lora: Sequence[Lora],
+    ids: torch.Tensor,
+    wanted: torch.Tensor,
+    *,
+    drop: Dropout | None = None,
+    attention: Attention = causal_attention,
+    block: Callable[..., torch.Tensor] = block,
+) -> torch.Tensor:
+    """What the output head reads at the wanted tokens, (K, n, width).
+
+    ids (K, rows, length) right-padded, wanted (K, n) indices into an adapter's rows * length
+    tokens, lora one pair of stacks a site.
+    """
+    adapters, rows, length = ids.shape
+    places = torch.arange(length, device=ids.device)
+    hidden = embed(base, ids, places).view(adapters, rows * length, -1)
+    rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
+    for index, layer in enumerate(base.layers):
+        last = index == len(base.layers) - 1
+        hidden = block(
+            hidden,
+            layer,
+            base.lora_of(index, lora),
+            base.geometry,
+            rotary,
+            length,
+            attention,
+            wanted if last else None,
+            drop and drop.at(index),
+        )
+    return normalise(hidden, base.norm, base.geometry.epsilon)
+
+
+def take(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(K, n, width): of each adapter's tokens (K, tokens, width) those at `wanted` (K, n)."""
+    adapters, tokens, width = hidden.shape
+    first = torch.arange(adapters, device=hidden.device)[:, None] * tokens
+    flat = (first + wanted).flatten()
+    return hidden.reshape(-1, width).index_select(0, flat).view(adapters, -1, width)
+
+
+def normalise(
+    hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor | None], epsilon: float
+) -> torch.Tensor:
+    """LayerNorm where there is a bias, else RMSNorm, which transformers computes in fp32."""
+    weight, bias = norm
+    if bias is not None:
+        return F.layer_norm(hidden, weight.shape, weight, bias, epsilon)
+    wide = hidden.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return weight * wide.to(hidden.dtype)
+
+
+def _linear(
+    x: torch.Tensor,
+    linear: Linear,
+    lora: Sequence[Lora | None],
+    at: int,
+    drop: Dropout | None,
+) -> torch.Tensor:
+    adapter = lora[at]
+    if adapter is None:
+        return F.linear(x, linear.weight.t(), linear.bias)
+    return packed_linear(x, linear.weight, linear.bias, adapter, drop, at)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions (Su et al. 2021) as Llama pairs them: a half with the other half."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin

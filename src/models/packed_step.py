@@ -1,0 +1,232 @@
+"""One training step of K adapters over one frozen base, on static shapes: a CUDA graph on a GPU."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from src.models.packed_base import FrozenBase, block, causal_attention, hidden_states
+from src.models.packed_lora import Dropout, Layout, Lora, answer_losses
+from src.models.packed_optimizer import COLUMNS, IDLE, update_
+
+# What follows the optimizer's numbers in an adapter's row of reals: one over its answer tokens,
+# label smoothing, LoRA dropout.
+REALS = (*COLUMNS, "share", "smoothing", "dropout")
+IDLE_REALS = (*IDLE, 0.0, 0.0, 0.0)
+
+
+class Bucket(NamedTuple):
+    """The static shape of a step: rows an adapter, tokens a row, answer tokens an adapter.
+
+    An adapter's integers are ids (rows * length), wanted (answers), targets (answers), and the key
+    of its dropout masks.
+    """
+
+    rows: int
+    length: int
+    answers: int
+
+    @property
+    def width(self) -> int:
+        return self.rows * self.length + 2 * self.answers + 1
+
+
+class AdapterState(NamedTuple):
+    """All that one adapter is: weights and optimizer moments of each site: a (in, r), b (r,
+    out)."""
+
+    weights: list[Lora]
+    first: list[Lora]
+    second: list[Lora]
+
+    @property
+    def rank(self) -> int:
+        return self.weights[0].a.shape[1]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a step is computed; none of it changes what is computed.
+
+    `at_once` adapters go through the base together (None: all of them), which bounds the memory of
+    their activations; `compiled` fuses each block by torch.compile; `graphs` replays each bucket as
+    one CUDA graph.
+    """
+
+    graphs: bool = False
+    compiled: bool = False
+    at_once: int | None = None
+    head_chunk: int = 4096
+    attention: Callable[..., torch.Tensor] = causal_attention
+
+
+class Pack:
+    """K slots for adapters of rank up to `rank` over one base; a slot holds one or is idle."""
+
+    def __init__(
+        self,
+        base: FrozenBase,
+        slots: int,
+        rank: int,
+        *,
+        kind: str = "adamw",
+        dropout: bool = False,
+        options: Options = Options(),  # noqa: B008
+    ):
+        self.base, self.slots, self.rank, self.kind = base, slots, rank, kind
+        self.dropout, self.options = dropout, options
+        self.layout = Layout(tuple((s.width_in, s.width_out) for s in base.sites), rank)
+        # Adapters train in fp32 whatever the products are in: 16 bits lose small updates.
+        wide = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self.weights, self.first, self.second = (
+            torch.zeros(slots, self.layout.width, dtype=wide, device=base.device) for _ in range(3)
+        )
+        self.scales = torch.ones(slots, 1, dtype=wide, device=base.device)
+        # The weights as the products read them, B with its adapter's scale in it.
+        self.work, self.gradients = (
+            torch.zeros(slots, self.layout.width, dtype=base.dtype, device=base.device)
+            for _ in range(2)
+        )
+        self.results = torch.zeros(3, slots, dtype=wide, device=base.device)
+        self._block, self._update = block, update_
+        if options.compiled:
+            self._block = torch.compile(block, dynamic=False)
+            self._update = torch.compile(update_, dynamic=False)
+        self._graphs: dict[Bucket, tuple[torch.Tensor, torch.Tensor, Any]] = {}
+        self._pool: Any = None
+
+    def put(self, slot: int, state: AdapterState, scale: float) -> None:
+        """Give a slot an adapter; `scale` is its alpha / r."""
+        for flat, pairs in zip((self.weights, self.first, self.second), state, strict=True):
+            self.layout.put(flat, slot, pairs)
+        self.scales[slot] = scale
+
+    def take(self, slot: int, rank: int) -> AdapterState:
+        """A copy of a slot's adapter, on the CPU."""
+        return AdapterState(
+            *(
+                self.layout.take(flat, slot, rank)
+                for flat in (self.weights, self.first, self.second)
+            )
+        )
+
+    def products(self, slots: Iterable[int] | None = None) -> list[Lora]:
+        """The stacks as the products read them, of these slots or of all."""
+        self._refresh()
+        chosen = self.work if slots is None else self.work[list(slots)]
+        return self.layout.views(chosen)
+
+    def run(self, steps: Iterable[tuple[Bucket, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Take steps, each a bucket with integers (K, bucket.width) and reals (K, REALS) on the
+        CPU.
+
+        Returns (steps, 3, K) on the device: loss in nats, gradient norm before clipping, and 1
+        where the adapter took the step. Nothing waits for the GPU.
+        """
+        steps = list(steps)
+        integers = self._upload([step[1].int() for step in steps], torch.int32)
+        reals = self._upload([step[2] for step in steps], self.weights.dtype)
+        found = []
+        for (bucket, *_), whole, real in zip(steps, integers, reals, strict=True):
+            if self.options.graphs:
+                if bucket not in self._graphs:
+                    self._graphs[bucket] = self._capture(bucket)
+                held_integers, held_reals, graph = self._graphs[bucket]
+                held_integers.copy_(whole)
+                held_reals.copy_(real)
+                graph.replay()
+            else:
+                self._compute(bucket, whole.long(), real)
+            found.append(self.results.clone())
+        return torch.stack(found)
+
+    def _upload(self, tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """The tensors on the device, in one copy that the host does not wait for."""
+        whole = torch.cat([tensor.flatten().to(dtype) for tensor in tensors])
+        if self.base.device.type == "cuda":
+            whole = whole.pin_memory().to(self.base.device, non_blocking=True)
+        parts = whole.split([tensor.numel() for tensor in tensors])
+        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def _compute(self, bucket: Bucket, integers: torch.Tensor, reals: torch.Tensor) -> None:
+        """A whole step on the device, with no word to the host."""
+        self._refresh()
+        at_once = self.options.at_once or self.slots
+        for start in range(0, self.slots, at_once):
+            self._differentiate(bucket, integers, reals, slice(start, start + at_once))
+        self.gradients[:, self.layout.width_a :].mul_(self.scales)
+        table = reals[:, : len(COLUMNS)]
+        norms, taken = self._update(
+            self.kind,
+            self.weights,
+            self.first,
+            self.second,
+            self.gradients,
+            self.results[0],
+            table,
+        )
+        self.results[1].copy_(norms)
+        self.results[2].copy_(taken)
+
+    def _refresh(self) -> None:
+        split = self.layout.width_a
+        self.work[:, :split].copy_(self.weights[:, :split])
+        torch.mul(self.weights[:, split:], self.scales, out=self.work[:, split:])
+
+    def _differentiate(
+        self, bucket: Bucket, integers: torch.Tensor, reals: torch.Tensor, part: slice
+    ) -> None:
+        """Losses and gradients of the adapters `part`, into `results` and `gradients`."""
+        rows, length, answers = bucket
+        integers, reals = integers[part], reals[part]
+        ids, wanted, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
+        share, smoothing, rates = reals[:, len(COLUMNS) :].unbind(1)
+        leaves = [
+            Lora(*(tensor.detach().requires_grad_() for tensor in stack))
+            for stack in self.layout.views(self.work[part])
+        ]
+        hidden = hidden_states(
+            self.base,
+            leaves,
+            ids.view(-1, rows, length),
+            wanted,
+            drop=Dropout(keys[:, 0], rates) if self.dropout else None,
+            attention=self.options.attention,
+            block=self._block,
+        )
+        losses = answer_losses(
+            hidden,
+            self.base.head,
+            targets,
+            share[:, None].expand(-1, answers),
+            smoothing,
+            vocabulary=self.base.vocabulary,
+            chunk=self.options.head_chunk,
+        )
+        # The sum gives each adapter the gradient of its own loss: no other's enters it.
+        found = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])
+        held = [tensor for stack in self.layout.views(self.gradients[part]) for tensor in stack]
+        torch._foreach_copy_(held, list(found))
+        self.results[0, part] = losses.detach().to(self.results.dtype)
+
+    def _capture(self, bucket: Bucket) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The graph of a bucket, and the tensors that it reads."""
+        place = self.base.device
+        integers = torch.zeros(self.slots, bucket.width, dtype=torch.long, device=place)
+        reals = torch.tensor(IDLE_REALS, dtype=self.weights.dtype, device=place)
+        reals = reals.repeat(self.slots, 1)
+        compute = partial(self._compute, bucket, integers, reals)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        # Every slot is idle here, so nothing is trained: a graph only needs its kernels warm.
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            compute()
+        self._pool = self._pool or graph.pool()
+        return integers, reals, graph

@@ -1,0 +1,421 @@
+"""The packed engine: a packed trial is the same run as a solo run; no neighbour can change it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.models import packed_base
+from src.models.losses import IGNORED, answer_loss
+from src.models.packed_base import read_base
+from src.models.packed_lora import (
+    Dropout,
+    Lora,
+    adapter_config,
+    first_weights,
+    keep_mask,
+    packed_linear,
+    to_peft,
+)
+from src.models.packed_optimizer import Rule
+from src.models.packed_step import IDLE_REALS, AdapterState, Bucket, Options, Pack
+from src.models.spelling_model import add_lora
+from src.models.utils import ModelError
+
+SHAPES = ("gpt2", "llama", "qwen2")
+
+
+@dataclass(frozen=True)
+class Solo:
+    """One adapter's settings; `rows` a step in micro-batches of `micro`."""
+
+    rank: int
+    alpha: float
+    rate: float
+    seed: int
+    steps: int
+    rows: int = 4
+    micro: int = 2
+    smoothing: float = 0.0
+    dropout: float = 0.0
+    schedule: str = "cosine"
+    warmup: int = 2
+    rule: Rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
+
+
+ADAPTERS = [
+    Solo(4, 8, 5e-3, seed=1, steps=8),
+    Solo(2, 4, 1e-2, seed=2, steps=5, rows=6, micro=3, smoothing=0.1),  # leaves midway
+    Solo(8, 4, 1e-3, seed=3, steps=8, schedule="linear", warmup=0),
+    Solo(4, 8, 5e-3, seed=4, steps=8, rows=2, micro=1,
+         rule=Rule("adamw", 5.0, 0.1, beta1=0.8, beta2=0.9, epsilon=1e-6)),
+]  # fmt: skip
+
+
+def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320) -> Any:
+    """A random model whose layers all matter: biases and norms are random too."""
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
+
+    torch.manual_seed(0)
+    shared: dict[str, Any] = {"vocab_size": vocabulary, "initializer_range": 0.1, "pad_token_id": 1}
+    wide: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    model: Any
+    if shape == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=128, resid_pdrop=0.0,
+                       embd_pdrop=0.0, attn_pdrop=0.0, **shared)
+        )  # fmt: skip
+    elif shape == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**wide, **shared))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**wide, **shared))
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, 1.0 if "bias" not in name else 0.0, 0.2)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def targets_of(shape: str) -> list[str]:
+    if shape == "gpt2":
+        return ["c_attn", "c_fc", "c_proj"]
+    return ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def rows_of(seed: int, count: int) -> list[tuple[list[int], list[int]]]:
+    """Random prompts and answers of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (), generator=generator))
+        return torch.randint(2, 290, (length,), generator=generator).tolist()
+
+    return [(tokens(3, 9), tokens(2, 7)) for _ in range(count)]
+
+
+Rows = Sequence[tuple[list[int], list[int]]]
+
+
+def plain_loop(model: Any, shape: str, solo: Solo, steps: list[Rows]) -> dict[str, torch.Tensor]:
+    """The adapter after a plain PEFT loop over the same rows: micro-batches, clipping, AdamW."""
+    from peft import get_peft_model_state_dict
+    from transformers import get_scheduler
+
+    model, _ = add_lora(
+        model, backend="peft", r=solo.rank, alpha=solo.alpha, dropout=0.0,
+        target_modules=targets_of(shape), bias="none", gradient_checkpointing=False,
+        max_length=64, seed=solo.seed,
+    )  # fmt: skip
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.to(model.dtype)
+    options: dict[str, Any] = {"lr": solo.rate, "weight_decay": solo.rule.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if solo.rule.kind == "sgd":
+        optimizer = torch.optim.SGD(trained, momentum=solo.rule.momentum, **options)
+    else:
+        options |= {"betas": (solo.rule.beta1, solo.rule.beta2), "eps": solo.rule.epsilon}
+        optimizer = torch.optim.AdamW(trained, **options)
+    schedule = get_scheduler(solo.schedule, optimizer, solo.warmup, solo.steps)
+    for rows in steps[: solo.steps]:
+        count = sum(len(answer) for _, answer in rows)
+        for start in range(0, len(rows), solo.micro):
+            part = rows[start : start + solo.micro]
+            longest = max(len(prompt) + len(answer) for prompt, answer in part)
+            ids, labels, mask = [], [], []
+            for prompt, answer in part:
+                pad = longest - len(prompt) - len(answer)
+                ids.append(prompt + answer + [1] * pad)
+                labels.append([IGNORED] * len(prompt) + answer + [IGNORED] * pad)
+                mask.append([1] * (longest - pad) + [0] * pad)
+            logits = model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits
+            labels_ = torch.tensor(labels)
+            if model.dtype == torch.float64:  # answer_loss computes in fp32
+                loss = torch.nn.functional.cross_entropy(
+                    logits[:, :-1].flatten(0, 1), labels_[:, 1:].flatten(), reduction="sum",
+                    label_smoothing=solo.smoothing,
+                ) / count  # fmt: skip
+            else:
+                loss = answer_loss(logits, labels_, label_smoothing=solo.smoothing, tokens=count)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, solo.rule.max_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    found = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
+    model.unload()
+    return found
+
+
+def factor(solo: Solo, step: int) -> float:
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule: Any = get_scheduler(solo.schedule, optimizer, solo.warmup, solo.steps)
+    return float(schedule.lr_lambdas[0](step))
+
+
+def bucket_of(rows: Sequence[Rows], roomier: int = 0) -> Bucket:
+    """The shape that holds these rows, and `roomier` more of everything."""
+    return Bucket(
+        max(len(r) for r in rows) + roomier,
+        max(len(prompt) + len(answer) for r in rows for prompt, answer in r) + roomier,
+        max(sum(len(answer) for _, answer in r) for r in rows) + roomier,
+    )
+
+
+def batch(
+    solos: Sequence[Solo | None], rows: Sequence[Rows], step: int, bucket: Bucket | None = None
+) -> tuple[Bucket, torch.Tensor, torch.Tensor]:
+    """A packed step of `rows`; None is an idle slot."""
+    bucket = bucket or bucket_of(rows)
+    most, longest, answers = bucket
+    ids = torch.ones(len(solos), most, longest, dtype=torch.long)
+    wanted = torch.zeros(len(solos), answers, dtype=torch.long)
+    targets = torch.full((len(solos), answers), IGNORED)
+    reals = torch.tensor([IDLE_REALS] * len(solos), dtype=torch.float64)
+    for slot, (solo, part) in enumerate(zip(solos, rows, strict=True)):
+        if solo is None:
+            continue
+        at = 0
+        for index, (prompt, answer) in enumerate(part):
+            ids[slot, index, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+            first = index * longest + len(prompt) - 1
+            wanted[slot, at : at + len(answer)] = torch.arange(first, first + len(answer))
+            targets[slot, at : at + len(answer)] = torch.tensor(answer)
+            at += len(answer)
+        rate = solo.rate * factor(solo, step)
+        row = (*solo.rule.row(step + 1, rate), 1 / at, solo.smoothing, solo.dropout)
+        reals[slot] = torch.tensor(row, dtype=torch.float64)
+    keys = torch.tensor([[0 if solo is None else 100 * solo.seed + step] for solo in solos])
+    return bucket, torch.cat([ids.flatten(1), wanted, targets, keys], 1), reals
+
+
+def fresh(solo: Solo, pack: Pack) -> AdapterState:
+    weights = first_weights(
+        pack.layout.shapes, rank=solo.rank, seed=solo.seed, dtype=pack.base.dtype
+    )
+    zero = [Lora(torch.zeros_like(a), torch.zeros_like(b)) for a, b in weights]
+    return AdapterState(weights, zero, zero)
+
+
+def pack_of(model: Any, shape: str, solos: Sequence[Solo], **options: Any) -> Pack:
+    base = read_base(model, targets_of(shape), model.dtype)
+    pack = Pack(
+        base,
+        len(solos),
+        max(solo.rank for solo in solos),
+        kind=solos[0].rule.kind,
+        dropout=any(solo.dropout for solo in solos),
+        options=Options(**options),
+    )
+    for slot, solo in enumerate(solos):
+        pack.put(slot, fresh(solo, pack), solo.alpha / solo.rank)
+    return pack
+
+
+def steps_of(solos: Sequence[Solo], steps: int) -> list[list[Rows]]:
+    """Rows of each adapter in each step."""
+    return [
+        [rows_of(1000 * solo.seed + step, solo.rows) for solo in solos] for step in range(steps)
+    ]
+
+
+def trained(pack: Pack, slot: int, solo: Solo) -> dict[str, torch.Tensor]:
+    names = [site.name for site in pack.base.sites]
+    return to_peft(names, pack.take(slot, solo.rank).weights)
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The L2 norm of the difference of two adapters, relative to the other's."""
+    assert one.keys() == other.keys()
+    here, there = (torch.cat([t[key].flatten() for key in sorted(t)]) for t in (one, other))
+    return ((here - there).norm() / there.norm()).item()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_a_packed_adapter_is_the_one_it_would_be_alone(
+    shape: str, dtype: torch.dtype, bound: float
+) -> None:
+    model = model_of(shape, dtype)
+    pack = pack_of(model, shape, ADAPTERS, at_once=3)
+    rows = steps_of(ADAPTERS, 8)
+    for step, now in enumerate(rows):
+        there = [solo if step < solo.steps else None for solo in ADAPTERS]
+        pack.run([batch(there, now, step, bucket_of(now, roomier=step % 2))])
+    for slot, solo in enumerate(ADAPTERS):
+        alone = plain_loop(model, shape, solo, [now[slot] for now in rows])
+        assert difference(trained(pack, slot, solo), alone) <= bound
+
+
+def test_sgd_and_one_adapter_alone_and_a_padded_head() -> None:
+    model = model_of("gpt2", torch.float64, vocabulary=300)
+    solo = Solo(4, 8, 0.5, seed=1, steps=4, warmup=1, smoothing=0.2,
+                rule=Rule("sgd", 0.5, 0.01, momentum=0.9))  # fmt: skip
+    pack = pack_of(model, "gpt2", [solo], head_chunk=5)
+    assert pack.base.head.shape[0] == 320
+    rows = steps_of([solo], 4)
+    for step, now in enumerate(rows):
+        pack.run([batch([solo], now, step)])
+    alone = plain_loop(model, "gpt2", solo, [now[0] for now in rows])
+    assert difference(trained(pack, 0, solo), alone) <= 1e-12
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_losses_and_gradient_norms_are_those_of_the_solo_run(shape: str) -> None:
+    model = model_of(shape, torch.float64)
+    pack = pack_of(model, shape, ADAPTERS)
+    rows = steps_of(ADAPTERS, 1)[0]
+    ((losses, norms, taken),) = pack.run([batch(ADAPTERS, rows, 0)])
+    assert taken.tolist() == [1, 1, 1, 1]
+    for slot, (solo, part) in enumerate(zip(ADAPTERS, rows, strict=True)):
+        # A fresh adapter adds nothing, so the loss is the base's.
+        total, tokens = 0.0, 0
+        for prompt, answer in part:
+            log_p = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            for place, token in enumerate(answer, start=len(prompt) - 1):
+                smooth = solo.smoothing
+                total -= ((1 - smooth) * log_p[place, token] + smooth * log_p[place].mean()).item()
+                tokens += 1
+        assert losses[slot].item() == pytest.approx(total / tokens, rel=1e-12)
+        assert norms[slot] > 0
+
+
+@pytest.mark.parametrize("neighbour", ["other rows", "nan", "idle"])
+def test_no_neighbour_changes_a_bit(neighbour: str) -> None:
+    model = model_of("gpt2", torch.float32)
+    solos = [Solo(4, 8, 5e-3, seed=1, steps=6, dropout=0.1), ADAPTERS[1], ADAPTERS[2]]
+    rows = steps_of(solos, 6)
+    bucket = Bucket(6, 20, 80)
+    weights = []
+    for changed in (False, True):
+        pack = pack_of(model, "gpt2", solos)
+        for step, now in enumerate(rows):
+            there: list[Solo | None] = list(solos)
+            if changed and step >= 2:
+                if neighbour == "other rows":
+                    now = [now[0], rows_of(77 + step, 6), now[2]]
+                elif neighbour == "nan":
+                    pack.weights[1, 5] = math.nan
+                else:
+                    there[1] = None
+            ((losses, _, taken),) = pack.run([batch(there, now, step, bucket)])
+            if changed and step >= 2:
+                assert taken.tolist() == [1, float(neighbour == "other rows"), 1]
+                assert math.isfinite(losses[1]) is (neighbour != "nan")
+        weights.append([trained(pack, slot, solo) for slot, solo in enumerate(solos)])
+    for slot in (0, 2):
+        assert all(torch.equal(weights[0][slot][k], weights[1][slot][k]) for k in weights[0][slot])
+    assert not any(torch.equal(weights[0][1][k], weights[1][1][k]) for k in weights[0][1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_peft_computes_the_same_logits_from_the_saved_adapter(shape: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from safetensors.torch import save_file
+
+    model = model_of(shape, torch.float32)
+    pack = pack_of(model, shape, ADAPTERS)
+    for step, now in enumerate(steps_of(ADAPTERS, 3)):
+        pack.run([batch(ADAPTERS, now, step)])
+    ids = torch.randint(2, 290, (len(ADAPTERS), 2, 9))
+    places = torch.arange(18).repeat(len(ADAPTERS), 1)
+    with torch.no_grad():
+        hidden = packed_base.hidden_states(pack.base, pack.products(), ids, places)
+        packed = (hidden @ pack.base.head.t())[..., : pack.base.vocabulary].view(4, 2, 9, -1)
+    for slot, solo in enumerate(ADAPTERS):
+        save_file(trained(pack, slot, solo), tmp_path / "adapter_model.safetensors")
+        config = adapter_config(
+            rank=solo.rank, alpha=solo.alpha, dropout=0.0, targets=targets_of(shape),
+            conv1d=shape == "gpt2", base="base",
+        )  # fmt: skip
+        config.save_pretrained(str(tmp_path))
+        loaded = PeftModel.from_pretrained(model, str(tmp_path))
+        with torch.no_grad():
+            logits = loaded(ids[slot]).logits
+            assert (logits - packed[slot]).abs().max() < 1e-4 * logits.abs().max()
+            assert (logits - loaded.unload()(ids[slot]).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fresh_adapter_is_the_one_peft_draws(shape: str, dtype: torch.dtype) -> None:
+    from peft import get_peft_model_state_dict
+
+    model = model_of(shape, dtype)
+    base = read_base(model, targets_of(shape), dtype)
+    shapes = [(site.width_in, site.width_out) for site in base.sites]
+    drawn = to_peft(
+        [site.name for site in base.sites], first_weights(shapes, rank=4, seed=11, dtype=dtype)
+    )
+    adapted, _ = add_lora(
+        model, backend="peft", r=4, alpha=8, dropout=0.0, target_modules=targets_of(shape),
+        bias="none", gradient_checkpointing=False, max_length=64, seed=11,
+    )  # fmt: skip
+    expected = get_peft_model_state_dict(adapted)
+    assert drawn.keys() == expected.keys()
+    assert all(torch.equal(drawn[key], expected[key]) for key in drawn)
+
+
+def test_dropout_zeroes_the_share_it_should_and_each_mask_is_its_own() -> None:
+    keys, rates = torch.tensor([1, 2, 1]), torch.tensor([0.1, 0.5, 0.0])
+    mask = keep_mask(keys, rates, 0, 200, 500)
+    for one, rate in zip(mask, rates.tolist(), strict=True):
+        assert (one == 0).double().mean().item() == pytest.approx(rate, abs=0.005)
+        assert one.mean().item() == pytest.approx(1, abs=0.01)
+        # No row and no column is favoured.
+        assert ((one == 0).double().mean(0) - rate).abs().max() < 0.2
+    half = torch.full((4,), 0.5)
+    sites = keep_mask(torch.tensor([7, 8, 9, 10]), half, 0, 200, 500)
+    others = [keep_mask(torch.tensor([7]), half[:1], 1, 200, 500)[0], *sites[1:]]
+    for other in others:
+        assert ((sites[0] == 0) == (other == 0)).double().mean().item() == pytest.approx(
+            0.5, abs=0.01
+        )
+
+
+def test_dropout_gives_its_own_gradient() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
+    a, b = torch.randn(2, 6, 3, dtype=torch.float64), torch.randn(2, 3, 7, dtype=torch.float64)
+    drop = Dropout(torch.tensor([3, 4]), torch.tensor([0.5, 0.25]))
+
+    def compute(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return packed_linear(x, w, None, Lora(a, b), drop, 1)
+
+    inputs = [tensor.requires_grad_() for tensor in (x, a, b)]
+    assert torch.autograd.gradcheck(compute, inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "gpt2, llama, qwen2 shapes, and this base is mamba"),
+        ({"activation_function": "relu"}, "no relu"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "plain attention"),
+    ],
+)
+def test_a_base_that_it_cannot_compute_is_refused(change: dict[str, Any], message: str) -> None:
+    model = model_of("gpt2", torch.float32)
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ModelError, match=message):
+        read_base(model, targets_of("gpt2"), torch.float32)
