@@ -314,7 +314,7 @@ def test_no_neighbour_changes_a_bit(neighbour: str) -> None:
                 if neighbour == "other rows":
                     now = [now[0], rows_of(77 + step, 6), now[2]]
                 elif neighbour == "nan":
-                    pack.weights[1, 5] = math.nan
+                    pack.weights[1, 5] = pack.work[1, 5] = math.nan
                 else:
                     there[1] = None
             ((losses, _, taken),) = pack.run([batch(there, now, step, bucket)])

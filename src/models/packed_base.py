@@ -7,12 +7,13 @@ base's. The numbers are those of transformers' modules (tests/test_packed.py).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from src.models.packed_lora import Dropout, Lora, packed_linear
+from src.models.packed_lora import Dropout, Lora, cross_entropy_, packed_linear
 from src.models.utils import ModelError
 
 SHAPES = ("gpt2", "llama", "qwen2")
@@ -216,23 +217,6 @@ def _llama(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) 
     }
 
 
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Each token attends to itself and those before it; all (rows, length, heads, head width), k
-    and v with fewer heads where groups share them. Padding on the right needs no mask: nothing that
-    is read comes after it."""
-    mixed = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=q.shape[2] != k.shape[2],
-    )
-    return mixed.transpose(1, 2)
-
-
 def embed(base: FrozenBase, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(..., width) for token ids and their positions in the row, both (...)."""
     hidden = F.embedding(ids, base.embeddings)
@@ -241,115 +225,42 @@ def embed(base: FrozenBase, ids: torch.Tensor, places: torch.Tensor) -> torch.Te
     return hidden
 
 
-def attention_inputs(
-    hidden: torch.Tensor,
-    layer: Layer,
-    lora: Sequence[Lora | None],
+def split_heads(
+    parts: tuple[torch.Tensor, ...],
     geometry: Geometry,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
-    drop: Dropout | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q, k and v, (rows, length, heads, head width) each, of hidden (K, rows * length / K, width).
+    """q, k and v, (rows, length, heads, head width) each, of the outputs of a block's input layers:
+    (qkv,) or (q, k, v), each (K, tokens, width).
 
-    `rotary` cos and sin, (length, head width) or (rows, length, head width).
+    `rotary` holds cos and sin, (length, head width) or (rows, length, head width).
     """
-    normed = normalise(hidden, layer.norm_1, geometry.epsilon)
-    parts = [_linear(normed, part, lora, at, drop) for at, part in enumerate(layer.inputs)]
     if len(parts) == 1:
-        parts = list(parts[0].chunk(3, -1))
-    q, k, v = (part.reshape(-1, length, part.shape[-1] // geometry.head_width, geometry.head_width)
-               for part in parts)  # fmt: skip
+        parts = parts[0].chunk(3, -1)
+    width = geometry.head_width
+    q, k, v = (part.reshape(-1, length, part.shape[-1] // width, width) for part in parts)
     if rotary is not None:
         cos, sin = (part.unsqueeze(-2) for part in rotary)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     return q, k, v
 
 
-def after_attention(
-    hidden: torch.Tensor,
-    mixed: torch.Tensor,
-    layer: Layer,
-    lora: Sequence[Lora | None],
-    geometry: Geometry,
-    drop: Dropout | None = None,
-) -> torch.Tensor:
-    """The rest of a block for its input and what attention made of it, both (K, tokens, width)."""
-    at = len(layer.inputs)
-    hidden = hidden + _linear(mixed, layer.output, lora, at, drop)
-    normed = normalise(hidden, layer.norm_2, geometry.epsilon)
-    if len(layer.up) == 2:
-        gate = _linear(normed, layer.up[0], lora, at + 1, drop)
-        wide = F.silu(gate) * _linear(normed, layer.up[1], lora, at + 2, drop)
-    else:
-        wide = F.gelu(_linear(normed, layer.up[0], lora, at + 1, drop), approximate="tanh")
-    return hidden + _linear(wide, layer.down, lora, len(lora) - 1, drop)
-
-
-def block(
-    hidden: torch.Tensor,
-    layer: Layer,
-    lora: Sequence[Lora | None],
+def causal_attention(
+    parts: tuple[torch.Tensor, ...],
     geometry: Geometry,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
-    attention: Attention,
-    wanted: torch.Tensor | None,
-    drop: Dropout | None,
 ) -> torch.Tensor:
-    """One transformer block: hidden (K, tokens, width) to the same, or to (K, wanted, width).
+    """What each token takes from itself and those before it, (K, tokens, heads * head width).
 
-    With `wanted` (K, n), indices of tokens, all that follows the attention is computed for these
-    only: of the last block nothing else is read.
+    Padding on the right needs no mask: nothing that is read comes after it.
     """
-    q, k, v = attention_inputs(hidden, layer, lora, geometry, rotary, length, drop)
-    mixed = attention(q, k, v).reshape(*hidden.shape[:2], -1)
-    if wanted is not None:
-        hidden, mixed = take(hidden, wanted), take(mixed, wanted)
-    return after_attention(hidden, mixed, layer, lora, geometry, drop)
-
-
-def hidden_states(
-    base: FrozenBase,
-    lora: Sequence[Lora],
-    ids: torch.Tensor,
-    wanted: torch.Tensor,
-    *,
-    drop: Dropout | None = None,
-    attention: Attention = causal_attention,
-    block: Callable[..., torch.Tensor] = block,
-) -> torch.Tensor:
-    """What the output head reads at the wanted tokens, (K, n, width).
-
-    ids (K, rows, length) right-padded, wanted (K, n) indices into an adapter's rows * length
-    tokens, lora one pair of stacks a site.
-    """
-    adapters, rows, length = ids.shape
-    places = torch.arange(length, device=ids.device)
-    hidden = embed(base, ids, places).view(adapters, rows * length, -1)
-    rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
-    for index, layer in enumerate(base.layers):
-        last = index == len(base.layers) - 1
-        hidden = block(
-            hidden,
-            layer,
-            base.lora_of(index, lora),
-            base.geometry,
-            rotary,
-            length,
-            attention,
-            wanted if last else None,
-            drop and drop.at(index),
-        )
-    return normalise(hidden, base.norm, base.geometry.epsilon)
-
-
-def take(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(K, n, width): of each adapter's tokens (K, tokens, width) those at `wanted` (K, n)."""
-    adapters, tokens, width = hidden.shape
-    first = torch.arange(adapters, device=hidden.device)[:, None] * tokens
-    flat = (first + wanted).flatten()
-    return hidden.reshape(-1, width).index_select(0, flat).view(adapters, -1, width)
+    q, k, v = (part.transpose(1, 2) for part in split_heads(parts, geometry, rotary, length))
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, is_causal=True, enable_gqa=geometry.heads != geometry.kv_heads
+    )
+    return mixed.transpose(1, 2).reshape(*parts[0].shape[:2], -1)
 
 
 def normalise(
@@ -362,6 +273,107 @@ def normalise(
     wide = hidden.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
     return weight * wide.to(hidden.dtype)
+
+
+def add_norm(
+    hidden: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: tuple[torch.Tensor, torch.Tensor | None],
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """hidden + delta, and its norm."""
+    hidden = hidden if delta is None else hidden + delta
+    return hidden, normalise(hidden, norm, epsilon)
+
+
+def gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return F.silu(gate) * up
+
+
+class Ops(NamedTuple):
+    """What a GPU computes in kernels of its own: the functions of these names here and in
+    packed_lora."""
+
+    attention: Callable[..., torch.Tensor] = causal_attention
+    add_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_norm
+    gate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = gate
+    cross_entropy_: Callable[..., torch.Tensor] = cross_entropy_
+
+
+def block(
+    hidden: torch.Tensor,
+    delta: torch.Tensor | None,
+    layer: Layer,
+    lora: Sequence[Lora | None],
+    geometry: Geometry,
+    attention: Callable[[tuple[torch.Tensor, ...]], torch.Tensor],
+    wanted: torch.Tensor | None = None,
+    drop: Dropout | None = None,
+    ops: Ops = Ops(),  # noqa: B008
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One transformer block, from hidden + delta to the sum of what it returns; all (K, tokens,
+    width): the next norm takes the sum along.
+
+    With `wanted` (K, n), indices of tokens, all that follows the attention is computed for these
+    only: of the last block nothing else is read.
+    """
+    hidden, normed = ops.add_norm(hidden, delta, layer.norm_1, geometry.epsilon)
+    at = len(layer.inputs)
+    mixed = attention(
+        tuple(_linear(normed, part, lora, i, drop) for i, part in enumerate(layer.inputs))
+    )
+    if wanted is not None:
+        hidden, mixed = take(hidden, wanted), take(mixed, wanted)
+    delta = _linear(mixed, layer.output, lora, at, drop)
+    hidden, normed = ops.add_norm(hidden, delta, layer.norm_2, geometry.epsilon)
+    up = [_linear(normed, part, lora, at + 1 + i, drop) for i, part in enumerate(layer.up)]
+    wide = ops.gate(*up) if len(up) == 2 else F.gelu(up[0], approximate="tanh")
+    return hidden, _linear(wide, layer.down, lora, len(lora) - 1, drop)
+
+
+def hidden_states(
+    base: FrozenBase,
+    lora: Sequence[Lora],
+    ids: torch.Tensor,
+    wanted: torch.Tensor,
+    *,
+    drop: Dropout | None = None,
+    ops: Ops = Ops(),  # noqa: B008
+    block: Callable[..., tuple[torch.Tensor, torch.Tensor]] = block,
+) -> torch.Tensor:
+    """What the output head reads at the wanted tokens, (K, n, width).
+
+    ids (K, rows, length) right-padded, wanted (K, n) indices into an adapter's rows * length
+    tokens, lora one pair of stacks a site.
+    """
+    adapters, rows, length = ids.shape
+    places = torch.arange(length, device=ids.device)
+    hidden = embed(base, ids, places).view(adapters, rows * length, -1)
+    delta = None
+    rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
+    attention = partial(ops.attention, geometry=base.geometry, rotary=rotary, length=length)
+    for index, layer in enumerate(base.layers):
+        last = index == len(base.layers) - 1
+        hidden, delta = block(
+            hidden,
+            delta,
+            layer,
+            base.lora_of(index, lora),
+            base.geometry,
+            attention,
+            wanted if last else None,
+            drop and drop.at(index),
+            ops,
+        )
+    return ops.add_norm(hidden, delta, base.norm, base.geometry.epsilon)[1]
+
+
+def take(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(K, n, width): of each adapter's tokens (K, tokens, width) those at `wanted` (K, n)."""
+    adapters, tokens, width = hidden.shape
+    first = torch.arange(adapters, device=hidden.device)[:, None] * tokens
+    flat = (first + wanted).flatten()
+    return hidden.reshape(-1, width).index_select(0, flat).view(adapters, -1, width)
 
 
 def _linear(

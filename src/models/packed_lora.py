@@ -5,7 +5,7 @@ adapters are a batch dimension: none of one's numbers enters another's.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -214,6 +214,7 @@ class _AnswerLoss(torch.autograd.Function):
         smoothing: torch.Tensor,
         vocabulary: int,
         chunk: int,
+        entropy_: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
         adapters, tokens, width = hidden.shape
         flat, labels = hidden.reshape(-1, width), targets.flatten()
@@ -223,9 +224,7 @@ class _AnswerLoss(torch.autograd.Function):
         for start in range(0, len(flat), chunk):
             part = slice(start, start + chunk)
             logits = flat[part] @ head.t()
-            losses.append(
-                cross_entropy_(logits, labels[part], shares[part], smooth[part], vocabulary)
-            )
+            losses.append(entropy_(logits, labels[part], shares[part], smooth[part], vocabulary))
             torch.mm(logits, head, out=grad[part])
         ctx.save_for_backward(grad.view_as(hidden))
         return torch.cat(losses).view(adapters, tokens).sum(1)
@@ -234,7 +233,7 @@ class _AnswerLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = ctx.saved_tensors
         scale = grads[0].to(grad.dtype)[:, None, None]
-        return grad * scale, None, None, None, None, None, None
+        return grad * scale, None, None, None, None, None, None, None
 
 
 def answer_losses(
@@ -246,6 +245,7 @@ def answer_losses(
     *,
     vocabulary: int,
     chunk: int = 4096,
+    entropy_: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Each adapter's own `losses.answer_loss` in nats, (K,) fp32 or fp64.
 
@@ -254,7 +254,7 @@ def answer_losses(
     answer tokens, smoothing (K,). Logits exist for `chunk` tokens at a time.
     """
     losses: torch.Tensor = _AnswerLoss.apply(
-        hidden, head, targets, weights, smoothing, vocabulary, chunk
+        hidden, head, targets, weights, smoothing, vocabulary, chunk, entropy_ or cross_entropy_
     )
     return losses
 

@@ -1,13 +1,13 @@
 """One training step of K adapters over one frozen base, on static shapes: a CUDA graph on a GPU."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
-from src.models.packed_base import FrozenBase, block, causal_attention, hidden_states
+from src.models.packed_base import FrozenBase, Ops, block, hidden_states
 from src.models.packed_lora import Dropout, Layout, Lora, answer_losses
 from src.models.packed_optimizer import COLUMNS, IDLE, update_
 
@@ -51,15 +51,15 @@ class Options:
     """How a step is computed; none of it changes what is computed.
 
     `at_once` adapters go through the base together (None: all of them), which bounds the memory of
-    their activations; `compiled` fuses each block by torch.compile; `graphs` replays each bucket as
-    one CUDA graph.
+    their activations; `kernels` takes the kernels of packed_kernels; `compiled` fuses each block by
+    torch.compile instead; `graphs` replays each bucket as one CUDA graph.
     """
 
     graphs: bool = False
+    kernels: bool = False
     compiled: bool = False
     at_once: int | None = None
     head_chunk: int = 4096
-    attention: Callable[..., torch.Tensor] = causal_attention
 
 
 class Pack:
@@ -90,7 +90,15 @@ class Pack:
             for _ in range(2)
         )
         self.results = torch.zeros(3, slots, dtype=wide, device=base.device)
-        self._block, self._update = block, update_
+        self._ops, self._block, self._update = Ops(), block, update_
+        self._fused: Any = None
+        self._stale = True  # whether `work` is older than the weights
+        if options.kernels:
+            from src.models import packed_kernels
+
+            self._ops = packed_kernels.OPS
+            if kind == "adamw":
+                self._fused = packed_kernels.adamw_
         if options.compiled:
             self._block = torch.compile(block, dynamic=False)
             self._update = torch.compile(update_, dynamic=False)
@@ -102,6 +110,7 @@ class Pack:
         for flat, pairs in zip((self.weights, self.first, self.second), state, strict=True):
             self.layout.put(flat, slot, pairs)
         self.scales[slot] = scale
+        self._stale = True
 
     def take(self, slot: int, rank: int) -> AdapterState:
         """A copy of a slot's adapter, on the CPU."""
@@ -114,7 +123,7 @@ class Pack:
 
     def products(self, slots: Iterable[int] | None = None) -> list[Lora]:
         """The stacks as the products read them, of these slots or of all."""
-        self._refresh()
+        self._freshen()
         chosen = self.work if slots is None else self.work[list(slots)]
         return self.layout.views(chosen)
 
@@ -126,6 +135,7 @@ class Pack:
         where the adapter took the step. Nothing waits for the GPU.
         """
         steps = list(steps)
+        self._freshen()
         integers = self._upload([step[1].int() for step in steps], torch.int32)
         reals = self._upload([step[2] for step in steps], self.weights.dtype)
         found = []
@@ -152,23 +162,24 @@ class Pack:
 
     def _compute(self, bucket: Bucket, integers: torch.Tensor, reals: torch.Tensor) -> None:
         """A whole step on the device, with no word to the host."""
-        self._refresh()
         at_once = self.options.at_once or self.slots
         for start in range(0, self.slots, at_once):
             self._differentiate(bucket, integers, reals, slice(start, start + at_once))
-        self.gradients[:, self.layout.width_a :].mul_(self.scales)
-        table = reals[:, : len(COLUMNS)]
-        norms, taken = self._update(
-            self.kind,
-            self.weights,
-            self.first,
-            self.second,
-            self.gradients,
-            self.results[0],
-            table,
-        )
+        table, losses, split = reals[:, : len(COLUMNS)], self.results[0], self.layout.width_a
+        state = self.weights, self.first, self.second, self.gradients
+        if self._fused is not None:
+            norms, taken = self._fused(*state, self.work, losses, table, self.scales, split)
+        else:
+            self.gradients[:, split:].mul_(self.scales)
+            norms, taken = self._update(self.kind, *state, losses, table)
+            self._refresh()
         self.results[1].copy_(norms)
         self.results[2].copy_(taken)
+
+    def _freshen(self) -> None:
+        if self._stale:
+            self._refresh()
+            self._stale = False
 
     def _refresh(self) -> None:
         split = self.layout.width_a
@@ -193,7 +204,7 @@ class Pack:
             ids.view(-1, rows, length),
             wanted,
             drop=Dropout(keys[:, 0], rates) if self.dropout else None,
-            attention=self.options.attention,
+            ops=self._ops,
             block=self._block,
         )
         losses = answer_losses(
@@ -204,6 +215,7 @@ class Pack:
             smoothing,
             vocabulary=self.base.vocabulary,
             chunk=self.options.head_chunk,
+            entropy_=self._ops.cross_entropy_,
         )
         # The sum gives each adapter the gradient of its own loss: no other's enters it.
         found = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])

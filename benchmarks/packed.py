@@ -1,0 +1,542 @@
+"""Measures the packed engine beside TRL, with random weights and without a network.
+
+`python -m benchmarks.packed --out FOLDER --shape gpt2 --phases check,peak,packed,profile,baselines`
+writes FOLDER/SHAPE.json and SHAPE.md, and again after each measurement, so that nothing measured is
+lost. `--tiny` takes a model that a CPU trains in seconds. Each phase ends after `--seconds`.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+STARTED = time.time()
+ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
+RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
+PEFT_STEPS = 60
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"kind": "gpt2", "width": 768, "layers": 12, "heads": 12, "vocabulary": 50257},
+    "qwen": {
+        "kind": "qwen2", "width": 896, "layers": 24, "heads": 14, "kv_heads": 2,
+        "vocabulary": 151936, "inner": 4864,
+    },
+    "tiny": {"kind": "gpt2", "width": 64, "layers": 2, "heads": 2, "vocabulary": 320},
+    "tiny-qwen": {
+        "kind": "qwen2", "width": 64, "layers": 2, "heads": 2, "kv_heads": 1,
+        "vocabulary": 320, "inner": 128,
+    },
+}  # fmt: skip
+
+
+class Results:
+    """Rows of measurements, on disk from the moment that they are made."""
+
+    def __init__(self, folder: Path, shape: str):
+        self.file = folder / f"{shape}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows: list[dict[str, Any]] = []
+        if self.file.exists():
+            self.rows = json.loads(self.file.read_text())["rows"]
+
+    def add(self, **row: Any) -> None:
+        self.rows.append({"at_seconds": round(time.time() - STARTED, 1), **row})
+        print(json.dumps(self.rows[-1], default=str), flush=True)
+        self.file.write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1))
+        self.file.with_suffix(".md").write_text(markdown(self.rows))
+
+    def value(self, name: str, key: str) -> Any:
+        found = [row[key] for row in self.rows if row.get("name") == name and key in row]
+        return found[-1] if found else None
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One table a phase, a column for each key that its rows have."""
+    parts = []
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        mine = [{k: v for k, v in row.items() if k != "phase"} for row in rows
+                if row["phase"] == phase]  # fmt: skip
+        keys = list(dict.fromkeys(key for row in mine for key in row))
+        lines = [f"## {phase}", "", "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+        lines += ["| " + " | ".join(str(row.get(key, "")) for key in keys) + " |" for row in mine]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    from src.models.utils import versions
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"device": device, "versions": versions()}
+
+
+def random_model(shape: str, dtype: Any) -> Any:
+    """A causal model of this shape with random weights, frozen."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+    s = SHAPES[shape]
+    torch.manual_seed(0)
+    model: Any
+    if s["kind"] == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                n_layer=s["layers"], n_embd=s["width"], n_head=s["heads"],
+                vocab_size=s["vocabulary"], n_positions=128, resid_pdrop=0, embd_pdrop=0,
+                attn_pdrop=0, activation_function="gelu_pytorch_tanh", bos_token_id=0,
+                eos_token_id=0, pad_token_id=1,
+            )
+        )  # fmt: skip
+    else:
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                num_hidden_layers=s["layers"], hidden_size=s["width"],
+                intermediate_size=s["inner"], num_attention_heads=s["heads"],
+                num_key_value_heads=s["kv_heads"], vocab_size=s["vocabulary"],
+                max_position_embeddings=128, tie_word_embeddings=True, bos_token_id=0,
+                eos_token_id=0, pad_token_id=1,
+            )
+        )  # fmt: skip
+    return model.to(device(), dtype).eval().requires_grad_(False)
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def flop_of_a_step(base: Any) -> float:
+    """Of one adapter's step: forward and the gradient of the activations through the frozen layers,
+    and the head at the answers; the adapters' own products not counted."""
+    body = sum(
+        part.weight.numel()
+        for layer in base.layers
+        for part in (*layer.inputs, layer.output, *layer.up, layer.down)
+    )
+    head = base.vocabulary * base.head.shape[1]
+    return float(ROWS * 4 * (body * LENGTH + head * ANSWER))
+
+
+def targets_of(shape: str) -> list[str]:
+    if SHAPES[shape]["kind"] == "gpt2":
+        return ["c_attn", "c_fc", "c_proj"]
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def pack_of(base: Any, adapters: int, **options: Any) -> Any:
+    """A pack of fresh adapters over the grid r x alpha x learning rate."""
+    import torch
+
+    from src.models.packed_lora import Lora, first_weights
+    from src.models.packed_step import AdapterState, Options, Pack
+
+    ranks = [RANKS[-1] if adapters == 1 else RANKS[slot % 4] for slot in range(adapters)]
+    pack = Pack(base, adapters, max(ranks), options=Options(**options))
+    drawn: dict[int, AdapterState] = {}
+    for slot, rank in enumerate(ranks):
+        if rank not in drawn:
+            weights = first_weights(pack.layout.shapes, rank=rank, seed=rank, dtype=base.dtype)
+            zero = [Lora(torch.zeros_like(a), torch.zeros_like(b)) for a, b in weights]
+            drawn[rank] = AdapterState(weights, zero, zero)
+        pack.put(slot, drawn[rank], ALPHAS[slot // 4 % 4] / rank)
+    return pack
+
+
+def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
+    """Random steps, each of ROWS rows of LENGTH tokens with an answer of ANSWER tokens."""
+    import torch
+
+    from src.models.packed_optimizer import Rule
+    from src.models.packed_step import Bucket
+
+    bucket = Bucket(ROWS, LENGTH, ROWS * ANSWER)
+    rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
+    top = min(base.vocabulary, 1500)
+    wanted = torch.arange(ROWS)[:, None] * LENGTH + torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
+    wanted = wanted.flatten().repeat(adapters, 1)
+    steps = []
+    for step in range(count):
+        ids = torch.randint(5, top, (adapters, ROWS * LENGTH))
+        targets = ids.gather(1, wanted + 1)
+        keys = torch.zeros(adapters, 1, dtype=torch.long)
+        reals = torch.tensor(
+            [
+                (*rule.row(step + 1, RATES[slot // 16 % 4]), 1 / (ROWS * ANSWER), 0.0, 0.0)
+                for slot in range(adapters)
+            ]
+        )
+        steps.append((bucket, torch.cat([ids, wanted, targets, keys], 1).int(), reals))
+    return steps
+
+
+def synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], Any], seconds: float, least: int = 3) -> list[float]:
+    """Seconds of each of as many calls as fit, at least `least`."""
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) < least or time.perf_counter() < end:
+        synchronize()
+        started = time.perf_counter()
+        work()
+        synchronize()
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gib() -> float | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return round(torch.cuda.max_memory_reserved() / 2**30, 2)
+
+
+def parse(variant: str) -> tuple[int, dict[str, Any]]:
+    """`64+graphs+kernels+at_once=16` -> (64, {"graphs": True, ...})."""
+    first, *rest = variant.split("+")
+    options: dict[str, Any] = {}
+    for word in rest:
+        name, equals, value = word.partition("=")
+        options[name] = int(value) if equals else True
+    return int(first), options
+
+
+def phase_peak(results: Results, options: argparse.Namespace) -> None:
+    """The rate of a large bf16 product, and of the base's own products at K = 64."""
+    import torch
+
+    if device() == "cpu":
+        results.add(phase="peak", name="large product", tflops=0.05)
+        return
+    width = SHAPES[options.shape]["width"]
+    for name, (m, k, n) in {
+        "large product": (8192, 8192, 8192),
+        "width x 3 width": (64 * ROWS * LENGTH, width, 3 * width),
+        "width x width": (64 * ROWS * LENGTH, width, width),
+        "width x 4 width": (64 * ROWS * LENGTH, width, 4 * width),
+        "4 width x width": (64 * ROWS * LENGTH, 4 * width, width),
+        "16 adapters, width x 4 width": (16 * ROWS * LENGTH, width, 4 * width),
+    }.items():
+        a = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+        b = torch.randn(k, n, device="cuda", dtype=torch.bfloat16)
+        c = torch.empty(m, n, device="cuda", dtype=torch.bfloat16)
+        times = timed(lambda a=a, b=b, c=c: [torch.mm(a, b, out=c) for _ in range(20)], 0.5)  # type: ignore[misc]
+        rate = 20 * 2 * m * k * n / statistics.median(times) / 1e12
+        results.add(phase="peak", name=name, tflops=round(rate, 1))
+
+
+def phase_check(results: Results, options: argparse.Namespace) -> None:
+    """The GPU's ways of a step against the plain one: one step's loss and gradients."""
+    import torch
+
+    from src.models.packed_base import read_base
+
+    found = {}
+    count = 4
+    wide = random_model(options.shape, torch.float32)
+    torch.manual_seed(3)
+    steps = steps_of(read_base(wide, targets_of(options.shape), torch.float32), count, 4)
+    ways: list[tuple[str, Any, dict[str, Any]]] = [("fp32", torch.float32, {})]
+    ways += [("bf16", torch.bfloat16, {})]
+    if device() == "cuda":
+        ways += [
+            ("fp32 kernels", torch.float32, {"kernels": True}),
+            ("bf16 kernels", torch.bfloat16, {"kernels": True}),
+            ("bf16 kernels graphs", torch.bfloat16, {"kernels": True, "graphs": True}),
+            ("bf16 graphs at_once=2", torch.bfloat16, {"graphs": True, "at_once": 2}),
+        ]
+    for name, dtype, extra in ways:
+        base = read_base(wide, targets_of(options.shape), dtype)
+        pack = pack_of(base, count, **extra)
+        torch.manual_seed(5)
+        # Adapters that have trained a while: a fresh one has no gradient in A.
+        noise = torch.randn(pack.weights.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+        pack.weights += noise.to(pack.weights) * (pack.weights.abs().sum(1, keepdim=True) > 0)
+        start = pack.weights.clone()
+        pack._stale = True
+        (one, *_) = pack.run(steps[:1])
+        gradients = pack.gradients.double().cpu()
+        pack.run(steps[1:])
+        found[name] = (gradients, (pack.weights - start).double().cpu(), one.double().cpu())
+        reference = found["fp32" if "fp32" in name else "bf16"]
+        row: dict[str, Any] = {"phase": "check", "name": name}
+        for what, at in (("gradients", 0), ("moved in 4 steps", 1), ("loss and norms", 2)):
+            mine, other, exact = found[name][at], reference[at], found["fp32"][at]
+            row[f"{what} against the plain way"] = f"{relative(mine, other):.1e}"
+            row[f"{what} against fp32"] = f"{relative(mine, exact):.1e}"
+        results.add(**row)
+        del pack, base
+        free()
+
+
+def relative(one: Any, other: Any) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def phase_packed(results: Results, options: argparse.Namespace) -> None:
+    """Steps of each variant: K, and how a step is computed."""
+    import torch
+
+    from src.models.packed_base import read_base
+
+    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    base = read_base(random_model(options.shape, dtype), targets_of(options.shape), dtype)
+    peak = results.value("large product", "tflops")
+    for variant in options.variants.split(","):
+        free()
+        adapters, how = parse(variant)
+        try:
+            measure(results, base, variant, adapters, how, peak, options)
+        except (torch.OutOfMemoryError, RuntimeError, AttributeError, TypeError) as error:
+            # The next variant may still teach something.
+            results.add(phase="packed", name=variant, problem=repr(error)[:600])
+
+
+def measure(
+    results: Results, base: Any, variant: str, adapters: int, how: dict[str, Any],
+    peak: float | None, options: argparse.Namespace,
+) -> None:  # fmt: skip
+    started = time.perf_counter()
+    pack = pack_of(base, adapters, **how)
+    steps = steps_of(base, adapters, 10)
+    prepared = time.perf_counter()
+    pack.run(steps[:2])
+    synchronize()
+    ready = time.perf_counter()
+    times = [t / len(steps) for t in timed(lambda: pack.run(steps), options.seconds_each)]
+    step = statistics.median(times)
+    rate = flop_of_a_step(base) * adapters / step / 1e12
+    results.add(
+        phase="packed", name=variant, adapters=adapters,
+        adapter_steps_per_second=round(adapters / step, 1),
+        step_ms=round(1e3 * step, 2), fastest_ms=round(1e3 * min(times), 2),
+        slowest_ms=round(1e3 * max(times), 2),
+        tokens_per_second=round(adapters * ROWS * LENGTH / step),
+        tflops=round(rate, 1), share_of_peak=round(rate / peak, 3) if peak else None,
+        gib=gib(), draw_seconds=round(prepared - started, 2),
+        first_steps_seconds=round(ready - prepared, 2),
+    )  # fmt: skip
+    if variant in options.profile.split(","):
+        profile(pack, steps, options.out / f"profile-{options.shape}-{variant}.txt")
+
+
+def profile(pack: Any, steps: list[Any], file: Path) -> None:
+    """The kernels of five steps by their time, to a text file."""
+    import torch
+    from torch.profiler import ProfilerActivity
+
+    kinds = [ProfilerActivity.CPU]
+    if device() == "cuda":
+        kinds.append(ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=kinds) as found:
+        pack.run(steps[:5])
+        synchronize()
+    sort = "self_cuda_time_total" if device() == "cuda" else "self_cpu_time_total"
+    table = found.key_averages().table(sort_by=sort, row_limit=45, max_name_column_width=90)
+    file.write_text(table)
+
+
+def phase_baselines(results: Results, options: argparse.Namespace) -> None:
+    """TRL's trainer in processes of its own: as a user sets it and tuned, with PEFT and Unsloth."""
+    cases = [("peft", "default"), ("peft", "tuned")]
+    if device() == "cuda":
+        cases += [("unsloth", "default"), ("unsloth", "tuned")]
+    with tempfile.TemporaryDirectory() as folder:
+        save_base(options.shape, Path(folder) / "base")
+        for backend, setting in cases:
+            row = run_baselines(Path(folder), backend, setting, 1, options)
+            results.add(phase="baselines", name=f"trl {backend} {setting}", **row)
+
+
+def phase_processes(results: Results, options: argparse.Namespace) -> None:
+    """Several TRL processes at once on the one GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_base(options.shape, Path(folder) / "base")
+        for count in (4,) if options.shape.startswith("tiny") else (4, 8):
+            row = run_baselines(Path(folder), "peft", "tuned", count, options)
+            results.add(phase="baselines", name=f"trl peft tuned x {count} processes", **row)
+
+
+def save_base(shape: str, folder: Path) -> None:
+    import torch
+
+    from tests import tiny
+
+    # In another process transformers would be imported anew; Unsloth patches only its own.
+    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    random_model(shape, dtype).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    free()
+
+
+def run_baselines(
+    folder: Path, backend: str, setting: str, count: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Steps a second of `count` processes while all of them train."""
+    files = [folder / f"{backend}-{setting}-{count}-{n}.json" for n in range(count)]
+    command = [sys.executable, "-m", "benchmarks.packed", "--baseline", backend, setting]
+    command += ["--shape", options.shape, "--base", str(folder / "base")]
+    started = time.time()
+    logs = [file.with_suffix(".log") for file in files]
+    running = []
+    for file, log in zip(files, logs, strict=True):
+        with open(log, "w") as opened:
+            running.append(
+                subprocess.Popen([*command, "--out", str(file)], stdout=opened, stderr=opened)
+            )
+    try:
+        for process in running:
+            process.wait(max(options.seconds - (time.time() - started), 1))
+    except subprocess.TimeoutExpired:
+        for process in running:
+            process.kill()
+        return {"problem": f"not done in {options.seconds} s"}
+    found = [json.loads(file.read_text()) for file in files if file.exists()]
+    if len(found) < count:
+        return {"problem": " / ".join(log.read_text()[-300:] for log in logs)[-900:]}
+    # Only the time in which every process trained, without each one's first ten steps.
+    begin, end = max(f["steps"][10] for f in found), min(f["steps"][-1] for f in found)
+    steps = sum(sum(begin < at <= end for at in f["steps"]) for f in found)
+    gaps = [b - a for f in found for a, b in zip(f["steps"][10:], f["steps"][11:], strict=False)]
+    return {
+        "steps_per_second": round(steps / (end - begin), 2) if end > begin else None,
+        "median_step_ms": round(1e3 * statistics.median(gaps), 2),
+        "tokens_per_second": round(steps / (end - begin) * ROWS * LENGTH) if end > begin else None,
+        "gib": found[0]["gib"],
+        "seconds_to_first_step": round(max(f["steps"][0] for f in found) - started, 1),
+        "used": found[0]["used"],
+    }
+
+
+def baseline(backend: str, setting: str, shape: str, base: str, out: Path) -> None:
+    """Train with TRL in this process, and write when each step ended."""
+    from src.models import spelling_model as spelling
+
+    precision = "bf16" if device() == "cuda" else "fp32"
+    used, note = spelling.choose_backend(backend, precision=precision)
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    tuned = setting == "tuned"
+    vocabulary = spelling.load_vocabulary(base, revision=None)
+    shared = {"max_length": 64, "gradient_checkpointing": not tuned, "seed": 0}
+    model = spelling.load_base(
+        base, vocabulary, revision=None, load_in_4bit=False, precision=precision, backend=used,
+        **shared,
+    )  # fmt: skip
+    model, _ = spelling.add_lora(
+        model, backend=used, r=RANKS[-1], alpha=32, dropout=0.0, target_modules=targets_of(shape),
+        bias="none", **shared,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    top = min(SHAPES[shape]["vocabulary"], 1500)
+    ids = torch.randint(5, top, (ROWS * 8, LENGTH), generator=generator).tolist()
+    labels = [[-100] * (LENGTH - ANSWER) + row[-ANSWER:] for row in ids]
+    steps = PEFT_STEPS if device() == "cuda" else 14
+    extra: dict[str, Any] = {}
+    if tuned:
+        extra = {
+            "logging_nan_inf_filter": False,
+            "logging_steps": 50,
+            "dataloader_pin_memory": True,
+        }
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(time.time())
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            synchronize()
+            ends[-1] = time.time()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=folder, max_steps=steps, per_device_train_batch_size=ROWS,
+                gradient_accumulation_steps=1, learning_rate=2e-4, max_length=64,
+                bf16=precision == "bf16", use_cpu=precision == "fp32",
+                gradient_checkpointing=not tuned, save_strategy="no", report_to="none",
+                disable_tqdm=True, packing=False, remove_unused_columns=False, loss_type="nll",
+                dataset_kwargs={"skip_prepare_dataset": True}, **extra,
+            ),
+            train_dataset=Dataset.from_dict({"input_ids": ids, "labels": labels}),
+            processing_class=vocabulary.tokenizer,
+            callbacks=[Clock()],
+        )  # fmt: skip
+        trainer.train()
+    peak = torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else None
+    out.write_text(
+        json.dumps({"steps": ends, "gib": peak and round(peak, 2), "used": note or used})
+    )
+
+
+PHASES: dict[str, Callable[[Results, argparse.Namespace], None]] = {
+    "check": phase_check,
+    "peak": phase_peak,
+    "packed": phase_packed,
+    "baselines": phase_baselines,
+    "processes": phase_processes,
+}
+
+
+def phases(names: str) -> Iterator[tuple[str, Callable[[Results, argparse.Namespace], None]]]:
+    for name in names.split(","):
+        yield name, PHASES[name]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2")
+    parser.add_argument("--tiny", action="store_true", help="the tiny model of the shape")
+    parser.add_argument("--phases", default=",".join(PHASES), help=", ".join(PHASES))
+    parser.add_argument("--variants", default="1+graphs+kernels,64+graphs+kernels")
+    parser.add_argument("--profile", default="", help="variants whose kernels to write down")
+    parser.add_argument("--seconds", type=float, default=240, help="a baseline process may take")
+    parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
+    parser.add_argument("--baseline", nargs=2, metavar=("BACKEND", "SETTING"))
+    parser.add_argument("--base", help="folder of the baseline's base model")
+    options = parser.parse_args()
+    if options.tiny:
+        options.shape = "tiny-qwen" if options.shape == "qwen" else "tiny"
+    if options.baseline:
+        baseline(*options.baseline, options.shape, options.base, options.out)
+        return 0
+    results = Results(options.out, options.shape)
+    for name, phase in phases(options.phases):
+        print(f"== {name} at {time.time() - STARTED:.0f} s", flush=True)
+        phase(results, options)
+    print((options.out / f"{options.shape}.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,469 @@
+"""Triton kernels of the packed engine, each the fusion of a few lines of packed_base, packed_lora
+or packed_optimizer. Imported only where there is a GPU.
+
+Rows of words are short, so attention reads a row's queries, keys and values once and keeps its
+scores in registers; norms take the residual sum along; the cross-entropy turns logits into their
+gradient where they lie; one kernel is the whole of AdamW.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from src.models import packed_base
+from src.models.losses import IGNORED
+from src.models.packed_base import Geometry, Ops
+from src.models.packed_optimizer import COLUMNS
+
+LONGEST = 128  # tokens of a row whose scores fit in registers
+
+
+@triton.jit
+def _rotated(x_1, x_2, cos_ptr, sin_ptr, at, half, columns, keep, SIGN: tl.constexpr):
+    """Both halves of rows after (SIGN 1) or before (SIGN -1) their rotary positions."""
+    place = at[:, None] * (2 * half) + columns[None, :]
+    cos_1 = tl.load(cos_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    sin_1 = tl.load(sin_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    x_1, x_2 = x_1.to(tl.float32), x_2.to(tl.float32)
+    y_1 = x_1 * cos_1 - SIGN * x_2 * sin_1
+    y_2 = x_2 * cos_1 + SIGN * x_1 * sin_1
+    return y_1, y_2
+
+
+@triton.jit
+def _attention_forward(
+    q_ptr, k_ptr, v_ptr, o_ptr, cos_ptr, sin_ptr,
+    q_row, k_row, v_row, length, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    ROTARY: tl.constexpr,
+):  # fmt: skip
+    """One head of one row: softmax(q k^T) v, causal. q_row: numbers from a token to the next."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    half: tl.constexpr = WIDTH // 2
+    at = tl.arange(0, BLOCK)
+    column = tl.arange(0, half)
+    keep = at[:, None] < length
+    token = row * length + at[:, None]
+    q_at = q_ptr + token * q_row + head * WIDTH + column[None, :]
+    k_at = k_ptr + token * k_row + (head // GROUP) * WIDTH + column[None, :]
+    v_at = v_ptr + token * v_row + (head // GROUP) * WIDTH + column[None, :]
+    q_1, q_2 = tl.load(q_at, mask=keep, other=0.0), tl.load(q_at + half, mask=keep, other=0.0)
+    k_1, k_2 = tl.load(k_at, mask=keep, other=0.0), tl.load(k_at + half, mask=keep, other=0.0)
+    v_1, v_2 = tl.load(v_at, mask=keep, other=0.0), tl.load(v_at + half, mask=keep, other=0.0)
+    kind = q_1.dtype
+    if ROTARY:
+        q_1, q_2 = _rotated(q_1, q_2, cos_ptr, sin_ptr, at, half, column, keep, 1)
+        k_1, k_2 = _rotated(k_1, k_2, cos_ptr, sin_ptr, at, half, column, keep, 1)
+        q_1, q_2, k_1, k_2 = q_1.to(kind), q_2.to(kind), k_1.to(kind), k_2.to(kind)
+    scores = tl.dot(q_1, tl.trans(k_1), input_precision="ieee")
+    scores += tl.dot(q_2, tl.trans(k_2), input_precision="ieee")
+    seen = (at[:, None] >= at[None, :]) & (at[None, :] < length)
+    scores = tl.where(seen, scores * scale, -float("inf"))
+    shares = tl.exp(scores - tl.max(scores, 1)[:, None])
+    shares = (shares / tl.sum(shares, 1)[:, None]).to(kind)
+    o_at = o_ptr + token * (HEADS * WIDTH) + head * WIDTH + column[None, :]
+    tl.store(o_at, tl.dot(shares, v_1, input_precision="ieee").to(kind), mask=keep)
+    tl.store(o_at + half, tl.dot(shares, v_2, input_precision="ieee").to(kind), mask=keep)
+
+
+@triton.jit
+def _attention_backward(
+    do_ptr, q_ptr, k_ptr, v_ptr, dq_ptr, dk_ptr, dv_ptr, cos_ptr, sin_ptr,
+    q_row, k_row, v_row, length, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    ROTARY: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the heads of one row that share a key head, laid out as q, k and v are."""
+    row, shared = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    half: tl.constexpr = WIDTH // 2
+    at = tl.arange(0, BLOCK)
+    column = tl.arange(0, half)
+    keep = at[:, None] < length
+    token = row * length + at[:, None]
+    k_at = token * k_row + shared * WIDTH + column[None, :]
+    v_at = token * v_row + shared * WIDTH + column[None, :]
+    k_1 = tl.load(k_ptr + k_at, mask=keep, other=0.0)
+    k_2 = tl.load(k_ptr + k_at + half, mask=keep, other=0.0)
+    v_1 = tl.load(v_ptr + v_at, mask=keep, other=0.0)
+    v_2 = tl.load(v_ptr + v_at + half, mask=keep, other=0.0)
+    kind = v_1.dtype
+    if ROTARY:
+        k_1, k_2 = _rotated(k_1, k_2, cos_ptr, sin_ptr, at, half, column, keep, 1)
+        k_1, k_2 = k_1.to(kind), k_2.to(kind)
+    seen = (at[:, None] >= at[None, :]) & (at[None, :] < length)
+    dk_1 = tl.zeros((BLOCK, half), tl.float32)
+    dk_2 = tl.zeros((BLOCK, half), tl.float32)
+    dv_1 = tl.zeros((BLOCK, half), tl.float32)
+    dv_2 = tl.zeros((BLOCK, half), tl.float32)
+    for one in range(GROUP):
+        head = shared * GROUP + one
+        q_at = token * q_row + head * WIDTH + column[None, :]
+        q_1 = tl.load(q_ptr + q_at, mask=keep, other=0.0)
+        q_2 = tl.load(q_ptr + q_at + half, mask=keep, other=0.0)
+        if ROTARY:
+            q_1, q_2 = _rotated(q_1, q_2, cos_ptr, sin_ptr, at, half, column, keep, 1)
+            q_1, q_2 = q_1.to(kind), q_2.to(kind)
+        scores = tl.dot(q_1, tl.trans(k_1), input_precision="ieee")
+        scores += tl.dot(q_2, tl.trans(k_2), input_precision="ieee")
+        scores = tl.where(seen, scores * scale, -float("inf"))
+        shares = tl.exp(scores - tl.max(scores, 1)[:, None])
+        shares = shares / tl.sum(shares, 1)[:, None]
+        do_at = do_ptr + token * (HEADS * WIDTH) + head * WIDTH + column[None, :]
+        do_1 = tl.load(do_at, mask=keep, other=0.0)
+        do_2 = tl.load(do_at + half, mask=keep, other=0.0)
+        back = tl.trans(shares.to(kind))
+        dv_1 += tl.dot(back, do_1, input_precision="ieee")
+        dv_2 += tl.dot(back, do_2, input_precision="ieee")
+        dshares = tl.dot(do_1, tl.trans(v_1), input_precision="ieee")
+        dshares += tl.dot(do_2, tl.trans(v_2), input_precision="ieee")
+        dscores = shares * (dshares - tl.sum(shares * dshares, 1)[:, None]) * scale
+        dscores = dscores.to(kind)
+        dq_1 = tl.dot(dscores, k_1, input_precision="ieee")
+        dq_2 = tl.dot(dscores, k_2, input_precision="ieee")
+        back = tl.trans(dscores)
+        dk_1 += tl.dot(back, q_1, input_precision="ieee")
+        dk_2 += tl.dot(back, q_2, input_precision="ieee")
+        if ROTARY:
+            dq_1, dq_2 = _rotated(dq_1, dq_2, cos_ptr, sin_ptr, at, half, column, keep, -1)
+        tl.store(dq_ptr + q_at, dq_1.to(kind), mask=keep)
+        tl.store(dq_ptr + q_at + half, dq_2.to(kind), mask=keep)
+    if ROTARY:
+        dk_1, dk_2 = _rotated(dk_1, dk_2, cos_ptr, sin_ptr, at, half, column, keep, -1)
+    tl.store(dk_ptr + k_at, dk_1.to(kind), mask=keep)
+    tl.store(dk_ptr + k_at + half, dk_2.to(kind), mask=keep)
+    tl.store(dv_ptr + v_at, dv_1.to(kind), mask=keep)
+    tl.store(dv_ptr + v_at + half, dv_2.to(kind), mask=keep)
+
+
+class _Attention(torch.autograd.Function):
+    """Of the outputs of a block's input layers, (qkv,) or (q, k, v), each (K, tokens, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, geometry: Geometry, length: int, cos: Any, sin: Any, *parts: Any) -> Any:
+        heads, width = geometry.heads, geometry.head_width
+        q, k, v = _split(parts, geometry)
+        adapters, tokens, _ = parts[0].shape
+        mixed = parts[0].new_empty(adapters, tokens, heads * width)
+        block = max(16, triton.next_power_of_2(length))
+        _attention_forward[(adapters * tokens // length, heads)](
+            q, k, v, mixed, cos if cos is not None else q, sin if sin is not None else q,
+            q.stride(-2), k.stride(-2), v.stride(-2), length, width**-0.5,
+            HEADS=heads, GROUP=heads // geometry.kv_heads, WIDTH=width, BLOCK=block,
+            ROTARY=cos is not None, num_warps=_warps(block),
+        )  # fmt: skip
+        ctx.save_for_backward(cos, sin, *parts)
+        ctx.geometry, ctx.length = geometry, length
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        cos, sin, *parts = ctx.saved_tensors
+        geometry, length, width = ctx.geometry, ctx.length, ctx.geometry.head_width
+        found = tuple(torch.empty_like(part) for part in parts)
+        q, k, v = _split(parts, geometry)
+        dq, dk, dv = _split(found, geometry)
+        grad = grads[0].contiguous()
+        adapters, tokens, _ = grad.shape
+        block = max(16, triton.next_power_of_2(length))
+        _attention_backward[(adapters * tokens // length, geometry.kv_heads)](
+            grad, q, k, v, dq, dk, dv, cos if cos is not None else q, sin if sin is not None else q,
+            q.stride(-2), k.stride(-2), v.stride(-2), length, width**-0.5,
+            HEADS=geometry.heads, GROUP=geometry.heads // geometry.kv_heads, WIDTH=width,
+            BLOCK=block, ROTARY=cos is not None, num_warps=_warps(block),
+        )  # fmt: skip
+        return None, None, None, None, *found
+
+
+def _warps(block: int) -> int:
+    return 2 if block <= 32 else 4 if block <= 64 else 8
+
+
+def _split(parts: Any, geometry: Geometry) -> Any:
+    return parts if len(parts) == 3 else parts[0].chunk(3, -1)
+
+
+def attention(
+    parts: tuple[torch.Tensor, ...],
+    geometry: Geometry,
+    rotary: tuple[torch.Tensor, torch.Tensor] | None,
+    length: int,
+) -> torch.Tensor:
+    """`packed_base.causal_attention`; longer rows and odd heads go to torch's own kernel."""
+    width = geometry.head_width
+    if length > LONGEST or width & (width - 1) or not 32 <= width <= 128:
+        return packed_base.causal_attention(parts, geometry, rotary, length)
+    cos, sin = (None, None) if rotary is None else rotary
+    mixed: torch.Tensor = _Attention.apply(geometry, length, cos, sin, *parts)
+    return mixed
+
+
+@triton.jit
+def _add_norm_forward(
+    x_ptr, delta_ptr, sum_ptr, y_ptr, weight_ptr, bias_ptr, width, epsilon,
+    BLOCK: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """One token: x + delta, and its norm."""
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, BLOCK)
+    keep = column < width
+    x = tl.load(x_ptr + row + column, mask=keep, other=0.0)
+    kind = x.dtype
+    if ADD:
+        x = (x.to(tl.float32) + tl.load(delta_ptr + row + column, mask=keep, other=0.0)).to(kind)
+        tl.store(sum_ptr + row + column, x, mask=keep)
+    wide = x.to(tl.float32)
+    if BIAS:
+        wide = tl.where(keep, wide - tl.sum(wide, 0) / width, 0.0)
+    scaled = wide * tl.rsqrt(tl.sum(wide * wide, 0) / width + epsilon)
+    y = scaled * tl.load(weight_ptr + column, mask=keep, other=0.0).to(tl.float32)
+    if BIAS:
+        y += tl.load(bias_ptr + column, mask=keep, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row + column, y.to(kind), mask=keep)
+
+
+@triton.jit
+def _add_norm_backward(
+    dy_ptr, dsum_ptr, x_ptr, dx_ptr, weight_ptr, width, epsilon,
+    BLOCK: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """One token: the gradient of its sum, through the norm and beside it."""
+    row = tl.program_id(0).to(tl.int64) * width
+    column = tl.arange(0, BLOCK)
+    keep = column < width
+    x = tl.load(x_ptr + row + column, mask=keep, other=0.0)
+    wide = x.to(tl.float32)
+    if BIAS:
+        wide = tl.where(keep, wide - tl.sum(wide, 0) / width, 0.0)
+    inverse = tl.rsqrt(tl.sum(wide * wide, 0) / width + epsilon)
+    scaled = wide * inverse
+    dy = tl.load(dy_ptr + row + column, mask=keep, other=0.0).to(tl.float32)
+    dy = dy * tl.load(weight_ptr + column, mask=keep, other=0.0).to(tl.float32)
+    dx = dy - scaled * (tl.sum(dy * scaled, 0) / width)
+    if BIAS:
+        dx -= tl.sum(dy, 0) / width
+    dx *= inverse
+    if ADD:
+        dx += tl.load(dsum_ptr + row + column, mask=keep, other=0.0).to(tl.float32)
+    tl.store(dx_ptr + row + column, dx.to(x.dtype), mask=keep)
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Any, delta: Any, weight: Any, bias: Any, epsilon: float
+    ) -> tuple[Any, Any]:
+        ctx.set_materialize_grads(False)
+        width = hidden.shape[-1]
+        hidden = hidden.contiguous()
+        normed = torch.empty_like(hidden)
+        total = hidden if delta is None else torch.empty_like(hidden)
+        _add_norm_forward[(hidden.numel() // width,)](
+            hidden, hidden if delta is None else delta.contiguous(), total, normed, weight,
+            weight if bias is None else bias, width, epsilon,
+            BLOCK=triton.next_power_of_2(width), ADD=delta is not None, BIAS=bias is not None,
+        )  # fmt: skip
+        ctx.save_for_backward(total, weight)
+        ctx.epsilon, ctx.bias, ctx.add = epsilon, bias is not None, delta is not None
+        if delta is None:
+            # autograd wants an output of its own where an input is returned.
+            total = total.view_as(total)
+        return total, normed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total, weight = ctx.saved_tensors
+        beside, normed = grads
+        width = total.shape[-1]
+        found = torch.empty_like(total)
+        _add_norm_backward[(total.numel() // width,)](
+            normed.contiguous(), normed if beside is None else beside.contiguous(), total, found,
+            weight, width, ctx.epsilon,
+            BLOCK=triton.next_power_of_2(width), ADD=beside is not None, BIAS=ctx.bias,
+        )  # fmt: skip
+        return found, found if ctx.add else None, None, None, None
+
+
+def add_norm(
+    hidden: torch.Tensor,
+    delta: torch.Tensor | None,
+    norm: tuple[torch.Tensor, torch.Tensor | None],
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`packed_base.add_norm` in one kernel."""
+    total, normed = _AddNorm.apply(hidden, delta, *norm, epsilon)
+    return total, normed
+
+
+@triton.jit
+def _gate_forward(gate_ptr, up_ptr, y_ptr, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    keep = at < count
+    gate = tl.load(gate_ptr + at, mask=keep, other=0.0)
+    up = tl.load(up_ptr + at, mask=keep, other=0.0).to(tl.float32)
+    wide = gate.to(tl.float32)
+    tl.store(y_ptr + at, (wide * tl.sigmoid(wide) * up).to(gate.dtype), mask=keep)
+
+
+@triton.jit
+def _gate_backward(dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, count, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    keep = at < count
+    gate = tl.load(gate_ptr + at, mask=keep, other=0.0)
+    up = tl.load(up_ptr + at, mask=keep, other=0.0).to(tl.float32)
+    dy = tl.load(dy_ptr + at, mask=keep, other=0.0).to(tl.float32)
+    wide = gate.to(tl.float32)
+    share = tl.sigmoid(wide)
+    tl.store(dup_ptr + at, (dy * wide * share).to(gate.dtype), mask=keep)
+    slope = share * (1 + wide * (1 - share))
+    tl.store(dgate_ptr + at, (dy * up * slope).to(gate.dtype), mask=keep)
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        _gate_forward[(triton.cdiv(gate.numel(), 1024),)](gate, up, y, gate.numel(), BLOCK=1024)
+        ctx.save_for_backward(gate, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        gate, up = ctx.saved_tensors
+        dgate, dup = torch.empty_like(gate), torch.empty_like(up)
+        _gate_backward[(triton.cdiv(gate.numel(), 1024),)](
+            grads[0].contiguous(), gate, up, dgate, dup, gate.numel(), BLOCK=1024
+        )
+        return dgate, dup
+
+
+def gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up in one kernel."""
+    gated: torch.Tensor = _Gate.apply(gate, up)
+    return gated
+
+
+@triton.jit
+def _cross_entropy(
+    logits_ptr, target_ptr, weight_ptr, smooth_ptr, loss_ptr,
+    columns: tl.constexpr, vocabulary: tl.constexpr,
+    IGNORE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token: its weighted loss; its logits become their gradient."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * columns
+    target = tl.load(target_ptr + row)
+    share = tl.load(weight_ptr + row).to(tl.float32)
+    smooth = tl.load(smooth_ptr + row).to(tl.float32)
+    counted = target != IGNORE
+    top = -float("inf")
+    total = 0.0
+    linear = 0.0
+    for start in range(0, vocabulary, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        keep = at < vocabulary
+        x = tl.load(logits_ptr + at, mask=keep, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(x, 0))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher), 0)
+        linear += tl.sum(tl.where(keep, x, 0.0), 0)
+        top = higher
+    log_sum = top + tl.log(total)
+    wanted = tl.load(logits_ptr + tl.where(counted, target, 0)).to(tl.float32)
+    loss = (1 - smooth) * (log_sum - wanted) + smooth * (log_sum - linear / vocabulary)
+    tl.store(loss_ptr + row, tl.where(counted, loss * share, 0.0))
+    tl.debug_barrier()
+    for start in range(0, columns, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        keep = at < vocabulary
+        x = tl.load(logits_ptr + at, mask=keep, other=-float("inf")).to(tl.float32)
+        slope = tl.exp(x - log_sum) - smooth / vocabulary
+        slope -= tl.where(at == target, 1 - smooth, 0.0)
+        slope = tl.where(keep & counted, slope * share, 0.0)
+        tl.store(logits_ptr + at, slope.to(logits_ptr.dtype.element_ty), mask=at < columns)
+
+
+def cross_entropy_(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    smoothing: torch.Tensor,
+    vocabulary: int,
+) -> torch.Tensor:
+    """`packed_lora.cross_entropy_` in one kernel."""
+    tokens, columns = logits.shape
+    losses = torch.empty(tokens, dtype=torch.float32, device=logits.device)
+    _cross_entropy[(tokens,)](
+        logits, targets.contiguous(), weights.contiguous(), smoothing.contiguous(), losses,
+        columns, vocabulary, IGNORE=IGNORED, BLOCK=4096, num_warps=8,
+    )  # fmt: skip
+    return losses
+
+
+@triton.jit
+def _adamw(
+    weights_ptr, first_ptr, second_ptr, gradient_ptr, work_ptr, table_ptr, norm_ptr, loss_ptr,
+    scale_ptr, width, split, table_row, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A stretch of one adapter's numbers: `packed_optimizer.update_` for AdamW."""
+    slot = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    keep = at < width
+    row = table_ptr + slot * table_row
+    active, max_norm, decay = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+    lerp, keep_2, add_2 = tl.load(row + 3), tl.load(row + 4), tl.load(row + 5)
+    size, root, epsilon = tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
+    norm, loss, scale = (
+        tl.load(norm_ptr + slot),
+        tl.load(loss_ptr + slot),
+        tl.load(scale_ptr + slot),
+    )
+    # A difference with itself is zero only of a finite number.
+    taken = (active > 0) & (norm - norm == 0) & (loss - loss == 0)
+    if taken:
+        place = slot * width + at
+        own = tl.where(at >= split, scale, 1.0)
+        gradient = tl.load(gradient_ptr + place, mask=keep, other=0.0).to(tl.float32)
+        gradient *= own * tl.minimum(max_norm / (norm + 1e-6), 1.0)
+        first = tl.load(first_ptr + place, mask=keep, other=0.0)
+        second = tl.load(second_ptr + place, mask=keep, other=0.0)
+        weight = tl.load(weights_ptr + place, mask=keep, other=0.0)
+        first += lerp * (gradient - first)
+        second = keep_2 * second + add_2 * gradient * gradient
+        weight = decay * weight - size * (first / (tl.sqrt(second) / root + epsilon))
+        tl.store(first_ptr + place, first, mask=keep)
+        tl.store(second_ptr + place, second, mask=keep)
+        tl.store(weights_ptr + place, weight, mask=keep)
+        tl.store(work_ptr + place, (weight * own).to(work_ptr.dtype.element_ty), mask=keep)
+
+
+def adamw_(
+    weights: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    gradients: torch.Tensor,
+    work: torch.Tensor,
+    losses: torch.Tensor,
+    table: torch.Tensor,
+    scales: torch.Tensor,
+    split: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`packed_optimizer.update_` for AdamW from gradients without their scale, and the new weights
+    as the products read them into `work`: B, which begins at `split`, with its scale."""
+    slots, width = weights.shape
+    assert table.stride(1) == 1 and table.shape[1] == len(COLUMNS)
+    norm_a = torch.linalg.vector_norm(gradients[:, :split], dim=1, dtype=torch.float32)
+    norm_b = torch.linalg.vector_norm(gradients[:, split:], dim=1, dtype=torch.float32)
+    norms = torch.hypot(norm_a, norm_b * scales[:, 0])
+    _adamw[(triton.cdiv(width, 2048), slots)](
+        weights, first, second, gradients, work, table, norms, losses, scales,
+        width, split, table.stride(0), BLOCK=2048, num_warps=8,
+    )  # fmt: skip
+    taken = (table[:, 0] > 0) & norms.isfinite() & losses.isfinite()
+    return norms, taken
+
+
+OPS = Ops(attention=attention, add_norm=add_norm, gate=gate, cross_entropy_=cross_entropy_)
