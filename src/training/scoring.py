@@ -121,6 +121,14 @@ def score(
             progress(done)
     finally:
         model.train(was_training)
+    return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
+
+
+def summary(
+    rows: Sequence[Row], log_p: Sequence[float], predicted: list[str], *, hits: int, tokens: int
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Metrics and predictions of `score` from each row's log p and decoded answer, and from how
+    many of all answer tokens were hit."""
     expected = [row.answer.strip() for row in rows]
     frame = pd.DataFrame(
         {

@@ -6,7 +6,7 @@ Import it only after `choose_backend`: Unsloth patches transformers and TRL whil
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,9 @@ from trl import SFTTrainer
 from src.models.losses import answer_loss
 from src.models.utils import memory_gib
 from src.training import checkpointing
-from src.training.stopping import History, divergence
+from src.training.sampling import Shuffled
+from src.training.stopping import Diverged, History, divergence
 from src.training.utils import Reporter
-
-
-class Diverged(ArithmeticError):
-    """The training loss is no number any more."""
-
-
-class Shuffled(Sampler[int]):
-    """Rows in an order that the seed and the epoch decide, whatever else drew random numbers."""
-
-    def __init__(self, rows: int, seed: int):
-        self.rows, self.seed, self.epoch = rows, seed, 0
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        # Not seed + epoch: seed 0 in epoch 1 must not repeat seed 1 in epoch 0.
-        generator = torch.Generator().manual_seed(self.seed * 2**20 + self.epoch)
-        return iter(torch.randperm(self.rows, generator=generator).tolist())
 
 
 class SpellingTrainer(SFTTrainer):

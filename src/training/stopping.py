@@ -17,6 +17,10 @@ VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "v
 TRAINING = ("train/loss", "lr", "grad_norm", "tokens_per_second")
 
 
+class Diverged(ArithmeticError):
+    """The training loss is no number any more."""
+
+
 @dataclass(frozen=True)
 class Rules:
     """The settings of early stopping: see EarlyStoppingConfig, whose fields these are."""

@@ -1,0 +1,24 @@
+"""The order of training rows, which both engines follow."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class Shuffled(Sampler[int]):
+    """Rows in an order that the seed and the epoch decide, whatever else drew random numbers."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        # Not seed + epoch: seed 0 in epoch 1 must not repeat seed 1 in epoch 0.
+        generator = torch.Generator().manual_seed(self.seed * 2**20 + self.epoch)
+        return iter(torch.randperm(self.rows, generator=generator).tolist())
