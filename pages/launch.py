@@ -18,7 +18,8 @@ from src.config import (
     stored_config,
 )
 from src.panel import data, form, parts
-from src.runs import launcher, store
+from src.runs import launcher, lineage, store
+from src.runs.table import Run
 
 SAME_PRESS_SECONDS = 2.0
 
@@ -38,6 +39,7 @@ def page() -> None:
     seen = None
     if config:
         seen, problems = data.check(config)
+        problems = problems | fork_problems(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
@@ -62,6 +64,11 @@ def page() -> None:
 
 def origins(origin: str) -> None:
     """Where the form starts; edits stay when it changes."""
+    if forked := fork_of():
+        back = parts.link("launch", "start a new run instead", {"from": forked[0].id})
+        text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(forked[0].id)}"
+        st.html(f'<p class="banner">{text}, with its optimizer; {back}.</p>')
+        return
     names = presets() if origin in presets() else [origin, *presets()]
     if st.session_state.get("origin") != origin:
         st.session_state["origin"] = origin
@@ -81,15 +88,46 @@ def origins(origin: str) -> None:
 def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     """The button; pressed, it launches once the data has been checked and goes to the monitor."""
     held = config is None or bool(problems)
-    if not st.button("Launch", type="primary", width="stretch", disabled=held) or not config:
+    if (
+        not st.button(
+            "Fork" if fork_of() else "Launch", type="primary", width="stretch", disabled=held
+        )
+        or not config
+    ):
         return
     with st.spinner("Reading the data first"):
         wait([data.begun(config)])
     if data.check(config)[1]:
         st.rerun()  # the problems now stand at their fields
-    run_id = launcher.launch(config)
+    try:
+        run_id = begin(config)
+    except lineage.CannotResume as error:
+        st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+        return
     st.session_state["launched"] = (run_id, time.time())
     parts.go("monitor", {"run": run_id})
+
+
+def begin(config: RunConfig) -> str:
+    """Launch a run, or fork one where the address says so; its id."""
+    if (forked := fork_of()) is None:
+        return launcher.launch(config)
+    row, step = forked
+    return lineage.fork(row, config, step=step)
+
+
+def fork_of() -> tuple[Run, int] | None:
+    """The run and the step of `?from=RUN&fork=STEP`."""
+    step = st.query_params.get("fork", "")
+    if not step.isdigit() or "from" not in st.query_params:
+        return None
+    with store.reading() as session:
+        return store.find(session, st.query_params["from"]), int(step)
+
+
+def fork_problems(config: RunConfig) -> dict[str, str]:
+    forked = fork_of()
+    return lineage.fork_problems(forked[0], config, forked[1]) if forked else {}
 
 
 def to_mend(problems: dict[str, str], *, checked: bool) -> None:
@@ -124,7 +162,10 @@ def start() -> tuple[str, RunConfig | None]:
         try:
             with store.reading() as session:
                 row = store.find(session, run)
-            return row.id, stored_config(row.config)
+            config = stored_config(row.config)
+            if "fork" in st.query_params:
+                config = config.model_copy(update={"name": f"{row.name} fork"[-80:]})
+            return row.id, config
         except (store.UnknownRun, ConfigError) as error:
             back = parts.link("launch", "Start from a preset", style="button")
             parts.empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")

@@ -1,6 +1,7 @@
 """One run as it goes: status, curves, log and settings; stop it, delete it, or launch it again."""
 
 import os
+import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths
-from src.panel import charts, form, parts
+from src.panel import charts, checkpoints, form, parts
 from src.runs import launcher, lineage, store
-from src.runs.table import RESUMABLE, Checkpoint, Run, Status
+from src.runs.table import RESUMABLE, Checkpoint, Event, EventKind, Run, Status
+from src.runs.timeouts import TIMEOUTS
 
 REFRESH_SECONDS = 2.0
 LOG_BYTES = 16_384
@@ -59,19 +61,37 @@ def view(run_id: str, living: bool) -> None:
         except store.UnknownRun:
             st.rerun()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
-        frames = charts.read_curves(session, run)
-        checkpoints = store.checkpoints(session, run.id)
+        curves = charts.read_curves(session, run)
+        kept = store.checkpoints(session, run.id)
+        events = store.events(session, run.id)
+        forks = store.forks(session, run.id)
     if living and Status(run.status).ended:
         st.rerun()  # it ended while we looked: other buttons, and no more refreshes
-    head(run, latest, charts.pace(frames.get("train/loss")))
-    if frames:
-        shown = charts.charts(frames)
-        drawn = {c.title: charts.figure(c, frames, revision=run.id) for c in shown}
+    head(run, latest, charts.pace(curves.frames.get("train/loss")))
+    stand_out(run, events)
+    if curves.frames:
+        more = {"revision": run.id, "branches": curves.branches, "marks": charts.marks(run)}
+        shown = charts.charts(curves.frames)
+        drawn = {chart.title: charts.figure(chart, curves.frames, **more) for chart in shown}
         charts.draw(drawn, live=living, key="curves")
     elif living:
         now = escape(run.phase or parts.MEANING[Status(run.status)])
         parts.empty("No curve yet", f"The first points come once the model is there. Now: {now}.")
-    below(run, checkpoints)
+    below(run, kept, curves, events, forks)
+
+
+def stand_out(run: Run, events: Sequence[Event]) -> None:
+    """What a reader must not miss: no sign of life, and what failed without ending the run."""
+    silent = time.time() - (run.heartbeat_at or time.time())
+    if Status(run.status).active and silent > TIMEOUTS.stale:
+        text = (
+            f"No sign of life for {parts.duration(silent)}: the machine is stopped or overloaded."
+        )
+        st.html(f'<p class="banner" role="status">{text} The run is not lost.</p>')
+    warnings = [event for event in events if event.kind == EventKind.WARNING]
+    if warnings:
+        many = f" ({len(warnings)} warnings, see Lineage)" if len(warnings) > 1 else ""
+        st.html(f'<p class="banner" role="status">{escape(warnings[-1].text)}{many}</p>')
 
 
 def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
@@ -102,10 +122,16 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
     )
 
 
-def below(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
+def below(
+    run: Run,
+    kept: Sequence[Checkpoint],
+    curves: charts.Curves,
+    events: Sequence[Event],
+    forks: Sequence[Run],
+) -> None:
     shown = st.segmented_control(
-        "Below the curves", ["Log", "Settings", "Checkpoints"], default="Log", required=True,
-        key="view", bind="query-params", label_visibility="collapsed",
+        "Below the curves", ["Log", "Checkpoints", "Lineage", "Settings"], default="Log",
+        required=True, key="view", bind="query-params", label_visibility="collapsed",
     )  # fmt: skip
     if shown == "Log":
         lines = log_tail(paths.log_file(run.id)) or "nothing yet"
@@ -114,12 +140,33 @@ def below(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
         st.html(form.changes_table(run.config))
         used = ([escape(str(k)), escape(str(v))] for k, v in run.used.items())
         st.html(parts.table({"What the trainer used": "fit", "": ""}, used))
+    elif shown == "Checkpoints":
+        checkpoints.draw(run, kept, curves)
     else:
-        rows = (
-            [f"{c.step:,}", "best" * c.is_best, f"{c.size_bytes / 2**20:,.1f} MiB", escape(c.path)]
-            for c in checkpoints
+        st.html(lineage_of(run, events, forks))
+
+
+def lineage_of(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
+    """HTML: what happened to a run since its launch, and the runs that went on from it."""
+    lines = [(run.created_at, "launched", "launched")]
+    lines += [(e.at, e.kind, f"attempt {e.attempt}: {e.text}") for e in events]
+    if run.ended_at:
+        reason = f": {run.reason}" if run.reason else ""
+        lines.append((run.ended_at, "ended", f"{run.status.lower()}{reason}"))
+    items = [
+        f'<li class="{kind}"><time>{parts.local_time(at, "%d %b, %H:%M:%S")}</time>'
+        f"<span>{escape(text)}</span></li>"
+        for at, kind, text in sorted(lines)
+    ]
+    if run.parent_id:
+        link = parts.link("monitor", run.parent_id, {"run": run.parent_id})
+        items.insert(0, f'<li class="forked"><span>parent {link}</span></li>')
+    for fork in forks:
+        link = parts.link("monitor", fork.id, {"run": fork.id})
+        items.append(
+            f'<li class="forked"><span>fork at step {fork.parent_step:,} {link}</span></li>'
         )
-        st.html(parts.table({"Step": "num", "": "fit", "Size": "num", "Folder": ""}, rows))
+    return f'<ol class="lineage">{"".join(items)}</ol>'
 
 
 def log_tail(path: Path) -> str:

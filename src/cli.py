@@ -32,6 +32,7 @@ from src.config import (
 from src.runs import launcher, lineage, reconciler, store
 from src.runs.launcher import CheckpointNeeded
 from src.runs.lineage import CannotResume
+from src.runs.processes import FileLock
 from src.runs.table import Run, Status
 from src.training import checkpointing
 from src.training.data_loaders import DataError
@@ -419,10 +420,12 @@ def merge(
     """Write the base model with an adapter merged into it, to use without Spelltune."""
     row, step = checkpoint_of(checkpoint)
     adapter = adapter_of(row, step)
-    name = "merged" if step is None else f"merged-step-{step}"
-    target = to or paths.output_dir(row.id) / name
+    target = to or paths.merged_dir(row.id, step)
     if to and to.exists():
-        raise store.UnknownRun(f"{to} exists already; name another folder")
+        raise typer.BadParameter(f"{to} exists already; name another folder")
+    lock = FileLock(paths.merge_lock(row.id))
+    if not lock.acquire():
+        raise typer.BadParameter(f"a merged model of {row.id} is being written already")
 
     from src.training.merge import merge as write
 

@@ -29,6 +29,16 @@ def output_dir(run_id: str) -> Path:
     return results() / "runs" / run_id
 
 
+def merged_dir(run_id: str, step: int | None) -> Path:
+    """Base model and adapter of a step (None: the kept one) as one model."""
+    return output_dir(run_id) / ("merged" if step is None else f"merged-step-{step}")
+
+
+def merge_lock(run_id: str) -> Path:
+    """Held while a merged model of the run is being written."""
+    return locks_dir() / f"{run_id}.merge.lock"
+
+
 def checkpoints_dir(run_id: str) -> Path:
     return home() / "checkpoints" / run_id
 

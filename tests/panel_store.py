@@ -14,6 +14,7 @@ from src.config import load_config
 from src.runs import store
 from src.runs.processes import FileLock, boot_id
 from src.runs.table import Run, Status
+from src.training import checkpointing
 
 MISSPELLED = [
     ("recieve", "receive", "recieve"),
@@ -178,8 +179,16 @@ def _points(
     return points
 
 
+def checkpoint(run_id: str, step: int, *, best: bool = False) -> None:
+    """A checkpoint that verifies, though nothing could be trained from it."""
+    with store.writing() as session:
+        store.record_checkpoint(session, run_id, 1, step, _checkpoint(run_id, step), is_best=best)
+
+
 def _checkpoint(run_id: str, step: int) -> Any:
-    folder = paths.checkpoints_dir(run_id) / f"step-{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"\0" * 4096)
-    return folder
+    target = checkpointing.step_dir(paths.checkpoints_dir(run_id), step)
+    staging = checkpointing.stage(target.parent)
+    for name in checkpointing.REQUIRED:
+        (staging / name).write_bytes(b"\0" * 4096)
+    about = {"step": step, "data": None, "best": {"step": None, "value": None}}
+    return checkpointing.commit(staging, target, about)

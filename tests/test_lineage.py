@@ -13,7 +13,7 @@ import pytest
 from sqlmodel import col, select, update
 
 from src import paths
-from src.config import load_config, stored_config, with_overrides
+from src.config import ConfigError, load_config, stored_config, with_overrides
 from src.runs import launcher, lineage, reconciler, recovery, store
 from src.runs.launcher import CheckpointNeeded
 from src.runs.lineage import CannotResume
@@ -165,14 +165,14 @@ def test_a_fork_without_edits_takes_the_way_of_its_parent(finished: Run) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lora.r": 4}, "lora.r must stay"),
-        ({"optimizer.name": "sgd"}, "optimizer.name must stay"),
-        ({"training.max_steps": 6}, "max_steps above 6"),
+        ({"lora.r": 4}, "lora.r: a fork keeps"),
+        ({"optimizer.name": "sgd"}, "optimizer.name: a fork keeps"),
+        ({"training.max_steps": 6}, "training.max_steps: a fork from step 6"),
     ],
 )
 def test_what_a_fork_cannot_change(finished: Run, change: dict[str, Any], words: str) -> None:
     config = with_overrides(stored_config(finished.config).model_dump(), change)
-    with pytest.raises(CannotResume, match=words):
+    with pytest.raises(ConfigError, match=words):
         lineage.fork(finished, config, step=6)
     with store.reading() as session:
         assert len(store.runs(session)) == 1

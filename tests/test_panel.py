@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
 from src import config, paths
 from src.config import get, load_config, parse_override, settings
 from src.panel import charts, data, form, parts, words
 from src.panel.server import KnownHosts
-from src.runs import launcher, store
-from src.runs.table import Status
+from src.runs import launcher, lineage, store
+from src.runs.table import EventKind, Metric, Status
 from src.training.data_loaders import DataError
-from tests.panel_store import HOSTILE, add_points, fill_predictions, fill_run
+from tests.panel_store import HOSTILE, add_points, checkpoint, fill_predictions, fill_run
 
 PAGES = paths.ROOT / "pages"
 SEEN = {
@@ -139,14 +140,114 @@ def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
 
 def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
     run_id = fill_run(status=Status.STOPPED, steps=200)
+    (paths.checkpoints_dir(run_id) / "step-200" / "optimizer.pt").unlink()
     test = show("monitor", run=run_id)
     test.button[0].click().run()
     assert "no verified checkpoint" in html(test)
     resumed = []
-    monkeypatch.setattr(launcher, "resume", lambda run: resumed.append(run.id))
+    monkeypatch.setattr(lineage, "resume", lambda run: resumed.append(run.id))
     test.button[0].click().run()
     assert resumed == [run_id]
     assert [b.label for b in show("monitor", run=fill_run(name="b")).button] == ["Delete this run"]
+
+
+def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch):
+    run_id = fill_run(status=Status.STOPPED, steps=300)
+    for step in (100, 200):
+        checkpoint(run_id, step)
+    (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
+    test = show("monitor", run=run_id, view="Checkpoints")
+    text = html(test)
+    assert "val/exact_match" in text and "0.0 MiB" in text
+    assert text.count("verified") == 2 and "verified · best" in text
+    assert "step-100: optimizer.pt is not as it was written" in text
+    keys = [b.key for b in test.button if b.key]
+    assert {"resume 300", "resume 200", "delete 100", "merge 200"} <= set(keys)
+    assert not {"resume 100", "merge 100"} & set(keys)
+    assert f"launch?from={run_id}&amp;fork=200" in text
+    test.button(key="delete 200").click().run()
+    assert "the last two are kept" in html(test)
+    test.button(key="delete 100").click().run()
+    assert "step-100" not in html(test)
+    resumed = []
+    monkeypatch.setattr(lineage, "resume", lambda run, step: resumed.append((run.id, step)))
+    test.button(key="resume 200").click().run()
+    assert resumed == [(run_id, 200)]
+
+
+def test_the_lineage_tells_what_happened_to_a_run():
+    parent = fill_run(name="parent")
+    run_id = fill_run(name="child", status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        child = store.find(session, run_id)
+        child.parent_id, child.parent_step, child.attempt = parent, 200, 2
+        session.add(child)
+        why = f"healed after cuda_oom: {HOSTILE}"
+        store.record_event(session, run_id, 2, EventKind.HEALED, why, step=200)
+        store.record_event(session, run_id, 2, EventKind.WARNING, "no checkpoint at step 250")
+    text = html(show("monitor", run=run_id, view="Lineage"))
+    assert "attempt 2: healed after cuda_oom" in text and HOSTILE not in text
+    assert f"monitor?run={parent}" in text
+    assert text.count("no checkpoint at step 250") == 2  # in the list, and where nobody misses it
+    assert "fork at step 200" in html(show("monitor", run=parent, view="Lineage"))
+
+
+def test_a_fork_is_one_line_with_a_branch():
+    parent = fill_run(name="parent")
+    run_id = fill_run(name="child", status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        child = store.find(session, run_id)
+        child.parent_id, child.parent_step = parent, 200
+        session.add(child)
+        # The child has steps 210 to 300 of its own.
+        session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step <= 200))
+    with store.reading() as session:
+        found = charts.read_curves(session, store.find(session, run_id))
+        own = store.curve(session, parent, "train/loss")
+    line, branch = found.frames["train/loss"], found.branches["train/loss"]
+    assert line["step"].tolist() == list(range(10, 301, 10))
+    assert line["value"].tolist()[:20] == own["value"].tolist()[:20]
+    assert branch["step"].tolist() == list(range(200, 601, 10))
+    with store.reading() as session:
+        shown = charts.marks(store.find(session, run_id))
+    drawn = charts.figure(
+        charts.CHARTS[0], found.frames, revision="r", branches=found.branches, marks=shown
+    )
+    assert [s.name for s in drawn.layout.shapes] == ["fork", "best"]
+    assert [t.name for t in drawn.data if t.line.dash == "dot"] == [
+        "train, not forked",
+        "validation, not forked",
+    ]
+
+
+def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
+    run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
+    with store.reading() as session:
+        assert [(m.kind, m.step) for m in charts.marks(store.find(session, run_id))] == [
+            ("stop", 400),
+            ("best", 400),
+        ]
+    run_id = fill_run(status=Status.RUNNING, steps=100)
+    assert "No sign of life" not in html(show("monitor", run=run_id))
+    with store.writing() as session:
+        found = store.find(session, run_id)
+        found.heartbeat_at = time.time() - 60
+        session.add(found)
+    assert "No sign of life for 1 min" in html(show("monitor", run=run_id))
+
+
+def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
+    run_id = fill_run(name="parent")
+    test = settled(show("launch", **{"from": run_id, "fork": "200", "lora.r": "4"}))
+    text = html(test)
+    assert f"goes on from step 200 of {run_id}" in text
+    assert f"a fork keeps the shape of its adapter: this must stay as in {run_id}" in text
+    assert test.button[0].label == "Fork" and test.button[0].disabled
+    forked = []
+    monkeypatch.setattr(lineage, "fork", lambda run, config, step: forked.append(step) or run.id)
+    test = settled(show("launch", **{"from": run_id, "fork": "200", "training.max_steps": "900"}))
+    test.button[0].click().run()
+    assert forked == [200] and not launched
 
 
 def test_a_failed_run_says_why():
@@ -207,10 +308,10 @@ def test_only_new_points_are_read(monkeypatch):
         ),
     )
     with store.reading() as session:
-        first = charts.read_curves(session, store.find(session, run_id))
+        first = charts.read_curves(session, store.find(session, run_id)).frames
     add_points(run_id, 301, 310)
     with store.reading() as session:
-        second = charts.read_curves(session, store.find(session, run_id))
+        second = charts.read_curves(session, store.find(session, run_id)).frames
     assert ("train/loss", -1) in asked and ("train/loss", 300) in asked
     assert len(second["train/loss"]) == len(first["train/loss"]) + 10
     assert second["train/loss"]["step"].is_monotonic_increasing
@@ -220,7 +321,8 @@ def test_two_runs_do_not_share_their_curves():
     ids = [fill_run(steps=100, name="a"), fill_run(steps=600, name="b")]
     with store.reading() as session:
         lengths = [
-            len(charts.read_curves(session, store.find(session, i))["train/loss"]) for i in ids
+            len(charts.read_curves(session, store.find(session, i)).frames["train/loss"])
+            for i in ids
         ]
     assert lengths == [10, 60]
 

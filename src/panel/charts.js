@@ -18,7 +18,7 @@ function loadPlotly(path) {
 function palette(element) {
   const probe = document.createElement("span");
   element.append(probe);
-  const names = ["ink", "quiet", "line", "raised", "curve-1", "curve-2", "curve-3"];
+  const names = ["ink", "quiet", "line", "raised", "good", "warn", "curve-1", "curve-2", "curve-3"];
   const found = { font: getComputedStyle(element).fontFamily };
   for (const name of names) {
     probe.style.color = `var(--${name})`;
@@ -28,7 +28,11 @@ function palette(element) {
   return found;
 }
 
+const MARKS = { best: "good", stop: "warn", fork: "quiet" };
+
 function themed({ layout }, look) {
+  for (const { name, line } of layout.shapes ?? []) line.color = look[MARKS[name]];
+  for (const { name, font } of layout.annotations ?? []) font.color = look[MARKS[name]];
   const axis = {
     gridcolor: look.line, zeroline: false, color: look.quiet,
     // Both measure each label at each refresh; the margins below have room for them.
@@ -62,7 +66,8 @@ async function drawCard(Plotly, card, text, look) {
   card.drawnAt = performance.now();
   const figure = JSON.parse(text);
   for (const trace of figure.data) {
-    trace.line = { width: trace.meta ? 1.75 : 2.5, color: look[`curve-${trace.legendrank}`] };
+    const width = trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5;
+    trace.line = { ...trace.line, width, color: look[`curve-${trace.legendrank}`] };
     trace.marker = { size: 5 };
   }
   const plot = card.querySelector(".plot");

@@ -79,8 +79,37 @@ def _known(run_id: str, attempt: int, ended: bool) -> _Known:
     return _Known()
 
 
-def read_curves(session: store.Session, run: Run) -> dict[str, pd.DataFrame]:
-    """{metric name: frame of step, value and at}. Reads only points that this process has not."""
+@dataclass(frozen=True)
+class Curves:
+    """A run's metrics by name, as frames of step, value and at."""
+
+    frames: dict[str, pd.DataFrame]  # of a fork: its parent's up to the fork, then its own
+    branches: dict[str, pd.DataFrame] = field(default_factory=dict)  # how the parent went on
+
+
+def read_curves(session: store.Session, run: Run) -> Curves:
+    """The curves of a run. Reads only points that this process has not."""
+    own = _own_curves(session, run)
+    parent = session.get(Run, run.parent_id) if run.parent_id else None
+    if parent is None:
+        return Curves(own)
+    at = run.parent_step or 0
+    before = read_curves(session, parent).frames
+    frames = {
+        name: _joined(frame[frame["step"] <= at], own.get(name)) for name, frame in before.items()
+    }
+    rest = {name: frame[frame["step"] >= at] for name, frame in before.items()}
+    return Curves(own | frames, {name: frame for name, frame in rest.items() if len(frame) > 1})
+
+
+def _joined(before: pd.DataFrame, own: pd.DataFrame | None) -> pd.DataFrame:
+    """The parent's points, then the fork's, which scores its first checkpoint anew."""
+    if own is None:
+        return before
+    return pd.concat([before[~before["step"].isin(own["step"])], own], ignore_index=True)
+
+
+def _own_curves(session: store.Session, run: Run) -> dict[str, pd.DataFrame]:
     known = _known(run.id, run.attempt, Status(run.status).ended)
     with known.lock:
         for name in store.metric_names(session, run.id):
@@ -118,7 +147,37 @@ def thin(frame: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -> go.Figure:
+@dataclass(frozen=True)
+class Mark:
+    """A step that a reader should find in every chart: an upright line with a word or two."""
+
+    kind: str  # best, stop or fork: decides the colour
+    step: int
+    text: str
+
+
+def marks(run: Run) -> list[Mark]:
+    """Where a run was best, where it began from another one, and where it ended early."""
+    found = []
+    if run.parent_id and run.parent_step is not None:
+        found.append(Mark("fork", run.parent_step, "fork"))
+    early = run.status == Status.STOPPED or (run.reason or "").startswith("early stopping")
+    if early and run.step:
+        words = "stopped" if run.status == Status.STOPPED else "early stop"
+        found.append(Mark("stop", run.step, words))
+    if run.best_step:
+        found.append(Mark("best", run.best_step, "best"))
+    return found
+
+
+def figure(
+    chart: Chart,
+    frames: Mapping[str, pd.DataFrame],
+    *,
+    revision: str,
+    branches: Mapping[str, pd.DataFrame] | None = None,
+    marks: Iterable[Mark] = (),
+) -> go.Figure:
     """The chart of these frames. `revision` names what is shown: while it stays, so does the
     zoom."""
     drawn = go.Figure()
@@ -139,6 +198,21 @@ def figure(chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str) -
             window = len(frame) // 50
             mean = frame.assign(value=frame["value"].rolling(window, min_periods=1).mean())
             drawn.add_scatter(**curve, **_arrays(thin(mean, 200)), name=f"mean of {window} points")
+        if branches and name in branches:
+            rest = _arrays(thin(branches[name], 200))
+            drawn.add_scatter(
+                **curve, **rest, name=f"{label}, not forked", line_dash="dot", opacity=0.7
+            )
+    # Drawn by the page, in the theme's colours.
+    for height, mark in enumerate(marks):
+        drawn.add_shape(
+            type="line", x0=mark.step, x1=mark.step, y0=0, y1=1, yref="paper", name=mark.kind,
+            line_dash="dot", line_width=1.5,
+        )  # fmt: skip
+        drawn.add_annotation(
+            x=mark.step, y=1 - 0.1 * height, yref="paper", text=mark.text, name=mark.kind,
+            showarrow=False, xanchor="right", yanchor="top", font_size=11,
+        )  # fmt: skip
     drawn.update_layout(
         template="none",
         uirevision=revision,

@@ -1,11 +1,13 @@
 """Runs at each visit: the panel's navigation and what all pages share."""
 
+from html import escape
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import streamlit as st
 
 from src.panel.parts import PAGES
+from src.runs import store
 
 HERE = Path(__file__).parent
 
@@ -30,5 +32,9 @@ if clicked := links(key="links", on_to_change=lambda: None).to:
     address = urlsplit(clicked)
     target = pages.get(address.path.rpartition("/")[2], pages[""])
     st.switch_page(target, query_params=parse_qs(address.query))
+
+if why := store.why_not_wal():
+    text = f"The run table keeps its journal in the slower DELETE mode: {escape(why)}."
+    st.html(f'<p class="banner" role="status">{text}</p>')
 
 page.run()

@@ -160,6 +160,33 @@ def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
         )
 
 
+def start_merge(run_id: str, step: int) -> None:
+    """Write a merged model of a checkpoint from a process of its own: `spelltune merge`."""
+    with open(_merge_log(run_id, step), "wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "src.cli", "merge", f"{run_id}@{step}"],
+            cwd=paths.ROOT,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def merge_failure(run_id: str, step: int) -> str | None:
+    """The last line of a merge that wrote no model, or None."""
+    try:
+        lines = _merge_log(run_id, step).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return None
+    return lines[-1] if lines else None
+
+
+def _merge_log(run_id: str, step: int) -> Path:
+    return paths.merged_dir(run_id, step).with_suffix(".log")
+
+
 class CheckpointNeeded(ValueError):
     """Why a checkpoint is not deleted."""
 
@@ -208,6 +235,7 @@ def delete(run: Run) -> None:
         paths.final_metrics(run.id),
         paths.trainer_lock(run.id),
         paths.supervisor_lock(run.id),
+        paths.merge_lock(run.id),
     ):
         file.unlink(missing_ok=True)
     forget_results(run.id, paths.summary_file())

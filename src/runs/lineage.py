@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src import paths
-from src.config import RunConfig, differences, parse_config, stored_config
+from src.config import ConfigError, RunConfig, differences, parse_config, stored_config
 from src.runs import launcher, recovery, store
 from src.runs.table import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
@@ -132,19 +132,17 @@ def leave_later(run: Run, step: int) -> None:
 # --- forks ----------------------------------------------------------------------------------------
 
 
-def check_fork(run: Run, config: RunConfig, step: int) -> None:
-    """CannotResume where `config` cannot go on from that checkpoint of `run`."""
+def fork_problems(run: Run, config: RunConfig, step: int) -> dict[str, str]:
+    """A sentence for each setting with which nothing can go on from that checkpoint of `run`."""
     changed = differences(config, stored_config(run.config))
-    if fixed := [name for name in changed if name.startswith(SHAPE)]:
-        raise CannotResume(
-            f"a fork keeps the shape of its adapter, so {', '.join(fixed)} must stay as in "
-            f"{run.id}; launch a new run to change it"
-        )
+    problems = {
+        name: f"a fork keeps the shape of its adapter: this must stay as in {run.id}"
+        for name in changed
+        if name.startswith(SHAPE)
+    }
     if config.training.max_steps <= step:
-        raise CannotResume(
-            f"a fork from step {step:,} needs training.max_steps above {step:,}; it is "
-            f"{config.training.max_steps:,}"
-        )
+        problems["training.max_steps"] = f"a fork from step {step:,} must go beyond it"
+    return problems
 
 
 def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
@@ -152,10 +150,11 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     id.
 
     It gets the checkpoint's files for its own (as hard links, where the disk has them), so neither
-    run needs the other. CannotResume as in `resume`, or for a setting that cannot change.
+    run needs the other. CannotResume as in `resume`, ConfigError for a setting that cannot change.
     """
     step = verified(run, step)
-    check_fork(run, config, step)
+    if problems := fork_problems(run, config, step):
+        raise ConfigError(problems)
     source = paths.checkpoints_dir(run.id)
     launcher.check_writable(source.parent, CannotResume)
     checkpointing.keep_for_fork(source, step)

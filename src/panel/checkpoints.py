@@ -1,0 +1,108 @@
+"""The checkpoints of a run as a list with what can be done with each."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import streamlit as st
+
+from src import paths
+from src.panel import parts
+from src.panel.charts import Curves
+from src.runs import launcher, lineage
+from src.runs.processes import holder
+from src.runs.table import RESUMABLE, Checkpoint, Run
+from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
+
+COLUMNS = (1, 1.6, 1, 2.4, 1.2)
+
+
+def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
+    if not kept:
+        every = run.config["checkpointing"]["save_steps"]
+        parts.empty("No checkpoint yet", f"One is written every {every:,} steps, and on a stop.")
+        return
+    metric = run.config["early_stopping"]["metric"]
+    known = curves.frames.get(metric)
+    values = {} if known is None else dict(zip(known["step"], known["value"], strict=True))
+    with st.container(key="checkpoints", gap="xxsmall"):
+        heads = ("Step", metric, "Size", "State", "")
+        for column, text in zip(st.columns(COLUMNS), heads, strict=True):
+            column.html(f'<span class="quiet">{escape(text)}</span>')
+        for checkpoint in reversed(kept):
+            row(run, checkpoint, values.get(checkpoint.step), "%" in form(metric))
+
+
+def form(metric: str) -> str:
+    return ".1%" if metric.endswith(("exact_match", "token_accuracy", "cer")) else ",.4g"
+
+
+def row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> None:
+    step, folder = checkpoint.step, Path(checkpoint.path)
+    broken = problem(str(folder), _state(folder))
+    cells = st.columns(COLUMNS, vertical_alignment="center")
+    cells[0].html(f"<b>{step:,}</b>")
+    cells[1].html(parts.percent(value) if share else parts.number(value))
+    cells[2].html(f"{checkpoint.size_bytes / 2**20:,.1f} MiB")
+    words = ["best"] * checkpoint.is_best
+    words += ["kept for a fork"] * is_kept_for_fork(folder.parent, step)
+    state = " · ".join(["verified", *words])
+    cells[3].html(f'<span class="problem">{escape(broken)}</span>' if broken else state)
+    with cells[4].popover("Actions", key=f"actions {step}", width="stretch"):
+        actions(run, step, usable=broken is None)
+
+
+def actions(run: Run, step: int, *, usable: bool) -> None:
+    """What can be done with one checkpoint, and what each means."""
+    if usable and run.status in RESUMABLE:
+        if st.button("Resume from here", key=f"resume {step}"):
+            attempt(lambda: lineage.resume(run, step=step))
+        later = "Later checkpoints move to a folder of their own."
+        st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
+    if usable:
+        st.html(parts.link("launch", "Fork from here", {"from": run.id, "fork": step}))
+        st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
+        merged(run, step)
+    if st.button("Delete", key=f"delete {step}"):
+        attempt(lambda: launcher.delete_checkpoint(run, step))
+    st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
+
+
+def attempt(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except (lineage.CannotResume, launcher.CheckpointNeeded, OSError) as error:
+        st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+    else:
+        st.rerun()
+
+
+def merged(run: Run, step: int) -> None:
+    """Export base and adapter as one model, from a process of its own."""
+    target = paths.merged_dir(run.id, step)
+    if target.is_dir():
+        st.html(f"<p>The merged model is in <code>{escape(str(target))}</code></p>")
+    elif holder(paths.merge_lock(run.id)):
+        st.html('<p class="quiet" role="status">A merged model is being written …</p>')
+    else:
+        if st.button("Export merged model", key=f"merge {step}"):
+            launcher.start_merge(run.id, step)
+            st.rerun()
+        failed = launcher.merge_failure(run.id, step)
+        text = failed or "Base model and adapter as one, to use without Spelltune."
+        st.html(f'<p class="{"problem" if failed else "quiet"}">{escape(text)}</p>')
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def problem(folder: str, state: tuple[tuple[str, int, int], ...]) -> str | None:
+    """What is wrong with a checkpoint; read again only when a file of it changed."""
+    try:
+        verify(Path(folder))
+    except BrokenCheckpoint as error:
+        return str(error)
+    return None
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    found = ((file.name, file.stat()) for file in sorted(folder.glob("*")))
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
