@@ -37,13 +37,14 @@ def page() -> None:
     texts = form.edited(base)
     config, problems = form.read(base, texts)
     seen = None
+    outside: dict[str, str] = {}  # what a look at files or the hub found
     if config:
-        seen, problems = data.check(config)
-        problems = problems | fork_problems(config)
+        seen, outside = data.check(config)
+        problems = outside | fork_problems(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
-        to_mend(problems, checked=config is not None)
+        to_mend(problems, checked=bool(outside))
         if config:
             sizes(config, seen)
         form.draw_changes(origin, base, texts)

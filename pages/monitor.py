@@ -103,7 +103,9 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
     processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
     memory = latest.get(f"{processor.lower()}/memory_gib")
     left = parts.remaining_seconds(run, pace)
+    tested = latest.get("test/exact_match")
     pairs = [
+        *([("test exact match", parts.percent(tested))] if tested is not None else []),
         ("exact match", parts.percent(latest.get("val/exact_match"))),
         ("validation loss", parts.number(latest.get("val/loss"))),
         ("training loss", parts.number(latest.get("train/loss"))),

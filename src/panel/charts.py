@@ -55,7 +55,8 @@ CHARTS = (
 
 def charts(names: Iterable[str]) -> list[Chart]:
     """The charts for the metrics that a run has; one that no chart knows gets its own."""
-    names = list(names)
+    # The test set is scored once: a number, no curve.
+    names = [name for name in names if not name.startswith("test/")]
     known = {name for chart in CHARTS for name in chart.curves}
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
     return found + [Chart(name, name, {name: name}) for name in names if name not in known]
