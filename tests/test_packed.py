@@ -376,27 +376,33 @@ def test_a_fresh_adapter_is_the_one_peft_draws(shape: str, dtype: torch.dtype) -
 
 
 def test_dropout_zeroes_the_share_it_should_and_each_mask_is_its_own() -> None:
-    keys, rates = torch.tensor([1, 2, 1]), torch.tensor([0.1, 0.5, 0.0])
-    mask = keep_mask(keys, rates, 0, 200, 500)
+    rates = torch.tensor([0.1, 0.5, 0.0])
+    drop = Dropout.of(torch.tensor([1, 2, 1]), rates, 10, 20)
+    mask = keep_mask(*drop, 0, 500)
     for one, rate in zip(mask, rates.tolist(), strict=True):
         assert (one == 0).double().mean().item() == pytest.approx(rate, abs=0.005)
         assert one.mean().item() == pytest.approx(1, abs=0.01)
-        # No row and no column is favoured.
-        assert ((one == 0).double().mean(0) - rate).abs().max() < 0.2
+        # No token and no column is favoured.
+        for across in (0, 1):
+            assert ((one == 0).double().mean(across) - rate).abs().max() < 0.2
     half = torch.full((4,), 0.5)
-    sites = keep_mask(torch.tensor([7, 8, 9, 10]), half, 0, 200, 500)
-    others = [keep_mask(torch.tensor([7]), half[:1], 1, 200, 500)[0], *sites[1:]]
+    drop = Dropout.of(torch.tensor([7, 8, 9, 10]), half, 10, 20)
+    first, *others = keep_mask(*drop, 0, 500) == 0
+    others += [keep_mask(*drop, 1, 500)[0] == 0, keep_mask(*drop.at(1), 0, 500)[0] == 0]
     for other in others:
-        assert ((sites[0] == 0) == (other == 0)).double().mean().item() == pytest.approx(
-            0.5, abs=0.01
-        )
+        assert (first == other).double().mean().item() == pytest.approx(0.5, abs=0.01)
+    # Rows that are padded to another length keep their masks.
+    longer = keep_mask(*Dropout.of(torch.tensor([7]), half[:1], 12, 23), 0, 500)[0] == 0
+    assert torch.equal(longer.view(12, 23, 500)[:10, :20], first.view(10, 20, 500))
+    wanted = torch.tensor([[3, 100]] * 4)
+    assert torch.equal(keep_mask(*drop.only(wanted), 0, 500)[0] == 0, first[wanted[0]])
 
 
 def test_dropout_gives_its_own_gradient() -> None:
     torch.manual_seed(0)
     x, w = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
     a, b = torch.randn(2, 6, 3, dtype=torch.float64), torch.randn(2, 3, 7, dtype=torch.float64)
-    drop = Dropout(torch.tensor([3, 4]), torch.tensor([0.5, 0.25]))
+    drop = Dropout.of(torch.tensor([3, 4]), torch.tensor([0.5, 0.25]), 1, 5)
 
     def compute(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return packed_linear(x, w, None, Lora(a, b), drop, 1)

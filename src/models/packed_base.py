@@ -324,6 +324,7 @@ def block(
     )
     if wanted is not None:
         hidden, mixed = take(hidden, wanted), take(mixed, wanted)
+        drop = drop and drop.only(wanted)
     delta = _linear(mixed, layer.output, lora, at, drop)
     hidden, normed = ops.add_norm(hidden, delta, layer.norm_2, geometry.epsilon)
     up = [_linear(normed, part, lora, at + 1 + i, drop) for i, part in enumerate(layer.up)]

@@ -22,16 +22,27 @@ class Lora(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """LoRA dropout with a mask of its own for each adapter: `keys` (K,) int64 names the adapter's
-    seed and step, `rates` (K,) the share that is zeroed. A mask depends on nothing else, so
-    neighbours and a resume leave it as it is."""
+    """LoRA dropout with a mask of its own for each adapter: `keys` (K, tokens) int64 names each
+    token by its adapter's seed and step, its row and its position, `rates` (K,) is the share that
+    is zeroed. A mask depends on nothing else, so neighbours and a resume leave it as it is."""
 
     keys: torch.Tensor
     rates: torch.Tensor
 
+    @staticmethod
+    def of(keys: torch.Tensor, rates: torch.Tensor, rows: int, length: int) -> "Dropout":
+        """For rows of `length` tokens, with one key an adapter (K,)."""
+        row = torch.arange(rows, device=keys.device).repeat_interleave(length)
+        place = torch.arange(length, device=keys.device).repeat(rows)
+        return Dropout(_hash32(_hash32(keys)[:, None] + row * 2**17 + place), rates)
+
     def at(self, index: int) -> "Dropout":
         """The masks of block `index`."""
         return self._replace(keys=_hash32(self.keys + 0x9E3779B9 * (index + 1)))
+
+    def only(self, wanted: torch.Tensor) -> "Dropout":
+        """The masks of the tokens `wanted` (K, n) alone."""
+        return self._replace(keys=self.keys.gather(1, wanted))
 
 
 def packed_linear(
@@ -69,7 +80,7 @@ def _forward(
     flat = x.reshape(-1, width)
     out = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
     if keys is not None and rates is not None:
-        x = x * keep_mask(keys, rates, site, tokens, width).to(x.dtype)
+        x = x * keep_mask(keys, rates, site, width).to(x.dtype)
     inner = torch.bmm(x, a)
     # In place: another tensor of this size would be written and read for nothing.
     out = out.view(adapters, tokens, -1).baddbmm_(inner, b)
@@ -95,7 +106,7 @@ def _backward(
     grad_b = torch.bmm(inner.transpose(1, 2), grad)
     mask = None
     if keys is not None and rates is not None:
-        mask = keep_mask(keys, rates, site, tokens, width).to(x.dtype)
+        mask = keep_mask(keys, rates, site, width).to(x.dtype)
     grad_a = torch.bmm((x if mask is None else x * mask).transpose(1, 2), grad_inner)
     if not needs_x:
         return x.new_empty(0), grad_a, grad_b
@@ -179,16 +190,14 @@ def _compiled_gradients(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
 _compiled.register_autograd(_compiled_gradients, setup_context=_setup_context)
 
 
-def keep_mask(
-    keys: torch.Tensor, rates: torch.Tensor, site: int, tokens: int, width: int
-) -> torch.Tensor:
+def keep_mask(keys: torch.Tensor, rates: torch.Tensor, site: int, width: int) -> torch.Tensor:
     """Factors of LoRA dropout, (K, tokens, width) fp32: 0 with probability rates (K,), else
     1 / (1 - rate).
 
-    A hash of (key, site, place) instead of a generator: Wellons' lowbias32.
+    A hash of (key of the token, site, column) instead of a generator: Wellons' lowbias32.
     """
-    place = torch.arange(tokens * width, device=keys.device).view(1, tokens, width)
-    bits = _hash32(place + _hash32(keys * 1_000_003 + site)[:, None, None])
+    column = torch.arange(width, device=keys.device) + site * 2**20
+    bits = _hash32(keys[..., None] + _hash32(column))
     keep = bits >= (rates * 2.0**32).long()[:, None, None]
     return keep / (1 - rates.float())[:, None, None]
 

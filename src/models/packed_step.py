@@ -203,7 +203,7 @@ class Pack:
             leaves,
             ids.view(-1, rows, length),
             wanted,
-            drop=Dropout(keys[:, 0], rates) if self.dropout else None,
+            drop=Dropout.of(keys[:, 0], rates, rows, length) if self.dropout else None,
             ops=self._ops,
             block=self._block,
         )

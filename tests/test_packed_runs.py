@@ -1,0 +1,319 @@
+"""Trials of a pack: the same numbers, files and ends as the TRL engine gives them one by one."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.config import RunConfig
+from src.models.packed_step import Pack
+from src.training import checkpointing, scoring
+from src.training.packed import Outcome, Trial, train_pack
+from src.training.stopping import Diverged
+from src.training.train import train
+from src.training.utils import TrainingResult
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    for shape in ("gpt2", "llama"):
+        tiny.save_model(folder / shape, shape)
+    tiny.data(folder / "words")
+    return folder
+
+
+def config_of(base: Path, shape: str = "gpt2", **changes: object) -> RunConfig:
+    values = {"model.name": str(base / shape), "lora.dropout": 0.0}
+    return tiny.config_of(base, **(values | {k.replace("__", "."): v for k, v in changes.items()}))
+
+
+def trial(config: RunConfig, folder: Path, stop_at: int | None = None, **more: Any) -> Trial:
+    reporter = tiny.Recorder(stop_at)
+    return Trial(config, reporter, folder / "out", folder / "steps", **more)
+
+
+def result(outcome: Outcome) -> TrainingResult:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def recorder(one: Trial) -> tiny.Recorder:
+    assert isinstance(one.reporter, tiny.Recorder)
+    return one.reporter
+
+
+def difference(one: Path, other: Path) -> float:
+    """The L2 norm of the difference of two saved adapters, relative to the other's."""
+    here, there = (load_file(path / "adapter_model.safetensors") for path in (one, other))
+    assert here.keys() == there.keys()
+    a, b = (torch.cat([t[key].flatten() for key in sorted(t)]) for t in (here, there))
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: str) -> None:
+    configs = {
+        "one": config_of(base, shape, lora__r=4, training__learning_rate=3e-3),
+        "longer": config_of(
+            base, shape, lora__r=8, lora__alpha=8, training__seed=7, training__max_steps=15,
+            training__per_device_train_batch_size=3, training__label_smoothing=0.1,
+            evaluation__eval_steps=5, scheduler__name="linear", training__logging_steps=2,
+        ),
+        "impatient": config_of(
+            base, shape, lora__r=2, training__learning_rate=1e-6, evaluation__eval_steps=2,
+            early_stopping__patience=1, early_stopping__min_delta=10.0, training__max_steps=40,
+        ),
+    }  # fmt: skip
+    packed = {name: trial(config, tmp_path / "packed" / name) for name, config in configs.items()}
+    outcomes = {id(one): outcome for one, outcome in train_pack(packed.values())}
+    for name, config in configs.items():
+        alone = tmp_path / "alone" / name
+        seen = tiny.Recorder()
+        solo = train(config, seen, output_dir=alone / "out", checkpoints_dir=alone / "steps")
+        mine, there = result(outcomes[id(packed[name])]), recorder(packed[name])
+        assert (mine.stopped, mine.reason, mine.step, mine.best_step) == (
+            solo.stopped, solo.reason, solo.step, solo.best_step
+        )  # fmt: skip
+        assert mine.metrics == pytest.approx(solo.metrics, rel=1e-4)
+        for curve in ("train/loss", "lr", "grad_norm", "val/loss", "val/cer", "test/loss"):
+            assert there.curve(curve) == pytest.approx(seen.curve(curve), rel=1e-4), curve
+        assert [(s, split) for s, split, _ in there.evaluations] == [
+            (s, split) for s, split, _ in seen.evaluations
+        ]
+        for (_, _, here), (_, _, other) in zip(there.evaluations, seen.evaluations, strict=True):
+            assert list(here.columns) == list(other.columns)
+            assert here["predicted"].tolist() == other["predicted"].tolist()
+        assert [(s, best) for s, _, best in there.checkpoints] == [
+            (s, best) for s, _, best in seen.checkpoints
+        ]
+        assert there.removed == seen.removed
+        folder = tmp_path / "packed" / name
+        assert difference(folder / "out/final", alone / "out/final") < 1e-5
+        for step in checkpointing.steps(folder / "steps"):
+            names = [
+                {f.name for f in (at / f"steps/step-{step}").iterdir()} for at in (folder, alone)
+            ]
+            assert names[1] - names[0] <= {"training_args.bin", "README.md"}
+        for file in ("adapter_config.json",):
+            assert (folder / "out/final" / file).read_text() == (
+                alone / "out/final" / file
+            ).read_text()
+        assert there.values["engine"] == "packed"
+        assert set(seen.values) - {"trainer"} <= set(there.values)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_a_trial_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at: int) -> None:
+    config = config_of(base, lora__dropout=0.2)
+    whole = trial(config, tmp_path / "whole")
+    train_pack([whole, trial(config_of(base, training__seed=5), tmp_path / "neighbour")])
+    first = trial(config, tmp_path / "parts", stop_at=stop_at)
+    others = [trial(config_of(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
+    found = train_pack([*others, first])
+    stopped = next(result(outcome) for one, outcome in found if one is first)
+    assert (
+        stopped.stopped
+        and stopped.step < 12
+        and stopped.reason == f"stopped at step {stopped.step}"
+    )
+    assert [result(o).step for one, o in found if one is not first] == [12, 12]
+    again = trial(
+        config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{stopped.step}"
+    )
+    ((_, outcome),) = train_pack([again])
+    assert result(outcome).step == 12
+    assert recorder(again).values["resume"] == f"warm from step-{stopped.step}: in a pack"
+    for folder in ("out/final", "steps/step-12"):
+        assert difference(tmp_path / "parts" / folder, tmp_path / "whole" / folder) < 1e-5
+
+
+def test_each_engine_resumes_the_checkpoints_of_the_other(base: Path, tmp_path: Path) -> None:
+    config = config_of(base)
+    whole = tmp_path / "whole"
+    train(config, tiny.Recorder(), output_dir=whole / "out", checkpoints_dir=whole / "steps")
+    packed = trial(config, tmp_path / "packed", stop_at=5)
+    ((_, stopped),) = train_pack([packed])
+    at = result(stopped).step
+    one = train(
+        config, tiny.Recorder(), output_dir=tmp_path / "packed/out",
+        checkpoints_dir=tmp_path / "packed/steps",
+        resume_from=tmp_path / f"packed/steps/step-{at}",
+    )  # fmt: skip
+    alone = tmp_path / "alone"
+    half = train(
+        config, tiny.Recorder(5), output_dir=alone / "out", checkpoints_dir=alone / "steps"
+    )
+    again = trial(config, alone, resume_from=alone / f"steps/step-{half.step}")
+    ((_, other),) = train_pack([again])
+    assert one.step == result(other).step == 12 and 0 < at < 12 and half.step < 12
+    for folder in (tmp_path / "packed", alone):
+        assert difference(folder / "steps/step-12", whole / "steps/step-12") < 1e-5
+
+
+def test_a_trial_fails_alone(base: Path, tmp_path: Path) -> None:
+    good = config_of(base)
+    alone = trial(good, tmp_path / "alone")
+    mild = trial(good, tmp_path / "mild")
+    train_pack([alone, trial(config_of(base, training__seed=3), tmp_path / "n")])
+    wild = config_of(base, training__learning_rate=10.0, training__max_grad_norm=1e30,
+                     scheduler__warmup_steps=0, optimizer__name="adamw_torch")  # fmt: skip
+    broken = trial(wild, tmp_path / "broken")
+    original = Pack.run
+
+    def poisoned(self: Pack, steps: Any) -> torch.Tensor:
+        run = original(self, steps)
+        if self.weights[1].abs().sum() > 0:
+            self.weights[1, 3] = self.work[1, 3] = math.nan
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pack, "run", poisoned)
+        found = train_pack([mild, broken])
+    (_, failure), (_, ended) = found
+    assert isinstance(failure, Diverged) and "training loss is nan at step" in str(failure)
+    assert result(ended).step == 12
+    assert difference(tmp_path / "mild/out/final", tmp_path / "alone/out/final") == 0
+    assert not (tmp_path / "broken/out/final").exists()
+
+
+def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Path) -> None:
+    good = trial(config_of(base), tmp_path / "good")
+    bad = {
+        "no file /nowhere.csv": config_of(base, data__path="/nowhere.csv"),
+        "another target_modules than its pack": config_of(base, lora__target_modules=["c_attn"]),
+        "no 4-bit base": config_of(base, model__load_in_4bit=True),
+        "lora.bias to none": config_of(base, lora__bias="all"),
+    }
+    trials = [trial(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
+    ends = []
+    found = train_pack([good, *trials], ended=lambda one, outcome: ends.append(one))
+    errors = [str(outcome) for one, outcome in found if one is not good]
+    assert len(errors) == 4
+    assert all(text in error for text, error in zip(bad, errors, strict=True))
+    assert result(next(outcome for one, outcome in found if one is good)).step == 12
+    assert ends == [one for one, _ in found]
+
+
+def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
+    """Also by a trial of larger rank, with dropout, which the pack was not made for."""
+    waiting = [
+        trial(config_of(base, lora__r=32, lora__dropout=0.1), tmp_path / "large"),
+        trial(config_of(base, training__seed=4), tmp_path / "last"),
+    ]
+    first = [
+        trial(config_of(base, lora__r=4, training__max_steps=steps), tmp_path / f"first{steps}")
+        for steps in (3, 9)
+    ]
+    solo = trial(config_of(base, training__seed=4), tmp_path / "solo")
+    train_pack([solo])
+    largest = []
+
+    def more() -> Trial | None:
+        return waiting.pop(0) if waiting else None
+
+    original = Pack.run
+
+    def run(self: Pack, steps: Any) -> torch.Tensor:
+        largest.append((self.slots, self.rank))
+        return original(self, steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pack, "run", run)
+        found = train_pack(first, more=more)
+    assert [result(outcome).step for _, outcome in found] == [3, 9, 12, 12]
+    assert set(largest) == {(2, 4), (2, 32)}
+    assert difference(tmp_path / "last/out/final", tmp_path / "solo/out/final") < 1e-5
+
+
+def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:
+    solo = trial(config_of(base, training__seed=3), tmp_path / "solo")
+    train_pack([solo])
+    original, steps_seen = Pack.run, []
+
+    def run(self: Pack, steps: Any) -> torch.Tensor:
+        steps = list(steps)
+        steps_seen.append(self.slots)
+        if self.slots > 1 and len(steps_seen) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return original(self, steps)
+
+    trials = [trial(config_of(base, training__seed=s), tmp_path / str(s)) for s in range(5)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pack, "run", run)
+        found = train_pack(trials, slots=4)
+    assert {result(outcome).step for _, outcome in found} == {12} and len(found) == 5
+    assert set(steps_seen) == {4, 2, 1}
+    assert difference(tmp_path / "3/out/final", tmp_path / "solo/out/final") < 1e-5
+    assert all("out of GPU memory" in recorder(one).warnings[0][1] for one in trials[:4])
+
+
+def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
+    early = trial(config_of(base), tmp_path / "early", stop_at=0)
+    other = trial(config_of(base), tmp_path / "other")
+    found = {id(one): result(outcome) for one, outcome in train_pack([early, other])}
+    assert found[id(early)].stopped and found[id(early)].step == 0
+    assert found[id(early)].metrics == {}
+    assert (tmp_path / "early/out/final/adapter_model.safetensors").is_file()
+    assert found[id(other)].step == 12
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize(("batch_size", "max_new_tokens"), [(2, None), (100, 3)])
+def test_scores_are_those_of_scoring(
+    base: Path, tmp_path: Path, shape: str, batch_size: int, max_new_tokens: int | None
+) -> None:
+    """Of adapters that have learned something, near the end of the model's context too."""
+    from peft import PeftModel
+
+    from src.models import spelling_model as spelling
+    from src.models.packed_base import read_base
+    from src.models.packed_lora import from_peft
+    from src.models.packed_step import AdapterState
+    from src.training.packed import Scorer, _zeros
+
+    trials = [
+        trial(
+            config_of(base, shape, lora__r=r, training__learning_rate=2e-2, training__max_steps=30,
+                      evaluation__eval_steps=30, checkpointing__save_steps=30),
+            tmp_path / str(r),
+        )
+        for r in (4, 8)
+    ]  # fmt: skip
+    train_pack(trials)
+    vocabulary = spelling.load_vocabulary(str(base / shape), revision=None)
+    model = spelling.load_base(
+        str(base / shape), vocabulary, revision=None, load_in_4bit=False, max_length=64,
+        precision="fp32", backend="peft", gradient_checkpointing=False, seed=0,
+    )  # fmt: skip
+    tokenizer = vocabulary.tokenizer
+    rows = scoring.encode(
+        tokenizer, tiny.frame(tiny.WORDS[:7]), "<human>: {question}\n<assistant>:"
+    )
+    rows += scoring.encode(tokenizer, tiny.frame(["a" * 60]), "<human>: {question}\n<assistant>:")
+    packed = read_base(model, spelling.resolve_targets(model, None), torch.float32)
+    pack = Pack(packed, 2, 8)
+    for slot, one in enumerate(trials):
+        tensors = load_file(one.output_dir / "final" / "adapter_model.safetensors")
+        weights = from_peft([site.name for site in packed.sites], tensors)
+        pack.put(slot, AdapterState(weights, _zeros(weights), _zeros(weights)), 32 / (4, 8)[slot])
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    # The second adapter has fewer rows.
+    members = [(0, rows), (1, rows[2:])]
+    found = Scorer(packed, tokenizer, 128).score(pack.products, members, **options)
+    for (metrics, frame), one, (_, own) in zip(found, trials, members, strict=True):
+        adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))
+        expected = scoring.score(adapted, tokenizer, own, precision="fp32", context=128, **options)
+        assert expected is not None
+        assert metrics == pytest.approx(expected[0], rel=1e-4)
+        assert frame["predicted"].tolist() == expected[1]["predicted"].tolist()
+        assert frame["log_probability"].tolist() == pytest.approx(
+            expected[1]["log_probability"].tolist(), rel=1e-4
+        )
+        adapted.unload()
+    assert len(set(found[0][1]["predicted"])) > 1
