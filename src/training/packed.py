@@ -726,7 +726,8 @@ class _Engine:
             epoch=run.step / run.epoch_steps,
             logging_steps=config.training.logging_steps,
             train_batch_size=config.training.per_device_train_batch_size,
-            stateful_callbacks={"TrainerControl": TrainerControl().state()},
+            # Annotated as a list, and a dict once it is made.
+            stateful_callbacks={"TrainerControl": TrainerControl().state()},  # type: ignore[arg-type]
         ).save_to_json(str(folder / "trainer_state.json"))
         path = checkpointing.commit(
             folder,
