@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-gpu test-gpu screenshots base clean
+.PHONY: help run setup setup-dev test lint format bench bench-gpu test-gpu chaos screenshots base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,9 @@ bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth (
 
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
+
+chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (40 minutes)
+	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos_table
 
 screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,17 @@ def data(home: Path) -> Iterator[Path]:
     yield live.words(home)
     for process in live.of_home(home):
         process.kill()
+
+
+@pytest.fixture
+def small(data: Path, base: Path) -> dict[str, Any]:
+    """Settings of a run of the random model without end."""
+    from tests import live
+
+    return live.MANY | {
+        "backend": "peft",
+        "model.name": str(base / "gpt2"),
+        "data.path": str(data),
+        "evaluation.max_new_tokens": 4,
+        "tracking.mode": "off",
+    }

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 from src import paths
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, store
+from src.runs import launcher, recovery, store
 from src.runs.table import Run, Status
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
@@ -87,3 +88,23 @@ def words(home: Path) -> Path:
     rows = [{"question": f"Spell the word: {w}", "answer": " ".join(w)} for w in made]
     file.write_text("\n".join(json.dumps(row) for row in rows))
     return file
+
+
+@contextmanager
+def mounted(folder: Path, size: str, *options: str) -> Iterator[None]:
+    """A file system of its own at `folder`, of that size, in memory; needs root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    choice = ",".join([f"size={size}", *options])
+    subprocess.run(["mount", "-t", "tmpfs", "-o", choice, "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def points_of(run_id: str) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
+    """(step, name) of every point in the table, and in the metrics log."""
+    with store.reading() as session:
+        table = {(p["step"], p["name"]) for p in store.metrics(session, run_id)}
+    logged = {(p[0], p[1]) for points in recovery.logged(run_id).values() for p in points}
+    return table, logged

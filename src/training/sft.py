@@ -206,11 +206,12 @@ class SpellingTrainer(SFTTrainer):
             return self.diverged("an adapter weight is no number")
         try:
             self._write_checkpoint(model, trial, step)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        # torch and safetensors have errors of their own for a file that cannot be written.
         except (OSError, RuntimeError, SafetensorError) as error:
-            if not _is_write_error(error):
-                raise
             shutil.rmtree(self.checkpoints_dir / checkpointing.STAGING, ignore_errors=True)
-            text = f"no checkpoint at step {step}: {_first_line(error)}"
+            text = f"no checkpoint at step {step}: {_why_not_written(error)}"
             if self.history.best_step == step:
                 # What cannot be restored must not be called the best.
                 self.history.restore(self.history.state() | {"best": self._best_before})
@@ -250,13 +251,14 @@ class SpellingTrainer(SFTTrainer):
         return 0
 
 
-def _is_write_error(error: Exception) -> bool:
-    """Whether a file could not be written: torch and safetensors have no OSError for it."""
-    return isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _why_not_written(error: BaseException) -> str:
+    """The operating system's reason where there is one: torch speaks of positions in a stream."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    text = str(found or error).strip().split("\n")[0][:300]
+    full = "iostream" in text or "inline_container" in text
+    return "No space left on the device, or it cannot be written" if full else text
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
