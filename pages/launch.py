@@ -39,8 +39,10 @@ def page() -> None:
     seen = None
     outside: dict[str, str] = {}  # what a look at files or the hub found
     if config:
+        problems = fork_problems(config) | data.out_of_reach(config, base)
+    if config and not problems:
         seen, outside = data.check(config)
-        problems = outside | fork_problems(config)
+        problems = outside
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)

@@ -46,6 +46,13 @@ app = typer.Typer(
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
+
+@app.callback()
+def private() -> None:
+    # What runs leave behind is for their owner alone.
+    os.umask(0o077)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or its name where only one has it.")

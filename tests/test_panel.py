@@ -417,7 +417,8 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
     monkeypatch.setattr(launcher, "check", refuse)
-    test = settled(show("launch", **{"data.path": "words.csv"}))
+    file = str(data.keep("words.csv", b"x"))
+    test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
     monkeypatch.setattr(launcher, "check", lambda config: SEEN)
     next(b for b in test.button if b.label == "Check again").click().run()

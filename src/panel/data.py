@@ -39,6 +39,29 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
         return None, error.problems
 
 
+def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
+    """A sentence for each path that the page must not read: a reader of the panel may name hub ids,
+    uploads and files in Spelltune's own folders, and what the run at hand named before."""
+    problems = {}
+    data, model = config.data.path, config.model.name
+    if data and data != base.data.path and not _within(data, paths.home() / "data"):
+        problems["data.path"] = (
+            f"the panel reads files under {paths.home() / 'data'} alone; upload the file, or "
+            "launch from the command line"
+        )
+    if model != base.model.name and os.path.exists(model) and not _within(model, paths.home()):
+        problems["model.name"] = (
+            f"the panel reads models under {paths.home()} and from the hub alone; copy it there, "
+            "or launch from the command line"
+        )
+    return problems
+
+
+def _within(path: str, folder: Path) -> bool:
+    # Resolved: a link inside may lead outside.
+    return Path(path).expanduser().resolve().is_relative_to(folder.resolve())
+
+
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
     """The check of what a config says of model and data, which goes on in a thread of its own."""
     looked_at = config.model_dump(include={"model", "data", "backend", "engine", "early_stopping"})

@@ -28,12 +28,14 @@ PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
 def middleware() -> list[Middleware]:
     extra = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "")
     names = [name.strip().lower() for name in extra.split(",") if name.strip()]
-    return [Middleware(KnownHosts, names=["localhost", *names])]
+    proxy = os.environ.get("SPELLTUNE_PROXY")
+    return [Middleware(OnlyHere, proxy=proxy), Middleware(KnownHosts, names=["localhost", *names])]
 
 
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """While the panel lives: statuses follow the processes, and the slots are filled."""
+    os.umask(0o077)  # what runs leave behind is for their owner alone
     closing = threading.Event()
     threading.Thread(target=_attend, args=(closing,), name="reconciler", daemon=True).start()
     yield
@@ -63,6 +65,36 @@ def plotly_js(_request: Request) -> FileResponse:
         media_type="text/javascript",
         headers={"Cache-Control": "public, max-age=31536000, immutable"},
     )
+
+
+class OnlyHere:
+    """Refuses what does not come over the loopback interface: the panel has no login of its own.
+
+    With the name of a `proxy` that authenticates its readers it may listen on other addresses.
+    """
+
+    def __init__(self, app: ASGIApp, proxy: str | None):
+        self.app, self.proxy = app, proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = (scope.get("server") or ("", None))[0]
+        if self.proxy or scope["type"] == "lifespan" or _is_loopback(server):
+            return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await _close(receive, send)
+        response: Response = PlainTextResponse(
+            f"The panel listens on {server}, where anybody may come, and has no login. Bind it to "
+            "127.0.0.1, or name the proxy that authenticates its readers in SPELLTUNE_PROXY.\n",
+            status_code=403,
+        )
+        return await response(scope, receive, send)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:  # a Unix socket, or a name
+        return address in ("", "localhost") or address.startswith("/")
 
 
 class KnownHosts:
