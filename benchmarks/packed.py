@@ -498,12 +498,287 @@ def baseline(backend: str, setting: str, shape: str, base: str, out: Path) -> No
     )
 
 
+def words(folder: Path) -> None:
+    """Questions of random letters: rows of about LENGTH tokens, ANSWER of them the answer's."""
+    import random
+
+    draw = random.Random(0)
+    folder.mkdir()
+    for split, count in (("train", 2000), ("validation", 400), ("test", 400)):
+        lines = []
+        for _ in range(count):
+            word = "".join(draw.choices("qwxzjkvybhgf", k=ANSWER - 3))
+            lines.append(json.dumps({"question": word, "answer": " ".join(word)}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+def sweep_config(folder: Path, index: int, options: argparse.Namespace) -> Any:
+    """Trial `index` of the grid r x alpha x learning rate."""
+    from src.config import load_config
+
+    steps = options.sweep_steps
+    return load_config(
+        overrides={
+            "backend": "peft", "model.name": str(folder / "base"), "model.load_in_4bit": False,
+            "model.max_length": 64, "data.path": str(folder / "words"), "lora.dropout": 0.0,
+            "lora.r": RANKS[index % 4], "lora.alpha": ALPHAS[index // 4 % 4],
+            "training.learning_rate": RATES[index // 16 % 4], "training.max_steps": steps,
+            "training.per_device_train_batch_size": ROWS, "training.logging_steps": 50,
+            "training.gradient_checkpointing": False, "evaluation.eval_steps": steps,
+            "evaluation.batch_size": 400, "checkpointing.save_steps": steps,
+            "early_stopping.patience": None,
+        }
+    )  # fmt: skip
+
+
+def sweep_files(options: argparse.Namespace, folder: Path) -> None:
+    save_base(options.shape, folder / "base")
+    words(folder / "words")
+
+
+def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[float, str]:
+    """Seconds of this script as a process of its own, and the last line that it printed."""
+    command = [sys.executable, "-m", "benchmarks.packed", "--shape", options.shape, "--base"]
+    command += [str(folder), "--sweep-steps", str(options.sweep_steps), "--trials"]
+    command += [str(options.trials), *arguments]
+    started = time.time()
+    with open(folder / "child.log", "w") as log:
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=options.seconds
+            )
+        except subprocess.TimeoutExpired:
+            return time.time() - started, json.dumps({"problem": f"over {options.seconds} s"})
+    if done.returncode:
+        problem = (folder / "child.log").read_text()[-900:]
+        return time.time() - started, json.dumps({"problem": problem})
+    return time.time() - started, done.stdout.strip().splitlines()[-1]
+
+
+def phase_sweep(results: Results, options: argparse.Namespace) -> None:
+    """The whole grid from launch to evaluated, saved adapters, in one packed process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sweep_files(options, folder)
+        seconds, line = child(options, folder, "--sweep-run", "--out", str(folder / "out"))
+        saved = len(list((folder / "out").glob("*/out/final/adapter_model.safetensors")))
+        results.add(
+            phase="sweep", name=f"packed, {options.trials} trials x {options.sweep_steps} steps",
+            seconds=round(seconds, 1), saved=saved, **json.loads(line),
+        )  # fmt: skip
+
+
+def phase_solo(results: Results, options: argparse.Namespace) -> None:
+    """Some trials of the grid alone, one process each."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sweep_files(options, folder)
+        for index in range(options.first_solo, options.first_solo + options.solos):
+            trial = (index * 7) % options.trials
+            seconds, line = child(
+                options, folder, "--solo-run", str(trial), "--out", str(folder / f"solo{index}")
+            )
+            results.add(
+                phase="sweep", name=f"alone, trial {trial} x {options.sweep_steps} steps",
+                seconds=round(seconds, 1), **json.loads(line),
+            )  # fmt: skip
+
+
+def sweep_run(options: argparse.Namespace) -> None:
+    from src.training.packed import Trial, train_pack
+    from tests.tiny import Recorder
+
+    class Clocked(Recorder):
+        first = 0.0
+
+        def metrics(self, step: int, values: Any) -> None:
+            super().metrics(step, values)
+            if "train/loss" in values and not Clocked.first:
+                Clocked.first = time.time()
+
+    imported = time.time()
+    trials = [
+        Trial(
+            sweep_config(options.base, n, options), Clocked(), options.out / str(n) / "out",
+            options.out / str(n) / "steps",
+        )
+        for n in range(options.trials)
+    ]  # fmt: skip
+    for trial in trials:
+        trial.output_dir.mkdir(parents=True)
+    found = train_pack(trials)
+    problems = [repr(outcome) for _, outcome in found if isinstance(outcome, Exception)]
+    print(
+        json.dumps(
+            {
+                "imported_at": round(imported - STARTED, 1),
+                "first_log_at": round(Clocked.first - STARTED, 1),
+                "ended_at": round(time.time() - STARTED, 1),
+                "gib": gib(),
+                "problems": problems[:2],
+            }
+        )
+    )
+
+
+def solo_run(options: argparse.Namespace) -> None:
+    from src.training.train import train
+    from tests.tiny import Recorder
+
+    options.out.mkdir(parents=True)
+    config = sweep_config(options.base, options.solo_run, options)
+    result = train(
+        config, Recorder(), output_dir=options.out / "out", checkpoints_dir=options.out / "steps"
+    )
+    print(json.dumps({"ended_at": round(time.time() - STARTED, 1), "step": result.step}))
+
+
+def phase_decode(results: Results, options: argparse.Namespace) -> None:
+    """Evaluation of 64 adapters x 400 words: packed, and with generate adapter by adapter."""
+    import torch
+
+    from src.models import spelling_model as spelling
+    from src.models.packed_base import read_base
+    from src.training import scoring
+    from src.training.packed import Scorer
+    from tests import tiny
+
+    adapters = 4 if options.shape.startswith("tiny") else 64
+    count = 40 if options.shape.startswith("tiny") else 400
+    dtype = torch.bfloat16 if device() == "cuda" else torch.float32
+    tokenizer = tiny.tokenizer()
+    with tempfile.TemporaryDirectory() as name:
+        words(Path(name) / "words")
+        import pandas as pd
+
+        frame = pd.read_json(Path(name) / "words" / "test.jsonl", lines=True)[:count]
+    frame["word"] = frame["question"]
+    rows = scoring.encode(tokenizer, frame, "<human>: {question}\n<assistant>:")
+    # Random weights never end an answer: both ways decode the same number of tokens.
+    asked: dict[str, Any] = {"batch_size": count, "max_new_tokens": 20}
+    model = random_model(options.shape, dtype)
+    base = read_base(model, targets_of(options.shape), dtype)
+    pack = pack_of(base, adapters)
+    scorer = Scorer(base, tokenizer, 128)
+    members = [(slot, rows) for slot in range(adapters)]
+    scorer.score(pack.products, members[:2], **asked)
+    free()
+    times = timed(lambda: scorer.score(pack.products, members, **asked), 1, least=2)
+    packed = statistics.median(times)
+    results.add(
+        phase="decode", name="packed", words_per_second=round(adapters * count / packed),
+        seconds=round(packed, 2), gib=gib(),
+        row_tokens=round(sum(map(len, rows)) / len(rows), 1),
+        answer_tokens=round(sum(len(row.answer_ids) for row in rows) / len(rows), 1),
+    )  # fmt: skip
+    free()
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    adapted, _ = spelling.add_lora(
+        model, backend="peft", r=RANKS[-1], alpha=32, dropout=0.0,
+        target_modules=targets_of(options.shape), bias="none", gradient_checkpointing=False,
+        max_length=64, seed=0,
+    )  # fmt: skip
+    precision = "bf16" if device() == "cuda" else "fp32"
+
+    def one() -> None:
+        scoring.score(adapted, tokenizer, rows, precision=precision, context=128, **asked)
+
+    one()
+    alone = statistics.median(timed(one, 1, least=3))
+    results.add(
+        phase="decode", name="generate, one adapter after the other",
+        words_per_second=round(count / alone), seconds=round(alone * adapters, 2), gib=gib(),
+        packed_is_faster_by=round(alone * adapters / packed, 1),
+    )  # fmt: skip
+
+
+def phase_engines(results: Results, options: argparse.Namespace) -> None:
+    """Steps of real runs of the shipped base, through the TRL engine and in packs of K, in turn so
+    that a machine that others use is fair to all."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        few_words(folder / "words")
+        found: dict[tuple[str, int], list[float]] = {}
+        ways = [("trl", 1), *(("packed", k) for k in (1, 2, 4, 8))]
+        for _ in range(options.repeats):
+            for engine, adapters in ways:
+                arguments = "--engine-run", engine, "--adapters", str(adapters)
+                _, line = child(options, folder, *arguments, "--out", str(folder / "out"))
+                row = json.loads(line)
+                if "problem" in row:
+                    results.add(phase="engines", name=f"{engine} x {adapters}", **row)
+                else:
+                    found.setdefault((engine, adapters), []).append(row["steps_per_second"])
+        solo = statistics.median(found[ways[0]])
+        for (engine, adapters), rates in found.items():
+            results.add(
+                phase="engines", name="one run, TRL" if engine == "trl" else f"K = {adapters}",
+                adapter_steps_per_second=round(statistics.median(rates), 2),
+                lowest=round(min(rates), 2), highest=round(max(rates), 2),
+                against_solo=round(statistics.median(rates) / solo, 2),
+            )  # fmt: skip
+
+
+def few_words(folder: Path) -> None:
+    """The training rows of spell_out, and four words to score: only steps are measured."""
+    from src.training.data_loaders import load_splits
+
+    splits = load_splits(task="spell_out")
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        frame = getattr(splits, split)[["question", "answer"]]
+        frame = frame if split == "train" else frame.head(4)
+        frame.to_json(folder / f"{split}.jsonl", orient="records", lines=True)
+
+
+def engine_run(options: argparse.Namespace) -> None:
+    """Train 40 steps of the preset tiny-spell in this process, with K adapters or through TRL."""
+    from src.config import load_config
+    from src.training.packed import Trial, train_pack
+    from src.training.train import train
+    from tests.tiny import Recorder
+
+    at: dict[int, float] = {}
+
+    class Clock(Recorder):
+        def metrics(self, step: int, values: Any) -> None:
+            if "train/loss" in values:
+                at[step] = time.perf_counter()
+
+    configs = [
+        load_config(
+            preset="tiny-spell",
+            overrides={
+                "backend": "peft", "training.max_steps": 40, "training.logging_steps": 10,
+                "data.path": str(options.base / "words"), "evaluation.max_new_tokens": 2,
+                "evaluation.eval_steps": 40, "checkpointing.save_steps": 40, "training.seed": n,
+                "scheduler.warmup_steps": 2,
+            },
+        )
+        for n in range(options.adapters)
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.engine_run == "trl":
+            train(configs[0], Clock(), output_dir=folder / "o", checkpoints_dir=folder / "s")
+        else:
+            train_pack(
+                [Trial(config, Clock(), folder / f"o{n}", folder / f"s{n}")
+                 for n, config in enumerate(configs)]
+            )  # fmt: skip
+    print(json.dumps({"steps_per_second": options.adapters * 30 / (at[40] - at[10])}))
+
+
 PHASES: dict[str, Callable[[Results, argparse.Namespace], None]] = {
     "check": phase_check,
     "peak": phase_peak,
     "packed": phase_packed,
     "baselines": phase_baselines,
     "processes": phase_processes,
+    "decode": phase_decode,
+    "sweep": phase_sweep,
+    "solo": phase_solo,
+    "engines": phase_engines,
 }
 
 
@@ -517,18 +792,36 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
     parser.add_argument("--tiny", action="store_true", help="the tiny model of the shape")
-    parser.add_argument("--phases", default=",".join(PHASES), help=", ".join(PHASES))
+    parser.add_argument("--phases", default="check,peak,packed", help=", ".join(PHASES))
     parser.add_argument("--variants", default="1+graphs+kernels,64+graphs+kernels")
     parser.add_argument("--profile", default="", help="variants whose kernels to write down")
     parser.add_argument("--seconds", type=float, default=240, help="a baseline process may take")
     parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
     parser.add_argument("--baseline", nargs=2, metavar=("BACKEND", "SETTING"))
-    parser.add_argument("--base", help="folder of the baseline's base model")
+    parser.add_argument("--base", type=Path, help="folder that a child process reads")
+    parser.add_argument("--repeats", type=int, default=3, help="of each way in phase engines")
+    parser.add_argument("--engine-run", choices=("trl", "packed"), help="be that process")
+    parser.add_argument("--adapters", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--sweep-steps", type=int, default=500)
+    parser.add_argument("--solos", type=int, default=3, help="trials to measure alone")
+    parser.add_argument("--first-solo", type=int, default=0)
+    parser.add_argument("--sweep-run", action="store_true", help="be the sweep's process")
+    parser.add_argument("--solo-run", type=int, help="be the process of this trial")
     options = parser.parse_args()
     if options.tiny:
         options.shape = "tiny-qwen" if options.shape == "qwen" else "tiny"
     if options.baseline:
-        baseline(*options.baseline, options.shape, options.base, options.out)
+        baseline(*options.baseline, options.shape, str(options.base), options.out)
+        return 0
+    if options.sweep_run:
+        sweep_run(options)
+        return 0
+    if options.engine_run:
+        engine_run(options)
+        return 0
+    if options.solo_run is not None:
+        solo_run(options)
         return 0
     results = Results(options.out, options.shape)
     for name, phase in phases(options.phases):
