@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from src import paths
+from src.analysis import comparison
 from src.config import (
     ConfigError,
     load_config,
@@ -297,6 +298,27 @@ def metrics(run: RunArgument, as_json: AsJson = False) -> None:
         return print_json(points)
     for point in points:
         print(f"{point['step']}\t{point['name']}\t{point['value']}")
+
+
+@app.command()
+@told
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which of several runs spell better, and what may be claimed of their configs."""
+    reconciler.reconcile()
+    with store.reading() as session:
+        chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
+        if len(chosen) < 2:
+            raise store.UnknownRun("compare takes two different runs or more")
+        found = comparison.compare(session, list(chosen.values()))
+    if as_json:
+        return print_json(comparison.document(found))
+    for verdict in (*found.configs, *found.adapters):
+        out.print(escape(verdict.claim), highlight=False)
+    if found.summary:
+        out.print(escape(found.summary), highlight=False)
 
 
 @app.command()

@@ -723,6 +723,18 @@ def final_evaluation(session: Session, run: Run, *, split: str = "validation") -
     return next((e for e in found if e.step == run.best_step), found[-1] if found else None)
 
 
+def final_evaluations(session: Session, runs: Sequence[Run]) -> dict[tuple[str, str], Evaluation]:
+    """{(run id, split): what `final_evaluation` gives}, in one query."""
+    query = select(Evaluation).where(col(Evaluation.run_id).in_([run.id for run in runs]))
+    best = {run.id: run.best_step for run in runs}
+    found: dict[tuple[str, str], Evaluation] = {}
+    for evaluation in session.exec(query.order_by(col(Evaluation.step))):
+        key = evaluation.run_id, evaluation.split
+        if key not in found or found[key].step != best[evaluation.run_id]:
+            found[key] = evaluation
+    return found
+
+
 def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataFrame:
     """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a
     question."""

@@ -1,0 +1,260 @@
+"""Runs beside each other: which of them are seeds of one config, and the verdicts on them."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.analysis import verdicts
+from src.analysis.verdicts import Answers, Verdict
+from src.config import RunConfig, settings, stored_config
+from src.runs import store
+from src.runs.table import Evaluation, Run, Status
+
+# What does not make another config: how the run is called, watched and looked after.
+ASIDE = ("name", "training.seed", "tracking.", "supervision.")
+SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
+COLUMNS = ["word", "question", "expected", "correct"]
+
+Scored = Mapping[tuple[str, str], Evaluation]  # (run id, split) -> its final scoring
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one config, that is of equal settings but for the seed."""
+
+    name: str
+    runs: tuple[Run, ...]  # oldest first
+
+    @cached_property
+    def seeds(self) -> tuple[Run, ...]:
+        """The completed runs, one a seed: the same seed again says nothing new."""
+        done = (run for run in self.runs if run.status == Status.COMPLETED)
+        return tuple({run.config["training"]["seed"]: run for run in done}.values())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found."""
+
+    groups: list[Group]
+    differing: dict[str, dict[str, Any]]  # setting -> {run id: value}, where they are not all equal
+    scores: dict[str, dict[str, Any]]  # group name -> {split, exact_match, sd, seeds}
+    configs: list[Verdict]  # one for each pair of groups
+    adapters: list[Verdict]  # one for each pair of runs
+    summary: str  # one sentence on all groups
+
+
+def compare(
+    session: store.Session, runs: Sequence[Run], *, most_adapters: int | None = None
+) -> Comparison:
+    """The verdicts on these runs; on pairs of adapters only up to `most_adapters` runs."""
+    scored = store.final_evaluations(session, runs)
+    groups = grouped(runs)
+    pairs = [_judged(a, b, scored) for a, b in combinations(groups, 2)]
+    found = [run for run in runs if _split([run], scored)]
+    few = found if most_adapters is None or len(found) <= most_adapters else []
+    adapters = [_adapters(a, b, scored) for a, b in combinations(few, 2)]
+    configs = verdicts.together(pairs)
+    scores = {group.name: _score(group, groups, scored) for group in groups}
+    return Comparison(
+        groups=groups,
+        differing=differing(runs),
+        scores=scores,
+        configs=configs,
+        adapters=verdicts.together(adapters),
+        summary=_summary(scores, configs),
+    )
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run's row by dotted name; one that came later than the run has its default."""
+    return _defaults() | _flattened(values)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return _flattened(stored_config({}).model_dump())
+
+
+def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            named |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            named[name] = value
+    return named
+
+
+def config_key(run: Run) -> str:
+    """Equal for runs that differ in no more than seed, name and what does not touch training."""
+    kept = {k: v for k, v in flat(run.config).items() if not k.startswith(ASIDE)}
+    return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
+
+
+def grouped(runs: Iterable[Run]) -> list[Group]:
+    """The configs among runs, by the age of their first run."""
+    found: dict[tuple[str, object], list[Run]] = {}
+    data: dict[str, object] = {}  # config -> fingerprint of its data, as first seen
+    for run in sorted(runs, key=lambda r: (r.created_at, r.id)):
+        key = config_key(run)
+        # A file may have changed under its path. A run that has not read its data yet counts to
+        # those that have.
+        data_ = run.used.get("data_fingerprint") or data.get(key)
+        data.setdefault(key, data_)
+        found.setdefault((key, data_), []).append(run)
+    members = list(found.values())
+    return [Group(name, tuple(m)) for name, m in zip(_names(members), members, strict=True)]
+
+
+def _names(members: Sequence[Sequence[Run]]) -> list[str]:
+    """A config is called like its runs; where several would be called the same, what differs is
+    added."""
+    names = [Counter(run.name for run in runs).most_common(1)[0][0] for runs in members]
+    for name, count in Counter(names).items():
+        if count == 1:
+            continue
+        alike = [i for i, other in enumerate(names) if other == name]
+        first = {members[i][0].id: i for i in alike}
+        differ = differing([members[i][0] for i in alike])
+        for run_id, i in first.items():
+            told = [f"{k.rpartition('.')[2]} {values[run_id]}" for k, values in differ.items()
+                    if not k.startswith(ASIDE)]  # fmt: skip
+            names[i] = f"{name} ({', '.join(told[:3])})" if told else members[i][0].id
+    # What was cut off may have been all that differed.
+    return [n if names.count(n) == 1 else r[0].id for n, r in zip(names, members, strict=True)]
+
+
+def differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """{setting: {run id: value}} of the settings that are not the same in all runs."""
+    values = {run.id: flat(run.config) for run in runs}
+    order = [setting.name for setting in settings()]
+    names = dict.fromkeys([*order, *(name for config in values.values() for name in config)])
+    table = {name: {i: config.get(name) for i, config in values.items()} for name in names}
+    return {n: row for n, row in table.items() if len({repr(v) for v in row.values()}) > 1}
+
+
+def more_seeds(group: Group, known: Iterable[Run], count: int) -> list[RunConfig]:
+    """Configs of `count` new seeds of a group, none of which any run of it in `known` has."""
+    key = config_key(group.runs[0])
+    taken = {r.config["training"]["seed"] for r in (*group.runs, *known) if config_key(r) == key}
+    base = stored_config(group.runs[0].config)
+    new = (seed for seed in range(len(taken) + count + 1) if seed not in taken)
+    return [
+        base.model_copy(update={"training": base.training.model_copy(update={"seed": seed})})
+        for seed, _ in zip(new, range(count), strict=False)
+    ]
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def _split(runs: Sequence[Run], scored: Scored) -> str | None:
+    """The split on which all runs are compared."""
+    return next((s for s in SPLITS if all((run.id, s) in scored for run in runs)), None)
+
+
+def _judged(a: Group, b: Group, scored: Scored) -> Verdict:
+    seeds = [[r for r in group.seeds if _split([r], scored)] for group in (a, b)]
+    split = _split([*seeds[0], *seeds[1]], scored) or SPLITS[0]
+    found = [[_answers(scored, run, split) for run in side] for side in seeds]
+    return verdicts.judge_configs(
+        *([f for f in side if f is not None] for side in found), names=(a.name, b.name)
+    )
+
+
+def _adapters(a: Run, b: Run, scored: Scored) -> Verdict:
+    split = _split([a, b], scored)
+    if split is None:
+        claim = f"not compared: only one of {a.id} and {b.id} has been scored on its test questions"
+        return Verdict(a.id, b.id, "adapters", SPLITS[0], claim=claim)
+    keys = [_file(scored[run.id, split]) for run in (a, b)]
+    return _adapter_pair(a.id, b.id, split, *keys)
+
+
+@lru_cache(maxsize=4096)
+def _adapter_pair(
+    a: str, b: str, split: str, file_a: tuple[str, int], file_b: tuple[str, int]
+) -> Verdict:
+    try:
+        pair = _read(a, split, *file_a), _read(b, split, *file_b)
+    except OSError as error:
+        return Verdict(a, b, "adapters", split, claim=f"not compared: {error}")
+    return verdicts.judge_adapters(*pair)
+
+
+def _answers(scored: Scored, run: Run, split: str) -> Answers | None:
+    """What the kept adapter of a run answered; None where its file is gone."""
+    try:
+        return _read(run.id, split, *_file(scored[run.id, split]))
+    except OSError:
+        return None
+
+
+def _file(evaluation: Evaluation) -> tuple[str, int]:
+    """Names the content of an evaluation's file: its path, and when it changed (0: it is gone)."""
+    try:
+        return evaluation.path, os.stat(evaluation.path).st_mtime_ns
+    except OSError:
+        return evaluation.path, 0
+
+
+@lru_cache(maxsize=1024)
+def _read(run_id: str, split: str, path: str, changed: int) -> Answers:
+    return verdicts.answers(pd.read_parquet(path, columns=COLUMNS), name=run_id, split=split)
+
+
+def _score(group: Group, groups: Sequence[Group], scored: Scored) -> dict[str, Any]:
+    """The mean exact match of a config over its seeds, on the split that all configs have."""
+    split = _split([run for g in groups for run in g.seeds], scored) or SPLITS[1]
+    seeds = [scored[r.id, split] for r in group.seeds if (r.id, split) in scored]
+    shares = np.array([e.correct / max(e.rows, 1) for e in seeds])
+    return {
+        "split": split,
+        "seeds": len(shares),
+        "exact_match": float(shares.mean()) if len(shares) else None,
+        "sd": float(shares.std(ddof=1)) if len(shares) > 1 else None,
+    }
+
+
+def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]) -> str:
+    known = {name: s["exact_match"] for name, s in scores.items() if s["exact_match"] is not None}
+    if len(scores) > 1 or not known:
+        return verdicts.leaders(known, configs)
+    ((name, score),) = scores.items()
+    told = f"one config, {name}, of which {score['seeds']} seeds have been scored"
+    told += f": {score['exact_match']:.1%} of the {score['split']} questions right on average"
+    return told + (f", SD {score['sd'] * 100:.1f} points" if score["sd"] is not None else "")
+
+
+# --- as a document --------------------------------------------------------------------------------
+
+REPORTED = (
+    *("a", "b", "about", "metric", "split", "questions", "seeds", "difference", "ci_low"),
+    *("ci_high", "p_value", "p_holm", "winner", "more_seeds", "claim"),
+)
+
+
+def document(found: Comparison) -> dict[str, Any]:
+    """What `spelltune compare --json` prints."""
+    shown = (*found.configs, *found.adapters)
+    return {
+        "verdicts": [{name: getattr(verdict, name) for name in REPORTED} for verdict in shown],
+        "summary": found.summary,
+        "configs": [
+            {"name": g.name, "runs": [run.id for run in g.runs], **found.scores[g.name]}
+            for g in found.groups
+        ],
+        "settings": found.differing,
+    }
