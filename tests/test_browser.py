@@ -451,8 +451,9 @@ def own_words(folder: Path, column: str = "answer") -> Path:
 
 
 def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base_model):
-    home, data = tmp_path / "home", own_words(tmp_path)
-    home.mkdir()
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    data = own_words(home / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPELLTUNE_HOME", str(home))
         patch.setenv("WANDB_MODE", "disabled")
@@ -527,8 +528,9 @@ def test_an_upload_is_shown_and_one_without_a_column_is_refused_in_words(
 
 
 def test_two_clicks_make_one_run(browser, tmp_path, base_model):
-    home, data = tmp_path / "home", own_words(tmp_path)
-    home.mkdir()
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    data = own_words(home / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPELLTUNE_HOME", str(home))
         with serving(home) as address, reading(browser) as page:

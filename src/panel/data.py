@@ -40,26 +40,16 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
 
 
 def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
-    """A sentence for each path that the page must not read: a reader of the panel may name hub ids,
-    uploads and files in Spelltune's own folders, and what the run at hand named before."""
-    problems = {}
-    data, model = config.data.path, config.model.name
-    if data and data != base.data.path and not _within(data, paths.home() / "data"):
-        problems["data.path"] = (
-            f"the panel reads files under {paths.home() / 'data'} alone; upload the file, or "
-            "launch from the command line"
-        )
-    if model != base.model.name and os.path.exists(model) and not _within(model, paths.home()):
-        problems["model.name"] = (
-            f"the panel reads models under {paths.home()} and from the hub alone; copy it there, "
-            "or launch from the command line"
-        )
-    return problems
-
-
-def _within(path: str, folder: Path) -> bool:
+    """A sentence where data.path leaves the panel's folder: its readers may name hub ids, uploads
+    and files in SPELLTUNE_HOME/data, and what the run at hand named before."""
+    folder, path = paths.home() / "data", config.data.path
+    if not path or path == base.data.path:
+        return {}
     # Resolved: a link inside may lead outside.
-    return Path(path).expanduser().resolve().is_relative_to(folder.resolve())
+    if Path(path).expanduser().resolve().is_relative_to(folder.resolve()):
+        return {}
+    advice = "upload the file, or launch from the command line"
+    return {"data.path": f"the panel reads files under {folder} alone; {advice}"}
 
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
