@@ -86,6 +86,7 @@ MENDABLE = (
     DataError,
     store.UnknownRun,
     store.RunIsActive,
+    store.TakesNoWrites,
     CannotResume,
     CheckpointNeeded,
 )

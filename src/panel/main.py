@@ -37,4 +37,7 @@ if why := store.why_not_wal():
     text = f"The run table keeps its journal in the slower DELETE mode: {escape(why)}."
     st.html(f'<p class="banner" role="status">{text}</p>')
 
-page.run()
+try:
+    page.run()
+except store.TakesNoWrites as error:
+    st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')

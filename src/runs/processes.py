@@ -2,10 +2,13 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
+from typing import Any
 
 # A run's processes inherit these and no others, so that a stray secret of the shell cannot reach a
 # log.
@@ -135,3 +138,21 @@ def holder(path: Path) -> int | None:
     finally:
         os.close(file)
     return None if kind == fcntl.F_UNLCK else pid
+
+
+class _Tolerant(io.FileIO):
+    """A file that drops what finds no space."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def print_even_on_a_full_disk() -> None:
+    """Let standard output and error, which are a run's log, fail no one who prints."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = _Tolerant(descriptor, "w", closefd=False)
+        text = io.TextIOWrapper(io.BufferedWriter(file), errors="replace", line_buffering=True)
+        setattr(sys, name, text)

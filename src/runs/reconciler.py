@@ -74,8 +74,8 @@ def _reconcile(run: Run) -> bool:
 
 def _end(run: Run, reason: str) -> bool:
     verdict = read_result(run.id, run.attempt) or {"status": Status.INTERRUPTED, "reason": reason}
-    with store.writing() as session:
-        ended = store.end(session, run, verdict)
+    # Insists, and so gives up the reserve where the disk is full.
+    ended = store.insist(lambda session: store.end(session, run, verdict), seconds=1)
     if ended:
         recovery.settle(run.id)
     return ended

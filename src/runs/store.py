@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 import psutil
 from sqlalchemy import (
+    Connection,
     CursorResult,
     Engine,
     Table,
@@ -29,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, col, delete, select
 
@@ -60,6 +62,7 @@ NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster"
 T = TypeVar("T")
 
 RESERVE_BYTES = 256 * 1024
+FULL_BYTES = 64 * 1024  # less than this, and SQLite cannot make its files beside the table
 
 # Beside a database file in which somebody met a damaged page.
 DAMAGED = ".damaged"
@@ -69,11 +72,20 @@ class UnknownRun(LookupError):
     """No run has that id, or several have that name."""
 
 
+class TakesNoWrites(SQLAlchemyError):
+    """The run table can be read, but not written now: its disk is full, or another has locked it.
+    The text says what to do."""
+
+
 class RunIsActive(RuntimeError):
     """The run has living processes, so this cannot be done to it."""
 
 
 # --- the database ---------------------------------------------------------------------------------
+
+
+def _version(connection: Connection) -> int:
+    return connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0
 
 
 def _missing_tables(connection: Any) -> None:
@@ -105,10 +117,10 @@ def _engine(url: str, pid: int) -> Engine:
     location = make_url(url)
     if location.get_backend_name() == "sqlite":
         Path(location.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = Path(location.database or "")
         engine = create_engine(
-            url, module=sqlite_driver, poolclass=NullPool, connect_args={"timeout": 15}
+            url, module=sqlite_driver, poolclass=NullPool, creator=lambda: _connect_sqlite(file)
         )
-        event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         engine = create_engine(url, poolclass=NullPool)
@@ -116,7 +128,31 @@ def _engine(url: str, pid: int) -> Engine:
     return engine
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
+def _connect_sqlite(file: Path) -> Any:
+    connection = sqlite_driver.connect(file, timeout=15, check_same_thread=False)
+    try:
+        _configure_sqlite(connection)
+    except sqlite_driver.OperationalError:
+        connection.close()
+        if not _full(file.parent) or _size(file.with_name(f"{file.name}-wal")):
+            raise
+        # Even a reader needs files beside the table, for which a full disk has no room. As nobody
+        # has them, nobody writes, and the table can be read as it lies there.
+        address = f"{file.absolute().as_uri()}?immutable=1"
+        connection = sqlite_driver.connect(address, uri=True, check_same_thread=False)
+        connection.isolation_level = None
+    return connection
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def _configure_sqlite(connection: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, explicitly
     connection.execute("PRAGMA busy_timeout=15000")
     connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
@@ -148,11 +184,16 @@ def _begin_sqlite(connection: Any) -> None:
 
 
 def _migrate(engine: Engine) -> None:
+    with engine.execution_options(immediate=False).connect() as connection:
+        if inspect(connection).has_table("schema_version") and len(MIGRATIONS) == _version(
+            connection
+        ):
+            return
     with engine.begin() as connection:
         connection.execute(
             text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
         )
-        version = connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0
+        version = _version(connection)
         if version > len(MIGRATIONS):
             raise RuntimeError(
                 f"the run table has schema {version} and this Spelltune knows {len(MIGRATIONS)}: "
@@ -180,11 +221,22 @@ def reading() -> Iterator[Session]:
 
 @contextmanager
 def writing() -> Iterator[Session]:
-    """A session that holds the write lock from its start and commits at its end: keep it short."""
+    """A session that holds the write lock from its start and commits at its end: keep it short.
+
+    TakesNoWrites where the disk is full, or another process keeps that lock."""
     with _noticing_damage():
         engine = _engine(_url(), os.getpid()).execution_options(immediate=True)
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            if (file := sqlite_file()) and _full(file.parent):
+                text = f"no space is left for the run table {file}; free some, and try again"
+            elif "locked" in str(error.orig):
+                text = "another process keeps the run table locked; try again when it is done"
+            else:
+                raise
+            raise TakesNoWrites(text) from error
 
 
 def insist(write: Callable[[Session], T], *, seconds: float) -> T:
@@ -195,13 +247,12 @@ def insist(write: Callable[[Session], T], *, seconds: float) -> T:
         try:
             with writing() as session:
                 return write(session)
-        except OperationalError as error:
-            if "full" in str(error.orig):
+        except (OperationalError, TakesNoWrites) as error:
+            if _reserve().exists() and _full(_reserve().parent):
                 _reserve().unlink(missing_ok=True)
             if time.monotonic() > deadline:
                 raise
-            print(f"warning: the run table takes no writes, trying again: {error.orig}",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(f"warning: {error}; trying again", file=sys.stderr, flush=True)
             time.sleep(1)
 
 

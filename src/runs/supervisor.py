@@ -18,7 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
 from src.runs import launcher, lineage, recovery, store
-from src.runs.processes import FileLock, boot_id, child_environment, holder, host, memory_kills
+from src.runs.processes import (
+    FileLock,
+    boot_id,
+    child_environment,
+    holder,
+    host,
+    memory_kills,
+    print_even_on_a_full_disk,
+)
 from src.runs.reconciler import kill_marked, read_result
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
@@ -38,6 +46,7 @@ def main() -> int:
     if not slot.acquire() or not own.acquire():
         return 0  # someone else was faster; the queue is filled again when a slot gets free
     os.umask(0o077)
+    print_even_on_a_full_disk()
     me = {"supervisor_pid": os.getpid(), "boot_id": boot_id(), "host": host()}
 
     def take(session: store.Session) -> Run | None:

@@ -14,7 +14,7 @@ import traceback
 from src import paths
 from src.config import stored_config
 from src.runs import reconciler, store
-from src.runs.processes import FileLock, holder
+from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
 
 # Exit code where not even the result file could be written.
 DISK_FULL = errno.ENOSPC
@@ -22,6 +22,7 @@ DISK_FULL = errno.ENOSPC
 
 def main(run_id: str, attempt: int) -> int:
     os.umask(0o077)
+    print_even_on_a_full_disk()
     # Before the heavy imports: whoever looks must find the lock held from the first moment on.
     lock = FileLock(paths.trainer_lock(run_id))
     if not lock.acquire():
@@ -89,7 +90,7 @@ def main(run_id: str, attempt: int) -> int:
         write_result(run_id, attempt, result)
     except OSError as error:
         print(f"cannot write the result: {error}", file=sys.stderr)
-        return DISK_FULL
+        return DISK_FULL if kind_of(error) == "disk_full" else 1
     if holder(paths.supervisor_lock(run_id)) is None:
         reconciler.start_detached()  # nobody else would write the verdict
     return 1 if result["status"] == "FAILED" else 0
