@@ -341,7 +341,8 @@ def measure(
         first_steps_seconds=round(ready - prepared, 2),
     )  # fmt: skip
     if variant in options.profile.split(","):
-        profile(pack, steps, options.out / f"profile-{options.shape}-{variant}.txt")
+        name = variant.replace("+", "_").replace("=", "_")
+        profile(pack, steps, options.out / f"profile-{options.shape}-{name}.txt")
 
 
 def profile(pack: Any, steps: list[Any], file: Path) -> None:
