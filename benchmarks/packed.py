@@ -280,6 +280,8 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
         pack._stale = True
         (one, *_) = pack.run(steps[:1])
         gradients = pack.gradients.double().cpu()
+        if pack._fused is not None:  # its kernel takes the scale along
+            gradients[:, pack.layout.width_a :] *= pack.scales.double().cpu()
         pack.run(steps[1:])
         found[name] = (gradients, (pack.weights - start).double().cpu(), one.double().cpu())
         reference = found["fp32" if "fp32" in name else "bf16"]
@@ -640,6 +642,7 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
 
     from src.models import spelling_model as spelling
     from src.models.packed_base import read_base
+    from src.models.packed_step import Options
     from src.training import scoring
     from src.training.packed import Scorer
     from tests import tiny
@@ -660,7 +663,7 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
     model = random_model(options.shape, dtype)
     base = read_base(model, targets_of(options.shape), dtype)
     pack = pack_of(base, adapters)
-    scorer = Scorer(base, tokenizer, 128)
+    scorer = Scorer(base, tokenizer, 128, Options(kernels=device() == "cuda"))
     members = [(slot, rows) for slot in range(adapters)]
     scorer.score(pack.products, members[:2], **asked)
     free()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from src.models.packed_lora import Dropout, Lora, cross_entropy_, packed_linear
+from src.models.packed_lora import Dropout, Lora, cross_entropy_, packed_linear, row_scores
 from src.models.utils import ModelError
 
 SHAPES = ("gpt2", "llama", "qwen2")
@@ -263,6 +263,30 @@ def causal_attention(
     return mixed.transpose(1, 2).reshape(*parts[0].shape[:2], -1)
 
 
+def cached_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    at: torch.Tensor,
+) -> torch.Tensor:
+    """What one new token of each row takes from itself and those before it, (rows, heads * head
+    width); its key and value go to their place in the cache.
+
+    q (rows, 1, heads, head width), k and v (rows, 1, kv heads, head width), keys and values (rows,
+    kv heads, slots, head width), at (rows,) the new token's position.
+    """
+    rows, kv_heads, slots, width = keys.shape
+    row = torch.arange(rows, device=at.device)
+    keys[row, :, at] = k[:, 0]
+    values[row, :, at] = v[:, 0]
+    mask = (torch.arange(slots, device=at.device) <= at[:, None])[:, None, None]
+    # The heads that share a key stand where other batches have their tokens.
+    q = q.reshape(rows, kv_heads, -1, width)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).reshape(rows, -1)
+
+
 def normalise(
     hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor | None], epsilon: float
 ) -> torch.Tensor:
@@ -286,8 +310,14 @@ def add_norm(
     return hidden, normalise(hidden, norm, epsilon)
 
 
-def gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return F.silu(gate) * up
+def mlp(
+    x: torch.Tensor, layer: Layer, lora: Sequence[Lora | None], drop: Dropout | None
+) -> torch.Tensor:
+    """What a block adds behind its second norm; x and the result (K, tokens, width)."""
+    at = len(lora) - 1 - len(layer.up)
+    up = [_linear(x, part, lora, at + i, drop) for i, part in enumerate(layer.up)]
+    wide = F.silu(up[0]) * up[1] if len(up) == 2 else F.gelu(up[0], approximate="tanh")
+    return _linear(wide, layer.down, lora, len(lora) - 1, drop)
 
 
 class Ops(NamedTuple):
@@ -296,8 +326,10 @@ class Ops(NamedTuple):
 
     attention: Callable[..., torch.Tensor] = causal_attention
     add_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_norm
-    gate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = gate
+    mlp: Callable[..., torch.Tensor] = mlp
+    cached_attention: Callable[..., torch.Tensor] = cached_attention
     cross_entropy_: Callable[..., torch.Tensor] = cross_entropy_
+    row_scores: Callable[..., tuple[torch.Tensor, torch.Tensor]] = row_scores
 
 
 def block(
@@ -327,9 +359,7 @@ def block(
         drop = drop and drop.only(wanted)
     delta = _linear(mixed, layer.output, lora, at, drop)
     hidden, normed = ops.add_norm(hidden, delta, layer.norm_2, geometry.epsilon)
-    up = [_linear(normed, part, lora, at + 1 + i, drop) for i, part in enumerate(layer.up)]
-    wide = ops.gate(*up) if len(up) == 2 else F.gelu(up[0], approximate="tanh")
-    return hidden, _linear(wide, layer.down, lora, len(lora) - 1, drop)
+    return hidden, ops.mlp(normed, layer, lora, drop)
 
 
 def hidden_states(

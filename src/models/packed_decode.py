@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
+from src.models.losses import IGNORED
 from src.models.packed_base import (
     FrozenBase,
     Geometry,
@@ -14,7 +14,7 @@ from src.models.packed_base import (
     hidden_states,
     split_heads,
 )
-from src.models.packed_lora import Lora, answer_scores
+from src.models.packed_lora import Lora
 
 CHUNK = 4096  # rows whose logits exist at once
 
@@ -35,10 +35,14 @@ def teacher_forced(
     `packed_lora.answer_losses`.
     """
     hidden = hidden_states(base, lora, ids, wanted, ops=ops)
-    log_p, hits = answer_scores(
-        hidden.flatten(0, 1), base.head, targets.flatten(), vocabulary=base.vocabulary, chunk=CHUNK
-    )
-    return log_p.view(targets.shape), hits.view(targets.shape)
+    log_p, hits = [], []
+    for rows, labels in zip(
+        hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
+    ):
+        found, best = ops.row_scores(rows @ base.head.t(), labels, base.vocabulary)
+        log_p.append(found)
+        hits.append(best == labels)
+    return torch.cat(log_p).view(targets.shape), torch.cat(hits).view(targets.shape)
 
 
 @torch.no_grad()
@@ -82,9 +86,7 @@ def greedy_tokens(
     wanted = torch.arange(rows, device=device) * length + lengths - 1
     hidden = hidden_states(base, lora, ids, wanted, ops=ops._replace(attention=remember))
 
-    place = torch.arange(count, device=device)
-    slots = torch.arange(length + budget, device=device)
-    token = _most_likely(hidden.flatten(0, 1), base)
+    token = _most_likely(hidden.flatten(0, 1), base, ops)
     answers = torch.full((count, budget), eos, device=device)
     done = limits < 1
     at = last
@@ -95,7 +97,7 @@ def greedy_tokens(
         if step % 4 == 3 and bool(done.all()) or step == budget - 1:
             break
         at = torch.where(done, at, at + 1)
-        mask = (slots <= at[:, None])[:, None, None]
+        seen = length + step + 1  # slots that may hold something
         hidden = embed(base, token, at).view(adapters, rows, -1)
         rotary = None
         if base.rotary is not None:
@@ -105,29 +107,28 @@ def greedy_tokens(
 
             def attend(
                 parts: tuple[torch.Tensor, ...],
-                keys: torch.Tensor = cache[index, 0],
-                values: torch.Tensor = cache[index, 1],
+                keys: torch.Tensor = cache[index, 0, :, :, :seen],
+                values: torch.Tensor = cache[index, 1, :, :, :seen],
                 at: torch.Tensor = at,
-                mask: torch.Tensor = mask,
                 rotary: tuple[torch.Tensor, torch.Tensor] | None = rotary,
             ) -> torch.Tensor:
                 q, k, v = split_heads(parts, geometry, rotary, 1)
-                keys[place, :, at] = k[:, 0]
-                values[place, :, at] = v[:, 0]
-                # The heads that share a key stand where other batches have their tokens.
-                q = q.view(count, geometry.kv_heads, -1, geometry.head_width)
-                mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-                return mixed.reshape(adapters, rows, -1)
+                mixed = ops.cached_attention(q, k, v, keys, values, at)
+                return mixed.view(adapters, rows, -1)
 
             here = base.lora_of(index, lora)
             hidden, delta = block(hidden, delta, layer, here, geometry, attend, ops=ops)
         hidden = ops.add_norm(hidden, delta, base.norm, geometry.epsilon)[1]
-        token = _most_likely(hidden.flatten(0, 1), base)
+        token = _most_likely(hidden.flatten(0, 1), base, ops)
     return answers.view(adapters, rows, budget)
 
 
-def _most_likely(hidden: torch.Tensor, base: FrozenBase) -> torch.Tensor:
+def _most_likely(hidden: torch.Tensor, base: FrozenBase, ops: Ops) -> torch.Tensor:
     """The arg max over the vocabulary for each of hidden (n, width)."""
+    nothing = torch.full((CHUNK,), IGNORED, device=hidden.device)
     return torch.cat(
-        [(rows @ base.head.t())[:, : base.vocabulary].argmax(-1) for rows in hidden.split(CHUNK)]
+        [
+            ops.row_scores(rows @ base.head.t(), nothing[: len(rows)], base.vocabulary)[1]
+            for rows in hidden.split(CHUNK)
+        ]
     )

@@ -8,6 +8,7 @@ gradient where they lie; one kernel is the whole of AdamW.
 
 # mypy: disable-error-code="no-untyped-def"
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ import triton.language as tl
 
 from src.models import packed_base
 from src.models.losses import IGNORED
-from src.models.packed_base import Geometry, Ops
+from src.models.packed_base import Geometry, Layer, Ops
+from src.models.packed_lora import Dropout, Lora, linear_backward, linear_forward
 from src.models.packed_optimizer import COLUMNS
 
 LONGEST = 128  # tokens of a row whose scores fit in registers
@@ -202,6 +204,62 @@ def attention(
 
 
 @triton.jit
+def _cached_attention(
+    q_ptr, k_ptr, v_ptr, keys_ptr, values_ptr, at_ptr, o_ptr,
+    q_row, k_row, v_row, cache_row, cache_head, scale,
+    GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The new token of one row, for the heads that share a key head."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    column = tl.arange(0, WIDTH)
+    slot = tl.arange(0, BLOCK)
+    at = tl.load(at_ptr + row)
+    k = tl.load(k_ptr + row * k_row + head * WIDTH + column)
+    v = tl.load(v_ptr + row * v_row + head * WIDTH + column)
+    cache = row * cache_row + head * cache_head
+    tl.store(keys_ptr + cache + at * WIDTH + column, k)
+    tl.store(values_ptr + cache + at * WIDTH + column, v)
+    place = cache + slot[:, None] * WIDTH + column[None, :]
+    own = (slot == at)[:, None]
+    # What was stored a moment ago comes from its register: other threads may not see it yet.
+    before = (slot < at)[:, None]
+    keys = tl.where(own, k[None, :], tl.load(keys_ptr + place, mask=before, other=0.0))
+    values = tl.where(own, v[None, :], tl.load(values_ptr + place, mask=before, other=0.0))
+    for member in range(GROUP):
+        q_at = head * GROUP + member
+        q = tl.load(q_ptr + row * q_row + q_at * WIDTH + column).to(tl.float32)
+        scores = tl.sum(keys.to(tl.float32) * q[None, :], 1) * scale
+        scores = tl.where(slot <= at, scores, -float("inf"))
+        shares = tl.exp(scores - tl.max(scores, 0))
+        shares = (shares / tl.sum(shares, 0)).to(k.dtype).to(tl.float32)
+        mixed = tl.sum(values.to(tl.float32) * shares[:, None], 0)
+        heads = tl.num_programs(1) * GROUP
+        tl.store(o_ptr + (row * heads + q_at) * WIDTH + column, mixed.to(k.dtype))
+
+
+def cached_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    at: torch.Tensor,
+) -> torch.Tensor:
+    """`packed_base.cached_attention` in one kernel; long rows and odd heads go the plain way."""
+    rows, kv_heads, slots, width = keys.shape
+    if slots > LONGEST or width & (width - 1) or not 32 <= width <= 128:
+        return packed_base.cached_attention(q, k, v, keys, values, at)
+    heads = q.shape[2]
+    mixed = q.new_empty(rows, heads * width)
+    _cached_attention[(rows, kv_heads)](
+        q, k, v, keys, values, at, mixed, q.stride(0), k.stride(0), v.stride(0), keys.stride(0),
+        keys.stride(1), width**-0.5, GROUP=heads // kv_heads, WIDTH=width,
+        BLOCK=max(16, triton.next_power_of_2(slots)), num_warps=4,
+    )  # fmt: skip
+    return mixed
+
+
+@triton.jit
 def _add_norm_forward(
     x_ptr, delta_ptr, sum_ptr, y_ptr, weight_ptr, bias_ptr, width, epsilon,
     BLOCK: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
@@ -299,52 +357,163 @@ def add_norm(
 
 
 @triton.jit
-def _gate_forward(gate_ptr, up_ptr, y_ptr, count, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    keep = at < count
-    gate = tl.load(gate_ptr + at, mask=keep, other=0.0)
-    up = tl.load(up_ptr + at, mask=keep, other=0.0).to(tl.float32)
-    wide = gate.to(tl.float32)
-    tl.store(y_ptr + at, (wide * tl.sigmoid(wide) * up).to(gate.dtype), mask=keep)
+def _raised(
+    x_ptr, inner_ptr, b_ptr, b_adapter, b_rank, b_column, adapter, at, column, tokens, width, rank,
+    RANK: tl.constexpr,
+):  # fmt: skip
+    """A tile of x + inner b of one adapter, in the dtype of x."""
+    ranks = tl.arange(0, RANK)
+    token = adapter * tokens + at[:, None]
+    keep = (at[:, None] < tokens) & (column[None, :] < width)
+    inner = tl.load(
+        inner_ptr + token * rank + ranks[None, :],
+        mask=(at[:, None] < tokens) & (ranks[None, :] < rank), other=0.0,
+    )  # fmt: skip
+    b = tl.load(
+        b_ptr + adapter * b_adapter + ranks[:, None] * b_rank + column[None, :] * b_column,
+        mask=(ranks[:, None] < rank) & (column[None, :] < width), other=0.0,
+    )  # fmt: skip
+    x = tl.load(x_ptr + token * width + column[None, :], mask=keep, other=0.0)
+    return (x.to(tl.float32) + tl.dot(inner, b, input_precision="ieee")).to(x.dtype)
 
 
 @triton.jit
-def _gate_backward(dy_ptr, gate_ptr, up_ptr, dgate_ptr, dup_ptr, count, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    keep = at < count
-    gate = tl.load(gate_ptr + at, mask=keep, other=0.0)
-    up = tl.load(up_ptr + at, mask=keep, other=0.0).to(tl.float32)
-    dy = tl.load(dy_ptr + at, mask=keep, other=0.0).to(tl.float32)
-    wide = gate.to(tl.float32)
-    share = tl.sigmoid(wide)
-    tl.store(dup_ptr + at, (dy * wide * share).to(gate.dtype), mask=keep)
-    slope = share * (1 + wide * (1 - share))
-    tl.store(dgate_ptr + at, (dy * up * slope).to(gate.dtype), mask=keep)
+def _wide_forward(
+    first_ptr, first_inner_ptr, first_b_ptr, second_ptr, second_inner_ptr, second_b_ptr, y_ptr,
+    b_adapter, tokens, width, rank,
+    GATED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """A tile of what the activation makes of the layers before it, which get their adapters'
+    share here, in place."""
+    adapter = tl.program_id(2).to(tl.int64)
+    at = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    keep = (at[:, None] < tokens) & (column[None, :] < width)
+    place = (adapter * tokens + at[:, None]) * width + column[None, :]
+    first = _raised(
+        first_ptr, first_inner_ptr, first_b_ptr, b_adapter, width, 1, adapter, at, column, tokens,
+        width, rank, RANK,
+    )  # fmt: skip
+    tl.store(first_ptr + place, first, mask=keep)
+    x = first.to(tl.float32)
+    if GATED:
+        second = _raised(
+            second_ptr, second_inner_ptr, second_b_ptr, b_adapter, width, 1, adapter, at, column,
+            tokens, width, rank, RANK,
+        )  # fmt: skip
+        tl.store(second_ptr + place, second, mask=keep)
+        y = x * tl.sigmoid(x) * second.to(tl.float32)
+    else:
+        # GELU by tanh: x (1 + tanh u) / 2 is x sigmoid(2 u).
+        y = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    tl.store(y_ptr + place, y.to(first.dtype), mask=keep)
 
 
-class _Gate(torch.autograd.Function):
+@triton.jit
+def _wide_backward(
+    dy_ptr, inner_ptr, a_ptr, first_ptr, second_ptr, dsecond_ptr,
+    a_adapter, tokens, width, rank,
+    GATED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+):  # fmt: skip
+    """A tile of the gradients before the activation, the first in the place of dy, which gets the
+    share of the adapters behind it here."""
+    adapter = tl.program_id(2).to(tl.int64)
+    at = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    keep = (at[:, None] < tokens) & (column[None, :] < width)
+    place = (adapter * tokens + at[:, None]) * width + column[None, :]
+    whole = _raised(
+        dy_ptr, inner_ptr, a_ptr, a_adapter, 1, rank, adapter, at, column, tokens, width, rank,
+        RANK,
+    )  # fmt: skip
+    dy = whole.to(tl.float32)
+    x = tl.load(first_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    if GATED:
+        second = tl.load(second_ptr + place, mask=keep, other=0.0).to(tl.float32)
+        share = tl.sigmoid(x)
+        tl.store(dsecond_ptr + place, (dy * x * share).to(whole.dtype), mask=keep)
+        dx = dy * second * share * (1 + x * (1 - share))
+    else:
+        share = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        inside = 1.5957691216057308 * (1 + 0.134145 * x * x)
+        dx = dy * share * (1 + x * (1 - share) * inside)
+    tl.store(dy_ptr + place, dx.to(whole.dtype), mask=keep)
+
+
+class _Mlp(torch.autograd.Function):
+    """x (K, tokens, width); `frozen` holds weight and bias of the layers before the activation and
+    of the one behind it, and `stacks` their adapters' a and b, in that order."""
+
     @staticmethod
-    def forward(ctx: Any, gate: Any, up: Any) -> Any:
-        gate, up = gate.contiguous(), up.contiguous()
-        y = torch.empty_like(gate)
-        _gate_forward[(triton.cdiv(gate.numel(), 1024),)](gate, up, y, gate.numel(), BLOCK=1024)
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, x: Any, frozen: Any, *stacks: Any) -> Any:
+        flat = x.reshape(-1, x.shape[-1])
+        adapters, tokens, rank = x.shape[0], x.shape[1], stacks[0].shape[2]
+        *before, (weight, bias) = frozen
+        outs = [flat @ w if b is None else torch.addmm(b, flat, w) for w, b in before]
+        inners = [torch.bmm(x, a) for a in stacks[0:-2:2]]
+        bs = stacks[1:-2:2]
+        width = before[0][0].shape[1]
+        wide = x.new_empty(adapters, tokens, width)
+        _wide_forward[_tiles(adapters, tokens, width)](
+            outs[0], inners[0], bs[0], outs[-1], inners[-1], bs[-1], wide, bs[0].stride(0),
+            tokens, width, rank, GATED=len(outs) == 2, **_tile_sizes(rank),
+        )  # fmt: skip
+        y, inner = linear_forward(wide, weight, bias, stacks[-2], stacks[-1], None, None, 0)
+        ctx.frozen = frozen
+        ctx.save_for_backward(x, wide, inner, *outs, *inners, *stacks)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        gate, up = ctx.saved_tensors
-        dgate, dup = torch.empty_like(gate), torch.empty_like(up)
-        _gate_backward[(triton.cdiv(gate.numel(), 1024),)](
-            grads[0].contiguous(), gate, up, dgate, dup, gate.numel(), BLOCK=1024
-        )
-        return dgate, dup
+        count = len(ctx.frozen) - 1
+        x, wide, inner, *rest = ctx.saved_tensors
+        outs, inners, stacks = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        grad, (a, b) = grads[0].contiguous(), stacks[-2:]
+        adapters, tokens, rank = inner.shape
+        width = wide.shape[2]
+        grad_inner = torch.bmm(grad, b.transpose(1, 2))
+        found = [
+            torch.bmm(wide.transpose(1, 2), grad_inner),
+            torch.bmm(inner.transpose(1, 2), grad),
+        ]
+        before = [grad.view(-1, grad.shape[2]) @ ctx.frozen[-1][0].t()]
+        before += [torch.empty_like(out) for out in outs[1:]]
+        _wide_backward[_tiles(adapters, tokens, width)](
+            before[0], grad_inner, a, outs[0], outs[-1], before[-1], a.stride(0),
+            tokens, width, rank, GATED=count == 2, **_tile_sizes(rank),
+        )  # fmt: skip
+        grad_x = None
+        for index in range(count - 1, -1, -1):
+            part, grad_a, grad_b = linear_backward(
+                before[index].view(adapters, tokens, width), x, inners[index],
+                ctx.frozen[index][0], stacks[2 * index], stacks[2 * index + 1],
+                None, None, 0, True,
+            )  # fmt: skip
+            found = [grad_a, grad_b, *found]
+            grad_x = part if grad_x is None else grad_x + part
+        return grad_x, None, *found
 
 
-def gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up in one kernel."""
-    gated: torch.Tensor = _Gate.apply(gate, up)
-    return gated
+def _tiles(adapters: int, tokens: int, width: int) -> tuple[int, int, int]:
+    return triton.cdiv(width, 128), triton.cdiv(tokens, 64), adapters
+
+
+def _tile_sizes(rank: int) -> dict[str, int]:
+    return {"TOKENS": 64, "COLUMNS": 128, "RANK": max(16, triton.next_power_of_2(rank))}
+
+
+def mlp(
+    x: torch.Tensor, layer: Layer, lora: Sequence[Lora | None], drop: Dropout | None
+) -> torch.Tensor:
+    """`packed_base.mlp`, the activation and its neighbours' adapters in one kernel; layers without
+    adapters and LoRA dropout go the plain way."""
+    own = lora[-1 - len(layer.up) :]
+    if drop is not None or any(pair is None for pair in own):
+        return packed_base.mlp(x, layer, lora, drop)
+    frozen = [(part.weight, part.bias) for part in (*layer.up, layer.down)]
+    stacks = [tensor for pair in own if pair is not None for tensor in pair]
+    added: torch.Tensor = _Mlp.apply(x, frozen, *stacks)
+    return added
 
 
 @triton.jit
@@ -401,6 +570,47 @@ def cross_entropy_(
         columns, vocabulary, IGNORE=IGNORED, BLOCK=4096, num_warps=8,
     )  # fmt: skip
     return losses
+
+
+@triton.jit
+def _row_scores(
+    logits_ptr, target_ptr, found_ptr, best_ptr,
+    columns: tl.constexpr, vocabulary: tl.constexpr, IGNORE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One token: log p of its target, and its arg max, the first where several are."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * columns
+    target = tl.load(target_ptr + row)
+    top = -float("inf")
+    total = 0.0
+    best = 0
+    for start in range(0, vocabulary, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        x = tl.load(logits_ptr + at, mask=at < vocabulary, other=-float("inf")).to(tl.float32)
+        here = tl.max(x, 0)
+        place = tl.min(tl.where(x == here, at, vocabulary), 0)
+        best = tl.where(here > top, place, best)
+        higher = tl.maximum(top, here)
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher), 0)
+        top = higher
+    counted = target != IGNORE
+    wanted = tl.load(logits_ptr + tl.where(counted, target, 0)).to(tl.float32)
+    tl.store(found_ptr + row, tl.where(counted, wanted - top - tl.log(total), 0.0))
+    tl.store(best_ptr + row, best)
+
+
+def row_scores(
+    logits: torch.Tensor, targets: torch.Tensor, vocabulary: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`packed_lora.row_scores` in one kernel."""
+    tokens, columns = logits.shape
+    found = torch.empty(tokens, dtype=torch.float32, device=logits.device)
+    best = torch.empty(tokens, dtype=torch.long, device=logits.device)
+    _row_scores[(tokens,)](
+        logits, targets.contiguous(), found, best, columns, vocabulary, IGNORE=IGNORED, BLOCK=4096,
+        num_warps=8,
+    )  # fmt: skip
+    return found, best
 
 
 @triton.jit
@@ -466,4 +676,4 @@ def adamw_(
     return norms, taken
 
 
-OPS = Ops(attention=attention, add_norm=add_norm, gate=gate, cross_entropy_=cross_entropy_)
+OPS = Ops(attention, add_norm, mlp, cached_attention, cross_entropy_, row_scores)

@@ -65,7 +65,7 @@ def packed_linear(
     return result
 
 
-def _forward(
+def linear_forward(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -87,7 +87,7 @@ def _forward(
     return out, inner
 
 
-def _backward(
+def linear_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
     inner: torch.Tensor,
@@ -131,7 +131,7 @@ class _PackedLinear(torch.autograd.Function):
         rates: torch.Tensor | None,
         site: int,
     ) -> torch.Tensor:
-        out, inner = _forward(x, weight, bias, a, b, keys, rates, site)
+        out, inner = linear_forward(x, weight, bias, a, b, keys, rates, site)
         ctx.save_for_backward(x, inner, weight, a, b, keys, rates)
         ctx.site = site
         return out
@@ -140,7 +140,7 @@ class _PackedLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, inner, weight, a, b, keys, rates = ctx.saved_tensors
         needs_x = ctx.needs_input_grad[0]
-        grad_x, grad_a, grad_b = _backward(
+        grad_x, grad_a, grad_b = linear_backward(
             grads[0], x, inner, weight, a, b, keys, rates, ctx.site, needs_x
         )
         return grad_x if needs_x else None, None, None, grad_a, grad_b, None, None, None
@@ -148,9 +148,9 @@ class _PackedLinear(torch.autograd.Function):
 
 # The same for torch.compile, which would take the in-place product apart: as operators that it does
 # not look into.
-_compiled = torch.library.custom_op("spelltune::packed_linear", _forward, mutates_args=())
+_compiled = torch.library.custom_op("spelltune::packed_linear", linear_forward, mutates_args=())
 _compiled_backward = torch.library.custom_op(
-    "spelltune::packed_linear_backward", _backward, mutates_args=()
+    "spelltune::packed_linear_backward", linear_backward, mutates_args=()
 )
 
 
@@ -296,27 +296,16 @@ def cross_entropy_(
     return loss
 
 
-@torch.no_grad()
-def answer_scores(
-    hidden: torch.Tensor,
-    head: torch.Tensor,
-    targets: torch.Tensor,
-    *,
-    vocabulary: int,
-    chunk: int = 4096,
+def row_scores(
+    logits: torch.Tensor, targets: torch.Tensor, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For hidden (n, width) and targets (n,): log p of each target in nats (fp32 or fp64), and
-    whether the arg max is the target; -100 gives 0 and no."""
-    log_p, hits = [], []
-    for rows, labels in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        scores = (rows @ head.t())[:, :vocabulary]
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        counted = labels != IGNORED
-        label = labels.where(counted, 0)[:, None]
-        found = wide.gather(-1, label)[:, 0] - wide.logsumexp(-1)
-        log_p.append(found.where(counted, 0))
-        hits.append(counted & (wide.argmax(-1) == labels))
-    return torch.cat(log_p), torch.cat(hits)
+    """For logits (n, columns) and targets (n,): log p of each target in nats (fp32 or fp64), 0 for
+    -100, and the arg max. Columns from `vocabulary` on are padding."""
+    scores = logits[:, :vocabulary]
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    counted = targets != IGNORED
+    found = wide.gather(-1, targets.where(counted, 0)[:, None])[:, 0] - wide.logsumexp(-1)
+    return found.where(counted, 0), wide.argmax(-1)
 
 
 @dataclass(frozen=True)

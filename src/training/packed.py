@@ -27,7 +27,7 @@ from src.config import RunConfig
 from src.models import spelling_model as spelling
 from src.models import utils as machine
 from src.models.losses import IGNORED
-from src.models.packed_base import FrozenBase, read_base
+from src.models.packed_base import FrozenBase, Ops, read_base
 from src.models.packed_decode import greedy_tokens, teacher_forced
 from src.models.packed_lora import Lora, adapter_config, first_weights, from_peft, to_peft
 from src.models.packed_optimizer import Rule
@@ -42,11 +42,9 @@ from src.training.train import TrainingError, how_exact
 from src.training.utils import Reporter, TrainingResult
 
 SLOTS = 64  # beyond it a GPU is full, and only memory grows
-AT_ONCE = (
-    16  # adapters that go through the base together on a GPU: their activations stay in its cache
-)
+AT_ONCE = 64  # adapters that go through the base together; more are not faster, and take memory
 SECONDS = 0.5  # of steps between two looks at what they found, and at who asked to stop
-CACHE_BYTES = 8 * 2**30  # of keys and values while answers are decoded
+CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
 
 
 @dataclass(frozen=True)
@@ -889,6 +887,14 @@ class Scorer:
     context: int | None
     options: Options = field(default_factory=Options)
 
+    @property
+    def _ops(self) -> Ops:
+        if not self.options.kernels:
+            return Ops()
+        from src.models import packed_kernels
+
+        return packed_kernels.OPS
+
     def score(
         self,
         products: Callable[[list[int]], list[Lora]],
@@ -914,7 +920,12 @@ class Scorer:
             lora = products([members[index][0] for index in group])
             for start in range(0, max(len(rows[index]) for index in group), batch_size):
                 chosen = [orders[index][start : start + batch_size] for index in group]
-                batches = [[rows[i][at] for at in c] for i, c in zip(group, chosen, strict=True)]
+                # Members of the same data share their batches, which are laid out once.
+                shared: dict[tuple[int, ...], list[scoring.Row]] = {}
+                batches = [
+                    shared.setdefault((id(members[i][1]), *c), [rows[i][at] for at in c])
+                    for i, c in zip(group, chosen, strict=True)
+                ]
                 sums, counts, hit = self._forced(lora, batches)
                 answers = self._answers(lora, batches, [budgets[index] for index in group])
                 for place, (index, own) in enumerate(zip(group, chosen, strict=True)):
@@ -923,9 +934,9 @@ class Scorer:
                     log_p[index][own] = sums[place][: len(own)]
                     hits[index] += int(hit[place])
                     tokens[index] += int(counts[place])
-                    texts = self.tokenizer.batch_decode(answers[place], skip_special_tokens=True)
+                    texts = scoring.texts_of(self.tokenizer, answers[place])
                     for at, text in zip(own, texts, strict=True):
-                        predicted[index][at] = text.strip()
+                        predicted[index][at] = text
         return [
             scoring.summary(own, log_p[i].tolist(), predicted[i], hits=hits[i], tokens=tokens[i])
             for i, own in enumerate(rows)
@@ -937,7 +948,10 @@ class Scorer:
         longest = max((len(row.prompt_ids) for own in rows for row in own), default=1) + budget
         batch = min(batch_size, max(map(len, rows), default=1))
         numbers = 2 * len(self.base.layers) * g.kv_heads * g.head_width * longest * batch
-        return max(1, CACHE_BYTES // max(1, numbers * self.base.dtype.itemsize))
+        room = CACHE_BYTES
+        if self.base.device.type == "cuda":
+            room = torch.cuda.mem_get_info()[0] // 3
+        return max(1, room // max(1, numbers * self.base.dtype.itemsize))
 
     def _forced(
         self, lora: list[Lora], batches: Sequence[Sequence[scoring.Row]]
@@ -951,19 +965,25 @@ class Scorer:
         targets = np.full((len(batches), answers), IGNORED, dtype=np.int64)
         owner = np.zeros((len(batches), answers), dtype=np.int64)
         tokens = []
+        laid: dict[int, tuple[_Rows, tuple[np.ndarray, np.ndarray]]] = {}
         for k, batch in enumerate(batches):
             if not batch:
                 tokens.append(0)
                 continue
-            arrays = _Rows.of(batch, self.tokenizer.pad_token_id)
+            if id(batch) not in laid:
+                arrays = _Rows.of(batch, self.tokenizer.pad_token_id)
+                laid[id(batch)] = arrays, arrays.labelled(np.arange(len(batch)), length)
+            arrays, (places, labels) = laid[id(batch)]
             ids[k, : len(batch), : arrays.ids.shape[1]] = arrays.ids
-            places, labels = arrays.labelled(np.arange(len(batch)), length)
             wanted[k, : len(places)], targets[k, : len(places)] = places, labels
             owner[k, : len(places)] = places // length
             tokens.append(len(places))
         place = self.base.device
         log_p, hits = teacher_forced(
-            self.base, lora, *(torch.from_numpy(part).to(place) for part in (ids, wanted, targets))
+            self.base,
+            lora,
+            *(torch.from_numpy(part).to(place) for part in (ids, wanted, targets)),
+            ops=self._ops,
         )
         sums = np.zeros((len(batches), count))
         np.add.at(sums, (np.arange(len(batches))[:, None], owner), log_p.double().cpu().numpy())
@@ -979,10 +999,14 @@ class Scorer:
         ids = np.full((len(batches), count, longest), self.tokenizer.pad_token_id, dtype=np.int64)
         lengths = np.ones((len(batches), count), dtype=np.int64)
         limits = np.zeros((len(batches), count), dtype=np.int64)
+        first: dict[int, int] = {}
         for k, batch in enumerate(batches):
-            for index, row in enumerate(batch):
-                ids[k, index, : len(row.prompt_ids)] = row.prompt_ids
-                lengths[k, index] = len(row.prompt_ids)
+            if (same := first.setdefault(id(batch), k)) != k:
+                ids[k], lengths[k] = ids[same], lengths[same]
+            else:
+                for index, row in enumerate(batch):
+                    ids[k, index, : len(row.prompt_ids)] = row.prompt_ids
+                    lengths[k, index] = len(row.prompt_ids)
             if batch:
                 room = budgets[k]
                 if self.context:
@@ -994,6 +1018,7 @@ class Scorer:
             lora,
             *(torch.from_numpy(part).to(place) for part in (ids, lengths, limits)),
             eos=eos,
+            ops=self._ops,
         ).tolist()
         return [
             [

@@ -114,14 +114,23 @@ def score(
                 eos_token_id=tokenizer.eos_token_id,
                 precision=precision,
             )
-            texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+            texts = texts_of(tokenizer, answers)
             for index, total, text in zip(indices, sums, texts, strict=True):
-                log_p[index], predicted[index] = total, text.strip()
+                log_p[index], predicted[index] = total, text
             done += len(batch)
             progress(done)
     finally:
         model.train(was_training)
     return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
+
+
+def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each answer, without special tokens and outer spaces."""
+    backend = tokenizer.backend_tokenizer
+    cleans = tokenizer.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
+    # All in one call: transformers' own takes one after the other, and eight times as long.
+    decode = tokenizer.batch_decode if cleans else backend.decode_batch
+    return [text.strip() for text in decode(list(answers), skip_special_tokens=True)]
 
 
 def summary(
