@@ -403,6 +403,8 @@ def run_baselines(
     files = [folder / f"{backend}-{setting}-{count}-{n}.json" for n in range(count)]
     command = [sys.executable, "-m", "benchmarks.packed", "--baseline", backend, setting]
     command += ["--shape", options.shape, "--base", str(folder / "base")]
+    # Processes do not start at the same moment: those at once need steps enough to overlap.
+    command += ["--steps", str(PEFT_STEPS * (1 if count == 1 else 4))]
     started = time.time()
     logs = [file.with_suffix(".log") for file in files]
     running = []
@@ -435,7 +437,7 @@ def run_baselines(
     }
 
 
-def baseline(backend: str, setting: str, shape: str, base: str, out: Path) -> None:
+def baseline(backend: str, setting: str, shape: str, base: str, out: Path, steps: int) -> None:
     """Train with TRL in this process, and write when each step ended."""
     from src.models import spelling_model as spelling
 
@@ -461,7 +463,7 @@ def baseline(backend: str, setting: str, shape: str, base: str, out: Path) -> No
     top = min(SHAPES[shape]["vocabulary"], 1500)
     ids = torch.randint(5, top, (ROWS * 8, LENGTH), generator=generator).tolist()
     labels = [[-100] * (LENGTH - ANSWER) + row[-ANSWER:] for row in ids]
-    steps = PEFT_STEPS if device() == "cuda" else 14
+    steps = steps if device() == "cuda" else 14
     extra: dict[str, Any] = {}
     if tuned:
         extra = {
@@ -802,6 +804,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=240, help="a baseline process may take")
     parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
     parser.add_argument("--baseline", nargs=2, metavar=("BACKEND", "SETTING"))
+    parser.add_argument("--steps", type=int, default=PEFT_STEPS, help="of a baseline")
     parser.add_argument("--base", type=Path, help="folder that a child process reads")
     parser.add_argument("--repeats", type=int, default=3, help="of each way in phase engines")
     parser.add_argument("--engine-run", choices=("trl", "packed"), help="be that process")
@@ -816,7 +819,7 @@ def main() -> int:
     if options.tiny:
         options.shape = "tiny-qwen" if options.shape == "qwen" else "tiny"
     if options.baseline:
-        baseline(*options.baseline, options.shape, str(options.base), options.out)
+        baseline(*options.baseline, options.shape, str(options.base), options.out, options.steps)
         return 0
     if options.sweep_run:
         sweep_run(options)

@@ -219,8 +219,9 @@ class Pack:
         )
         # The sum gives each adapter the gradient of its own loss: no other's enters it.
         found = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])
-        held = [tensor for stack in self.layout.views(self.gradients[part]) for tensor in stack]
-        torch._foreach_copy_(held, list(found))
+        # In the order of the layout: every A, then every B.
+        flat = [tensor.flatten(1) for tensor in (*found[::2], *found[1::2])]
+        torch.cat(flat, 1, out=self.gradients[part])
         self.results[0, part] = losses.detach().to(self.results.dtype)
 
     def _capture(self, bucket: Bucket) -> tuple[torch.Tensor, torch.Tensor, Any]:
