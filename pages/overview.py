@@ -15,6 +15,7 @@ FIRST_STEPS = (
     "learn, and then read the words that it still gets wrong."
 )
 HEAD = {
+    "": "fit",
     "Run": "",
     "Status": "fit",
     "Progress": "fit",
@@ -22,7 +23,7 @@ HEAD = {
     "Validation loss": "num",
     "Took": "num",
     "Launched": "fit",
-    "": "fit",
+    " ": "fit",
 }
 
 
@@ -34,9 +35,15 @@ def page() -> None:
         button = parts.link("launch", "Launch the first run", style="button")
         parts.empty("Teach a language model to spell", f"{FIRST_STEPS}<br><br>{button}")
         return
-    button = parts.link("launch", "Launch a run", style="button")
-    st.html(f'<div class="top"><h1>Runs</h1><span>{escape(tally(runs))}</span>{button}</div>')
-    st.html(parts.table(HEAD, (row(run, latest[run.id]) for run in runs)))
+    # Selected runs stand in the address: a refresh keeps them, and so does a link.
+    picked = list(dict.fromkeys(st.query_params.get_all("pick")))
+    buttons = parts.link("launch", "Launch a run", style="button")
+    if picked:
+        text = f"Compare {len(picked)} {'run' if len(picked) == 1 else 'runs'}"
+        buttons = parts.link("compare", text, {"run": picked}, style="button") + buttons
+    head = f"<h1>Runs</h1><span>{escape(tally(runs))}</span><nav>{buttons}</nav>"
+    st.html(f'<div class="top">{head}</div>')
+    st.html(parts.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
     if len(runs) == MOST_RUNS:
         st.html(f'<p class="quiet">The last {MOST_RUNS} runs; `spelltune runs` lists all.</p>')
 
@@ -47,7 +54,18 @@ def tally(runs: list[Run]) -> str:
     return ", ".join(f"{n} {s.lower()}" for s, n in counts if n) or "nothing is running"
 
 
-def row(run: Run, latest: dict[str, float | None]) -> list[str]:
+def picker(run: Run, picked: list[str]) -> str:
+    """A link that selects the run for a comparison, or no longer does."""
+    chosen = run.id in picked
+    others = [run_id for run_id in picked if run_id != run.id]
+    query = {"pick": others if chosen else [*others, run.id]}
+    return parts.link(
+        "overview", "☑" if chosen else "☐", query, style="pick",
+        label=f"{'Leave out' if chosen else 'Select'} {run.name}",
+    )  # fmt: skip
+
+
+def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[str]:
     config = run.config
     settings = (
         f"{config['data']['task']} · {config['model']['name']} · rank {config['lora']['r']} · "
@@ -55,6 +73,7 @@ def row(run: Run, latest: dict[str, float | None]) -> list[str]:
     )
     why = run.reason if run.status in (Status.FAILED, Status.INTERRUPTED) else None
     return [
+        picker(run, picked),
         parts.link("monitor", run.name, {"run": run.id})
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
         parts.badge(run.status),

@@ -241,7 +241,8 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
     file = paths.results() / "spelltune.db"
     file.parent.mkdir(parents=True)
     old = sqlite_driver.connect(file)
-    known = [c for c in Run.__table__.columns if c.name not in ("host", "parent_id", "parent_step")]
+    later = ("host", "parent_id", "parent_step", "tags", "notes")
+    known = [c for c in Run.__table__.columns if c.name not in later]
     columns = ", ".join(f"{c.name} {c.type.compile()}" for c in known)
     old.executescript(
         f"CREATE TABLE run ({columns}); CREATE TABLE schema_version (version INTEGER NOT NULL);"
@@ -253,4 +254,5 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
     with store.reading() as session:
         run = store.find(session, "old")
         assert (run.parent_id, run.host, run.status) == (None, None, Status.STOPPED)
+        assert (run.tags, run.notes) == (None, None)
         assert not store.events(session, "old")

@@ -330,7 +330,8 @@ def test_more_seeds_are_new_ones_whatever_runs_are_shown(home):
     with store.reading() as session:
         runs = store.runs(session)
         (group,) = comparison.grouped([store.find(session, ids[0])])
-        new = comparison.more_seeds(group, runs, 2)
+        there, new = comparison.up_to(group, runs, 5)
+    assert sorted(there) == sorted(ids)
     assert [config.training.seed for config in new] == [1, 4]
     assert {config.lora.r for config in new} == {16}
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from itertools import combinations
+from itertools import combinations, count, islice
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,8 @@ def _names(members: Sequence[Sequence[Run]]) -> list[str]:
     """A config is called like its runs; where several would be called the same, what differs is
     added."""
     names = [Counter(run.name for run in runs).most_common(1)[0][0] for runs in members]
-    for name, count in Counter(names).items():
-        if count == 1:
+    for name, times in Counter(names).items():
+        if times == 1:
             continue
         alike = [i for i, other in enumerate(names) if other == name]
         first = {members[i][0].id: i for i in alike}
@@ -145,15 +145,19 @@ def differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return {n: row for n, row in table.items() if len({repr(v) for v in row.values()}) > 1}
 
 
-def more_seeds(group: Group, known: Iterable[Run], count: int) -> list[RunConfig]:
-    """Configs of `count` new seeds of a group, none of which any run of it in `known` has."""
+def up_to(group: Group, known: Iterable[Run], seeds: int) -> tuple[list[str], list[RunConfig]]:
+    """What brings a config to so many seeds: the ids of runs in `known` that have or are training
+    one, and configs of the new ones that are still missing."""
     key = config_key(group.runs[0])
-    taken = {r.config["training"]["seed"] for r in (*group.runs, *known) if config_key(r) == key}
+    alike = [run for run in known if config_key(run) == key]
+    good = (r for r in alike if r.status == Status.COMPLETED or not Status(r.status).ended)
+    there = {run.config["training"]["seed"]: run.id for run in good}
+    taken = {run.config["training"]["seed"] for run in alike}
     base = stored_config(group.runs[0].config)
-    new = (seed for seed in range(len(taken) + count + 1) if seed not in taken)
-    return [
+    new = (seed for seed in count() if seed not in taken)
+    return list(there.values()), [
         base.model_copy(update={"training": base.training.model_copy(update={"seed": seed})})
-        for seed, _ in zip(new, range(count), strict=False)
+        for seed in islice(new, max(seeds - len(there), 0))
     ]
 
 

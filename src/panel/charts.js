@@ -1,6 +1,7 @@
 // Draws figures with Plotly.react, which keeps zoom and pan while the figure's uirevision stays.
 
 const BUDGET_MS = 20;
+const COLOURS = Array.from({ length: 8 }, (_, i) => `curve-${i + 1}`);
 const root = document.querySelector('script[src*="static/js/"]')?.src.split("static/js/")[0] ?? "/";
 
 function loadPlotly(path) {
@@ -18,7 +19,7 @@ function loadPlotly(path) {
 function palette(element) {
   const probe = document.createElement("span");
   element.append(probe);
-  const names = ["ink", "quiet", "line", "raised", "good", "warn", "curve-1", "curve-2", "curve-3"];
+  const names = ["ink", "quiet", "line", "raised", "good", "warn", ...COLOURS];
   const found = { font: getComputedStyle(element).fontFamily };
   for (const name of names) {
     probe.style.color = `var(--${name})`;
@@ -42,10 +43,11 @@ function themed({ layout }, look) {
     ...layout,
     font: { family: look.font, size: 12, color: look.quiet },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 62, r: 16, t: 10, b: 42 }, height: 210, autosize: true, showlegend: false,
+    margin: { l: 62, r: 16, t: 10, b: 42, ...layout.margin }, height: layout.height ?? 210,
+    autosize: true, showlegend: false,
     hovermode: "x unified", dragmode: "zoom",
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
-    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickformat: ",d" },
+    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickformat: layout.xaxis?.tickformat ?? ",d" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8 }, nticks: 6 },
   };
 }
@@ -60,17 +62,29 @@ function makeCard(grid, title) {
   return card;
 }
 
+function colour(trace, look) {
+  if (trace.type === "parcoords") {
+    const scale = COLOURS.map((name, i) => [i / (COLOURS.length - 1), look[name]]);
+    trace.line = { ...trace.line, colorscale: scale, cmin: 1, cmax: COLOURS.length };
+    for (const font of ["labelfont", "tickfont", "rangefont"]) trace[font] = { color: look.ink };
+    return;
+  }
+  const own = look[`curve-${trace.legendrank}`];
+  const width = trace.line?.width ?? (trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5);
+  trace.line = { ...trace.line, width, color: own };
+  trace.marker = { size: 5 };
+  if (trace.fill) trace.fillcolor = own.replace("rgb(", "rgba(").replace(")", ", 0.18)");
+}
+
 async function drawCard(Plotly, card, text, look) {
   card.shown = text;
   card.ink = look.ink;
   card.drawnAt = performance.now();
   const figure = JSON.parse(text);
-  for (const trace of figure.data) {
-    const width = trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5;
-    trace.line = { ...trace.line, width, color: look[`curve-${trace.legendrank}`] };
-    trace.marker = { size: 5 };
-  }
+  for (const trace of figure.data) colour(trace, look);
   const plot = card.querySelector(".plot");
+  card.classList.toggle("broad", Boolean(figure.layout.height));
+  plot.style.height = figure.layout.height ? `${figure.layout.height}px` : "";
   await Plotly.react(plot, figure.data, themed(figure, look), {
     displaylogo: false, responsive: true, doubleClick: "autosize",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
@@ -84,7 +98,8 @@ function readOut(card, plot) {
   const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
     const item = document.createElement("span");
     item.style.setProperty("--curve", trace.line.color);
-    item.textContent = `${trace.name} ${trace.meta}`;
+    const [name, last] = Array.isArray(trace.meta) ? trace.meta : [trace.name, trace.meta];
+    item.textContent = `${name} ${last}`;
     return item;
   });
   card.querySelector(".last").replaceChildren(...items);

@@ -5,7 +5,7 @@ component that calls `Plotly.react` and keeps it.
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class _Known:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@st.cache_resource(max_entries=128, show_spinner=False)
 def _known(run_id: str, attempt: int, ended: bool) -> _Known:
     # A resume may write steps again that the attempt before it had reached, and the end reports the
     # restored best again: both start from an empty cache.
@@ -88,14 +88,14 @@ class Curves:
     branches: dict[str, pd.DataFrame] = field(default_factory=dict)  # how the parent went on
 
 
-def read_curves(session: store.Session, run: Run) -> Curves:
-    """The curves of a run. Reads only points that this process has not."""
-    own = _own_curves(session, run)
+def read_curves(session: store.Session, run: Run, names: Collection[str] | None = None) -> Curves:
+    """A run's curves, or those of some metrics. Reads only points that this process has not."""
+    own = _own_curves(session, run, names)
     parent = session.get(Run, run.parent_id) if run.parent_id else None
     if parent is None:
         return Curves(own)
     at = run.parent_step or 0
-    before = read_curves(session, parent).frames
+    before = read_curves(session, parent, names).frames
     frames = {
         name: _joined(frame[frame["step"] <= at], own.get(name)) for name, frame in before.items()
     }
@@ -110,15 +110,18 @@ def _joined(before: pd.DataFrame, own: pd.DataFrame | None) -> pd.DataFrame:
     return pd.concat([before[~before["step"].isin(own["step"])], own], ignore_index=True)
 
 
-def _own_curves(session: store.Session, run: Run) -> dict[str, pd.DataFrame]:
+def _own_curves(
+    session: store.Session, run: Run, names: Collection[str] | None
+) -> dict[str, pd.DataFrame]:
     known = _known(run.id, run.attempt, Status(run.status).ended)
     with known.lock:
-        for name in store.metric_names(session, run.id):
+        wanted = [n for n in store.metric_names(session, run.id) if names is None or n in names]
+        for name in wanted:
             have = known.frames.get(name)
             after = -1 if have is None or have.empty else int(have["step"].iloc[-1])
             new = store.curve(session, run.id, name, after_step=after)
             known.frames[name] = new if have is None else pd.concat([have, new], ignore_index=True)
-        return dict(known.frames)
+        return {name: known.frames[name] for name in wanted}
 
 
 def pace(frame: pd.DataFrame | None, points: int = 20) -> float | None:

@@ -19,6 +19,7 @@ pages = {
     "": st.Page(PAGES / "overview.py", title="Overview", default=True),
     "launch": st.Page(PAGES / "launch.py", title="Launch"),
     "monitor": st.Page(PAGES / "monitor.py", title="Monitor"),
+    "compare": st.Page(PAGES / "compare.py", title="Compare"),
     "errors": st.Page(PAGES / "errors.py", title="Errors"),
 }
 page = st.navigation(list(pages.values()), position="top")

@@ -88,16 +88,18 @@ def remaining_seconds(run: Run, pace: float | None) -> float | None:
 
 
 def link(
-    page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = ""
-) -> str:
-    """An anchor to a page of the panel, also as a `button`. A plain click stays in the session
-    (links.js)."""
-    address = ("" if page == "overview" else page) + (f"?{urlencode(query)}" if query else "")
+    page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
+    label: str = "",
+) -> str:  # fmt: skip
+    """An anchor to a page of the panel, also as a `button`; `label` names it where `text` is a
+    sign. A plain click stays in the session (links.js)."""
+    address = ("" if page == "overview" else page) + (f"?{urlencode(query, True)}" if query else "")
     href = escape(address or "./")
-    return f'<a class="inner {style}" href="{href}" target="_self">{escape(text)}</a>'
+    name = f' aria-label="{escape(label)}" title="{escape(label)}"' if label else ""
+    return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
 
 
-def go(page: str, query: Mapping[str, str] | None = None) -> None:
+def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
     """Show another page."""
     st.switch_page(PAGES / f"{page}.py", query_params=query)
 

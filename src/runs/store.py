@@ -97,6 +97,10 @@ def _lineage(connection: Any) -> None:
     _missing_tables(connection)
 
 
+def _remarks(connection: Any) -> None:
+    _add_columns(connection, "run", "tags", "notes")
+
+
 def _add_columns(connection: Any, table: str, *names: str) -> None:
     """Add columns as table.py defines them; a table that was made today has them already."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -108,7 +112,7 @@ def _add_columns(connection: Any, table: str, *names: str) -> None:
 
 
 # Each brings the schema from its index to the next number; never change one that has been released.
-MIGRATIONS = [_missing_tables, _lineage]
+MIGRATIONS = [_missing_tables, _lineage, _remarks]
 
 
 @cache
@@ -367,6 +371,7 @@ def enqueue(session: Session, config: RunConfig, *, now: float | None = None) ->
         config=config.model_dump(),
         max_steps=config.training.max_steps,
         created_at=created_at,
+        tags=list(config.tracking.tags),
     )
     session.add(run)
     session.flush()
@@ -400,6 +405,12 @@ def runs(
     if statuses := tuple(statuses):
         query = query.where(col(Run.status).in_(statuses))
     return session.exec(query.limit(limit) if limit else query).all()
+
+
+def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
+    """The runs of these ids that there are, in the same order."""
+    found = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}
+    return [found[run_id] for run_id in ids if run_id in found]
 
 
 def queue(session: Session) -> Sequence[Run]:
@@ -535,6 +546,12 @@ def set_best(session: Session, run_id: str, step: int | None) -> None:
     session.execute(update(Run).where(col(Run.id) == run_id).values(best_step=step))
     rows = update(Checkpoint).where(col(Checkpoint.run_id) == run_id)
     session.execute(rows.values(is_best=col(Checkpoint.step) == step))
+
+
+def remark(session: Session, run_id: str, *, tags: Sequence[str], notes: str | None) -> None:
+    """Write what a person says of a run."""
+    row = update(Run).where(col(Run.id) == run_id)
+    session.execute(row.values(tags=list(tags), notes=notes or None))
 
 
 def stop_requested(session: Session, run_id: str) -> bool:
@@ -820,6 +837,8 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "attempt": run.attempt,
         "step": run.step or 0,
         "max_steps": run.max_steps,
+        "tags": run.tags or [],
+        "notes": run.notes,
         "config": run.config,
         "used": run.used,
         "metrics": latest_metrics(session, [run.id])[run.id],

@@ -66,6 +66,9 @@ class Run(SQLModel, table=True):
     stop_requested_at: float | None = None
     parent_id: str | None = None  # of a fork: the run whose checkpoint it went on from
     parent_step: int | None = None
+    # What people say of a run; None in rows from before there was a place for it.
+    tags: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    notes: str | None = None
 
 
 class Metric(SQLModel, table=True):

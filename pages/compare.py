@@ -1,0 +1,142 @@
+"""Several runs: what may be claimed of them, their curves, settings and numbers."""
+
+from collections.abc import Sequence
+from html import escape
+
+import streamlit as st
+
+from src.analysis import comparison
+from src.analysis.comparison import Comparison
+from src.panel import charts, compare, parts
+from src.runs import store
+from src.runs.table import Run, Status
+
+REFRESH_SECONDS = 3.0
+MOST_ADAPTERS = 8  # runs of which each pair gets a verdict
+VIEWS = ["Curves", "Runs", "Settings", "Parallel coordinates"]
+HIDDEN = {"label_visibility": "collapsed"}
+HOW = (
+    "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
+    "which config spells better; runs that differ in nothing but their seed are one config."
+)
+
+
+def page() -> None:
+    st.html('<h1 class="unseen">Compare</h1>')
+    runs = compare.choose()
+    if len(runs) < 2:
+        link = parts.link("", "Select runs on the overview", style="button")
+        if runs:
+            parts.empty("One more run to compare it with", f"{HOW}<br><br>{link}")
+        else:
+            parts.empty("Nothing chosen yet", f"{HOW}<br><br>{link}")
+        return
+    living = any(not Status(run.status).ended for run in runs)
+    # A table that is being edited must not be drawn anew.
+    edited = st.query_params.get("view") == "Runs"
+    every = REFRESH_SECONDS if living and not edited else None
+    st.fragment(view, run_every=every)([run.id for run in runs], living)
+
+
+def view(ids: Sequence[str], living: bool) -> None:
+    with store.reading() as session:
+        runs = store.runs_of(session, ids)
+        found = comparison.compare(session, runs, most_adapters=MOST_ADAPTERS)
+    if len(runs) < len(ids) or living and all(Status(run.status).ended for run in runs):
+        st.rerun()  # one was deleted, or all have ended
+    verdicts(found, len(runs))
+    shown = st.segmented_control(
+        "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", **HIDDEN
+    )
+    {"Curves": curves, "Runs": numbers, "Settings": settings}.get(shown, parallel)(runs, found)
+
+
+def verdicts(found: Comparison, count: int) -> None:
+    if found.summary:
+        st.html(f'<p class="claim"><b>{escape(found.summary)}.</b></p>')
+    st.html(compare.score_table(found))
+    if found.configs:
+        st.html(compare.verdict_table(found.configs))
+        compare.draw_missing(found)
+    if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
+        if found.adapters:
+            st.html(compare.verdict_table(found.adapters))
+        else:
+            why = f"up to {MOST_ADAPTERS} scored runs are compared adapter by adapter"
+            st.html(f'<p class="quiet">Here {why}; these are {count}.</p>')
+
+
+def curves(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        names = charts_of(store.latest_metrics(session, [run.id for run in runs]))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        axis = st.segmented_control(
+            "Along", list(compare.AXES), default="step", required=True, key="axis",
+            bind="query-params",
+        )  # fmt: skip
+        smoothing = st.selectbox(
+            "Smoothing", list(compare.SMOOTHING), key="smoothing", bind="query-params", width=190,
+        )  # fmt: skip
+        first = [name for name in compare.FIRST_CURVES if name in names]
+        metrics = st.multiselect("Metrics", names, first, key="metrics", bind="query-params")
+        band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
+    with store.reading() as session:
+        frames = compare.read(session, runs, metrics, axis=axis)
+    if not any(frames.values()):
+        parts.empty("No curves", "These runs have no points of these metrics on this axis yet.")
+        return
+    way = compare.Way(axis, compare.SMOOTHING[smoothing], band)
+    drawn = {compare.about(m)[0]: compare.figure(m, found.groups, frames, way) for m in metrics}
+    charts.draw(drawn, live=False, key="compared curves")
+    said = (
+        "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
+    )
+    st.html(f'<p class="quiet">{said if band else "A line is a run, a colour is a config."}</p>')
+
+
+def charts_of(latest: dict[str, dict[str, float | None]]) -> list[str]:
+    """Metrics that any run has a curve of, the usual ones first."""
+    there = {name for values in latest.values() for name in values if not name.startswith("test/")}
+    usual = [name for chart in charts.CHARTS for name in chart.curves if name in there]
+    return usual + sorted(there - set(usual))
+
+
+def numbers(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        latest = store.latest_metrics(session, [run.id for run in runs])
+    names = sorted({name for values in latest.values() for name in values})
+    first = [name for name in compare.FIRST_COLUMNS if name in names]
+    bound = {"bind": "query-params"}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        find = st.text_input("Find", placeholder="words, or val/loss < 0.5", key="find", **bound)
+        columns = st.multiselect("Metrics", names, first, key="columns", **bound)
+        order = st.selectbox("Order by", ["launch", "run", *names], key="order", width=200, **bound)
+        ascending = st.toggle("Ascending", key="ascending", **bound)
+    columns += [order] if order in names and order not in columns else []
+    frame = compare.run_table(
+        runs, latest, columns=columns, find=find, order=order, ascending=ascending
+    )
+    compare.edit_runs(frame, columns)
+    said = f"{len(frame)} of {len(runs)} runs. Tags and notes are saved as you leave a cell."
+    st.html(f'<p class="quiet">{said}</p>')
+
+
+def settings(_runs: Sequence[Run], found: Comparison) -> None:
+    if compare.settings_that_differ(found):
+        st.html(compare.settings_table(found))
+    else:
+        parts.empty("No setting differs", "These runs differ in nothing but their seeds.")
+
+
+def parallel(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        latest = store.latest_metrics(session, [run.id for run in runs])
+    shown = compare.parallel(found, latest, compare.FIRST_COLUMNS)
+    if shown is None:
+        parts.empty("No setting differs", "Choose runs of several configs to see what it changes.")
+        return
+    charts.draw({"Settings and scores": shown}, live=False, key="parallel")
+    st.html('<p class="quiet">A line is a run. Drag along an axis to keep only some of them.</p>')
+
+
+page()

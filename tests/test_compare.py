@@ -1,0 +1,179 @@
+"""The Compare page through AppTest, on a store that the tests fill."""
+
+import time
+from collections.abc import Sequence
+from urllib.parse import parse_qs
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from src import paths
+from src.analysis import comparison
+from src.panel import charts, compare
+from src.runs import launcher, store
+from src.runs.table import Status
+from tests.panel_store import HOSTILE, fill_predictions, fill_run
+
+QUESTIONS = 600
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home):
+    charts._known.clear()
+
+
+def seeds(name: str, count: int, *, better: float = 0.0, **settings) -> list[str]:
+    """Scored runs of one config, whose answers are a matter of the question, of how good the
+    config is and of luck."""
+    found = []
+    ease = np.random.default_rng(1).normal(0.3, 1, QUESTIONS)
+    for seed in range(count):
+        run_id = fill_run(name=name, training__seed=seed, steps=40, **settings)
+        luck = np.random.default_rng([seed, len(name)]).normal(0, 0.5, QUESTIONS)
+        right = ease + better + luck > 0
+        answers = [(f"w{i}", f"word{i}", f"word{i}" if ok else "?") for i, ok in enumerate(right)]
+        fill_predictions(run_id, 40, answers, rows=QUESTIONS, split="test")
+        found.append(run_id)
+    return found
+
+
+def show(runs: Sequence[str], **query: str) -> AppTest:
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "compare.py"), default_timeout=20)
+    test.query_params["run"] = list(runs)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception, test.exception[0].message
+    return test
+
+
+def html(test: AppTest) -> str:
+    return "\n".join(element.proto.body for element in test.get("html"))
+
+
+def test_no_run_and_one_run_say_what_to_do():
+    assert "Nothing chosen yet" in html(show([]))
+    (only,) = seeds("alone", 1)
+    assert "One more run to compare it with" in html(show([only]))
+    assert "no run &#x27;nobody&#x27;" in html(show([only, "nobody"]))
+
+
+def test_a_verdict_of_two_configs_names_the_better_one_and_its_lead():
+    weak, strong = seeds("weak", 3), seeds("strong", 3, better=0.6, lora__r=32)
+    page = html(show([*weak, *strong]))
+    with store.reading() as session:
+        found = comparison.compare(session, store.runs_of(session, [*weak, *strong]))
+    (verdict,) = found.configs
+    assert verdict.winner == "strong" and verdict.ci_low > 0 and verdict.p_value < 0.05
+    assert "strong spells" in page and f"{verdict.difference * 100:.1f} points" in page
+
+
+def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monkeypatch):
+    launched = []
+
+    def launch(config):
+        with store.writing() as session:
+            launched.append(store.enqueue(session, config))
+            return launched[-1].id
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    runs = seeds("one", 1) + seeds("two", 1, lora__r=32)
+    test = show(runs)
+    assert "cannot tell: one seed" in html(test).lower()
+    (button,) = [b for b in test.button if b.label.startswith("Launch 4 seeds")]
+    button.click().run()
+    assert not test.exception
+    assert sorted(run.config["training"]["seed"] for run in launched) == [1, 1, 2, 2]
+    assert {run.config["lora"]["r"] for run in launched} == {16, 32}
+    # They are shown now, and a second press of another tab finds them.
+    assert set(test.query_params["run"]) == {*runs, *(run.id for run in launched)}
+    ids = [run.id for run in launched]
+    compare_again = show([*runs, *ids])
+    assert not [b for b in compare_again.button if b.label.startswith("Launch")]
+
+
+def test_runs_of_other_test_sets_are_not_compared():
+    here = seeds("here", 3)
+    other = fill_run(name="there", steps=40, lora__r=32)
+    fill_predictions(other, 40, [("x", "y", "y")], rows=20, split="test")
+    with store.reading() as session:
+        found = comparison.compare(session, store.runs_of(session, [*here, other]))
+    assert all(v.winner is None and v.p_value is None for v in found.configs)
+    assert "different" in html(show([*here, other]))
+
+
+def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are_smoothed():
+    runs = seeds("a", 3) + seeds("b", 2, lora__r=32)
+    with store.reading() as session:
+        rows = store.runs_of(session, runs)
+        found = comparison.compare(session, rows)
+        for axis in compare.AXES:
+            frames = compare.read(session, rows, ["val/loss"], axis=axis)
+            way = compare.Way(axis, 5, band=True)
+            figure = compare.figure("val/loss", found.groups, frames, way)
+            named = [trace.name for trace in figure.data if trace.name]
+            assert named == ["a, mean of 3 seeds", "b, mean of 2 seeds"], axis
+            assert "mean of 5 points" in figure.layout.yaxis.title.text
+            assert figure.layout.xaxis.title.text == compare.AXES[axis][0]
+        lines = compare.figure("val/loss", found.groups, frames, compare.Way("time", 1, band=False))
+    assert len(lines.data) == 5
+    middle = [t for t in figure.data if t.name == "a, mean of 3 seeds"][0]
+    area = figure.data[0]
+    assert min(area.y) <= min(middle.y) and max(area.y) >= max(middle.y)
+
+
+def test_settings_show_only_what_differs():
+    page = html(show(seeds("a", 1) + seeds("b", 1, lora__r=32), view="Settings"))
+    assert "<code>lora.r</code>" in page and page.count("<code>") == 1
+    assert "No setting differs" in html(show(seeds("c", 2), view="Settings"))
+
+
+def test_the_table_is_found_through_ordered_and_edited_in_place():
+    runs = seeds("plain", 2) + seeds(HOSTILE, 1, lora__r=32)
+    show(runs, view="Runs")
+    with store.reading() as session:
+        rows = store.runs_of(session, runs)
+        latest = store.latest_metrics(session, runs)
+    options = {"columns": ["val/loss"], "order": "val/loss"}
+    table = compare.run_table(rows, latest, find="plain", ascending=True, **options)
+    assert list(table["run"]) == ["plain", "plain"] and table["val/loss"].is_monotonic_increasing
+    assert compare.run_table(rows, latest, find="val/loss < 0", ascending=True, **options).empty
+    some = compare.run_table(rows, latest, find="val/loss >= 0 onerror", ascending=True, **options)
+    assert list(some.index) == runs[2:]
+    edits = {"edited_rows": {0: {"tags": ["best", " best ", ""], "notes": "ship this"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare.st, "session_state", {"key": edits})
+        compare.save_edits("key", [runs[1]])
+    with store.reading() as session:
+        run = store.find(session, runs[1])
+    assert (run.tags, run.notes) == (["best"], "ship this")
+    # A database that is lost is made again from what lies beside the run.
+    assert "ship this" in (paths.output_dir(runs[1]) / "run.json").read_text()
+
+
+def test_fourteen_runs_are_drawn_with_a_colour_each_and_no_markup_of_theirs():
+    runs = [r for n in range(14) for r in seeds(f"run {n}", 1, lora__r=n + 1)]
+    runs += seeds(HOSTILE, 1, lora__r=99)
+    began = time.perf_counter()
+    page = html(show(runs))
+    assert time.perf_counter() - began < 10
+    assert "onerror" in page and "<img src=x" not in page
+    assert "more pairs cannot be told apart yet" in page
+
+
+def test_the_overview_carries_its_selection_to_compare():
+    runs = seeds("a", 2)
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "overview.py"), default_timeout=20)
+    test.query_params["pick"] = runs
+    test.run()
+    page = html(test)
+    (address,) = [part.split('"')[0] for part in page.split('href="') if part.startswith("compare")]
+    assert parse_qs(address.partition("?")[2].replace("&amp;", "&"))["run"] == runs
+    assert "Compare 2 runs" in page
+    assert Status(store_status(runs[0])) == Status.COMPLETED
+
+
+def store_status(run_id: str) -> str:
+    with store.reading() as session:
+        return store.find(session, run_id).status
