@@ -175,7 +175,7 @@ def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended, uvicor
 def test_pages_follow_each_other_without_a_reload_within_a_second(page, panel, ended):
     page.goto(panel)
     page.evaluate("window.stayed = true")
-    link = page.get_by_role("link", name=HOSTILE)
+    link = page.get_by_role("link", name=HOSTILE, exact=True)
     link.click()
     page.wait_for_selector(".run-head")
     assert page.evaluate("window.stayed") and f"run={ended}" in page.url

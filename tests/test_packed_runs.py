@@ -188,7 +188,7 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
         "no file /nowhere.csv": config_of(base, data__path="/nowhere.csv"),
         "another target_modules than its pack": config_of(base, lora__target_modules=["c_attn"]),
         "no 4-bit base": config_of(base, model__load_in_4bit=True),
-        "lora.bias to none": config_of(base, lora__bias="all"),
+        "lora.bias: the packed engine trains no biases": config_of(base, lora__bias="all"),
     }
     trials = [trial(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
     ends = []
@@ -253,6 +253,42 @@ def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -
     assert all("out of GPU memory" in recorder(one).warnings[0][1] for one in trials[:4])
 
 
+def test_a_solo_run_by_the_packed_engine(base: Path, tmp_path: Path) -> None:
+    found = {}
+    for engine in ("trl", "packed"):
+        seen, folder = tiny.Recorder(), tmp_path / engine
+        config = config_of(base, engine=engine)
+        found[engine] = train(
+            config, seen, output_dir=folder / "out", checkpoints_dir=folder / "steps"
+        )
+        assert seen.values["engine"] == engine
+    assert found["packed"].metrics == pytest.approx(found["trl"].metrics, rel=1e-4)
+    assert difference(tmp_path / "packed/out/final", tmp_path / "trl/out/final") < 1e-5
+
+
+def test_a_stop_in_an_evaluation_cuts_it_short_and_the_resume_owes_it(
+    base: Path, tmp_path: Path
+) -> None:
+    config = config_of(base, evaluation__batch_size=1)
+    whole = trial(config, tmp_path / "whole")
+    train_pack([whole])
+
+    class Impatient(tiny.Recorder):
+        def stop_requested(self) -> bool:
+            return self.phases[-1].startswith("validation 2") and bool(self.curve("train/loss"))
+
+    cut = Trial(config, Impatient(), tmp_path / "cut/out", tmp_path / "cut/steps")
+    ((_, outcome),) = train_pack([cut])
+    assert result(outcome).stopped and result(outcome).step == 4
+    assert set(recorder(cut).curve("val/loss")) == {0}
+    again = trial(config, tmp_path / "cut", resume_from=tmp_path / "cut/steps/step-4")
+    ((_, outcome),) = train_pack([again])
+    assert recorder(again).curve("val/loss") == pytest.approx(
+        {s: v for s, v in recorder(whole).curve("val/loss").items() if s}, rel=1e-4
+    )
+    assert difference(tmp_path / "cut/out/final", tmp_path / "whole/out/final") < 1e-5
+
+
 def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
     early = trial(config_of(base), tmp_path / "early", stop_at=0)
     other = trial(config_of(base), tmp_path / "other")
@@ -306,6 +342,7 @@ def test_scores_are_those_of_scoring(
     # The second adapter has fewer rows.
     members = [(0, rows), (1, rows[2:])]
     found = Scorer(packed, tokenizer, 128).score(pack.products, members, **options)
+    assert found is not None
     for (metrics, frame), one, (_, own) in zip(found, trials, members, strict=True):
         adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))
         expected = scoring.score(adapted, tokenizer, own, precision="fp32", context=128, **options)

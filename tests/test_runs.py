@@ -214,7 +214,7 @@ def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) ->
         (["launch", "nowhere.yaml"], "no file nowhere.yaml"),
         (["launch", "--set", "model.load_in_4bit=true"], "needs an NVIDIA GPU"),
         (["launch", "--set", "data.path=nowhere.csv"], "nowhere.csv"),
-        (["launch", "--set", "engine=packed"], "packed"),
+        (["launch", "--set", "engine=packed", "--set", "lora.bias=all"], "trains no biases"),
         (["show", "nobody"], "no run 'nobody'"),
     ],
 )

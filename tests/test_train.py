@@ -419,7 +419,10 @@ def test_a_loss_that_is_no_number_ends_the_run(
             "longer than the base model's context of 128 tokens; the longest has",
         ),
         ({"early_stopping__metric": "val/bleu"}, "val/bleu' is not recorded; take one of val/lo"),
-        ({"engine": "packed"}, "set engine to auto or trl"),
+        (
+            {"engine": "packed", "lora__bias": "all"},
+            "lora.bias: the packed engine trains no biases",
+        ),
         ({"model__name": "/nowhere"}, "no such folder"),
         ({"lora__target_modules": ["q_proj"]}, "it has c_attn, c_fc, c_proj"),
     ],

@@ -24,6 +24,7 @@ from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.training import checkpointing
 from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+from src.training.engines import packed_problems
 from src.training.stopping import stopping_problems
 from src.training.utils import forget_results
 
@@ -67,7 +68,7 @@ def check(config: RunConfig) -> dict[str, Any]:
     if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         problems["backend"] = "unsloth is not installed here; use auto or peft"
     if config.engine == "packed":
-        problems["engine"] = "the packed engine is not built yet; use auto or trl"
+        problems |= packed_problems(config)
     model = base_model(config.model.name)
     seen: dict[str, Any] = {}
     tokenizer = source = None

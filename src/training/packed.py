@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from src.models.utils import ModelError
 from src.paths import base_model
 from src.training import checkpointing, scoring
 from src.training.data_loaders import Splits, load_splits
+from src.training.engines import packed_problems
 from src.training.sampling import Shuffled
 from src.training.stopping import Diverged, History, Rules, divergence, stopping_problems
 from src.training.train import TrainingError, how_exact
@@ -62,14 +63,11 @@ Outcome = TrainingResult | Exception
 
 
 def refusal(config: RunConfig) -> str | None:
-    """Why this engine cannot train these settings, or None. The base model's shape is seen only
-    when it is read (`packed_base.read_base`)."""
-    if config.model.load_in_4bit:
-        return "the packed engine has no 4-bit base; set model.load_in_4bit to false"
-    if config.lora.bias != "none":
-        return f"the packed engine trains no biases; set lora.bias to none, not {config.lora.bias}"
+    """Why this engine cannot train these settings on this machine, or None."""
+    if problems := packed_problems(config):
+        return "; ".join(f"{name}: {text}" for name, text in problems.items())
     if machine.resolve_precision(config.training.precision) == "fp16":
-        return "the packed engine does not scale losses for fp16; set training.precision to bf16"
+        return "the packed engine does not scale losses for fp16, and this GPU has no bf16"
     return None
 
 
@@ -99,6 +97,14 @@ def train_pack(
     half the slots.
     """
     return _Engine(list(trials), slots, more, ended, options).train()
+
+
+def train_one(trial: Trial) -> TrainingResult:
+    """Train a single run: a pack of one. Raises what ends it."""
+    ((_, outcome),) = train_pack([trial])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -509,6 +515,8 @@ class _Engine:
         going = [run for run in self.runs if not run.stopped and not run.early_stop]
         diverged = [run for run in self.runs if run.early_stop]
         due = [r for r in going if r.step >= r.last or r.step % r.config.evaluation.eval_steps == 0]
+        for run in due:
+            run.evaluation_owed = True
         for run, values in self._scored(due, "validation"):
             self._alone(run, self._judge, run, values)
         self._save(
@@ -608,15 +616,11 @@ class _Engine:
         self, runs: list[_Run], split: str, steps: dict[int, int] | None = None
     ) -> list[tuple[_Run, dict[str, float]]]:
         """Score the adapters of these runs together, and report it: at `steps` by slot, or at their
-        own step."""
-        if not runs:
-            return []
+        own step. Nothing comes back for runs that were stopped before their scores were there."""
         started = time.perf_counter()
-        for run in runs:
-            run.reporter.phase(f"{split} of {len(runs)} at once")
         prefix = "val" if split == "validation" else split
         found = []
-        for run, (metrics, predictions) in zip(runs, self._scores(runs, split), strict=True):
+        for run, (metrics, predictions) in self._scores(runs, split):
             values = {f"{prefix}/{name}": value for name, value in metrics.items()}
             step = run.step if steps is None else steps[run.slot]
             self._alone(run, _report, run, step, split, values, predictions)
@@ -627,9 +631,12 @@ class _Engine:
             run.clock += time.perf_counter() - started
         return found
 
-    def _scores(self, runs: list[_Run], split: str) -> list[tuple[dict[str, float], pd.DataFrame]]:
+    def _scores(
+        self, runs: list[_Run], split: str
+    ) -> list[tuple[_Run, tuple[dict[str, float], pd.DataFrame]]]:
+        """Metrics and predictions of those runs that were not stopped meanwhile."""
         scorer = Scorer(self.base, self.tokenizer, self.vocabulary.context_tokens, self.options)
-        found: dict[int, tuple[dict[str, float], pd.DataFrame]] = {}
+        found = []
         alike: dict[tuple[int, int | None], list[_Run]] = {}
         for run in runs:
             asked = run.config.evaluation
@@ -640,10 +647,12 @@ class _Engine:
                 part, waiting = group[:at_once], group[at_once:]
                 try:
                     scores = scorer.score(
-                        lambda slots: self._pack.products(slots),
+                        self._pack.products,
                         [(run.slot, run.rows[split]) for run in part],
                         batch_size=batch_size,
                         max_new_tokens=max_new_tokens,
+                        progress=partial(_progress, part, split),
+                        stop=partial(_all_stopped, part),
                     )
                 except torch.OutOfMemoryError:
                     if at_once == 1:
@@ -651,9 +660,13 @@ class _Engine:
                     at_once = -(-at_once // 2)
                     torch.cuda.empty_cache()
                     continue
-                found.update({run.slot: score for run, score in zip(part, scores, strict=True)})
+                if scores is None:
+                    for run in part:
+                        run.stopped = True
+                else:
+                    found += list(zip(part, scores, strict=True))
                 group = waiting
-        return [found[run.slot] for run in runs]
+        return found
 
     # Files.
 
@@ -811,6 +824,7 @@ class _Engine:
         again = [r for r in whole if best[r.slot] != r.step or not r.best_values]
         for run, values in self._scored(again, "validation", best):
             finals[run.slot] = dict(values)
+        whole = [run for run in whole if not run.stopped and run in self.runs]
         for run, values in self._scored(whole, "test", best):
             finals[run.slot] |= values
         for run in there:
@@ -837,6 +851,16 @@ class _Engine:
         self._adapter(run, weights, staging / "final")
         checkpointing.replace_folder(staging / "final", run.trial.output_dir / "final")
         staging.rmdir()
+
+
+def _progress(runs: list[_Run], split: str, done: int) -> None:
+    for run in runs:
+        run.reporter.phase(f"{split} {done:,} of {len(run.rows[split]):,}")
+
+
+def _all_stopped(runs: list[_Run]) -> bool:
+    """Whether nobody waits for these scores: one that waits has its neighbours' too."""
+    return all(run.reporter.stop_requested() for run in runs)
 
 
 def _report(
@@ -902,8 +926,11 @@ class Scorer:
         *,
         batch_size: int,
         max_new_tokens: int | None,
-    ) -> list[tuple[dict[str, float], pd.DataFrame]]:
-        """Metrics and predictions of each member: a slot, whose stacks `products` gives, and rows.
+        progress: Callable[[int], None] = lambda done: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[tuple[dict[str, float], pd.DataFrame]] | None:
+        """Metrics and predictions of each member: a slot, whose stacks `products` gives, and rows;
+        None when `stop` said so meanwhile. `progress` hears of rows done.
 
         Batches are those of `scoring.score`, longest rows first, because the room for an answer is
         a batch's own.
@@ -919,6 +946,9 @@ class Scorer:
             group = range(first, min(first + at_once, len(members)))
             lora = products([members[index][0] for index in group])
             for start in range(0, max(len(rows[index]) for index in group), batch_size):
+                if stop():
+                    return None
+                progress(start)
                 chosen = [orders[index][start : start + batch_size] for index in group]
                 # Members of the same data share their batches, which are laid out once.
                 shared: dict[tuple[int, ...], list[scoring.Row]] = {}

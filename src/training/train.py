@@ -59,8 +59,6 @@ class Plan:
 
 def plan(config: RunConfig, *, precision: str) -> Plan:
     """What `config` means to the libraries, with its precision resolved to bf16, fp16 or fp32."""
-    if config.engine == "packed":
-        raise TrainingError("engine packed is not built yet; set engine to auto or trl")
     if wrong := stopping_problems(config.early_stopping):
         raise TrainingError("; ".join(f"{name}: {text}" for name, text in wrong.items()))
     training, optimizer = config.training, config.optimizer
@@ -184,6 +182,11 @@ def train(
     `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
     runs at once.
     """
+    if config.engine == "packed":
+        from src.training.packed import Trial, train_one
+
+        return train_one(Trial(config, reporter, output_dir, checkpoints_dir, resume_from))
+
     import torch
 
     from src.models import spelling_model as spelling
