@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -547,7 +549,8 @@ def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[f
     command += [str(folder), "--sweep-steps", str(options.sweep_steps), "--trials"]
     command += [str(options.trials), *arguments]
     started = time.time()
-    with open(folder / "child.log", "w") as log:
+    file = folder / f"{uuid.uuid4()}.log"
+    with open(file, "w") as log:
         try:
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=options.seconds
@@ -555,7 +558,7 @@ def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[f
         except subprocess.TimeoutExpired:
             return time.time() - started, json.dumps({"problem": f"over {options.seconds} s"})
     if done.returncode:
-        problem = (folder / "child.log").read_text()[-900:]
+        problem = file.read_text()[-900:]
         return time.time() - started, json.dumps({"problem": problem})
     return time.time() - started, done.stdout.strip().splitlines()[-1]
 
@@ -574,19 +577,23 @@ def phase_sweep(results: Results, options: argparse.Namespace) -> None:
 
 
 def phase_solo(results: Results, options: argparse.Namespace) -> None:
-    """Some trials of the grid alone, one process each."""
-    with tempfile.TemporaryDirectory() as name:
+    """Some trials of the grid alone, a process each, `--at-once` of them beside each other."""
+
+    def one(index: int) -> None:
+        trial = (index * 7) % options.trials
+        seconds, line = child(
+            options, folder, "--solo-run", str(trial), "--out", str(folder / f"solo{index}")
+        )
+        others = f", {options.at_once} at once" if options.at_once > 1 else ""
+        results.add(
+            phase="sweep", name=f"alone, trial {trial} x {options.sweep_steps} steps{others}",
+            seconds=round(seconds, 1), **json.loads(line),
+        )  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.at_once) as pool:
         folder = Path(name)
         sweep_files(options, folder)
-        for index in range(options.first_solo, options.first_solo + options.solos):
-            trial = (index * 7) % options.trials
-            seconds, line = child(
-                options, folder, "--solo-run", str(trial), "--out", str(folder / f"solo{index}")
-            )
-            results.add(
-                phase="sweep", name=f"alone, trial {trial} x {options.sweep_steps} steps",
-                seconds=round(seconds, 1), **json.loads(line),
-            )  # fmt: skip
+        list(pool.map(one, range(options.first_solo, options.first_solo + options.solos)))
 
 
 def sweep_run(options: argparse.Namespace) -> None:
@@ -812,6 +819,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--sweep-steps", type=int, default=500)
     parser.add_argument("--solos", type=int, default=3, help="trials to measure alone")
+    parser.add_argument("--at-once", type=int, default=1, help="trials beside each other")
     parser.add_argument("--first-solo", type=int, default=0)
     parser.add_argument("--sweep-run", action="store_true", help="be the sweep's process")
     parser.add_argument("--solo-run", type=int, help="be the process of this trial")
