@@ -14,22 +14,23 @@ import pytest
 
 from src import paths
 from src.config import load_config
-from src.runs import store
+from src.runs import processes, reconciler, store
 from src.runs.store import sqlite_driver
 from src.runs.table import ACTIVE, Run, Status
+from src.runs.timeouts import TIMEOUTS
 
 pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def database(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     if request.param == "sqlite":
         yield
         return
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-    folder = tmp_path / "pg"
+    folder = home / "pg"
     # initdb refuses to run as root.
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     folder.mkdir()
@@ -256,3 +257,30 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
         assert (run.parent_id, run.host, run.status) == (None, None, Status.STOPPED)
         assert (run.tags, run.notes) == (None, None)
         assert not store.events(session, "old")
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_a_run_of_another_machine_is_ended_only_when_its_lease_is_over() -> None:
+    run = enqueue()
+    here = processes.host()
+    with store.writing() as session:
+        row = store.find(session, run.id)
+        columns = {"slot": 0, "token": "t", "supervisor_pid": 1, "boot_id": "another boot"}
+        assert store.claim(session, row, host="another machine", **columns)
+    assert here != "another machine"
+
+    def beat(seconds_ago: float) -> Status:
+        with store.writing() as session:
+            row = store.find(session, run.id)
+            columns = {"heartbeat_at": time.time() - seconds_ago}
+            assert store.transition(session, row, None, leave=ACTIVE, **columns)
+        reconciler.reconcile()
+        with store.reading() as session:
+            return Status(store.find(session, run.id).status)
+
+    assert beat(TIMEOUTS.lease - 20) == Status.STARTING
+    assert beat(TIMEOUTS.lease + 1) == Status.INTERRUPTED
+    with store.reading() as session:
+        assert "another machine is gone" in (store.find(session, run.id).reason or "")

@@ -6,6 +6,7 @@ so a locked or full disk never stops a training; what could not be written waits
 
 import json
 import math
+import os
 import queue
 import sys
 import threading
@@ -139,10 +140,20 @@ class RunReporter:
                 self._warn(
                     f"the run table did not take {len(pending)} entries, trying again: {error}"
                 )
+                self._sync_log()
                 with self._lock:
                     self._columns = columns | self._columns
             if self._fenced or (last and not pending):
                 return
+
+    def _sync_log(self) -> None:
+        """Make the metrics log outlive a power failure: it is all there is while the table, whose
+        every commit does, takes no writes."""
+        try:
+            with open(paths.metrics_log(self.run_id), "rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            self._warn(f"cannot sync the metrics log: {error}")
 
     def _write(self, pending: list[tuple[str, tuple[Any, ...]]], columns: dict[str, Any]) -> None:
         if not pending and not columns:

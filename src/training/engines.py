@@ -1,4 +1,5 @@
 """Which settings the packed engine trains. Imports no torch: a launch asks before it loads."""
+
 from src.config import RunConfig
 
 
