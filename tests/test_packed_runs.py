@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from src.config import RunConfig
+from src.models import utils
 from src.models.packed_step import Pack
 from src.training import checkpointing, scoring
+from src.training.engines import packed_problems
 from src.training.packed import Outcome, Trial, train_pack
 from src.training.stopping import Diverged
-from src.training.train import train
+from src.training.train import choose_engine, train
 from src.training.utils import TrainingResult
 from tests import tiny
 
@@ -198,6 +200,25 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
     assert all(text in error for text, error in zip(bad, errors, strict=True))
     assert result(next(outcome for one, outcome in found if one is good)).step == 12
     assert ends == [one for one, _ in found]
+
+
+def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert packed_problems(config_of(base)) == {}
+    wrong = packed_problems(config_of(base, lora__target_modules=["wte"]))
+    assert "no adapters at wte" in wrong["lora.target_modules"]
+    assert packed_problems(config_of(base, backend="unsloth")).keys() == {"backend"}
+    assert choose_engine(config_of(base, engine="packed")) == (True, None)
+    assert choose_engine(config_of(base, engine="trl")) == (False, None)
+    assert "without a GPU" in (choose_engine(config_of(base, engine="auto"))[1] or "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(utils, "resolve_precision", lambda asked: "bf16")
+    assert choose_engine(config_of(base, engine="auto")) == (True, None)
+    bits = config_of(base, engine="auto", model__load_in_4bit=True)
+    assert "no 4-bit base" in (choose_engine(bits)[1] or "")
+    named = config_of(base, engine="auto", lora__target_modules=["wte"])
+    assert "no adapters at wte" in (choose_engine(named)[1] or "")
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from src.models.packed_lora import Dropout, Lora, cross_entropy_, packed_linear, row_scores
+from src.models.shapes import shape_problem
 from src.models.utils import ModelError
 
-SHAPES = ("gpt2", "llama", "qwen2")
 HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50,304 does not
 
 
@@ -93,10 +93,8 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
     """
     config = model.config
     kind = config.model_type
-    if kind not in SHAPES:
-        raise ModelError(
-            f"the packed engine computes {', '.join(SHAPES)} shapes, and this base is {kind}"
-        )
+    if problem := shape_problem(kind, targets):
+        raise ModelError(problem)
     if getattr(model, "is_quantized", False):
         raise ModelError("the packed engine has no 4-bit base")
     head = model.get_output_embeddings()

@@ -1,14 +1,25 @@
 """Which settings the packed engine trains. Imports no torch: a launch asks before it loads."""
 
+import json
+from pathlib import Path
+
 from src.config import RunConfig
+from src.models.shapes import SHAPES, shape_problem
+from src.paths import base_model
 
 
 def packed_problems(config: RunConfig) -> dict[str, str]:
     """A sentence for each setting that the packed engine cannot follow: {setting: sentence}.
 
-    The base model's shape is seen only when it is loaded (`packed_base.read_base`).
+    The shape of a base model that lies on the hub is seen only when it is loaded.
     """
     problems = {}
+    file = Path(base_model(config.model.name)) / "config.json"
+    if file.is_file():
+        kind = json.loads(file.read_text()).get("model_type", "unknown")
+        if problem := shape_problem(kind, config.lora.target_modules or ()):
+            field = "lora.target_modules" if kind in SHAPES else "engine"
+            problems[field] = f"{problem}; engine trl has no such limits"
     if config.model.load_in_4bit:
         problems["model.load_in_4bit"] = (
             "the packed engine has no 4-bit base; set it to false, or take engine trl"

@@ -350,6 +350,7 @@ class _Engine:
             "backend": "peft",
             "backend_note": None,
             "engine": "packed",
+            "engine_note": None,
             "precision": self.key["precision"],
             "device": identity["device"],
             "threads": torch.get_num_threads(),

@@ -164,6 +164,25 @@ def plan(config: RunConfig, *, precision: str) -> Plan:
     )
 
 
+def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
+    """Whether the packed engine trains these settings here, and why `auto` leaves them to TRL."""
+    if config.engine != "auto":
+        return config.engine == "packed", None
+    import torch
+
+    from src.models.shapes import shape_problem
+    from src.models.spelling_model import load_vocabulary
+    from src.training.packed import refusal
+
+    if not torch.cuda.is_available():
+        return False, "without a GPU the packed engine pays only for several runs at once"
+    kind = load_vocabulary(
+        base_model(config.model.name), revision=config.model.revision
+    ).config.model_type
+    problem = refusal(config) or shape_problem(kind, config.lora.target_modules or ())
+    return problem is None, problem
+
+
 def train(
     config: RunConfig,
     reporter: Reporter,
@@ -182,7 +201,9 @@ def train(
     `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
     runs at once.
     """
-    if config.engine == "packed":
+    reporter.phase("loading libraries")
+    packed, why_not = choose_engine(config)
+    if packed:
         from src.training.packed import Trial, train_one
 
         return train_one(Trial(config, reporter, output_dir, checkpoints_dir, resume_from))
@@ -198,7 +219,6 @@ def train(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     precision = machine.resolve_precision(config.training.precision)
     asked = plan(config, precision=precision)
-    reporter.phase("loading libraries")
     backend, note = spelling.choose_backend(asked.backend, precision=precision)
 
     reporter.phase(f"reading {config.data.task}")
@@ -242,6 +262,7 @@ def train(
             "backend": backend,
             "backend_note": note,
             "engine": "trl",
+            "engine_note": why_not,
             "precision": precision,
             "device": identity["device"],
             "threads": torch.get_num_threads(),
