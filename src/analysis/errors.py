@@ -1,0 +1,211 @@
+"""What kind of mistake each wrong answer is, letter by letter, and what changed between two models.
+
+A kind is decided on the letters: where a word is asked for letter by letter ("r e c e i v e") the
+spaces between them are its form, not part of it.
+"""
+
+import gzip
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import pandas as pd
+from jellyfish import metaphone
+from rapidfuzz.distance import Levenshtein
+
+from src import paths
+from src.training.data_loaders import misspellings, target_words
+
+# In the order in which they are looked for: the first that fits is the kind of an error.
+KINDS = {
+    "wrong format": "not in the form that was asked for, or wrong in upper and lower case only",
+    "stopped early": "right as far as it goes, then it ends; also no answer at all",
+    "ran on": "the whole right answer, then more letters",
+    "another real word": "a word that exists, but not the one asked for",
+    "un-doubling": "one letter where the word has it twice",
+    "doubling": "a letter twice where the word has it once",
+    "transposition": "two neighbouring letters swapped",
+    "vowel swap": "only vowels are replaced, each by another vowel",
+    "phonetic twin": "sounds the same though a consonant differs",
+    "wrong ending": "the first half or more is right, the end is not, by two edits or more",
+    "substitution": "most edits replace a letter by another",
+    "omission": "most edits leave a letter out",
+    "insertion": "most edits put a letter in",
+}
+ADDED = ["edits", "kind", "length"]  # by `described`
+
+VOWELS = frozenset("aeiouy")
+RARE = 1e-6  # of a word among all words: lists of rarer ones are full of names and slips
+SPELLED_OUT = re.compile(r"\S( \S)+")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One step from the expected letters to the predicted ones; `at` counts expected letters from
+    1. An insertion stands before its letter, at the end one beyond the last."""
+
+    what: str  # replace, delete, insert or swap
+    at: int
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        change = {"replace": f"{self.was}>{self.now}", "delete": self.was}
+        return f"{self.what}@{self.at}:{change.get(self.what, self.now)}".replace(" ", "␣")
+
+
+# --- one answer -----------------------------------------------------------------------------------
+
+
+def task_of(expected: str) -> str:
+    """`spell out` where an answer is letters with a space between, else `word`."""
+    return "spell out" if SPELLED_OUT.fullmatch(expected) else "word"
+
+
+def letters(text: str, expected: str) -> str:
+    """The letters of an answer to a question whose right answer is `expected`."""
+    return "".join(text.split()) if task_of(expected) == "spell out" else text.strip()
+
+
+def edits(expected: str, predicted: str) -> list[Edit]:
+    """The fewest edits of letters by a Levenshtein alignment, in which two neighbours that changed
+    places are one edit."""
+    was, now = letters(expected, expected), letters(predicted, expected)
+    found: list[Edit] = []
+    rest = [(op.tag, op.src_pos, op.dest_pos) for op in Levenshtein.editops(was, now)]
+    while rest:
+        tag, i, j = rest.pop(0)
+        # A swap is two edits side by side, however they are aligned: both replaced, or one letter
+        # taken from one side of its neighbour and put on the other.
+        pair = was[i : i + 2]
+        if rest and len(pair) == 2 and pair[0] != pair[1]:
+            other, k, m = rest[0]
+            swapped = {
+                ("replace", "replace"): (k, m) == (i + 1, j + 1),
+                ("delete", "insert"): (k, m) == (i + 2, j + 1),
+                ("insert", "delete"): (k, m) == (i + 1, j + 2),
+            }.get((tag, other), False)
+            if swapped and now[j : j + 2] == pair[::-1]:
+                found.append(Edit("swap", i + 1, pair, pair[::-1]))
+                rest.pop(0)
+                continue
+        gone = was[i] if tag != "insert" else ""
+        found.append(Edit(tag, i + 1, gone, now[j] if tag != "delete" else ""))
+    return found
+
+
+def kind_of(expected: str, predicted: str) -> str:
+    """The kind of a wrong answer, one of KINDS; "" for the right one."""
+    expected, predicted = expected.strip(), predicted.strip()
+    return "" if predicted == expected else _kind(expected, predicted, edits(expected, predicted))
+
+
+def _kind(expected: str, predicted: str, found: Sequence[Edit]) -> str:
+    was, now = letters(expected, expected), letters(predicted, expected)
+    if not now:
+        return "stopped early"
+    if not _in_form(expected, predicted) or now.casefold() == was.casefold():
+        return "wrong format"
+    doubled = _doubled(was, now, found)
+    if was.startswith(now) and not (doubled and len(found) == 1):
+        return "stopped early"
+    if now.startswith(was) and not (doubled and len(found) == 1):
+        return "ran on"
+    if now.casefold() in real_words():
+        return "another real word"
+    if doubled:
+        return doubled
+    whats = [edit.what for edit in found]
+    if set(whats) == {"swap"}:
+        return "transposition"
+    if all(e.what == "replace" and {e.was.lower(), e.now.lower()} <= VOWELS for e in found):
+        return "vowel swap"
+    touched = "".join(e.was + e.now for e in found).lower()
+    if set(touched) - VOWELS and metaphone(was) == metaphone(now):
+        return "phonetic twin"
+    right = len(os.path.commonprefix([was, now]))
+    if len(found) > 1 and 2 * right >= len(was) and was[-1] != now[-1]:
+        return "wrong ending"
+    # Several different edits: the most frequent, of equally frequent ones the first here.
+    order = {"replace": "substitution", "delete": "omission", "insert": "insertion"}
+    return order[max(order, key=whats.count)] if set(whats) & set(order) else "transposition"
+
+
+def _in_form(expected: str, predicted: str) -> bool:
+    """Whether an answer looks like the expected one: as many words or single letters with one space
+    between, and no sign but letters and what the expected one has."""
+    if task_of(expected) == "spell out":
+        fits = len(predicted) == 1 or SPELLED_OUT.fullmatch(predicted) is not None
+    else:
+        fits = len(predicted.split()) == len(expected.split())
+    return fits and all(c.isalpha() or c in expected for c in predicted)
+
+
+def _doubled(was: str, now: str, found: Sequence[Edit]) -> str:
+    """`un-doubling` or `doubling` where every edit is one, else ""."""
+
+    def beside(word: str, i: int) -> bool:
+        return word[i] in (word[i - 1 : i], word[i + 1 : i + 2])
+
+    if all(e.what == "delete" and beside(was, e.at - 1) for e in found):
+        return "un-doubling"
+    # Where the inserted letter equals the one before or after its place.
+    if all(e.what == "insert" and e.now in was[max(e.at - 2, 0) : e.at] for e in found):
+        return "doubling"
+    return ""
+
+
+@cache
+def real_words() -> frozenset[str]:
+    """Words that exist: those that the built-in tasks ask for, and English words that are not rare;
+    no known misspelling is one."""
+    frequent: list[str] = []
+    file = Path(paths.base_model("spelltune-tiny")) / "pretraining_words.txt.gz"
+    if file.is_file():
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            pairs = (line.split() for line in lines)
+            frequent = [word for word, share in pairs if float(share) >= RARE]
+    wrong = {wrong for wrong, _ in misspellings()}
+    long = {word for word in frequent if len(word) > 2}
+    return frozenset((long - wrong) | set(target_words()))
+
+
+# --- all answers of an evaluation -----------------------------------------------------------------
+
+
+def described(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Predictions with the columns `edits` (as text), `kind` ("" where right) and `length` (letters
+    of the expected answer), which files of older versions do not have."""
+    if set(ADDED) <= set(predictions.columns):
+        return predictions
+    pairs = list(zip(predictions["expected"], predictions["predicted"], strict=True))
+    wrong = [e.strip() != p.strip() for e, p in pairs]
+    changed = [edits(e, p) if w else [] for (e, p), w in zip(pairs, wrong, strict=True)]
+    kinds = [
+        _kind(e.strip(), p.strip(), found) if w else ""
+        for (e, p), w, found in zip(pairs, wrong, changed, strict=True)
+    ]
+    return predictions.assign(
+        edits=[" ".join(map(str, found)) for found in changed],
+        kind=kinds,
+        length=[len(letters(e, e)) for e, _ in pairs],
+    )
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The described predictions of a file; not to be changed in place, since readers share them."""
+    return _read(str(path), os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read(path: str, changed: int) -> pd.DataFrame:
+    frame = described(pd.read_parquet(path))
+    return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
+
+
+def counts(frame: pd.DataFrame) -> dict[str, int]:
+    """{kind: errors} of described predictions, most frequent first; they sum to the errors."""
+    return {str(k): int(n) for k, n in frame.loc[~frame["correct"], "kind"].value_counts().items()}
