@@ -19,6 +19,7 @@ import pandas as pd
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
+from src.analysis import errors
 from src.runs import store
 from src.runs.table import ACTIVE, EventKind, Run
 from src.runs.tracking import Tracker
@@ -82,7 +83,7 @@ class RunReporter:
         staged = file.with_suffix(".writing")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            predictions.to_parquet(staged, index=False)
+            errors.described(predictions).to_parquet(staged, index=False)
             staged.replace(file)
         except OSError as error:
             staged.unlink(missing_ok=True)
