@@ -3,6 +3,7 @@ nothing else there."""
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import pandas as pd
 import typer
@@ -21,7 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from src import paths
-from src.analysis import comparison
+from src.analysis import comparison, exports
+from src.analysis import errors as mistakes
 from src.config import (
     ConfigError,
     load_config,
@@ -322,42 +324,121 @@ def compare(
         out.print(escape(found.summary), highlight=False)
 
 
+SplitOption = Annotated[
+    Literal["val", "validation", "test"], typer.Option(help="The test split once it was scored.")
+]
+
+
 @app.command()
 @told
 def errors(
-    run: RunArgument,
+    run: CheckpointArgument,
+    vs: Annotated[
+        str | None, typer.Option(metavar="RUN[@STEP]", help="What became of RUN's words here.")
+    ] = None,
     all_words: Annotated[
         bool, typer.Option("--all", help="Every word, not only the wrong ones.")
     ] = False,
-    split: Annotated[
-        str, typer.Option(help="validation, or test once it has been scored.")
-    ] = "validation",
+    split: SplitOption = "validation",
     as_json: AsJson = False,
 ) -> None:
-    """Print the words that the kept adapter of a run misspells."""
+    """Print the words that an adapter misspells and how, or which ones another adapter fixed, broke
+    and still has wrong."""
+    name = "test" if split == "test" else "validation"
     with store.reading() as session:
-        row = store.find(session, run)
-        evaluation = store.final_evaluation(session, row, split=split)
-    if evaluation is None:
-        raise store.UnknownRun(
-            f"{row.id} has no evaluation on the {split} split yet; its status is {row.status}"
-        )
-    frame = store.predictions(evaluation, wrong_only=not all_words)[SHOWN]
+        row, evaluation, _ = store.scored(session, run, split=name)
+        other = store.scored(session, vs, split=name)[:2] if vs else None
+    frame = mistakes.read(evaluation.path)
+    if other:
+        both = mistakes.compared(frame, mistakes.read(other[1].path))
+        names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
+        return tell_changes(both, names, name, as_json=as_json)
+    shown = frame if all_words else frame[~frame["correct"]]
     if as_json:
-        return print_json(frame.to_dict("records"))
-    print_words(frame)
+        return print_json(records(shown))
+    print_words(shown)
+    told = ", ".join(f"{count:,} {kind}" for kind, count in mistakes.counts(frame).items())
     wrong = evaluation.rows - evaluation.correct
-    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}")
+    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {told}")
+
+
+def tell_changes(both: pd.DataFrame, names: list[str], split: str, *, as_json: bool) -> None:
+    """Print what became of the words of `names[0]` in `names[1]`."""
+    sums = mistakes.balance(both)
+    groups = {
+        "fixed": both[both["outcome"] == "fixed"],
+        "broken": both[both["outcome"] == "broken"],
+        "still_wrong": both[both["outcome"].isin(["same mistake", "another mistake"])],
+    }
+    if as_json:
+        about = {"a": names[0], "b": names[1], "split": split, "counts": sums}
+        return print_json(about | {group: records(words) for group, words in groups.items()})
+    table = Table("", "question", "expected", *names, box=None, header_style="bold")
+    for group, words in groups.items():
+        for row in words.itertuples():
+            cells = (row.question, row.expected, row.predicted_a, row.predicted_b)
+            table.add_row(group.replace("_", " "), *(escape(str(cell)) for cell in cells))
+    out.print(table)
+    out.print(
+        f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
+        f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
+        f"{sums['difference'] * 100:+.1f} points",
+        highlight=False,
+    )
+    return None
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as JSON has them: no nan."""
+    return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
 
 
 SHOWN = ["question", "expected", "predicted", "correct", "edit_distance"]
 
 
 def print_words(frame: pd.DataFrame) -> None:
-    table = Table("question", "expected", "predicted", "edits", box=None, header_style="bold")
-    for question, expected, predicted, _, edits in frame[SHOWN].itertuples(index=False, name=None):
-        table.add_row(escape(question), escape(expected), escape(predicted), str(edits))
+    table = Table("question", "expected", "predicted", "edits", "kind", box=None,
+                  header_style="bold")  # fmt: skip
+    for row in frame[[*SHOWN, "kind"]].itertuples():
+        cells = (row.question, row.expected, row.predicted)
+        table.add_row(*(escape(str(c)) for c in cells), str(row.edit_distance), str(row.kind))
     out.print(table)
+
+
+@app.command()
+@told
+def export(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN[@STEP]...", help="Runs or checkpoints.")
+    ],
+    format: Annotated[
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+    ] = "csv",
+    split: Annotated[
+        Literal["val", "validation", "test"] | None,
+        typer.Option(help="One split only; else all that were scored."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; else standard output.")
+    ] = None,
+) -> None:
+    """Write every prediction of runs with its kind of error as one table."""
+    wanted = [split if split in (None, "test") else "validation"]
+    found = []
+    with store.reading() as session:
+        for name in runs:
+            run, step = store.find_checkpoint(session, name)
+            there = {e.split for e in store.evaluations(session, run.id) if step in (None, e.step)}
+            for one in wanted if split else sorted(there, reverse=True) or ["validation"]:
+                found.append(store.scored(session, name, split=str(one))[1])
+    content = exports.FORMATS[format][2](exports.predictions(found))
+    if output:
+        output.write_bytes(content)
+        err.print(f"{output} holds {sum(e.rows for e in found):,} predictions", highlight=False)
+    elif sys.stdout.isatty() and format in ("parquet", "xlsx"):
+        raise typer.BadParameter(f"{format} is no text; name a file with --output")
+    else:
+        sys.stdout.buffer.write(content)
 
 
 @app.command()
@@ -380,10 +461,10 @@ def evaluate(
             data,
             progress=lambda done: status.update(f"{done:,} words scored"),
         )
-    wrong = frame[~frame["correct"]][SHOWN]
+    wrong = mistakes.described(frame)[~frame["correct"]]
     if as_json:
         document = {"id": row.id, "adapter": str(adapter), "data": str(data), "rows": len(frame)}
-        return print_json(document | {"metrics": values, "errors": wrong.to_dict("records")})
+        return print_json(document | {"metrics": values, "errors": records(wrong)})
     for name, value in values.items():
         out.print(f"{name} {number(value)}", highlight=False)
     print_words(wrong)
@@ -468,10 +549,9 @@ def merge(
 
 def checkpoint_of(name: str) -> tuple[Run, int | None]:
     """`RUN@STEP` -> the run and its step; `RUN` -> the run and None, its kept adapter."""
-    run, at, step = name.rpartition("@")
-    if at and step.isdigit():
-        return find(run), int(step)
-    return find(name), None
+    reconciler.reconcile()
+    with store.reading() as session:
+        return store.find_checkpoint(session, name)
 
 
 def adapter_of(row: Run, step: int | None) -> Path:

@@ -1,18 +1,22 @@
 """The map of mistakes: kinds, what changed between two models, the page, the commands."""
 
+import io
+import json
 import re
 from itertools import product
 
+import openpyxl
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
-from src import paths
-from src.analysis import errors
+from src import cli, paths
+from src.analysis import errors, exports
 from src.config import load_config
 from src.runs import store
 from src.runs.reporter import RunReporter
 from src.runs.tracking import Tracker
-from tests.panel_store import MISSPELLED, fill_run
+from tests.panel_store import MISSPELLED, fill_predictions, fill_run
 
 
 def predicted(*pairs: tuple[str, str]) -> pd.DataFrame:
@@ -134,3 +138,126 @@ def test_files_without_the_columns_are_described_when_they_are_read(home):
     frame = errors.read(kept.path)
     assert sum(errors.counts(frame).values()) == 12
     assert frame.set_index("question").loc["recieve", "kind"] == "transposition"
+
+
+# --- where the letters go wrong -------------------------------------------------------------------
+
+MAPPED = errors.described(
+    predicted(
+        ("r e c e i v e", "r e c i e v e"),  # ei swapped at 4
+        ("w e i r d", "w a i r d"),  # e>a at 2
+        ("w o r l d", "w r l d s"),  # o left out at 2, s put in at 6
+        ("t h e r e", "there"),  # wrong format: no edits
+        ("w a t e r", "w a t e r"),
+    )
+)
+CHANGES = errors.edit_table(MAPPED)
+
+
+def test_the_position_map_holds_shares_of_the_words_of_a_length():
+    found = errors.position_map(MAPPED, CHANGES)
+    assert found.loc[7].to_dict() == {2: 0, 4: 1, 6: 0}
+    assert found.loc[5].to_dict() == {2: 2 / 4, 4: 0, 6: 1 / 4}
+
+
+def test_confusions_count_what_became_of_letters():
+    found = errors.confusions(CHANGES)
+    assert found.loc["e", "a"] == found.loc["o", ""] == found.loc["", "s"] == 1
+    assert found.to_numpy().sum() == 3
+
+
+def test_accuracy_by_letter_is_of_the_words_that_have_it():
+    found = errors.accuracy_by_letter(MAPPED)
+    assert found.index[0] == "e" and found.loc["e", ["right", "words"]].tolist() == [1 / 4, 4]
+    assert found.loc["a", "right"] == 1 and found["share"].sum() == pytest.approx(1)
+
+
+# --- two models, and many -------------------------------------------------------------------------
+
+
+def two_runs() -> tuple[str, str]:
+    """Twelve words wrong, then: two of them right, one wrong in another way, a new one wrong."""
+    after = [("recieve", "receive", "receve"), *MISSPELLED[3:], ("wrod20", "word20", "wrd20")]
+    right = [(question, expected, expected) for question, expected, _ in MISSPELLED[1:3]]
+    before = [*MISSPELLED, ("wrod20", "word20", "word20")]
+    return fill_run(name="before", words=before), fill_run(name="after", words=after + right)
+
+
+def both_of(*names: str) -> pd.DataFrame:
+    with store.reading() as session:
+        found = [store.scored(session, name)[1] for name in names]
+    return errors.compared(*(errors.read(evaluation.path) for evaluation in found))
+
+
+def test_fixed_and_broken_words_reconcile_with_the_difference_in_accuracy(home):
+    both = both_of(*two_runs())
+    sums = errors.balance(both)
+    assert (sums["fixed"], sums["broken"], sums["still_wrong"]) == (2, 1, 10)
+    assert (sums["same_mistake"], sums["another_mistake"]) == (9, 1)
+    assert sums["difference"] == pytest.approx(sums["exact_match_b"] - sums["exact_match_a"])
+    assert sums["difference"] == pytest.approx((2 - 1) / sums["questions"])
+    assert both["outcome"].value_counts().sum() == sums["questions"]
+
+
+@pytest.mark.parametrize(
+    ("right", "told"),
+    [([0, 0], "never"), ([0, 1], "learned"), ([1, 0, 0], "forgotten"), ([0, 1, 0], "forgotten"),
+     ([1, 0, 1], "learned"), ([1, 1], "always right"), ([], "never")],
+)  # fmt: skip
+def test_stories(right, told):
+    assert errors.story(right) == told
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def command(*arguments: str, fails: bool = False) -> str:
+    ran = CliRunner().invoke(cli.app, arguments)
+    assert (ran.exit_code == 2) is fails, ran.output
+    return ran.stderr if fails else ran.stdout
+
+
+def test_errors_names_the_kind_of_each_wrong_word(home):
+    before, _ = two_runs()
+    found = json.loads(command("errors", before, "--json"))
+    assert len(found) == 12 and {row["kind"] for row in found} <= set(errors.KINDS)
+    assert found[0] | {"edits": "swap@4:ie", "kind": "transposition", "length": 7} == found[0]
+    assert "2 vowel swap" in command("errors", before)
+
+
+def test_errors_vs_lists_fixed_broken_and_still_wrong_words(home):
+    before, after = two_runs()
+    found = json.loads(
+        command("errors", before, "--vs", f"{after}@600", "--split", "val", "--json")
+    )
+    assert [row["expected"] for row in found["fixed"]] == ["definitely", "accommodate"]
+    assert [row["expected"] for row in found["broken"]] == ["word20"]
+    assert len(found["still_wrong"]) == found["counts"]["still_wrong"] == 10
+    assert "+0.3 points" in command("errors", before, "--vs", after)
+
+
+def test_a_checkpoint_that_was_not_scored_is_refused_with_those_that_were(home):
+    before, _ = two_runs()
+    assert "it was at 600" in command("errors", f"{before}@50", fails=True)
+    assert "test split" in command("errors", before, "--split", "test", fails=True)
+
+
+@pytest.mark.parametrize("kind", exports.FORMATS)
+def test_an_export_holds_every_prediction_of_every_run(home, kind):
+    before, after = two_runs()
+    fill_predictions(after, 600, [("=1+1", "@x", "-y\x00")], rows=50, split="test")
+    file = home / f"out.{kind}"
+    command("export", before, after, "--format", kind, "--output", str(file))
+    read = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet,
+            "xlsx": pd.read_excel}[kind]  # fmt: skip
+    frame = read(file)
+    assert len(frame) == 400 + 400 + 50 and set(frame["run"]) == {before, after}
+    assert {"split", "step", "kind", "edits", "length"} <= set(frame.columns)
+    formula = frame[frame["split"] == "test"].iloc[0]
+    assert formula["question"] == ("'=1+1" if kind == "csv" else "=1+1")
+
+
+def test_no_cell_of_a_workbook_is_a_formula():
+    content = exports.to_xlsx(predicted(("=1+1", "-y\x00")))
+    cells = list(openpyxl.load_workbook(io.BytesIO(content)).active.iter_rows())[1]
+    assert cells[0].value == "=1+1" and {c.data_type for c in cells} == {"s", "b"}

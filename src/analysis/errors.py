@@ -7,12 +7,16 @@ spaces between them are its form, not part of it.
 import gzip
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from jellyfish import metaphone
 from rapidfuzz.distance import Levenshtein
 
@@ -37,6 +41,10 @@ KINDS = {
 }
 ADDED = ["edits", "kind", "length"]  # by `described`
 
+# What became of a question from one model to another.
+OUTCOMES = ["fixed", "broken", "same mistake", "another mistake", "right in both"]
+KEY = ["question", "expected"]
+
 VOWELS = frozenset("aeiouy")
 RARE = 1e-6  # of a word among all words: lists of rarer ones are full of names and slips
 SPELLED_OUT = re.compile(r"\S( \S)+")
@@ -54,7 +62,7 @@ class Edit:
 
     def __str__(self) -> str:
         change = {"replace": f"{self.was}>{self.now}", "delete": self.was}
-        return f"{self.what}@{self.at}:{change.get(self.what, self.now)}".replace(" ", "␣")
+        return re.sub(r"\s", "␣", f"{self.what}@{self.at}:{change.get(self.what, self.now)}")
 
 
 # --- one answer -----------------------------------------------------------------------------------
@@ -209,3 +217,120 @@ def _read(path: str, changed: int) -> pd.DataFrame:
 def counts(frame: pd.DataFrame) -> dict[str, int]:
     """{kind: errors} of described predictions, most frequent first; they sum to the errors."""
     return {str(k): int(n) for k, n in frame.loc[~frame["correct"], "kind"].value_counts().items()}
+
+
+# --- where the letters go wrong -------------------------------------------------------------------
+
+
+def edit_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row an edit of described predictions, by their index: what, at, was, now. Answers in a
+    wrong format have none: their letters say little."""
+    texts = frame.loc[~frame["correct"] & (frame["kind"] != "wrong format"), "edits"]
+    found = texts[texts != ""].str.split(" ").explode()
+    table = found.str.extract(r"^(?P<what>[a-z]+)@(?P<at>\d+):(?P<first>.)>?(?P<second>.?)$")
+    inserted = table["what"] == "insert"
+    return pd.DataFrame(
+        {
+            "what": table["what"],
+            "at": table["at"].astype(int),
+            "was": table["first"].where(~inserted, ""),
+            "now": table["second"].where(~inserted, table["first"]),
+        }
+    )
+
+
+def position_map(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
+    """Share of the words of each length (index) whose letter at each place (columns, from 1) is
+    wrong; the place beyond the last letter stands for what was added there."""
+    at = changes[["at"]].join(frame["length"]).reset_index().drop_duplicates()
+    words = frame["length"].value_counts()
+    return at.groupby(["length", "at"]).size().unstack(fill_value=0).div(words, axis=0).dropna()
+
+
+def confusions(changes: pd.DataFrame) -> pd.DataFrame:
+    """How often a letter (index) became another one (columns): "" as a column counts letters left
+    out, as an index letters put in. Swaps, in which no letter is lost, do not count."""
+    counted = changes[changes["what"] != "swap"]
+    return pd.crosstab(counted["was"].str.lower(), counted["now"].str.lower())
+
+
+def accuracy_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Columns right (share) and words, for each value of a column."""
+    groups = frame.groupby(column)["correct"]
+    return pd.DataFrame({"right": groups.mean(), "words": groups.size()})
+
+
+def accuracy_by_letter(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns right (share of the words with that letter), words, and share (of all letters), the
+    most frequent letter first."""
+    right: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
+    for expected, correct in zip(frame["expected"], frame["correct"], strict=True):
+        of_word = letters(expected, expected).lower()
+        uses.update(of_word)
+        words.update(set(of_word))
+        if correct:
+            right.update(set(of_word))
+    known = [letter for letter, _ in uses.most_common() if not letter.isspace()]
+    table = {"right": [right[c] / words[c] for c in known], "words": [words[c] for c in known],
+             "share": [uses[c] / uses.total() for c in known]}  # fmt: skip
+    return pd.DataFrame(table, index=pd.Index(known, dtype=object))
+
+
+# --- two models, and many -------------------------------------------------------------------------
+
+
+def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """One row for each question that both answered: what is the same for both, what differs with
+    the endings _a and _b, and `outcome`, one of OUTCOMES."""
+    own = ["predicted", "correct", "kind", "edits", "edit_distance", "log_probability"]
+    asked = [*KEY, "word", "task", "length", "answer_tokens"]
+    left = a[[c for c in (*asked, *own) if c in a]].drop_duplicates(KEY)
+    right = b[[c for c in (*KEY, *own) if c in b]].drop_duplicates(KEY)
+    both = left.merge(right, on=KEY, suffixes=("_a", "_b"))
+    before, after = both["correct_a"], both["correct_b"]
+    tests = [~before & after, before & ~after, before & after,
+             both["predicted_a"] == both["predicted_b"]]  # fmt: skip
+    names = ["fixed", "broken", "right in both", "same mistake"]
+    return both.assign(outcome=np.select(tests, names, "another mistake"))
+
+
+def balance(both: pd.DataFrame) -> dict[str, Any]:
+    """Counts of `compared` that add up: `difference` is (fixed - broken) / questions."""
+    n = {outcome: int((both["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+    questions = max(len(both), 1)
+    return {
+        "questions": len(both),
+        "fixed": n["fixed"],
+        "broken": n["broken"],
+        "still_wrong": n["same mistake"] + n["another mistake"],
+        "same_mistake": n["same mistake"],
+        "another_mistake": n["another mistake"],
+        "exact_match_a": int(both["correct_a"].sum()) / questions,
+        "exact_match_b": int(both["correct_b"].sum()) / questions,
+        "difference": (n["fixed"] - n["broken"]) / questions,
+    }
+
+
+def answer(path: str | Path, question: str) -> tuple[str, str, bool] | None:
+    """(expected, predicted, correct) of one question in a file of predictions; None where it was
+    not asked."""
+    return _answer(str(path), os.stat(path).st_mtime_ns, question)
+
+
+@lru_cache(maxsize=4096)
+def _answer(path: str, changed: int, question: str) -> tuple[str, str, bool] | None:
+    columns = ["expected", "predicted", "correct"]
+    rows = pq.read_table(path, columns=columns, filters=[("question", "=", question)]).to_pylist()
+    return (rows[0]["expected"], rows[0]["predicted"], rows[0]["correct"]) if rows else None
+
+
+def story(right: Sequence[bool]) -> str:
+    """What became of a word over checkpoints in their order: never, learned, forgotten or always
+    right."""
+    if not any(right):
+        return "never"
+    if not right[-1]:
+        return "forgotten"
+    return "always right" if all(right) else "learned"

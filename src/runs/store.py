@@ -397,6 +397,14 @@ def find(session: Session, run: str) -> Run:
     raise UnknownRun(f"no run {run!r}{nearest(run, known) or '; `spelltune runs` lists them'}")
 
 
+def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:
+    """`RUN@STEP` -> the run and the step; `RUN` -> the run and None."""
+    run, at, step = name.rpartition("@")
+    if at and step.isdigit():
+        return find(session, run), int(step)
+    return find(session, name), None
+
+
 def runs(
     session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None
 ) -> Sequence[Run]:
@@ -801,6 +809,26 @@ def final_evaluations(session: Session, runs: Sequence[Run]) -> dict[tuple[str, 
         if key not in found or found[key].step != best[evaluation.run_id]:
             found[key] = evaluation
     return found
+
+
+def scored(
+    session: Session, name: str, *, split: str = "validation"
+) -> tuple[Run, Evaluation, Sequence[Evaluation]]:
+    """The run and the scoring that `RUN` (the adapter that it kept) or `RUN@STEP` names, and all
+    scorings of the run on that split. UnknownRun says what there is instead."""
+    run, step = find_checkpoint(session, name)
+    known = evaluations(session, run.id, split=split)
+    wanted = run.best_step if step is None else step
+    found = next((e for e in known if e.step == wanted), None)
+    if found is None and step is None and known:
+        found = known[-1]
+    if found is None:
+        steps = ", ".join(str(e.step) for e in known)
+        raise UnknownRun(
+            f"{run.id} has not been scored on the {split} split"
+            + (f" at step {step}; it was at {steps}" if known else f"; its status is {run.status}")
+        )
+    return run, found, known
 
 
 def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataFrame:
