@@ -1,35 +1,66 @@
-"""The words that the kept adapter of a run misspells: found, sorted, marked, downloaded."""
+"""The words that an adapter misspells, by kind, and what another one fixed and broke."""
 
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from src.panel import parts, words
+from src.analysis import errors, exports
+from src.panel import history, maps, parts, words
 from src.runs import store
 from src.runs.table import Evaluation, Run
 
 ROWS_A_PAGE = 100
+Draw = Callable[[], None]
+BOUND = {"bind": "query-params"}
+NOTHING = "nothing"
+MAPS = ["Kinds and places", "Letters", "Lengths"]
 
 
 def page() -> None:
     st.html('<h1 class="unseen">Misspelled words</h1>')
-    with st.container(horizontal=True, vertical_alignment="center"):
+    tell_run_from_step()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         run = parts.pick_run()
         if run is None:
             return
         split = st.segmented_control(
             "Split", ["validation", "test"], default="validation", required=True,
-            key="split", bind="query-params", label_visibility="collapsed",
+            key="split", label_visibility="collapsed", **BOUND,
         )  # fmt: skip
+        with store.reading() as session:
+            known = store.evaluations(session, run.id, split=split)
+        if not known:
+            nothing_yet(run, split)
+            return
+        steps = [str(e.step) for e in known]
+        step = st.selectbox("Step", ["best", *steps], width=110, key="step", **BOUND)
+        with store.reading() as session:
+            name = run.id if step == "best" else f"{run.id}@{step}"
+            _, evaluation, _ = store.scored(session, name, split=split)
+            other = beside(session, run, evaluation, known, split)
         st.html(parts.link("monitor", "Curves and log", {"run": run.id}), width="content")
-    with store.reading() as session:
-        evaluation = store.final_evaluation(session, run, split=split)
-    if evaluation is None:
-        nothing_yet(run, split)
+    try:
+        frame = errors.read(evaluation.path)
+        second = errors.read(other[1].path) if other else None
+    except OSError as error:
+        parts.empty("The predictions are gone", escape(str(error)))
+        return
+    word = partial(history.draw, run, known, other[0] if other else None)
+    if other and second is not None:
+        two(run, evaluation, *other, errors.compared(frame, second), word)
     else:
-        scored(run, evaluation)
+        one(run, evaluation, frame, word)
+
+
+def tell_run_from_step() -> None:
+    """`?run=RUN@STEP`, as a checkpoint is named everywhere, becomes `?run=RUN&step=STEP`."""
+    run, at, step = st.query_params.get("run", "").rpartition("@")
+    if at and step.isdigit():
+        parts.go("errors", st.query_params.to_dict() | {"run": run, "step": step})
 
 
 def nothing_yet(run: Run, split: str) -> None:
@@ -38,72 +69,253 @@ def nothing_yet(run: Run, split: str) -> None:
     parts.empty("No scored words", f"{escape(text)}<br>{hint}")
 
 
-def scored(run: Run, evaluation: Evaluation) -> None:
+def beside(
+    session: store.Session, run: Run, shown: Evaluation, known: Sequence[Evaluation], split: str
+) -> tuple[Run, Evaluation] | None:
+    """The run or checkpoint that the reader puts beside the first one: `?vs=RUN` or RUN@STEP."""
+    asked = st.query_params.get("vs", "")
+    others = [i for i in store.run_ids(session, limit=parts.MOST_CHOICES) if i != run.id]
+    names = [f"{run.id}@{e.step}" for e in known if e.step != shown.step] + others
     try:
-        frame = store.predictions(evaluation)
-    except OSError as error:
-        parts.empty("The predictions are gone", escape(str(error)))
-        return
+        found = store.scored(session, asked, split=split) if asked else None
+    except store.UnknownRun:
+        found = None
+    if found:
+        # The other steps of a run that was chosen are a choice away.
+        names += [f"{found[0].id}@{e.step}" for e in found[2]] + [asked]
+    name = st.selectbox("Beside", [NOTHING, *dict.fromkeys(names)], key="vs", **BOUND)
+    if name == NOTHING:
+        return None
+    try:
+        other = store.scored(session, name, split=split)
+    except store.UnknownRun as error:
+        st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+        return None
+    return other[0], other[1]
+
+
+# --- one adapter ----------------------------------------------------------------------------------
+
+
+def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> None:
+    changes = errors.read_edits(evaluation.path)
     wrong = frame.loc[~frame["correct"], "edit_distance"]
     st.html(
         parts.facts(
             [
                 ("exact match", parts.percent(evaluation.correct / max(evaluation.rows, 1))),
                 ("misspelled", f"{len(wrong):,} of {evaluation.rows:,} words"),
-                ("one edit away", f"{int((wrong == 1).sum()):,} words"),
+                ("one edit away", counted(int((wrong == 1).sum()))),
                 ("edit distance, median", parts.number(wrong.median(), "g")),
                 ("scored at step", f"{evaluation.step:,}"),
             ]
         )
     )
-    kept = filtered(frame, f"{run.id}-{evaluation.split}")
+    asked, order = filters(frame)
+    tests = words.tests(frame, changes, asked)
+    kept = words.ordered(words.passing(tests, frame), order)
+    draw_maps(frame, changes, tests)
+    word()
     if kept.empty:
-        none = "No word is wrong." if wrong.empty else "No word fits these filters."
-        parts.empty(none, "Turn on “Right words too” to see the others." if wrong.empty else "")
+        nothing_found("No word is wrong." if wrong.empty else "No word fits these filters.")
         return
-    table(kept)
+    here = maps.Here()
+    head = {"Question": "", "Expected": "word", "Predicted": "word", "Kind": "",
+            "Edit distance": "num"}  # fmt: skip
+    rows = (
+        [
+            question(here, r.question),
+            *words.marked(r.expected, r.predicted),
+            r.kind,
+            str(r.edit_distance),
+        ]
+        for r in on_page(kept, f"{run.id}-{evaluation.step}-{evaluation.split}").itertuples()
+    )
+    st.html(parts.table(head, rows, name="words"))
 
 
-def filtered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The words that fit the filters, which stand in the address, and the files of them."""
-    bound = {"bind": "query-params"}
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        kept = words.select(
-            frame,
-            text=st.text_input("Find", placeholder="some letters", width=220, key="find", **bound),
-            distance=st.selectbox(
-                "Edit distance", list(words.DISTANCES), width=150, key="distance", **bound
-            ),
-            order=st.selectbox("Order", list(words.ORDERS), width=210, key="order", **bound),
-            every=st.toggle("Right words too", key="every", **bound),
+def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Series]) -> None:
+    """Two charts at a time; each shows the words that pass all filters but its own."""
+    here = maps.Here()
+
+    def without(*names: str) -> pd.DataFrame:
+        return words.passing(tests, frame, but=names)
+
+    def of(kept: pd.DataFrame) -> pd.DataFrame:
+        return changes[changes.index.isin(kept.index)]
+
+    shown = st.segmented_control(
+        "Charts", MAPS, default=MAPS[0], required=True, key="map", label_visibility="collapsed",
+        **BOUND,
+    )  # fmt: skip
+    every = words.OF_ERRORS  # a share needs the right words too
+    if shown == "Kinds and places":
+        cards = [
+            maps.kinds(here, errors.counts(without("kind"))),
+            maps.positions(here, without(*every, "length"), of(without("at", "length"))),
+        ]
+    elif shown == "Letters":
+        by_letter = errors.accuracy_by_letter(without(*every, "letter"))
+        cards = [
+            maps.confusions(here, of(without("letters"))),
+            maps.accuracy(here, "Accuracy by letter, most frequent first", "letter", by_letter),
+        ]
+    else:
+        by_length = errors.accuracy_by(without(*every, "length"), "length")
+        cards = [maps.accuracy(here, "Accuracy by length, letters", "length", by_length)]
+        if "answer_tokens" in frame:
+            by_tokens = errors.accuracy_by(without(*every, "tokens"), "answer_tokens")
+            cards.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
+    st.html(maps.grid(cards))
+
+
+# --- two beside each other ------------------------------------------------------------------------
+
+
+def two(
+    a: Run, first: Evaluation, b: Run, second: Evaluation, both: pd.DataFrame, word: Draw
+) -> None:
+    if both.empty:
+        parts.empty("Nothing in common", "These two were scored on different questions.")
+        return
+    names = {"_a": f"{a.name} @{first.step:,}", "_b": f"{b.name} @{second.step:,}"}
+    n = errors.balance(both)
+    st.html(
+        parts.facts(
+            [
+                ("exact match, before", parts.percent(n["exact_match_a"])),
+                ("exact match, after", parts.percent(n["exact_match_b"])),
+                ("fixed", counted(n["fixed"])),
+                ("broken", counted(n["broken"])),
+                ("still wrong", counted(n["still_wrong"])),
+                ("of them the same mistake", counted(n["same_mistake"])),
+            ]
         )
-        st.space("stretch")
-        for kind, mime, write in (
-            ("CSV", "text/csv", words.to_csv),
-            ("JSON", "application/json", words.to_json),
-        ):
-            file = f"{name}.{kind.lower()}"
-            # Written when it is asked for, not at each key stroke.
-            st.download_button(kind, partial(write, kept), file, mime, on_click="ignore")
-    return kept
+    )
+    left = max(first.rows, second.rows) - len(both)
+    out = f" {left:,} questions that only one of them was asked are left out." if left else ""
+    st.html(
+        f'<p class="quiet">From {escape(names["_a"])} to {escape(names["_b"])}: '
+        f"{n['fixed']:,} fixed − {n['broken']:,} broken = {n['fixed'] - n['broken']:+,} of "
+        f"{n['questions']:,} questions, {n['difference'] * 100:+.1f} points.{out}</p>"
+    )
+    sides = {end: side(both, end) for end in names}
+    changes = pd.concat([errors.edit_table(own) for own in sides.values()])
+    asked, order = filters(both)
+    tests = words.tests(both, changes, asked)
+    ranks = {outcome: place for place, outcome in enumerate(errors.OUTCOMES)}
+    kept = words.ordered(words.passing(tests, both), order)
+    kept = kept.sort_values("outcome", key=lambda c: c.map(ranks), kind="stable")
+    rest = words.passing(tests, both, but=("kind",))
+    counts = [errors.counts(own.loc[rest.index]) for own in sides.values()]
+    found = words.passing(tests, both, but=("outcome", "wrong"))
+    here = maps.Here()
+    st.html(maps.grid([maps.outcomes(here, found), maps.kinds_beside(here, *counts)]))
+    word()
+    if kept.empty:
+        nothing_found("No word fits these filters.")
+        return
+    head = {"Question": "", "Expected": "word", f"Before: {names['_a']}": "word",
+            f"After: {names['_b']}": "word", "": "fit"}  # fmt: skip
+    rows = (
+        [question(here, r.question), words.shown(r.expected),
+         answered(r.expected, r.predicted_a, r.kind_a),
+         answered(r.expected, r.predicted_b, r.kind_b), escape(r.outcome)]
+        for r in on_page(kept, f"{a.id}-{first.step}-{b.id}-{second.step}").itertuples()
+    )  # fmt: skip
+    st.html(parts.table(head, rows, name="words"))
 
 
-def table(kept: pd.DataFrame) -> None:
+def side(both: pd.DataFrame, end: str) -> pd.DataFrame:
+    """One of two models as `errors` knows it."""
+    own = both[[f"correct{end}", f"kind{end}", f"edits{end}"]]
+    return own.rename(columns=lambda name: name.removesuffix(end))
+
+
+def answered(expected: str, predicted: str, kind: str) -> str:
+    return words.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"
+
+
+# --- filters and rows -----------------------------------------------------------------------------
+
+
+def filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
+    """The filters that are on, all of which stand in the address, and the order."""
+    asked: dict[str, str] = {}
+
+    def choose(label: str, name: str, options: Iterable[Any], width: int) -> None:
+        found = st.selectbox(label, ["any", *map(str, options)], width=width, key=name, **BOUND)
+        if found != "any":
+            asked[name] = found
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        find = st.text_input("Find", placeholder="some letters", width=130, key="find", **BOUND)
+        if find.strip():
+            asked["find"] = find
+        if "outcome" in frame:
+            choose("Became", "outcome", errors.OUTCOMES, 150)
+        if frame["task"].nunique() > 1:
+            choose("Task", "task", sorted(frame["task"].unique()), 120)
+        choose("Kind", "kind", errors.KINDS, 160)
+        choose("Length", "length", sorted(frame["length"].unique()), 85)
+        if "answer_tokens" in frame:
+            choose("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
+        choose("Edit distance", "distance", list(words.DISTANCES)[1:], 110)
+        order = st.selectbox("Order", list(words.ORDERS), width=150, key="order", **BOUND)
+        every = st.toggle("Right words too", key="every", **BOUND)
+        if not every and asked.get("outcome") != errors.OUTCOMES[-1]:
+            asked["wrong"] = ""
+    for name, form in words.FROM_CHARTS.items():
+        value = st.query_params.get(name, "")
+        if form.fullmatch(value):
+            asked[name] = value
+    chips(asked)
+    return asked, order
+
+
+def chips(asked: dict[str, str]) -> None:
+    """What a click on a chart asked for, each with a way back."""
+    here = maps.Here()
+    told = {"at": "place {}", "letters": "letters {}", "letter": "with the letter {}"}
+    on = {name: value for name, value in asked.items() if name != "wrong"}
+    shown = [
+        here.link(f"{words.shown(form.format(on[name]))} ×", "Take this filter off",
+                  {name: on[name]}, "chip")
+        for name, form in told.items() if name in on
+    ]  # fmt: skip
+    if on:
+        shown.append(here.link("Show all", "Take all filters off", dict.fromkeys(on)))
+        st.html(f'<p class="chips">{" ".join(shown)}</p>')
+
+
+def counted(count: int) -> str:
+    return f"{count:,} word{'s' * (count != 1)}"
+
+
+def nothing_found(text: str) -> None:
+    parts.empty(text, "Turn on “Right words too” to see the others.")
+
+
+def question(here: maps.Here, text: str) -> str:
+    return here.link(words.shown(text), "How this word went over checkpoints and runs",
+                     {"word": text})  # fmt: skip
+
+
+def on_page(kept: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of the page that is shown, after its head: how many there are, and as files."""
     pages = -(-len(kept) // ROWS_A_PAGE)
     number = 1
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.html(f'<p class="quiet">{len(kept):,} words. Underlined letters differ.</p>')
+        st.html(f'<p class="quiet">{counted(len(kept))}. Underlined letters differ.</p>')
         if pages > 1:
             number = st.number_input(
                 f"Page of {pages}", 1, pages, width=150, key="page", bind="query-params"
             )
-    shown = kept.iloc[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE]
-    head = {"Question": "", "Expected": "word", "Predicted": "word", "Edit distance": "num"}
-    rows = (
-        [words.shown(r.question), *words.marked(r.expected, r.predicted), str(r.edit_distance)]
-        for r in shown.itertuples()
-    )
-    st.html(parts.table(head, rows))
+        for ending, (kind, mime, write) in exports.FORMATS.items():
+            # Written when it is asked for, not at each key stroke.
+            file = f"{name}.{ending}"
+            st.download_button(kind, partial(write, kept), file, mime, on_click="ignore")
+    return kept.iloc[(number - 1) * ROWS_A_PAGE : number * ROWS_A_PAGE]
 
 
 page()

@@ -261,3 +261,10 @@ def test_no_cell_of_a_workbook_is_a_formula():
     content = exports.to_xlsx(predicted(("=1+1", "-y\x00")))
     cells = list(openpyxl.load_workbook(io.BytesIO(content)).active.iter_rows())[1]
     assert cells[0].value == "=1+1" and {c.data_type for c in cells} == {"s", "b"}
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    lines = exports.to_csv(predicted(("=1+1", "-y"), ("@x", "+1"))).decode().splitlines()
+    assert lines[0] == "expected,predicted,word,question,correct"
+    assert lines[1:] == ["'=1+1,'-y,'=1+1,'=1+1,False", "'@x,'+1,'@x,'@x,False"]
+    assert json.loads(exports.to_json(predicted(("=1+1", "-y"))))[0]["predicted"] == "-y"

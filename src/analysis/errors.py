@@ -214,6 +214,16 @@ def _read(path: str, changed: int) -> pd.DataFrame:
     return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
 
 
+def read_edits(path: str | Path) -> pd.DataFrame:
+    """`edit_table` of the predictions of a file; as in `read`, not to be changed in place."""
+    return _read_edits(str(path), os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_edits(path: str, changed: int) -> pd.DataFrame:
+    return edit_table(_read(path, changed))
+
+
 def counts(frame: pd.DataFrame) -> dict[str, int]:
     """{kind: errors} of described predictions, most frequent first; they sum to the errors."""
     return {str(k): int(n) for k, n in frame.loc[~frame["correct"], "kind"].value_counts().items()}

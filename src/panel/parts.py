@@ -161,19 +161,20 @@ def pick_run() -> Run | None:
     None, after drawing what to do about it, where there is none.
     """
     with store.reading() as session:
-        known = {r.id: r for r in store.runs(session, limit=MOST_CHOICES)}
-        asked = st.query_params.get("run")
+        known = store.run_ids(session, limit=MOST_CHOICES)
+        asked = st.query_params.get("run") or next(iter(known), None)
         try:
-            found = store.find(session, asked) if asked else next(iter(known.values()), None)
+            found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
             empty("No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}")
             return None
     if found is None:
         empty("No runs yet", link("launch", "Launch the first run", style="button"))
         return None
-    known.setdefault(found.id, found)
     chosen = found.id
-    if asked != chosen:
+    if chosen not in known:
+        known.append(chosen)
+    if st.query_params.get("run") != chosen:
         st.query_params["run"] = chosen
     # The address decides; the widget only writes it. Its options are told apart by their text, so
     # that must not change with the status.
@@ -181,10 +182,10 @@ def pick_run() -> Run | None:
         st.session_state["picked run"] = chosen
     st.selectbox(
         "Run",
-        list(known),
-        list(known).index(chosen),
+        known,
+        known.index(chosen),
         label_visibility="collapsed",
         key="picked run",
         on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
     )
-    return known[chosen]
+    return found

@@ -1,16 +1,16 @@
-"""The words of an evaluation as a reader wants them: found, sorted, marked, and as files.
+"""The words of an evaluation as a reader wants them: found, sorted and marked.
 
-What a model answers is untrusted text: it may hold HTML, control characters or a formula.
+What a model answers is untrusted text: it may hold HTML or control characters.
 """
 
-import csv
-import io
+import re
+from collections.abc import Iterable, Mapping
 from html import escape
 
+import numpy as np
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
-COLUMNS = ["question", "expected", "predicted", "correct", "edit_distance"]
 LONGEST_SHOWN = 200  # characters of a cell
 
 # Title of an order -> column and whether it ascends.
@@ -23,20 +23,69 @@ ORDERS = {
 DISTANCES = {"any": (0, None), "1": (1, 1), "2": (2, 2), "3": (3, 3), "4 or more": (4, None)}
 
 
-def select(
-    frame: pd.DataFrame, *, every: bool, text: str, distance: str, order: str
+# Filters that no widget sets, only a click on a chart.
+FROM_CHARTS = {
+    "at": re.compile(r"\d{1,3}"),
+    "letters": re.compile(r".?>.?"),
+    "letter": re.compile(r"\S"),
+}
+OF_ERRORS = ("wrong", "kind", "distance", "at", "letters", "outcome")  # right words pass none
+
+
+def tests(
+    frame: pd.DataFrame, changes: pd.DataFrame, asked: Mapping[str, str]
+) -> dict[str, pd.Series]:
+    """{filter: which rows pass it} for the filters that are on. `changes` are the edits of the rows
+    (errors.edit_table); of two models beside each other one that passes is enough."""
+
+    def either(name: str) -> list[str]:
+        return [c for c in frame.columns if c in (name, f"{name}_a", f"{name}_b")]
+
+    def passes(name: str, value: str) -> pd.Series:
+        if name == "find":
+            columns = ["question", "expected", *either("predicted")]
+            wanted = value.strip().casefold()
+            return frame[columns].apply(
+                lambda c: c.str.casefold().str.contains(wanted, regex=False)
+            ).any(axis=1)  # fmt: skip
+        if name == "distance":
+            low, high = DISTANCES[value]
+            most = float("inf") if high is None else high
+            return frame[either("edit_distance")].apply(lambda c: c.between(low, most)).any(axis=1)
+        if name == "wrong":
+            return ~frame[either("correct")].all(axis=1)
+        if name == "at":
+            return pd.Series(
+                frame.index.isin(changes.index[changes["at"] == int(value)]), frame.index
+            )
+        if name == "letters":
+            was, now = (value[:1], value[2:]) if value[1:2] == ">" else ("", value[1:])
+            found = (changes["what"] != "swap") & (changes["was"].str.lower() == was)
+            found &= changes["now"].str.lower() == now
+            return pd.Series(frame.index.isin(changes.index[found]), frame.index)
+        if name == "letter":
+            return frame["expected"].str.lower().str.contains(value, regex=False)
+        if name in ("length", "tokens"):
+            column = {"tokens": "answer_tokens"}.get(name, name)
+            return frame[column] == int(value)
+        return (frame[either(name)] == value).any(axis=1)
+
+    return {name: passes(name, value) for name, value in asked.items()}
+
+
+def passing(
+    tests: Mapping[str, pd.Series], frame: pd.DataFrame, *, but: Iterable[str] = ()
 ) -> pd.DataFrame:
-    """The wrong words, or `every` word, whose question, answer or prediction holds `text`."""
-    kept = frame if every else frame[~frame["correct"]]
-    low, high = DISTANCES[distance]
-    kept = kept[kept["edit_distance"].between(low, high if high is not None else float("inf"))]
-    if text.strip():
-        wanted = text.strip().casefold()
-        columns = [kept[c].str.casefold() for c in ("question", "expected", "predicted")]
-        found = [c.str.contains(wanted, regex=False) for c in columns]
-        kept = kept[found[0] | found[1] | found[2]]
+    """The rows that pass all tests; those of the names in `but` do not count."""
+    kept = [test for name, test in tests.items() if name not in tuple(but)]
+    return frame[np.logical_and.reduce(kept)] if kept else frame
+
+
+def ordered(frame: pd.DataFrame, order: str) -> pd.DataFrame:
     column, ascending = ORDERS[order]
-    return kept[COLUMNS].sort_values(
+    if column not in frame:
+        column = f"{column}_b"
+    return frame.sort_values(
         [column, "question"], ascending=[ascending, True], kind="stable", ignore_index=True
     )
 
@@ -59,24 +108,3 @@ def marked(expected: str, predicted: str) -> tuple[str, str]:
 def shown(text: str) -> str:
     """HTML of untrusted text in which what cannot be printed is spelled out."""
     return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))
-
-
-def to_csv(frame: pd.DataFrame) -> str:
-    """CSV in which no cell is a formula to a spreadsheet."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(frame.columns)
-    writer.writerows([_harmless(cell) for cell in row] for row in frame.itertuples(index=False))
-    return out.getvalue()
-
-
-def _harmless(cell: object) -> object:
-    if not isinstance(cell, str):
-        return cell
-    risky = cell.startswith(("\t", "\r", "\n")) or cell.lstrip()[:1] in ("=", "+", "-", "@")
-    return f"'{cell}" if risky else cell
-
-
-def to_json(frame: pd.DataFrame) -> str:
-    """The document of `spelltune errors --json`."""
-    return frame.to_json(orient="records", indent=2, force_ascii=False)

@@ -421,6 +421,15 @@ def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
     return [found[run_id] for run_id in ids if run_id in found]
 
 
+def run_ids(session: Session, *, limit: int) -> list[str]:
+    """Ids of runs, newest first."""
+    return list(
+        session.exec(
+            select(Run.id).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
+        )
+    )
+
+
 def queue(session: Session) -> Sequence[Run]:
     """QUEUED runs, the next to start first."""
     return session.exec(

@@ -1,0 +1,77 @@
+"""How one word went over the checkpoints of a run, and in other runs."""
+
+from collections.abc import Iterable, Sequence
+
+import streamlit as st
+
+from src.analysis import errors
+from src.panel import maps, parts, words
+from src.runs import store
+from src.runs.table import Evaluation, Run
+
+MOST_STEPS = 40  # of a run, the last ones
+MOST_LOOKED_AT = 50  # runs, the newest, for such with the same data
+MOST_RUNS = 10  # of them are shown
+
+MEANING = {
+    "learned": "wrong at first, right at the end",
+    "forgotten": "right once, wrong at the end",
+    "never": "never right",
+    "always right": "right at every checkpoint",
+}
+
+
+def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
+    """The history of the word that the address asks for (`?word=`), where it asks for one."""
+    asked = st.query_params.get("word")
+    if not asked:
+        return
+    split = known[0].split
+    rows = [_row(run, known, asked)]
+    with store.reading() as session:
+        alike = [r for r in store.runs(session, limit=MOST_LOOKED_AT) if _same_data(r, run)]
+        more = [other] if other and other.id != run.id else []
+        more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MOST_RUNS]
+        for one in more:
+            rows.append(_row(one, store.evaluations(session, one.id, split=split), asked))
+    found = [row for row in rows if row is not None]
+    close = maps.Here().link("Close", "Close the history", {"word": None})
+    title = f"<h2>{words.shown(asked)} {close}</h2>"
+    if not found:
+        st.html(
+            f'<section class="history">{title}<p class="quiet">Nobody was asked it.</p></section>'
+        )
+        return
+    head = {"Run": "", "Became": "fit", "Answers by step": ""}
+    st.html(f'<section class="history">{title}{parts.table(head, found)}</section>')
+
+
+def _same_data(run: Run, shown: Run) -> bool:
+    return bool(run.config["data"] == shown.config["data"])
+
+
+def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | None:
+    """Cells of a table: the run, what became of the word, and its answer at each step."""
+    answers = list(_answers(known[-MOST_STEPS:], question))
+    if not answers:
+        return None
+    story = errors.story([right for *_, right in answers])
+    cells = []
+    for step, predicted, right in answers:
+        sign = "✓" if right else "✗"
+        text = words.shown(predicted) or "<i>nothing</i>"
+        tone = "good" if right else "bad"
+        cells.append(f'<span class="{tone}"><small>{step:,}</small>{sign} <bdi>{text}</bdi></span>')
+    told = f'<b class="{story.split()[0]}">{story}</b><small>{MEANING[story]}</small>'
+    name = parts.link("errors", run.name, {"run": run.id, "word": question})
+    return [name, told, f'<div class="steps">{"".join(cells)}</div>']
+
+
+def _answers(known: Iterable[Evaluation], question: str) -> Iterable[tuple[int, str, bool]]:
+    for evaluation in known:
+        try:
+            found = errors.answer(evaluation.path, question)
+        except OSError:
+            continue  # its file is gone
+        if found:
+            yield evaluation.step, found[1], found[2]

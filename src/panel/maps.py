@@ -1,0 +1,198 @@
+"""The mistakes of an evaluation as charts of HTML in which each bar and cell is a link that filters
+the table: it works by keyboard, needs no script of its own and stands in the address."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from html import escape
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import pandas as pd
+import streamlit as st
+
+from src.analysis import errors
+from src.panel import words
+
+LONGEST_WORD = 24  # letters: longer words share no chart
+
+
+class Here:
+    """The page's address, from which each link keeps what it does not change."""
+
+    def __init__(self) -> None:
+        self.query = {k: v for k, v in st.query_params.items() if k != "page"}
+        self._rest = cache(self._without)
+
+    def _without(self, names: tuple[str, ...]) -> str:
+        rest = {k: v for k, v in self.query.items() if k not in names}
+        return f"errors?{urlencode(rest)}" + "&" * bool(rest)
+
+    def link(
+        self, text: str, title: str, sets: Mapping[str, object], style: str = "", css: str = ""
+    ) -> str:
+        """HTML: `text` (HTML) that sets filters, and takes off those that are on or set to None;
+        `title` (text) says what it stands for."""
+        on = all(self.query.get(name) == str(value) for name, value in sets.items())
+        wanted = {k: v for k, v in sets.items() if v is not None and not on}
+        href = escape(self._rest(tuple(sets)) + urlencode(wanted))
+        told = escape(title)
+        return (
+            f'<a class="inner {style}" href="{href}" target="_self" title="{told}" '
+            f'aria-label="{told}"{" aria-current=true" if on else ""}'
+            f"{f' style={css}' if css else ''}>{text}</a>"
+        )
+
+
+def card(title: str, body: str, note: str = "") -> str:
+    quiet = f'<span class="last quiet">{escape(note)}</span>' if note else ""
+    head = f"<header><h3>{escape(title)}</h3>{quiet}</header>"
+    return f'<section class="chart map">{head}<div class="wide">{body}</div></section>'
+
+
+def grid(cards: Iterable[str]) -> str:
+    return f'<div class="charts">{"".join(cards)}</div>'
+
+
+# --- kinds of error -------------------------------------------------------------------------------
+
+
+def kinds(here: Here, counts: Mapping[str, int]) -> str:
+    """A bar for each kind of error, the most frequent first."""
+    most = max(counts.values(), default=1)
+    rows = []
+    for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
+        bar = f'<i style="width:{count / most:.1%}"></i>'
+        text = f"<span>{escape(kind)}</span><b>{bar}</b><em>{count:,}</em>"
+        rows.append(
+            here.link(text, f"{kind}: {count:,} ({errors.KINDS[kind]})", {"kind": kind}, "row")
+        )
+    return card("Kinds of error", "".join(rows), f"{sum(counts.values()):,} errors")
+
+
+def kinds_beside(here: Here, before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """Two bars for each kind of error, the one that grew most first."""
+    most = max([*before.values(), *after.values(), 1])
+    rows = []
+    for kind in sorted({*before, *after}, key=lambda k: before.get(k, 0) - after.get(k, 0)):
+        a, b = before.get(kind, 0), after.get(kind, 0)
+        bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
+        bars += f'<i style="width:{b / most:.1%}"></i>'
+        text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({signed(b - a)})</em>"
+        title = f"{kind}: {a:,} before, {b:,} after ({errors.KINDS[kind]})"
+        rows.append(here.link(text, title, {"kind": kind}, "row two"))
+    return card("Kinds of error, before and after", "".join(rows))
+
+
+def signed(count: int) -> str:
+    return f"{count:+,}".replace("-", "−") if count else "±0"
+
+
+def outcomes(here: Here, both: pd.DataFrame) -> str:
+    """A bar for each thing that became of a word."""
+    counts = {name: int((both["outcome"] == name).sum()) for name in errors.OUTCOMES}
+    most = max([*list(counts.values())[:-1], 1])
+    rows = []
+    for name, count in counts.items():
+        tone = {"fixed": "good", "broken": "bad"}.get(name, "")
+        width = min(count / most, 1)
+        bar = f'<i class="{tone}" style="width:{width:.1%}"></i>'
+        text = f"<span>{escape(name)}</span><b>{bar}</b><em>{count:,}</em>"
+        rows.append(here.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
+    return card("What became of the words", "".join(rows), f"{len(both):,} questions in both")
+
+
+# --- letters --------------------------------------------------------------------------------------
+
+
+def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
+    """Word length by place in the word: the share of words whose letter there is wrong."""
+    found = errors.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
+    places = range(1, int(max(found.columns, default=0)) + 1)
+    shade = found.to_numpy().max(initial=0)
+    rows = []
+    for length, shares in cast("dict[int, dict[int, float]]", found.to_dict("index")).items():
+        cells = []
+        for place in places:
+            share = float(shares.get(place, 0))
+            if not share:
+                cells.append("<td></td>" if place <= length else '<td class="out"></td>')
+                continue
+            title = f"{length} letters, place {place}: wrong in {share:.1%} of the words"
+            if place > length:
+                title = f"{length} letters, after the end: letters added in {share:.1%}"
+            text = f"{share * 100:.0f}" if share >= 0.005 else "&lt;1"
+            sets = {"length": length, "at": place}
+            cell = here.link(text, title, sets, "cell", f"--v:{share / shade:.2f}")
+            cells.append(f"<td>{cell}</td>")
+        rows.append(f'<tr><th scope="row">{length}</th>{"".join(cells)}</tr>')
+    return card(
+        "Place of the error, by word length",
+        _matrix("letters", places, rows),
+        "% of the words of that length",
+    )
+
+
+def confusions(here: Here, changes: pd.DataFrame) -> str:
+    """Which letter (row) became which one (column)."""
+    found = errors.confusions(changes)
+    most = max(found.to_numpy().max(initial=0), 1)
+    rows = []
+    for was, counts in found.to_dict("index").items():
+        cells = []
+        for now, count in counts.items():
+            if not count:
+                cells.append("<td></td>")
+                continue
+            title = _change(str(was), str(now), int(count))
+            pair = f"{was}>{now}"
+            cell = here.link(
+                str(count), title, {"letters": pair}, "cell", f"--v:{count / most:.2f}"
+            )
+            cells.append(f"<td>{cell}</td>")
+        name = words.shown(str(was)) or '<span title="put in">+</span>'
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
+    heads = [words.shown(str(now)) or '<span title="left out">–</span>' for now in found.columns]
+    return card(
+        "Letters confused",
+        _matrix("was ╲ now", heads, rows),
+        "– left out, + put in",
+    )
+
+
+def _change(was: str, now: str, count: int) -> str:
+    if not was:
+        return f"{now} put in: {count:,}"
+    return f"{was} became {now}: {count:,}" if now else f"{was} left out: {count:,}"
+
+
+def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
+    """`heads` are HTML, `rows` are rows of an HTML table."""
+    titles = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    body = "".join(rows)
+    if not body:
+        return '<p class="quiet">No letters to compare.</p>'
+    return (
+        f'<table class="heat"><thead><tr><th class="corner">{escape(corner)}</th>{titles}</tr>'
+        f"</thead><tbody>{body}</tbody></table>"
+    )
+
+
+# --- accuracy -------------------------------------------------------------------------------------
+
+
+UNITS = {"length": "{} letters", "tokens": "{} tokens", "letter": "with {}"}
+
+
+def accuracy(here: Here, title: str, name: str, table: pd.DataFrame) -> str:
+    """A column for each value of the filter `name`, as high as the share of right words."""
+    columns = []
+    for value, row in table.to_dict("index").items():
+        share, count = float(row["right"]), int(row["words"])
+        what = UNITS[name].format(value)
+        if "share" in row:
+            what += f" ({row['share']:.1%} of all letters)"
+        text = f'<b><i style="height:{share:.1%}"></i></b>{words.shown(str(value))}'
+        told = f"{what}: {share:.1%} of {count:,} right"
+        columns.append(here.link(text, told, {name: value}, "column"))
+    scale = '<span class="scale"><em>100%</em><em>50</em><em>0</em></span>'
+    return card(title, f'<div class="columns">{scale}{"".join(columns)}</div>')
