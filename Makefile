@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-gpu test-gpu chaos screenshots base clean
+.PHONY: help run setup setup-dev test lint format bench bench-gpu bench-packed test-gpu chaos screenshots base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +46,10 @@ bench: setup-dev  ## Measure the presets and the way from launch to first step o
 
 bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth (needs an NVIDIA GPU)
 	$(VENV)/python -m benchmarks.gpu_check
+
+bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unsloth (needs an NVIDIA GPU, 10 minutes)
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases check,peak,packed,decode,baselines,processes,sweep
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --shape qwen --phases check,peak,packed,baselines
 
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
