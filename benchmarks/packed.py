@@ -806,7 +806,9 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
     parser.add_argument("--tiny", action="store_true", help="the tiny model of the shape")
     parser.add_argument("--phases", default="check,peak,packed", help=", ".join(PHASES))
-    parser.add_argument("--variants", default="1+graphs+kernels,64+graphs+kernels")
+    shown = [f"{count}+graphs+kernels" for count in (1, 4, 16, 64)]
+    shown.append("128+graphs+kernels+at_once=64")
+    parser.add_argument("--variants", default=",".join(shown))
     parser.add_argument("--profile", default="", help="variants whose kernels to write down")
     parser.add_argument("--seconds", type=float, default=240, help="a baseline process may take")
     parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
