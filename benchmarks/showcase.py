@@ -29,7 +29,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a tenth of the rate": {"training.learning_rate": 2e-4},
 }
 TASKS: dict[str, dict[str, Any]] = {
-    "tiny-spell": {"training.max_steps": 150},
+    "tiny-spell": {"training.max_steps": 200},
     "tiny-correct": {"training.max_steps": 300},
 }
 SHORT = {"engine": "packed", "backend": "peft", "tracking.mode": "off", "evaluation.max_rows": 200}

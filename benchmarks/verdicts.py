@@ -25,8 +25,9 @@ from src.runs.table import Status
 PAIRS = 2_000
 SEEDS = (3, 4, 5, 6, 8)
 RUNS, A_SIDE = 24, 4
-SHORT = {"training.max_steps": 300, "evaluation.eval_steps": 300, "checkpointing.save_steps": 300,
-         "tracking.mode": "off", "name": "calibration"}  # fmt: skip
+SHORT = {"training.max_steps": 200, "evaluation.eval_steps": 200, "checkpointing.save_steps": 200,
+         "engine": "packed", "backend": "peft", "tracking.mode": "off",
+         "name": "calibration"}  # fmt: skip
 
 
 # --- simulated ------------------------------------------------------------------------------------
@@ -130,9 +131,7 @@ def train(count: int = RUNS) -> None:
     with store.reading() as session:
         there = {run.config["training"]["seed"] for run in store.runs(session)}
     for seed in sorted(set(range(count)) - there):
-        launcher.launch(
-            load_config(preset="tiny-correct", overrides=SHORT | {"training.seed": seed})
-        )
+        launcher.launch(load_config(preset="tiny-spell", overrides=SHORT | {"training.seed": seed}))
     while True:
         with store.reading() as session:
             if all(Status(run.status).ended for run in store.runs(session)):
