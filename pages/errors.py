@@ -17,7 +17,7 @@ ROWS_A_PAGE = 100
 Draw = Callable[[], None]
 BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
-MAPS = ["Kinds and places", "Letters", "Lengths"]
+MAPS = ["Kinds and places", "Letters and lengths"]
 
 
 def page() -> None:
@@ -104,7 +104,7 @@ def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> No
         parts.facts(
             [
                 ("exact match", parts.percent(evaluation.correct / max(evaluation.rows, 1))),
-                ("misspelled", f"{len(wrong):,} of {evaluation.rows:,} words"),
+                ("misspelled words", f"{len(wrong):,} of {evaluation.rows:,}"),
                 ("one edit away", counted(int((wrong == 1).sum()))),
                 ("edit distance, median", parts.number(wrong.median(), "g")),
                 ("scored at step", f"{evaluation.step:,}"),
@@ -135,7 +135,7 @@ def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> No
 
 
 def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Series]) -> None:
-    """Two charts at a time; each shows the words that pass all filters but its own."""
+    """One row of charts; each shows the words that pass all filters but its own."""
     here = maps.Here()
 
     def without(*names: str) -> pd.DataFrame:
@@ -149,23 +149,22 @@ def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Se
         **BOUND,
     )  # fmt: skip
     every = words.OF_ERRORS  # a share needs the right words too
-    if shown == "Kinds and places":
+    if shown == MAPS[0]:
         cards = [
             maps.kinds(here, errors.counts(without("kind"))),
             maps.positions(here, without(*every, "length"), of(without("at", "length"))),
         ]
-    elif shown == "Letters":
-        by_letter = errors.accuracy_by_letter(without(*every, "letter"))
-        cards = [
-            maps.confusions(here, of(without("letters"))),
-            maps.accuracy(here, "Accuracy by letter, most frequent first", "letter", by_letter),
-        ]
     else:
+        by_letter = errors.accuracy_by_letter(without(*every, "letter"))
         by_length = errors.accuracy_by(without(*every, "length"), "length")
-        cards = [maps.accuracy(here, "Accuracy by length, letters", "length", by_length)]
+        shares = [
+            maps.accuracy(here, "Accuracy by letter, most frequent first", "letter", by_letter),
+            maps.accuracy(here, "Accuracy by length, letters", "length", by_length),
+        ]
         if "answer_tokens" in frame:
             by_tokens = errors.accuracy_by(without(*every, "tokens"), "answer_tokens")
-            cards.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
+            shares.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
+        cards = [maps.confusions(here, of(without("letters"))), maps.stack(shares)]
     st.html(maps.grid(cards))
 
 

@@ -166,8 +166,9 @@ def plot(page: Any, script: str) -> Any:
 def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended, uvicorn):
     with serving(module_home, uvicorn=uvicorn) as address, reading(browser) as page:
         page.goto(f"{address}/errors?run={ended}&find=rhythm")
-        page.get_by_role("cell", name="rythm", exact=True).wait_for()
-        assert page.get_by_role("row").count() == 2
+        words = page.locator("table.words tbody tr")
+        words.get_by_text("rythm", exact=True).wait_for()
+        assert words.count() == 1
         found = page.get_by_label("Find")
         wait_for(lambda: found.input_value() == "rhythm", 5, "the filter is shown")
 
@@ -276,11 +277,12 @@ def stop_is_asked(run_id: str) -> bool:
 
 def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
     page.goto(f"{panel}/errors?run={ended}")
-    page.get_by_role("row").nth(12).wait_for()
+    words = page.locator("table.words tbody tr")
+    words.nth(11).wait_for()
     page.get_by_label("Find").fill("weird")
     page.keyboard.press("Enter")
-    page.get_by_role("cell", name="wierd").wait_for()
-    wait_for(lambda: page.get_by_role("row").count() == 2, 5, "one word is left")
+    wait_for(lambda: words.count() == 1, 5, "one word is left")
+    assert words.get_by_role("cell", name="wierd").count() == 1
     assert "find=weird" in page.url
     with page.expect_download() as download:
         page.get_by_role("button", name="CSV").click()
@@ -291,6 +293,42 @@ def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
     assert json.loads(Path(download.value.path()).read_text())[0]["expected"] == "weird"
     line = page.locator("td mark").first.evaluate("m => getComputedStyle(m).textDecorationLine")
     assert line == "underline"
+
+
+def asked(page: Any) -> str:
+    return str(page.evaluate("location.search"))
+
+
+def test_what_got_worse_between_two_checkpoints_is_found_in_three_clicks(page, panel, ended):
+    doubled = [
+        (wrong, right, wrong)
+        for wrong, right in (("ocur", "occur"), ("adress", "address"), ("imediate", "immediate"))
+    ]
+    after = fill_run(name="after", words=[("wierd", "weird", "wierd"), *doubled])
+    before = fill_run(name="before", words=[(q, right, right) for q, right, _ in doubled])
+    page.goto(f"{panel}/errors?run={before}")
+    page.get_by_role("combobox", name="Beside").click()
+    page.get_by_role("option", name=after, exact=True).click()
+    page.get_by_text("fixed −").wait_for()
+    # The kind that grew most stands first.
+    page.locator("a.row.two").first.click()
+    wait_for(lambda: "kind=" in asked(page), 10, "the filter stands in the address")
+    page.get_by_role("cell", name="ocur", exact=True).first.wait_for()
+    page.go_back()
+    wait_for(lambda: "kind=" not in asked(page), 10, "the way back takes the filter off")
+
+
+def test_a_click_on_a_chart_filters_the_table_and_one_more_takes_it_off(page, panel, ended):
+    page.goto(f"{panel}/errors?run={ended}@600")
+    wait_for(lambda: "step=600" in asked(page), 10, "run and step are told")
+    page.get_by_role("link", name="vowel swap: 2").click()
+    wait_for(lambda: page.locator("table.words tbody tr").count() == 2, 10, "two words are left")
+    assert page.get_by_role("combobox", name="Kind").input_value() == "vowel swap"
+    page.get_by_role("link", name="vowel swap: 2").click()
+    wait_for(lambda: page.locator("table.words tbody tr").count() == 12, 10, "all words are back")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Excel").click()
+    assert download.value.suggested_filename.endswith(".xlsx")
 
 
 def test_times_are_the_readers(page, panel, ended):
@@ -324,11 +362,14 @@ def test_contrast_and_names_hold_on_every_page(browser, panel, ended, watched, s
 
     axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
     broken = []
+    other = fill_run(name="other", words=[("recieve", "receive", "receve")])
     for address in (
         "/",
         f"/monitor?run={ended}",
         f"/monitor?run={watched}&view=Settings",
         f"/errors?run={ended}",
+        f"/errors?run={ended}&map=Letters+and+lengths&word=recieve&kind=omission",
+        f"/errors?run={ended}&vs={other}",
         "/launch?lora.r=0",
         "/launch?lora.r=8",
     ):

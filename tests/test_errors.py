@@ -2,8 +2,11 @@
 
 import io
 import json
+import random
 import re
+from html import unescape
 from itertools import product
+from urllib.parse import parse_qs
 
 import openpyxl
 import pandas as pd
@@ -16,7 +19,8 @@ from src.config import load_config
 from src.runs import store
 from src.runs.reporter import RunReporter
 from src.runs.tracking import Tracker
-from tests.panel_store import MISSPELLED, fill_predictions, fill_run
+from tests.panel_store import HOSTILE, MISSPELLED, fill_predictions, fill_run
+from tests.test_panel import html, show
 
 
 def predicted(*pairs: tuple[str, str]) -> pd.DataFrame:
@@ -88,12 +92,29 @@ def test_kinds(kind, expected, answer):
         ("separate", "seperate", "replace@4:a>e"),
         ("r e c e i v e", "r e c i e v e", "swap@4:ie"),
         ("occurred", "occured", "delete@6:r"),
+        ("embarrass", "embaress", "delete@6:r replace@7:a>e"),  # rather than r>e and no a
         ("until", "untill", "insert@6:l"),
         ("a lot", "alot", "delete@2:␣"),
     ],
 )
 def test_edits(expected, answer, found):
     assert " ".join(map(str, errors.edits(expected, answer))) == found
+
+
+def test_edits_lead_from_the_expected_letters_to_the_answer():
+    noise = random.Random(0)
+    for _ in range(5000):
+        was, now = ("".join(noise.choices("abe", k=noise.randrange(1, 7))) for _ in range(2))
+        letters, before = list(was), [""] * (len(was) + 1)
+        for edit in errors.edits(was, now):
+            place = slice(edit.at - 1, edit.at - 1 + len(edit.was))
+            assert was[place] == edit.was
+            if edit.what == "insert":
+                before[edit.at - 1] += edit.now
+            else:
+                letters[place] = edit.now.ljust(len(edit.was), "\0")
+        pairs = zip(before, [*letters, ""], strict=True)
+        assert "".join(a + b for a, b in pairs).replace("\0", "") == now
 
 
 def test_the_kinds_of_an_evaluation_sum_to_its_errors():
@@ -268,3 +289,96 @@ def test_no_cell_of_a_csv_is_a_formula():
     assert lines[0] == "expected,predicted,word,question,correct"
     assert lines[1:] == ["'=1+1,'-y,'=1+1,'=1+1,False", "'@x,'+1,'@x,'@x,False"]
     assert json.loads(exports.to_json(predicted(("=1+1", "-y"))))[0]["predicted"] == "-y"
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def rows(body: str) -> int:
+    """Words in the table of the page."""
+    return body.split('<table class="rows words')[1].count("<tr>") - 1
+
+
+def test_the_charts_link_to_the_words_that_they_count(home):
+    before, _ = two_runs()
+    page = html(show("errors", run=before))
+    links = re.findall(r'href="errors\?([^"]+)" target="_self" title="([a-z -]+): ([0-9]+) ', page)
+    assert sum(int(count) for *_, count in links) == 12
+    for query, kind, count in links:
+        asked = {k: v[0] for k, v in parse_qs(unescape(query)).items()}
+        assert asked == {"run": before, "kind": kind}
+        assert rows(html(show("errors", **asked))) == int(count)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [({"at": "4", "length": "7"}, {"receive"}), ({"letters": ">r"}, set()),
+     ({"letters": "i>a"}, {"definitely"}), ({"letter": "w"}, {"weird"}), ({"at": "x"}, None),
+     ({"kind": "vowel swap"}, {"separate", "perseverance"}), ({"kind": "none"}, None),
+     ({"length": "5"}, {"weird"})],
+)  # fmt: skip
+def test_the_filters_of_the_charts_stand_in_the_address(home, asked, expected):
+    body = html(show("errors", run=fill_run(), **asked))
+    shown = set(re.findall(r'title="How this word[^>]+>([a-z]+)</a>', body))
+    questions = {right: question for question, right, _ in MISSPELLED}
+    assert shown == ({questions[e] for e in expected} if expected is not None
+                     else set(questions.values()))  # fmt: skip
+
+
+def test_letters_and_lengths_have_charts_of_their_own(home):
+    body = html(show("errors", run=fill_run(), map="Letters and lengths"))
+    assert "a became e: 3" in body and "r left out: 2" in body
+    assert "5 letters: 90.9% of 11 right" in body and "with w (" in body
+
+
+def test_two_runs_beside_each_other_reconcile(home):
+    before, after = two_runs()
+    body = html(show("errors", run=before, vs=after))
+    assert "2 fixed − 1 broken = +1 of 399 questions, +0.3 points" in body
+    assert rows(body) == 13
+    for outcome, count in {
+        "fixed": 2,
+        "broken": 1,
+        "same mistake": 9,
+        "another mistake": 1,
+    }.items():
+        assert f'title="{outcome}: {count} word' in body
+        assert rows(html(show("errors", run=before, vs=after, outcome=outcome))) == count
+    assert "right in both: 386" in body
+    assert rows(html(show("errors", run=before, vs=after, outcome="right in both"))) == 100
+
+
+def test_two_checkpoints_of_a_run_beside_each_other(home):
+    run_id = fill_run()
+    fill_predictions(run_id, 100, [*MISSPELLED[6:], ("wrod7", "word7", "wrd7")])
+    body = html(show("errors", run=run_id, step="100", vs=f"{run_id}@600"))
+    assert "1 fixed − 0 broken" in body and "still wrong" in body
+    assert "Nothing in common" not in body
+
+
+def test_a_word_has_a_history_over_checkpoints_and_runs(home):
+    before, after = two_runs()
+    fill_predictions(before, 100, [("accomodate", "accommodate", "acommodate")])
+    body = html(show("errors", run=before, word="accomodate"))
+    story = body.split('<section class="history">')[1].split("</section>")[0]
+    assert "never" in story and "always right" in story
+    assert story.count("✗") == 2 and story.count("✓") == 1 and "acommodate" in story
+
+
+def test_runs_without_a_question_in_common_say_so(home):
+    first, second = fill_run(), fill_run(name="other")
+    fill_predictions(second, 600, [("x", "y", "z")], rows=1)
+    assert "Nothing in common" in html(show("errors", run=first, vs=second))
+
+
+def test_a_hostile_answer_is_text_in_every_view(home):
+    word = (f"{HOSTILE}'", f"{HOSTILE}x", f'"{HOSTILE}')
+    first, second = fill_run(words=[word]), fill_run(words=[word], name=HOSTILE)
+    for asked in ({}, {"vs": second}, {"word": word[0]}, {"map": "Letters and lengths"}):
+        assert "<img" not in html(show("errors", run=first, **asked))
+
+
+def test_predictions_that_are_gone_are_said_to_be(home):
+    run_id = fill_run()
+    (paths.predictions_dir(run_id) / "step-600.parquet").unlink()
+    assert "The predictions are gone" in html(show("errors", run=run_id))

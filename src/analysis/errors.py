@@ -83,7 +83,7 @@ def edits(expected: str, predicted: str) -> list[Edit]:
     places are one edit."""
     was, now = letters(expected, expected), letters(predicted, expected)
     found: list[Edit] = []
-    rest = [(op.tag, op.src_pos, op.dest_pos) for op in Levenshtein.editops(was, now)]
+    rest = _aligned(was, now)
     while rest:
         tag, i, j = rest.pop(0)
         # A swap is two edits side by side, however they are aligned: both replaced, or one letter
@@ -103,6 +103,23 @@ def edits(expected: str, predicted: str) -> list[Edit]:
         gone = was[i] if tag != "insert" else ""
         found.append(Edit(tag, i + 1, gone, now[j] if tag != "delete" else ""))
     return found
+
+
+def _aligned(was: str, now: str) -> list[tuple[str, int, int]]:
+    """(tag, place in `was`, place in `now`) of a shortest Levenshtein alignment: the leftmost or
+    rightmost, whichever replaces fewer vowels by consonants and consonants by vowels."""
+    left = [(op.tag, op.src_pos, op.dest_pos) for op in Levenshtein.editops(was, now)]
+    mirrored = [
+        (op.tag, len(was) - op.src_pos - (op.tag != "insert"),
+         len(now) - op.dest_pos - (op.tag != "delete"))
+        for op in Levenshtein.editops(was[::-1], now[::-1])
+    ]  # fmt: skip
+
+    def odd(steps: list[tuple[str, int, int]]) -> int:
+        replaced = [(was[i], now[j]) for tag, i, j in steps if tag == "replace"]
+        return sum((a.lower() in VOWELS) != (b.lower() in VOWELS) for a, b in replaced)
+
+    return min(left, mirrored[::-1], key=odd)
 
 
 def kind_of(expected: str, predicted: str) -> str:

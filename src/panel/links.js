@@ -5,7 +5,11 @@ export default function ({ setTriggerValue }) {
     if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     const { pathname, search } = new URL(anchor.href);
-    setTriggerValue("to", pathname + search);
+    if (pathname !== location.pathname) return setTriggerValue("to", pathname + search);
+    // The same page with other filters: as if the reader came back to that address, because the
+    // server may not set parameters that belong to widgets.
+    history.pushState(null, "", anchor.href);
+    dispatchEvent(new PopStateEvent("popstate", { state: null }));
   };
   document.addEventListener("click", follow);
   return () => document.removeEventListener("click", follow);

@@ -13,6 +13,8 @@ import streamlit as st
 from src.analysis import errors
 from src.panel import words
 
+MARKS = ("row", "row two", "cell", "column")  # styles of links whose text alone says little
+SHADES = 5
 LONGEST_WORD = 24  # letters: longer words share no chart
 
 
@@ -27,19 +29,18 @@ class Here:
         rest = {k: v for k, v in self.query.items() if k not in names}
         return f"errors?{urlencode(rest)}" + "&" * bool(rest)
 
-    def link(
-        self, text: str, title: str, sets: Mapping[str, object], style: str = "", css: str = ""
-    ) -> str:
+    def link(self, text: str, title: str, sets: Mapping[str, object], style: str = "") -> str:
         """HTML: `text` (HTML) that sets filters, and takes off those that are on or set to None;
-        `title` (text) says what it stands for."""
+        `title` (text) says what it stands for, and is its name where it is a mark in a chart."""
         on = all(self.query.get(name) == str(value) for name, value in sets.items())
         wanted = {k: v for k, v in sets.items() if v is not None and not on}
-        href = escape(self._rest(tuple(sets)) + urlencode(wanted))
+        href = escape((self._rest(tuple(sets)) + urlencode(wanted)).rstrip("&"))
         told = escape(title)
+        name = f' aria-label="{told}"' if style in MARKS else ""
         return (
-            f'<a class="inner {style}" href="{href}" target="_self" title="{told}" '
-            f'aria-label="{told}"{" aria-current=true" if on else ""}'
-            f"{f' style={css}' if css else ''}>{text}</a>"
+            f'<a class="inner {style}" href="{href}" target="_self" '
+            f'title="{told}"{name}{" aria-current=true" if on else ""}'
+            f">{text}</a>"
         )
 
 
@@ -51,6 +52,11 @@ def card(title: str, body: str, note: str = "") -> str:
 
 def grid(cards: Iterable[str]) -> str:
     return f'<div class="charts">{"".join(cards)}</div>'
+
+
+def stack(cards: Iterable[str]) -> str:
+    """Cards over each other in one place of the grid."""
+    return f'<div class="stack">{"".join(cards)}</div>'
 
 
 # --- kinds of error -------------------------------------------------------------------------------
@@ -108,7 +114,7 @@ def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     """Word length by place in the word: the share of words whose letter there is wrong."""
     found = errors.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
     places = range(1, int(max(found.columns, default=0)) + 1)
-    shade = found.to_numpy().max(initial=0)
+    most = found.to_numpy().max(initial=0)
     rows = []
     for length, shares in cast("dict[int, dict[int, float]]", found.to_dict("index")).items():
         cells = []
@@ -122,8 +128,7 @@ def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
                 title = f"{length} letters, after the end: letters added in {share:.1%}"
             text = f"{share * 100:.0f}" if share >= 0.005 else "&lt;1"
             sets = {"length": length, "at": place}
-            cell = here.link(text, title, sets, "cell", f"--v:{share / shade:.2f}")
-            cells.append(f"<td>{cell}</td>")
+            cells.append(_cell(here.link(text, title, sets, "cell"), share / most))
         rows.append(f'<tr><th scope="row">{length}</th>{"".join(cells)}</tr>')
     return card(
         "Place of the error, by word length",
@@ -145,10 +150,8 @@ def confusions(here: Here, changes: pd.DataFrame) -> str:
                 continue
             title = _change(str(was), str(now), int(count))
             pair = f"{was}>{now}"
-            cell = here.link(
-                str(count), title, {"letters": pair}, "cell", f"--v:{count / most:.2f}"
-            )
-            cells.append(f"<td>{cell}</td>")
+            cell = here.link(str(count), title, {"letters": pair}, "cell")
+            cells.append(_cell(cell, count / most))
         name = words.shown(str(was)) or '<span title="put in">+</span>'
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
     heads = [words.shown(str(now)) or '<span title="left out">–</span>' for now in found.columns]
@@ -157,6 +160,11 @@ def confusions(here: Here, changes: pd.DataFrame) -> str:
         _matrix("was ╲ now", heads, rows),
         "– left out, + put in",
     )
+
+
+def _cell(link: str, share: float) -> str:
+    """`share` of the highest value decides the shade."""
+    return f'<td class="shade-{min(int(share * SHADES) + 1, SHADES)}">{link}</td>'
 
 
 def _change(was: str, now: str, count: int) -> str:
