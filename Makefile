@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-gpu bench-packed test-gpu chaos screenshots base clean
+.PHONY: help run setup setup-dev test lint format bench bench-pages bench-gpu bench-packed test-gpu chaos screenshots base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,6 +44,9 @@ format: setup-dev  ## Mend what can be mended
 bench: setup-dev  ## Measure the presets and the way from launch to first step on this machine
 	$(VENV)/python -m benchmarks.presets
 
+bench-pages: setup-dev  ## Measure each page on a store of 1,000 runs (10 minutes, 700 MB of disk)
+	$(VENV)/python -m benchmarks.pages
+
 bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth (needs an NVIDIA GPU)
 	$(VENV)/python -m benchmarks.gpu_check
 
@@ -54,7 +57,7 @@ bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unslo
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
 
-chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (40 minutes)
+chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (30 minutes)
 	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos_table
 
 screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
