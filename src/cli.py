@@ -26,6 +26,7 @@ from src.analysis import comparison, exports
 from src.analysis import errors as mistakes
 from src.config import (
     ConfigError,
+    RunConfig,
     load_config,
     parse_override,
     presets,
@@ -68,6 +69,9 @@ CheckpointArgument = Annotated[
 ]
 ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file of settings.")
+]
+Configs = Annotated[
+    list[Path], typer.Argument(metavar="[CONFIG]...", help="YAML files of settings.")
 ]
 Preset = Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(presets())}.")]
 Wait = Annotated[
@@ -116,20 +120,52 @@ def print_json(document: Any) -> None:
 @app.command()
 @told
 def launch(
-    config: ConfigArgument = None,
+    files: Configs = [],  # noqa: B006 (typer copies it)
     preset: Preset = None,
-    changes: Set = [],  # noqa: B006 (typer copies it)
+    changes: Set = [],  # noqa: B006
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Queue a run and start it when a slot is free. It lives on when this command or the panel
-    ends."""
-    loaded = load_config(
-        config, preset=preset, overrides=dict(parse_override(text) for text in changes)
-    )
-    for note in data_notes(launcher.check(loaded)):
-        err.print(f"note: {note}", highlight=False)
-    finish(launcher.launch(loaded), wait=wait, as_json=as_json)
+    ends. With several files: a run each, queued together; those of `engine: packed` that may share
+    a process do. A file that is refused does not hold up the others."""
+    overrides = dict(parse_override(text) for text in changes)
+
+    def checked(file: Path | None) -> RunConfig:
+        loaded = load_config(file, preset=preset, overrides=overrides)
+        for note in data_notes(launcher.check(loaded)):
+            err.print(f"note: {note}", highlight=False)
+        return loaded
+
+    if len(files) < 2:
+        only = checked(files[0] if files else None)
+        finish(launcher.launch(only), wait=wait, as_json=as_json)
+        return
+    accepted: dict[Path, RunConfig] = {}
+    refused: dict[Path, str] = {}
+    for file in files:
+        try:
+            accepted[file] = checked(file)
+        except MENDABLE as error:
+            refused[file] = str(error)
+            err.print(f"[red]error:[/] {escape(f'{file}: {error}')}", highlight=False)
+    ids = dict(zip(accepted, launcher.launch_all(list(accepted.values())), strict=True))
+    if wait:
+        for run_id in ids.values():
+            follow(run_id)
+    rows = {file: find(run_id) for file, run_id in ids.items()}
+    if as_json:
+        with store.reading() as session:
+            print_json([
+                store.show(session, rows[file]) if file in rows
+                else {"config": str(file), "status": Status.FAILED, "reason": refused[file]}
+                for file in files
+            ])  # fmt: skip
+    else:
+        for run in rows.values():
+            out.print(f"{run.status} {run.id}", highlight=False)
+    if refused or wait and any(run.status != Status.COMPLETED for run in rows.values()):
+        raise typer.Exit(DID_NOT_COMPLETE)
 
 
 def finish(run_id: str, *, wait: bool, as_json: bool) -> None:

@@ -25,6 +25,12 @@ def database_url() -> str:
     return os.environ.get("SPELLTUNE_DATABASE_URL") or f"sqlite:///{results() / 'spelltune.db'}"
 
 
+def pack_file(token: str) -> Path:
+    """The members of a pack, a line each: [run id, attempt]. Its supervisor appends, its trainer
+    reads."""
+    return locks_dir() / f"{token}.pack"
+
+
 def output_dir(run_id: str) -> Path:
     return results() / "runs" / run_id
 

@@ -51,7 +51,8 @@ def test_a_run_from_the_command_line_leaves_all_that_was_promised(home: Path, da
     every = json.loads(command("errors", "first", "--all", "--json").stdout)
     wrong = json.loads(command("errors", "first", "--json").stdout)
     assert every and [w for w in every if not w["correct"]] == wrong
-    assert set(every[0]) == {"question", "expected", "predicted", "correct", "edit_distance"}
+    columns = {"question", "expected", "predicted", "correct", "edit_distance", "kind", "edits"}
+    assert columns <= set(every[0])
     assert json.loads(command("runs", "--json").stdout)[0]["id"] == run["id"]
     assert json.loads(command("show", "first", "--json").stdout)["status"] == "COMPLETED"
 

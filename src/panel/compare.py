@@ -195,7 +195,7 @@ def launch_missing(totals: Mapping[str, int]) -> None:
             known = store.runs(session)
             (group,) = comparison.grouped([store.find(session, run_id)])
         there, new = comparison.up_to(group, known, total)
-        shown += [*there, *(launcher.launch(config) for config in new)]
+        shown += [*there, *launcher.launch_all(new)]
     st.query_params["run"] = list(dict.fromkeys(shown))
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,18 @@ def check(config: RunConfig) -> dict[str, Any]:
 def launch(config: RunConfig) -> str:
     """Queue a run, start what fits, and return the run's id. The run lives on when the caller
     dies."""
+    return launch_all([config])[0]
+
+
+def launch_all(configs: Sequence[RunConfig]) -> list[str]:
+    """`launch` several runs together, so that those that may share a pack do; their ids."""
     store.keep_reserve()
     with store.writing() as session:
-        run_id = store.enqueue(session, with_absolute_paths(config)).id
-    recovery.remember(run_id)
+        run_ids = [store.enqueue(session, with_absolute_paths(config)).id for config in configs]
+    for run_id in run_ids:
+        recovery.remember(run_id)
     fill_slots()
-    return run_id
+    return run_ids
 
 
 def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import psutil
 from sqlalchemy.exc import DatabaseError
@@ -42,7 +43,7 @@ def reconcile() -> list[str]:
 def _round() -> list[str]:
     with store.reading() as session:
         active = store.runs(session, statuses=ACTIVE)
-    changed = [run.id for run in active if _reconcile(run)]
+    changed = [run.id for run in active if _reconcile(run, active)]
     with store.reading() as session:
         interrupted = store.runs(session, statuses=[Status.INTERRUPTED])
     for run in interrupted:
@@ -54,7 +55,7 @@ def _round() -> list[str]:
     return changed
 
 
-def _reconcile(run: Run) -> bool:
+def _reconcile(run: Run, active: Sequence[Run]) -> bool:
     """Whether the run's processes are gone and its status was changed to say so."""
     if store.is_shared() and run.host != host():
         # Its locks and pids are another machine's: believe its heartbeat alone.
@@ -64,8 +65,12 @@ def _reconcile(run: Run) -> bool:
         return _end(run, "the machine restarted while it ran")
     if holder(paths.supervisor_lock(run.id)) is not None:
         return False
-    if holder(paths.trainer_lock(run.id)) is not None:
-        launcher.start_supervisor(run.id, run.slot or 0, adopt=True)
+    # The members of a pack share a process, which may not have come to this one yet.
+    pack = [r for r in active if run.token and r.token == run.token]
+    living = [r for r in pack if holder(paths.trainer_lock(r.id)) is not None]
+    if living:
+        if run.id == pack[0].id:  # one supervisor takes them all
+            launcher.start_supervisor(living[0].id, run.slot or 0, adopt=True)
         return False
     # What is left of it, a data-loader worker say, carries its token in the environment.
     kill_marked(run.token)

@@ -8,10 +8,10 @@ import json
 import math
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class RunReporter:
             # At its end a run reports its best step again: progress must not go backwards.
             self._step = max(self._step, step)
             self._columns["step"] = self._step
+        self.say(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()))
         self.tracker.log(step, values)
 
     def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
@@ -200,5 +201,10 @@ class RunReporter:
         self._fenced = not store.owns(session, self.run)
         self._stop = self._stop or store.stop_requested(session, self.run_id)
 
+    def say(self, text: str) -> None:
+        """Append to the run's log, which is no one else's though many may train in this process."""
+        with suppress(OSError), open(paths.log_file(self.run_id), "a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
     def _warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.say(f"warning: {text}")

@@ -468,6 +468,14 @@ def claim(session: Session, run: Run, **owner: Any) -> bool:
     )
 
 
+def unclaim(session: Session, run: Run) -> bool:
+    """Put a claimed run that no trainer ever read back into the queue, where it stood."""
+    return transition(
+        session, run, Status.QUEUED, leave=[Status.STARTING], token=None, slot=None,
+        slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None,
+    )  # fmt: skip
+
+
 def transition(
     session: Session, run: Run, to: Status | None, *, leave: Iterable[Status], **columns: Any
 ) -> bool:

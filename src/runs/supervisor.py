@@ -1,11 +1,13 @@
-"""Looks after one run: `python -m src.runs.supervisor RUN --slot N`. Standard library and the
+"""Looks after one trainer: `python -m src.runs.supervisor RUN --slot N`. Standard library and the
 store, no torch.
 
-Takes the slot, claims the row, starts the trainer in a process group of its own, passes on a stop
-with growing force, and writes the verdict. The only writer of a claimed run's status.
+Takes the slot, claims the row, and with the packed engine the rows that may share its process;
+starts the trainer in a process group of its own, passes on stops, by force if need be, and writes
+the verdicts. The only writer of a claimed run's status.
 """
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -13,10 +15,12 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
+from src.config import stored_config
 from src.runs import launcher, lineage, recovery, store
 from src.runs.processes import (
     FileLock,
@@ -31,6 +35,7 @@ from src.runs.reconciler import kill_marked, read_result
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.trainer import DISK_FULL
+from src.training.engines import SLOTS, pack_key
 
 LOG_BYTES = 32 * 2**20
 
@@ -42,125 +47,235 @@ def main() -> int:
     parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
     arguments = parser.parse_args()
     slot = FileLock(launcher.slot_lock(arguments.slot))
-    own = FileLock(paths.supervisor_lock(arguments.run))
-    if not slot.acquire() or not own.acquire():
+    if not slot.acquire():
         return 0  # someone else was faster; the queue is filled again when a slot gets free
     os.umask(0o077)
     print_even_on_a_full_disk()
-    me = {"supervisor_pid": os.getpid(), "boot_id": boot_id(), "host": host()}
-
-    def take(session: store.Session) -> Run | None:
-        run = store.find(session, arguments.run)
-        if arguments.adopt:
-            mine = store.transition(session, run, None, leave=ACTIVE, **me)
-        else:
-            columns = me | {"slot": arguments.slot, "token": secrets.token_hex(16)}
-            mine = store.claim(session, run, **columns)
-        session.refresh(run)
-        return run if mine else None
-
-    if run := store.insist(take, seconds=TIMEOUTS.start):
-        Supervision(run, adopted=arguments.adopt).supervise()
+    supervision = Supervision(arguments.slot)
+    if arguments.adopt:
+        supervision.adopt(arguments.run)
+    else:
+        supervision.start(arguments.run)
+    supervision.supervise()
     slot.release()
-    own.release()
     launcher.fill_slots()
     return 0
 
 
-class Supervision:
-    """One attempt of one run, from its trainer's start (or adoption) to the verdict."""
+class Watched:
+    """One attempt of one run, as its supervisor sees it."""
 
-    def __init__(self, run: Run, *, adopted: bool):
-        self.run = run
-        # Waiting times are on the monotonic clock: the wall clock may be set while a run lives.
+    def __init__(self, run: Run, lock: FileLock):
+        self.run, self.lock = run, lock
+        # On the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
-        self.memory_kills = memory_kills(os.getpid())
         recovery.remember(run.id)
-        self.trainer = None if adopted else self.start_trainer()
 
-    def supervise(self) -> None:
-        beat = -TIMEOUTS.heartbeat
-        while self.alive():
-            time.sleep(TIMEOUTS.poll)
-            now = time.monotonic()
-            try:
-                if now - beat >= TIMEOUTS.heartbeat:
-                    beat = now
-                    self.update(None, heartbeat_at=time.time())
-                self.follow(now)
-                cut_log(self.run.id)
-            except (SQLAlchemyError, OSError) as error:
-                # A locked table or a full disk is no reason to leave a training alone.
-                print(f"warning: {error}", file=sys.stderr, flush=True)
-        # Data-loader workers and other children of the trainer must not outlive it.
-        kill_marked(self.run.token)
-        verdict = read_result(self.run.id, self.run.attempt) or self.verdict_without_result()
-        newest = lineage.newest_verified(self.run) if verdict["status"] == Status.FAILED else None
 
-        def end(session: store.Session) -> bool:
-            mine = store.end(session, self.run, verdict)
-            if mine and verdict["status"] == Status.FAILED:
-                lineage.heal(session, self.run, verdict, newest)
-            return mine
+class Supervision:
+    """One trainer process from its start (or adoption) to the verdicts on the runs that it trains:
+    one, or where the engine is `packed` those too that it may train beside it."""
 
-        if store.insist(end, seconds=TIMEOUTS.write):
-            recovery.settle(self.run.id)
+    def __init__(self, slot: int):
+        self.slot = slot
+        self.watched: list[Watched] = []
+        self.token = secrets.token_hex(16)
+        self.pack: tuple[Any, ...] | None = None  # what its members have in common
+        self.trainer: subprocess.Popen[bytes] | None = None
+        self.memory_kills = memory_kills(os.getpid())
 
-    def start_trainer(self) -> "subprocess.Popen[bytes]":
-        (paths.output_dir(self.run.id) / "result.json").unlink(missing_ok=True)
+    @property
+    def me(self) -> dict[str, Any]:
+        return {"supervisor_pid": os.getpid(), "boot_id": boot_id(), "host": host()}
+
+    def start(self, run_id: str) -> None:
+        """Claim a run, those that may share its process, and start the trainer."""
+        if not (first := self.claim(run_id)):
+            return
+        config = stored_config(first.run.config)
+        if config.engine == "packed":
+            self.pack = pack_key(config)
+            self.join(first)
+            self.recruit(SLOTS - 1)
+        (paths.output_dir(run_id) / "result.json").unlink(missing_ok=True)
         gpus = list(launcher.gpus())
-        extra = {"SPELLTUNE_TOKEN": self.run.token or "", "PYTHONUNBUFFERED": "1"}
+        extra = {"SPELLTUNE_TOKEN": self.token, "PYTHONUNBUFFERED": "1"}
         if gpus:
-            extra["CUDA_VISIBLE_DEVICES"] = gpus[self.run.slot or 0]
+            extra["CUDA_VISIBLE_DEVICES"] = gpus[self.slot]
         # Threads that spin while they wait take the cores from the panel and from other trainers:
         # two trainers on two cores are over ten times slower with them.
         extra["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         cores = len(os.sched_getaffinity(0))
         extra["SPELLTUNE_THREADS"] = str(max(1, cores // launcher.slot_count()))
-        trainer = subprocess.Popen(
-            [sys.executable, "-m", "src.runs.trainer", self.run.id, str(self.run.attempt)],
+        what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
+        self.trainer = subprocess.Popen(
+            [sys.executable, "-m", "src.runs.trainer", *what],
             cwd=paths.ROOT,
             env=child_environment(**extra),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.update(None, trainer_pid=trainer.pid)
-        return trainer
+        self.update(trainer_pid=self.trainer.pid)
+
+    def claim(self, run_id: str) -> Watched | None:
+        """Make a queued run this supervisor's; None where another one was faster."""
+        lock = FileLock(paths.supervisor_lock(run_id))
+        if not lock.acquire():
+            return None
+
+        def take(session: store.Session) -> Run | None:
+            run = store.find(session, run_id)
+            columns = self.me | {"slot": self.slot, "token": self.token}
+            mine = store.claim(session, run, **columns)
+            session.refresh(run)
+            session.expunge(run)
+            return run if mine else None
+
+        if not (run := store.insist(take, seconds=TIMEOUTS.start)):
+            lock.release()
+            return None
+        self.watched.append(Watched(run, lock))
+        return self.watched[-1]
+
+    def adopt(self, run_id: str) -> None:
+        """Take over the trainer of a run that lost its supervisor, with all that it trains."""
+        with store.reading() as session:
+            self.token = store.find(session, run_id).token or ""
+            active = store.runs(session, statuses=ACTIVE)
+            runs = [run for run in active if run.token == self.token]
+            session.expunge_all()
+        for run in runs:
+            lock = FileLock(paths.supervisor_lock(run.id))
+            if lock.acquire():
+                with store.writing() as session:
+                    mine = store.transition(session, run, None, leave=ACTIVE, **self.me)
+                if mine:
+                    self.watched.append(Watched(run, lock))
+        if paths.pack_file(self.token).exists() and self.watched:
+            self.pack = pack_key(stored_config(self.watched[0].run.config))
+
+    def join(self, watched: Watched) -> None:
+        """Tell the trainer of a member of its pack."""
+        (paths.output_dir(watched.run.id) / "result.json").unlink(missing_ok=True)
+        with open(paths.pack_file(self.token), "a", encoding="utf-8") as file:
+            file.write(json.dumps([watched.run.id, watched.run.attempt]) + "\n")
+
+    def recruit(self, room: int) -> None:
+        """Claim up to `room` queued runs that may share the process."""
+        if self.pack is None or room < 1:
+            return
+        now = time.time()
+        with store.reading() as session:
+            ready = [
+                run.id
+                for run in store.queue(session)
+                # One that has a slot of its own is about to start there.
+                if not 0 <= now - (run.slot_given_at or 0) < TIMEOUTS.start
+                and pack_key(stored_config(run.config)) == self.pack
+            ]
+        for run_id in ready[:room]:
+            if watched := self.claim(run_id):
+                if self.trainer is not None:
+                    with store.writing() as session:
+                        pid = self.trainer.pid
+                        store.transition(session, watched.run, None, leave=ACTIVE, trainer_pid=pid)
+                self.join(watched)
+
+    def supervise(self) -> None:
+        beat = -TIMEOUTS.heartbeat
+        size = len(self.watched)
+        while self.watched and self.alive():
+            time.sleep(TIMEOUTS.poll)
+            now = time.monotonic()
+            try:
+                if now - beat >= TIMEOUTS.heartbeat:
+                    beat = now
+                    self.update(heartbeat_at=time.time())
+                self.follow(now)
+                for watched in self.watched:
+                    cut_log(watched.run.id)
+                if self.pack is not None:
+                    self.end_members()
+                    self.recruit(size - len(self.watched))
+            except (SQLAlchemyError, OSError) as error:
+                # A locked table or a full disk is no reason to leave a training alone.
+                print(f"warning: {error}", file=sys.stderr, flush=True)
+        # Data-loader workers and other children of the trainer must not outlive it.
+        kill_marked(self.token)
+        for watched in list(self.watched):
+            self.end(watched, self.verdict(watched))
+        paths.pack_file(self.token).unlink(missing_ok=True)
+
+    def end_members(self) -> None:
+        """Write the verdicts on those members of a pack that came to their end."""
+        for watched in list(self.watched):
+            if found := read_result(watched.run.id, watched.run.attempt):
+                self.end(watched, found)
+
+    def verdict(self, watched: Watched) -> dict[str, object]:
+        found = read_result(watched.run.id, watched.run.attempt)
+        return found or self.verdict_without_result(watched)
+
+    def end(self, watched: Watched, verdict: dict[str, object]) -> None:
+        run = watched.run
+        newest = lineage.newest_verified(run) if verdict["status"] == Status.FAILED else None
+
+        def write(session: store.Session) -> bool:
+            if verdict["status"] == Status.QUEUED:
+                return store.unclaim(session, run)
+            mine = store.end(session, run, verdict)
+            if mine and verdict["status"] == Status.FAILED:
+                lineage.heal(session, run, verdict, newest)
+            return mine
+
+        if store.insist(write, seconds=TIMEOUTS.write):
+            recovery.settle(run.id)
+        self.watched.remove(watched)
+        watched.lock.release()
 
     def alive(self) -> bool:
         if self.trainer is not None:
             return self.trainer.poll() is None
-        return holder(paths.trainer_lock(self.run.id)) is not None
+        return any(holder(paths.trainer_lock(w.run.id)) is not None for w in self.watched)
 
     def follow(self, now: float) -> None:
-        """Bring the row along (RUNNING, STOPPING) and press a stop with growing force."""
+        """Bring the rows along (RUNNING, STOPPING) and press a stop with growing force."""
         with store.reading() as session:
-            run = store.find(session, self.run.id)
-        if run.status == Status.STARTING and run.step is not None:
-            self.update(Status.RUNNING)
-        if run.stop_requested_at is None:
+            rows = {run.id: run for run in store.runs_of(session, [w.run.id for w in self.watched])}
+        for watched in self.watched:
+            row = rows.get(watched.run.id)
+            if row is None:
+                continue
+            if row.status == Status.STARTING and row.step is not None:
+                self.change(watched, Status.RUNNING)
+            if row.stop_requested_at is not None and watched.stop_seen_at is None:
+                watched.stop_seen_at = now
+                self.change(watched, Status.STOPPING)
+        # Force reaches the whole process, so it waits until all of it was asked to stop.
+        asked = [w.stop_seen_at for w in self.watched]
+        if not asked or None in asked:
             return
-        if self.stop_seen_at is None:
-            self.stop_seen_at = now
-            self.update(Status.STOPPING)
-        if self.terminated_at is None and now - self.stop_seen_at > TIMEOUTS.stop:
-            self.terminated_at = now
+        last = self.watched[0]
+        if last.terminated_at is None and now - max(t for t in asked if t) > TIMEOUTS.stop:
+            last.terminated_at = now
             self.signal_trainer(signal.SIGTERM)
-        if self.terminated_at and now - self.terminated_at > TIMEOUTS.terminate:
+        if last.terminated_at and now - last.terminated_at > TIMEOUTS.terminate:
             self.signal_trainer(signal.SIGKILL)
 
     def signal_trainer(self, number: signal.Signals) -> None:
         """Signal the process group that the trainer leads."""
         # Only the holder of the trainer's lock is the trainer; a pid alone may be a stranger's.
-        if pid := holder(paths.trainer_lock(self.run.id)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, number)
+        for watched in self.watched:
+            if pid := holder(paths.trainer_lock(watched.run.id)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, number)
+                return
 
-    def verdict_without_result(self) -> dict[str, object]:
-        """How a trainer that left no result file died."""
+    def verdict_without_result(self, watched: Watched) -> dict[str, object]:
+        """How a run ended whose trainer left no result file for it."""
         code = self.trainer.returncode if self.trainer is not None else None
-        if self.stop_seen_at is not None:
+        if watched.stop_seen_at is not None:
             return {"status": Status.STOPPED, "reason": "stopped by force: it did not end in time"}
         if code is None:
             return {"status": Status.INTERRUPTED, "reason": "the trainer died without a result"}
@@ -170,17 +285,40 @@ class Supervision:
         if code == DISK_FULL:
             reason = "disk_full: no space left on the disk"
             return {"status": Status.FAILED, "reason": reason}
+        if self.pack is not None and code in (0, 1):
+            # It came to its end without having heard of this one.
+            return {"status": Status.QUEUED}
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        if self.pack is not None:
+            reason = f"the process of its pack ended with {how}"
+            return {"status": Status.INTERRUPTED, "reason": reason}
         if code < 0:
-            name = signal.Signals(-code).name
-            return {"status": Status.FAILED, "reason": f"signal {-code} ({name}) ended the trainer"}
-        reason = f"the trainer ended with exit code {code} and no result; see the log"
+            return {"status": Status.FAILED, "reason": f"{how} ended the trainer"}
+        reason = f"the trainer ended with {how} and no result; see the log"
         return {"status": Status.FAILED, "reason": reason}
 
-    def update(self, to: Status | None, **columns: object) -> None:
+    def change(self, watched: Watched, to: Status) -> None:
         with store.writing() as session:
-            mine = store.transition(session, self.run, to, leave=ACTIVE, **columns)
+            mine = store.transition(session, watched.run, to, leave=ACTIVE)
         if not mine:
-            sys.exit(f"{self.run.id} is not this supervisor's any more; leaving")
+            self.lose(watched)
+
+    def update(self, **columns: object) -> None:
+        with store.writing() as session:
+            lost = [
+                watched
+                for watched in self.watched
+                if not store.transition(session, watched.run, None, leave=ACTIVE, **columns)
+            ]
+        for watched in lost:
+            self.lose(watched)
+
+    def lose(self, watched: Watched) -> None:
+        print(f"{watched.run.id} is not this supervisor's any more; leaving it", file=sys.stderr)
+        self.watched.remove(watched)
+        watched.lock.release()
+        if not self.watched:
+            sys.exit(1)
 
 
 def cut_log(run_id: str) -> None:

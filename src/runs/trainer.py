@@ -1,7 +1,7 @@
-"""The process that trains one attempt of one run: `python -m src.runs.trainer RUN ATTEMPT`, started
-by a supervisor.
+"""The process that trains: `python -m src.runs.trainer RUN ATTEMPT`, or with `--pack` many runs at
+once. Started by a supervisor.
 
-It writes metrics, checkpoints and its result file, never a status.
+It writes metrics, checkpoints and its result files, never a status.
 """
 
 import errno
@@ -10,90 +10,160 @@ import os
 import sys
 import time
 import traceback
+from typing import Any
 
 from src import paths
-from src.config import stored_config
+from src.config import RunConfig, stored_config
 from src.runs import reconciler, store
 from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
+from src.runs.table import Run
 
 # Exit code where not even the result file could be written.
 DISK_FULL = errno.ENOSPC
 
 
-def main(run_id: str, attempt: int) -> int:
-    os.umask(0o077)
-    print_even_on_a_full_disk()
+class Attempt:
+    """One attempt of one run in this process, from its lock to its result file."""
+
+    def __init__(self, run: Run, config: RunConfig, lock: FileLock):
+        from src.runs.reporter import RunReporter
+        from src.runs.tracking import Tracker
+
+        self.run, self.config, self.lock = run, config, lock
+        self.output_dir = paths.output_dir(run.id)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.tracker = Tracker(config, run.id, self.output_dir)
+        self.reporter = RunReporter(run, self.tracker)
+
+    def arguments(self) -> dict[str, Any]:
+        """What both engines take."""
+        from src.training.checkpointing import step_dir
+
+        checkpoints, step = paths.checkpoints_dir(self.run.id), self.run.resume_step
+        return {
+            "config": self.config,
+            "reporter": self.reporter,
+            "output_dir": self.output_dir,
+            "checkpoints_dir": checkpoints,
+            "resume_from": None if step is None else step_dir(checkpoints, step),
+        }
+
+    def end(self, outcome: Any) -> int:
+        """Write how it ended, a TrainingResult or an error, and give the exit code."""
+        from src.runs.reporter import Fenced
+        from src.training.utils import TrainingResult, write_results
+
+        result: dict[str, object] = {}
+        try:
+            if isinstance(outcome, TrainingResult):
+                write_results(
+                    outcome,
+                    run_id=self.run.id,
+                    output_dir=self.output_dir,
+                    metrics_file=paths.final_metrics(self.run.id),
+                    summary_file=paths.summary_file(),
+                    config=self.config.model_dump(),
+                )
+                result = {
+                    "status": "STOPPED" if outcome.stopped else "COMPLETED",
+                    "reason": outcome.reason,
+                    "step": outcome.step,
+                    "best_step": outcome.best_step,
+                }
+        except OSError as error:
+            outcome = error
+        if isinstance(outcome, Exception):
+            self.reporter.say("".join(traceback.format_exception(outcome)))
+            kind = kind_of(outcome)
+            reason = f"{kind}: {reason_of(outcome)}" if kind else reason_of(outcome)
+            doing = self.reporter.doing
+            result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": doing}
+        self.tracker.close()
+        self.reporter.close()
+        try:
+            if isinstance(outcome, Fenced):
+                return 1
+            write_result(self.run.id, self.run.attempt, result)
+        except OSError as error:
+            print(f"cannot write the result: {error}", file=sys.stderr)
+            return DISK_FULL if kind_of(error) == "disk_full" else 1
+        return 1 if result["status"] == "FAILED" else 0
+
+
+def begin(run_id: str, attempt: int) -> Attempt | None:
+    """Take the run's lock; None where it is not this process's to train."""
     # Before the heavy imports: whoever looks must find the lock held from the first moment on.
     lock = FileLock(paths.trainer_lock(run_id))
     if not lock.acquire():
         print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)
-        return 1
+        return None
     with store.reading() as session:
         run = store.find(session, run_id)
         run.attempt, run.token = attempt, os.environ["SPELLTUNE_TOKEN"]
         session.expunge(run)
         if not store.owns(session, run):
             print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
-            return 1
-    config = stored_config(run.config)
+            lock.release()
+            return None
+    return Attempt(run, stored_config(run.config), lock)
 
-    from src.runs.reporter import Fenced, RunReporter
-    from src.runs.tracking import Tracker
 
-    output_dir = paths.output_dir(run_id)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    tracker = Tracker(config, run_id, output_dir)
-    reporter = RunReporter(run, tracker)
-    result: dict[str, object] = {}
-    try:
-        reporter.phase("loading libraries")
-        from src.training.checkpointing import step_dir
-        from src.training.train import train
-        from src.training.utils import write_results
-
-        checkpoints = paths.checkpoints_dir(run_id)
-        start = None if run.resume_step is None else step_dir(checkpoints, run.resume_step)
-        outcome = train(
-            config,
-            reporter,
-            output_dir=output_dir,
-            checkpoints_dir=checkpoints,
-            resume_from=start,
-        )
-        write_results(
-            outcome,
-            run_id=run_id,
-            output_dir=output_dir,
-            metrics_file=paths.final_metrics(run_id),
-            summary_file=paths.summary_file(),
-            config=config.model_dump(),
-        )
-        result = {
-            "status": "STOPPED" if outcome.stopped else "COMPLETED",
-            "reason": outcome.reason,
-            "step": outcome.step,
-            "best_step": outcome.best_step,
-        }
-    except Fenced as error:
-        print(error, file=sys.stderr)
+def main(run_id: str, attempt: int) -> int:
+    if (own := begin(run_id, attempt)) is None:
         return 1
+    own.reporter.phase("loading libraries")
+    try:
+        from src.training.train import train
+
+        outcome: Any = train(**own.arguments())
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
-        traceback.print_exc()
-        kind = kind_of(error)
-        reason = f"{kind}: {reason_of(error)}" if kind else reason_of(error)
-        result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": reporter.doing}
-    finally:
-        tracker.close()
-        reporter.close()
-    try:
-        write_result(run_id, attempt, result)
-    except OSError as error:
-        print(f"cannot write the result: {error}", file=sys.stderr)
-        return DISK_FULL if kind_of(error) == "disk_full" else 1
+        outcome = error
+    code = own.end(outcome)
     if holder(paths.supervisor_lock(run_id)) is None:
         reconciler.start_detached()  # nobody else would write the verdict
-    return 1 if result["status"] == "FAILED" else 0
+    return code
+
+
+def main_of_a_pack() -> int:
+    """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
+    from src.training.packed import Outcome, Trial, train_pack
+
+    members: dict[int, Attempt] = {}
+    read = 0
+
+    def more() -> Trial | None:
+        nonlocal read
+        lines = paths.pack_file(os.environ["SPELLTUNE_TOKEN"]).read_text().splitlines()
+        while read < len(lines):
+            read += 1
+            if own := begin(*json.loads(lines[read - 1])):
+                own.reporter.phase("waiting for its first step")
+                trial = Trial(**own.arguments())
+                members[id(trial)] = own
+                return trial
+        return None
+
+    codes = [0]
+
+    def ended(trial: Trial, outcome: Outcome) -> None:
+        own = members.pop(id(trial))
+        codes.append(own.end(outcome))
+        own.lock.release()  # its next attempt may be in this very process
+
+    trials = []
+    while (trial := more()) is not None:
+        trials.append(trial)
+    last = [own.run.id for own in members.values()]
+    try:
+        if trials:
+            train_pack(trials, more=more, ended=ended)
+    # What ends the pack ends all that are still in it.
+    except Exception as error:
+        codes += [own.end(error) for own in members.values()]
+    if all(holder(paths.supervisor_lock(run_id)) is None for run_id in last):
+        reconciler.start_detached()
+    return max(codes)
 
 
 def kind_of(error: BaseException) -> str | None:
@@ -122,7 +192,10 @@ def write_result(run_id: str, attempt: int, result: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], int(sys.argv[2]))
+    os.umask(0o077)
+    print_even_on_a_full_disk()
+    packed = sys.argv[1:] == ["--pack"]
+    code = main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2]))
     sys.stdout.flush()
     sys.stderr.flush()
     # Leave at once: a tracker's thread that hangs must not keep the GPU.

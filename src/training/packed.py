@@ -36,13 +36,12 @@ from src.models.utils import ModelError
 from src.paths import base_model
 from src.training import checkpointing, scoring
 from src.training.data_loaders import Splits, load_splits
-from src.training.engines import packed_problems
+from src.training.engines import SLOTS, packed_problems
 from src.training.sampling import Shuffled
 from src.training.stopping import Diverged, History, Rules, divergence, stopping_problems
 from src.training.train import TrainingError, how_exact
 from src.training.utils import Reporter, TrainingResult
 
-SLOTS = 64  # beyond it a GPU is full, and only memory grows
 AT_ONCE = 64  # adapters that go through the base together; more are not faster, and take memory
 SECONDS = 0.5  # of steps between two looks at what they found, and at who asked to stop
 CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU

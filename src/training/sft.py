@@ -100,7 +100,6 @@ class SpellingTrainer(SFTTrainer):
         self._tokens.zero_()
         self._clock = now
         self.reporter.metrics(step, values)
-        print(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
         self.history.record(values)
         if not math.isfinite(logs["loss"]):
             self.diverged(f"the training loss is {logs['loss']}")

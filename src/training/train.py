@@ -296,7 +296,6 @@ def train(
         reporter.metrics(step, values)
         reporter.evaluation(step, split, found[1])
         reporter.phase("training")
-        print(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
         return values
 
     trainer = _trainer(
@@ -525,27 +524,38 @@ def run_experiment(config_path: str | Path) -> tuple[Path, dict[str, Any]]:
     Returns its output folder and what its eval_results.yaml holds; raises ExperimentFailed when it
     did not complete.
     """
-    path = str(Path(config_path).resolve())
-    command = [sys.executable, "-m", "src.cli", "launch", path, "--wait", "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    try:
-        run = json.loads(done.stdout)
-    except json.JSONDecodeError:  # refused before it became a run
-        raise ExperimentFailed("FAILED", done.stderr.strip()) from None
-    output_dir = Path(run["paths"]["output_dir"])
-    if run["status"] != "COMPLETED":
-        raise ExperimentFailed(run["status"], run.get("reason") or "no reason given", output_dir)
-    return output_dir, yaml.safe_load((output_dir / "eval_results.yaml").read_text())
+    (run,) = _launched([config_path])
+    return _completed(run)
 
 
 def run_experiments(
     config_paths: Sequence[str | Path],
 ) -> list[tuple[Path | None, dict[str, Any]]]:
-    """`run_experiment` of each file in turn; one that fails gives its status and reason instead."""
+    """`run_experiment` of all files, queued together: those of `engine: packed` that may share a
+    process do. One that fails gives its status and reason instead."""
     results: list[tuple[Path | None, dict[str, Any]]] = []
-    for config_path in config_paths:
+    for run in _launched(config_paths) if config_paths else []:
         try:
-            results.append(run_experiment(config_path))
+            results.append(_completed(run))
         except ExperimentFailed as error:
             results.append((error.output_dir, {"status": error.status, "reason": error.reason}))
     return results
+
+
+def _launched(config_paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """What `spelltune launch` tells of each file's run at its end."""
+    files = [str(Path(path).resolve()) for path in config_paths]
+    command = [sys.executable, "-m", "src.cli", "launch", *files, "--wait", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if not done.stdout:  # refused before it became a run
+        return [{"status": "FAILED", "reason": done.stderr.strip()} for _ in files]
+    told = json.loads(done.stdout)
+    return told if isinstance(told, list) else [told]
+
+
+def _completed(run: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Output folder and evaluation of a run that `spelltune launch` told of; ExperimentFailed."""
+    output_dir = Path(run["paths"]["output_dir"]) if "paths" in run else None
+    if run["status"] != "COMPLETED" or output_dir is None:
+        raise ExperimentFailed(run["status"], run.get("reason") or "no reason given", output_dir)
+    return output_dir, yaml.safe_load((output_dir / "eval_results.yaml").read_text())

@@ -1,0 +1,113 @@
+"""Runs that share a process: each with its own row, files, stop, end and resume."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src import paths
+from src.config import load_config
+from src.runs import launcher, lineage, reconciler, store
+from src.runs.processes import holder
+from src.runs.table import Status
+from src.training.train import run_experiments
+from tests.live import FEW, alive, command, ended, row, training, wait
+
+pytestmark = pytest.mark.skipif(launcher.slot_count() > 1, reason="several slots share a queue")
+
+
+@pytest.fixture
+def packed(small: dict[str, Any]) -> dict[str, Any]:
+    return small | {"engine": "packed", "lora.dropout": 0.0, "training.logging_steps": 1}
+
+
+def launched(*settings: dict[str, Any]) -> list[str]:
+    return launcher.launch_all([load_config(overrides=own) for own in settings])
+
+
+def test_experiments_that_may_share_a_process_do(home: Path, packed: dict[str, Any]) -> None:
+    changes: list[dict[str, Any]] = [
+        {"lora.r": 2, "training.seed": 1},
+        {"lora.r": 8, "training.learning_rate": 1e-3},
+        {"data.path": "/nowhere.csv"},
+        {"engine": "trl"},
+        {"early_stopping.metric": "val/bleu"},
+    ]
+    files = []
+    for number, own in enumerate(changes):
+        config = load_config(overrides=packed | FEW | own | {"name": f"run {number}"})
+        files.append(home / f"{number}.yaml")
+        files[-1].write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    one, two, refused, solo, failed = run_experiments(files)
+    pids = []
+    for folder, results in (one, two, solo):
+        assert folder is not None, results
+        assert (folder / "final" / "adapter_model.safetensors").is_file()
+        run = row(folder.name)
+        assert run.status == Status.COMPLETED and run.step == results["step"] == 4
+        with store.reading() as session:
+            points = {(p["step"], p["name"]) for p in store.metrics(session, run.id)}
+        tested = (run.best_step, "test/exact_match")
+        assert {(4, "train/loss"), (4, "val/exact_match"), tested} <= points
+        assert "step 4:" in paths.log_file(run.id).read_text()
+        pids.append(run.trainer_pid)
+    assert pids[0] == pids[1] != pids[2]
+    assert refused[0] is None and "/nowhere.csv" in refused[1]["reason"]
+    assert failed[1]["status"] == "FAILED" and "val/bleu" in failed[1]["reason"]
+    assert not list(paths.locks_dir().glob("*.pack"))
+
+
+def test_members_stop_and_end_alone_and_their_slots_are_filled(packed: dict[str, Any]) -> None:
+    ids = launched(packed, packed | {"training.seed": 2})
+    runs = [wait(run_id, training) for run_id in ids]
+    assert runs[0].trainer_pid == runs[1].trainer_pid
+    (late,) = launched(packed | FEW)
+    assert row(late).status == Status.QUEUED
+    command("stop", ids[0])
+    stopped = wait(ids[0], ended)
+    assert stopped.status == Status.STOPPED and stopped.step
+    # Its slot goes to the queue's next while its neighbour trains on.
+    done = wait(late, ended)
+    assert done.status == Status.COMPLETED and done.trainer_pid == runs[1].trainer_pid
+    neighbour = row(ids[1])
+    assert neighbour.status == Status.RUNNING and alive(neighbour.trainer_pid)
+    command("stop", ids[1])
+    assert wait(ids[1], ended).status == Status.STOPPED
+
+
+def test_another_supervisor_takes_over_the_whole_pack(packed: dict[str, Any]) -> None:
+    ids = launched(packed, packed | {"training.seed": 2})
+    before = [wait(run_id, training) for run_id in ids]
+    assert before[0].supervisor_pid
+    os.kill(before[0].supervisor_pid, signal.SIGKILL)
+
+    def adopted(run: Any) -> bool:
+        reconciler.reconcile()
+        return holder(paths.supervisor_lock(run.id)) is not None
+
+    for run_id in ids:
+        wait(run_id, adopted, seconds=20)
+    for run_id in ids:
+        launcher.stop(run_id)
+    after = [wait(run_id, ended) for run_id in ids]
+    assert [run.status for run in after] == [Status.STOPPED, Status.STOPPED]
+    assert [run.trainer_pid for run in after] == [run.trainer_pid for run in before]
+
+
+def test_a_killed_pack_is_resumed_member_by_member(packed: dict[str, Any]) -> None:
+    last = {"training.max_steps": 60, "checkpointing.save_steps": 2, "evaluation.eval_steps": 20}
+    ids = launched(*(packed | last | {"training.seed": seed} for seed in (1, 2)))
+    runs = [wait(run_id, lambda run: (run.step or 0) >= 4) for run_id in ids]
+    os.kill(runs[0].trainer_pid or 0, signal.SIGKILL)
+    for run_id in ids:
+        run = wait(run_id, ended)
+        assert run.status == Status.INTERRUPTED and "its pack" in (run.reason or "")
+    for run_id in ids:
+        lineage.resume(row(run_id))
+    done = [wait(run_id, ended) for run_id in ids]
+    assert [run.status for run in done] == [Status.COMPLETED, Status.COMPLETED]
+    assert [run.step for run in done] == [60, 60] and [run.attempt for run in done] == [2, 2]
