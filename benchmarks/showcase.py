@@ -1,7 +1,7 @@
 """Makes "Comparisons and mistakes" of docs/results.md: `python -m benchmarks.showcase --home DIR`.
 
 Trains in DIR what is missing there (half an hour on one CPU core): three configs x three seeds of
-the small model on both tasks, and one run that never saw a transposition in training. Prints the
+the small model on both tasks, and one run that never saw an omission in training. Prints the
 section; the panel shows the same with SPELLTUNE_HOME=DIR.
 """
 
@@ -22,7 +22,7 @@ from src.runs import launcher, store
 from src.runs.table import Run, Status
 from src.training.data_loaders import load_splits
 
-LEFT_OUT = "transposition"
+LEFT_OUT = "omission"
 CONFIGS: dict[str, dict[str, Any]] = {
     "as it ships": {},
     "rank 2": {"lora.r": 2, "lora.alpha": 4},
@@ -57,7 +57,7 @@ def wanted(home: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def leave_out(folder: Path) -> tuple[int, int]:
-    """The corrections without those whose misspelling swaps two neighbours, in training alone; how
+    """The corrections without those whose misspelling is LEFT_OUT, in training alone; how
     many were left out, of how many."""
     splits = load_splits(task="correct")
     folder.mkdir(parents=True, exist_ok=True)

@@ -72,12 +72,12 @@ def test_a_verdict_of_two_configs_names_the_better_one_and_its_lead():
 def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monkeypatch):
     launched = []
 
-    def launch(config):
+    def launch_all(configs):
         with store.writing() as session:
-            launched.append(store.enqueue(session, config))
-            return launched[-1].id
+            launched.extend(store.enqueue(session, config) for config in configs)
+            return [run.id for run in launched]
 
-    monkeypatch.setattr(launcher, "launch", launch)
+    monkeypatch.setattr(launcher, "launch_all", launch_all)
     runs = seeds("one", 1) + seeds("two", 1, lora__r=32)
     test = show(runs)
     assert "cannot tell: one seed" in html(test).lower()

@@ -189,13 +189,15 @@ def launch_missing(totals: Mapping[str, int]) -> None:
 
     A second press finds the runs of the first, so it launches nothing.
     """
-    shown = list(st.query_params.get_all("run"))
-    for run_id, total in totals.items():
-        with store.reading() as session:
-            known = store.runs(session)
+    shown, missing = list(st.query_params.get_all("run")), []
+    with store.reading() as session:
+        known = store.runs(session)
+        for run_id, total in totals.items():
             (group,) = comparison.grouped([store.find(session, run_id)])
-        there, new = comparison.up_to(group, known, total)
-        shown += [*there, *launcher.launch_all(new)]
+            there, new = comparison.up_to(group, known, total)
+            shown += there
+            missing += new
+    shown += launcher.launch_all(missing)
     st.query_params["run"] = list(dict.fromkeys(shown))
 
 

@@ -88,6 +88,7 @@ def child_environment(**extra: str) -> dict[str, str]:
         if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
     kept.pop("SPELLTUNE_TOKEN", None)  # marks the processes of one trainer, and no others
+    kept.pop("WANDB_SERVICE", None)  # another process's, with which it ends
     return kept | extra
 
 
