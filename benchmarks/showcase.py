@@ -136,8 +136,8 @@ def report(home: Path, left_out: tuple[int, int]) -> None:
     both = errors.compared(*frames)
     n = errors.balance(both)
     counts = [errors.counts(frame) for frame in frames]
-    print(f"\n**A planted regression.** {left_out[0]:,} of {left_out[1]:,} training rows, those "
-          f"whose misspelling is a {LEFT_OUT}, were left out. Against {whole.id} on "
+    print(f"\n**A planted regression.** {left_out[0]:,} of {left_out[1]:,} training rows, the "
+          f"misspellings of the kind {LEFT_OUT}, were left out. Against {whole.id} on "
           f"{n['questions']:,} test questions: {n['fixed']} fixed, {n['broken']} broken, "
           f"{n['difference'] * 100:+.1f} points.\n")  # fmt: skip
     table = pd.DataFrame(counts, index=["whole data", "left out"]).T.fillna(0).astype(int)

@@ -193,10 +193,11 @@ def two(
     )
     left = max(first.rows, second.rows) - len(both)
     out = f" {left:,} questions that only one of them was asked are left out." if left else ""
+    more, points = n["fixed"] - n["broken"], n["difference"] * 100
+    sums = f"= {more:+,} of {n['questions']:,} questions, {points:+.1f} points".replace("-", "−")
     st.html(
         f'<p class="quiet">From {escape(names["_a"])} to {escape(names["_b"])}: '
-        f"{n['fixed']:,} fixed − {n['broken']:,} broken = {n['fixed'] - n['broken']:+,} of "
-        f"{n['questions']:,} questions, {n['difference'] * 100:+.1f} points.{out}</p>"
+        f"{n['fixed']:,} fixed − {n['broken']:,} broken {sums}.{out}</p>"
     )
     sides = {end: side(both, end) for end in names}
     changes = pd.concat([errors.edit_table(own) for own in sides.values()])
