@@ -13,6 +13,7 @@ from src.panel import charts, checkpoints, form, parts
 from src.runs import launcher, lineage, store
 from src.runs.table import RESUMABLE, Checkpoint, Event, EventKind, Run, Status
 from src.runs.timeouts import TIMEOUTS
+from src.units import duration
 
 REFRESH_SECONDS = 2.0
 LOG_BYTES = 16_384
@@ -84,9 +85,7 @@ def stand_out(run: Run, events: Sequence[Event]) -> None:
     """What a reader must not miss: no sign of life, and what failed without ending the run."""
     silent = time.time() - (run.heartbeat_at or time.time())
     if Status(run.status).active and silent > TIMEOUTS.stale:
-        text = (
-            f"No sign of life for {parts.duration(silent)}: the machine is stopped or overloaded."
-        )
+        text = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded."
         st.html(f'<p class="banner" role="status">{text} The run is not lost.</p>')
     warnings = [event for event in events if event.kind == EventKind.WARNING]
     if warnings:
@@ -111,12 +110,12 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
         ("training loss", parts.number(latest.get("train/loss"))),
         ("speed", parts.number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", parts.number(memory, ".2f", "GiB")),
-        ("took" if status.ended else "so far", parts.duration(parts.run_seconds(run))),
+        ("took" if status.ended else "so far", duration(parts.run_seconds(run))),
     ]
     if status.ended:
         pairs.append(("launched", parts.local_time(run.created_at, "%d %b, %H:%M")))
     else:
-        pairs.append(("time left", f"≈ {parts.duration(left)}" if left else "–"))
+        pairs.append(("time left", f"≈ {duration(left)}" if left else "–"))
     # One element, not two: each costs the browser a few milliseconds at every refresh.
     st.html(
         f'<div class="run-head">{parts.badge(run.status)}<span class="reason">{escape(said)}</span>'

@@ -7,6 +7,7 @@ import streamlit as st
 from src.panel import parts
 from src.runs import store
 from src.runs.table import Run, Status
+from src.units import duration
 
 REFRESH_SECONDS = 3.0
 MOST_RUNS = 100
@@ -80,7 +81,7 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
         f"{parts.bar(run)}<small>{parts.steps(run)}</small>",
         parts.percent(latest.get("val/exact_match")),
         parts.number(latest.get("val/loss")),
-        parts.duration(parts.run_seconds(run)),
+        duration(parts.run_seconds(run)),
         parts.local_time(run.created_at),
         parts.link("errors", "Words", {"run": run.id}),
     ]

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -33,7 +34,7 @@ from src.config import (
     stored_config,
     with_overrides,
 )
-from src.runs import launcher, lineage, reconciler, store
+from src.runs import launcher, lineage, preflight, reconciler, slots, store
 from src.runs.launcher import CheckpointNeeded
 from src.runs.lineage import CannotResume
 from src.runs.processes import FileLock
@@ -95,6 +96,7 @@ MENDABLE = (
     store.TakesNoWrites,
     CannotResume,
     CheckpointNeeded,
+    preflight.CannotMeasure,
 )
 
 
@@ -165,6 +167,33 @@ def launch(
         for run in rows.values():
             out.print(f"{run.status} {run.id}", highlight=False)
     if refused or wait and any(run.status != Status.COMPLETED for run in rows.values()):
+        raise typer.Exit(DID_NOT_COMPLETE)
+
+
+@app.command(name="preflight")
+@told
+def measure(
+    config: ConfigArgument = None,
+    preset: Preset = None,
+    changes: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a run would take: three real steps on its longest rows, and a score of the
+    longest. Kept by config: a launch that would not fit is refused."""
+    overrides = dict(parse_override(text) for text in changes)
+    loaded = load_config(config, preset=preset, overrides=overrides)
+    with err.status("three steps on the longest rows"):
+        found = preflight.measure(loaded)
+    launcher.fill_slots()
+    problems = found.problems(loaded)
+    seconds = None if problems else found.seconds(loaded)
+    if as_json:
+        print_json(asdict(found) | {"seconds": seconds, "problems": problems})
+    elif not problems:
+        out.print(found.sentence(loaded), highlight=False)
+    for text in problems.values():
+        err.print(f"[red]error:[/] {escape(text)}", highlight=False)
+    if problems:
         raise typer.Exit(DID_NOT_COMPLETE)
 
 
@@ -734,7 +763,7 @@ PACKAGES = [
 
 def diagnosis() -> dict[str, Any]:
     versions = {package: installed(package) for package in PACKAGES}
-    gpus = list(launcher.gpus().values())
+    gpus = list(slots.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(existing(paths.home()))
     why = store.why_not_wal()
@@ -743,7 +772,7 @@ def diagnosis() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "gpus": gpus or ["none: training runs on the CPU"],
-        "slots": launcher.slot_count(),
+        "slots": slots.slot_count(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "disk_free_gib": round(disk.free / 2**30, 1),

@@ -11,13 +11,13 @@ import yaml
 
 from src import paths
 from src.config import load_config
-from src.runs import launcher, lineage, reconciler, store
+from src.runs import launcher, lineage, reconciler, slots, store
 from src.runs.processes import holder
 from src.runs.table import Status
 from src.training.train import run_experiments
 from tests.live import FEW, alive, command, ended, row, training, wait
 
-pytestmark = pytest.mark.skipif(launcher.slot_count() > 1, reason="several slots share a queue")
+pytestmark = pytest.mark.skipif(slots.slot_count() > 1, reason="several slots share a queue")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from src.panel.server import KnownHosts
 from src.runs import launcher, lineage, store
 from src.runs.table import EventKind, Metric, Status
 from src.training.data_loaders import DataError
+from src.units import duration
 from tests.panel_store import HOSTILE, add_points, checkpoint, fill_predictions, fill_run
 
 PAGES = paths.ROOT / "pages"
@@ -605,7 +606,7 @@ def test_a_run_without_scored_words_says_so():
     [(None, "–"), (8, "8 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (2e5, "2 d 7 h")],
 )  # fmt: skip
 def test_durations(seconds, text):
-    assert parts.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_numbers_have_units_and_nan_is_a_dash():

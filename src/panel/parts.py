@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from html import escape
-from itertools import pairwise
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -44,19 +43,6 @@ def number(value: float | None, form: str = ",.4g", unit: str = "") -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.1%}"
-
-
-def duration(seconds: float | None) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`."""
-    if seconds is None:
-        return "–"
-    whole = max(0, round(seconds))
-    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-    for (size, unit), (small, small_unit) in pairwise(units):
-        if whole >= size:
-            rest = whole % size // small
-            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
-    return f"{whole} s"
 
 
 def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:

@@ -1,8 +1,5 @@
-"""Puts runs in the queue, starts their supervisors, stops and deletes them.
-
-A slot is a lock file, one per GPU and one on a machine without: whoever holds it may train. A
-queued run without a slot is only a row.
-"""
+"""Puts runs in the queue, starts their supervisors, stops and deletes them. A queued run without a
+slot is only a row."""
 
 import importlib.util
 import os
@@ -18,8 +15,9 @@ from typing import Any
 from src import paths
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.paths import base_model
-from src.runs import recovery, store
+from src.runs import preflight, recovery, store
 from src.runs.processes import child_environment, holder, host
+from src.runs.slots import gpus, slot_count, slot_lock
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.training import checkpointing
@@ -27,33 +25,6 @@ from src.training.data_loaders import DataError, load_splits, preview, tokenizer
 from src.training.engines import packed_problems
 from src.training.stopping import stopping_problems
 from src.training.utils import forget_results
-
-
-def gpus() -> dict[str, str]:
-    """NVIDIA GPUs that a run may use: {CUDA_VISIBLE_DEVICES value: "NVIDIA H200, 139.8 GiB"}; empty
-    without a driver."""
-    import pynvml  # only here: a machine without a GPU need not load it
-
-    try:
-        pynvml.nvmlInit()
-        found = {}
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            gib = pynvml.nvmlDeviceGetMemoryInfo(device).total / 2**30
-            found[str(index)] = f"{pynvml.nvmlDeviceGetName(device)}, {gib:.1f} GiB"
-    except pynvml.NVMLError:
-        return {}
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if allowed is None else {i: found[i] for i in allowed.split(",") if i in found}
-
-
-def slot_count() -> int:
-    """Runs that may train at once: one per GPU, one on a machine without."""
-    return max(1, len(gpus()))
-
-
-def slot_lock(slot: int) -> Path:
-    return paths.locks_dir() / f"slot-{slot}.lock"
 
 
 def check(config: RunConfig) -> dict[str, Any]:
@@ -92,6 +63,9 @@ def check(config: RunConfig) -> dict[str, Any]:
                 f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
                 f"{seen['tokens']['max']:,}; raise it or shorten the rows"
             )
+    # Only settings that could train are worth what a measurement found of them.
+    if not problems and (known := preflight.kept(config)):
+        problems |= known.problems(config)
     if problems:
         raise ConfigError(problems)
     return seen

@@ -32,6 +32,7 @@ from src.runs.processes import (
     print_even_on_a_full_disk,
 )
 from src.runs.reconciler import kill_marked, read_result
+from src.runs.slots import environment, slot_lock
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.trainer import DISK_FULL
@@ -46,7 +47,7 @@ def main() -> int:
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
     arguments = parser.parse_args()
-    slot = FileLock(launcher.slot_lock(arguments.slot))
+    slot = FileLock(slot_lock(arguments.slot))
     if not slot.acquire():
         return 0  # someone else was faster; the queue is filled again when a slot gets free
     os.umask(0o077)
@@ -99,20 +100,11 @@ class Supervision:
             self.join(first)
             self.recruit(SLOTS - 1)
         (paths.output_dir(run_id) / "result.json").unlink(missing_ok=True)
-        gpus = list(launcher.gpus())
-        extra = {"SPELLTUNE_TOKEN": self.token, "PYTHONUNBUFFERED": "1"}
-        if gpus:
-            extra["CUDA_VISIBLE_DEVICES"] = gpus[self.slot]
-        # Threads that spin while they wait take the cores from the panel and from other trainers:
-        # two trainers on two cores are over ten times slower with them.
-        extra["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-        cores = len(os.sched_getaffinity(0))
-        extra["SPELLTUNE_THREADS"] = str(max(1, cores // launcher.slot_count()))
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = subprocess.Popen(
             [sys.executable, "-m", "src.runs.trainer", *what],
             cwd=paths.ROOT,
-            env=child_environment(**extra),
+            env=child_environment(SPELLTUNE_TOKEN=self.token, **environment(self.slot)),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

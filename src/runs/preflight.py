@@ -1,0 +1,168 @@
+"""What a run takes, measured before its launch (src/training/preflight.py, in a process of its own)
+and kept by what decides it: a launch that would not fit is refused."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from src import paths
+from src.config import RunConfig, with_absolute_paths, with_overrides
+from src.runs.processes import FileLock, child_environment
+from src.runs.slots import environment, gpus, slot_count, slot_lock
+from src.units import duration
+
+# Settings that change neither the memory of a step nor its time.
+FREE = {
+    "training": {"max_steps", "learning_rate", "label_smoothing", "max_grad_norm", "logging_steps",
+                 "seed"},
+    "lora": {"alpha"},
+    "evaluation": {"eval_steps", "max_rows"},
+}  # fmt: skip
+SECTIONS = ("backend", "engine", "model", "lora", "data", "training", "evaluation")
+
+
+class CannotMeasure(ValueError):
+    """Why no measurement was made, and what can be done."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run takes, or `adapters` of them in one process. Of a run that does not fit only the
+    memory is known."""
+
+    fits: bool
+    adapters: int
+    engine: str | None  # that trained
+    peak_gib: float
+    room_gib: float  # there is so much
+    rows: dict[str, int]  # to score, of validation and test
+    start_seconds: float | None = None  # to the first step, with a score of one batch
+    step_seconds: float | None = None  # of all adapters together, on the longest rows
+    evaluation_seconds: float | None = None  # of one batch of the longest rows
+    largest: dict[str, Any] = field(default_factory=dict)  # settings that fit instead, if any do
+
+    def seconds(self, config: RunConfig) -> float:
+        """From launch to end, at most: rows and answers count as if all were the longest."""
+        assert self.start_seconds is not None
+        assert self.step_seconds is not None and self.evaluation_seconds is not None
+        every, last = config.evaluation.eval_steps, config.training.max_steps
+        rows = min(self.rows["validation"], config.evaluation.max_rows or math.inf)
+        size = config.evaluation.batch_size
+        # Before the first step, at intervals, after the last, and of the best one once more.
+        scored = (2 + math.ceil(last / every)) * math.ceil(rows / size)
+        scored += math.ceil(self.rows["test"] / size)
+        return self.start_seconds + last * self.step_seconds + scored * self.evaluation_seconds
+
+    def sentence(self, config: RunConfig) -> str:
+        """`takes 4 min 10 s at most, ...`, of a run that fits."""
+        return (
+            f"takes {duration(self.seconds(config))} at most: {self.step_seconds:.3g} s a step on "
+            f"the longest rows ({self.engine} engine), {self.peak_gib:.1f} of the "
+            f"{self.room_gib:.1f} GiB there are"
+        )
+
+    def problems(self, config: RunConfig) -> dict[str, str]:
+        """{setting: sentence} where it does not fit; empty where it does."""
+        if self.fits:
+            return {}
+        rows = config.training.per_device_train_batch_size
+        text = (
+            f"a micro-batch of {rows:,} of the longest rows takes more than the "
+            f"{self.room_gib:.1f} GiB there are"
+        )
+        if self.largest:
+            text += "; what fits: " + ", ".join(f"{k} {v}" for k, v in self.largest.items())
+        else:
+            text += ", and so does a single row: take a smaller model, fewer target modules or "
+            text += "gradient_checkpointing"
+        return {"training.per_device_train_batch_size": text}
+
+
+def kept(config: RunConfig, *, adapters: int = 1) -> Measured | None:
+    """What is known of this config on this machine."""
+    try:
+        return Measured(**json.loads(_file(config, adapters).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
+    """Measure and keep it; seconds to a minute. CannotMeasure while all slots train, or where the
+    config cannot train at all."""
+    slot = next((s for s in range(slot_count()) if (_lock := FileLock(slot_lock(s))).acquire()), -1)
+    if slot < 0:
+        raise CannotMeasure(
+            "a run is training, and beside it neither time nor memory can be measured; wait for "
+            "its end or stop it"
+        )
+    try:
+        found = _tried(config, adapters, slot)
+        if not found.fits and adapters == 1:
+            for changes in smaller(config, found.engine):
+                if _tried(with_overrides(config.model_dump(), changes), 1, slot).fits:
+                    found.largest.update(changes)
+                    break
+    finally:
+        _lock.release()
+    file = _file(config, adapters)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(asdict(found)))
+    part.replace(file)
+    return found
+
+
+def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
+    """The same training in less memory, largest first: smaller micro-batches, and more of them."""
+    name, other = "per_device_train_batch_size", "gradient_accumulation_steps"
+    rows, times = getattr(config.training, name), getattr(config.training, other)
+    changes: dict[str, Any] = {}
+    if engine == "packed":  # it takes a whole step's rows at once
+        changes = {"engine": "trl"}
+        yield changes
+    while rows > 1:
+        divisor = next(d for d in range(2, rows + 1) if rows % d == 0)
+        rows, times = rows // divisor, times * divisor
+        yield changes | {f"training.{name}": rows, f"training.{other}": times}
+
+
+def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
+    asked = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
+    done = subprocess.run(
+        [sys.executable, "-m", "src.training.preflight"],
+        input=json.dumps(asked),
+        cwd=paths.ROOT,
+        env=child_environment(**environment(slot)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
+        # Killed for memory, or C++ had none to allocate.
+        there = psutil.virtual_memory().total / 2**30
+        return Measured(False, adapters, None, there, there, {})
+    try:
+        found = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        raise CannotMeasure(f"the measurement ended with {last}") from None
+    if "error" in found:
+        raise CannotMeasure(found["error"])
+    return Measured(adapters=adapters, **found)
+
+
+def _file(config: RunConfig, adapters: int) -> Path:
+    values = config.model_dump(mode="json", include=set(SECTIONS), exclude=FREE)
+    machine = list(gpus().values()) or [f"{os.cpu_count()} {psutil.virtual_memory().total}"]
+    key = json.dumps([values, config.optimizer.name, machine, adapters], sort_keys=True)
+    return paths.results() / "preflight" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"

@@ -1,0 +1,201 @@
+"""Tries a run before its launch: a few real steps on its longest rows, then an evaluation of the
+longest, in a process of its own that may run out of memory.
+
+`python -m src.training.preflight` reads {"config": {...}, "adapters": 1} from standard input and
+prints what it found as one JSON document, a `Trial` of src/runs/preflight.py. With more adapters
+than one, that many are trained at once by the packed engine.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from src.config import RunConfig, parse_config, with_overrides
+from src.training.data_loaders import Splits, load_splits
+
+STEPS = 3
+GIB = 2**30
+
+
+class Clock:
+    """A reporter that notes when what was done."""
+
+    def __init__(self) -> None:
+        self.begun_training: list[float] = []
+        self.trained: dict[int, float] = {}  # {step: its end}
+        self.scored: dict[int, float] = {}
+        self.told: dict[str, Any] = {}
+        self.warned: list[str] = []
+
+    def phase(self, text: str) -> None:
+        if text == "training":
+            self.begun_training.append(time.perf_counter())
+
+    def used(self, values: Mapping[str, Any]) -> None:
+        self.told.update(values)
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if "train/loss" in values:
+            self.trained[step] = time.perf_counter()
+
+    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
+        if split == "validation":
+            self.scored.setdefault(step, time.perf_counter())
+
+    def checkpoint(self, step: int, path: Path, is_best: bool) -> None: ...
+    def checkpoint_removed(self, step: int) -> None: ...
+
+    def warning(self, step: int, text: str) -> None:
+        self.warned.append(text)
+
+
+def shortened(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
+    """`config` for 2 x STEPS steps on its longest rows, which are written into `folder`. The first
+    half warms up; the second is measured."""
+    training = config.training
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    kept = {"train": rows, "validation": config.evaluation.batch_size, "test": 1}
+    for split, count in kept.items():
+        frame = splits[split]
+        lengths = (frame["question"].str.len() + frame["answer"].str.len()).sort_values()
+        longest = frame.loc[lengths.index[-count:], ["question", "answer"]]
+        longest.to_json(folder / f"{split}.jsonl", orient="records", lines=True)
+    changes: dict[str, Any] = {
+        "data.path": str(folder),
+        "data.hub_id": None,
+        "training.max_steps": 2 * STEPS,
+        "training.logging_steps": 1,
+        "scheduler.warmup_steps": 0,
+        "evaluation.eval_steps": STEPS,
+        "evaluation.max_rows": None,
+        "checkpointing.save_steps": 2 * STEPS,
+        "early_stopping.metric": "val/loss",
+        "early_stopping.min_delta": 1e9,  # no better one that would be saved between the steps
+        "early_stopping.patience": None,
+        "early_stopping.target": None,
+        "early_stopping.plateau_evaluations": None,
+        "early_stopping.divergence_factor": None,
+        "early_stopping.criteria": [],
+        "supervision.self_heal": False,
+    }
+    return with_overrides(config.model_dump(), changes)
+
+
+def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
+    """What `adapters` runs of this config take at once."""
+    started = time.perf_counter()
+    room = _bounded()
+    splits = load_splits(**config.data.model_dump(include={"task", "path", "hub_id", "revision"}))
+    clocks = [Clock() for _ in range(adapters)]
+    found: dict[str, Any] = {
+        "fits": False,
+        "engine": None,
+        "rows": {split: len(splits[split]) for split in ("validation", "test")},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        short = shortened(config, folder, splits)
+        try:
+            _train(short, clocks, folder)
+            clock, last = clocks[0], 2 * STEPS
+            warm = next(at for at in clock.begun_training if at >= clock.scored[STEPS])
+            found |= {
+                "fits": True,
+                # With one evaluation of one batch.
+                "start_seconds": clock.begun_training[0] - started,
+                "step_seconds": (clock.trained[last] - warm) / STEPS,
+                "evaluation_seconds": clock.scored[last] - clock.trained[last],  # of one batch
+            }
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+    found["engine"] = clocks[0].told.get("engine")
+    return found | _memory(room)
+
+
+def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
+    from src.training.packed import Trial, train_pack
+    from src.training.train import train
+
+    if len(clocks) == 1:
+        train(config, clocks[0], output_dir=folder / "out", checkpoints_dir=folder / "steps")
+        return
+    trials = [
+        Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
+        for i, clock in enumerate(clocks)
+    ]
+    for _, outcome in train_pack(trials):
+        if isinstance(outcome, Exception):
+            raise outcome
+    if any("out of GPU memory" in text for text in clocks[0].warned):
+        raise MemoryError(clocks[0].warned[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    texts = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in texts
+    )
+
+
+def _bounded() -> int | None:
+    """On a machine without a GPU, keep this process within the memory that is free now, so that it
+    fails where a run would drive the machine to swap or kill; the bound in bytes."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):
+        # A container's bound, which psutil does not know.
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, most - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = min([free, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    return bound
+
+
+def _memory(room: int | None) -> dict[str, float]:
+    """GiB that were taken at most, and that there are."""
+    import torch
+
+    if room is None:
+        taken, there = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
+    else:
+        taken, there = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, room
+    return {"peak_gib": taken / GIB, "room_gib": there / GIB}
+
+
+def main() -> int:
+    asked = json.load(sys.stdin)
+    # Libraries print on standard output, which is for the answer.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        found = tried(parse_config(asked["config"]), asked["adapters"])
+    except (ValueError, OSError) as error:
+        found = {"error": str(error)}
+    json.dump(found, answer)
+    answer.flush()
+    # Leave at once, as a trainer does.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
