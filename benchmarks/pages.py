@@ -123,10 +123,16 @@ def slip(word: str, noise: random.Random) -> str:
 def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], tuple[str, str]]]:
     """{what is opened: a page's name and query, of other runs at each call}."""
 
-    def of(page: str, **query: str) -> Callable[[], tuple[str, str]]:
+    def of(page: str, **query: str | list[str]) -> Callable[[], tuple[str, str]]:
+        def drawn(value: str) -> str:
+            return noise.choice(ids) if value == "RUN" else value
+
         def made() -> tuple[str, str]:
-            chosen = {k: noise.choice(ids) if v == "RUN" else v for k, v in query.items()}
-            return page, urlencode(chosen)
+            chosen = {
+                k: [drawn(v) for v in value] if isinstance(value, list) else drawn(value)
+                for k, value in query.items()
+            }
+            return page, urlencode(chosen, doseq=True)
 
         return made
 
@@ -134,6 +140,7 @@ def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], t
         "Overview": of(""),
         "Launch": of("launch"),
         "Monitor": of("monitor", run="RUN"),
+        "Compare, six runs": of("compare", run=["RUN"] * 6),
         "Errors": of("errors", run="RUN"),
         "Errors, filtered by kind and length": of("errors", run="RUN", kind="omission", length="8"),
         "Errors, two runs beside each other": of("errors", run="RUN", vs="RUN"),

@@ -39,8 +39,10 @@ from src.runs.launcher import CheckpointNeeded
 from src.runs.lineage import CannotResume
 from src.runs.processes import FileLock
 from src.runs.table import Run, Status
+from src.sweeps import planner
 from src.training import checkpointing
 from src.training.data_loaders import DataError
+from src.units import duration
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -195,6 +197,47 @@ def measure(
         err.print(f"[red]error:[/] {escape(text)}", highlight=False)
     if problems:
         raise typer.Exit(DID_NOT_COMPLETE)
+
+
+@app.command()
+@told
+def plan(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, a run each.")
+    ],
+    changes: Set = [],  # noqa: B006
+    start: Annotated[bool, typer.Option("--launch", help="Launch the runs as planned.")] = False,
+    all_of_them: Annotated[
+        bool, typer.Option("--all", help="Train those too that take the same steps as another.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which runs would share a process and what that takes, from a measurement of one and of a
+    few of them."""
+    overrides = dict(parse_override(text) for text in changes)
+    configs = [load_config(file, overrides=overrides) for file in files]
+    for config in configs:
+        launcher.check(config)
+    with err.status("three steps of one run and of a few"):
+        found = planner.plan(configs, once=not all_of_them)
+    launched = planner.launch(found, configs) if start else []
+    launcher.fill_slots()
+    if as_json:
+        print_json(asdict(found) | {"seconds": found.seconds, "launched": launched})
+        return
+    table = Table("runs", "at once", "engine", "at most", "GiB", "why", box=None,
+                  header_style="bold")  # fmt: skip
+    for pack in found.packs:
+        table.add_row(
+            f"{len(pack.members):,}", f"{pack.size:,}", pack.engine, duration(pack.seconds),
+            f"{pack.peak_gib:.1f} of {pack.room_gib:.1f}", escape(pack.why),
+        )  # fmt: skip
+    out.print(table)
+    for place, first in found.duplicates.items():
+        text = f"{files[place]} takes the same steps as {files[first]}"
+        out.print(escape(text + ("" if all_of_them else " and is left out (--all trains both)")))
+    for run_id in launched:
+        out.print(f"{find(run_id).status} {run_id}", highlight=False)
 
 
 def finish(run_id: str, *, wait: bool, as_json: bool) -> None:

@@ -249,6 +249,9 @@ class RunConfig(Section):
     and PEFT elsewhere."""
     engine: Literal["auto", "trl", "packed"]
     """What trains: trl is TRL's SFTTrainer; packed trains many adapters at once; auto picks."""
+    pack_size: int = Field(ge=1, le=1024)
+    """Runs that engine packed trains at once in one process, at most: those in the queue that have
+    the same base model, target modules, precision and optimizer."""
     model: ModelConfig
     lora: LoraConfig
     data: DataConfig

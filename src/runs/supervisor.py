@@ -36,7 +36,7 @@ from src.runs.slots import environment, slot_lock
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.trainer import DISK_FULL
-from src.training.engines import SLOTS, pack_key
+from src.training.engines import pack_key
 
 LOG_BYTES = 32 * 2**20
 
@@ -98,7 +98,7 @@ class Supervision:
         if config.engine == "packed":
             self.pack = pack_key(config)
             self.join(first)
-            self.recruit(SLOTS - 1)
+            self.recruit(config.pack_size - 1)
         (paths.output_dir(run_id) / "result.json").unlink(missing_ok=True)
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = subprocess.Popen(

@@ -8,13 +8,12 @@ from src.config import RunConfig
 from src.models.shapes import SHAPES, shape_problem
 from src.paths import base_model
 
-SLOTS = 64  # adapters of a pack: beyond it a GPU is full, and only memory grows
-
 
 def pack_key(config: RunConfig) -> tuple[Any, ...]:
     """What the members of one pack must have in common."""
     return (
         config.engine,
+        config.pack_size,
         base_model(config.model.name),
         config.model.revision,
         tuple(sorted(config.lora.target_modules or ())),

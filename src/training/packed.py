@@ -36,7 +36,7 @@ from src.models.utils import ModelError
 from src.paths import base_model
 from src.training import checkpointing, scoring
 from src.training.data_loaders import Splits, load_splits
-from src.training.engines import SLOTS, packed_problems
+from src.training.engines import packed_problems
 from src.training.sampling import Shuffled
 from src.training.stopping import Diverged, History, Rules, divergence, stopping_problems
 from src.training.train import TrainingError, how_exact
@@ -225,7 +225,7 @@ class _Engine:
         if not trials:
             raise TrainingError("a pack needs at least one trial")
         self.queue: deque[Trial | _Run] = deque(trials)
-        self.slots = slots or min(len(trials), SLOTS)
+        self.slots = slots or min(len(trials), trials[0].config.pack_size)
         self.more, self.ended = more, ended
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(

@@ -137,7 +137,7 @@ def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
         Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
         for i, clock in enumerate(clocks)
     ]
-    for _, outcome in train_pack(trials):
+    for _, outcome in train_pack(trials, slots=len(trials)):
         if isinstance(outcome, Exception):
             raise outcome
     if any("out of GPU memory" in text for text in clocks[0].warned):

@@ -1,0 +1,197 @@
+"""Which runs share a process, how many at once, and what that takes.
+
+Predicted from a measurement of one and of a few adapters (src/runs/preflight.py), and set against
+what it took.
+"""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from src import paths
+from src.config import RunConfig
+from src.runs import launcher, store
+from src.runs.preflight import Measured, kept, measure
+from src.runs.table import Status
+from src.training.engines import pack_key, packed_problems
+
+FEW = 4  # adapters of the second measurement
+MEMORY = 0.9  # share of the memory that a plan may fill
+PAYS = 0.95  # a pack must take less than this share of the time of its runs one by one
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs that are trained in one process, `size` at a time, or one by one where `size` is 1."""
+
+    members: list[int]  # places in the list that was planned
+    size: int
+    engine: str
+    seconds: float  # predicted
+    seconds_one_by_one: float
+    peak_gib: float
+    room_gib: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Packs, and {place: the earlier place that takes the same steps}."""
+
+    packs: list[Pack]
+    duplicates: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of all packs, one after the other."""
+        return sum(pack.seconds for pack in self.packs)
+
+
+def plan(configs: Sequence[RunConfig], *, once: bool = True) -> Plan:
+    """How to train these configs. Measures what is not known yet: seconds to minutes.
+
+    With `once`, of several that take the same steps only the first is trained.
+    """
+    same = duplicates(configs)
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for place, config in enumerate(configs):
+        if not (once and place in same):
+            alike[_alike(config)].append(place)
+    packs = [_pack(places, [configs[place] for place in places]) for places in alike.values()]
+    return Plan(packs, same)
+
+
+def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
+    """{place: the first place that takes the same steps}, but for rounding: the same rows a step,
+    in whatever micro-batches. With dropout these draw other masks, so they are other runs."""
+    first: dict[str, int] = {}
+    found = {}
+    for place, config in enumerate(configs):
+        values = config.model_dump(mode="json", exclude={"name", "tracking", "supervision"})
+        training = values["training"]
+        if not config.lora.dropout:
+            training["rows"] = rows_a_step(config)
+            del training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
+        there = first.setdefault(json.dumps(values, sort_keys=True), place)
+        if there != place:
+            found[place] = there
+    return found
+
+
+def rows_a_step(config: RunConfig) -> int:
+    training = config.training
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps
+
+
+def _alike(config: RunConfig) -> tuple[Any, ...]:
+    """What the runs of one pack have in common, if they are not to wait for each other: what the
+    engine needs, and rows of the same number and length."""
+    data = tuple(config.data.model_dump().items())
+    packed = config.model_copy(update={"engine": "packed", "pack_size": 1})
+    return (*pack_key(packed), data, rows_a_step(config), config.engine == "trl")
+
+
+def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
+    """How to train configs that are alike."""
+    # The one that takes the most memory speaks for all.
+    heaviest = max(configs, key=lambda config: config.lora.r)
+    engine = heaviest.engine if len(configs) == 1 or heaviest.engine == "trl" else "auto"
+    alone = _known(heaviest.model_copy(update={"engine": engine}))
+    slow = sum(alone.seconds(config) for config in configs) if alone.fits else math.inf
+
+    def one_by_one(why: str) -> Pack:
+        return Pack(places, 1, engine, slow, slow, alone.peak_gib, alone.room_gib, why)
+
+    if len(configs) == 1:
+        return one_by_one("nothing to share a process with")
+    if heaviest.engine == "trl":
+        return one_by_one("engine trl was asked for")
+    if problems := packed_problems(heaviest):
+        return one_by_one(next(iter(problems.values())))
+    packed = heaviest.model_copy(update={"engine": "packed"})
+    count = min(FEW, len(configs))
+    one, few = _known(packed), _known(packed, adapters=count)
+    if not (one.fits and few.fits):
+        return one_by_one(f"not even {count} at once fit into {few.room_gib:.1f} GiB")
+    each = max(few.peak_gib - one.peak_gib, 1e-6) / (count - 1)
+    room = int((MEMORY * few.room_gib - one.peak_gib) / each) + 1
+    size = max(1, min(len(configs), heaviest.pack_size, room))
+    fast = pack_seconds(configs, size, one, few)
+    if fast > PAYS * slow:
+        return one_by_one(f"{size} at once would take {fast / slow:.0%} of the time one by one")
+    why = f"{slow / fast:.1f} times faster than one by one"
+    peak = one.peak_gib + (size - 1) * each
+    return Pack(places, size, "packed", fast, slow, peak, few.room_gib, why)
+
+
+def _known(config: RunConfig, *, adapters: int = 1) -> Measured:
+    return kept(config, adapters=adapters) or measure(config, adapters=adapters)
+
+
+def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Measured) -> float:
+    """Seconds of a pack of `size` slots that the queue refills, at most: see Measured.seconds."""
+    assert one.step_seconds and few.step_seconds and few.start_seconds
+    assert one.evaluation_seconds is not None and few.evaluation_seconds is not None
+    more = max(few.step_seconds - one.step_seconds, 0.0) / (few.adapters - 1)
+    total = few.start_seconds
+    waiting = [config.training.max_steps for config in configs]
+    slots, waiting = waiting[:size], waiting[size:]
+    while slots:
+        steps = min(slots)
+        total += steps * (one.step_seconds + (len(slots) - 1) * more)
+        left = [n - steps for n in slots]
+        slots = [n for n in left if n]
+        refill = len(left) - len(slots)
+        slots, waiting = slots + waiting[:refill], waiting[refill:]
+    # A run's share of the evaluations of a few; what it takes beyond its steps.
+    share = few.evaluation_seconds / few.adapters
+    for config in configs:
+        own = few.seconds(config) - few.start_seconds
+        own -= config.training.max_steps * few.step_seconds
+        total += own * share / few.evaluation_seconds
+    return total
+
+
+# --- launch, and what became of the prediction ----------------------------------------------------
+
+
+def launch(found: Plan, configs: Sequence[RunConfig]) -> list[str]:
+    """Launch as planned; the ids of the runs, pack by pack."""
+    launched = []
+    for pack in found.packs:
+        changes = {"engine": pack.engine, "pack_size": pack.size}
+        ids = launcher.launch_all(
+            [configs[place].model_copy(update=changes) for place in pack.members]
+        )
+        file = paths.results() / "plans" / f"{ids[0]}.json"
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(json.dumps({"at": time.time(), "runs": ids, **asdict(pack)}))
+        launched += ids
+    return launched
+
+
+def outcomes() -> list[dict[str, Any]]:
+    """Every launched pack: what was predicted, and what it took once all its runs ended."""
+    files = sorted(
+        (paths.results() / "plans").glob("*.json"), key=lambda file: file.stat().st_mtime
+    )
+    with store.reading() as session:
+        return [_outcome(session, json.loads(file.read_text())) for file in files]
+
+
+def _outcome(session: store.Session, pack: dict[str, Any]) -> dict[str, Any]:
+    runs = store.runs_of(session, pack["runs"])
+    done = [run for run in runs if Status(run.status).ended]
+    took = gib = None
+    if done and len(done) == len(runs):
+        took = max(run.ended_at or 0.0 for run in done) - min(
+            run.started_at or run.created_at for run in done
+        )
+        latest = store.latest_metrics(session, [run.id for run in runs])
+        names = ("gpu/memory_gib", "cpu/memory_gib")
+        gib = max((v for own in latest.values() for n in names if (v := own.get(n))), default=None)
+    return pack | {"took_seconds": took, "took_gib": gib, "ended": len(done)}

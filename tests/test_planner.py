@@ -1,0 +1,149 @@
+"""Before a launch: what a run takes, which runs share a process, and that neither is a guess."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from src.config import ConfigError, RunConfig, load_config
+from src.paths import ROOT
+from src.runs import launcher, preflight, slots
+from src.runs.processes import FileLock
+from src.runs.table import Status
+from src.sweeps import planner
+from tests.live import command, ended, wait
+
+pytestmark = pytest.mark.skipif(bool(slots.gpus()), reason="the bounds here are those of a CPU")
+
+
+@pytest.fixture
+def packed(small: dict[str, Any]) -> dict[str, Any]:
+    return small | {"engine": "packed", "lora.dropout": 0.0, "training.max_steps": 40,
+                    "evaluation.eval_steps": 20}  # fmt: skip
+
+
+def config_of(settings: dict[str, Any], **changes: Any) -> RunConfig:
+    own = {name.replace("__", "."): value for name, value in changes.items()}
+    return load_config(overrides=settings | own)
+
+
+def limited(gib: float, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The command line in a process that may have so much memory."""
+    bound = ["prlimit", f"--data={int(gib * 2**30)}", sys.executable, "-m", "src.cli"]
+    return subprocess.run([*bound, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def long_rows(home: Path) -> Iterator[Path]:
+    file = home / "long.jsonl"
+    rows = [{"question": f"Spell {i} " + "word " * 400, "answer": "a b"} for i in range(700)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    yield file
+
+
+def test_what_was_measured_is_kept_for_configs_that_take_the_same(
+    small: dict[str, Any],
+) -> None:
+    config = config_of(small, training__max_steps=30, evaluation__eval_steps=10)
+    assert preflight.kept(config) is None
+    found = preflight.measure(config)
+    assert found.fits and found.engine == "trl" and 0.1 < found.peak_gib < found.room_gib
+    assert found.step_seconds and found.step_seconds > 0
+    assert preflight.kept(config_of(small, training__learning_rate=1e-5)) == found
+    assert preflight.kept(config_of(small, training__per_device_train_batch_size=2)) is None
+    longer = config_of(small, training__max_steps=60, evaluation__eval_steps=20)
+    steps = 30 * found.step_seconds
+    assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
+    assert "s a step" in found.sentence(config)
+    # What it predicts holds, but for a machine that others use meanwhile.
+    done = wait(launcher.launch(config), ended)
+    assert done.status == Status.COMPLETED and done.ended_at and done.started_at
+    assert done.ended_at - done.started_at < 3 * found.seconds(config) + 10
+
+
+def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
+    small: dict[str, Any], long_rows: Path
+) -> None:
+    much = {
+        "data.path": str(long_rows), "model.max_length": 1024,
+        "training.per_device_train_batch_size": 256,
+    }  # fmt: skip
+    sets = [f"--set={name}={value}" for name, value in (small | much).items()]
+    told = limited(3.0, "preflight", *sets, "--json")
+    assert told.returncode == 1, told.stderr
+    found = json.loads(told.stdout)
+    assert not found["fits"] and found["room_gib"] <= 3.0
+    rows = found["largest"]["training.per_device_train_batch_size"]
+    times = found["largest"]["training.gradient_accumulation_steps"]
+    assert rows < 256 and rows * times == 256
+    with pytest.raises(ConfigError, match=f"what fits.*size {rows}"):
+        launcher.check(config_of(small | much))
+    # And what was offered does fit.
+    offered = [f"--set={name}={value}" for name, value in found["largest"].items()]
+    assert json.loads(limited(3.0, "preflight", *sets, *offered, "--json").stdout)["fits"]
+
+
+def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
+    small: dict[str, Any],
+) -> None:
+    slot = FileLock(slots.slot_lock(0))
+    assert slot.acquire()
+    with pytest.raises(preflight.CannotMeasure, match="a run is training"):
+        preflight.measure(config_of(small))
+    slot.release()
+    with pytest.raises(preflight.CannotMeasure, match="no such file"):
+        preflight.measure(config_of(small, data__path="/nowhere.csv"))
+
+
+def test_the_same_steps_in_other_micro_batches_are_duplicates(small: dict[str, Any]) -> None:
+    small = small | {"lora.dropout": 0.0}
+    size, times = "training__per_device_train_batch_size", "training__gradient_accumulation_steps"
+    configs = [
+        config_of(small, **{size: 4, times: 8}),
+        config_of(small, **{size: 32, times: 1}, name="another name"),
+        config_of(small, **{size: 32, times: 1}, training__seed=1),
+        config_of(small, **{size: 4, times: 8}, lora__dropout=0.1),
+        config_of(small, **{size: 32, times: 1}, lora__dropout=0.1),
+        config_of(small, **{size: 16, times: 1}),
+    ]
+    assert planner.duplicates(configs) == {1: 0}
+
+
+def test_packs_are_planned_launched_and_set_against_what_they_took(
+    home: Path, packed: dict[str, Any]
+) -> None:
+    changes: list[dict[str, Any]] = [
+        {"lora.r": 2},
+        {"lora.r": 8, "training.learning_rate": 1e-3},
+        {"lora.r": 8, "training.max_steps": 20},
+        {"lora.r": 2, "training.per_device_train_batch_size": 8,
+         "training.gradient_accumulation_steps": 2},
+        {"lora.r": 4, "engine": "trl"},
+    ]  # fmt: skip
+    files = []
+    for number, own in enumerate(changes):
+        config = load_config(overrides=packed | own | {"name": f"run {number}"})
+        files.append(str(home / f"{number}.yaml"))
+        Path(files[-1]).write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    told = json.loads(command("plan", *files, "--launch", "--json").stdout)
+    assert told["duplicates"] == {"3": 0}
+    by_members = {tuple(pack["members"]): pack for pack in told["packs"]}
+    assert set(by_members) == {(0, 1, 2), (4,)}
+    pack, alone = by_members[0, 1, 2], by_members[(4,)]
+    # Three tiny runs: what they share is the start of a process.
+    assert (pack["engine"], pack["size"]) == ("packed", 3)
+    assert pack["seconds"] < pack["seconds_one_by_one"]
+    assert (alone["engine"], alone["size"]) == ("trl", 1)
+    runs = [wait(run_id, ended) for run_id in told["launched"]]
+    assert {run.status for run in runs} == {Status.COMPLETED}
+    assert len({run.trainer_pid for run in runs}) == 2
+    outcomes = {len(outcome["runs"]): outcome for outcome in planner.outcomes()}
+    assert outcomes[3]["took_seconds"] < 3 * outcomes[3]["seconds"] + 10
+    there = psutil.virtual_memory().total / 2**30
+    assert 0 < outcomes[3]["took_gib"] < there
