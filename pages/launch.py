@@ -17,8 +17,8 @@ from src.config import (
     steps_per_epoch,
     stored_config,
 )
-from src.panel import data, form, parts
-from src.runs import launcher, lineage, store
+from src.panel import data, form, measure, parts
+from src.runs import launcher, lineage, preflight, store
 from src.runs.table import Run
 
 SAME_PRESS_SECONDS = 2.0
@@ -42,11 +42,13 @@ def page() -> None:
         problems = fork_problems(config) | data.out_of_reach(config, base)
     if config and not problems:
         seen, outside = data.check(config)
-        problems = outside
+        problems = outside or preflight.refused(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
         to_mend(problems, checked=bool(outside))
+        if config:
+            measure.draw(config, held=bool(outside))
         if config:
             sizes(config, seen)
         form.draw_changes(origin, base, texts)

@@ -139,6 +139,8 @@ def launch(
         loaded = load_config(file, preset=preset, overrides=overrides)
         for note in data_notes(launcher.check(loaded)):
             err.print(f"note: {note}", highlight=False)
+        if problems := preflight.refused(loaded):
+            raise ConfigError(problems)
         return loaded
 
     if len(files) < 2:

@@ -83,7 +83,7 @@ def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
     times = found["largest"]["training.gradient_accumulation_steps"]
     assert rows < 256 and rows * times == 256
     with pytest.raises(ConfigError, match=f"what fits.*size {rows}"):
-        launcher.check(config_of(small | much))
+        launcher.launch(config_of(small | much))
     # And what was offered does fit.
     offered = [f"--set={name}={value}" for name, value in found["largest"].items()]
     assert json.loads(limited(3.0, "preflight", *sets, *offered, "--json").stdout)["fits"]

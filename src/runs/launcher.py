@@ -63,9 +63,6 @@ def check(config: RunConfig) -> dict[str, Any]:
                 f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
                 f"{seen['tokens']['max']:,}; raise it or shorten the rows"
             )
-    # Only settings that could train are worth what a measurement found of them.
-    if not problems and (known := preflight.kept(config)):
-        problems |= known.problems(config)
     if problems:
         raise ConfigError(problems)
     return seen
@@ -78,7 +75,11 @@ def launch(config: RunConfig) -> str:
 
 
 def launch_all(configs: Sequence[RunConfig]) -> list[str]:
-    """`launch` several runs together, so that those that may share a pack do; their ids."""
+    """`launch` several runs together, so that those that may share a pack do; their ids.
+    ConfigError, and nothing is launched, where one is known not to fit into memory."""
+    for config in configs:
+        if problems := preflight.refused(config):
+            raise ConfigError(problems)
     store.keep_reserve()
     with store.writing() as session:
         run_ids = [store.enqueue(session, with_absolute_paths(config)).id for config in configs]

@@ -91,7 +91,7 @@ class Measured:
 def kept(config: RunConfig, *, adapters: int = 1) -> Measured | None:
     """What is known of this config on this machine."""
     try:
-        return Measured(**json.loads(_file(config, adapters).read_text()))
+        return Measured(**json.loads(file_of(config, adapters).read_text()))
     except FileNotFoundError:
         return None
 
@@ -114,7 +114,7 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
                     break
     finally:
         _lock.release()
-    file = _file(config, adapters)
+    file = file_of(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = file.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(asdict(found)))
@@ -161,7 +161,14 @@ def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
     return Measured(adapters=adapters, **found)
 
 
-def _file(config: RunConfig, adapters: int) -> Path:
+def refused(config: RunConfig) -> dict[str, str]:
+    """{setting: sentence} where it is known not to fit."""
+    found = kept(config)
+    return found.problems(config) if found else {}
+
+
+def file_of(config: RunConfig, adapters: int = 1) -> Path:
+    """Where a measurement is kept: its name changes with what decides memory and time."""
     values = config.model_dump(mode="json", include=set(SECTIONS), exclude=FREE)
     machine = list(gpus().values()) or [f"{os.cpu_count()} {psutil.virtual_memory().total}"]
     key = json.dumps([values, config.optimizer.name, machine, adapters], sort_keys=True)
