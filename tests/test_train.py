@@ -302,6 +302,7 @@ def test_retention_keeps_forks_and_a_quota_spares_best_and_last_two(tmp_path: Pa
 NOT_OF_THE_TRAINER = {
     "name": "names the run",
     "engine": "picks who trains",
+    "pack_size": "picks who trains beside it",
     "supervision.auto_resume": "is the reconciler's",
     "tracking.mode": "tells another service",
     "tracking.project": "tells another service",

@@ -1,12 +1,17 @@
 """What a run would take, measured beside the Launch page, shown there and kept."""
 
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
 
 import streamlit as st
+import yaml
 
+from src import paths
 from src.config import RunConfig
-from src.runs import launcher, preflight
+from src.runs import preflight
 
 POLL_SECONDS = 0.5
 
@@ -39,8 +44,15 @@ def draw(config: RunConfig, *, held: bool) -> None:
 
 
 def _measure(config: RunConfig) -> None:
-    preflight.measure(config)
-    launcher.fill_slots()  # what was launched meanwhile had to wait
+    """`spelltune preflight`: a lock belongs to a process, and the panel's own looks at the slots
+    would let go of one that it held."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(config.model_dump(mode="json"), file)
+        file.flush()
+        command = [sys.executable, "-m", "src.cli", "preflight", file.name, "--json"]
+        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        raise preflight.CannotMeasure(done.stderr.strip().removeprefix("error: "))
 
 
 def _look(running: Future[None]) -> None:
