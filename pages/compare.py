@@ -41,17 +41,17 @@ def page() -> None:
 def view(ids: Sequence[str], living: bool) -> None:
     with store.reading() as session:
         runs = store.runs_of(session, ids)
-        found = comparison.compare(session, runs, most_adapters=MOST_ADAPTERS)
+        found = comparison.compare(session, runs, most_adapters=0)
     if len(runs) < len(ids) or living and all(Status(run.status).ended for run in runs):
         st.rerun()  # one was deleted, or all have ended
-    verdicts(found, len(runs))
+    verdicts(found, runs)
     shown = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", **HIDDEN
     )
     {"Curves": curves, "Runs": numbers, "Settings": settings}.get(shown, parallel)(runs, found)
 
 
-def verdicts(found: Comparison, count: int) -> None:
+def verdicts(found: Comparison, runs: Sequence[Run]) -> None:
     if found.summary:
         st.html(f'<p class="claim"><b>{escape(found.summary)}.</b></p>')
     st.html(compare.score_table(found))
@@ -59,11 +59,13 @@ def verdicts(found: Comparison, count: int) -> None:
         st.html(compare.verdict_table(found.configs))
         compare.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
-        if found.adapters:
-            st.html(compare.verdict_table(found.adapters))
+        with store.reading() as session:
+            pairs = comparison.compare(session, runs, most_adapters=MOST_ADAPTERS).adapters
+        if pairs:
+            st.html(compare.verdict_table(pairs))
         else:
             why = f"up to {MOST_ADAPTERS} scored runs are compared adapter by adapter"
-            st.html(f'<p class="quiet">Here {why}; these are {count}.</p>')
+            st.html(f'<p class="quiet">Here {why}; these are {len(runs)}.</p>')
 
 
 def curves(runs: Sequence[Run], found: Comparison) -> None:

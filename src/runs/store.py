@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import pandas as pd
 import psutil
 from sqlalchemy import (
@@ -696,8 +697,15 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
         query = f"SELECT {columns} {known} ORDER BY step, attempt DESC"
     values = {"run": run_id, "name": name, "after": after_step}
     rows = session.connection().execute(text(query), values).all()
-    frame = pd.DataFrame(rows, columns=["step", "value", "at", "attempt"]).drop(columns="attempt")
-    return frame.astype({"step": "int64", "value": "float64", "at": "float64"})
+    # By column, as pandas takes ten times as long to look at each row.
+    steps, numbers, at, _ = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return pd.DataFrame(
+        {
+            "step": np.array(steps, dtype="int64"),
+            "value": np.array(numbers, dtype="float64"),
+            "at": np.array(at, dtype="float64"),
+        }
+    )
 
 
 def _kept(session: Session, run_id: str) -> str:
