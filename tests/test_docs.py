@@ -46,10 +46,11 @@ def test_every_command_that_needs_no_gpu_runs(
 ) -> None:
     """All `bash` blocks, page by page in one home; a `text` block after one is in what it says."""
     scratch = tmp_path_factory.mktemp("docs")
-    command = scratch / "bin" / "spelltune"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m src.cli "$@"\n')
-    command.chmod(0o755)
+    (scratch / "bin").mkdir()
+    for name, starts in (("spelltune", f"{sys.executable} -m src.cli"), ("python", sys.executable)):
+        command = scratch / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {starts} "$@"\n')
+        command.chmod(0o755)
     monkeypatch.setenv("PATH", str(command.parent), prepend=":")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("WANDB_MODE", "disabled")
