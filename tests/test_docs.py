@@ -53,7 +53,6 @@ def test_every_command_that_needs_no_gpu_runs(
         command.chmod(0o755)
     monkeypatch.setenv("PATH", str(command.parent), prepend=":")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("WANDB_MODE", "disabled")
     ran, said = 0, ""
     first = ROOT / "docs" / "training.md"  # the others look at its run
     try:

@@ -13,9 +13,9 @@ import pytest
 from src import paths
 from src.config import RunConfig, load_config
 from src.paths import ROOT
-from src.runs import tracking
+from src.runs import launcher, tracking
 from src.runs.tracking import End, Tracker, Wandb, resolve_mode
-from tests import panel_store
+from tests import live, panel_store
 
 
 def config_of(mode: str) -> RunConfig:
@@ -79,7 +79,7 @@ def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
     tracker.end(End())
     tracking.close([tracker])
     assert time.monotonic() - started < 2
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert ("did not answer" if what == "hangs" else "W&B gave up: ConnectionError") in said
 
 
@@ -240,3 +240,28 @@ def test_a_tracker_that_is_not_installed_is_refused_before_launch(
     problems = tracking.tracking_problems(asked)
     assert set(problems) == {"tracking.tracker", "tracking.tensorboard"}
     assert "pip install trackio" in problems["tracking.tracker"]
+
+
+def test_every_run_of_a_pack_has_its_own_run_its_own_files_and_says_so_in_its_own_log(
+    small: dict[str, Any], data: Path
+) -> None:
+    settings = small | live.FEW | {
+        "engine": "packed",
+        "tracking.mode": "offline",
+        "tracking.tensorboard": True,
+        "tracking.artifacts": True,
+    }  # fmt: skip
+    names = ("one", "two")
+    ids = launcher.launch_all([load_config(overrides=settings | {"name": n}) for n in names])
+    for run_id in ids:
+        assert live.wait(run_id, live.ended).status == "COMPLETED"
+    for run_id in ids:
+        folder = paths.output_dir(run_id)
+        (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+        kept = file.read_bytes()
+        assert run_id.encode() in kept and b"test/exact_match" in kept and b"-adapter" in kept
+        assert not any(other.encode() in kept for other in ids if other != run_id)
+        assert list(folder.glob("tensorboard/events.out.tfevents.*"))
+        assert (folder / "errors.csv").exists()
+        log = paths.log_file(run_id).read_text()
+        assert "W&B saved locally; `wandb sync" in log and "TensorBoard saved locally" in log

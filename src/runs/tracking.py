@@ -7,7 +7,6 @@ queue, and what a tracker raises or never answers is told in the run's log and o
 import importlib.util
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -84,10 +83,12 @@ class Sink(Protocol):
 
 
 class Tracker:
-    """Everything that a run sends elsewhere. No method waits, but for `close`."""
+    """Everything that a run sends elsewhere. No method waits. `say` takes a line for its log."""
 
-    def __init__(self, config: RunConfig, run_id: str, output_dir: Path):
-        self.channels = [_Channel(sink) for sink in sinks(config, run_id, output_dir)]
+    def __init__(
+        self, config: RunConfig, run_id: str, output_dir: Path, say: Callable[[str], None] = print
+    ):
+        self.channels = [_Channel(sink, say) for sink in sinks(config, run_id, output_dir, say)]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._put((step, dict(values)))
@@ -107,14 +108,15 @@ def close(trackers: Iterable[Tracker]) -> None:
     for channel in (channel for tracker in trackers for channel in tracker.channels):
         channel.thread.join(timeout=max(0.0, latest - time.monotonic()))
         if channel.thread.is_alive():
-            _warn(f"{channel.sink.name} did not answer; its last points stay in the run table")
+            name = channel.sink.name
+            channel.say(f"warning: {name} did not answer; its last points stay in the run table")
 
 
 class _Channel:
     """One sink, its queue and its thread."""
 
-    def __init__(self, sink: Sink):
-        self.sink = sink
+    def __init__(self, sink: Sink, say: Callable[[str], None]):
+        self.sink, self.say = sink, say
         self.points: queue.SimpleQueue[tuple[int, dict[str, float]] | End] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._send, name=sink.name, daemon=True)
         self.thread.start()
@@ -124,12 +126,14 @@ class _Channel:
             self.sink.start()
             while not isinstance(item := self.points.get(), End):
                 self.sink.log(*item)
-            print(self.sink.finish(item), flush=True)
+            self.say(self.sink.finish(item))
         except Exception as error:  # a tracker's failure of any kind must not end the run
-            _warn(f"{self.sink.name} gave up: {type(error).__name__}: {error}")
+            self.say(f"warning: {self.sink.name} gave up: {type(error).__name__}: {error}")
 
 
-def sinks(config: RunConfig, run_id: str, output_dir: Path) -> list[Sink]:
+def sinks(
+    config: RunConfig, run_id: str, output_dir: Path, say: Callable[[str], None]
+) -> list[Sink]:
     """The trackers that a config asks for."""
     asked = config.tracking
     found: list[Sink] = []
@@ -138,8 +142,8 @@ def sinks(config: RunConfig, run_id: str, output_dir: Path) -> list[Sink]:
         found.append(Trackio(config, run_id))
     elif mode != "off":
         if mode == "offline" and asked.mode == "online":
-            print("W&B has no key here, so this run is saved locally", flush=True)
-        found.append(Wandb(config, run_id, output_dir, mode))
+            say("W&B has no key here, so this run is saved locally")
+        found.append(Wandb(config, run_id, output_dir, mode, say))
     if asked.tensorboard:
         found.append(TensorBoard(output_dir / "tensorboard"))
     return found
@@ -181,10 +185,6 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
     return value
 
 
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
 # --- trackers -------------------------------------------------------------------------------------
 
 
@@ -199,8 +199,10 @@ class Wandb:
         run_id: str,
         output_dir: Path,
         mode: Literal["online", "offline"],
+        say: Callable[[str], None],
     ):
-        self.config, self.run_id, self.output_dir, self.mode = config, run_id, output_dir, mode
+        self.config, self.run_id, self.output_dir = config, run_id, output_dir
+        self.mode, self.say = mode, say
         self.run: Any = None
         self._folders: list[Path] = []  # what `wandb sync` takes
 
@@ -238,7 +240,7 @@ class Wandb:
         call()
 
     def _go_offline(self, error: Exception) -> None:
-        print(f"warning: W&B is out of reach ({type(error).__name__}); saving locally", flush=True)
+        self.say(f"warning: W&B is out of reach ({type(error).__name__}); saving locally")
         self.mode = "offline"
         # wandb's service holds the first id as in use, and to end it would end the other runs of a
         # pack.

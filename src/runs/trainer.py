@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from src import paths
@@ -30,13 +31,13 @@ class Attempt:
     """One attempt of one run in this process, from its lock to its result file."""
 
     def __init__(self, run: Run, config: RunConfig, lock: FileLock):
-        from src.runs.reporter import RunReporter
+        from src.runs.reporter import RunReporter, append_to_log
         from src.runs.tracking import Tracker
 
         self.run, self.config, self.lock = run, config, lock
         self.output_dir = paths.output_dir(run.id)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.tracker = Tracker(config, run.id, self.output_dir)
+        self.tracker = Tracker(config, run.id, self.output_dir, partial(append_to_log, run.id))
         self.reporter = RunReporter(run, self.tracker)
 
     def arguments(self) -> dict[str, Any]:
