@@ -91,6 +91,8 @@ class FakeWandb:
     def __init__(self, good: int, hangs: bool):
         self.good, self.hangs, self.runs = good, hangs, []
 
+    def teardown(self) -> None: ...
+
     def init(self, **given: Any) -> Any:
         self.runs.append(FakeRun(self, given))
         if given["mode"] == "online" and self.good < 0:

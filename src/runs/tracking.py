@@ -7,9 +7,11 @@ queue, and what a tracker raises or never answers is told in the run's log and o
 import importlib.util
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -103,13 +105,23 @@ class Tracker:
 
 
 def close(trackers: Iterable[Tracker]) -> None:
-    """Wait a little for what is left in trackers that have ended; then leave it behind."""
+    """Wait a little for what is left in trackers that have ended; then leave it behind. All of this
+    process together: it ends what they share."""
     latest = time.monotonic() + CLOSE_SECONDS
+
+    def left() -> float:
+        return max(0.0, latest - time.monotonic())
+
     for channel in (channel for tracker in trackers for channel in tracker.channels):
-        channel.thread.join(timeout=max(0.0, latest - time.monotonic()))
+        channel.thread.join(timeout=left())
         if channel.thread.is_alive():
             name = channel.sink.name
             channel.say(f"warning: {name} did not answer; its last points stay in the run table")
+    if "wandb" in sys.modules:
+        # Its service writes the last block of its files only after it has said that a run is
+        # finished, and it is killed with this process.
+        with suppress(Exception):
+            within(left(), sys.modules["wandb"].teardown)
 
 
 class _Channel:

@@ -87,7 +87,8 @@ class Attempt:
             result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": doing}
         scores = outcome.metrics if isinstance(outcome, TrainingResult) else {}
         self.tracker.end(End({**result, **scores}, result.get("best_step")))
-        close(waits_for)
+        if waits_for:
+            close(waits_for)
         self.reporter.close()
         try:
             if isinstance(outcome, Fenced):
