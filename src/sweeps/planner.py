@@ -1,0 +1,89 @@
+"""What a sweep comes to before its launch: trials, duplicates, packs and time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from src.config import ConfigError, effective_batch, get, stored_config
+from src.runs import launcher
+from src.runs.table import Run, Status
+from src.sweeps import spaces
+from src.sweeps.spaces import LOADING_SECONDS, SweepConfig
+from src.training.engines import SLOTS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """None where a number is not known before the launch."""
+
+    settings: int | None  # that are trained; None: as many as the time allows
+    trials: int | None  # settings times seeds
+    duplicates: int  # settings of a grid that take the same steps as another one of it
+    skipped: int  # of them, those that are not trained
+    processes: int | None  # that train the trials: packs, or one each
+    trial_seconds: float | None  # of one trial of the base settings, from runs on this machine
+    seconds: float | None  # of all, on all slots
+
+
+def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
+    """What the sweep comes to; `known` runs say how fast this machine is.
+
+    ConfigError where its budget is too small for one trial.
+    """
+    base = spaces.base_config(sweep)
+    same, size = 0, None
+    if sweep.method == "grid":
+        size = len(spaces.grid(sweep, seed))
+        same = spaces.duplicates(sweep, seed)
+    limits = sweep.limits
+    most = limits.trials // sweep.seeds if limits.trials else None
+    settings = min((n for n in (size, most) if n is not None), default=None)
+    trials = None if settings is None else settings * sweep.seeds
+    packed = base.engine == "packed"
+    pace = None if packed else _row_seconds(base.model.name, known)
+    rows = base.training.max_steps * effective_batch(base)
+    one = None if pace is None else LOADING_SECONDS + pace * rows
+    if one is not None and limits.seconds is not None and one > limits.seconds:
+        raise ConfigError({
+            "budget": f"is too small for one trial, which takes about {one:,.0f} seconds here; "
+            "raise it, or take fewer training.max_steps"
+        })  # fmt: skip
+    seconds = limits.seconds
+    if seconds is None and one is not None and trials is not None:
+        grown = _mean_rows(sweep, seed, rows) / rows
+        each = LOADING_SECONDS + (one - LOADING_SECONDS) * grown
+        seconds = each * math.ceil(trials / launcher.slot_count())
+    return Plan(
+        settings=settings,
+        trials=trials,
+        duplicates=same,
+        skipped=same if sweep.duplicates == "skip" else 0,
+        processes=trials if trials is None or not packed else math.ceil(trials / SLOTS),
+        trial_seconds=one,
+        seconds=seconds,
+    )
+
+
+def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
+    """Seconds that a row of training took in completed runs of a base model; None without any."""
+    found = []
+    for run in known:
+        config = run.config
+        alike = config["model"]["name"] == model and config.get("engine") != "packed"
+        if run.status == Status.COMPLETED and alike and run.step and run.started_at:
+            rows = run.step * effective_batch(stored_config(config))
+            took = (run.ended_at or run.started_at) - run.started_at - LOADING_SECONDS
+            found.append(max(took, 0.0) / rows)
+    return median(found) if found else None
+
+
+def _mean_rows(sweep: SweepConfig, seed: int, base_rows: int) -> float:
+    """Rows that a setting trains on: the mean of a grid, and those of the base else."""
+    if sweep.method != "grid":
+        return base_rows
+    base = spaces.base_config(sweep)
+    default = {n: get(base, n) for n in ("training.max_steps", spaces.BATCH, spaces.TIMES)}
+    cells = spaces.grid(sweep, seed)
+    rows = (math.prod(cell.get(n, value) for n, value in default.items()) for cell in cells)
+    return float(sum(rows)) / len(cells)
