@@ -21,9 +21,27 @@ class Plan:
     trials: int | None  # settings times seeds
     duplicates: int  # settings of a grid that take the same steps as another one of it
     skipped: int  # of them, those that are not trained
-    processes: int | None  # that train the trials: packs, or one each
+    packs: int | None  # processes that train them, 64 adapters each; None: a process a trial
     trial_seconds: float | None  # of one trial of the base settings, from runs on this machine
     seconds: float | None  # of all, on all slots
+
+    def lines(self) -> list[str]:
+        """What a person reads of it."""
+        many = "as many trials as the time allows" if self.trials is None else (
+            f"{self.trials:,} trials of {self.settings:,} settings"
+        )  # fmt: skip
+        found = [many]
+        if self.duplicates:
+            told = "are left out" if self.skipped else "`duplicates: skip` leaves them out"
+            same = "take the same steps as another one, cut into other micro-batches"
+            found.append(f"{self.duplicates:,} settings {same}; {told}")
+        if self.packs is not None:
+            found.append(f"in {self.packs:,} packs of up to {SLOTS} adapters over one base model")
+        if self.seconds is not None:
+            found.append(f"about {self.seconds / 60:,.0f} minutes")
+        else:
+            found.append("how long is known after the first run on this machine")
+        return found
 
 
 def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
@@ -59,7 +77,7 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
         trials=trials,
         duplicates=same,
         skipped=same if sweep.duplicates == "skip" else 0,
-        processes=trials if trials is None or not packed else math.ceil(trials / SLOTS),
+        packs=math.ceil(trials / SLOTS) if packed and trials is not None else None,
         trial_seconds=one,
         seconds=seconds,
     )

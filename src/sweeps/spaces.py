@@ -122,6 +122,8 @@ class SweepConfig(Section):
     """Trials of each setting, which differ in their seed alone."""
     budget: str | None = None
     """`200 trials` or `45 minutes`; empty lets a grid run to its end."""
+    seed: int = Field(0, ge=0)
+    """Rules what the search draws; each trial has its own seed besides."""
     duplicates: Literal["train", "skip"] = "train"
     """What to do with a cell of a grid that takes the same steps as another one, such as 4 rows
     x 8 and 32 rows x 1 without dropout."""
