@@ -762,7 +762,7 @@ def sweep_show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
             highlight=False,
         )
     for verdict in document["verdicts"]:
-        out.print(escape(f"{verdict['claim']} ({document['judged']})"), highlight=False)
+        out.print(escape(f"{verdict['claim']}; {document['judged']}".rstrip("; ")), highlight=False)
     for trial in document["trials"]:
         if trial["became"] == "failed":
             out.print(escape(f"trial {trial['trial']}: {trial['reason']}"), highlight=False)

@@ -72,7 +72,7 @@ function colour(trace, look) {
   const own = look[`curve-${trace.legendrank}`];
   const width = trace.line?.width ?? (trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5);
   trace.line = { ...trace.line, width, color: own };
-  trace.marker = { size: 5 };
+  trace.marker = { size: 5, ...trace.marker };
   if (trace.fill) trace.fillcolor = own.replace("rgb(", "rgba(").replace(")", ", 0.18)");
 }
 

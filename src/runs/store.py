@@ -689,6 +689,20 @@ def trials(session: Session, sweep_id: str) -> Sequence[Run]:
     ).all()
 
 
+def trial_counts(session: Session) -> dict[str, dict[str, int]]:
+    """{sweep: {status: how many of its trials}}."""
+    found: dict[str, dict[str, int]] = {}
+    query = (
+        select(Run.sweep_id, Run.status, func.count())
+        .where(col(Run.number).is_not(None))
+        .group_by(col(Run.sweep_id), col(Run.status))
+        .order_by(col(Run.status))
+    )
+    for sweep_id, status, count in session.execute(query):
+        found.setdefault(sweep_id, {})[status] = count
+    return found
+
+
 def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
     """Runs that a sweep launched to confirm settings, which take no part in the search."""
     return session.exec(

@@ -93,6 +93,16 @@ def _settings(trials: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
     )
 
 
+def total(found: Found) -> int | None:
+    """Trials that there will be; None where only the time ends the sweep."""
+    sweep, most = found.sweep, found.row.most_trials
+    cells = (
+        len(spaces.grid(sweep, found.row.seed)) * sweep.seeds if sweep.method == "grid" else None
+    )
+    whole = None if most is None else most - most % sweep.seeds
+    return min((n for n in (cells, whole) if n is not None), default=None)
+
+
 def best_so_far(found: Found) -> pd.DataFrame:
     """Columns trials, minutes, best: after each scored trial, in the order of their ends."""
     done = found.trials[found.trials["became"].isin(SCORED) & found.trials["score"].notna()]
@@ -153,6 +163,11 @@ def top(found: Found, count: int = TOP) -> list[dict[str, Any]]:
     return [_values(row, found.sweep) for _, row in found.settings.head(count).iterrows()]
 
 
+def confirming(found: Found) -> bool:
+    """Whether runs that confirm settings are still under way."""
+    return any(not Status(run.status).ended for run in found.confirming)
+
+
 def confirm(found: Found) -> list[str]:
     """Train the best settings and the default with more seeds, which took no part in the search;
     the ids of the runs."""
@@ -209,8 +224,9 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
         if all(get(base, name) == value for name, value in _values(row, found.sweep).items())
     ]
     shown = {groups[1].name, *default} - {groups[0].name}
-    told = f"by the seeds of the search, corrected for {len(pairs)} comparisons"
-    return [verdict for verdict in pairs if verdict.b in shown], told
+    tested = sum(verdict.p_value is not None for verdict in pairs)
+    told = f"by the seeds of the search, corrected for the {tested} settings that were compared"
+    return [verdict for verdict in pairs if verdict.b in shown], told if tested else ""
 
 
 # --- as a document --------------------------------------------------------------------------------
