@@ -50,7 +50,7 @@ def one(sweep_id: str) -> None:
         row = store.find_sweep(session, sweep_id)
         found = results.read(session, row)
         judged, told = results.judge(session, found)
-    back = parts.link("sweeps", "All sweeps", style="button")
+    back = parts.link("sweeps", "All sweeps")
     st.html(
         f'<div class="top"><h1>{escape(row.name)}</h1>{sweeps.badge(row)}'
         f"<span>{escape(about(found))}</span><nav>{back}</nav></div>"

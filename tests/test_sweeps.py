@@ -11,17 +11,22 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
+from streamlit.testing.v1 import AppTest
 
 from src import paths
 from src.config import ConfigError, load_config, with_overrides
+from src.panel import sweeps
 from src.paths import CONFIGS
 from src.runs import launcher, reconciler, store
 from src.runs.processes import holder
-from src.runs.table import EventKind, Run, Status, Sweep, SweepStatus
+from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
 from src.sweeps import ledger, planner, results, spaces
+from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
 from tests.live import FEW, command
+from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep
 
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 
@@ -403,3 +408,235 @@ def test_queued_runs_are_moved_to_the_front() -> None:
     launcher.stop(ids[0])
     refused = command("first", ids[0], check=False)
     assert refused.returncode == 2 and "CANCELLED" in refused.stderr
+
+
+# --- pruning --------------------------------------------------------------------------------------
+
+
+def a_trial(number: int, status: Status = Status.RUNNING, **columns: Any) -> Run:
+    return Run(
+        id=f"t{number}", name="t", status=status, max_steps=90, created_at=0.0, number=number,
+        **columns,
+    )  # fmt: skip
+
+
+def reports_of(
+    curves: dict[int, list[float]], every: int = 10
+) -> list[tuple[str, int, float, float]]:
+    """(run, step, value, at), in which all trials train side by side."""
+    return [
+        (f"t{number}", (place + 1) * every, value, 100.0 * place + number)
+        for number, curve in curves.items()
+        for place, value in enumerate(curve)
+    ]
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
+def test_a_trial_that_falls_behind_is_pruned_and_a_new_driver_says_the_same(pruner: str) -> None:
+    sweep = sweep_of(pruner=pruner, base={"overrides": {"evaluation.eval_steps": 10,
+                                                        "training.max_steps": 90}})  # fmt: skip
+    base = spaces.base_config(sweep)
+    good = {n: [0.3 + 0.1 * p + n / 100 for p in range(8)] for n in range(5, 10)}
+    curves = good | {10: [0.01] * 8, 11: [2.0] * 8}
+    done = [a_trial(n, Status.COMPLETED, ended_at=1.0) for n in range(5)]
+    trials = [*done, *(a_trial(n) for n in curves)]
+    ended = {n: [0.3 + 0.1 * p for p in range(9)] for n in range(5)}
+    early = [(run, step, value, -1.0) for run, step, value, _ in reports_of(ended)]
+    all_reports = early + reports_of(curves)
+
+    def said(parts: int) -> list[str]:
+        """What a driver decides that hears of the reports bit by bit."""
+        pruning = Pruning("sweep", sweep, base)
+        by_time = sorted(all_reports, key=lambda report: report[3])
+        for part in range(parts):
+            heard = by_time[: len(by_time) * (part + 1) // parts]
+            behind = pruning.look(trials, heard)
+        return [run.id for run in behind]
+
+    whole = said(1)
+    assert "t10" in whole and "t11" not in whole
+    assert said(2) == said(7) == said(len(all_reports)) == whole
+
+
+def test_what_has_ended_or_is_asked_to_is_not_pruned() -> None:
+    sweep = sweep_of(pruner="asha", base={"overrides": {"evaluation.eval_steps": 10}})
+    pruning = Pruning("sweep", sweep, spaces.base_config(sweep))
+    curves = {0: [0.9], 1: [0.1], 2: [0.1], 3: [0.1]}
+    trials = [
+        a_trial(0),
+        a_trial(1),
+        a_trial(2, stop_requested_at=1.0),
+        a_trial(3, Status.COMPLETED, ended_at=500.0),
+    ]
+    assert [run.id for run in pruning.look(trials, reports_of(curves))] == ["t1"]
+
+
+FIRST_IS_HIGH = 0
+
+
+def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[str, Any]) -> None:
+    many = small | {"engine": "packed", "lora.dropout": 0.0, "evaluation.eval_steps": 5,
+                    "training.logging_steps": 5, "scheduler.name": "constant"}  # fmt: skip
+    # The learning rate is recorded too, and tells the trials apart at once.
+    file = written(
+        home, many, metric="lr", pruner="asha", at_once=2, seed=FIRST_IS_HIGH,
+        space={"training.learning_rate": [1e-4, 1e-2]},
+    )  # fmt: skip
+    (high, _) = spaces.grid(load_sweep(file), FIRST_IS_HIGH)
+    assert high == {"training.learning_rate": 1e-2}
+    sweep_id = ledger.launch(file)
+    trials = until(sweep_id, lambda trials: any(r.status == Status.COMPLETED for r in trials))
+    (pruned,) = [run for run in trials if run.status == Status.COMPLETED]
+    assert (pruned.reason or "").startswith("pruned: lr 0.0001 at step")
+    assert "fell behind (asha)" in (pruned.reason or "")
+    assert results.became(pruned) == "pruned"
+    ledger.cancel(sweep_id)
+    trials = until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
+    assert sorted(run.status for run in trials) == [Status.COMPLETED, Status.STOPPED]
+    # The test set is for those that were trained to their end.
+    assert (
+        "test/exact_match" not in json.loads(paths.final_metrics(pruned.id).read_text())["metrics"]
+    )
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def show(**query: str) -> AppTest:
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "sweeps.py"), default_timeout=30)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception, test.exception[0].message
+    return test
+
+
+def html(test: AppTest) -> str:
+    return "\n".join(element.proto.body for element in test.get("html"))
+
+
+TINY = CONFIGS / "sweeps" / "tiny.yaml"
+VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices"]
+
+
+@pytest.mark.usefixtures("home")
+def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
+    page = html(show())
+    assert "No sweeps yet" in page and "24 trials of 24 settings" in page
+    page = html(show(file="seed-grid"))
+    assert "4,096 trials" in page and "2,304 settings take the same steps" in page
+    test = show(budget="1 second")
+    assert "too small for one trial" in html(test) and test.button[0].disabled
+    assert "There are none yet" in html(show(sweep="nobody")).replace("there are", "There are")
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(launcher, "start_driver", started.append)
+    test = show(budget="6 trials")
+    test.button[0].click().run()
+    with store.reading() as session:
+        (row,) = store.sweeps(session)
+    assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
+    assert "No trials yet" in html(show(sweep=row.id))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
+    states: dict[int, tuple[Status, str | None]] = {
+        3: (Status.FAILED, f"cuda_oom: {HOSTILE}"),
+        5: (Status.COMPLETED, "pruned: val/exact_match 0.1 at step 50 fell behind (median)"),
+        9: (Status.COMPLETED, "early stopping: val/exact_match was not better"),
+    }
+    sweep_id = fill_sweep(TINY, states=states)
+    for view in VIEWS:
+        page = html(show(sweep=sweep_id, view=view))
+        assert "<dt>pruned</dt><dd>1</dd>" in page and "<dt>early stopped</dt><dd>1</dd>" in page
+        assert "<dt>failed</dt><dd>1</dd>" in page and "Best so far: " in page
+        assert "<img" not in page
+    page = html(show(sweep=sweep_id, view="Importance"))
+    assert page.index("training.learning_rate</code>") < page.index("lora.r</code>")
+    assert "Exploratory" in page and "PED-ANOVA" in page
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        document = results.document(session, found)
+    assert found.counts == {"completed": 21, "failed": 1, "pruned": 1, "early stopped": 1}
+    best = results.best_so_far(found)
+    assert list(best["trials"]) == list(range(1, 23)) and best["best"].is_monotonic_increasing
+    assert best["best"].iloc[-1] == document["best"]["score"] == found.settings["score"].max()
+    assert store.to_json(document)
+    table = sweeps.matching(found.trials, "score > 0.8 lora.r >= 16")
+    assert len(table) and (table["score"] > 0.8).all() and (table["lora.r"] >= 16).all()
+    assert list(sweeps.matching(found.trials, "CUDA_OOM")["trial"]) == [3]
+    drawn = sweeps.slices(found)["training.learning_rate"]
+    assert [trace.name for trace in drawn.data] == ["completed", "early stopped", "pruned"]
+    assert drawn.layout.xaxis.type == "log"
+
+
+@pytest.mark.usefixtures("home")
+def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_seeds() -> None:
+    sweep_id = fill_sweep(TINY)
+    test = show(sweep=sweep_id)
+    (button,) = [b for b in test.button if b.label == "Rerun the top 3 with 5 more seeds"]
+    button.click().run()
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    seeds = sorted({run.config["training"]["seed"] for run in found.confirming})
+    assert len(found.confirming) == 4 * 5 and seeds == [43, 44, 45, 46, 47]
+    again = show(sweep=sweep_id)
+    assert not [b for b in again.button if b.label.startswith("Rerun")]
+    for run in found.confirming:
+        behind = {"place 1": 0, "place 2": 25, "place 3": 25, "default": 120}
+        wrong = next(n for name, n in behind.items() if name in run.name)
+        wrong += run.config["training"]["seed"] % 3
+        words = [(f"w{i}", f"word{i}", "?" if i < 30 + wrong else f"word{i}") for i in range(400)]
+        fill_predictions(run.id, 10, words, rows=400, split="test")
+        end(run.id, Status.COMPLETED)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        judged, told = results.judge(session, found)
+    assert told == "by seeds that took no part in the search" and len(judged) == 3
+    against = {verdict.b: verdict for verdict in judged}
+    default = next(v for name, v in against.items() if "default" in name)
+    assert default.winner == "tiny place 1" and default.p_holm and default.p_holm < 0.05
+    page = html(show(sweep=sweep_id))
+    assert "tiny place 1 spells" in page and "took no part in the search" in page
+    assert "20 of 20 confirming runs are done" in page
+
+
+@pytest.mark.usefixtures("home")
+def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE,
+                          states={3: (Status.QUEUED, None)})  # fmt: skip
+    for label, status in (("Pause", "PAUSED"), ("Resume", "ACTIVE"), ("Cancel", "CANCELLED")):
+        test = show(sweep=sweep_id)
+        (button,) = [b for b in test.button if b.label == label]
+        button.click().run()
+        assert sweep_row(sweep_id).status == status
+    assert trials_of(sweep_id)[3].status == Status.CANCELLED
+
+
+@pytest.mark.usefixtures("home")
+def test_4096_trials_are_listed_in_300_ms() -> None:
+    sweep_id = fill_sweep(CONFIGS / "sweeps" / "seed-grid.yaml", trials=1)
+    (first,) = trials_of(sweep_id)
+    cells = spaces.grid(ledger.config_of(sweep_row(sweep_id)), 0)
+    with store.writing() as session:
+        values = store.find(session, first.id).model_dump()
+        rows = [
+            values | {"id": f"run {number}", "number": number, "searched": cell}
+            for number, cell in enumerate(cells) if number
+        ]  # fmt: skip
+        session.execute(insert(Run), rows)
+        point = {"name": "val/exact_match", "step": 1, "attempt": 1}
+        scores = [point | {"run_id": row["id"], "value": row["number"] / 4096} for row in rows]
+        session.execute(insert(LatestMetric), scores)
+    with store.reading() as session:
+        row = sweep_row(sweep_id)
+        began = time.process_time()
+        found = results.read(session, row)
+        took = time.process_time() - began
+    assert len(found.trials) == len(found.settings) == 4096 and took < 0.3, took
+    assert found.settings["trial"].iloc[0] == 4095

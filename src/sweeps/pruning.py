@@ -81,9 +81,7 @@ class Pruning:
         known[step] = value
         self.trials[number].report(value, step)
         if self.trials[number].should_prune() and step < run.max_steps:
-            self.behind.add(number)
-        else:
-            self.behind.discard(number)
+            self.behind.add(number)  # for good, though it may come to a later report
 
     def _end(self, run: Run) -> None:
         number = run.number or 0

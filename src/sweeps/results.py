@@ -236,7 +236,16 @@ def document(session: store.Session, found: Found) -> dict[str, Any]:
     """What `spelltune sweep show --json` prints."""
     row, sweep = found.row, found.sweep
     judged, told = judge(session, found)
-    winner = top(found, 1)
+    best = None
+    if len(found.settings):
+        first = found.settings.iloc[0]
+        best = {
+            "settings": top(found, 1)[0],
+            "score": float(first["score"]),
+            "seeds": int(first["seeds"]),
+            "trial": int(first["trial"]),
+            "run": str(first["run"]),
+        }
     return {
         "id": row.id,
         "name": row.name,
@@ -253,12 +262,7 @@ def document(session: store.Session, found: Found) -> dict[str, Any]:
             "spent_seconds": row.spent_seconds,
         },
         "counts": found.counts,
-        "best": None
-        if not winner
-        else {
-            "settings": winner[0],
-            **json.loads(found.settings.iloc[0][["score", "seeds", "run", "trial"]].to_json()),
-        },
+        "best": best,
         "verdicts": [
             {name: getattr(verdict, name) for name in comparison.REPORTED} for verdict in judged
         ],
