@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from src import paths
@@ -56,6 +57,8 @@ class Attempt:
         result: dict[str, object] = {}
         try:
             if isinstance(outcome, TrainingResult):
+                if outcome.stopped and (why := self.reporter.stop_reason):
+                    outcome = replace(outcome, stopped=False, reason=why)
                 write_results(
                     outcome,
                     run_id=self.run.id,
