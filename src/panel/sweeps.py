@@ -17,6 +17,7 @@ from src.runs.table import Sweep, SweepStatus
 from src.sweeps import ledger, results
 from src.sweeps.results import Found
 from src.training.data_loaders import DataError
+from src.units import duration
 
 FOLDER = CONFIGS / "sweeps"
 FEWEST_LINES = 10  # of the parallel coordinates stand out, or a tenth
@@ -61,7 +62,7 @@ def list_table(rows: list[Sweep]) -> str:
                 + f"<small>{escape(row.reason or row.id)}</small>",
                 badge(row),
                 escape(told),
-                parts.duration(row.spent_seconds),
+                duration(row.spent_seconds),
                 parts.local_time(row.created_at),
             ]
         )
@@ -164,8 +165,8 @@ def facts(found: Found) -> str:
     of = "" if total is None else f" of {total:,}"
     pairs = [("trials", f"{len(found.trials):,}{of}")]
     pairs += [(what, f"{count:,}") for what, count in counts.items()]
-    limit = f" of {parts.duration(row.seconds)}" if row.seconds else ""
-    pairs.append(("time", parts.duration(row.spent_seconds) + limit))
+    limit = f" of {duration(row.seconds)}" if row.seconds else ""
+    pairs.append(("time", duration(row.spent_seconds) + limit))
     if len(found.settings):
         pairs.append((f"best {found.sweep.metric}", score(found, found.settings["score"].iloc[0])))
     return parts.facts(pairs)
