@@ -4,25 +4,29 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import yaml
+from click.testing import Result
 from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
 
 from src import paths
+from src.cli import app
 from src.config import ConfigError, load_config, with_overrides
 from src.panel import sweeps
 from src.paths import CONFIGS
 from src.runs import launcher, reconciler, store
-from src.runs.processes import holder
+from src.runs.processes import FileLock, holder
 from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
 from src.sweeps import forecast, ledger, results, spaces
+from src.sweeps.driver import Driver
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
 from tests.live import FEW, command
@@ -266,124 +270,149 @@ def driver_of(sweep_id: str) -> int:
     raise AssertionError(paths.sweep_log(sweep_id).read_text())
 
 
-def test_a_sweep_whose_driver_is_killed_ends_each_trial_once(
-    home: Path, packed: dict[str, Any]
-) -> None:
-    file = written(home, packed, at_once=2)
-    sweep_id = json.loads(command("sweep", "launch", str(file), "--json").stdout)["id"]
-    killed = driver_of(sweep_id)
-    until(sweep_id, lambda trials: len(trials) >= 2)
-    os.kill(killed, signal.SIGKILL)
-    until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
-    # Nobody queues the rest until somebody looks.
-    assert len(trials_of(sweep_id)) < 6 and sweep_row(sweep_id).status == SweepStatus.ACTIVE
-    reconciler.reconcile()
-    assert driver_of(sweep_id) != killed
-    trials = until(sweep_id, completed(sweep_id))
-    assert [run.number for run in trials] == list(range(6))
-    assert [run.status for run in trials] == [Status.COMPLETED] * 6
-    assert [run.attempt for run in trials] == [1] * 6
-    sweep = ledger.config_of(sweep_row(sweep_id))
-    assert [run.searched for run in trials] == list(spaces.grid(sweep, 0))
-    summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
-    assert sorted(entry["run"] for entry in summary) == sorted(run.id for run in trials)
-    assert all(paths.final_metrics(run.id).exists() for run in trials)
-
-    document = json.loads(command("sweep", "show", "six", "--json").stdout)
-    assert document["counts"] == {"completed": 6} and document["best"]["run"] in summary_of(trials)
-    assert document["note"] is None
-    rows = json.loads(command("sweep", "export", sweep_id, "--json").stdout)
-    assert [row["lora.r"] for row in rows] == [(run.searched or {})["lora.r"] for run in trials]
-    file.write_text(file.read_text().replace("8", "16"))
-    assert "as it was launched" in command("sweep", "show", sweep_id).stderr
-    # More of a grid than there is cannot be had.
-    refused = command("sweep", "add", sweep_id, "3 trials", check=False)
-    assert refused.returncode == 2 and "no budget of trials" in refused.stderr
-
-
-def summary_of(trials: list[Run]) -> set[str]:
-    return {run.id for run in trials}
-
-
-def test_a_failing_trial_is_tried_again_and_set_aside_and_the_others_go_on(
+def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     home: Path, data: Path, packed: dict[str, Any]
 ) -> None:
     gone = home / "gone.jsonl"
     gone.write_bytes(data.read_bytes())
     base = {k: v for k, v in packed.items() if k != "data.path"}
-    space = {"data.path": [str(data), str(gone)], "lora.r": [2, 4]}
-    file = written(home, base, space=space, retries=1)
-    text, sweep, _ = ledger.prepare(file)
-    assert text and len(spaces.grid(sweep, 0)) == 4
-    sweep_id = ledger.launch(file)
+    space = {"data.path": [str(data), str(gone)], "lora.r": [2, 4, 8]}
+    file = written(home, base, space=space, retries=1, at_once=4)
+    sweep_id = json.loads(command("sweep", "launch", str(file), "--json").stdout)["id"]
+    killed = driver_of(sweep_id)
+    until(sweep_id, lambda trials: len(trials) >= 2)
     gone.unlink()
+    os.kill(killed, signal.SIGKILL)
+    while holder(paths.driver_lock(sweep_id)):
+        time.sleep(0.05)
+    assert len(trials_of(sweep_id)) < 6 and sweep_row(sweep_id).status == SweepStatus.ACTIVE
+    reconciler.reconcile()
+    assert driver_of(sweep_id) != killed
     trials = until(sweep_id, completed(sweep_id))
+    assert [run.number for run in trials] == list(range(6))
+    sweep = ledger.config_of(sweep_row(sweep_id))
+    assert [run.searched for run in trials] == list(spaces.grid(sweep, 0))
+
     lost = [run for run in trials if (run.searched or {})["data.path"] == str(gone)]
-    assert [run.status for run in lost] == [Status.FAILED] * 2, [run.reason for run in lost]
-    assert [run.attempt for run in lost] == [2, 2]
-    assert {run.status for run in trials if run not in lost} == {Status.COMPLETED}
+    good = [run for run in trials if run not in lost]
+    assert [run.status for run in lost] == [Status.FAILED] * 3, [run.reason for run in lost]
     with store.reading() as session:
         kinds = [[e.kind for e in store.events(session, run.id)] for run in lost]
-        found = results.read(session, sweep_row(sweep_id))
-    assert kinds == [[EventKind.RETRIED, EventKind.SET_ASIDE]] * 2
-    assert found.counts == {"completed": 2, "failed": 2} and len(found.settings) == 2
-    assert "gone.jsonl" in command("sweep", "show", sweep_id).stdout
+    assert kinds == [[EventKind.RETRIED, EventKind.SET_ASIDE]] * 3
+    assert [(run.status, run.attempt) for run in good] == [(Status.COMPLETED, 1)] * 3
+    summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
+    assert sorted(entry["run"] for entry in summary) == sorted(run.id for run in good)
+    assert all(paths.final_metrics(run.id).exists() for run in good)
+
+    document = json.loads(cli("sweep", "show", "six", "--json").stdout)
+    assert document["counts"] == {"completed": 3, "failed": 3} and document["note"] is None
+    assert document["best"]["run"] in {run.id for run in good}
+    assert "gone.jsonl" in cli("sweep", "show", sweep_id).stdout
+    rows = json.loads(cli("sweep", "export", sweep_id, "--json").stdout)
+    assert [row["lora.r"] for row in rows] == [(run.searched or {})["lora.r"] for run in trials]
+    gone.write_bytes(data.read_bytes())
+    file.write_text(file.read_text().replace("8", "16"))
+    assert "goes on as it was launched" in cli("sweep", "show", sweep_id).stderr
+    refused = cli("sweep", "add", sweep_id, "3 trials")
+    assert refused.exit_code == 2 and "no budget of trials" in refused.stderr
 
 
+def cli(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def busy(home: Path) -> Iterator[None]:
+    """All slots are taken, so what is queued stays so."""
+    locks = [FileLock(launcher.slot_lock(slot)) for slot in range(launcher.slot_count())]
+    assert all(lock.acquire() for lock in locks)
+    yield
+    for lock in locks:
+        lock.release()
+
+
+@pytest.mark.usefixtures("busy")
 def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
     home: Path, small: dict[str, Any]
 ) -> None:
-    endless = small | {"engine": "packed", "lora.dropout": 0.0}
-    slots = launcher.slot_count()
-    file = written(home, endless, method="random", budget="3 trials", at_once=1)
+    file = written(home, small, method="random", budget="3 trials", at_once=2)
     sweep_id = ledger.launch(file)
-    until(sweep_id, lambda trials: any(run.status == Status.RUNNING for run in trials))
-    command("sweep", "pause", sweep_id)
-    with store.writing() as session:
-        waits = store.enqueue(session, load_config(), sweep_id=sweep_id, number=99).id
-        assert waits not in {run.id for run in store.queue(session)}
-    running = trials_of(sweep_id)[0]
-    launcher.stop(running.id)
-    until(
-        sweep_id, lambda trials: all(r.status != Status.RUNNING for r in trials if r.number != 99)
-    )
+    first = until(sweep_id, lambda trials: len(trials) == 2)[0]
+    assert cli("sweep", "pause", sweep_id).stdout.startswith("PAUSED")
+    with store.reading() as session:
+        assert not store.queue(session)
+    launcher.stop(first.id)
     time.sleep(2)
     assert len(trials_of(sweep_id)) == 2  # a paused sweep queues nothing
-    with store.writing() as session:
-        store.request_stop(session, waits)
-        session.delete(store.find(session, waits))
-    refused = command("sweep", "pause", sweep_id, check=False)
-    assert refused.returncode == 2 and "is PAUSED" in refused.stderr
-    assert json.loads(command("sweep", "resume", sweep_id, "--json").stdout)["status"] == "ACTIVE"
-    until(sweep_id, lambda trials: len(trials) == 2 and trials[1].status == Status.RUNNING)
-    ledger.add(sweep_id, "2 trials")
-    assert sweep_row(sweep_id).most_trials == 5 and slots
-    command("sweep", "cancel", sweep_id)
-    trials = until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
-    assert {run.status for run in trials} <= {Status.STOPPED, Status.CANCELLED}
-    assert sweep_row(sweep_id).status == SweepStatus.CANCELLED
+    refused = cli("sweep", "pause", sweep_id)
+    assert refused.exit_code == 2 and "is PAUSED" in refused.stderr
+    assert json.loads(cli("sweep", "resume", sweep_id, "--json").stdout)["status"] == "ACTIVE"
+    until(sweep_id, lambda trials: len(trials) == 3)
+    launcher.stop(trials_of(sweep_id)[1].id)
+    assert cli("sweep", "add", sweep_id, "2 trials").exit_code == 0
+    trials = until(sweep_id, lambda trials: len(trials) == 4)
+    assert sweep_row(sweep_id).most_trials == 5
+    assert cli("sweep", "cancel", sweep_id).exit_code == 0
+    driven = driver_of(sweep_id)
+    trials = trials_of(sweep_id)
+    assert {run.status for run in trials} == {Status.CANCELLED}
     end = time.monotonic() + 20
-    while holder(paths.driver_lock(sweep_id)) and time.monotonic() < end:
+    while holder(paths.driver_lock(sweep_id)) == driven and time.monotonic() < end:
         time.sleep(0.1)
     assert holder(paths.driver_lock(sweep_id)) is None
     reconciler.reconcile()
     assert len(trials_of(sweep_id)) == len(trials)
+    assert sweep_row(sweep_id).status == SweepStatus.CANCELLED
 
 
-def test_a_budget_of_time_is_kept_and_what_it_cuts_off_is_marked(
-    home: Path, small: dict[str, Any]
+@pytest.mark.usefixtures("busy")
+def test_a_budget_of_time_is_kept(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = small | {"engine": "packed", "lora.dropout": 0.0, "evaluation.eval_steps": 5}
-    sweep_id = ledger.launch(written(home, endless, at_once=2), budget="20s")
-    trials = until(sweep_id, completed(sweep_id))
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=3), budget="45m")
+    driver = Driver(sweep_id)
+    assert driver.round() and len(trials_of(sweep_id)) == 3
+    trains = trials_of(sweep_id)[0].id
+    with store.writing() as session:
+        assert store.claim(session, store.find(session, trains), token="t", slot=0)
+    driver.looked_at -= 44 * 60
+    assert driver.round() and len(trials_of(sweep_id)) == 3
+    driver.looked_at -= 60
+    assert driver.round()  # one still trains
+    trials = trials_of(sweep_id)
+    assert [run.status for run in trials] == [Status.STARTING] + [Status.CANCELLED] * 2
+    assert trials[0].stop_reason == "pruned: the 2,700 seconds of the sweep are over"
+    with store.writing() as session:
+        store.end(session, store.find(session, trains), {"status": Status.STOPPED})
+    assert not driver.round()
     row = sweep_row(sweep_id)
-    assert row.spent_seconds >= 16 and row.reason == "its time is over" and row.seconds == 20
-    assert {run.status for run in trials} <= {Status.COMPLETED, Status.CANCELLED}
-    for run in trials:
-        if run.status == Status.COMPLETED:
-            assert (run.reason or "").startswith("pruned: the 20 seconds")
-            assert results.became(run) == "pruned" and ledger.state(run).name == "PRUNED"
-            assert json.loads(paths.final_metrics(run.id).read_text())["reason"] == run.reason
+    assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
+    assert row.spent_seconds == pytest.approx(2700, abs=60)
+    assert results.became(trials_of(sweep_id)[0]) == "pruned"
+
+
+@pytest.mark.usefixtures("busy")
+def test_an_interrupted_trial_is_launched_again(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without a checkpoint begins anew, however few retries a failure has."""
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=1, retries=0), budget="1 trial")
+    driver = Driver(sweep_id)
+    for attempt in range(1, ledger.MOST_RELAUNCHES + 2):
+        assert driver.round()
+        (run,) = trials_of(sweep_id)
+        assert (run.status, run.attempt) == (Status.QUEUED, attempt)
+        with store.writing() as session:
+            store.claim(session, store.find(session, run.id), token="t", boot_id="another")
+        reconciler.reconcile()
+        assert trials_of(sweep_id)[0].status == Status.INTERRUPTED
+    assert not driver.round()
+    with store.reading() as session:
+        last = store.events(session, run.id)[-1]
+    assert last.kind == EventKind.SET_ASIDE and "the machine restarted" in last.text
+    assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
 
 
 @pytest.mark.usefixtures("home")
@@ -402,12 +431,12 @@ def test_a_number_is_given_once() -> None:
 def test_queued_runs_are_moved_to_the_front() -> None:
     with store.writing() as session:
         ids = [store.enqueue(session, load_config(), now=1e9 + n).id for n in range(4)]
-    command("first", ids[3], ids[2])
+    assert cli("first", ids[3], ids[2]).exit_code == 0
     with store.reading() as session:
         assert [run.id for run in store.queue(session)] == [ids[3], ids[2], ids[0], ids[1]]
     launcher.stop(ids[0])
-    refused = command("first", ids[0], check=False)
-    assert refused.returncode == 2 and "CANCELLED" in refused.stderr
+    refused = cli("first", ids[0])
+    assert refused.exit_code == 2 and "CANCELLED" in refused.stderr
 
 
 # --- pruning --------------------------------------------------------------------------------------
@@ -442,20 +471,19 @@ def test_a_trial_that_falls_behind_is_pruned_and_a_new_driver_says_the_same(prun
     trials = [*done, *(a_trial(n) for n in curves)]
     ended = {n: [0.3 + 0.1 * p for p in range(9)] for n in range(5)}
     early = [(run, step, value, -1.0) for run, step, value, _ in reports_of(ended)]
-    all_reports = early + reports_of(curves)
+    later = sorted(reports_of(curves), key=lambda report: report[3])
 
     def said(parts: int) -> list[str]:
         """What a driver decides that hears of the reports bit by bit."""
         pruning = Pruning("sweep", sweep, base)
-        by_time = sorted(all_reports, key=lambda report: report[3])
         for part in range(parts):
-            heard = by_time[: len(by_time) * (part + 1) // parts]
-            behind = pruning.look(trials, heard)
+            heard = later[: len(later) * (part + 1) // parts]
+            behind = pruning.look(trials, early + heard)
         return [run.id for run in behind]
 
     whole = said(1)
     assert "t10" in whole and "t11" not in whole
-    assert said(2) == said(7) == said(len(all_reports)) == whole
+    assert said(2) == said(7) == said(len(later)) == whole
 
 
 def test_what_has_ended_or_is_asked_to_is_not_pruned() -> None:
