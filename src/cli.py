@@ -23,7 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from src import paths
-from src.analysis import comparison, exports
+from src.analysis import capsule as capsules
+from src.analysis import comparison, exports, hub
 from src.analysis import errors as mistakes
 from src.config import (
     ConfigError,
@@ -100,6 +101,8 @@ MENDABLE = (
     CannotResume,
     CheckpointNeeded,
     preflight.CannotMeasure,
+    capsules.CannotPack,
+    hub.CannotPush,
 )
 
 
@@ -656,6 +659,71 @@ def merge(
     if as_json:
         return print_json({"id": row.id, "step": step, "path": str(target)})
     out.print(f"{target} holds the merged model", highlight=False)
+
+
+@app.command()
+@told
+def capsule(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option(help="Zip to write; else RUN.zip here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a completed run as one zip: settings, data, adapter, predictions, verdicts, and a
+    script that scores and trains it again elsewhere and compares."""
+    row = find(run)
+    target = output or Path(f"{row.id}.zip")
+    if target.exists():
+        raise typer.BadParameter(f"{target} exists already; name another file")
+    with err.status("packing"):
+        capsules.write(row, target)
+    if as_json:
+        return print_json({"id": row.id, "path": str(target), "size_bytes": target.stat().st_size})
+    out.print(f"{target} holds {row.id}, {target.stat().st_size / 2**20:.1f} MiB", highlight=False)
+
+
+@app.command()
+@told
+def push(
+    run: RunArgument,
+    repo: Annotated[str, typer.Option(help="Model repository on the hub, such as me/speller.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The base model with the adapter merged into it.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="For everybody to see, where it is made anew.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only write the folder that would be sent.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the kept adapter to the Hugging Face hub with a model card, as PEFT wrote it or
+    merged."""
+    row = find(run)
+    adapter = adapter_of(row, None)
+    with store.reading() as session:
+        about = store.show(session, row)
+        evaluation = store.final_evaluation(session, row, split="test")
+    folder = paths.output_dir(row.id) / "hub"
+    with err.status("writing"):
+        files = hub.write(
+            stored_config(row.config),
+            adapter,
+            folder,
+            merged=merged,
+            about=about,
+            predictions=mistakes.read(evaluation.path) if evaluation else None,
+        )
+    address = None if dry_run else hub.push(folder, repo, private=not public)
+    if as_json:
+        names = [str(file.relative_to(folder)) for file in files]
+        return print_json({"id": row.id, "folder": str(folder), "files": names, "url": address})
+    for file in files:
+        out.print(f"{file.stat().st_size:>12,} {file.relative_to(folder)}", highlight=False)
+    if address:
+        out.print(f"{address} has it", highlight=False)
+    else:
+        out.print(f"{folder} is what would go to {escape(repo)}", highlight=False)
 
 
 def checkpoint_of(name: str) -> tuple[Run, int | None]:

@@ -229,14 +229,22 @@ class SupervisionConfig(Section):
 
 
 class TrackingConfig(Section):
+    tracker: Literal["wandb", "trackio"]
+    """Where the metrics also go: Weights & Biases, or Trackio, which keeps them on this machine."""
     mode: Literal["auto", "online", "offline", "off"]
-    """Weights & Biases. online sends where a key exists, offline saves in the run's folder for a
-    later `wandb sync`, auto follows WANDB_MODE and is offline without it. It never blocks or fails
-    a run."""
+    """online sends to Weights & Biases where a key exists, offline saves in the run's folder for a
+    later `wandb sync`, auto follows WANDB_MODE and is offline without it; off keeps it to the run
+    table. It never blocks or fails a run."""
     project: str = Field(min_length=1, max_length=128)
-    """Weights & Biases project that the run goes to."""
+    """Project of the tracker that the run goes to."""
+    group: str | None = Field(max_length=128)
+    """Group of runs in that project, such as the name of a sweep; empty for none."""
     tags: list[str]
     """Tags that the run carries there."""
+    artifacts: bool
+    """At the end also send the kept adapter and the table of the words that it got wrong."""
+    tensorboard: bool
+    """Also write TensorBoard event files into the run's folder."""
 
 
 class RunConfig(Section):

@@ -1,14 +1,21 @@
 """Weights & Biases: online only when asked for, and never in the way of a run."""
 
+import json
+import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src import paths
 from src.config import RunConfig, load_config
-from src.runs import tracking
-from src.runs.tracking import Tracker, resolve_mode
+from src.paths import ROOT
+from src.runs import launcher, tracking
+from src.runs.tracking import End, Tracker, Wandb, resolve_mode
+from tests import live, panel_store
 
 
 def config_of(mode: str) -> RunConfig:
@@ -47,26 +54,94 @@ def test_a_key_in_netrc_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve_mode("online") == "online"
 
 
-@pytest.mark.parametrize("fault", ["hangs", "raises"])
+FAULTS = ["init hangs", "init raises", "log hangs", "log raises"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
-    def init(self: Tracker, *_: Any) -> Any:
-        if fault == "hangs":
+    where, what = fault.split()
+
+    def fail(*_: Any) -> None:
+        if what == "hangs":
             time.sleep(60)
         raise ConnectionError("no way out")
 
-    monkeypatch.setattr(Tracker, "_init", init)
+    monkeypatch.setattr(Wandb, "start", fail if where == "init" else lambda self: None)
+    monkeypatch.setattr(Wandb, "log", fail)
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.5)
     started = time.monotonic()
     tracker = Tracker(config_of("offline"), "run", home)
     for step in range(1000):
         tracker.log(step, {"train/loss": 1.0})
     assert time.monotonic() - started < 0.3
-    tracker.close()
+    tracker.end(End())
+    tracking.close([tracker])
     assert time.monotonic() - started < 2
-    if fault == "raises":
-        assert "W&B gave up: ConnectionError" in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert ("did not answer" if what == "hangs" else "W&B gave up: ConnectionError") in said
+
+
+class FakeWandb:
+    """A wandb whose server is gone: after `good` points online it hangs or raises."""
+
+    Settings = dict
+
+    def __init__(self, good: int, hangs: bool):
+        self.good, self.hangs, self.runs = good, hangs, []
+
+    def init(self, **given: Any) -> Any:
+        self.runs.append(FakeRun(self, given))
+        if given["mode"] == "online" and self.good < 0:
+            self.runs[-1].log({})
+        return self.runs[-1]
+
+
+class FakeRun:
+    def __init__(self, service: FakeWandb, given: dict[str, Any]):
+        self.service, self.given = service, given
+        self.points: list[dict[str, float]] = []
+        self.summary: dict[str, Any] = {}
+        self.dir = str(given["dir"] / given["id"] / "files")
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def log(self, values: dict[str, float]) -> None:
+        if self.given["mode"] == "online" and len(self.points) >= self.service.good:
+            if self.service.hangs:
+                time.sleep(60)
+            raise ConnectionError("the server is gone")
+        self.points.append(values)
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+@pytest.mark.parametrize("good", [-1, 3])
+def test_what_fails_online_goes_on_offline_with_every_point(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    good: int,
+    hangs: bool,
+) -> None:
+    fake = FakeWandb(good, hangs)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setattr(tracking, "INIT_SECONDS", -0.5)
+    monkeypatch.setattr(tracking, "LOG_SECONDS", 0.5)
+    tracker = Tracker(config_of("online"), "run", home)
+    for step in range(10):
+        tracker.log(step, {"train/loss": float(step)})
+    tracker.end(End({"status": "COMPLETED"}))
+    tracking.close([tracker])
+    online, offline = fake.runs
+    assert [online.given["mode"], offline.given["mode"]] == ["online", "offline"]
+    assert [p["step"] for run in fake.runs for p in run.points] == list(range(10))
+    assert offline.summary == {"status": "COMPLETED"}
+    said = capsys.readouterr().out
+    assert "out of reach" in said and "saved locally; `wandb sync" in said
 
 
 def test_a_key_without_a_network_saves_locally(
@@ -78,10 +153,115 @@ def test_a_key_without_a_network_saves_locally(
     monkeypatch.setattr(tracking, "INIT_SECONDS", 3)
     tracker = Tracker(config_of("online"), "run-1", home)
     tracker.log(1, {"train/loss": 1.0})
-    tracker._thread.join(timeout=1)
-    tracker.close()
+    tracker.end(End())
+    tracking.close([tracker])
     said, problems = capsys.readouterr()
     assert "out of reach" in said and "wandb sync" in said, problems
     (file,) = home.glob("wandb/offline-run-*/*.wandb")
     assert file.stat().st_size > 0
-    assert b"f" * 40 not in file.read_bytes()
+    for file in (file for file in home.rglob("*") if file.is_file()):
+        assert b"f" * 40 not in file.read_bytes(), file
+
+
+def begun(run_id: str, **settings: Any) -> Tracker:
+    """A tracker of a run that has an adapter and scored words."""
+    run_id = panel_store.fill_run(name=run_id, steps=10)
+    output_dir = paths.output_dir(run_id)
+    (output_dir / "final").mkdir(parents=True)
+    (output_dir / "final" / "adapter_model.safetensors").write_bytes(b"weights")
+    config = load_config(overrides={f"tracking.{name}": value for name, value in settings.items()})
+    return Tracker(config, run_id, output_dir)
+
+
+def finish(*trackers: Tracker) -> None:
+    """A hundred points, and the end."""
+    for step in range(100):
+        for tracker in trackers:
+            tracker.log(step, {"train/loss": 1000.25 + step})
+    for tracker in trackers:
+        tracker.end(End({"status": "COMPLETED", "val/exact_match": 0.75}, best_step=10))
+    tracking.close(trackers)
+
+
+def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"mode": "offline", "tags": ["nightly"], "group": "sweep-7", "artifacts": True}
+    # Two at once, as in a pack: each has a run of its own.
+    trackers = []
+    for name in ("one", "two"):
+        trackers.append(begun(name, **settings))
+        until = time.monotonic() + 20
+        while trackers[-1].channels[0].sink.run is None and time.monotonic() < until:
+            time.sleep(0.1)
+    finish(*trackers)
+    assert capsys.readouterr().out.count("W&B saved locally; `wandb sync") == 2
+    files = list(home.glob("results/runs/*/wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    for file in files:
+        kept = file.read_bytes()
+        missing = [step for step in range(100) if f"{1000.25 + step}".encode() not in kept]
+        assert not missing
+        for word in (b"llm-spelling-finetuning", b"nightly", b"sweep-7", b"COMPLETED", b"-adapter"):
+            assert word in kept, word
+    assert b"definatly" in next(home.glob("results/runs/*/errors.csv")).read_bytes()
+
+
+def test_trackio_keeps_every_metric(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a process of its own, as in a run: Trackio reads its folder when it is imported.
+    code = (
+        "from tests.test_tracking import *; finish(begun('one', tracker='trackio', mode='offline',"
+        "group='sweep-7', artifacts=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "Trackio saved locally" in done.stdout, done.stdout + done.stderr
+    (file,) = (home / "results" / "trackio").glob("llm-spelling-finetuning*.db")
+    rows = sqlite3.connect(file).execute("select metrics from metrics").fetchall()
+    losses = [json.loads(row)["train/loss"] for (row,) in rows]
+    assert sorted(losses) == [1000.25 + step for step in range(100)]
+
+
+def test_tensorboard_keeps_every_metric(home: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finish(begun("one", mode="off", tensorboard=True))
+    (folder,) = home.glob("results/runs/*/tensorboard")
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    assert [e.value for e in events.Scalars("train/loss")] == [1000.25 + s for s in range(100)]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    asked = load_config(
+        overrides={"tracking.tracker": "trackio", "tracking.tensorboard": True}
+    ).tracking
+    problems = tracking.tracking_problems(asked)
+    assert set(problems) == {"tracking.tracker", "tracking.tensorboard"}
+    assert "pip install trackio" in problems["tracking.tracker"]
+
+
+def test_every_run_of_a_pack_has_its_own_run_its_own_files_and_says_so_in_its_own_log(
+    small: dict[str, Any], data: Path
+) -> None:
+    settings = small | live.FEW | {
+        "engine": "packed",
+        "tracking.mode": "offline",
+        "tracking.tensorboard": True,
+        "tracking.artifacts": True,
+    }  # fmt: skip
+    names = ("one", "two")
+    ids = launcher.launch_all([load_config(overrides=settings | {"name": n}) for n in names])
+    for run_id in ids:
+        assert live.wait(run_id, live.ended).status == "COMPLETED"
+    for run_id in ids:
+        folder = paths.output_dir(run_id)
+        (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+        kept = file.read_bytes()
+        assert run_id.encode() in kept and b"test/exact_match" in kept and b"-adapter" in kept
+        assert not any(other.encode() in kept for other in ids if other != run_id)
+        assert list(folder.glob("tensorboard/events.out.tfevents.*"))
+        assert (folder / "errors.csv").exists()
+        log = paths.log_file(run_id).read_text()
+        assert "W&B saved locally; `wandb sync" in log and "TensorBoard saved locally" in log

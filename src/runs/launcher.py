@@ -20,6 +20,7 @@ from src.runs.processes import child_environment, holder, host
 from src.runs.slots import gpus, slot_count, slot_lock
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
+from src.runs.tracking import tracking_problems
 from src.training import checkpointing
 from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 from src.training.engines import packed_problems
@@ -31,7 +32,7 @@ def check(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
     be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
     check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
-    problems = stopping_problems(config.early_stopping)
+    problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
     if config.model.load_in_4bit and not gpus():
         problems["model.load_in_4bit"] = (
             "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"

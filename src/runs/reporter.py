@@ -31,6 +31,12 @@ class Fenced(RuntimeError):
     """Another attempt owns this run now, so this process must not write any more."""
 
 
+def append_to_log(run_id: str, text: str) -> None:
+    """Append to a run's log, which is no one else's though many may train in this process."""
+    with suppress(OSError), open(paths.log_file(run_id), "a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
 class RunReporter:
     """A `src.training.utils.Reporter` for one attempt of one run. `close` writes what is left."""
 
@@ -205,9 +211,7 @@ class RunReporter:
             self._stop = True
 
     def say(self, text: str) -> None:
-        """Append to the run's log, which is no one else's though many may train in this process."""
-        with suppress(OSError), open(paths.log_file(self.run_id), "a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+        append_to_log(self.run_id, text)
 
     def _warn(self, text: str) -> None:
         self.say(f"warning: {text}")

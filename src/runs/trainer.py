@@ -10,14 +10,19 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from src import paths
 from src.config import RunConfig, stored_config
 from src.runs import reconciler, store
 from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
 from src.runs.table import Run
+
+if TYPE_CHECKING:
+    from src.runs.tracking import Tracker
 
 # Exit code where not even the result file could be written.
 DISK_FULL = errno.ENOSPC
@@ -27,13 +32,13 @@ class Attempt:
     """One attempt of one run in this process, from its lock to its result file."""
 
     def __init__(self, run: Run, config: RunConfig, lock: FileLock):
-        from src.runs.reporter import RunReporter
+        from src.runs.reporter import RunReporter, append_to_log
         from src.runs.tracking import Tracker
 
         self.run, self.config, self.lock = run, config, lock
         self.output_dir = paths.output_dir(run.id)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.tracker = Tracker(config, run.id, self.output_dir)
+        self.tracker = Tracker(config, run.id, self.output_dir, partial(append_to_log, run.id))
         self.reporter = RunReporter(run, self.tracker)
 
     def arguments(self) -> dict[str, Any]:
@@ -49,12 +54,14 @@ class Attempt:
             "resume_from": None if step is None else step_dir(checkpoints, step),
         }
 
-    def end(self, outcome: Any) -> int:
-        """Write how it ended, a TrainingResult or an error, and give the exit code."""
+    def end(self, outcome: Any, waits_for: Sequence["Tracker"]) -> int:
+        """Write how it ended, a TrainingResult or an error, and give the exit code. The process may
+        be ended as soon as it is written, so these trackers have a little time before."""
         from src.runs.reporter import Fenced
+        from src.runs.tracking import End, close
         from src.training.utils import TrainingResult, write_results
 
-        result: dict[str, object] = {}
+        result: dict[str, Any] = {}
         try:
             if isinstance(outcome, TrainingResult):
                 if outcome.stopped and (why := self.reporter.stop_reason):
@@ -81,7 +88,9 @@ class Attempt:
             reason = f"{kind}: {reason_of(outcome)}" if kind else reason_of(outcome)
             doing = self.reporter.doing
             result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": doing}
-        self.tracker.close()
+        scores = outcome.metrics if isinstance(outcome, TrainingResult) else {}
+        self.tracker.end(End({**result, **scores}, result.get("best_step")))
+        close(waits_for)
         self.reporter.close()
         try:
             if isinstance(outcome, Fenced):
@@ -122,7 +131,7 @@ def main(run_id: str, attempt: int) -> int:
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
         outcome = error
-    code = own.end(outcome)
+    code = own.end(outcome, [own.tracker])
     if holder(paths.supervisor_lock(run_id)) is None:
         reconciler.start_detached()  # nobody else would write the verdict
     return code
@@ -133,6 +142,7 @@ def main_of_a_pack() -> int:
     from src.training.packed import Outcome, Trial, train_pack
 
     members: dict[int, Attempt] = {}
+    trackers: list[Tracker] = []
     read = 0
 
     def more() -> Trial | None:
@@ -142,6 +152,7 @@ def main_of_a_pack() -> int:
             read += 1
             if own := begin(*json.loads(lines[read - 1])):
                 own.reporter.phase("waiting for its first step")
+                trackers.append(own.tracker)
                 trial = Trial(**own.arguments())
                 members[id(trial)] = own
                 return trial
@@ -151,7 +162,8 @@ def main_of_a_pack() -> int:
 
     def ended(trial: Trial, outcome: Outcome) -> None:
         own = members.pop(id(trial))
-        codes.append(own.end(outcome))
+        # The others go on training meanwhile: only the last one waits, for all.
+        codes.append(own.end(outcome, [] if members else trackers))
         own.lock.release()  # its next attempt may be in this very process
 
     trials = []
@@ -163,7 +175,9 @@ def main_of_a_pack() -> int:
             train_pack(trials, more=more, ended=ended)
     # What ends the pack ends all that are still in it.
     except Exception as error:
-        codes += [own.end(error) for own in members.values()]
+        while members:
+            _, own = members.popitem()
+            codes.append(own.end(error, [] if members else trackers))
     if all(holder(paths.supervisor_lock(run_id)) is None for run_id in last):
         reconciler.start_detached()
     return max(codes)

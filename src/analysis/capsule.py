@@ -1,0 +1,144 @@
+"""A completed run as one zip that another machine can check: what went in, what came out, and a
+script that scores the adapter and trains it again."""
+
+import hashlib
+import platform
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src import paths
+from src.analysis import comparison, hub
+from src.analysis.errors import read as read_predictions
+from src.config import RunConfig, stored_config
+from src.runs import store
+from src.runs.table import Run, Status
+from src.training import checkpointing
+from src.training.data_loaders import load_splits
+
+FORMAT = 1
+MOST_COMPARED = 20  # runs on the same data, the newest first, that the verdicts speak of
+REPLAY = Path(__file__).with_name("replay.py")
+# Most that a score may differ. An adapter's is the same but for rounding, which turns a word or
+# two; a training on another device is another draw, much as with another seed.
+TOLERANCE = {
+    "adapter": {"test/exact_match": 0.005, "test/loss": 0.01},
+    "training": {"test/exact_match": 0.03, "test/loss": 0.1},
+}
+README = """# {run}
+
+A capsule of Spelltune: one fine-tuning, with all that is needed to check it.
+
+Unpack it, and in the environment of any Spelltune:
+
+    python replay.py                  # scores the adapter, then trains it again and compares
+    python replay.py --adapter-only   # only the first
+
+capsule.json holds seed, versions, scores, tolerances and the hash of every file. {data}
+"""
+
+
+class CannotPack(ValueError):
+    """Why a run makes no capsule, and what to do."""
+
+
+def write(run: Run, target: Path) -> Path:
+    """Write the capsule of a completed run to the zip `target`; that file."""
+    if run.status != Status.COMPLETED:
+        raise CannotPack(
+            f"{run.id} is {run.status}: only a completed run has scores to compare a replay with"
+        )
+    config = stored_config(run.config)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        about = _fill(root, run, config)
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        about["files"] = {str(f.relative_to(root)): checkpointing.sha256(f) for f in files}
+        _write_json(root / "capsule.json", about)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = target.with_name(f".{target.name}.writing")
+        with zipfile.ZipFile(staged, "w", zipfile.ZIP_DEFLATED) as packed:
+            for file in [*files, root / "capsule.json"]:
+                packed.write(file, f"{run.id}/{file.relative_to(root)}")
+        staged.replace(target)
+    return target
+
+
+def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
+    """Write the capsule's files into a folder, and give what capsule.json says of them."""
+    data = config.data
+    splits = load_splits(task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision)
+    if splits.fingerprint != run.used.get("data_fingerprint"):
+        raise CannotPack(f"{run.id}: its data are not those that it was trained on any more")
+    (root / "data").mkdir()
+    for split in splits.rows:
+        splits[split][["question", "answer"]].to_json(
+            root / "data" / f"{split}.jsonl", orient="records", lines=True, force_ascii=False
+        )
+    hub.copy_adapter(paths.output_dir(run.id) / "final", root / "adapter", config)
+    values = config.model_dump()
+    values["model"]["name"] = hub.public_name(config)
+    # The replay puts the folder's own data/ there.
+    values["data"] |= {"path": "data", "hub_id": None, "revision": None}
+    values["tracking"] |= {"mode": "off"}
+    (root / "config.yaml").write_text(
+        yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    with store.reading() as session:
+        shown = store.show(session, run)
+        scored = store.final_evaluations(session, [run])
+        same = [r for r in store.runs(session, statuses=[Status.COMPLETED])
+                if r.used.get("data_fingerprint") == splits.fingerprint]  # fmt: skip
+        others = [r for r in same if r.id != run.id][: MOST_COMPARED - 1]
+        found = comparison.compare(session, [run, *others], most_adapters=0)
+    (root / "predictions").mkdir()
+    for (_, split), evaluation in scored.items():
+        frame = read_predictions(evaluation.path)
+        frame.to_parquet(root / "predictions" / f"{split}.parquet", index=False)
+    mine = next(group.name for group in found.groups if run.id in {r.id for r in group.runs})
+    spoken = comparison.document(found)["verdicts"]
+    _write_json(root / "verdicts.json", [v for v in spoken if mine in (v["a"], v["b"])])
+    (root / "replay.py").write_text(REPLAY.read_text(encoding="utf-8"), encoding="utf-8")
+    built_in = not (data.path or data.hub_id)
+    licence = "The data come from the dictionary of codespell, CC BY-SA 3.0." if built_in else ""
+    (root / "README.md").write_text(README.format(run=run.id, data=licence))
+    return {
+        "format": FORMAT,
+        "run": run.id,
+        "made_at": time.time(),
+        "base_model": {
+            "name": hub.public_name(config),
+            "revision": config.model.revision,
+            "weights_sha256": weights(config),
+        },
+        "seed": config.training.seed,
+        "step": run.step,
+        "best_step": run.best_step,
+        "parent": shown["parent"],
+        "lineage": shown["lineage"],
+        "device": run.used.get("device"),
+        "versions": run.used.get("versions"),
+        "python": platform.python_version(),
+        "data_fingerprint": splits.fingerprint,
+        "rows": splits.rows,
+        "scores": {k: v for k, v in shown["metrics"].items() if k.startswith(("val/", "test/"))},
+        "tolerance": TOLERANCE,
+    }
+
+
+def weights(config: RunConfig) -> str | None:
+    """sha256 of the weights of a base model that lies in a folder; None where the hub has it."""
+    folder = Path(paths.base_model(config.model.name))
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    for file in files:
+        digest.update(checkpointing.sha256(file).encode())
+    return digest.hexdigest() if files else None
+
+
+def _write_json(file: Path, document: Any) -> None:
+    file.write_text(store.to_json(document) + "\n", encoding="utf-8")

@@ -1,0 +1,198 @@
+"""An adapter as a folder for the Hugging Face hub: its files, and a model card that is written from
+the run."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from src.analysis import errors
+from src.config import RunConfig
+from src.paths import base_model
+from src.training.merge import merge
+
+NOT_COPIED = ("README.md",)  # PEFT's is an empty form
+METRICS = {
+    "exact_match": "exact match",
+    "token_accuracy": "token accuracy",
+    "cer": "character error rate",
+    "edit_distance": "mean edit distance",
+    "loss": "loss, nats a token",
+}
+MOST_WORDS = 20
+
+
+class CannotPush(ValueError):
+    """Why nothing was sent to the hub, and what to do."""
+
+
+def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
+    """Copy a PEFT adapter without a path of this machine in it."""
+    shutil.copytree(adapter, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    file = target / "adapter_config.json"
+    values = json.loads(file.read_text())
+    values["base_model_name_or_path"] = public_name(config)
+    file.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def public_name(config: RunConfig) -> str:
+    """The base model as others may know it: a hub id or one that ships, else a folder's last
+    name."""
+    name = config.model.name
+    return Path(name).name if Path(name).is_dir() and base_model(name) == name else name
+
+
+def write(
+    config: RunConfig,
+    adapter: Path,
+    target: Path,
+    *,
+    merged: bool,
+    about: Mapping[str, Any],
+    predictions: pd.DataFrame | None,
+) -> list[Path]:
+    """Write everything that belongs to a repository of the hub into the folder `target`, and give
+    its files. `about` is what `store.show` tells of the run, `predictions` those of the kept
+    adapter."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if merged:
+        merge(config, adapter, target)
+    else:
+        copy_adapter(adapter, target, config)
+    text = card(config, merged=merged, about=about, predictions=predictions)
+    (target / "README.md").write_text(text, encoding="utf-8")
+    return sorted(path for path in target.rglob("*") if path.is_file())
+
+
+def push(folder: Path, repo: str, *, private: bool) -> str:
+    """Send a folder to a model repository, made where there is none; its address. CannotPush says
+    what is missing."""
+    import httpx
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if get_token() is None:
+        raise CannotPush("no token for the hub here: `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    try:
+        made = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=made.repo_id, folder_path=folder, commit_message="Add a Spelltune adapter"
+        )
+    except HFValidationError as error:
+        raise CannotPush(f"{repo!r} is no name of a repository: {error}") from None
+    except HfHubHTTPError as error:
+        raise CannotPush(f"the hub refused {repo!r}: {error}") from None
+    except (httpx.HTTPError, OSError) as error:
+        raise CannotPush(f"the hub cannot be reached: {error}") from None
+    return str(made)
+
+
+# --- the card -------------------------------------------------------------------------------------
+
+
+def card(
+    config: RunConfig,
+    *,
+    merged: bool,
+    about: Mapping[str, Any],
+    predictions: pd.DataFrame | None,
+) -> str:
+    """The model card, in Markdown with the metadata of the hub at its head."""
+    base, scores = public_name(config), about["metrics"]
+    head = {
+        "base_model": base,
+        "library_name": "transformers" if merged else "peft",
+        "pipeline_tag": "text-generation",
+        "language": ["en"],
+        "tags": ["spelling", "lora", "spelltune", config.data.task],
+        "model-index": [_results(config, scores)],
+    }
+    versions = ", ".join(f"{k} {v}" for k, v in (about["used"].get("versions") or {}).items())
+    kind = "the base model with the adapter merged into it" if merged else "a LoRA adapter"
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {config.name}\n",
+        f"This is {kind}, trained with Spelltune on `{base}` for the task `{config.data.task}`.\n",
+        "## How it is asked\n",
+        "The prompt, with the question in the place of `{question}`; the answer follows after a "
+        "space and is decoded greedily:\n",
+        f"```\n{config.data.template}\n```\n",
+        "## Scores\n",
+        _table(("", "validation", "test"), _score_rows(scores)),
+    ]
+    if predictions is not None:
+        wrong = predictions[~predictions["correct"]]
+        kinds = [(kind, f"{count:,}") for kind, count in errors.counts(predictions).items()]
+        parts += [
+            "## What it still gets wrong\n",
+            f"{len(wrong):,} of {len(predictions):,} answers, by kind of error:\n",
+            _table(("kind", "answers"), kinds),
+            _table(
+                ("question", "expected", "answered"),
+                wrong[["question", "expected", "predicted"]].head(MOST_WORDS).values.tolist(),
+            ),
+        ]
+    parts += [
+        "## How it was trained\n",
+        f"Run `{about['id']}`, seed {config.training.seed}, adapter of step "
+        f"{(about['best'] or {}).get('step', about['step']):,}, on "
+        f"{about['used'].get('device', 'an unknown device')}; {versions}. Its settings:\n",
+        f"```yaml\n{_settings(config)}```\n",
+        "The licence of the base model and that of the data hold for this too"
+        + (
+            "; the built-in data come from the dictionary of codespell (CC BY-SA 3.0).\n"
+            if not (config.data.path or config.data.hub_id)
+            else ".\n"
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str, Any]:
+    known = [(name, scores.get(f"test/{name}")) for name in METRICS]
+    return {
+        "name": config.name,
+        "results": [
+            {
+                "task": {"type": "text-generation", "name": config.data.task},
+                "dataset": {"name": config.data.task, "type": config.data.task, "split": "test"},
+                "metrics": [
+                    {"type": name, "name": METRICS[name], "value": round(value, 6)}
+                    for name, value in known
+                    if value is not None
+                ],
+            }
+        ],
+    }
+
+
+def _score_rows(scores: Mapping[str, float | None]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, title in METRICS.items():
+        values = (scores.get(f"{split}/{name}") for split in ("val", "test"))
+        rows.append((title, *("" if v is None else f"{v:.4g}" for v in values)))
+    return rows
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # What a model answers is untrusted text.
+    cells = [[str(c).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for c in row]
+             for row in rows]  # fmt: skip
+    lines = [head, ["---"] * len(head), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _settings(config: RunConfig) -> str:
+    """What decides the result, as YAML, without a path of this machine."""
+    values = config.model_dump(exclude={"name", "supervision", "tracking"})
+    values["model"]["name"] = public_name(config)
+    if config.data.path:
+        values["data"]["path"] = Path(config.data.path).name
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,126 @@
+"""The documentation is true: its commands run, its settings and errors exist, its links lead."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from scripts import settings_table
+from src.cli import app
+from src.paths import ROOT
+from tests import live
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+
+
+def fences(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, text) of each code block of a page."""
+    for indent, language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        yield language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+
+
+def commands(page: Path, name: str) -> Iterator[list[str]]:
+    """The words of each shell line of a page that begins with `name`, comments aside."""
+    for language, text in fences(page):
+        if language not in ("bash", "console"):
+            continue
+        for line in re.sub(r"\\\n", " ", re.sub(r"<<'END'.*?^END$", "", text, flags=re.S | re.M)
+                           ).splitlines():  # fmt: skip
+            for part in re.split(r"&&|\||;|&$", line):
+                words = shlex.split(part, comments=True)
+                while words and (words[0] == "!" or "=" in words[0]):
+                    words.pop(0)
+                if words and words[0] == name:
+                    yield words[1:]
+
+
+def test_every_command_that_needs_no_gpu_runs(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All `bash` blocks, page by page in one home; a `text` block after one is in what it says."""
+    scratch = tmp_path_factory.mktemp("docs")
+    (scratch / "bin").mkdir()
+    for name, starts in (("spelltune", f"{sys.executable} -m src.cli"), ("python", sys.executable)):
+        command = scratch / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {starts} "$@"\n')
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(command.parent), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ran, said = 0, ""
+    first = ROOT / "docs" / "training.md"  # the others look at its run
+    try:
+        for page in sorted(PAGES, key=lambda page: page != first):
+            for language, text in fences(page):
+                if language == "text":
+                    for line in text.splitlines():
+                        assert line in said, f"{page.name} promises {line!r}; it was {said}"
+                elif language == "bash":
+                    done = subprocess.run(
+                        ["bash", "-euo", "pipefail", "-c", text],
+                        cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                    )  # fmt: skip
+                    said = " ".join(done.stdout.split())
+                    assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stdout}"
+                    ran += 1
+    finally:
+        for process in live.of_home(home):
+            process.kill()
+    assert ran >= 5
+
+
+def test_every_shown_command_and_option_exists() -> None:
+    root = typer.main.get_command(app)
+    known = root.commands  # type: ignore[attr-defined]
+    seen = set()
+    for page in PAGES:
+        for words in commands(page, "spelltune"):
+            name, *rest = words
+            assert name in known or name.startswith("-"), f"{page.name}: spelltune {name}"
+            seen.add(name)
+            options = {option for p in known[name].params for option in p.opts}
+            given = [word.partition("=")[0] for word in rest if word.startswith("--")]
+            for option in given:
+                assert option in options, f"{page.name}: spelltune {name} has no {option}"
+    assert len(seen) > 10
+
+
+def test_every_shown_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        wanted = {words[0] for words in commands(page, "make") if words}
+        wanted |= set(re.findall(r"`make ([a-z-]+)", page.read_text()))
+        assert wanted <= targets, page.name
+
+
+def test_the_settings_table_is_what_run_config_says() -> None:
+    assert settings_table.FILE.read_text() == settings_table.table(), "run `make settings`"
+
+
+def test_each_error_in_the_table_is_one_that_the_code_or_a_library_says() -> None:
+    """Strings that stand in two lines of the source are joined first."""
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    # Said by the kernel, torch and torchvision.
+    foreign = ("CUDA out of memory", "No space left", "operator torchvision::nms does not exist")
+    text = (ROOT / "docs" / "training.md").read_text().partition("## Common errors")[2]
+    errors = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+    assert len(errors) > 8
+    for error in errors:
+        assert error in source or error.startswith(foreign), error
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Runs that cannot be lost" in (tmp_path / "index.html").read_text()
+    assert 'class="mermaid"' in (tmp_path / "architecture.html").read_text()
