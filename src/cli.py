@@ -97,6 +97,7 @@ MENDABLE = (
     store.UnknownRun,
     store.RunIsActive,
     store.TakesNoWrites,
+    store.CannotSteer,
     CannotResume,
     CheckpointNeeded,
     preflight.CannotMeasure,
@@ -828,6 +829,177 @@ def preview(
         out.print(f"note: {note}")
     for example in seen["examples"]:
         out.print(escape(" | ".join(example["pieces"])).replace("\n", "⏎"), highlight=False)
+
+
+# --- sweeps ---------------------------------------------------------------------------------------
+# Optuna takes its time to load, so only these commands import it.
+
+sweep = typer.Typer(no_args_is_help=True, help="Search settings: launch, follow and steer sweeps.")
+app.add_typer(sweep, name="sweep")
+
+SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep, as in configs/sweeps/.")]
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="A sweep's id, or its name for the newest one.")
+]
+Budget = Annotated[
+    str | None, typer.Option(help="`200 trials` or `45m`, in place of the file's own.")
+]
+
+
+@sweep.command("plan")
+@told
+def sweep_plan(file: SweepFile, budget: Budget = None, as_json: AsJson = False) -> None:
+    """Say what a sweep comes to: trials, duplicates, processes, time."""
+    from src.sweeps import ledger
+
+    _, _, plan = ledger.prepare(file, budget=budget)
+    if as_json:
+        return print_json(asdict(plan))
+    for line in plan.lines():
+        out.print(line, highlight=False)
+
+
+@sweep.command("launch")
+@told
+def sweep_launch(file: SweepFile, budget: Budget = None, as_json: AsJson = False) -> None:
+    """Start a sweep. It goes on when this command or the panel ends."""
+    from src.sweeps import ledger
+
+    sweep_id = ledger.launch(file, budget=budget)
+    if as_json:
+        return print_json(sweep_document(sweep_id))
+    out.print(sweep_id, highlight=False)
+    err.print(f"follow it with `spelltune sweep show {sweep_id}` or in the panel", highlight=False)
+
+
+@sweep.command("list")
+def sweep_list(as_json: AsJson = False) -> None:
+    """List all sweeps, newest first."""
+    reconciler.reconcile()
+    with store.reading() as session:
+        rows = store.sweeps(session)
+    if as_json:
+        return print_json([row.model_dump(exclude={"file"}) for row in rows])
+    for row in rows:
+        out.print(f"{row.status:9} {row.id}", highlight=False)
+
+
+@sweep.command("show")
+@told
+def sweep_show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Print what became of a sweep's trials, the best setting and what may be claimed of it."""
+    reconciler.reconcile()
+    document = sweep_document(sweep_id)
+    if as_json:
+        return print_json(document)
+    told = ", ".join(f"{count:,} {what}" for what, count in document["counts"].items())
+    out.print(f"{document['id']}  {document['status']}  {document['reason'] or ''}".rstrip())
+    out.print(told or "no trials yet", highlight=False)
+    if best := document["best"]:
+        values = ", ".join(f"{name} {value}" for name, value in best["settings"].items())
+        out.print(
+            f"best: trial {best['trial']}, {document['metric']} {number(best['score'])}: "
+            + escape(values),
+            highlight=False,
+        )
+    for verdict in document["verdicts"]:
+        out.print(escape(f"{verdict['claim']}; {document['judged']}".rstrip("; ")), highlight=False)
+    for trial in document["trials"]:
+        if trial["became"] == "failed":
+            out.print(escape(f"trial {trial['trial']}: {trial['reason']}"), highlight=False)
+    if document["note"]:
+        err.print(f"note: {document['note']}", highlight=False)
+
+
+def sweep_document(sweep_id: str) -> dict[str, Any]:
+    from src.sweeps import results
+
+    with store.reading() as session:
+        return results.document(session, results.read(session, store.find_sweep(session, sweep_id)))
+
+
+@sweep.command("pause")
+@told
+def sweep_pause(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Let no further trial start; those that train go on."""
+    steer("pause", sweep_id, as_json=as_json)
+
+
+@sweep.command("resume")
+@told
+def sweep_resume(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Go on with a paused sweep."""
+    steer("resume", sweep_id, as_json=as_json)
+
+
+@sweep.command("cancel")
+@told
+def sweep_cancel(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """End a sweep: queued trials are cancelled, those that train stop at their next step."""
+    steer("cancel", sweep_id, as_json=as_json)
+
+
+@sweep.command("add")
+@told
+def sweep_add(
+    sweep_id: SweepArgument,
+    more: Annotated[str, typer.Argument(metavar="BUDGET", help="`20 trials` or `30m`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Raise a sweep's budget; one that is complete goes on."""
+    steer("add", sweep_id, more, as_json=as_json)
+
+
+def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
+    from src.sweeps import ledger
+
+    with store.reading() as session:
+        found = store.find_sweep(session, sweep_id).id
+    getattr(ledger, what)(found, *arguments)
+    with store.reading() as session:
+        row = store.find_sweep(session, found)
+    if as_json:
+        return print_json(row.model_dump(exclude={"file"}))
+    out.print(f"{row.status} {row.id}", highlight=False)
+
+
+@sweep.command("export")
+@told
+def sweep_export(
+    sweep_id: SweepArgument,
+    format: Annotated[
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; else standard output.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+) -> None:
+    """Write one row a trial: its settings, score, time and what became of it."""
+    from src.sweeps import results
+
+    with store.reading() as session:
+        found = results.read(session, store.find_sweep(session, sweep_id))
+    content = exports.FORMATS["json" if as_json else format][2](found.trials)
+    if output:
+        output.write_bytes(content)
+        err.print(f"{output} holds {len(found.trials):,} trials", highlight=False)
+    else:
+        sys.stdout.buffer.write(content)
+
+
+@app.command()
+@told
+def first(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Queued runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let queued runs be the next to start, in this order."""
+    with store.writing() as session:
+        ids = store.move_to_front(session, [store.find(session, name) for name in runs])
+    if as_json:
+        return print_json(ids)
+    out.print(f"{', '.join(ids)} next", highlight=False)
 
 
 @app.command()

@@ -440,20 +440,31 @@ class Loader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; anything else is a ConfigError."""
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a settings file; ConfigError where it cannot be read."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError({"": f"no file {path}"}) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError({"": f"cannot read {path}: {error}"}) from None
+
+
+def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML text holds; `source` is what an error calls it."""
+    try:
+        values = yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ConfigError(
-            {"": f"{path} is not valid YAML: {' '.join(str(error).split())}"}
+            {"": f"{source} is not valid YAML: {' '.join(str(error).split())}"}
         ) from None
     if not isinstance(values, dict):
         held = "is empty" if values is None else f"holds a {type(values).__name__}"
         example = "`training: {max_steps: 600}`"
-        raise ConfigError({"": f"{path} {held}; a config maps settings to values, as in {example}"})
+        raise ConfigError({"": f"{source} {held}; it maps settings to values, as in {example}"})
     return values
 
 

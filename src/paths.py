@@ -95,3 +95,18 @@ def base_model(name: str) -> str:
     id."""
     shipped = BASE_MODELS / name
     return str(shipped) if "/" not in name and (shipped / "config.json").is_file() else name
+
+
+def sweep_file(sweep_id: str) -> Path:
+    """The row of a sweep, for the day when the run table is lost."""
+    return results() / "sweeps" / f"{sweep_id}.json"
+
+
+def sweep_log(sweep_id: str) -> Path:
+    """What the sweep's driver prints."""
+    return results() / "training_logs" / f"{sweep_id}.log"
+
+
+def driver_lock(sweep_id: str) -> Path:
+    """Held by the sweep's driver while it lives."""
+    return locks_dir() / f"{sweep_id}.driver.lock"

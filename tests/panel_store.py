@@ -3,9 +3,12 @@
 import math
 import random
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.trial import TrialState
 from rapidfuzz.distance import OSA
 from sqlalchemy import update
 
@@ -13,7 +16,8 @@ from src import paths
 from src.config import load_config
 from src.runs import store
 from src.runs.processes import FileLock, boot_id
-from src.runs.table import Run, Status
+from src.runs.table import Run, Status, Sweep, SweepStatus
+from src.sweeps import spaces
 from src.training import checkpointing
 
 MISSPELLED = [
@@ -88,6 +92,52 @@ def fill_run(
     if curves and last and ended:
         fill_predictions(run_id, last, words or MISSPELLED, rows=rows)
     return run_id
+
+
+def fill_sweep(
+    file: Path, *, trials: int = 24, status: SweepStatus = SweepStatus.COMPLETED,
+    states: Mapping[int, tuple[Status, str | None]] | None = None,
+) -> str:  # fmt: skip
+    """A sweep of which so many trials have ended, each with a score; `states` gives others by
+    number: (status, reason). Returns its id."""
+    sweep = spaces.load_sweep(file)
+    base = spaces.base_config(sweep)
+    now = time.time() - 3600
+    noise = random.Random(1)
+    tried: list[spaces.Tried] = []
+    with store.writing() as session:
+        row = Sweep(
+            id=store.new_id(session, Sweep, sweep.name, now), name=sweep.name,
+            file=file.read_text(), path=str(file), status=status, seed=sweep.seed,
+            most_trials=sweep.limits.trials, created_at=now, spent_seconds=trials * 40.0,
+        )  # fmt: skip
+        session.add(row)
+        for number in range(trials):
+            place, index = divmod(number, sweep.seeds)
+            if index == 0:
+                values = spaces.suggest(sweep, sweep.seed, place, tried)
+                assert values is not None
+                tried.append(spaces.Tried(place, values, TrialState.RUNNING))
+            config = spaces.trial_config(sweep, base, values, number)
+            run = store.enqueue(
+                session, config, now=now + number, sweep_id=row.id, number=number,
+                seed_index=index, searched=values,
+            )  # fmt: skip
+            ended, reason = (states or {}).get(number, (Status.COMPLETED, None))
+            pruned = reason if (reason or "").startswith("pruned") else None
+            at = now + 40 * (number + 1)
+            _update(
+                session, run.id, status=ended, reason=reason, stop_reason=pruned,
+                step=config.training.max_steps, best_step=config.training.max_steps,
+                started_at=at - 38, ended_at=at if ended.ended else None, boot_id=boot_id(),
+            )  # fmt: skip
+            rate = values.get("training.learning_rate", 1e-3)
+            score = 0.9 - 0.15 * abs(math.log10(rate / 2e-3)) + noise.gauss(0, 0.02)
+            score += 0.01 * math.log2(values.get("lora.r", 8))
+            points = [(config.training.max_steps, sweep.metric, max(score, 0.0), at)]
+            if ended in (Status.COMPLETED, Status.RUNNING):
+                store.record_metrics(session, run.id, 1, points)
+    return row.id
 
 
 def hold(run_id: str) -> FileLock:

@@ -307,6 +307,10 @@ NOT_OF_THE_TRAINER = {
     "tracking.mode": "tells another service",
     "tracking.project": "tells another service",
     "tracking.tags": "tells another service",
+    "tracking.tracker": "tells another service",
+    "tracking.group": "tells another service",
+    "tracking.artifacts": "tells another service",
+    "tracking.tensorboard": "is the reporter's",
 }
 OTHER_VALUES: dict[str, Any] = {
     "backend": "peft",

@@ -35,8 +35,9 @@ class Group:
 
     @cached_property
     def seeds(self) -> tuple[Run, ...]:
-        """The completed runs, one a seed: the same seed again says nothing new."""
-        done = (run for run in self.runs if run.status == Status.COMPLETED)
+        """The completed runs, one a seed: the same seed again says nothing new, nor does one that
+        was pruned."""
+        done = (r for r in self.runs if r.status == Status.COMPLETED and r.stop_reason is None)
         return tuple({run.config["training"]["seed"]: run for run in done}.values())
 
 
@@ -72,6 +73,12 @@ def compare(
         adapters=verdicts.together(adapters),
         summary=_summary(scores, configs),
     )
+
+
+def against(session: store.Session, one: Group, others: Sequence[Group]) -> list[Verdict]:
+    """The verdicts on one config against each of the others, corrected for their number."""
+    scored = store.final_evaluations(session, [run for g in (one, *others) for run in g.runs])
+    return verdicts.together([_judged(one, other, scored) for other in others])
 
 
 # --- configs --------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ function colour(trace, look) {
   const own = look[`curve-${trace.legendrank}`];
   const width = trace.line?.width ?? (trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5);
   trace.line = { ...trace.line, width, color: own };
-  trace.marker = { size: 5 };
+  trace.marker = { size: 5, color: own, ...trace.marker };
   if (trace.fill) trace.fillcolor = own.replace("rgb(", "rgba(").replace(")", ", 0.18)");
 }
 
@@ -97,7 +97,7 @@ async function drawCard(Plotly, card, text, look) {
 function readOut(card, plot) {
   const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
     const item = document.createElement("span");
-    item.style.setProperty("--curve", trace.line.color);
+    item.style.setProperty("--curve", trace.line?.color ?? trace.marker.color);
     const [name, last] = Array.isArray(trace.meta) ? trace.meta : [trace.name, trace.meta];
     item.textContent = `${name} ${last}`;
     return item;

@@ -166,8 +166,11 @@ def marks(run: Run) -> list[Mark]:
     if run.parent_id and run.parent_step is not None:
         found.append(Mark("fork", run.parent_step, "fork"))
     early = run.status == Status.STOPPED or (run.reason or "").startswith("early stopping")
-    if early and run.step:
-        words = "stopped" if run.status == Status.STOPPED else "early stop"
+    if (early or run.stop_reason) and run.step:
+        words = (
+            "pruned" if run.stop_reason else "stopped" if run.status == Status.STOPPED
+            else "early stop"
+        )  # fmt: skip
         found.append(Mark("stop", run.step, words))
     if run.best_step:
         found.append(Mark("best", run.best_step, "best"))

@@ -390,13 +390,11 @@ def parallel(
     runs = [run for group in found.groups for run in group.runs]
     colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
     differ = settings_that_differ(found)
-    axes = [
-        _dimension(n.rpartition(".")[2], [row[r.id] for r in runs]) for n, row in differ.items()
-    ]
+    axes = [dimension(n.rpartition(".")[2], [row[r.id] for r in runs]) for n, row in differ.items()]
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            axes.append(_dimension(name, values))
+            axes.append(dimension(name, values))
     if not differ:
         return None
     line = {"type": "parcoords", "line": {"color": colour}, "dimensions": axes}
@@ -411,7 +409,7 @@ def parallel(
     )
 
 
-def _dimension(label: str, values: Sequence[Any]) -> dict[str, Any]:
+def dimension(label: str, values: Sequence[Any]) -> dict[str, Any]:
     """An axis of numbers, or of the texts that there are."""
     if all(v is None or isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return {"label": label, "values": [np.nan if v is None else v for v in values]}
@@ -439,7 +437,7 @@ def run_table(
     for run in runs:
         text = " ".join([run.name, run.id, *(run.tags or []), run.notes or ""]).casefold()
         numbers = [(latest[run.id].get(name), sign, limit) for name, sign, limit in conditions]
-        if all(w in text for w in words) and all(_holds(*number) for number in numbers):
+        if all(w in text for w in words) and all(holds(*number) for number in numbers):
             kept.append(run)
     frame = pd.DataFrame(
         {
@@ -458,7 +456,7 @@ def run_table(
     return frame
 
 
-def _holds(value: float | None, sign: str, limit: str) -> bool:
+def holds(value: float | None, sign: str, limit: str) -> bool:
     if value is None:
         return False
     try:

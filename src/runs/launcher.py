@@ -123,6 +123,23 @@ def fill_slots() -> None:
         start_supervisor(run_id, slot)
 
 
+def start_driver(sweep_id: str) -> None:
+    """Start the driver of a sweep, in a session of its own as a supervisor is. Where one lives
+    already it ends at once."""
+    log = paths.sweep_log(sweep_id)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(log, "ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "src.sweeps.driver", sweep_id],
+            cwd=paths.ROOT,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
     """Start a run's supervisor in a session of its own: Ctrl-C on the caller does not reach it.
 

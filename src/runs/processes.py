@@ -96,8 +96,7 @@ class FileLock:
     """An exclusive lock on a file that the kernel lets go when this process dies, however it dies.
 
     POSIX record locks: a forked child does not keep them. They vanish when their holder opens and
-    closes the file again, so use one FileLock a path in a process, and `holder` only from another
-    one.
+    closes the file again, so use one FileLock a path in a process.
     """
 
     def __init__(self, path: Path):
@@ -114,13 +113,17 @@ class FileLock:
             os.close(file)
             return False
         self._file = file
+        _own[self.path] = os.getpid()
         return True
 
     def release(self) -> None:
         if self._file is not None:
+            _own.pop(self.path, None)
             os.close(self._file)
             self._file = None
 
+
+_own: dict[Path, int] = {}  # locks of this process -> its pid, which a forked child does not have
 
 # struct flock on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
@@ -129,6 +132,8 @@ _FLOCK = "hhqqi4x"
 def holder(path: Path) -> int | None:
     """Pid of the process that has the lock at `path`, or None. Asks without taking it, so it cannot
     refuse an owner."""
+    if _own.get(path) == os.getpid():
+        return os.getpid()  # looking would let it go
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError
 from src import paths
 from src.runs import launcher, lineage, recovery, store
 from src.runs.processes import FileLock, boot_id, child_environment, holder, host
-from src.runs.table import ACTIVE, Run, Status
+from src.runs.table import ACTIVE, Run, Status, SweepStatus
 from src.runs.timeouts import TIMEOUTS
 
 
@@ -46,8 +46,14 @@ def _round() -> list[str]:
     changed = [run.id for run in active if _reconcile(run, active)]
     with store.reading() as session:
         interrupted = store.runs(session, statuses=[Status.INTERRUPTED])
+        sweeps = {sweep.id: sweep.status for sweep in store.sweeps(session)}
+    over = (SweepStatus.CANCELLED, SweepStatus.COMPLETED)
     for run in interrupted:
-        lineage.resume_by_itself(run)
+        if sweeps.get(run.sweep_id or "") not in over:
+            lineage.resume_by_itself(run)
+    for sweep_id, status in sweeps.items():
+        if status == SweepStatus.ACTIVE and holder(paths.driver_lock(sweep_id)) is None:
+            launcher.start_driver(sweep_id)
     with store.reading() as session:
         waiting = bool(store.queue(session))
     if waiting or changed:

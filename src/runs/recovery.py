@@ -1,7 +1,7 @@
 """The files beside the run table tell the same story: what the table lost is read back from them.
 
 `results/runs/RUN/run.json` holds the run's row, the metrics log its points, the checkpoint and
-prediction folders the rest.
+prediction folders the rest; `results/sweeps/SWEEP.json` holds the row of a sweep.
 """
 
 import json
@@ -17,7 +17,7 @@ import pandas as pd
 from src import paths
 from src.runs import store
 from src.runs.processes import FileLock
-from src.runs.table import Event, Run
+from src.runs.table import Event, Run, Sweep
 from src.training import checkpointing
 from src.training.utils import write_atomic
 
@@ -35,6 +35,17 @@ def remember(run_id: str) -> None:
 
 def _file(run_id: str) -> Path:
     return paths.output_dir(run_id) / "run.json"
+
+
+def remember_sweep(sweep_id: str) -> None:
+    """Write a sweep's row to its file. A full disk is no reason to fail."""
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id).model_dump()
+    file = paths.sweep_file(sweep_id)
+    try:
+        write_atomic(file, json.dumps(row, indent=2) + "\n")
+    except OSError as error:
+        print(f"warning: cannot write {file}: {error}", file=sys.stderr)
 
 
 def settle(run_id: str) -> None:
@@ -116,6 +127,8 @@ def restore_database() -> Path | None:
         fresh = database.with_name(f"{database.name}.restoring")
         fresh.unlink(missing_ok=True)
         with store.database_at(fresh):
+            for file in sorted(paths.results().glob("sweeps/*.json")):
+                _restore_sweep(file)
             for file in sorted(paths.results().glob("runs/*/run.json")):
                 _restore_run(file)
         os.link(database, aside)
@@ -131,6 +144,16 @@ def restore_database() -> Path | None:
         return aside
     finally:
         lock.release()
+
+
+def _restore_sweep(file: Path) -> None:
+    try:
+        sweep = Sweep(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        print(f"warning: cannot read {file}: {error}", file=sys.stderr)
+        return
+    with store.writing() as session:
+        session.add(sweep)
 
 
 def _restore_run(file: Path) -> None:

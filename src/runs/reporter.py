@@ -50,6 +50,7 @@ class RunReporter:
         self.doing = ""  # the phase told last
         self._lock = threading.Lock()
         self._stop = self._fenced = False
+        self.stop_reason: str | None = None  # why, where that completes the run
         self._closing = threading.Event()
         paths.metrics_log(run.id).parent.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._loop, name="reporter", daemon=True)
@@ -205,7 +206,9 @@ class RunReporter:
 
     def _look(self, session: store.Session) -> None:
         self._fenced = not store.owns(session, self.run)
-        self._stop = self._stop or store.stop_requested(session, self.run_id)
+        if not self._stop and store.stop_requested(session, self.run_id):
+            self.stop_reason = store.stop_reason(session, self.run_id)
+            self._stop = True
 
     def say(self, text: str) -> None:
         append_to_log(self.run_id, text)

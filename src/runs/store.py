@@ -26,6 +26,7 @@ from sqlalchemy import (
     Update,
     create_engine,
     event,
+    func,
     inspect,
     text,
     update,
@@ -33,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import defer
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, col, delete, select
 
@@ -50,6 +52,8 @@ from src.runs.table import (
     Metric,
     Run,
     Status,
+    Sweep,
+    SweepStatus,
 )
 
 try:
@@ -82,6 +86,10 @@ class RunIsActive(RuntimeError):
     """The run has living processes, so this cannot be done to it."""
 
 
+class CannotSteer(ValueError):
+    """Why this cannot be done to a sweep or a queued run, and what can be done instead."""
+
+
 # --- the database ---------------------------------------------------------------------------------
 
 
@@ -102,6 +110,14 @@ def _remarks(connection: Any) -> None:
     _add_columns(connection, "run", "tags", "notes")
 
 
+def _sweeps(connection: Any) -> None:
+    _add_columns(connection, "run", "sweep_id", "number", "seed_index", "searched")
+    _add_columns(connection, "run", "stop_reason", "queue_at")
+    _missing_tables(connection)
+    for index in SQLModel.metadata.tables["run"].indexes:
+        index.create(connection, checkfirst=True)
+
+
 def _add_columns(connection: Any, table: str, *names: str) -> None:
     """Add columns as table.py defines them; a table that was made today has them already."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -113,7 +129,7 @@ def _add_columns(connection: Any, table: str, *names: str) -> None:
 
 
 # Each brings the schema from its index to the next number; never change one that has been released.
-MIGRATIONS = [_missing_tables, _lineage, _remarks]
+MIGRATIONS = [_missing_tables, _lineage, _remarks, _sweeps]
 
 
 @cache
@@ -355,24 +371,31 @@ def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str,
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def enqueue(session: Session, config: RunConfig, *, now: float | None = None) -> Run:
-    """Insert one QUEUED run. Its id is the name, made safe for a path, and the UTC time of the
-    launch."""
-    created_at = time.time() if now is None else now
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", config.name).strip("-.")[:60] or "run"
-    stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created_at))}"
-    run_id, number = stem, 1
-    while session.get(Run, run_id):
+def new_id(session: Session, table: type[SQLModel], name: str, at: float) -> str:
+    """The name, made safe for a path, and the UTC time of the launch."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
+    stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}"
+    found, number = stem, 1
+    while session.get(table, found):
         number += 1
-        run_id = f"{stem}-{number}"
+        found = f"{stem}-{number}"
+    return found
+
+
+def enqueue(
+    session: Session, config: RunConfig, *, now: float | None = None, **columns: Any
+) -> Run:
+    """Insert one QUEUED run, with more columns where a sweep launches it."""
+    created_at = time.time() if now is None else now
     run = Run(
-        id=run_id,
+        id=new_id(session, Run, config.name, created_at),
         name=config.name,
         status=Status.QUEUED,
         config=config.model_dump(),
         max_steps=config.training.max_steps,
         created_at=created_at,
         tags=list(config.tracking.tags),
+        **columns,
     )
     session.add(run)
     session.flush()
@@ -432,10 +455,26 @@ def run_ids(session: Session, *, limit: int) -> list[str]:
 
 
 def queue(session: Session) -> Sequence[Run]:
-    """QUEUED runs, the next to start first."""
+    """QUEUED runs, the next to start first; those of a paused sweep stay out."""
+    paused = select(Sweep.id).where(Sweep.status == SweepStatus.PAUSED)
     return session.exec(
-        select(Run).where(Run.status == Status.QUEUED).order_by(col(Run.created_at), col(Run.id))
+        select(Run)
+        .where(Run.status == Status.QUEUED)
+        .where(col(Run.sweep_id).is_(None) | col(Run.sweep_id).not_in(paused))
+        .order_by(func.coalesce(Run.queue_at, Run.created_at), col(Run.created_at), col(Run.id))
     ).all()
+
+
+def move_to_front(session: Session, runs: Sequence[Run]) -> list[str]:
+    """Let these queued runs be the next to start, in this order; their ids."""
+    if late := next((run for run in runs if run.status != Status.QUEUED), None):
+        raise CannotSteer(f"{late.id} is {late.status}: only queued runs have a place in the queue")
+    place = func.coalesce(Run.queue_at, Run.created_at)
+    first = session.exec(select(func.min(place)).where(Run.status == Status.QUEUED)).one()
+    for number, run in enumerate(runs):
+        run.queue_at = first - len(runs) + number
+        session.add(run)
+    return [run.id for run in runs]
 
 
 def give_slot(session: Session, run_id: str, slot: int, *, now: float) -> None:
@@ -515,9 +554,9 @@ def end(session: Session, run: Run, verdict: Mapping[str, Any]) -> bool:
     )
 
 
-def request_stop(session: Session, run_id: str) -> Status:
+def request_stop(session: Session, run_id: str, *, reason: str | None = None) -> Status:
     """Ask a run to stop: a QUEUED one is CANCELLED at once, an active one stops at its next step
-    boundary.
+    boundary. With a `reason` that completes it: its sweep has seen enough of it.
 
     Returns the status afterwards; a run that has ended stays as it is.
     """
@@ -532,7 +571,7 @@ def request_stop(session: Session, run_id: str) -> Status:
         .where(
             col(Run.id) == run_id, col(Run.status).in_(ACTIVE), col(Run.stop_requested_at).is_(None)
         )
-        .values(stop_requested_at=now)
+        .values(stop_requested_at=now, stop_reason=reason)
     )
     return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
 
@@ -561,6 +600,7 @@ def requeue(
         slot=None,
         slot_given_at=None,
         stop_requested_at=None,
+        stop_reason=None,
         ended_at=None,
         reason=None,
         **columns,
@@ -580,6 +620,11 @@ def remark(session: Session, run_id: str, *, tags: Sequence[str], notes: str | N
     session.execute(row.values(tags=list(tags), notes=notes or None))
 
 
+def stop_reason(session: Session, run_id: str) -> str | None:
+    """Why a run was asked to stop, where that completes it."""
+    return session.exec(select(Run.stop_reason).where(Run.id == run_id)).first()
+
+
 def stop_requested(session: Session, run_id: str) -> bool:
     return session.exec(select(Run.stop_requested_at).where(Run.id == run_id)).first() is not None
 
@@ -592,6 +637,108 @@ def delete_rows(session: Session, run_id: str) -> None:
     for table in (Metric, LatestMetric, Checkpoint, Evaluation, Event):
         session.execute(delete(table).where(col(table.run_id) == run.id))
     session.execute(delete(Run).where(col(Run.id) == run.id))
+
+
+# --- sweeps ---------------------------------------------------------------------------------------
+
+
+def sweeps(session: Session, *, statuses: Iterable[SweepStatus] = ()) -> Sequence[Sweep]:
+    """Sweeps, newest first."""
+    query = select(Sweep).order_by(col(Sweep.created_at).desc(), col(Sweep.id).desc())
+    if statuses := tuple(statuses):
+        query = query.where(col(Sweep.status).in_(statuses))
+    return session.exec(query).all()
+
+
+def find_sweep(session: Session, name: str) -> Sweep:
+    """The sweep with that id or, the newest first, that name; UnknownRun names the nearest."""
+    if found := session.get(Sweep, name):
+        return found
+    known = sweeps(session)
+    if not known:
+        raise UnknownRun(
+            f"no sweep {name!r}: there are none yet; start one with `spelltune sweep launch FILE`"
+        )
+    named = next((sweep for sweep in known if sweep.name == name), None)
+    if named is None:
+        raise UnknownRun(f"no sweep {name!r}{nearest(name, [s.id for s in known])}")
+    return named
+
+
+def change_sweep(
+    session: Session, sweep_id: str, to: SweepStatus | None, *, leave: Iterable[SweepStatus],
+    **columns: Any,
+) -> bool:  # fmt: skip
+    """Change a sweep's status (None keeps it) and columns if it is in one of `leave`."""
+    if to is not None:
+        columns["status"] = to
+    return _changed(
+        session,
+        update(Sweep)
+        .where(col(Sweep.id) == sweep_id, col(Sweep.status).in_(tuple(leave)))
+        .values(**columns),
+    )
+
+
+def trials(session: Session, sweep_id: str) -> Sequence[Run]:
+    """The trials of a sweep by number, without `config` and `used`: there may be thousands."""
+    return session.exec(
+        select(Run)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .order_by(col(Run.number))
+        .options(defer(Run.config, raiseload=True), defer(Run.used, raiseload=True))  # type: ignore[arg-type]
+    ).all()
+
+
+def trial_counts(session: Session) -> dict[str, dict[str, int]]:
+    """{sweep: {status: how many of its trials}}."""
+    found: dict[str, dict[str, int]] = {}
+    query = (
+        select(Run.sweep_id, Run.status, func.count())
+        .where(col(Run.number).is_not(None))
+        .group_by(col(Run.sweep_id), col(Run.status))
+        .order_by(col(Run.status))
+    )
+    for sweep_id, status, count in session.execute(query):
+        found.setdefault(sweep_id, {})[status] = count
+    return found
+
+
+def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
+    """Runs that a sweep launched to confirm settings, which take no part in the search."""
+    return session.exec(
+        select(Run)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_(None))
+        .order_by(col(Run.created_at), col(Run.id))
+    ).all()
+
+
+def trial_metrics(
+    session: Session, sweep_id: str, names: Iterable[str]
+) -> dict[str, dict[str, float | None]]:
+    """{run id: {metric: the value written last}} of the runs of a sweep."""
+    found: dict[str, dict[str, float | None]] = {}
+    query = (
+        select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value)
+        .join(Run, col(Run.id) == col(LatestMetric.run_id))
+        .where(Run.sweep_id == sweep_id, col(LatestMetric.name).in_(tuple(names)))
+    )
+    for run_id, name, value in session.exec(query):
+        found.setdefault(run_id, {})[name] = value
+    return found
+
+
+def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, int, float, float]]:
+    """(run, step, value, at) of a metric of all trials after their first step, as it was
+    recorded."""
+    query = (
+        select(Metric.run_id, Metric.step, Metric.value, Metric.at)
+        .join(Run, col(Run.id) == col(Metric.run_id))
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .where(Metric.name == name, Metric.step > 0, col(Metric.value).is_not(None))
+        .order_by(col(Metric.at), col(Metric.run_id), col(Metric.step))
+    )
+    return [tuple(row) for row in session.execute(query)]
 
 
 # --- lineage --------------------------------------------------------------------------------------
@@ -914,6 +1061,9 @@ def show(session: Session, run: Run) -> dict[str, Any]:
             {"step": e.step, "split": e.split, "path": e.path, "rows": e.rows, "correct": e.correct}
             for e in evaluations(session, run.id)
         ],
+        "sweep": None
+        if run.sweep_id is None
+        else {"id": run.sweep_id, "number": run.number, "seed_index": run.seed_index},
         "parent": None if run.parent_id is None else {"id": run.parent_id, "step": run.parent_step},
         "forks": [child.id for child in forks(session, run.id)],
         "lineage": [

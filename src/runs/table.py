@@ -35,8 +35,37 @@ ACTIVE = (Status.STARTING, Status.RUNNING, Status.STOPPING)
 RESUMABLE = (Status.STOPPED, Status.INTERRUPTED, Status.FAILED)
 
 
+class SweepStatus(StrEnum):
+    """Where a sweep is. Written by who launches and steers it, COMPLETED by its driver."""
+
+    ACTIVE = "ACTIVE"  # its driver queues trials
+    PAUSED = "PAUSED"  # none of its trials starts; those that train go on
+    CANCELLED = "CANCELLED"  # ended because somebody asked
+    COMPLETED = "COMPLETED"  # all trials have ended, or its budget is spent
+
+
+class Sweep(SQLModel, table=True):
+    """A base config, a search space and a budget. What is tried stands in the rows of its runs."""
+
+    id: str = Field(primary_key=True)
+    name: str
+    file: str  # text of the sweep file as it was launched; a later edit changes nothing
+    path: str | None = None  # where that text was read
+    status: str = Field(index=True)
+    reason: str | None = None  # one sentence: why it ended, where it was not with its last trial
+    seed: int  # of its sampler
+    most_trials: int | None = None  # budget; None: the grid's end, or the time, is the limit
+    seconds: float | None = None  # budget; None sets no limit
+    spent_seconds: float = 0.0  # for which a driver looked after it
+    created_at: float
+    ended_at: float | None = None
+
+
 class Run(SQLModel, table=True):
     """One training job. Times are UTC epoch seconds."""
+
+    # Two drivers that are at it at once cannot both launch a trial.
+    __table_args__ = (Index("trial_of_sweep", "sweep_id", "number", unique=True),)
 
     id: str = Field(primary_key=True)
     name: str = Field(index=True)
@@ -64,11 +93,19 @@ class Run(SQLModel, table=True):
     ended_at: float | None = None
     heartbeat_at: float | None = None
     stop_requested_at: float | None = None
+    # Why, where that completes the run: it was pruned. None where a person asked.
+    stop_reason: str | None = None
+    queue_at: float | None = None  # its place in the queue, where that is not its launch
     parent_id: str | None = None  # of a fork: the run whose checkpoint it went on from
     parent_step: int | None = None
     # What people say of a run; None in rows from before there was a place for it.
     tags: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     notes: str | None = None
+    sweep_id: str | None = Field(default=None, index=True)
+    number: int | None = None  # of a trial in its sweep; None: it confirms a setting afterwards
+    seed_index: int | None = None  # of a trial: which of the seeds of its setting it has
+    # {setting: value} that its sweep searched; a healed trial goes on with others.
+    searched: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
 
 
 class Metric(SQLModel, table=True):
@@ -131,12 +168,21 @@ class EventKind(StrEnum):
     )
     AUTO_RESUMED = "auto-resumed"  # the same, by itself after an interruption
     LEFT = "left"  # not resumed by itself, and why
+    SET_ASIDE = "set aside"  # its sweep launches it no more, and why
     HEALED = "healed"  # the same, by itself after a failure and with other settings
+    RETRIED = "retried"  # the same, by its sweep after a failure
+    RELAUNCHED = "relaunched"  # the same, by its sweep where an interruption left no checkpoint
     FORKED = "forked"  # it began from another run's checkpoint
     WARNING = "warning"  # something failed that did not end the run
 
 
-BEGIN_AN_ATTEMPT = (EventKind.RESUMED, EventKind.AUTO_RESUMED, EventKind.HEALED)
+BEGIN_AN_ATTEMPT = (
+    EventKind.RESUMED,
+    EventKind.AUTO_RESUMED,
+    EventKind.HEALED,
+    EventKind.RETRIED,
+    EventKind.RELAUNCHED,
+)
 
 
 class Event(SQLModel, table=True):

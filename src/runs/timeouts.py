@@ -17,6 +17,7 @@ class Timeouts:
     terminate: float = 20.0  # from SIGTERM to SIGKILL
     start: float = 30.0  # a run with a slot that no supervisor claims by then gets one again
     lease: float = 60.0  # another machine may end a run only after so long without a heartbeat
+    sweep: float = 1.0  # between two looks of a sweep's driver at its trials
     reconcile: float = 3.0  # between two rounds of a living panel
     write: float = 600.0  # how long a supervisor tries to write a verdict to a locked run table
 

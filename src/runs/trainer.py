@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ class Attempt:
         result: dict[str, Any] = {}
         try:
             if isinstance(outcome, TrainingResult):
+                if outcome.stopped and (why := self.reporter.stop_reason):
+                    outcome = replace(outcome, stopped=False, reason=why)
                 write_results(
                     outcome,
                     run_id=self.run.id,

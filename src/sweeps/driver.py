@@ -1,0 +1,132 @@
+"""Looks after one sweep: `python -m src.sweeps.driver SWEEP`. No torch.
+
+Queues its trials, tries those again that failed, prunes those that fall behind, and ends the sweep
+with its last trial or its budget. Where it dies the reconciler starts another one, which goes on
+from the run rows.
+"""
+
+import os
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from src import paths
+from src.runs import reconciler, recovery, store
+from src.runs.processes import FileLock, print_even_on_a_full_disk
+from src.runs.table import Run, Status, Sweep, SweepStatus
+from src.runs.timeouts import TIMEOUTS
+from src.sweeps import ledger, spaces
+from src.sweeps.pruning import Pruning
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="python -m src.sweeps.driver")
+    parser.add_argument("sweep")
+    sweep_id = parser.parse_args().sweep
+    lock = FileLock(paths.driver_lock(sweep_id))
+    if not lock.acquire():
+        return 0  # another one is at it
+    os.umask(0o077)
+    print_even_on_a_full_disk()
+    driver = Driver(sweep_id)
+    while driver.goes_on():
+        time.sleep(TIMEOUTS.sweep)
+    return 0
+
+
+class Driver:
+    """What one process knows of the sweep that it looks after."""
+
+    def __init__(self, sweep_id: str):
+        self.sweep_id = sweep_id
+        with store.reading() as session:
+            self.sweep = ledger.config_of(store.find_sweep(session, sweep_id))
+        self.base = spaces.base_config(self.sweep)
+        self.pruning = Pruning(sweep_id, self.sweep, self.base)
+        self.set_aside: set[tuple[str, int]] = set()  # run and attempt
+        self.looked_at = time.monotonic()
+        self.reconciled_at = -TIMEOUTS.reconcile
+
+    def goes_on(self) -> bool:
+        """One round; False once the sweep has ended."""
+        try:
+            if time.monotonic() - self.reconciled_at >= TIMEOUTS.reconcile:
+                self.reconciled_at = time.monotonic()
+                reconciler.reconcile()
+            return self.round()
+        except (SQLAlchemyError, OSError) as error:
+            # A locked table or a full disk is no reason to leave the trials alone.
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+            return True
+
+    def round(self) -> bool:
+        with store.reading() as session:
+            row = store.find_sweep(session, self.sweep_id)
+            trials = store.trials(session, self.sweep_id)
+        if row.status not in ledger.OPEN:
+            return False
+        if row.status == SweepStatus.PAUSED:
+            self.looked_at = time.monotonic()
+            return True
+        spent = self.count_time(row)
+        over = row.seconds is not None and spent >= row.seconds
+        if over:
+            why = f"pruned: the {row.seconds:,.0f} seconds of the sweep are over"
+            ledger.end_trials(row.id, reason=why)
+            left = False
+        else:
+            again = [self.try_again(run) for run in trials]
+            self.prune(trials)
+            more = ledger.enqueue(row.id, self.sweep, self.base)
+            left = any(again) or more is not None
+        if left or any(not Status(run.status).ended for run in trials):
+            return True
+        self.end("its time is over" if over else None)
+        return False
+
+    def count_time(self, row: Sweep) -> float:
+        """Seconds for which drivers have looked after the sweep while it was active."""
+        now = time.monotonic()
+        spent = row.spent_seconds + now - self.looked_at
+        if now - self.looked_at >= TIMEOUTS.heartbeat:
+            self.looked_at = now
+            with store.writing() as session:
+                store.change_sweep(session, row.id, None, leave=ledger.OPEN, spent_seconds=spent)
+        return spent
+
+    def try_again(self, run: Run) -> bool:
+        """Whether a trial that ended early goes on."""
+        early = run.status in (Status.FAILED, Status.INTERRUPTED)
+        if not early or (run.id, run.attempt) in self.set_aside:
+            return False
+        if ledger.try_again(run, self.sweep.retries):
+            return True
+        self.set_aside.add((run.id, run.attempt))
+        return False
+
+    def prune(self, trials: Sequence[Run]) -> None:
+        if self.sweep.pruner == "none":
+            return
+        with store.reading() as session:
+            reports = store.reports(session, self.sweep_id, self.sweep.metric)
+        known = {run.id for run in trials}
+        for run in self.pruning.look(trials, [report for report in reports if report[0] in known]):
+            step, value = list(self.pruning.reported[run.number or 0].items())[-1]
+            why = f"pruned: {self.sweep.metric} {value:.4g} at step {step:,} fell behind"
+            with store.writing() as session:
+                store.request_stop(session, run.id, reason=f"{why} ({self.sweep.pruner})")
+
+    def end(self, reason: str | None) -> None:
+        with store.writing() as session:
+            store.change_sweep(
+                session, self.sweep_id, SweepStatus.COMPLETED, leave=[SweepStatus.ACTIVE],
+                ended_at=time.time(), reason=reason,
+            )  # fmt: skip
+        recovery.remember_sweep(self.sweep_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

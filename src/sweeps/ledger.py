@@ -1,0 +1,282 @@
+"""What becomes of a sweep's trials. The run table is the only ledger: a trial is a row, its number
+is given once, and whoever looks after it can die at any time."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
+
+from src.config import ConfigError, RunConfig, parse_yaml, read_text, with_absolute_paths
+from src.runs import launcher, lineage, recovery, store
+from src.runs.table import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
+from src.sweeps import forecast, spaces
+from src.sweeps.spaces import Budget, SweepConfig, Tried
+
+OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
+# A lost machine is not the trial's fault; one that takes the machine down each time is.
+MOST_RELAUNCHES = 10
+
+
+# --- launch ---------------------------------------------------------------------------------------
+
+
+def prepare(file: Path, *, budget: str | None = None) -> tuple[str, SweepConfig, forecast.Plan]:
+    """The text, the sweep and the plan of a file, with another budget where one is given.
+
+    ConfigError with all that can be known before launch to fail.
+    """
+    text = read_text(file)
+    if budget is not None:
+        text = yaml.safe_dump(parse_yaml(text, file) | {"budget": budget}, sort_keys=False)
+    sweep = spaces.parse_sweep(text, file)
+    with store.reading() as session:
+        known = store.runs(session, statuses=[Status.COMPLETED], limit=100)
+    return text, sweep, forecast.plan(sweep, sweep.seed, known)
+
+
+def launch(file: Path, *, budget: str | None = None) -> str:
+    """Put a sweep into the ledger, start its driver, and return its id."""
+    text, sweep, _ = prepare(file, budget=budget)
+    first = spaces.suggest(sweep, sweep.seed, 0, [])
+    assert first is not None
+    launcher.check(spaces.trial_config(sweep, spaces.base_config(sweep), first, 0))
+    store.keep_reserve()
+    limits, now = sweep.limits, time.time()
+    with store.writing() as session:
+        row = Sweep(
+            id=store.new_id(session, Sweep, sweep.name, now),
+            name=sweep.name,
+            file=text,
+            path=str(file.absolute()),
+            status=SweepStatus.ACTIVE,
+            seed=sweep.seed,
+            most_trials=limits.trials,
+            seconds=limits.seconds,
+            created_at=now,
+        )
+        session.add(row)
+    recovery.remember_sweep(row.id)
+    launcher.start_driver(row.id)
+    return row.id
+
+
+def config_of(row: Sweep) -> SweepConfig:
+    """The sweep file as it was launched."""
+    return spaces.parse_sweep(row.file, row.path or row.id)
+
+
+def edited(row: Sweep) -> str | None:
+    """A sentence where the file was changed since the launch, which changes nothing."""
+    try:
+        now = spaces.load_sweep(row.path or "").model_copy(update={"budget": None})
+    except ConfigError:
+        return None
+    if now == config_of(row).model_copy(update={"budget": None}):
+        return None
+    return (
+        f"{row.path} was changed after the launch; the sweep goes on as it was launched, so launch "
+        "the file again to search what it says now"
+    )
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+def state(run: Run) -> TrialState:
+    """What a trial is to the search."""
+    match Status(run.status):
+        case Status.COMPLETED | Status.STOPPED if run.stop_reason:
+            return TrialState.PRUNED
+        case Status.COMPLETED:
+            return TrialState.COMPLETE
+        case status if status.ended:
+            return TrialState.FAIL
+    return TrialState.RUNNING
+
+
+def tried(
+    sweep: SweepConfig,
+    trials: Sequence[Run],
+    metrics: dict[str, dict[str, float | None]],
+    reports: Sequence[tuple[str, int, float, float]] = (),
+) -> list[Tried]:
+    """The settings that were suggested, each with the mean of its seeds."""
+    by_run: dict[str, dict[int, float]] = {}
+    for run_id, step, reported, _ in reports:
+        by_run.setdefault(run_id, {})[step] = reported
+    members: dict[int, list[Run]] = {}
+    for run in trials:
+        members.setdefault((run.number or 0) // sweep.seeds, []).append(run)
+    found = []
+    for number, runs in members.items():
+        scores = [
+            value
+            for run in runs
+            if state(run) == TrialState.COMPLETE
+            and (value := metrics.get(run.id, {}).get(sweep.metric)) is not None
+        ]
+        states = {state(run) for run in runs}
+        now = (
+            TrialState.RUNNING if TrialState.RUNNING in states
+            else TrialState.COMPLETE if scores
+            else TrialState.PRUNED if TrialState.PRUNED in states
+            else TrialState.FAIL
+        )  # fmt: skip
+        mean = sum(scores) / len(scores) if scores else None
+        seen = by_run.get(runs[0].id, {})
+        found.append(Tried(number, runs[0].searched or {}, now, mean, seen))
+    return found
+
+
+def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
+    """Queue trials up to as many as should be under way; how many, None where none is left to
+    try."""
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+        trials = store.trials(session, sweep_id)
+        learns = sweep.method == "tpe"
+        metrics = store.trial_metrics(session, sweep_id, [sweep.metric]) if learns else {}
+        reports = store.reports(session, sweep_id, sweep.metric) if learns else []
+    known = tried(sweep, trials, metrics, reports)
+    settings = {one.number: dict(one.values) for one in known}
+    room = sweep.ahead - sum(not Status(run.status).ended for run in trials)
+    number = max((run.number or 0 for run in trials), default=-1) + 1
+    most = row.most_trials
+    # Whole settings only: half of one's seeds would say little.
+    most = None if most is None else most - most % sweep.seeds
+    chosen: list[tuple[int, dict[str, object]]] = []
+    left = True
+    while len(chosen) < room:
+        place = number // sweep.seeds
+        if place not in settings:
+            values = None
+            if most is None or number < most:
+                values = spaces.suggest(sweep, row.seed, place, known)
+            if values is None:
+                left = False
+                break
+            settings[place] = values
+            known.append(Tried(place, values, TrialState.RUNNING))
+        chosen.append((number, settings[place]))
+        number += 1
+    return (_insert(sweep_id, sweep, base, chosen) if chosen else 0) if left or chosen else None
+
+
+def _insert(
+    sweep_id: str, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
+) -> int:
+    configs = [spaces.trial_config(sweep, base, values, number) for number, values in chosen]
+    try:
+        with store.writing() as session:
+            if store.find_sweep(session, sweep_id).status != SweepStatus.ACTIVE:
+                return 0
+            run_ids = [
+                store.enqueue(
+                    session,
+                    with_absolute_paths(config),
+                    sweep_id=sweep_id,
+                    number=number,
+                    seed_index=number % sweep.seeds,
+                    searched=values,
+                ).id
+                for config, (number, values) in zip(configs, chosen, strict=True)
+            ]
+    except IntegrityError:
+        return 0  # another driver gave these numbers first
+    for run_id in run_ids:
+        recovery.remember(run_id)
+    launcher.fill_slots()
+    return len(run_ids)
+
+
+def try_again(run: Run, retries: int) -> bool:
+    """Launch a trial that failed or was interrupted as its next attempt, or set it aside with its
+    reason; whether it goes on."""
+    with store.reading() as session:
+        events = store.events(session, run.id)
+    if any(e.kind == EventKind.SET_ASIDE and e.attempt == run.attempt for e in events):
+        return False
+    failed = run.status == Status.FAILED
+    decided = any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events)
+    if not failed and not decided:
+        return True  # the reconciler resumes it, or leaves it to us
+    kind = EventKind.RETRIED if failed else EventKind.RELAUNCHED
+    allowed = retries if failed else MOST_RELAUNCHES
+    done = sum(e.kind == kind for e in events)
+    step = lineage.newest_verified(run)
+    with store.writing() as session:
+        if done >= allowed:
+            text = f"set aside after {run.attempt} attempts: {run.reason}"
+            store.record_event(session, run.id, run.attempt, EventKind.SET_ASIDE, text)
+            return False
+        if not store.requeue(session, run, resume_step=step, config=None):
+            return True  # someone else was faster
+        start = "from scratch" if step is None else f"from step {step:,}"
+        text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
+        store.record_event(session, run.id, run.attempt + 1, kind, text, step=step)
+    recovery.remember(run.id)
+    return True
+
+
+# --- steering -------------------------------------------------------------------------------------
+
+
+def pause(sweep_id: str) -> None:
+    """Let no further trial start; those that train go on."""
+    _change(sweep_id, SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE])
+
+
+def resume(sweep_id: str) -> None:
+    _change(sweep_id, SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED])
+    launcher.start_driver(sweep_id)
+    launcher.fill_slots()
+
+
+def cancel(sweep_id: str) -> None:
+    """End a sweep: its queued trials are cancelled, those that train stop at their next step."""
+    _change(sweep_id, SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
+    end_trials(sweep_id)
+
+
+def end_trials(sweep_id: str, *, reason: str | None = None) -> None:
+    """Ask every trial of a sweep to stop."""
+    with store.writing() as session:
+        for run in store.trials(session, sweep_id):
+            if run.status == Status.QUEUED or run.status in ACTIVE:
+                store.request_stop(session, run.id, reason=reason)
+
+
+def add(sweep_id: str, more: str) -> None:
+    """Raise the budget of a sweep by `20 trials` or `30 minutes`; one that is complete goes on."""
+    try:
+        extra = Budget.parse(more)
+    except ValueError as error:
+        raise ConfigError({"": str(error)}) from None
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+    name = "most_trials" if extra.trials is not None else "seconds"
+    has, amount = getattr(row, name), extra.trials if extra.trials is not None else extra.seconds
+    if has is None:
+        kind = "trials" if name == "most_trials" else "time"
+        raise store.CannotSteer(f"{row.id} has no budget of {kind} that could be raised")
+    leave = (*OPEN, SweepStatus.COMPLETED)
+    columns = {name: has + amount, "ended_at": None, "reason": None}
+    to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
+    _change(row.id, to, leave=leave, **columns)
+    launcher.start_driver(row.id)
+
+
+def _change(
+    sweep_id: str, to: SweepStatus | None, *, leave: Sequence[SweepStatus], **columns: object
+) -> None:
+    with store.writing() as session:
+        row = store.find_sweep(session, sweep_id)
+        if not store.change_sweep(session, row.id, to, leave=leave, **columns):
+            may = " or ".join(leave)
+            raise store.CannotSteer(
+                f"{row.id} is {row.status}: this can be done to one that is {may}"
+            )
+    recovery.remember_sweep(row.id)

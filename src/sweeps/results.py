@@ -1,0 +1,276 @@
+"""What a sweep has found: one row a trial, one a setting, and what may be claimed of the best."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from src.analysis import comparison, verdicts
+from src.analysis.comparison import Group
+from src.analysis.verdicts import Verdict
+from src.config import get, with_absolute_paths, with_overrides
+from src.runs import launcher, recovery, store
+from src.runs.table import ACTIVE, Run, Status, Sweep
+from src.sweeps import ledger, spaces
+from src.sweeps.spaces import SweepConfig, Tried
+
+TOP = 3  # settings that are confirmed
+MORE_SEEDS = 5  # with so many new ones
+MOST_JUDGED = 40  # settings that the winner is judged against, the best ones
+FEWEST_IMPORTANT = 8  # scored settings from which importance says anything
+
+TEST = "test/exact_match"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sweep and its trials as of now."""
+
+    row: Sweep
+    sweep: SweepConfig
+    trials: pd.DataFrame  # one row a trial, see `_trial`
+    settings: pd.DataFrame  # one row a setting that has a score, the best first
+    confirming: Sequence[Run]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{what became of trials: how many}."""
+        return {str(k): int(n) for k, n in self.trials["became"].value_counts().items()}
+
+
+def read(session: store.Session, row: Sweep) -> Found:
+    sweep = ledger.config_of(row)
+    runs = store.trials(session, row.id)
+    metrics = store.trial_metrics(session, row.id, {sweep.metric, TEST})
+    names = list(sweep.space)
+    columns = ["trial", "setting", "run", "became", "score", "test", "step", "max_steps",
+               "seconds", "ended_at", "attempt", "reason", *names]  # fmt: skip
+    rows = [_trial(run, sweep, metrics.get(run.id, {})) for run in runs]
+    trials = pd.DataFrame(rows, columns=columns)
+    return Found(row, sweep, trials, _settings(trials, sweep), store.confirmations(session, row.id))
+
+
+def _trial(run: Run, sweep: SweepConfig, metrics: dict[str, float | None]) -> list[Any]:
+    number = run.number or 0
+    searched = run.searched or {}
+    seconds = None if run.started_at is None or run.ended_at is None else (
+        run.ended_at - run.started_at
+    )  # fmt: skip
+    return [
+        number, number // sweep.seeds, run.id, became(run), metrics.get(sweep.metric),
+        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.attempt,
+        run.reason, *(searched.get(name) for name in sweep.space),
+    ]  # fmt: skip
+
+
+def became(run: Run) -> str:
+    """What became of a trial, in a word or two."""
+    if ledger.state(run) == TrialState.PRUNED:
+        return "pruned"
+    if run.status in ACTIVE:
+        return "training"
+    if run.status == Status.COMPLETED and (run.reason or "").startswith("early stopping"):
+        return "early stopped"
+    return run.status.lower()
+
+
+SCORED = ("completed", "early stopped")
+
+
+def _settings(trials: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
+    done = trials[trials["became"].isin(SCORED) & trials["score"].notna()]
+    found = done.groupby("setting").agg(
+        score=("score", "mean"), seeds=("score", "size"), run=("run", "first"),
+        trial=("trial", "first"),
+    )  # fmt: skip
+    first = trials.drop_duplicates("setting").set_index("setting")[list(sweep.space)]
+    return found.join(first).sort_values(
+        ["score", "trial"], ascending=[sweep.mode == "min", True], kind="stable"
+    )
+
+
+def total(found: Found) -> int | None:
+    """Trials that there will be; None where only the time ends the sweep."""
+    sweep, most = found.sweep, found.row.most_trials
+    cells = (
+        len(spaces.grid(sweep, found.row.seed)) * sweep.seeds if sweep.method == "grid" else None
+    )
+    whole = None if most is None else most - most % sweep.seeds
+    return min((n for n in (cells, whole) if n is not None), default=None)
+
+
+def best_so_far(found: Found) -> pd.DataFrame:
+    """Columns trials, minutes, best: after each scored trial, in the order of their ends."""
+    done = found.trials[found.trials["became"].isin(SCORED) & found.trials["score"].notna()]
+    done = done.sort_values("ended_at", kind="stable")
+    best = done["score"].cummax() if found.sweep.mode == "max" else done["score"].cummin()
+    return pd.DataFrame(
+        {
+            "trials": range(1, len(done) + 1),
+            "minutes": done["seconds"].fillna(0.0).cumsum().to_numpy() / 60,
+            "best": best.to_numpy(),
+        }
+    )
+
+
+def importance(found: Found) -> dict[str, float]:
+    """{setting: its share} by PED-ANOVA (Watanabe et al. 2023): how far the values of the best
+    tenth differ from all; empty where too few settings have a score."""
+    rows = found.settings
+    if len(rows) < FEWEST_IMPORTANT or rows["score"].nunique() < 2:
+        return {}
+    tried = [
+        Tried(place, _values(row, found.sweep), TrialState.COMPLETE, float(row["score"]))
+        for place, (_, row) in enumerate(rows.iterrows())
+    ]
+    study = spaces.rebuilt(found.sweep, tried)
+    always = [name for name in found.sweep.space if all(name in one.values for one in tried)]
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    try:
+        return dict(
+            optuna.importance.get_param_importances(study, evaluator=evaluator, params=always)
+        )
+    except (ValueError, RuntimeError):
+        return {}  # all of the best are alike
+
+
+def _values(row: pd.Series, sweep: SweepConfig) -> dict[str, Any]:
+    """The searched values of a setting as its trials have them: pandas turns whole numbers beside
+    none into fractions."""
+    values = {}
+    for name, space in spaces.distributions(sweep).items():
+        value = row[name]
+        if value is None or value != value:
+            continue
+        listed = sweep.space[name]
+        if isinstance(listed, spaces.Listed):
+            value = next(v for v in listed.values if v == value)
+        elif isinstance(space, optuna.distributions.IntDistribution):
+            value = int(value)
+        values[name] = value
+    return values
+
+
+# --- the winner -----------------------------------------------------------------------------------
+
+
+def top(found: Found, count: int = TOP) -> list[dict[str, Any]]:
+    """The searched values of the best settings."""
+    return [_values(row, found.sweep) for _, row in found.settings.head(count).iterrows()]
+
+
+def confirming(found: Found) -> bool:
+    """Whether runs that confirm settings are still under way."""
+    return any(not Status(run.status).ended for run in found.confirming)
+
+
+def confirm(found: Found) -> list[str]:
+    """Train the best settings and the default with more seeds, which took no part in the search;
+    the ids of the runs."""
+    base = spaces.base_config(found.sweep)
+    last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
+    begin = base.training.seed + found.sweep.seeds if last is None else last + 1
+    chosen: dict[str, dict[str, Any]] = {"default": {}} | {
+        f"place {n}": v for n, v in enumerate(top(found), start=1)
+    }
+    configs = []
+    for name, values in chosen.items():
+        for seed in range(begin, begin + MORE_SEEDS):
+            own = {"name": f"{found.row.name} {name}", "training.seed": seed}
+            config = with_overrides(base.model_dump(), values | own)
+            configs.append(with_absolute_paths(config))
+    with store.writing() as session:
+        ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
+    for run_id in ids:
+        recovery.remember(run_id)
+    launcher.fill_slots()
+    return ids
+
+
+def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
+    """The verdicts on the winner against the runner-up and the default, and on what they rest.
+
+    The winner is the best of many by its validation scores, partly by luck. So it is judged on the
+    test set by seeds that took no part in the search, where there are such, and else with p-values
+    that are corrected for all the settings that it was compared with.
+    """
+    groups = comparison.grouped(found.confirming)
+    ready = [group for group in groups if len(group.seeds) >= verdicts.FEWEST_SEEDS]
+    ready.sort(key=lambda group: not group.name.startswith(f"{found.row.name} place 1"))
+    if len(ready) > 1:
+        pairs = comparison.against(session, ready[0], ready[1:])
+        return pairs, "by seeds that took no part in the search"
+    best = found.settings.head(MOST_JUDGED)
+    if len(best) < 2:
+        return [], ""
+    members = found.trials[found.trials["setting"].isin(best.index)]
+    runs = {run.id: run for run in store.runs_of(session, list(members["run"]))}
+    groups = [
+        Group(
+            f"{found.row.name} {row['trial']}",
+            tuple(runs[run] for run in members[members["setting"] == setting]["run"]),
+        )
+        for setting, row in best.iterrows()
+    ]
+    pairs = comparison.against(session, groups[0], groups[1:])
+    base = spaces.base_config(found.sweep)
+    default = [
+        group.name
+        for group, (_, row) in zip(groups, best.iterrows(), strict=True)
+        if all(get(base, name) == value for name, value in _values(row, found.sweep).items())
+    ]
+    shown = {groups[1].name, *default} - {groups[0].name}
+    tested = sum(verdict.p_value is not None for verdict in pairs)
+    told = f"by the seeds of the search, corrected for the {tested} settings that were compared"
+    return [verdict for verdict in pairs if verdict.b in shown], told if tested else ""
+
+
+# --- as a document --------------------------------------------------------------------------------
+
+
+def document(session: store.Session, found: Found) -> dict[str, Any]:
+    """What `spelltune sweep show --json` prints."""
+    row, sweep = found.row, found.sweep
+    judged, told = judge(session, found)
+    best = None
+    if len(found.settings):
+        first = found.settings.iloc[0]
+        best = {
+            "settings": top(found, 1)[0],
+            "score": float(first["score"]),
+            "seeds": int(first["seeds"]),
+            "trial": int(first["trial"]),
+            "run": str(first["run"]),
+        }
+    return {
+        "id": row.id,
+        "name": row.name,
+        "status": row.status,
+        "reason": row.reason,
+        "method": sweep.method,
+        "pruner": sweep.pruner,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "seed": row.seed,
+        "budget": {
+            "trials": row.most_trials,
+            "seconds": row.seconds,
+            "spent_seconds": row.spent_seconds,
+        },
+        "counts": found.counts,
+        "best": best,
+        "verdicts": [
+            {name: getattr(verdict, name) for name in comparison.REPORTED} for verdict in judged
+        ],
+        "judged": told,
+        "importance": importance(found),
+        "note": ledger.edited(row),
+        "trials": json.loads(found.trials.to_json(orient="records", double_precision=15)),
+        "confirming": [run.id for run in found.confirming],
+        "created_at": row.created_at,
+        "ended_at": row.ended_at,
+    }

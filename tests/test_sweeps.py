@@ -1,0 +1,670 @@
+"""Sweeps: the file and its space, the ledger, the driver as a real process, the page."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from click.testing import Result
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
+
+from src import paths
+from src.cli import app
+from src.config import ConfigError, load_config, with_overrides
+from src.panel import sweeps
+from src.paths import CONFIGS
+from src.runs import launcher, reconciler, store
+from src.runs.processes import FileLock, holder
+from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
+from src.sweeps import forecast, ledger, results, spaces
+from src.sweeps.driver import Driver
+from src.sweeps.pruning import Pruning
+from src.sweeps.spaces import Tried, load_sweep, parse_sweep
+from tests.live import FEW, command
+from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep
+
+SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
+
+
+def sweep_of(**changes: Any) -> spaces.SweepConfig:
+    """A random search of two settings, with changes."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "method": "random",
+        "space": {
+            "lora.r": [2, 4, 8],
+            "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        },
+        "budget": "6 trials",
+    }
+    return parse_sweep(yaml.safe_dump(values | changes, sort_keys=False), "small.yaml")
+
+
+def problem(**changes: Any) -> str:
+    with pytest.raises(ConfigError) as found:
+        sweep_of(**changes)
+    return str(found.value)
+
+
+# --- the file and its space -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
+    sweep = load_sweep(file)
+    assert forecast.plan(sweep, 0).trials
+    values = spaces.suggest(sweep, 0, 0, [])
+    assert values and values.keys() <= sweep.space.keys()
+    spaces.trial_config(sweep, spaces.base_config(sweep), values, 0)
+
+
+def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted() -> None:
+    # Of this process: others may use the machine too.
+    began = time.process_time()
+    sweep = load_sweep(CONFIGS / "sweeps" / "seed-grid.yaml")
+    plan = forecast.plan(sweep, 3)
+    cells = spaces.grid(sweep, 3)
+    assert time.process_time() - began < 2
+    assert (plan.settings, plan.trials, plan.packs) == (4096, 4096, 64)
+    assert len({tuple(cell.values()) for cell in cells}) == 4096
+    # 4 x 4 ways to cut the rows of a step are 7 different products: 9 of 16 are the same again.
+    assert plan.duplicates == 4096 * 9 // 16
+    few = forecast.plan(sweep.model_copy(update={"duplicates": "skip"}), 3)
+    assert (few.settings, few.skipped) == (1792, 2304)
+    assert cells != spaces.grid(sweep, 4) and cells == spaces.grid(sweep, 3)
+
+
+def test_with_dropout_the_cut_of_a_step_matters() -> None:
+    space = {spaces.BATCH: [4, 8], spaces.TIMES: [1, 2]}
+    grid = {"method": "grid", "budget": None, "space": space}
+    assert forecast.plan(sweep_of(**grid), 0).duplicates == 1
+    wet = sweep_of(**grid, base={"overrides": {"lora.dropout": 0.1}})
+    assert forecast.plan(wet, 0).duplicates == 0
+
+
+def test_a_condition_leaves_a_setting_at_its_base_value() -> None:
+    space = {
+        "optimizer.name": ["adamw_torch", "sgd"],
+        "optimizer.momentum": {"low": 0.0, "high": 0.9, "step": 0.3,
+                               "when": {"optimizer.name": ["sgd"]}},
+    }  # fmt: skip
+    cells = spaces.grid(sweep_of(method="grid", budget=None, space=space), 0)
+    assert len(cells) == 1 + 4
+    assert sorted(c["optimizer.momentum"] for c in cells if "optimizer.momentum" in c) == [
+        0, 0.3, 0.6, 0.9,
+    ]  # fmt: skip
+    drawn = [spaces.suggest(sweep_of(space=space), 0, n, []) or {} for n in range(12)]
+    assert {"optimizer.momentum" in v for v in drawn} == {True, False}
+    assert all(("optimizer.momentum" in v) == (v["optimizer.name"] == "sgd") for v in drawn)
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_a_rebuilt_study_suggests_what_an_undisturbed_one_does(method: str) -> None:
+    sweep = sweep_of(method=method, budget="30 trials")
+
+    def result(number: int, values: dict[str, Any]) -> Tried:
+        score = -abs(values["training.learning_rate"] - 1e-3) + values["lora.r"] / 1000
+        return Tried(number, values, optuna.trial.TrialState.COMPLETE, score, {})
+
+    tried: list[Tried] = []
+    for number in range(30):
+        values = spaces.suggest(sweep, 7, number, tried)
+        assert values
+        # Another process, in which the trials came back in another order.
+        assert spaces.suggest(sweep, 7, number, tried[::-1]) == values
+        tried.append(result(number, values))
+    assert len({tuple(one.values.items()) for one in tried}) == 30
+    assert spaces.suggest(sweep, 8, 30, tried) != spaces.suggest(sweep, 7, 30, tried)
+
+
+def test_a_small_space_ends_when_all_was_tried() -> None:
+    sweep = sweep_of(space={"lora.r": [2, 4, 8]}, budget="90 trials")
+    tried: list[Tried] = []
+    while values := spaces.suggest(sweep, 0, len(tried), tried):
+        tried.append(Tried(len(tried), values, optuna.trial.TrialState.RUNNING))
+    assert sorted(one.values["lora.r"] for one in tried) == [2, 4, 8]
+
+
+def test_seeds_of_a_setting_follow_each_other() -> None:
+    sweep = sweep_of(seeds=3, budget="7 trials", base={"overrides": {"training.seed": 10}})
+    base = spaces.base_config(sweep)
+    configs = [spaces.trial_config(sweep, base, {"lora.r": 2}, number) for number in range(4)]
+    assert [c.training.seed for c in configs] == [10, 11, 12, 10]
+    assert [c.name for c in configs][:2] == ["small 0", "small 1"]
+    assert forecast.plan(sweep, 0).trials == 6  # whole settings only
+    assert base.early_stopping.metric == "val/exact_match" and base.supervision.auto_resume == 2
+
+
+BAD = {
+    "an empty space": ({"space": {}}, "space: is empty"),
+    "an unknown setting": ({"space": {"lora.rank": [1]}}, "space.lora.rank: no such setting"),
+    "one without its section": (
+        {"space": {"learning_rate": [1e-3]}}, "did you mean 'training.learning_rate'?"),
+    "bounds upside down": (
+        {"space": {"lora.r": {"low": 8, "high": 2}}}, "upside down: low 8 is above high 2"),
+    "a bound out of bounds": ({"space": {"lora.r": {"low": 0, "high": 2}}}, "space.lora.r: input"),
+    "a value out of bounds": ({"space": {"lora.r": [4, 0]}}, "greater than or equal to 1; got 0"),
+    "no values": ({"space": {"lora.r": []}}, "space.lora.r.values: has no values to try"),
+    "a bare number": ({"space": {"lora.r": 8}}, "takes a list of values, or low and high; got 8"),
+    "a range of words": (
+        {"space": {"scheduler.name": {"low": 1, "high": 2}}}, "list its values"),
+    "log from zero": (
+        {"space": {"lora.dropout": {"low": 0, "high": 0.5, "log": True}}}, "above 0 for log"),
+    "a grid without steps": (
+        {"method": "grid", "space": {"lora.dropout": {"low": 0, "high": 0.5}}}, "needs a step"),
+    "a grid too large": (
+        {"method": "grid", "space": {"training.max_steps": {"low": 1, "high": 1e6}}},
+        "100,000 is the most"),
+    "a condition on nothing": (
+        {"space": {"lora.r": {"values": [1], "when": {"optimizer.name": ["sgd"]}}}},
+        "must stand above it"),
+    "the seed": ({"space": {"training.seed": [1, 2]}}, "is given by `seeds`"),
+    "a metric that is not recorded": ({"metric": "val/exakt_match"}, "did you mean"),
+    "an unknown field": ({"pruning": "asha"}, "pruning: no such field; did you mean 'pruner'?"),
+    "an unknown method": ({"method": "bayes"}, "method: input should be 'grid', 'random' or 'tpe'"),
+    "an unknown preset": ({"base": {"preset": "tiny-spel"}}, "base: no preset 'tiny-spel'"),
+    "an unknown override": (
+        {"base": {"overrides": {"lora.rnk": 2}}}, "base.overrides.lora.rnk: no such setting"),
+    "no end": ({"budget": None}, "random search has no end"),
+    "a budget of nothing": ({"budget": "0 trials"}, "too small for one trial"),
+    "a budget of a second": ({"budget": "1 second"}, "too small for one trial"),
+    "a budget below the seeds": ({"budget": "2 trials", "seeds": 3}, "too small for one setting"),
+    "a budget in words": ({"budget": "a while"}, "such as `200 trials` or `45 minutes`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD.values(), ids=BAD)
+def test_bad_input_gets_a_sentence(changes: dict[str, Any], words: str) -> None:
+    text = problem(**changes) if "most" not in words else too_large(changes)
+    assert words in text and "Traceback" not in text and len(text.splitlines()) == 1
+
+
+def too_large(changes: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as found:
+        forecast.plan(sweep_of(**changes), 0)
+    return str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "trials", "seconds"),
+    [("200 trials", 200, None), ("45 minutes", None, 2700), ("45m", None, 2700),
+     ("1.5 hours", None, 5400), ("90s", None, 90), ("1,000 trials", 1000, None)],
+)  # fmt: skip
+def test_budgets(text: str, trials: int | None, seconds: float | None) -> None:
+    assert spaces.Budget.parse(text) == spaces.Budget(trials, seconds)
+
+
+def test_values_are_those_that_a_run_has() -> None:
+    """YAML reads 1e-4 as a text."""
+    sweep = parse_sweep(
+        "{name: s, method: grid, space: {training.learning_rate: [1e-4, 0.0001, 2e-4]}}", "s"
+    )
+    assert [cell["training.learning_rate"] for cell in spaces.grid(sweep, 0)] in (
+        [1e-4, 2e-4], [2e-4, 1e-4],
+    )  # fmt: skip
+    assert with_overrides(load_config().model_dump(), {"training.learning_rate": "1e-4"})
+
+
+# --- the ledger, with real processes --------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(small: dict[str, Any]) -> dict[str, Any]:
+    """Settings of short trials that share a process."""
+    return small | FEW | {"engine": "packed", "lora.dropout": 0.0}
+
+
+def written(home: Path, base: dict[str, Any], **changes: Any) -> Path:
+    """A sweep file of six trials over these base settings."""
+    values = {
+        "name": "six",
+        "base": {"overrides": base},
+        "method": "grid",
+        "space": {"lora.r": [2, 4, 8], "training.learning_rate": [1e-3, 1e-2]},
+    }
+    file = home / "six.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(values | changes)), sort_keys=False))
+    return file
+
+
+def sweep_row(sweep_id: str) -> Sweep:
+    with store.reading() as session:
+        return store.find_sweep(session, sweep_id)
+
+
+def trials_of(sweep_id: str) -> list[Run]:
+    with store.reading() as session:
+        return list(store.trials(session, sweep_id))
+
+
+def until(sweep_id: str, seen: Callable[[list[Run]], bool], seconds: float = 120) -> list[Run]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if seen(trials := trials_of(sweep_id)):
+            return trials
+        time.sleep(0.1)
+    log = paths.sweep_log(sweep_id)
+    told = [(run.id, run.status, run.reason) for run in trials_of(sweep_id)]
+    raise AssertionError(f"{sweep_row(sweep_id)}\n{told}\n{log.read_text()}")
+
+
+def completed(sweep_id: str) -> Callable[[list[Run]], bool]:
+    return lambda _: sweep_row(sweep_id).status == SweepStatus.COMPLETED
+
+
+def driver_of(sweep_id: str) -> int:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if pid := holder(paths.driver_lock(sweep_id)):
+            return pid
+        time.sleep(0.1)
+    raise AssertionError(paths.sweep_log(sweep_id).read_text())
+
+
+def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
+    home: Path, data: Path, packed: dict[str, Any]
+) -> None:
+    gone = home / "gone.jsonl"
+    gone.write_bytes(data.read_bytes())
+    base = {k: v for k, v in packed.items() if k != "data.path"}
+    space = {"data.path": [str(data), str(gone)], "lora.r": [2, 4, 8]}
+    file = written(home, base, space=space, retries=1, at_once=4)
+    sweep_id = json.loads(command("sweep", "launch", str(file), "--json").stdout)["id"]
+    killed = driver_of(sweep_id)
+    until(sweep_id, lambda trials: len(trials) >= 2)
+    gone.unlink()
+    os.kill(killed, signal.SIGKILL)
+    while holder(paths.driver_lock(sweep_id)):
+        time.sleep(0.05)
+    assert len(trials_of(sweep_id)) < 6 and sweep_row(sweep_id).status == SweepStatus.ACTIVE
+    reconciler.reconcile()
+    assert driver_of(sweep_id) != killed
+    trials = until(sweep_id, completed(sweep_id))
+    assert [run.number for run in trials] == list(range(6))
+    sweep = ledger.config_of(sweep_row(sweep_id))
+    assert [run.searched for run in trials] == list(spaces.grid(sweep, 0))
+
+    lost = [run for run in trials if (run.searched or {})["data.path"] == str(gone)]
+    good = [run for run in trials if run not in lost]
+    assert [run.status for run in lost] == [Status.FAILED] * 3, [run.reason for run in lost]
+    with store.reading() as session:
+        kinds = [[e.kind for e in store.events(session, run.id)] for run in lost]
+    assert kinds == [[EventKind.RETRIED, EventKind.SET_ASIDE]] * 3
+    assert [(run.status, run.attempt) for run in good] == [(Status.COMPLETED, 1)] * 3
+    summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
+    assert sorted(entry["run"] for entry in summary) == sorted(run.id for run in good)
+    assert all(paths.final_metrics(run.id).exists() for run in good)
+
+    document = json.loads(cli("sweep", "show", "six", "--json").stdout)
+    assert document["counts"] == {"completed": 3, "failed": 3} and document["note"] is None
+    assert document["best"]["run"] in {run.id for run in good}
+    assert "gone.jsonl" in cli("sweep", "show", sweep_id).stdout
+    rows = json.loads(cli("sweep", "export", sweep_id, "--json").stdout)
+    assert [row["lora.r"] for row in rows] == [(run.searched or {})["lora.r"] for run in trials]
+    gone.write_bytes(data.read_bytes())
+    file.write_text(file.read_text().replace("8", "16"))
+    assert "goes on as it was launched" in cli("sweep", "show", sweep_id).stderr
+    refused = cli("sweep", "add", sweep_id, "3 trials")
+    assert refused.exit_code == 2 and "no budget of trials" in refused.stderr
+
+
+def cli(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def busy(home: Path) -> Iterator[None]:
+    """All slots are taken, so what is queued stays so."""
+    locks = [FileLock(launcher.slot_lock(slot)) for slot in range(launcher.slot_count())]
+    assert all(lock.acquire() for lock in locks)
+    yield
+    for lock in locks:
+        lock.release()
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
+    home: Path, small: dict[str, Any]
+) -> None:
+    file = written(home, small, method="random", budget="3 trials", at_once=2)
+    sweep_id = ledger.launch(file)
+    first = until(sweep_id, lambda trials: len(trials) == 2)[0]
+    assert cli("sweep", "pause", sweep_id).stdout.startswith("PAUSED")
+    with store.reading() as session:
+        assert not store.queue(session)
+    launcher.stop(first.id)
+    time.sleep(2)
+    assert len(trials_of(sweep_id)) == 2  # a paused sweep queues nothing
+    refused = cli("sweep", "pause", sweep_id)
+    assert refused.exit_code == 2 and "is PAUSED" in refused.stderr
+    assert json.loads(cli("sweep", "resume", sweep_id, "--json").stdout)["status"] == "ACTIVE"
+    until(sweep_id, lambda trials: len(trials) == 3)
+    launcher.stop(trials_of(sweep_id)[1].id)
+    assert cli("sweep", "add", sweep_id, "2 trials").exit_code == 0
+    trials = until(sweep_id, lambda trials: len(trials) == 4)
+    assert sweep_row(sweep_id).most_trials == 5
+    assert cli("sweep", "cancel", sweep_id).exit_code == 0
+    driven = driver_of(sweep_id)
+    trials = trials_of(sweep_id)
+    assert {run.status for run in trials} == {Status.CANCELLED}
+    end = time.monotonic() + 20
+    while holder(paths.driver_lock(sweep_id)) == driven and time.monotonic() < end:
+        time.sleep(0.1)
+    assert holder(paths.driver_lock(sweep_id)) is None
+    reconciler.reconcile()
+    assert len(trials_of(sweep_id)) == len(trials)
+    assert sweep_row(sweep_id).status == SweepStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_budget_of_time_is_kept(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=3), budget="45m")
+    driver = Driver(sweep_id)
+    assert driver.round() and len(trials_of(sweep_id)) == 3
+    trains = trials_of(sweep_id)[0].id
+    with store.writing() as session:
+        assert store.claim(session, store.find(session, trains), token="t", slot=0)
+    driver.looked_at -= 44 * 60
+    assert driver.round() and len(trials_of(sweep_id)) == 3
+    driver.looked_at -= 60
+    assert driver.round()  # one still trains
+    trials = trials_of(sweep_id)
+    assert [run.status for run in trials] == [Status.STARTING] + [Status.CANCELLED] * 2
+    assert trials[0].stop_reason == "pruned: the 2,700 seconds of the sweep are over"
+    with store.writing() as session:
+        store.end(session, store.find(session, trains), {"status": Status.STOPPED})
+    assert not driver.round()
+    row = sweep_row(sweep_id)
+    assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
+    assert row.spent_seconds == pytest.approx(2700, abs=60)
+    assert results.became(trials_of(sweep_id)[0]) == "pruned"
+
+
+@pytest.mark.usefixtures("busy")
+def test_an_interrupted_trial_is_launched_again(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without a checkpoint begins anew, however few retries a failure has."""
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=1, retries=0), budget="1 trial")
+    driver = Driver(sweep_id)
+    for attempt in range(1, ledger.MOST_RELAUNCHES + 2):
+        assert driver.round()
+        (run,) = trials_of(sweep_id)
+        assert (run.status, run.attempt) == (Status.QUEUED, attempt)
+        with store.writing() as session:
+            store.claim(session, store.find(session, run.id), token="t", boot_id="another")
+        reconciler.reconcile()
+        assert trials_of(sweep_id)[0].status == Status.INTERRUPTED
+    assert not driver.round()
+    with store.reading() as session:
+        last = store.events(session, run.id)[-1]
+    assert last.kind == EventKind.SET_ASIDE and "the machine restarted" in last.text
+    assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
+
+
+@pytest.mark.usefixtures("home")
+def test_a_number_is_given_once() -> None:
+    config = load_config()
+    with store.writing() as session:
+        store.enqueue(session, config, sweep_id="s", number=0)
+    with pytest.raises(IntegrityError), store.writing() as session:
+        store.enqueue(session, config, sweep_id="s", number=0)
+    with store.writing() as session:  # runs that confirm have no number
+        for _ in range(2):
+            store.enqueue(session, config, sweep_id="s")
+
+
+@pytest.mark.usefixtures("home")
+def test_queued_runs_are_moved_to_the_front() -> None:
+    with store.writing() as session:
+        ids = [store.enqueue(session, load_config(), now=1e9 + n).id for n in range(4)]
+    assert cli("first", ids[3], ids[2]).exit_code == 0
+    with store.reading() as session:
+        assert [run.id for run in store.queue(session)] == [ids[3], ids[2], ids[0], ids[1]]
+    launcher.stop(ids[0])
+    refused = cli("first", ids[0])
+    assert refused.exit_code == 2 and "CANCELLED" in refused.stderr
+
+
+# --- pruning --------------------------------------------------------------------------------------
+
+
+def a_trial(number: int, status: Status = Status.RUNNING, **columns: Any) -> Run:
+    return Run(
+        id=f"t{number}", name="t", status=status, max_steps=90, created_at=0.0, number=number,
+        **columns,
+    )  # fmt: skip
+
+
+def reports_of(
+    curves: dict[int, list[float]], every: int = 10
+) -> list[tuple[str, int, float, float]]:
+    """(run, step, value, at), in which all trials train side by side."""
+    return [
+        (f"t{number}", (place + 1) * every, value, 100.0 * place + number)
+        for number, curve in curves.items()
+        for place, value in enumerate(curve)
+    ]
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])
+def test_a_trial_that_falls_behind_is_pruned_and_a_new_driver_says_the_same(pruner: str) -> None:
+    sweep = sweep_of(pruner=pruner, base={"overrides": {"evaluation.eval_steps": 10,
+                                                        "training.max_steps": 90}})  # fmt: skip
+    base = spaces.base_config(sweep)
+    good = {n: [0.3 + 0.1 * p + n / 100 for p in range(8)] for n in range(5, 10)}
+    curves = good | {10: [0.01] * 8, 11: [2.0] * 8}
+    done = [a_trial(n, Status.COMPLETED, ended_at=1.0) for n in range(5)]
+    trials = [*done, *(a_trial(n) for n in curves)]
+    ended = {n: [0.3 + 0.1 * p for p in range(9)] for n in range(5)}
+    early = [(run, step, value, -1.0) for run, step, value, _ in reports_of(ended)]
+    later = sorted(reports_of(curves), key=lambda report: report[3])
+
+    def said(parts: int) -> list[str]:
+        """What a driver decides that hears of the reports bit by bit."""
+        pruning = Pruning("sweep", sweep, base)
+        for part in range(parts):
+            heard = later[: len(later) * (part + 1) // parts]
+            behind = pruning.look(trials, early + heard)
+        return [run.id for run in behind]
+
+    whole = said(1)
+    assert "t10" in whole and "t11" not in whole
+    assert said(2) == said(7) == said(len(later)) == whole
+
+
+def test_what_has_ended_or_is_asked_to_is_not_pruned() -> None:
+    sweep = sweep_of(pruner="asha", base={"overrides": {"evaluation.eval_steps": 10}})
+    pruning = Pruning("sweep", sweep, spaces.base_config(sweep))
+    curves = {0: [0.9], 1: [0.1], 2: [0.1], 3: [0.1]}
+    trials = [
+        a_trial(0),
+        a_trial(1),
+        a_trial(2, stop_requested_at=1.0),
+        a_trial(3, Status.COMPLETED, ended_at=500.0),
+    ]
+    assert [run.id for run in pruning.look(trials, reports_of(curves))] == ["t1"]
+
+
+FIRST_IS_HIGH = 0
+
+
+def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[str, Any]) -> None:
+    many = small | {"engine": "packed", "lora.dropout": 0.0, "evaluation.eval_steps": 5,
+                    "training.logging_steps": 5, "scheduler.name": "constant"}  # fmt: skip
+    # The learning rate is recorded too, and tells the trials apart at once.
+    file = written(
+        home, many, metric="lr", pruner="asha", at_once=2, seed=FIRST_IS_HIGH,
+        space={"training.learning_rate": [1e-4, 1e-2]},
+    )  # fmt: skip
+    (high, _) = spaces.grid(load_sweep(file), FIRST_IS_HIGH)
+    assert high == {"training.learning_rate": 1e-2}
+    sweep_id = ledger.launch(file)
+    trials = until(sweep_id, lambda trials: any(r.status == Status.COMPLETED for r in trials))
+    (pruned,) = [run for run in trials if run.status == Status.COMPLETED]
+    assert (pruned.reason or "").startswith("pruned: lr 0.0001 at step")
+    assert "fell behind (asha)" in (pruned.reason or "")
+    assert results.became(pruned) == "pruned"
+    ledger.cancel(sweep_id)
+    trials = until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
+    assert sorted(run.status for run in trials) == [Status.COMPLETED, Status.STOPPED]
+    # The test set is for those that were trained to their end.
+    assert (
+        "test/exact_match" not in json.loads(paths.final_metrics(pruned.id).read_text())["metrics"]
+    )
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def show(**query: str) -> AppTest:
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "sweeps.py"), default_timeout=30)
+    for name, value in query.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception, test.exception[0].message
+    return test
+
+
+def html(test: AppTest) -> str:
+    return "\n".join(element.proto.body for element in test.get("html"))
+
+
+TINY = CONFIGS / "sweeps" / "tiny.yaml"
+VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices"]
+
+
+@pytest.mark.usefixtures("home")
+def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
+    page = html(show())
+    assert "No sweeps yet" in page and "24 trials of 24 settings" in page
+    page = html(show(file="seed-grid"))
+    assert "4,096 trials" in page and "2,304 settings take the same steps" in page
+    test = show(budget="1 second")
+    assert "too small for one trial" in html(test) and test.button[0].disabled
+    assert "There are none yet" in html(show(sweep="nobody")).replace("there are", "There are")
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(launcher, "start_driver", started.append)
+    test = show(budget="6 trials")
+    test.button[0].click().run()
+    with store.reading() as session:
+        (row,) = store.sweeps(session)
+    assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
+    assert "No trials yet" in html(show(sweep=row.id))
+
+
+@pytest.mark.usefixtures("home")
+def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
+    states: dict[int, tuple[Status, str | None]] = {
+        3: (Status.FAILED, f"cuda_oom: {HOSTILE}"),
+        5: (Status.COMPLETED, "pruned: val/exact_match 0.1 at step 50 fell behind (median)"),
+        9: (Status.COMPLETED, "early stopping: val/exact_match was not better"),
+    }
+    sweep_id = fill_sweep(TINY, states=states)
+    for view in VIEWS:
+        page = html(show(sweep=sweep_id, view=view))
+        assert "<dt>pruned</dt><dd>1</dd>" in page and "<dt>early stopped</dt><dd>1</dd>" in page
+        assert "<dt>failed</dt><dd>1</dd>" in page and "Best so far: " in page
+        assert "<img" not in page
+    page = html(show(sweep=sweep_id, view="Importance"))
+    assert page.index("training.learning_rate</code>") < page.index("lora.r</code>")
+    assert "Exploratory" in page and "PED-ANOVA" in page
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        document = results.document(session, found)
+    assert found.counts == {"completed": 21, "failed": 1, "pruned": 1, "early stopped": 1}
+    best = results.best_so_far(found)
+    assert list(best["trials"]) == list(range(1, 23)) and best["best"].is_monotonic_increasing
+    assert best["best"].iloc[-1] == document["best"]["score"] == found.settings["score"].max()
+    assert store.to_json(document)
+    table = sweeps.matching(found.trials, "score > 0.8 lora.r >= 16")
+    assert len(table) and (table["score"] > 0.8).all() and (table["lora.r"] >= 16).all()
+    assert list(sweeps.matching(found.trials, "CUDA_OOM")["trial"]) == [3]
+    drawn = sweeps.slices(found)["training.learning_rate"]
+    assert [trace.name for trace in drawn.data] == ["completed", "early stopped", "pruned"]
+    assert drawn.layout.xaxis.type == "log"
+
+
+@pytest.mark.usefixtures("home")
+def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_seeds() -> None:
+    sweep_id = fill_sweep(TINY)
+    test = show(sweep=sweep_id)
+    (button,) = [b for b in test.button if b.label == "Rerun the top 3 with 5 more seeds"]
+    button.click().run()
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    seeds = sorted({run.config["training"]["seed"] for run in found.confirming})
+    assert len(found.confirming) == 4 * 5 and seeds == [43, 44, 45, 46, 47]
+    again = show(sweep=sweep_id)
+    assert not [b for b in again.button if b.label.startswith("Rerun")]
+    for run in found.confirming:
+        behind = {"place 1": 0, "place 2": 25, "place 3": 25, "default": 120}
+        wrong = next(n for name, n in behind.items() if name in run.name)
+        wrong += run.config["training"]["seed"] % 3
+        words = [(f"w{i}", f"word{i}", "?" if i < 30 + wrong else f"word{i}") for i in range(400)]
+        fill_predictions(run.id, 10, words, rows=400, split="test")
+        end(run.id, Status.COMPLETED)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        judged, told = results.judge(session, found)
+    assert told == "by seeds that took no part in the search" and len(judged) == 3
+    against = {verdict.b: verdict for verdict in judged}
+    default = next(v for name, v in against.items() if "default" in name)
+    assert default.winner == "tiny place 1" and default.p_holm and default.p_holm < 0.05
+    page = html(show(sweep=sweep_id))
+    assert "tiny place 1 spells" in page and "took no part in the search" in page
+    assert "20 of 20 confirming runs are done" in page
+
+
+@pytest.mark.usefixtures("home")
+def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE,
+                          states={3: (Status.QUEUED, None)})  # fmt: skip
+    for label, status in (("Pause", "PAUSED"), ("Resume", "ACTIVE"), ("Cancel", "CANCELLED")):
+        test = show(sweep=sweep_id)
+        (button,) = [b for b in test.button if b.label == label]
+        button.click().run()
+        assert sweep_row(sweep_id).status == status
+    assert trials_of(sweep_id)[3].status == Status.CANCELLED
+
+
+@pytest.mark.usefixtures("home")
+def test_4096_trials_are_listed_in_300_ms() -> None:
+    sweep_id = fill_sweep(CONFIGS / "sweeps" / "seed-grid.yaml", trials=1)
+    (first,) = trials_of(sweep_id)
+    cells = spaces.grid(ledger.config_of(sweep_row(sweep_id)), 0)
+    with store.writing() as session:
+        values = store.find(session, first.id).model_dump()
+        rows = [
+            values | {"id": f"run {number}", "number": number, "searched": cell}
+            for number, cell in enumerate(cells) if number
+        ]  # fmt: skip
+        session.execute(insert(Run), rows)
+        point = {"name": "val/exact_match", "step": 1, "attempt": 1}
+        scores = [point | {"run_id": row["id"], "value": row["number"] / 4096} for row in rows]
+        session.execute(insert(LatestMetric), scores)
+    with store.reading() as session:
+        row = sweep_row(sweep_id)
+        began = time.process_time()
+        found = results.read(session, row)
+        took = time.process_time() - began
+    assert len(found.trials) == len(found.settings) == 4096 and took < 0.3, took
+    assert found.settings["trial"].iloc[0] == 4095
