@@ -338,6 +338,8 @@ def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
     file = written(home, small, method="random", budget="3 trials", at_once=2)
     sweep_id = ledger.launch(file)
     first = until(sweep_id, lambda trials: len(trials) == 2)[0]
+    with store.reading() as session:
+        assert store.find(session, first.id).config["tracking"]["group"] == sweep_id
     assert cli("sweep", "pause", sweep_id).stdout.startswith("PAUSED")
     with store.reading() as session:
         assert not store.queue(session)

@@ -168,6 +168,9 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
 def _insert(
     sweep_id: str, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
 ) -> int:
+    if base.tracking.group is None:  # a tracker shows the trials as one group
+        own = base.tracking.model_copy(update={"group": sweep_id})
+        base = base.model_copy(update={"tracking": own})
     configs = [spaces.trial_config(sweep, base, values, number) for number, values in chosen]
     try:
         with store.writing() as session:
