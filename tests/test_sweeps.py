@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import yaml
 from click.testing import Result
@@ -29,6 +30,7 @@ from src.sweeps import ledger, planner, results, spaces
 from src.sweeps.driver import Driver
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
+from tests import live
 from tests.live import FEW, command
 from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep
 
@@ -315,6 +317,38 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     assert "goes on as it was launched" in cli("sweep", "show", sweep_id).stderr
     refused = cli("sweep", "add", sweep_id, "3 trials")
     assert refused.exit_code == 2 and "no budget of trials" in refused.stderr
+
+
+@pytest.mark.chaos
+def test_24_trials_survive_three_kills_of_all_processes(home: Path, packed: dict[str, Any]) -> None:
+    longer = packed | {"training.max_steps": 20, "checkpointing.save_steps": 5,
+                       "evaluation.eval_steps": 10}  # fmt: skip
+    rates = [float(f"{1e-4 * 10 ** (place / 3):.3g}") for place in range(6)]
+    space = {"lora.r": [2, 4, 8, 16], "training.learning_rate": rates}
+    file = written(home, longer, space=space, metric="val/loss", mode="min")
+
+    def best(sweep_id: str) -> dict[str, Any]:
+        trials = until(sweep_id, completed(sweep_id), seconds=600)
+        assert [run.number for run in trials] == list(range(24))
+        assert {run.status for run in trials} == {Status.COMPLETED}
+        with store.reading() as session:
+            return dict(results.document(session, results.read(session, sweep_row(sweep_id))))
+
+    undisturbed = best(ledger.launch(file))
+    sweep_id = ledger.launch(file)
+    for kill in range(3):
+        steps = 120 * (kill + 1)
+        until(sweep_id, lambda trials, n=steps: sum(run.step or 0 for run in trials) > n, 300)
+        there = live.of_home(home)
+        for process in there:
+            process.kill()
+        psutil.wait_procs(there, timeout=10)
+        reconciler.reconcile()
+        driver_of(sweep_id)
+    disturbed = best(sweep_id)
+    assert disturbed["best"]["settings"] == undisturbed["best"]["settings"]
+    assert disturbed["best"]["score"] == pytest.approx(undisturbed["best"]["score"], rel=1e-6)
+    assert max(trial["attempt"] for trial in disturbed["trials"]) >= 2
 
 
 def cli(*arguments: str) -> Result:
