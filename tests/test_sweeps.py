@@ -169,6 +169,8 @@ BAD = {
     "a condition on nothing": (
         {"space": {"lora.r": {"values": [1], "when": {"optimizer.name": ["sgd"]}}}},
         "must stand above it"),
+    "a path from somewhere": (
+        {"space": {"data.path": ["a.csv", "/b.csv"]}}, "not written from the root"),
     "the seed": ({"space": {"training.seed": [1, 2]}}, "is given by `seeds`"),
     "a metric that is not recorded": ({"metric": "val/exakt_match"}, "did you mean"),
     "an unknown field": ({"pruning": "asha"}, "pruning: no such field; did you mean 'pruner'?"),
@@ -424,6 +426,35 @@ def test_a_budget_of_time_is_kept(
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
     assert results.became(trials_of(sweep_id)[0]) == "pruned"
+
+
+@pytest.mark.usefixtures("busy")
+def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {name: value for name, value in small.items() if name != "data.path"}
+    space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
+    monkeypatch.setattr(launcher, "check", lambda config: {})
+    sweep_id = ledger.launch(written(home, base, space=space))
+    until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
+    assert "data.path: and hub_id are both set; keep one of them" in (
+        sweep_row(sweep_id).reason or ""
+    )
+
+
+def test_relative_paths_go_from_where_the_sweep_was_launched(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+    monkeypatch.chdir(home)
+    sweep_id = ledger.launch(written(home, small | {"data.path": "words.jsonl"}))
+    monkeypatch.chdir("/")
+    assert Driver(sweep_id).round()
+    with store.reading() as session:
+        run = store.find(session, trials_of(sweep_id)[0].id)
+    assert run.config["data"]["path"] == str(home / "words.jsonl")
+    assert ledger.edited(sweep_row(sweep_id)) is None
 
 
 @pytest.mark.usefixtures("busy")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -182,7 +183,7 @@ def confirm(found: Found) -> list[str]:
         for seed in range(begin, begin + MORE_SEEDS):
             own = {"name": f"{found.row.name} {name}", "training.seed": seed}
             config = with_overrides(base.model_dump(), values | own)
-            configs.append(with_absolute_paths(config))
+            configs.append(with_absolute_paths(config, Path(found.row.folder)))
     with store.writing() as session:
         ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
     for run_id in ids:
