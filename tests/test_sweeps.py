@@ -69,6 +69,12 @@ def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     spaces.trial_config(sweep, spaces.base_config(sweep), values, 0)
 
 
+def test_the_sweep_of_the_readme_can_be_launched() -> None:
+    text = (paths.ROOT / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    sweep = parse_sweep(text, "README.md")
+    assert spaces.suggest(sweep, 0, 0, []) and sweep.space["optimizer.momentum"].when
+
+
 def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted() -> None:
     # Of this process: others may use the machine too.
     began = time.process_time()
