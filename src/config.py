@@ -478,15 +478,17 @@ def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with local paths made absolute: the trainer runs in another folder."""
+def with_absolute_paths(config: RunConfig, folder: Path | None = None) -> RunConfig:
+    """The config with local paths made absolute, from `folder` or else the current one: the trainer
+    runs in another."""
+    here = folder or Path.cwd()
     sections: dict[str, Section] = {}
     if config.data.path:
-        path = str(Path(config.data.path).expanduser().absolute())
+        path = str(here / Path(config.data.path).expanduser())
         sections["data"] = config.data.model_copy(update={"path": path})
-    model = Path(config.model.name).expanduser()
+    model = here / Path(config.model.name).expanduser()
     if model.is_dir() and base_model(config.model.name) == config.model.name:
-        sections["model"] = config.model.model_copy(update={"name": str(model.absolute())})
+        sections["model"] = config.model.model_copy(update={"name": str(model)})
     return config.model_copy(update=sections)
 
 

@@ -108,7 +108,7 @@ def fill_sweep(
     with store.writing() as session:
         row = Sweep(
             id=store.new_id(session, Sweep, sweep.name, now), name=sweep.name,
-            file=file.read_text(), path=str(file), status=status, seed=sweep.seed,
+            file=file.read_text(), path=str(file), folder="/", status=status, seed=sweep.seed,
             most_trials=sweep.limits.trials, created_at=now, spent_seconds=trials * 40.0,
         )  # fmt: skip
         session.add(row)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import yaml
 from click.testing import Result
@@ -29,6 +30,7 @@ from src.sweeps import forecast, ledger, results, spaces
 from src.sweeps.driver import Driver
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
+from tests import live
 from tests.live import FEW, command
 from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep
 
@@ -65,6 +67,12 @@ def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     values = spaces.suggest(sweep, 0, 0, [])
     assert values and values.keys() <= sweep.space.keys()
     spaces.trial_config(sweep, spaces.base_config(sweep), values, 0)
+
+
+def test_the_sweep_of_the_readme_can_be_launched() -> None:
+    text = (paths.ROOT / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    sweep = parse_sweep(text, "README.md")
+    assert spaces.suggest(sweep, 0, 0, []) and sweep.space["optimizer.momentum"].when
 
 
 def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted() -> None:
@@ -167,6 +175,8 @@ BAD = {
     "a condition on nothing": (
         {"space": {"lora.r": {"values": [1], "when": {"optimizer.name": ["sgd"]}}}},
         "must stand above it"),
+    "a path from somewhere": (
+        {"space": {"data.path": ["a.csv", "/b.csv"]}}, "not written from the root"),
     "the seed": ({"space": {"training.seed": [1, 2]}}, "is given by `seeds`"),
     "a metric that is not recorded": ({"metric": "val/exakt_match"}, "did you mean"),
     "an unknown field": ({"pruning": "asha"}, "pruning: no such field; did you mean 'pruner'?"),
@@ -317,6 +327,38 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     assert refused.exit_code == 2 and "no budget of trials" in refused.stderr
 
 
+@pytest.mark.chaos
+def test_24_trials_survive_three_kills_of_all_processes(home: Path, packed: dict[str, Any]) -> None:
+    longer = packed | {"training.max_steps": 20, "checkpointing.save_steps": 5,
+                       "evaluation.eval_steps": 10}  # fmt: skip
+    rates = [float(f"{1e-4 * 10 ** (place / 3):.3g}") for place in range(6)]
+    space = {"lora.r": [2, 4, 8, 16], "training.learning_rate": rates}
+    file = written(home, longer, space=space, metric="val/loss", mode="min")
+
+    def best(sweep_id: str) -> dict[str, Any]:
+        trials = until(sweep_id, completed(sweep_id), seconds=600)
+        assert [run.number for run in trials] == list(range(24))
+        assert {run.status for run in trials} == {Status.COMPLETED}
+        with store.reading() as session:
+            return dict(results.document(session, results.read(session, sweep_row(sweep_id))))
+
+    undisturbed = best(ledger.launch(file))
+    sweep_id = ledger.launch(file)
+    for kill in range(3):
+        steps = 120 * (kill + 1)
+        until(sweep_id, lambda trials, n=steps: sum(run.step or 0 for run in trials) > n, 300)
+        there = live.of_home(home)
+        for process in there:
+            process.kill()
+        psutil.wait_procs(there, timeout=10)
+        reconciler.reconcile()
+        driver_of(sweep_id)
+    disturbed = best(sweep_id)
+    assert disturbed["best"]["settings"] == undisturbed["best"]["settings"]
+    assert disturbed["best"]["score"] == pytest.approx(undisturbed["best"]["score"], rel=1e-6)
+    assert max(trial["attempt"] for trial in disturbed["trials"]) >= 2
+
+
 def cli(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
@@ -392,6 +434,35 @@ def test_a_budget_of_time_is_kept(
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
     assert results.became(trials_of(sweep_id)[0]) == "pruned"
+
+
+@pytest.mark.usefixtures("busy")
+def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {name: value for name, value in small.items() if name != "data.path"}
+    space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
+    monkeypatch.setattr(launcher, "check", lambda config: {})
+    sweep_id = ledger.launch(written(home, base, space=space))
+    until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
+    assert "data.path: and hub_id are both set; keep one of them" in (
+        sweep_row(sweep_id).reason or ""
+    )
+
+
+def test_relative_paths_go_from_where_the_sweep_was_launched(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+    monkeypatch.chdir(home)
+    sweep_id = ledger.launch(written(home, small | {"data.path": "words.jsonl"}))
+    monkeypatch.chdir("/")
+    assert Driver(sweep_id).round()
+    with store.reading() as session:
+        run = store.find(session, trials_of(sweep_id)[0].id)
+    assert run.config["data"]["path"] == str(home / "words.jsonl")
+    assert ledger.edited(sweep_row(sweep_id)) is None
 
 
 @pytest.mark.usefixtures("busy")

@@ -50,7 +50,8 @@ class Sweep(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str
     file: str  # text of the sweep file as it was launched; a later edit changes nothing
-    path: str | None = None  # where that text was read
+    path: str  # where that text was read
+    folder: str  # from where its relative paths go
     status: str = Field(index=True)
     reason: str | None = None  # one sentence: why it ended, where it was not with its last trial
     seed: int  # of its sampler

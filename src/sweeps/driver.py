@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
+from src.config import ConfigError
 from src.runs import reconciler, recovery, store
 from src.runs.processes import FileLock, print_even_on_a_full_disk
 from src.runs.table import Run, Status, Sweep, SweepStatus
@@ -31,9 +32,13 @@ def main() -> int:
         return 0  # another one is at it
     os.umask(0o077)
     print_even_on_a_full_disk()
-    driver = Driver(sweep_id)
-    while driver.goes_on():
-        time.sleep(TIMEOUTS.sweep)
+    try:
+        driver = Driver(sweep_id)
+        while driver.goes_on():
+            time.sleep(TIMEOUTS.sweep)
+    except ConfigError as error:
+        # Settings that are good one by one may not be together, or a preset is gone.
+        ledger.give_up(sweep_id, f"no further trial can be launched: {error}")
     return 0
 
 

@@ -14,6 +14,7 @@ from src.runs import launcher, lineage, recovery, store
 from src.runs.table import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import forecast, spaces
 from src.sweeps.spaces import Budget, SweepConfig, Tried
+from src.training.engines import SLOTS
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
@@ -51,6 +52,7 @@ def launch(file: Path, *, budget: str | None = None) -> str:
             name=sweep.name,
             file=text,
             path=str(file.absolute()),
+            folder=str(Path.cwd()),
             status=SweepStatus.ACTIVE,
             seed=sweep.seed,
             most_trials=limits.trials,
@@ -65,13 +67,13 @@ def launch(file: Path, *, budget: str | None = None) -> str:
 
 def config_of(row: Sweep) -> SweepConfig:
     """The sweep file as it was launched."""
-    return spaces.parse_sweep(row.file, row.path or row.id)
+    return spaces.parse_sweep(row.file, row.path)
 
 
 def edited(row: Sweep) -> str | None:
     """A sentence where the file was changed since the launch, which changes nothing."""
     try:
-        now = spaces.load_sweep(row.path or "").model_copy(update={"budget": None})
+        now = spaces.load_sweep(row.path).model_copy(update={"budget": None})
     except ConfigError:
         return None
     if now == config_of(row).model_copy(update={"budget": None}):
@@ -131,6 +133,16 @@ def tried(
     return found
 
 
+def ahead(sweep: SweepConfig, base: RunConfig) -> int:
+    """Trials that are queued or training at a time: enough to fill a pack, and with tpe as few as
+    keep the machine at work, for each is drawn from those that have ended."""
+    if sweep.at_once:
+        return sweep.at_once
+    if sweep.method != "tpe":
+        return SLOTS
+    return 8 if base.engine == "packed" else launcher.slot_count() + 1
+
+
 def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
     """Queue trials up to as many as should be under way; how many, None where none is left to
     try."""
@@ -142,7 +154,7 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
         reports = store.reports(session, sweep_id, sweep.metric) if learns else []
     known = tried(sweep, trials, metrics, reports)
     settings = {one.number: dict(one.values) for one in known}
-    room = sweep.ahead - sum(not Status(run.status).ended for run in trials)
+    room = ahead(sweep, base) - sum(not Status(run.status).ended for run in trials)
     number = max((run.number or 0 for run in trials), default=-1) + 1
     most = row.most_trials
     # Whole settings only: half of one's seeds would say little.
@@ -162,11 +174,11 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
             known.append(Tried(place, values, TrialState.RUNNING))
         chosen.append((number, settings[place]))
         number += 1
-    return (_insert(sweep_id, sweep, base, chosen) if chosen else 0) if left or chosen else None
+    return (_insert(row, sweep, base, chosen) if chosen else 0) if left or chosen else None
 
 
 def _insert(
-    sweep_id: str, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
+    row: Sweep, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
 ) -> int:
     if base.tracking.group is None:  # a tracker shows the trials as one group
         own = base.tracking.model_copy(update={"group": sweep_id})
@@ -174,13 +186,13 @@ def _insert(
     configs = [spaces.trial_config(sweep, base, values, number) for number, values in chosen]
     try:
         with store.writing() as session:
-            if store.find_sweep(session, sweep_id).status != SweepStatus.ACTIVE:
+            if store.find_sweep(session, row.id).status != SweepStatus.ACTIVE:
                 return 0
             run_ids = [
                 store.enqueue(
                     session,
-                    with_absolute_paths(config),
-                    sweep_id=sweep_id,
+                    with_absolute_paths(config, Path(row.folder)),
+                    sweep_id=row.id,
                     number=number,
                     seed_index=number % sweep.seeds,
                     searched=values,
@@ -242,6 +254,11 @@ def cancel(sweep_id: str) -> None:
     """End a sweep: its queued trials are cancelled, those that train stop at their next step."""
     _change(sweep_id, SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
     end_trials(sweep_id)
+
+
+def give_up(sweep_id: str, reason: str) -> None:
+    """End a sweep that cannot go on; trials that are queued or train already do."""
+    _change(sweep_id, SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time(), reason=reason)
 
 
 def end_trials(sweep_id: str, *, reason: str | None = None) -> None:

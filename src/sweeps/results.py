@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 from src.analysis import comparison, verdicts
 from src.analysis.comparison import Group
 from src.analysis.verdicts import Verdict
-from src.config import get, with_absolute_paths, with_overrides
+from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, recovery, store
 from src.runs.table import ACTIVE, Run, Status, Sweep
 from src.sweeps import ledger, spaces
@@ -174,21 +175,25 @@ def confirm(found: Found) -> list[str]:
     base = spaces.base_config(found.sweep)
     last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
     begin = base.training.seed + found.sweep.seeds if last is None else last + 1
-    chosen: dict[str, dict[str, Any]] = {"default": {}} | {
-        f"place {n}": v for n, v in enumerate(top(found), start=1)
-    }
+    chosen = {f"place {n}": values for n, values in enumerate(top(found), start=1)}
+    if not any(_is_default(base, values) for values in chosen.values()):
+        chosen["default"] = {}
     configs = []
     for name, values in chosen.items():
         for seed in range(begin, begin + MORE_SEEDS):
             own = {"name": f"{found.row.name} {name}", "training.seed": seed}
             config = with_overrides(base.model_dump(), values | own)
-            configs.append(with_absolute_paths(config))
+            configs.append(with_absolute_paths(config, Path(found.row.folder)))
     with store.writing() as session:
         ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
     for run_id in ids:
         recovery.remember(run_id)
     launcher.fill_slots()
     return ids
+
+
+def _is_default(base: RunConfig, values: dict[str, Any]) -> bool:
+    return all(get(base, name) == value for name, value in values.items())
 
 
 def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
@@ -200,6 +205,8 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
     """
     groups = comparison.grouped(found.confirming)
     ready = [group for group in groups if len(group.seeds) >= verdicts.FEWEST_SEEDS]
+    # Where it was done twice, the newer winner counts.
+    ready.sort(key=lambda group: -group.runs[0].created_at)
     ready.sort(key=lambda group: not group.name.startswith(f"{found.row.name} place 1"))
     if len(ready) > 1:
         pairs = comparison.against(session, ready[0], ready[1:])
@@ -221,7 +228,7 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
     default = [
         group.name
         for group, (_, row) in zip(groups, best.iterrows(), strict=True)
-        if all(get(base, name) == value for name, value in _values(row, found.sweep).items())
+        if _is_default(base, _values(row, found.sweep))
     ]
     shown = {groups[1].name, *default} - {groups[0].name}
     tested = sum(verdict.p_value is not None for verdict in pairs)

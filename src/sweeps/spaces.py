@@ -131,7 +131,7 @@ class SweepConfig(Section):
     """Launch a failed trial again at most so many times, then set it aside."""
     at_once: int | None = Field(None, ge=1, le=4096)
     """Trials that are queued or training at a time. Empty: 64, a full pack; with tpe, which learns
-    from those that ended, 8."""
+    from those that ended, 8 in a pack and else one more than there are slots."""
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -143,10 +143,6 @@ class SweepConfig(Section):
     @property
     def limits(self) -> "Budget":
         return Budget.parse(self.budget) if self.budget else Budget()
-
-    @property
-    def ahead(self) -> int:
-        return self.at_once or (8 if self.method == "tpe" else 64)
 
 
 @dataclass(frozen=True)
@@ -264,6 +260,8 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
             "is given by `seeds`" if name == "training.seed"
             else "is given by the sweep" if name == "name"
             else "is given by `metric` and `mode`" if name in METRIC
+            else "holds paths that are not written from the root" if name == "data.path"
+            and not _rooted(parameter)
             else _unusable(parameter, known[name], base, sweep.method)
         )  # fmt: skip
         why = why or _unmet(parameter, above)
@@ -309,6 +307,11 @@ def _unusable(parameter: Parameter, setting: Setting, base: RunConfig, method: s
         except ConfigError as error:
             return "; ".join(error.problems.values())
     return None
+
+
+def _rooted(parameter: Parameter) -> bool:
+    values = parameter.values if isinstance(parameter, Listed) else []
+    return all(v is None or Path(str(v)).expanduser().is_absolute() for v in values)
 
 
 def _unmet(parameter: Parameter, above: Mapping[str, Parameter]) -> str | None:
