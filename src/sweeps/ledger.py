@@ -11,10 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from src.config import ConfigError, RunConfig, parse_yaml, read_text, with_absolute_paths
 from src.runs import launcher, lineage, recovery, store
+from src.runs.slots import slot_count
 from src.runs.table import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import forecast, spaces
 from src.sweeps.spaces import Budget, SweepConfig, Tried
-from src.training.engines import SLOTS
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
@@ -139,8 +139,8 @@ def ahead(sweep: SweepConfig, base: RunConfig) -> int:
     if sweep.at_once:
         return sweep.at_once
     if sweep.method != "tpe":
-        return SLOTS
-    return 8 if base.engine == "packed" else launcher.slot_count() + 1
+        return max(base.pack_size, slot_count() + 1)
+    return 8 if base.engine == "packed" else slot_count() + 1
 
 
 def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
@@ -181,7 +181,7 @@ def _insert(
     row: Sweep, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
 ) -> int:
     if base.tracking.group is None:  # a tracker shows the trials as one group
-        own = base.tracking.model_copy(update={"group": sweep_id})
+        own = base.tracking.model_copy(update={"group": row.id})
         base = base.model_copy(update={"tracking": own})
     configs = [spaces.trial_config(sweep, base, values, number) for number, values in chosen]
     try:
