@@ -23,7 +23,7 @@ from src.cli import app
 from src.config import ConfigError, load_config, with_overrides
 from src.panel import sweeps
 from src.paths import CONFIGS
-from src.runs import launcher, reconciler, store
+from src.runs import launcher, reconciler, slots, store
 from src.runs.processes import FileLock, holder
 from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
 from src.sweeps import forecast, ledger, results, spaces
@@ -366,7 +366,7 @@ def cli(*arguments: str) -> Result:
 @pytest.fixture
 def busy(home: Path) -> Iterator[None]:
     """All slots are taken, so what is queued stays so."""
-    locks = [FileLock(launcher.slot_lock(slot)) for slot in range(launcher.slot_count())]
+    locks = [FileLock(slots.slot_lock(slot)) for slot in range(slots.slot_count())]
     assert all(lock.acquire() for lock in locks)
     yield
     for lock in locks:
