@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-pages bench-gpu bench-packed test-gpu chaos screenshots docs settings base clean
+.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -30,7 +30,8 @@ setup-dev: .venv/.ready-dev
 	@touch $@
 
 test: setup-dev  ## Run every test that this machine can
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -m "not chaos and not timed" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m timed
 
 lint: setup-dev  ## Check style and types
 	$(VENV)/ruff check .
@@ -47,24 +48,29 @@ bench: setup-dev  ## Measure the presets and the way from launch to first step o
 bench-pages: setup-dev  ## Measure each page on a store of 1,000 runs (10 minutes, 700 MB of disk)
 	$(VENV)/python -m benchmarks.pages
 
-bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth (needs an NVIDIA GPU)
-	$(VENV)/python -m benchmarks.gpu_check
+bench-sweeps: setup-dev  ## Plan 4,096 trials, train a grid of 64 and let searches replay it (half an hour)
+	$(VENV)/python -m benchmarks.sweeps --home results/bench/sweeps
 
-bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unsloth (needs an NVIDIA GPU, 10 minutes)
-	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases check,peak,packed,decode,baselines,processes,sweep
-	$(VENV)/python -m benchmarks.packed --out results/bench/packed --shape qwen --phases check,peak,packed,baselines
+bench-gpu: setup-dev  ## Train GPT-2 and Llama shapes through PEFT and Unsloth, and packs in bf16 beside TRL (needs an NVIDIA GPU)
+	$(VENV)/python -m benchmarks.gpu_check
+	$(VENV)/python -m benchmarks.packed --out results/bench/bf16 --phases check,seeds
+
+bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unsloth and keep profiles (needs an NVIDIA GPU)
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases check,peak,packed,decode,baselines,processes,sweep,solo --solos 1
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases solo --solos 8 --at-once 8 --first-solo 1
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --shape qwen --phases check,peak,packed,baselines,processes
 
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
 
-chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (30 minutes)
+chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (20 minutes)
 	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos_table
 
 screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots
 
 docs: settings  ## Build the documentation as a site into results/site
-	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict
 	@echo "open results/site/index.html"
 
 settings: setup-dev  ## Write docs/settings.md from RunConfig

@@ -164,6 +164,9 @@ def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Se
         if "answer_tokens" in frame:
             by_tokens = errors.accuracy_by(without(*every, "tokens"), "answer_tokens")
             shares.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
+        if frame["task"].nunique() > 1:
+            by_task = errors.accuracy_by(without(*every, "task"), "task")
+            shares.append(maps.accuracy(here, "Accuracy by task", "task", by_task))
         cards = [maps.confusions(here, of(without("letters"))), maps.stack(shares)]
     st.html(maps.grid(cards))
 
@@ -191,7 +194,7 @@ def two(
             ]
         )
     )
-    left = max(first.rows, second.rows) - len(both)
+    left = errors.left_out(first.rows, second.rows, both)
     out = f" {left:,} questions that only one of them was asked are left out." if left else ""
     more, points = n["fixed"] - n["broken"], n["difference"] * 100
     sums = f"= {more:+,} of {n['questions']:,} questions, {points:+.1f} points".replace("-", "−")

@@ -11,7 +11,16 @@ import streamlit as st
 from src import paths
 from src.panel import charts, checkpoints, form, parts
 from src.runs import launcher, lineage, store
-from src.runs.table import RESUMABLE, Checkpoint, Event, EventKind, Run, Status
+from src.runs.table import (
+    RESUMABLE,
+    Checkpoint,
+    Event,
+    EventKind,
+    Run,
+    Status,
+    Sweep,
+    SweepStatus,
+)
 from src.runs.timeouts import TIMEOUTS
 from src.units import duration
 
@@ -27,14 +36,29 @@ def page() -> None:
             return
         st.html(parts.link("errors", "Misspelled words", {"run": run.id}), width="content")
         st.html(parts.link("launch", "Launch again with edits", {"from": run.id}), width="content")
+        if run.sweep_id:
+            st.html(parts.link("sweeps", "Its sweep", {"sweep": run.sweep_id}), width="content")
         actions(run)
     living = not Status(run.status).ended
-    st.fragment(view, run_every=REFRESH_SECONDS if living else None)(run.id, living)
+    st.fragment(view, run_every=REFRESH_SECONDS if living else None)(run.id, stage(run))
+
+
+def stage(run: Run) -> str:
+    """What decides which buttons there are."""
+    status = Status(run.status)
+    if status == Status.QUEUED:
+        return "held" if run.held_at else "queued"
+    return "ended" if status.ended else "active"
 
 
 def actions(run: Run) -> None:
-    """Stop or delete, each after asking; resume what did not come to its end."""
+    """Stop or delete, each after asking; resume what did not come to its end; steer the queue."""
     status = Status(run.status)
+    if status == Status.QUEUED:
+        if run.held_at is None:
+            st.button("Start next", on_click=steer, args=("first", run.id))
+        what = "release" if run.held_at else "hold"
+        st.button(what.capitalize(), on_click=steer, args=(what, run.id))
     if not status.ended:
         with st.popover("Stop", key="stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
@@ -55,7 +79,22 @@ def actions(run: Run) -> None:
             parts.go("overview")
 
 
-def view(run_id: str, living: bool) -> None:
+def steer(what: str, run_id: str) -> None:
+    """Move a queued run to the front, hold it or release it; one that just started says so."""
+    try:
+        with store.writing() as session:
+            run = store.find(session, run_id)
+            if what == "first":
+                store.move_to_front(session, [run])
+                st.toast("It is the next to start.")
+            else:
+                store.hold(session, [run], held=what == "hold")
+    except store.CannotSteer as error:
+        st.toast(str(error))
+    launcher.fill_slots()
+
+
+def view(run_id: str, drawn: str) -> None:
     with store.reading() as session:
         try:
             run = store.find(session, run_id)
@@ -66,9 +105,13 @@ def view(run_id: str, living: bool) -> None:
         kept = store.checkpoints(session, run.id)
         events = store.events(session, run.id)
         forks = store.forks(session, run.id)
-    if living and Status(run.status).ended:
-        st.rerun()  # it ended while we looked: other buttons, and no more refreshes
-    head(run, latest, charts.pace(curves.frames.get("train/loss")))
+        sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
+    if stage(run) != drawn:
+        st.rerun()  # it started or ended while we looked: other buttons, or no more refreshes
+    living = drawn != "ended"
+    paused = sweep is not None and sweep.status == SweepStatus.PAUSED
+    now = (run.phase if Status(run.status).active else None) or parts.meaning(run, paused=paused)
+    head(run, latest, charts.pace(curves.frames.get("train/loss")), run.reason or now)
     stand_out(run, events)
     if curves.frames:
         more = {"revision": run.id, "branches": curves.branches, "marks": charts.marks(run)}
@@ -76,8 +119,8 @@ def view(run_id: str, living: bool) -> None:
         drawn = {chart.title: charts.figure(chart, curves.frames, **more) for chart in shown}
         charts.draw(drawn, live=living, key="curves")
     elif living:
-        now = escape(run.phase or parts.MEANING[Status(run.status)])
-        parts.empty("No curve yet", f"The first points come once the model is there. Now: {now}.")
+        first = "The first points come once the model is there."
+        parts.empty("No curve yet", f"{first} Now: {escape(now)}.")
     below(run, kept, curves, events, forks)
 
 
@@ -93,21 +136,24 @@ def stand_out(run: Run, events: Sequence[Event]) -> None:
         st.html(f'<p class="banner" role="status">{escape(warnings[-1].text)}{many}</p>')
 
 
-def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
+def head(run: Run, latest: dict[str, float | None], pace: float | None, said: str) -> None:
     """Status and why, progress, and the numbers that one looks for first."""
     status = Status(run.status)
-    said = run.reason or (run.phase if status.active else None) or parts.MEANING[status]
     if run.best_step is not None:
         said += f" · best at step {run.best_step:,}"
     processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
     memory = latest.get(f"{processor.lower()}/memory_gib")
     left = parts.remaining_seconds(run, pace)
     tested = latest.get("test/exact_match")
+    # At its end a run restores its best step and scores that one: not the step of the last loss.
+    restored = status in (Status.COMPLETED, Status.STOPPED) and run.best_step is not None
+    apart = restored and run.best_step != run.step
+    best, last = (", best step", ", last step") if apart else ("", "")
     pairs = [
         *([("test exact match", parts.percent(tested))] if tested is not None else []),
-        ("exact match", parts.percent(latest.get("val/exact_match"))),
-        ("validation loss", parts.number(latest.get("val/loss"))),
-        ("training loss", parts.number(latest.get("train/loss"))),
+        (f"exact match{best}", parts.percent(latest.get("val/exact_match"))),
+        (f"validation loss{best}", parts.number(latest.get("val/loss"))),
+        (f"training loss{last}", parts.number(latest.get("train/loss"))),
         ("speed", parts.number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", parts.number(memory, ".2f", "GiB")),
         ("took" if status.ended else "so far", duration(parts.run_seconds(run))),
@@ -118,7 +164,7 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None) -> None:
         pairs.append(("time left", f"≈ {duration(left)}" if left else "–"))
     # One element, not two: each costs the browser a few milliseconds at every refresh.
     st.html(
-        f'<div class="run-head">{parts.badge(run.status)}<span class="reason">{escape(said)}</span>'
+        f'<div class="run-head">{parts.badge(run)}<span class="reason">{escape(said)}</span>'
         f'<span class="step">{parts.steps(run)}</span>{parts.bar(run)}</div>{parts.facts(pairs)}'
     )
 

@@ -46,7 +46,8 @@ def page() -> None:
     st.html(f'<div class="top">{head}</div>')
     st.html(parts.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
     if len(runs) == MOST_RUNS:
-        st.html(f'<p class="quiet">The last {MOST_RUNS} runs; `spelltune runs` lists all.</p>')
+        more = "<code>spelltune runs</code>"
+        st.html(f'<p class="quiet">The last {MOST_RUNS} runs; {more} lists all.</p>')
 
 
 def tally(runs: list[Run]) -> str:
@@ -72,12 +73,13 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
         f"{config['data']['task']} · {config['model']['name']} · rank {config['lora']['r']} · "
         f"lr {config['training']['learning_rate']:g}"
     )
-    why = run.reason if run.status in (Status.FAILED, Status.INTERRUPTED) else None
+    told = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)
+    why = run.reason if run.status in told else None
     return [
         picker(run, picked),
         parts.link("monitor", run.name, {"run": run.id})
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
-        parts.badge(run.status),
+        parts.badge(run),
         f"{parts.bar(run)}<small>{parts.steps(run)}</small>",
         parts.percent(latest.get("val/exact_match")),
         parts.number(latest.get("val/loss")),

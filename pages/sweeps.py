@@ -2,21 +2,22 @@
 
 from functools import partial
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
 from src.analysis import exports
-from src.panel import charts, compare, parts, sweeps
+from src.panel import charts, compare, parts, sweep_form, sweeps
 from src.runs import store
-from src.runs.table import SweepStatus
+from src.runs.table import Status, Sweep
 from src.sweeps import ledger, results
 from src.sweeps.results import Found
 
 REFRESH_SECONDS = 3.0
-VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices"]
+VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices", "Packs"]
 HOW = (
     "A sweep tries many settings for you, each as a run of its own, and says which one is worth "
-    "having. Choose a file below; `tiny` suits two CPU cores."
+    "having. Start from a file below; `tiny` suits two CPU cores."
 )
 
 
@@ -31,23 +32,33 @@ def page() -> None:
             back = parts.link("sweeps", "See all sweeps", style="button")
             parts.empty("No such sweep", f"{escape(str(error))}<br><br>{back}")
             return
+        anew = bool(row) and refreshes(session, row)
     if row:
-        living = row.status == SweepStatus.ACTIVE or row.status == SweepStatus.PAUSED
-        # A table that is being read must not be drawn anew.
-        read = st.query_params.get("view") == "Trials"
-        st.fragment(one, run_every=REFRESH_SECONDS if living and not read else None)(row.id)
+        st.fragment(one, run_every=REFRESH_SECONDS if anew else None)(row.id, anew)
         return
     if rows:
         st.html(sweeps.list_table(rows))
         st.html("<h2>Launch a sweep</h2>")
     else:
-        parts.empty("No sweeps yet", escape(HOW).replace("`tiny`", "<code>tiny</code>"))
-    sweeps.form()
+        parts.empty("No sweeps yet", parts.with_code(HOW))
+    sweep_form.draw()
 
 
-def one(sweep_id: str) -> None:
+def refreshes(session: store.Session, row: Sweep) -> bool:
+    """Whether the page is drawn anew by itself: something is under way, and no table is being
+    read."""
+    if st.query_params.get("view") == "Trials":
+        return False
+    statuses = {*store.trial_counts(session).get(row.id, {})}
+    statuses |= {run.status for run in store.confirmations(session, row.id)}
+    return row.status in ledger.OPEN or not all(Status(status).ended for status in statuses)
+
+
+def one(sweep_id: str, anew: bool) -> None:
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id)
+        if refreshes(session, row) != anew:
+            st.rerun()  # a press began or ended something: only the whole page changes its rhythm
         found = results.read(session, row)
         judged, told = results.judge(session, found)
     back = parts.link("sweeps", "All sweeps")
@@ -68,24 +79,30 @@ def one(sweep_id: str) -> None:
         st.html(compare.verdict_table(judged))
     if told:
         st.html(f'<p class="quiet">Judged {escape(told)}.</p>')
+    elif judged and not results.confirming(found):
+        st.html(f'<p class="quiet">“{sweeps.RERUN}” above would tell.</p>')
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params",
         label_visibility="collapsed",
     )  # fmt: skip
     if view == "Trials":
         trials(found)
+    elif view == "Packs":
+        packs(found)
     elif found.settings.empty:
         parts.empty("No score yet", "It is there when the first trial has ended.")
     else:
         {"Parallel coordinates": parallel, "Importance": importance, "Slices": slices}.get(
             view, best
         )(found)
+    with st.expander(Path(row.path).name, expanded=False, key="sweep file"):
+        st.code(row.file, language="yaml")
 
 
 def about(found: Found) -> str:
-    sweep = found.sweep
+    sweep, many = found.sweep, len(found.sweep.space)
     pruned = "" if sweep.pruner == "none" else f", pruned by {sweep.pruner}"
-    return f"{sweep.method} over {len(sweep.space)} settings{pruned}"
+    return f"{sweep.method} over {many} {'setting' if many == 1 else 'settings'}{pruned}"
 
 
 def winner(found: Found) -> None:
@@ -93,16 +110,15 @@ def winner(found: Found) -> None:
         return
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
     link = parts.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
+    again = parts.link("launch", "launch these settings", sweeps.launch_query(found, values))
     score = sweeps.score(found, row["score"])
     st.html(
         f'<p class="claim"><b>Best so far: {escape(sweeps.values_text(values))}</b>, with '
-        f"{escape(found.sweep.metric)} {score} ({link}).</p>"
+        f"{escape(found.sweep.metric)} {score} ({link}); {again}.</p>"
     )
     if found.confirming:
-        ids = [run.id for run in found.confirming]
-        done = sum(run.status == "COMPLETED" for run in found.confirming)
-        link = parts.link("compare", "compare them", {"run": ids})
-        st.html(f'<p class="quiet">{done} of {len(ids)} confirming runs are done; {link}.</p>')
+        link = parts.link("compare", "compare them", {"run": [run.id for run in found.confirming]})
+        st.html(f'<p class="quiet">{sweeps.confirmed(found)}; {link}.</p>')
 
 
 def best(found: Found) -> None:
@@ -111,7 +127,12 @@ def best(found: Found) -> None:
 
 def parallel(found: Found) -> None:
     charts.draw({"Settings and scores": sweeps.parallel(found)}, live=False, key="sweep parallel")
-    st.html('<p class="quiet">A line is a setting. Drag along an axis to keep only some.</p>')
+    many = sweeps.lines_that_stand_out(found)
+    best = "the best one is" if many == 1 else f"the best {many} are"
+    st.html(
+        f'<p class="quiet">A line is a setting; {best} coloured. Drag along an axis to keep only '
+        "some.</p>"
+    )
 
 
 def importance(found: Found) -> None:
@@ -129,19 +150,46 @@ def slices(found: Found) -> None:
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 
+def packs(found: Found) -> None:
+    with store.reading() as session:
+        rows = results.packs(session, found)
+    if not rows:
+        parts.empty("No process has ended yet", "Each stands here with its first ended trial.")
+        return
+    st.html(sweeps.packs_table(rows))
+    asked = "<code>spelltune sweep plan FILE --measure</code>"
+    missing = f" Measure before the launch for a prediction: {asked}."
+    st.html(
+        '<p class="quiet">Trials of a pack share one process over one base model. Times are of all '
+        "of it; predicted are the most that it takes, by real steps on the longest rows."
+        f"{missing if all(one['predicted_seconds'] is None for one in rows) else ''}</p>"
+    )
+
+
 def trials(found: Found) -> None:
     find = st.text_input(
         "Find", placeholder="words, or score > 0.5", key="find", bind="query-params", width=360
     )
+    if wrong := sweeps.unknown(found.trials, find):
+        parts.problem(wrong)
     kept = sweeps.matching(found.trials, find)
-    percent = st.column_config.NumberColumn(format="percent")
-    share = sweeps.score(found, 0.5).endswith("%")
-    st.dataframe(
-        kept.drop(columns=["setting", "ended_at"]),
+    percent = "percent" if charts.is_share(found.sweep.metric) else None
+    number = st.column_config.NumberColumn
+    shown = kept.drop(columns=["setting", "ended_at"])
+    key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
+    st.data_editor(
+        shown,
+        key=key,
         hide_index=True,
-        column_config={"score": percent if share else None, "test": percent}
-        if share
-        else {"test": percent},
+        disabled=[name for name in shown if name != "tags"],
+        placeholder="",
+        column_config={
+            "score": number(f"score ({found.sweep.metric})", format=percent),
+            "test": number("test exact match", format="percent"),
+            "seconds": number(format="%.1f"),
+            "tags": st.column_config.ListColumn("tags ✎"),
+        },
+        on_change=partial(compare.save_edits, key, list(kept["run"])),
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<p class="quiet">{len(kept):,} of {len(found.trials):,} trials.</p>')

@@ -1,7 +1,8 @@
 """Photographs each page into docs/images: light and dark, 1280 and 800 pixels wide.
 
-`make screenshots` trains two real runs first, on the base model that ships: some minutes on two
-CPU cores.
+`make screenshots` trains three real runs and a small sweep first, on the base model that ships: ten
+minutes on two CPU cores. The Compare page is photographed by benchmarks/showcase.py, which trains
+what is worth comparing.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
@@ -21,7 +23,8 @@ from playwright.sync_api import sync_playwright
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher, store
-from src.runs.table import Status
+from src.runs.table import Status, Sweep, SweepStatus
+from src.sweeps import ledger
 
 IMAGES = ROOT / "docs" / "images"
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 800), ("dark", 800)]
@@ -33,6 +36,25 @@ BRISK = {
     "evaluation.eval_steps": 24,
     "evaluation.max_rows": 200,
 }
+
+SWEEP = """
+name: rank-and-rate
+base:
+  preset: tiny-spell
+  overrides:
+    engine: packed
+    pack_size: 4
+    training.max_steps: 120
+    evaluation.eval_steps: 24
+    evaluation.max_rows: 200
+method: tpe
+pruner: median
+metric: val/exact_match
+space:
+  lora.r: [4, 8, 16, 32]
+  training.learning_rate: {low: 1.0e-3, high: 2.0e-2, log: true}
+budget: 16 trials
+"""
 
 
 def main() -> None:
@@ -56,12 +78,28 @@ def journey(browser: Any, address: str) -> None:
     correct = launch("tiny-correct", **BRISK)
     launch("tiny-correct", name="more rank", **{"lora.r": 64})
     wait_for(correct, lambda run: (run.step or 0) > 0.4 * run.max_steps)
+    photograph(browser, f"{address}/monitor?run={correct}", "first-screen", LOOKS[:1], most=756)
     photograph(browser, f"{address}/monitor?run={correct}", "monitor", LOOKS)
     photograph(browser, f"{address}/", "overview", LOOKS)
     photograph(browser, f"{address}/launch?lora.r=32&name=more+rank", "launch", LOOKS)
     photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
     wait_for(correct, ended)
     photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
+    end_all()
+    file = Path(os.environ["SPELLTUNE_HOME"]) / "sweep.yaml"
+    file.write_text(SWEEP)
+    sweep = ledger.launch(file)
+    photograph(browser, f"{address}/sweeps", "sweep-form", LOOKS[:2])
+    while (row := found(sweep)).status == SweepStatus.ACTIVE:
+        time.sleep(0.5)
+    assert row.status == SweepStatus.COMPLETED, row.reason
+    photograph(browser, f"{address}/sweeps?sweep={sweep}", "sweep", LOOKS)
+    photograph(browser, f"{address}/sweeps?sweep={sweep}&view=Trials", "trials", LOOKS[:2])
+
+
+def found(sweep: str) -> Sweep:
+    with store.reading() as session:
+        return store.find_sweep(session, sweep)
 
 
 def ended(run: Any) -> bool:
@@ -91,8 +129,10 @@ def wait_for(run_id: str, condition: Callable[[Any], bool]) -> None:
         time.sleep(0.5)
 
 
-def photograph(browser: Any, address: str, name: str, looks: list[tuple[str, int]]) -> None:
-    """The page, as tall as it is, once its charts and its data check are there."""
+def photograph(
+    browser: Any, address: str, name: str, looks: list[tuple[str, int]], *, most: int = 1500
+) -> None:
+    """The page, at most so many pixels tall, once its charts and its data check are there."""
     for scheme, width in looks:
         context = browser.new_context(
             viewport={"width": width, "height": 800},
@@ -106,7 +146,7 @@ def photograph(browser: Any, address: str, name: str, looks: list[tuple[str, int
         )
         page.wait_for_timeout(4000)
         height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
-        page.set_viewport_size({"width": width, "height": min(max(height, 500), 1500)})
+        page.set_viewport_size({"width": width, "height": min(max(height, 500), most)})
         page.wait_for_timeout(1500)
         page.screenshot(path=IMAGES / f"{name}-{scheme}-{width}.png")
         context.close()

@@ -1,36 +1,65 @@
-"""Write docs/settings.md, the table of all settings, from RunConfig: `make settings`."""
+"""Write docs/settings.md, the tables of all settings, from RunConfig and SweepConfig: `make
+settings`."""
 
 import json
 from itertools import groupby
+from typing import Any, get_origin
 
 from src.config import Setting, defaults, settings
 from src.paths import ROOT
+from src.sweeps.spaces import Base, Listed, Range, SweepConfig
 
 FILE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings
 
-<!-- Written by `make settings` from src/config.py; a test fails where the two differ. -->
+<!-- Written by `make settings` from src/config.py and src/sweeps/spaces.py; a test fails where they
+differ. -->
 
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line
 (`--set lora.r=16`) and in the run's row. The values below are those of configs/training and
 configs/models, from which every run starts; a preset, your own YAML file and `--set` go on top, in
 this order.
 """
+SWEEP = """
+## A sweep file
+
+What the files in configs/sweeps say, and yours. A setting under `space` has a list of values, or
+`low` and `high`. What has no value here has to be given.
+
+"""
+COLUMNS = "| setting | value | allowed | what it does |\n|---|---|---|---|"
+# Of a sweep file: where a section's fields stand.
+SECTIONS = (
+    ("", SweepConfig),
+    ("base.", Base),
+    ("space.SETTING.", Listed),
+    ("space.SETTING.", Range),
+)
 
 
 def table() -> str:
-    """The page, one table a section of RunConfig."""
+    """The page: one table a section of RunConfig, and one for a sweep file."""
     values = defaults()
     parts = [HEAD]
     for section, found in groupby(settings(), key=lambda s: s.name.rpartition(".")[0]):
-        parts.append(f"\n## {section or 'The run'}\n\n| setting | value | allowed | what it does |")
-        parts.append("|---|---|---|---|")
+        parts.append(f"\n## {section or 'The run'}\n\n{COLUMNS}")
         inside = values[section] if section else values
-        for setting in found:
-            value = json.dumps(inside[setting.name.rpartition(".")[2]], ensure_ascii=False)
-            cells = (f"`{setting.name}`", f"`{value}`", allowed(setting), setting.help)
-            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(parts) + "\n"
+        parts += [row(s, inside[s.name.rpartition(".")[2]]) for s in found]
+    rows: dict[str, str] = {}
+    for prefix, kind in SECTIONS:
+        for setting in settings(kind, prefix):
+            field = kind.model_fields.get(setting.name.removeprefix(prefix))
+            if field is not None:  # else it comes with its section
+                value = ... if field.is_required() else field.default
+                rows.setdefault(setting.name, row(setting, value))  # lists and ranges share `when`
+    return "\n".join([*parts, SWEEP + COLUMNS, *rows.values()]) + "\n"
+
+
+def row(setting: Setting, value: Any) -> str:
+    """A line of the table; a value of `...` is one that has to be given."""
+    shown = "" if value is ... else f"`{json.dumps(value, ensure_ascii=False)}`"
+    cells = (f"`{setting.name}`", shown, allowed(setting), setting.help)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def allowed(setting: Setting) -> str:
@@ -39,7 +68,8 @@ def allowed(setting: Setting) -> str:
         kind = ", ".join(f"`{choice}`" for choice in setting.choices)
     else:
         names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-        kind = names.get(setting.type, "list of texts")
+        names |= {list[str]: "list of texts", list: "list", dict: "mapping"}
+        kind = names.get(setting.type) or names[get_origin(setting.type)]
     low, high = (f"{b:,.12g}" if b is not None else None for b in (setting.low, setting.high))
     bounds = [
         f"{'more than' if setting.low_open else 'at least'} {low}" if low else "",

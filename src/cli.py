@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import pandas as pd
 import typer
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
 from src.analysis import capsule as capsules
@@ -115,10 +116,18 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except MENDABLE as error:
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
-            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
-            raise typer.Exit(BAD_CALL) from None
+            refuse(str(error))
+        except (SQLAlchemyError, ImportError) as error:
+            if why := store.no_table(error):
+                refuse(why)
+            raise
 
     return wrapped
+
+
+def refuse(why: str) -> NoReturn:
+    err.print(f"[red]error:[/] {escape(why)}", highlight=False)
+    raise typer.Exit(BAD_CALL) from None
 
 
 def print_json(document: Any) -> None:
@@ -143,8 +152,10 @@ def launch(
         loaded = load_config(file, preset=preset, overrides=overrides)
         for note in data_notes(launcher.check(loaded)):
             err.print(f"note: {note}", highlight=False)
-        if problems := preflight.refused(loaded):
-            raise ConfigError(problems)
+        if measured := preflight.kept(loaded):
+            if problems := measured.problems(loaded):
+                raise ConfigError(problems)
+            err.print(f"it {measured.sentence(loaded)}", highlight=False)
         return loaded
 
     if len(files) < 2:
@@ -213,8 +224,8 @@ def plan(
     ],
     changes: Set = [],  # noqa: B006
     start: Annotated[bool, typer.Option("--launch", help="Launch the runs as planned.")] = False,
-    all_of_them: Annotated[
-        bool, typer.Option("--all", help="Train those too that take the same steps as another.")
+    once: Annotated[
+        bool, typer.Option("--once", help="Of those that take the same steps train only the first.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -225,7 +236,7 @@ def plan(
     for config in configs:
         launcher.check(config)
     with err.status("three steps of one run and of a few"):
-        found = planner.plan(configs, once=not all_of_them)
+        found = planner.plan(configs, once=once)
     launched = planner.launch(found, configs) if start else []
     launcher.fill_slots()
     if as_json:
@@ -241,7 +252,7 @@ def plan(
     out.print(table)
     for place, first in found.duplicates.items():
         text = f"{files[place]} takes the same steps as {files[first]}"
-        out.print(escape(text + ("" if all_of_them else " and is left out (--all trains both)")))
+        out.print(escape(text + (" and is left out" if once else "; --once trains one of them")))
     for run_id in launched:
         out.print(f"{find(run_id).status} {run_id}", highlight=False)
 
@@ -321,6 +332,7 @@ def find(name: str) -> Run:
 
 
 @app.command()
+@told
 def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
     reconciler.reconcile()
@@ -348,10 +360,9 @@ def runs(as_json: AsJson = False) -> None:
     if not found:
         err.print("no runs yet; start one with `spelltune launch`")
         return None
-    # An id is there to be copied: it is never cut, however narrow the terminal.
-    ids = Column("run", no_wrap=True, min_width=max(len(run.id) for run in found))
-    rest = ("status", "step", "exact match", "loss", "launched")
-    table = Table(ids, *rest, box=None, header_style="bold")
+    heads = ("run", "status", "step", "exact match", "loss", "launched")
+    columns = [Column(head, no_wrap=True) for head in heads]
+    table = Table(*columns, box=None, header_style="bold")
     for run in found:
         values = latest[run.id]
         table.add_row(
@@ -362,7 +373,10 @@ def runs(as_json: AsJson = False) -> None:
             number(values.get("train/loss")),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         )
-    out.print(table)
+    # An id is there to be copied and a status to be read: nothing is cut, however narrow the
+    # terminal or the pipe.
+    widest = Console(width=1000).measure(table).maximum
+    Console(width=max(out.width, widest)).print(table)
 
 
 def number(value: float | None) -> str:
@@ -466,6 +480,14 @@ def errors(
     if other:
         both = mistakes.compared(frame, mistakes.read(other[1].path))
         names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
+        if both.empty:
+            raise store.UnknownRun(
+                f"{names[0]} and {names[1]} have no {name} question in common, so nothing can be "
+                "called fixed or broken; name two that were scored on the same data"
+            )
+        left_out = mistakes.left_out(len(frame), other[1].rows, both)
+        if left_out:
+            err.print(f"{left_out:,} {name} questions that only one of them was asked are left out")
         return tell_changes(both, names, name, as_json=as_json)
     shown = frame if all_words else frame[~frame["correct"]]
     if as_json:
@@ -794,6 +816,7 @@ def delete(
 
 
 @app.command()
+@told
 def reconcile(as_json: AsJson = False) -> None:
     """Bring the status of every run in line with what its processes really do."""
     changed = reconciler.reconcile()
@@ -848,11 +871,21 @@ Budget = Annotated[
 
 @sweep.command("plan")
 @told
-def sweep_plan(file: SweepFile, budget: Budget = None, as_json: AsJson = False) -> None:
+def sweep_plan(
+    file: SweepFile,
+    budget: Budget = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take real steps for memory and time first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say what a sweep comes to: trials, duplicates, processes, time."""
-    from src.sweeps import ledger
+    from src.sweeps import forecast, ledger
 
-    _, _, plan = ledger.prepare(file, budget=budget)
+    _, config, plan = ledger.prepare(file, budget=budget)
+    if measure:
+        forecast.measured(config)
+        _, _, plan = ledger.prepare(file, budget=budget)
     if as_json:
         return print_json(asdict(plan))
     for line in plan.lines():
@@ -861,11 +894,22 @@ def sweep_plan(file: SweepFile, budget: Budget = None, as_json: AsJson = False) 
 
 @sweep.command("launch")
 @told
-def sweep_launch(file: SweepFile, budget: Budget = None, as_json: AsJson = False) -> None:
-    """Start a sweep. It goes on when this command or the panel ends."""
+def sweep_launch(
+    file: SweepFile,
+    budget: Budget = None,
+    executor: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Train here or on a Ray cluster, in place of the file's own."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a sweep, and say what it comes to. It goes on when this command or the panel ends."""
     from src.sweeps import ledger
 
-    sweep_id = ledger.launch(file, budget=budget)
+    _, _, plan = ledger.prepare(file, budget=budget, executor=executor)
+    for line in plan.lines():
+        err.print(line, highlight=False)
+    sweep_id = ledger.launch(file, budget=budget, executor=executor)
     if as_json:
         return print_json(sweep_document(sweep_id))
     out.print(sweep_id, highlight=False)
@@ -873,13 +917,14 @@ def sweep_launch(file: SweepFile, budget: Budget = None, as_json: AsJson = False
 
 
 @sweep.command("list")
+@told
 def sweep_list(as_json: AsJson = False) -> None:
     """List all sweeps, newest first."""
     reconciler.reconcile()
     with store.reading() as session:
         rows = store.sweeps(session)
     if as_json:
-        return print_json([row.model_dump(exclude={"file"}) for row in rows])
+        return print_json([row.model_dump(exclude={"file", "base"}) for row in rows])
     for row in rows:
         out.print(f"{row.status:9} {row.id}", highlight=False)
 
@@ -959,7 +1004,7 @@ def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
     with store.reading() as session:
         row = store.find_sweep(session, found)
     if as_json:
-        return print_json(row.model_dump(exclude={"file"}))
+        return print_json(row.model_dump(exclude={"file", "base"}))
     out.print(f"{row.status} {row.id}", highlight=False)
 
 
@@ -1003,6 +1048,35 @@ def first(
 
 
 @app.command()
+@told
+def hold(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Queued runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let queued runs wait, whatever slot is free, until they are released."""
+    with store.writing() as session:
+        ids = store.hold(session, [store.find(session, name) for name in runs], held=True)
+    if as_json:
+        return print_json(ids)
+    out.print(f"{', '.join(ids)} held", highlight=False)
+
+
+@app.command()
+@told
+def release(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Held runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let held runs start when it is their turn, in their old places of the queue."""
+    with store.writing() as session:
+        ids = store.hold(session, [store.find(session, name) for name in runs], held=False)
+    launcher.fill_slots()
+    if as_json:
+        return print_json(ids)
+    out.print(f"{', '.join(ids)} released", highlight=False)
+
+
+@app.command()
 def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) -> None:
     """Open the panel in the browser."""
     command = [
@@ -1019,6 +1093,7 @@ def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) 
 
 
 @app.command()
+@told
 def doctor(as_json: AsJson = False) -> None:
     """Say what would run here: GPU, versions, backends, disk."""
     document = diagnosis()

@@ -140,7 +140,8 @@ class TrainingConfig(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     """Number format of the products. auto: bf16 where the GPU has it, else fp16; fp32 on a CPU."""
     gradient_checkpointing: bool
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time. The
+    packed engine keeps them; where its memory ends, engine trl is the way."""
     logging_steps: int = Field(ge=1)
     """Record training loss, learning rate and gradient norm every so many steps."""
     seed: int = Field(ge=0, le=2**32 - 1, json_schema_extra=FIRST)
@@ -425,7 +426,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError({"": f"--set takes SETTING=VALUE, such as lora.r=16; got {text!r}"})
     try:
         return name.strip(), yaml.load(value, Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return name.strip(), value
 
 
@@ -457,7 +458,7 @@ def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
     """The mapping that a YAML text holds; `source` is what an error calls it."""
     try:
         values = yaml.load(text, Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             {"": f"{source} is not valid YAML: {' '.join(str(error).split())}"}
         ) from None

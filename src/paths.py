@@ -102,6 +102,11 @@ def sweep_file(sweep_id: str) -> Path:
     return results() / "sweeps" / f"{sweep_id}.json"
 
 
+def own_sweeps() -> Path:
+    """Sweeps that were edited in the panel, as the files that were launched."""
+    return results() / "sweeps" / "own"
+
+
 def sweep_log(sweep_id: str) -> Path:
     """What the sweep's driver prints."""
     return results() / "training_logs" / f"{sweep_id}.log"

@@ -1,14 +1,19 @@
 """What the tests share: a home of their own, and skips that name what the machine lacks."""
 
 import glob
+import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.live import Panel
 
 # As the supervisor sets it for its trainers; before torch is imported by any test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -69,6 +74,14 @@ def data(home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def busy(home: Path) -> Iterator[None]:
+    from tests import live
+
+    with live.taken_slots():
+        yield
+
+
+@pytest.fixture
 def small(data: Path, base: Path) -> dict[str, Any]:
     """Settings of a run of the random model without end."""
     from tests import live
@@ -80,3 +93,16 @@ def small(data: Path, base: Path) -> dict[str, Any]:
         "evaluation.max_new_tokens": 4,
         "tracking.mode": "off",
     }
+
+
+@pytest.fixture
+def panel(home: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Panel]":
+    """A panel in an empty home that looks at its runs each second."""
+    from tests import live
+
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"reconcile": 1.0, "heartbeat": 1.0}))
+    found = live.Panel()
+    found.ready()
+    yield found
+    if found.process.poll() is None:
+        found.signal(signal.SIGKILL)

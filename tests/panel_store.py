@@ -130,6 +130,7 @@ def fill_sweep(
                 session, run.id, status=ended, reason=reason, stop_reason=pruned,
                 step=config.training.max_steps, best_step=config.training.max_steps,
                 started_at=at - 38, ended_at=at if ended.ended else None, boot_id=boot_id(),
+                token=f"process {number // 8}",
             )  # fmt: skip
             rate = values.get("training.learning_rate", 1e-3)
             score = 0.9 - 0.15 * abs(math.log10(rate / 2e-3)) + noise.gauss(0, 0.02)

@@ -6,12 +6,10 @@ import os
 import random
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,27 @@ from src import paths
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher, lineage, reconciler, store, supervisor
-from src.runs.processes import holder
 from src.runs.table import Run, Status
 from src.training import checkpointing
-from tests.live import alive, command, ended, mounted, of_home, points_of, row, training, wait
+from tests.live import (
+    Panel,
+    alive,
+    command,
+    ended,
+    killed_at_random,
+    left_over,
+    mounted,
+    of_home,
+    points_of,
+    queued,
+    row,
+    training,
+    wait,
+)
 
 pytestmark = pytest.mark.chaos
 
 Outcome = Callable[[str], None]
-QUICK = json.dumps({"reconcile": 1.0, "heartbeat": 1.0})
 KILLS = int(os.environ.get("SPELLTUNE_CHAOS_KILLS", "200"))
 CYCLES = int(os.environ.get("SPELLTUNE_CHAOS_CYCLES", "50"))
 
@@ -41,55 +51,6 @@ CYCLES = int(os.environ.get("SPELLTUNE_CHAOS_CYCLES", "50"))
 def outcome(record_property: Callable[[str, object], None]) -> Outcome:
     """Says what was seen, for the table."""
     return lambda text: record_property("outcome", text)
-
-
-class Panel:
-    """A panel on a free port, in a process group of its own."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "src.cli", "panel", "--port", str(self.port)],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-
-    def answers(self) -> bool:
-        try:
-            address = f"http://127.0.0.1:{self.port}/_stcore/health"
-            return bool(urllib.request.urlopen(address, timeout=5).read() == b"ok")
-        except OSError:
-            return False
-
-    def ready(self) -> None:
-        end = time.monotonic() + 60
-        while not self.answers():
-            assert time.monotonic() < end
-            time.sleep(0.2)
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
-        self.process.wait(30)
-
-
-@pytest.fixture
-def panel(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Panel]:
-    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", QUICK)
-    found = Panel()
-    found.ready()
-    yield found
-    if found.process.poll() is None:
-        found.signal(signal.SIGKILL)
-
-
-def queued(settings: dict[str, Any]) -> str:
-    """A row and nothing else: whoever reconciles next starts it."""
-    with store.writing() as session:
-        return store.enqueue(session, load_config(overrides=settings)).id
 
 
 # --- the panel ------------------------------------------------------------------------------------
@@ -181,57 +142,12 @@ def test_31_fifty_kills_and_resumes_end_in_the_same_bits(
 def test_random_kills_of_panel_supervisor_and_trainer(
     home: Path, small: dict[str, Any], panel: Panel, outcome: Outcome
 ) -> None:
-    chance = random.Random(200)
-    run_id = queued(small | {"checkpointing.save_steps": 5, "supervision.auto_resume": 100})
-    counts = dict.fromkeys(("panel", "supervisor", "trainer"), 0)
-    resumed = slowest = 0
-    for _ in range(KILLS):
-        time.sleep(chance.uniform(0.1, 3.0))
-        run = row(run_id)
-        victim = chance.choice(list(counts))
-        pid = {"panel": panel.process.pid, "supervisor": run.supervisor_pid,
-               "trainer": run.trainer_pid}[victim]  # fmt: skip
-        if not alive(pid):
-            victim, pid = "panel", panel.process.pid
-        os.kill(pid or 0, signal.SIGKILL)
-        counts[victim] += 1
-        if victim == "panel":
-            panel.process.wait()
-            panel.start()
-        slowest = max(slowest, seconds_until_true(run_id))
-        if row(run_id).status in (Status.FAILED, Status.INTERRUPTED):
-            try:
-                lineage.resume(row(run_id))
-                resumed += 1
-            except lineage.CannotResume:
-                with store.writing() as session:  # killed before its first checkpoint
-                    store.requeue(session, row(run_id), resume_step=None, config=None)
-    panel.ready()
-    launcher.stop(run_id)
-    wait(run_id, ended)
-    panel.signal(signal.SIGKILL)
-    end = time.monotonic() + 20
-    while of_home(home) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not of_home(home)
+    killed, slowest, resumed, attempts = killed_at_random(small, panel, times=KILLS, pause=3.0)
+    assert not left_over(home, seconds=20)
     assert slowest < 10
-    killed = ", ".join(f"{n} {name}" for name, n in counts.items())
-    outcome(f"{killed}; a status was wrong for at most {slowest:.1f} s; {resumed} resumes by hand, "
-            f"attempt {row(run_id).attempt}; no process left")  # fmt: skip
-
-
-def seconds_until_true(run_id: str) -> float:
-    """How long the status took to say what the processes really do, as a reader of the table sees
-    it; fails after 10 s."""
-    start = time.monotonic()
-    while time.monotonic() - start < 10:
-        status = Status(row(run_id).status)
-        working = any(holder(lock(run_id)) for lock in (paths.supervisor_lock, paths.trainer_lock))
-        # QUEUED is true for the second in which a supervisor starts.
-        if working == status.active or status is Status.QUEUED:
-            return time.monotonic() - start
-        time.sleep(0.05)
-    raise AssertionError(f"{row(run_id).status} is wrong for 10 s")
+    counts = ", ".join(f"{n} {name}" for name, n in killed.items())
+    outcome(f"{counts}; a status was wrong for at most {slowest:.1f} s; {resumed} resumes by hand, "
+            f"attempt {attempts}; no process left")  # fmt: skip
 
 
 def test_33_a_machine_that_vanished_and_an_exact_resume(

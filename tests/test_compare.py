@@ -129,6 +129,21 @@ def test_settings_show_only_what_differs():
     assert "No setting differs" in html(show(seeds("c", 2), view="Settings"))
 
 
+def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_each_score():
+    runs = seeds("a", 2) + seeds("b", 1, lora__r=32, lora__target_modules=["c_attn"])
+    (drawn,) = show(runs, view="Parallel coordinates").get("bidi_component")
+    assert "Settings and scores" in str(drawn.proto)
+    with store.reading() as session:
+        found = comparison.compare(session, store.runs_of(session, runs))
+        latest = store.latest_metrics(session, runs)
+    (lines,) = compare.parallel(found, latest, compare.FIRST_COLUMNS).data
+    axes = {axis.label: axis for axis in lines.dimensions}
+    assert {"r", "target_modules", "val/exact_match", "val/loss"} == set(axes)
+    assert list(axes["r"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]
+    assert axes["target_modules"].ticktext == ("c_attn", "none")
+    assert "No setting differs" in html(show(runs[:2], view="Parallel coordinates"))
+
+
 def test_the_table_is_found_through_ordered_and_edited_in_place():
     runs = seeds("plain", 2) + seeds(HOSTILE, 1, lora__r=32)
     show(runs, view="Runs")

@@ -1,5 +1,6 @@
 """The documentation is true: its commands run, its settings and errors exist, its links lead."""
 
+import importlib.metadata
 import os
 import re
 import shlex
@@ -49,6 +50,7 @@ def test_every_command_that_needs_no_gpu_runs(
     """All `bash` blocks, page by page in one home; a `text` block after one is in what it says."""
     scratch = tmp_path_factory.mktemp("docs")
     (scratch / "bin").mkdir()
+    (scratch / "configs").symlink_to(ROOT / "configs")
     for name, starts in (("spelltune", f"{sys.executable} -m src.cli"), ("python", sys.executable)):
         command = scratch / "bin" / name
         command.write_text(f'#!/bin/sh\nexec {starts} "$@"\n')
@@ -93,6 +95,22 @@ def test_every_shown_command_and_option_exists() -> None:
     assert len(seen) > 10
 
 
+def test_every_command_of_the_readme_runs_in_some_block() -> None:
+    """All but those that stay until they are ended."""
+    run = {
+        name
+        for page in PAGES
+        for language, text in fences(page)
+        if language == "bash"
+        for name in re.findall(r"\bspelltune ((?:sweep )?[a-z]+)", text)
+    }
+    shown = {
+        " ".join(words[: 1 + (words[0] == "sweep")])
+        for words in commands(ROOT / "README.md", "spelltune")
+    }
+    assert len(shown) > 20 and shown - run <= {"panel"}, shown - run
+
+
 def test_every_shown_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
@@ -103,6 +121,52 @@ def test_every_shown_make_target_exists() -> None:
 
 def test_the_settings_table_is_what_run_config_says() -> None:
     assert settings_table.FILE.read_text() == settings_table.table(), "run `make settings`"
+
+
+def test_each_recipe_has_five_lines_and_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("## To add something")[2]
+    recipes = re.findall(r"^\*\*(.+?)\.\*\*\n\n(.+?)(?=^\*\*|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert len(recipes) == 5
+    folders = [ROOT / name for name in ("src", "pages", "tests")]
+    source = "".join(file.read_text() for folder in folders for file in folder.rglob("*.py"))
+    for name, recipe in recipes:
+        assert re.findall(r"^(\d)\. ", recipe, re.MULTILINE) == list("12345"), name
+        for quoted in re.findall(r"`([^`]+)`", recipe):
+            if "/" in quoted and "NAME" not in quoted:
+                assert (ROOT / quoted).exists(), f"{name}: {quoted}"
+            elif re.fullmatch(r"[\w.@]+(\(\))?", quoted):
+                last = quoted.removesuffix("()").lstrip("@").rpartition(".")[2]
+                assert re.search(rf"\b{last}\b", source), f"{name}: {quoted}"
+
+
+def test_imports_point_down_as_the_layers_are_drawn() -> None:
+    below = ["models", "training", "runs", "analysis", "sweeps", "panel"]
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = re.findall(r"--> (?:\w+\[src/)?(\w+)", text.partition("flowchart TD")[2])
+    assert drawn[:6] == below[::-1]
+    imports = re.compile(r"^\s*from src[. ](?:import )?(\w+)", re.MULTILINE)
+    wrong = set()
+    for layer in below:
+        for file in (ROOT / "src" / layer).glob("*.py"):
+            for imported in imports.findall(file.read_text()):
+                above = imported in below and below.index(imported) > below.index(layer)
+                if above or (layer == "models" and imported in ("config", "paths")):
+                    wrong.add((f"{layer}/{file.name}", imported))
+    assert wrong == {("runs/reporter.py", "analysis"), ("runs/tracking.py", "analysis")}
+
+
+def test_each_dependency_that_asks_more_than_attribution_is_in_the_notice() -> None:
+    named = set(re.findall(r"[\w-]+", (ROOT / "NOTICE").read_text()))
+    asking = {}
+    for package in importlib.metadata.distributions():
+        about = package.metadata
+        said = [about.get("License-Expression") or (about.get("License") or "").partition("\n")[0]]
+        said += [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
+        if re.search(r"GPL|MPL|EUPL|CDDL|EPL|SSPL|CC-?BY|Proprietary|Commons", " ".join(said)):
+            asking[package.name] = said
+    assert "codespell" in asking
+    missing = {name: said for name, said in asking.items() if name not in named}
+    assert not {name for name in missing if not name.startswith("nvidia-")}, missing
 
 
 def test_each_error_in_the_table_is_one_that_the_code_or_a_library_says() -> None:
@@ -119,8 +183,9 @@ def test_each_error_in_the_table_is_one_that_the_code_or_a_library_says() -> Non
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Without --quiet, under which mkdocs does not count what --strict is to end on."""
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

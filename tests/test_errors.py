@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from src import cli, paths
 from src.analysis import errors, exports
 from src.config import load_config
+from src.panel import words
 from src.runs import store
 from src.runs.reporter import RunReporter
 from src.runs.tracking import Tracker
+from src.training import scoring
 from tests.panel_store import HOSTILE, MISSPELLED, fill_predictions, fill_run
 from tests.test_panel import html, show
 
@@ -77,6 +79,8 @@ def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedenc
             "diffrent",
         ),  # only a vowel: not a twin, though it sounds the same
         ("phonetic twin", "p h a r m a c y", "f a r m a c y"),
+        ("substitution", "привет", "привед"),
+        ("omission", "x-rays", "xrays"),
         ("transposition", "abcdef", "bacdfe"),
         ("substitution", "definitely", "definatly"),
         ("", "receive", " receive "),
@@ -130,6 +134,19 @@ def test_no_answer_of_any_letters_is_without_a_kind():
     for expected, answer in product(made, made):
         kind = errors.kind_of(expected, answer)
         assert (kind in errors.KINDS) == (expected != answer), (expected, answer)
+
+
+def test_scores_are_also_given_by_task_where_there_are_two():
+    pairs = [("w o r d", "w o r d"), ("t h e n", "t h e m"), ("word", "wodr")]
+    rows = [scoring.Row(e, e, e, [1], [2, 3]) for e, _ in pairs]
+    answers = [answer for _, answer in pairs]
+    values, _ = scoring.summary(rows, [-1.0] * 3, answers, hits=3, tokens=6)
+    assert values["exact_match"] == pytest.approx(1 / 3)
+    assert (values["exact_match/spell_out"], values["exact_match/word"]) == (1 / 2, 0)
+    assert (values["cer/spell_out"], values["cer/word"]) == (1 / 14, 2 / 4)
+    assert (values["edit_distance/spell_out"], values["edit_distance/word"]) == (1 / 2, 1)
+    alone, _ = scoring.summary(rows[:2], [-1.0] * 2, answers[:2], hits=3, tokens=4)
+    assert set(alone) == {"loss", "token_accuracy", "exact_match", "cer", "edit_distance"}
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -257,6 +274,16 @@ def test_errors_vs_lists_fixed_broken_and_still_wrong_words(home):
     assert "+0.3 points" in command("errors", before, "--vs", after)
 
 
+def test_errors_vs_says_which_questions_it_leaves_out(home):
+    first, same, other = (fill_run(name=name) for name in ("first", "same", "other"))
+    fill_predictions(same, 600, MISSPELLED, rows=390)
+    ran = CliRunner().invoke(cli.app, ["errors", first, "--vs", same, "--json"])
+    assert "10 validation questions that only one of them was asked are left out" in ran.stderr
+    assert json.loads(ran.stdout)["counts"]["questions"] == 390
+    fill_predictions(other, 600, [("x", "y", "z")], rows=1)
+    assert "no validation question in common" in command("errors", first, "--vs", other, fails=True)
+
+
 def test_a_checkpoint_that_was_not_scored_is_refused_with_those_that_were(home):
     before, _ = two_runs()
     assert "it was at 600" in command("errors", f"{before}@50", fails=True)
@@ -329,6 +356,60 @@ def test_letters_and_lengths_have_charts_of_their_own(home):
     body = html(show("errors", run=fill_run(), map="Letters and lengths"))
     assert "a became e: 3" in body and "r left out: 2" in body
     assert "5 letters: 90.9% of 11 right" in body and "with w (" in body
+
+
+MIXED = [
+    ("spell weird", "w e i r d", "w i e r d"),
+    ("spell until", "u n t i l", "u n t i l l"),
+    ("spell word", "w o r d", "word"),
+    ("spell early", "e a r l y", "e o r l y"),
+    *MISSPELLED[:4],
+]
+
+
+def mixed_run() -> str:
+    """A run with questions of both tasks, of which it is known how many tokens they have."""
+    run_id = fill_run(name="mixed", words=MIXED, rows=40)
+    file = paths.predictions_dir(run_id) / "step-600.parquet"
+    frame = pd.read_parquet(file)
+    frame.assign(answer_tokens=frame["expected"].str.len() // 3 + 1).to_parquet(file)
+    return run_id
+
+
+MARK = re.compile(r'href="errors\?([^"]+)" target="_self" title="([^"]+)" aria-label')
+
+
+def test_every_mark_of_every_chart_asks_for_as_many_words_as_it_counts(home):
+    run_id = mixed_run()
+    file = paths.predictions_dir(run_id) / "step-600.parquet"
+    frame, changes = errors.read(file), errors.read_edits(file)
+    seen = set()
+    for chart in ("Kinds and places", "Letters and lengths"):
+        page = html(show("errors", run=run_id, map=chart, every="true"))
+        for query, title in MARK.findall(page):
+            asked = {k: v[0] for k, v in parse_qs(unescape(query), keep_blank_values=True).items()}
+            own = {k: v for k, v in asked.items() if k not in ("run", "map", "every")}
+            tests = words.tests(frame, changes, own)
+            found = len(words.passing(tests, frame))
+            if "at" in own:
+                share = float(re.search(r"([0-9.]+)%", title)[1])
+                of = (frame["length"] == int(own["length"])).sum()
+                assert f"{found / of:.1%}" == f"{share}%", title
+            else:
+                # No word of these has the same change twice.
+                assert found == int(re.search(r"(?:: |of )([0-9,]+)(?: \(| right|$)", title)[1]), (
+                    title
+                )
+            seen |= own.keys()
+    assert seen == {"kind", "length", "at", "letters", "letter", "tokens", "task"}
+
+
+def test_the_page_filters_by_task_and_by_tokens(home):
+    run_id = mixed_run()
+    assert rows(html(show("errors", run=run_id))) == 8
+    assert rows(html(show("errors", run=run_id, task="spell out"))) == 4
+    assert rows(html(show("errors", run=run_id, task="word", tokens="4"))) == 2
+    assert "Accuracy by task" not in html(show("errors", run=fill_run(), map="Letters and lengths"))
 
 
 def test_two_runs_beside_each_other_reconcile(home):

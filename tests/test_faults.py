@@ -12,27 +12,38 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from sqlmodel import col, update
+from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
 
 from src import paths
+from src.cli import app
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher, lineage, reconciler, store
 from src.runs.lineage import CannotResume
-from src.runs.processes import holder
+from src.runs.processes import FileLock, holder
+from src.runs.reporter import RunReporter
+from src.runs.slots import slot_lock
 from src.runs.table import Run, Status
+from src.runs.tracking import Tracker
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, is_verified, step_dir
 from src.training.train import train
 from tests import tiny
 from tests.live import (
     FEW,
+    Panel,
     alive,
     command,
     ended,
+    killed_at_random,
+    left_over,
     mounted,
     of_home,
     points_of,
@@ -84,6 +95,32 @@ def test_05_kill_both_with_a_worker_alive(living: Run) -> None:
     assert worker.wait(5) == -signal.SIGKILL
 
 
+def test_a_supervisor_with_nothing_to_adopt_leaves_its_slot_to_the_next(
+    small: dict[str, Any],
+) -> None:
+    """Of a trainer that dies slowly: one look has it adopted, and the next one queues its run."""
+    lock = FileLock(slot_lock(0))
+    assert lock.acquire()
+    run_id = launcher.launch(load_config(overrides=small | FEW))
+    launcher.start_supervisor(run_id, 0)
+    time.sleep(2)
+    lock.release()
+    assert wait(run_id, ended).status == Status.COMPLETED
+    adopt = [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", "0", "--adopt"]
+    late = subprocess.run(adopt, cwd=ROOT, capture_output=True, text=True)
+    assert (late.returncode, late.stderr) == (0, "")
+
+
+def test_while_a_supervisor_lives_statuses_are_true_without_a_panel_or_a_reader(
+    living: Run,
+) -> None:
+    with store.writing() as session:
+        lost = store.enqueue(session, load_config()).id
+    change(lost, status="RUNNING", token="t", slot=7, boot_id=reconciler.boot_id())
+    assert wait(lost, ended, seconds=10).status == Status.INTERRUPTED
+    assert row(living.id).status == Status.RUNNING
+
+
 @pytest.mark.parametrize("forged", [None, 0, 1, -1])
 def test_07_08_a_pid_of_a_stranger_or_a_forged_one_gets_no_signal(
     data: Path, forged: int | None
@@ -99,6 +136,19 @@ def test_07_08_a_pid_of_a_stranger_or_a_forged_one_gets_no_signal(
     assert row(run_id).status == Status.INTERRUPTED and stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+@pytest.mark.parametrize("said", ['{"attempt": 1}', '{"attempt": 1, "status": "RUNNING"}', "[", ""])
+def test_a_result_that_says_no_end_is_not_believed(data: Path, said: str) -> None:
+    """Nor does a row that nobody can read keep the others from their true status."""
+    with store.writing() as session:
+        other, run = (store.enqueue(session, load_config()).id for _ in range(2))
+    change(other, status="INTERRUPTED", config={"of": {"another": "version"}})
+    change(run, status="RUNNING", token="t", boot_id=reconciler.boot_id())
+    paths.output_dir(run).mkdir(parents=True)
+    (paths.output_dir(run) / "result.json").write_text(said)
+    assert reconciler.reconcile() == [run]
+    assert row(run).status == Status.INTERRUPTED
 
 
 def test_09_a_zombie_holds_nothing(tmp_path: Path) -> None:
@@ -163,6 +213,15 @@ def test_16_a_trainer_that_does_not_react_is_stopped_by_force(
     done = wait(run_id, ended, seconds=10)
     assert done.status == Status.STOPPED and "by force" in (done.reason or "")
     assert not alive(run.trainer_pid)
+
+
+@pytest.mark.timed
+def test_ten_random_kills_of_panel_supervisor_and_trainer(
+    home: Path, small: dict[str, Any], panel: Panel
+) -> None:
+    killed, slowest, _, _ = killed_at_random(small, panel, times=10, pause=2.0)
+    assert sum(killed.values()) == 10 and slowest < 10
+    assert not left_over(home, seconds=20)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -274,6 +333,37 @@ def test_29_checkpoints_that_cannot_be_written_are_refused_before_the_start(
 # --- the run table --------------------------------------------------------------------------------
 
 
+def test_27_a_damaged_table_is_restored_beneath_a_training(living: Run) -> None:
+    file = paths.results() / "spelltune.db"
+    with store.writing():  # so that nobody writes meanwhile
+        content = bytearray(file.read_bytes())
+        for page in range(1, len(content) // 4096):
+            content[page * 4096 : page * 4096 + 512] = os.urandom(512)
+        file.write_bytes(content)
+    end = time.monotonic() + 20
+    while not list(paths.results().glob("spelltune.db.damaged-*")) and time.monotonic() < end:
+        time.sleep(0.1)  # who writes next meets it, and a living supervisor restores
+    run = wait(living.id, lambda run: (run.step or 0) > (living.step or 0) + 20)
+    assert (run.attempt, run.supervisor_pid) == (1, living.supervisor_pid)
+    assert holder(paths.trainer_lock(run.id)) == living.trainer_pid
+    assert json.loads(command("stop", run.id, "--json").stdout)["id"] == run.id
+    assert wait(run.id, ended).status == Status.STOPPED
+    table, logged = points_of(run.id)
+    assert table == logged and len(table) > 100
+
+
+@pytest.mark.parametrize("command", ["runs", "reconcile", "sweep list", "show any"])
+def test_a_table_that_takes_no_writes_is_a_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def locked() -> list[str]:
+        raise store.TakesNoWrites("another process keeps the run table locked; try again")
+
+    monkeypatch.setattr(reconciler, "reconcile", locked)
+    answer = CliRunner().invoke(app, command.split())
+    assert answer.exit_code == 2 and "keeps the run table locked" in answer.stderr
+
+
 @pytest.mark.root
 def test_21_a_full_disk_under_the_table_costs_no_point(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -302,6 +392,37 @@ def test_21_a_full_disk_under_the_table_costs_no_point(
         assert table == logged and len(table) > 400
         for process in of_home(home):
             process.wait(20)
+
+
+def test_a_power_loss_costs_five_seconds_of_points_while_the_table_is_locked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every point is in the table after a second, and a commit is on the disk."""
+    synced = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append((time.monotonic(), os.readlink(f"/proc/self/fd/{file}")))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with store.writing() as session:
+        config = load_config(overrides={"tracking.mode": "off"})
+        run = store.enqueue(session, config)
+        assert store.claim(session, run, token="t", slot=0)
+        session.refresh(run)
+        session.expunge(run)
+    reporter = RunReporter(run, Tracker(config, run.id, home))
+    with store.writing():
+        locked = time.monotonic()
+        for step in range(60):
+            reporter.metrics(step, {"train/loss": 1.0})
+            time.sleep(0.1)
+    reporter.close()
+    safe = [at - locked for at, file in synced if file == str(paths.metrics_log(run.id))]
+    assert safe and safe[0] < 5
+    table, logged = points_of(run.id)
+    assert table == logged and len(table) == 60
 
 
 def test_26_the_journal_shrinks_after_a_long_reader(data: Path) -> None:
@@ -347,6 +468,25 @@ print(mode, "|", store.why_not_wal())
         assert mode == "delete" and "older than 3.51.3" in why
     else:
         assert (mode, why) == ("wal", "None")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "9p", "ext4"])
+def test_28_on_a_network_disk_too(home: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    disks = [
+        SimpleNamespace(mountpoint=at, fstype=f) for at, f in (("/", "ext4"), (str(home), kind))
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: disks)
+    store.why_not_wal.cache_clear()
+    try:
+        with store.writing() as session:
+            mode = session.connection().exec_driver_sql("PRAGMA journal_mode").scalar()
+        page = AppTest.from_file(str(ROOT / "src/panel/main.py"), default_timeout=30).run()
+    finally:
+        monkeypatch.undo()
+        store.why_not_wal.cache_clear()
+    text = "\n".join(element.proto.body for element in page.get("html"))
+    assert mode == ("wal" if kind == "ext4" else "delete")
+    assert ("slower DELETE mode" in text and f"network disk ({kind})" in text) == (kind != "ext4")
 
 
 def test_30_another_batch_size_is_called_a_warm_resume(base: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The packed engine: a packed trial is the same run as a solo run; no neighbour can change it."""
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import packed as benchmark
 from src.models import packed_base
 from src.models.losses import IGNORED, answer_loss
 from src.models.packed_base import read_base
@@ -252,11 +254,12 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("at_once", [3, 1])
 def test_a_packed_adapter_is_the_one_it_would_be_alone(
-    shape: str, dtype: torch.dtype, bound: float
+    shape: str, dtype: torch.dtype, bound: float, at_once: int
 ) -> None:
     model = model_of(shape, dtype)
-    pack = pack_of(model, shape, ADAPTERS, at_once=3)
+    pack = pack_of(model, shape, ADAPTERS, at_once=at_once)
     rows = steps_of(ADAPTERS, 8)
     for step, now in enumerate(rows):
         there = [solo if step < solo.steps else None for solo in ADAPTERS]
@@ -300,19 +303,22 @@ def test_losses_and_gradient_norms_are_those_of_the_solo_run(shape: str) -> None
 
 
 @pytest.mark.parametrize("neighbour", ["other rows", "nan", "idle"])
-def test_no_neighbour_changes_a_bit(neighbour: str) -> None:
+@pytest.mark.parametrize("at_once", [None, 1])
+def test_no_neighbour_changes_a_bit(neighbour: str, at_once: int | None) -> None:
     model = model_of("gpt2", torch.float32)
     solos = [Solo(4, 8, 5e-3, seed=1, steps=6, dropout=0.1), ADAPTERS[1], ADAPTERS[2]]
     rows = steps_of(solos, 6)
     bucket = Bucket(6, 20, 80)
     weights = []
     for changed in (False, True):
-        pack = pack_of(model, "gpt2", solos)
+        pack = pack_of(model, "gpt2", solos, at_once=at_once)
         for step, now in enumerate(rows):
             there: list[Solo | None] = list(solos)
             if changed and step >= 2:
                 if neighbour == "other rows":
                     now = [now[0], rows_of(77 + step, 6), now[2]]
+                    if at_once == 1:  # nor does the room that its rows need
+                        bucket = bucket_of(now, roomier=3)
                 elif neighbour == "nan":
                     pack.weights[1, 5] = pack.work[1, 5] = math.nan
                 else:
@@ -409,6 +415,18 @@ def test_dropout_gives_its_own_gradient() -> None:
 
     inputs = [tensor.requires_grad_() for tensor in (x, a, b)]
     assert torch.autograd.gradcheck(compute, inputs)
+
+
+def test_the_benchmark_keeps_a_profile_of_what_it_measures(tmp_path: Path) -> None:
+    found = benchmark.Results(tmp_path, "tiny")
+    asked = Namespace(shape="tiny", variants="2", seconds_each=0.0, out=tmp_path)
+    benchmark.phase_packed(found, asked)
+    assert found.value("2", "adapters") == 2
+    profile = [row for row in found.rows if row["phase"] == "profile of 2"]
+    assert sum(row["share"] for row in profile) == pytest.approx(1, abs=0.02)
+    assert {"aten::bmm", "the rest"} <= {row["kernel"] for row in profile}
+    assert "aten::bmm" in (tmp_path / "profile-tiny-2.txt").read_text()
+    assert "## profile of 2" in (tmp_path / "tiny.md").read_text()
 
 
 @pytest.mark.parametrize(

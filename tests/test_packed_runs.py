@@ -13,7 +13,7 @@ from src.models import utils
 from src.models.packed_step import Pack
 from src.training import checkpointing, scoring
 from src.training.engines import packed_problems
-from src.training.packed import Outcome, Trial, train_pack
+from src.training.packed import Outcome, Trial, _Run, train_pack
 from src.training.stopping import Diverged
 from src.training.train import choose_engine, train
 from src.training.utils import TrainingResult
@@ -202,6 +202,26 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
     assert ends == [one for one, _ in found]
 
 
+def test_the_first_of_a_pack_is_refused_alone_too(base: Path, tmp_path: Path) -> None:
+    """Also where its files cannot be read in a way that nobody thought of."""
+    wrong: list[dict[str, Any]] = [{"model__load_in_4bit": True}, {"lora__bias": "all"}, {}, {}]
+    trials = [trial(config_of(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
+    original = _Run.__post_init__
+
+    def broken(run: _Run) -> None:
+        if run.trial is trials[2]:
+            raise KeyError("momentum")
+        original(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Run, "__post_init__", broken)
+        found = train_pack(trials)
+    assert [one for one, _ in found] == trials
+    texts = ["load_in_4bit", "lora.bias", "momentum"]
+    assert all(text in str(end) for text, (_, end) in zip(texts, found, strict=False))
+    assert result(found[-1][1]).step == 12
+
+
 def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,10 +266,21 @@ def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "run", run)
-        found = train_pack(first, more=more)
+        found = train_pack(first, slots=2, more=more)
     assert [result(outcome).step for _, outcome in found] == [3, 9, 12, 12]
     assert set(largest) == {(2, 4), (2, 32)}
     assert difference(tmp_path / "last/out/final", tmp_path / "solo/out/final") < 1e-5
+
+
+def test_a_pack_grows_with_what_waits(base: Path, tmp_path: Path) -> None:
+    """Who comes first must not decide that all the others train one after the other."""
+    late = [trial(config_of(base, training__seed=n), tmp_path / f"late{n}") for n in (4, 5)]
+    solo = trial(config_of(base, training__seed=4), tmp_path / "solo")
+    train_pack([solo])
+    first = trial(config_of(base, training__max_steps=30), tmp_path / "first")
+    found = train_pack([first], more=lambda: late.pop(0) if late else None)
+    assert [result(outcome).step for _, outcome in found] == [12, 12, 30]
+    assert difference(tmp_path / "late4/out/final", tmp_path / "solo/out/final") < 1e-5
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_experiments_that_may_share_a_process_do(home: Path, packed: dict[str, A
 
 
 def test_members_stop_and_end_alone_and_their_slots_are_filled(packed: dict[str, Any]) -> None:
+    packed = packed | {"pack_size": 2}
     ids = launched(packed, packed | {"training.seed": 2})
     runs = [wait(run_id, training) for run_id in ids]
     assert runs[0].trainer_pid == runs[1].trainer_pid
@@ -77,6 +78,16 @@ def test_members_stop_and_end_alone_and_their_slots_are_filled(packed: dict[str,
     assert neighbour.status == Status.RUNNING and alive(neighbour.trainer_pid)
     command("stop", ids[1])
     assert wait(ids[1], ended).status == Status.STOPPED
+
+
+def test_a_run_that_comes_later_trains_beside_those_of_its_kind(packed: dict[str, Any]) -> None:
+    (first,) = launched(packed)
+    before = wait(first, training)
+    (late,) = launched(packed | FEW | {"training.seed": 2})
+    done = wait(late, ended)
+    assert done.status == Status.COMPLETED and done.trainer_pid == before.trainer_pid
+    wait(first, lambda run: run.used.get("slots") == 2)
+    assert row(first).status == Status.RUNNING
 
 
 def test_another_supervisor_takes_over_the_whole_pack(packed: dict[str, Any]) -> None:

@@ -18,10 +18,17 @@ from src.config import get, load_config, parse_override, settings
 from src.panel import charts, data, form, parts, words
 from src.panel.server import KnownHosts
 from src.runs import launcher, lineage, store
-from src.runs.table import EventKind, Metric, Status
+from src.runs.table import EventKind, Metric, Status, SweepStatus
 from src.training.data_loaders import DataError
 from src.units import duration
-from tests.panel_store import HOSTILE, add_points, checkpoint, fill_predictions, fill_run
+from tests.panel_store import (
+    HOSTILE,
+    add_points,
+    checkpoint,
+    fill_predictions,
+    fill_run,
+    fill_sweep,
+)
 
 PAGES = paths.ROOT / "pages"
 SEEN = {
@@ -128,6 +135,45 @@ def test_the_monitor_of_a_running_run_has_numbers_with_units_curves_and_a_stop_b
     test.button[0].click().run()
     with store.reading() as session:
         assert store.stop_requested(session, run_id)
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_queued_run_says_what_it_waits_for_and_its_buttons_follow_its_status():
+    run_id = fill_run(status=Status.QUEUED)
+    with store.writing() as session:
+        store.hold(session, [store.find(session, run_id)], held=True)
+    test = show("monitor", run=run_id)
+    assert "Now: held until somebody releases it." in html(test)
+    assert [b.label for b in test.button] == ["Release", "Stop this run"]
+    assert 'class="badge held"' in html(show("overview"))
+    test.button[0].click().run()
+    assert "Now: waits for a free slot." in html(test)
+    test.button[0].click().run()
+    assert test.toast[0].value == "It is the next to start."
+    view = page_module("monitor")["stage"]
+    with store.reading() as session:
+        run = store.find(session, run_id)
+    assert view(run) == "queued" and view(run.model_copy(update={"status": "STARTING"})) == "active"
+
+
+def test_a_trial_leads_to_its_sweep_and_says_that_it_is_paused():
+    states = {3: (Status.QUEUED, None)}
+    file = paths.CONFIGS / "sweeps" / "tiny.yaml"
+    sweep_id = fill_sweep(file, trials=4, status=SweepStatus.PAUSED, states=states)
+    with store.reading() as session:
+        (run,) = (run for run in store.trials(session, sweep_id) if run.status == Status.QUEUED)
+    body = html(show("monitor", run=run.id))
+    assert f"sweeps?sweep={sweep_id}" in body and "Now: waits while its sweep is paused." in body
+
+
+def test_a_restored_best_step_is_told_from_the_last():
+    run_id = fill_run(steps=600)
+    assert "<dt>validation loss</dt>" in html(show("monitor", run=run_id))
+    with store.writing() as session:
+        store.set_best(session, run_id, 400)
+    body = html(show("monitor", run=run_id))
+    assert "<dt>validation loss, best step</dt>" in body
+    assert "<dt>training loss, last step</dt>" in body
 
 
 def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
@@ -576,6 +622,7 @@ def test_the_errors_page_restores_its_filters_from_the_address_and_switches_spli
     assert "400 words" in every and rows == 101, "a page of 100 and the head"
 
 
+@pytest.mark.timed
 def test_a_table_of_ten_thousand_words_opens_within_a_second():
     run_id = fill_run(words=[(f"w{i}", f"word{i}", f"wrod{i}") for i in range(9000)], rows=10_000)
     show("errors", run=run_id)
@@ -650,6 +697,9 @@ def test_no_page_imports_what_trains():
         ("http", "x.studio.example", None, True),
         ("http", "studio.example.evil.com", None, False),
         ("http", "", None, False),
+        ("http", "127.0.0.1:8501", "http://127.0.0.1:8501", True),
+        ("http", "127.0.0.1:8501", "https://evil.example", False),
+        ("http", "127.0.0.1:8501", "https://panel.example", True),
         ("websocket", "127.0.0.1:8501", "http://127.0.0.1:8501", True),
         ("websocket", "127.0.0.1:8501", "https://evil.example", False),
         ("websocket", "127.0.0.1:8501", "https://panel.example", True),
@@ -678,7 +728,7 @@ def test_only_known_hosts_are_answered(kind, host, origin, answer):
     asyncio.run(app(scope, receive, send))
     assert bool(reached) is answer
     if not answer:
-        refused = {"http": 421, "websocket": 1008}[kind]
+        refused = {"http": 403, "websocket": 1008}[kind]
         assert refused in (sent[0].get("status"), sent[0].get("code"))
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import pytest
 import yaml
 
 from src.config import ConfigError, RunConfig, load_config
-from src.paths import ROOT
+from src.paths import ROOT, home
 from src.runs import launcher, preflight, slots
 from src.runs.table import Status
 from src.sweeps import planner
-from tests.live import command, ended, training, wait
+from tests.live import command, ended, left_over, training, wait
 
 pytestmark = pytest.mark.skipif(bool(slots.gpus()), reason="the bounds here are those of a CPU")
 
@@ -61,8 +62,12 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
     assert "s a step" in found.sentence(config)
-    # What it predicts holds, but for a machine that others use meanwhile.
-    done = wait(launcher.launch(config), ended)
+    # The launch shows it, and it holds, but for a machine that others use meanwhile.
+    file = home() / "known.yaml"
+    file.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    told = command("launch", str(file), "--json")
+    assert found.sentence(config) in " ".join(told.stderr.split())
+    done = wait(json.loads(told.stdout)["id"], ended)
     assert done.status == Status.COMPLETED and done.ended_at and done.started_at
     assert done.ended_at - done.started_at < 3 * found.seconds(config) + 10
 
@@ -93,6 +98,7 @@ def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
         preflight.measure(config_of(small))
     launcher.stop(run_id)
     wait(run_id, ended)
+    assert not left_over(home(), seconds=20)
     with pytest.raises(preflight.CannotMeasure, match="no file /nowhere.csv"):
         preflight.measure(config_of(small, data__path="/nowhere.csv"))
 
@@ -111,6 +117,40 @@ def test_the_same_steps_in_other_micro_batches_are_duplicates(small: dict[str, A
     assert planner.duplicates(configs) == {1: 0}
 
 
+@pytest.mark.parametrize(
+    ("few_step", "max_steps", "engine", "size"),
+    [
+        (0.12, 2000, "packed", 8),  # three more cost as much as one: a GPU
+        (0.44, 2000, "packed", 1),  # each more costs more than one alone
+        (0.44, 40, "packed", 2),  # and yet what they share, the start, is worth it
+        (0.90, 2000, "trl", 1),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_a_pack_is_planned_only_where_it_pays(
+    packed: dict[str, Any], few_step: float, max_steps: int, engine: str, size: int
+) -> None:
+    changes = {"training.max_steps": max_steps, "training.per_device_train_batch_size": 4}
+    configs = [config_of(packed | changes, training__seed=seed) for seed in range(8)]
+
+    def known(config: RunConfig, adapters: int, by: str, step: float) -> None:
+        file = preflight.file_of(config, adapters)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = {"validation": 4, "test": 4}
+        gib = 1 + adapters / 10
+        found = preflight.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
+        file.write_text(json.dumps(asdict(found)))
+
+    one = 0.1 if engine == "packed" else 0.2
+    known(configs[0].model_copy(update={"engine": "auto"}), 1, "trl", 0.15)
+    known(configs[0], 1, "packed", one)
+    known(configs[0], planner.FEW, "packed", few_step)
+    (pack,) = planner.plan(configs).packs
+    assert (pack.size, pack.engine) == (size, "auto" if engine == "trl" else engine), pack
+    steps = 8 * max_steps * (0.1 if engine == "packed" else 0.15)
+    assert pack.seconds_one_by_one == pytest.approx(8 * 10 + steps, rel=0.2)
+
+
 def test_packs_are_planned_launched_and_set_against_what_they_took(
     home: Path, packed: dict[str, Any]
 ) -> None:
@@ -127,7 +167,11 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
         config = load_config(overrides=packed | own | {"name": f"run {number}"})
         files.append(str(home / f"{number}.yaml"))
         Path(files[-1]).write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
-    told = json.loads(command("plan", *files, "--launch", "--json").stdout)
+    # What it comes to is seen first; a run is left out only where that was asked for.
+    told = json.loads(command("plan", *files, "--json").stdout)
+    assert told["duplicates"] == {"3": 0} and told["launched"] == []
+    assert sorted(place for pack in told["packs"] for place in pack["members"]) == [0, 1, 2, 3, 4]
+    told = json.loads(command("plan", *files, "--launch", "--once", "--json").stdout)
     assert told["duplicates"] == {"3": 0}
     by_members = {tuple(pack["members"]): pack for pack in told["packs"]}
     assert set(by_members) == {(0, 1, 2), (4,)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from src.config import RunConfig
+from src.config import RunConfig, stored_config
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
 from src.training.train import TrainingError, how_exact, train
@@ -84,8 +84,33 @@ def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path
         run(tiny.config_of(base), tmp_path / "other", resume_from=bad)
 
 
+def test_no_flipped_byte_of_a_manifest_goes_unseen(base: Path, tmp_path: Path) -> None:
+    run(tiny.config_of(base), tmp_path, stop_at=2)
+    folder = tmp_path / "steps/step-3"
+    file = folder / "MANIFEST.json"
+    whole = file.read_bytes()
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        file.write_bytes(flipped)
+        with pytest.raises(BrokenCheckpoint, match=r"step-3: MANIFEST\.json"):
+            verify(folder)
+    for cut in (b"", whole[:-1], whole + b" ", whole.replace(b"\n", b"\r\n", 1)):
+        file.write_bytes(cut)
+        with pytest.raises(BrokenCheckpoint, match=r"step-3: MANIFEST\.json"):
+            verify(folder)
+    # Nor can it pass for one of the first release, whose manifests held no hash of themselves.
+    older = json.loads(whole)
+    file.write_text(json.dumps(older | {"format": 1}))
+    with pytest.raises(BrokenCheckpoint, match="damaged"):
+        verify(folder)
+    del older["sha256"]
+    file.write_text(json.dumps(older | {"format": 1}))
+    assert verify(folder)["step"] == 3
+
+
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"format": 9, "files": {}}', '{"format": 1}']
+    "content", [None, "{", "[]", '{"format": 9, "files": {}}', '{"format": 1}', '{"format": 2}']
 )
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "step-1"
@@ -102,7 +127,7 @@ def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "steps/step-3"
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     del manifest["files"]["optimizer.pt"]
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    checkpointing.write_manifest(folder, manifest)
     (folder / "optimizer.pt").unlink()
     with pytest.raises(BrokenCheckpoint, match=r"optimizer\.pt"):
         verify(folder)
@@ -122,7 +147,7 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
     one = {
         "data": "a",
         "tokenizer": "t",
-        "config": {"data": {"template": "t"}},
+        "config": {"data": {"template": "{question}:"}},
         "device": "cpu",
         "versions": {"torch": "1"},
     }
@@ -130,6 +155,10 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
     with pytest.raises(TrainingError, match="data changed since step-3"):
         how_exact(one, one | {"data": "b"}, "step-3")
     assert how_exact(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
+    now = stored_config(one["config"]).model_dump()  # settings that came later than the checkpoint
+    assert how_exact(one, one | {"config": now}, "step-3") == "exact from step-3"
+    now["lora"]["r"] += 1
+    assert how_exact(one, one | {"config": now}, "step-3") == "warm from step-3: another config"
     gpu = one | {"device": "H200"}
     assert how_exact(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
 

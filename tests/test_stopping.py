@@ -31,6 +31,15 @@ def test_the_best_needs_the_smallest_change_and_is_never_nan() -> None:
         seen.append(history.evaluated(step))
     assert seen == [True, False, True, False, False]
     assert (history.best_step, history.best_value, history.without_better) == (2, 0.8, 2)
+
+
+def test_of_equal_scores_that_of_the_lower_loss_is_the_best() -> None:
+    """At first no word is right; the newest adapter is still far better than the first."""
+    history = History(Rules("val/exact_match", "max"))
+    for step, (score, loss) in enumerate([(0, 9.7), (0, 2.4), (0, 3.1), (0, 1.4)], start=1):
+        history.record({"val/exact_match": score, "val/loss": loss})
+        history.evaluated(step)
+    assert (history.best_step, history.without_better) == (4, 3)
     assert not History(Rules("val/cer", "max")).evaluated(1)  # nobody recorded it
 
 

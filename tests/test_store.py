@@ -1,10 +1,8 @@
 """The run table on a real SQLite file (and PostgreSQL where it is installed)."""
 
+import json
 import math
 import multiprocessing
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +12,12 @@ import pytest
 
 from src import paths
 from src.config import load_config
-from src.runs import processes, reconciler, store
+from src.runs import launcher, processes, reconciler, store
 from src.runs.store import sqlite_driver
-from src.runs.table import ACTIVE, Run, Status
+from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.runs.timeouts import TIMEOUTS
+from src.training import checkpointing
+from tests import live
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -29,26 +29,11 @@ def database(
     if request.param == "sqlite":
         yield
         return
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-    folder = home / "pg"
-    # initdb refuses to run as root.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder.mkdir()
-    if as_user:
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-        shutil.chown(folder, "postgres")
-    subprocess.run([*as_user, programs / "initdb", "-D", folder / "data", "-A", "trust"],
-                   check=True, capture_output=True, cwd="/")  # fmt: skip
-    options = f"-c listen_addresses= -c unix_socket_directories={folder}"
-    control = [*as_user, programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
-    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True, cwd="/")
-    monkeypatch.setenv(
-        "SPELLTUNE_DATABASE_URL", f"postgresql+psycopg://postgres@/postgres?host={folder}"
-    )
-    yield
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+    with live.postgresql(home / "pg") as folder:
+        monkeypatch.setenv(
+            "SPELLTUNE_DATABASE_URL", f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        )
+        yield
 
 
 def enqueue(name: str = "tiny-spell", **extra: object) -> Run:
@@ -238,6 +223,14 @@ def test_one_document_a_run() -> None:
     assert store.to_json(document)
 
 
+def test_a_number_that_is_none_is_null_in_json() -> None:
+    """A diverged adapter has no loss, and `spelltune evaluate --json` prints a document yet."""
+    document = {"metrics": {"loss": math.nan, "cer": 0.5}, "more": [math.inf, (1, "nan")]}
+    assert json.loads(store.to_json(document)) == {
+        "metrics": {"loss": None, "cer": 0.5}, "more": [None, [1, "nan"]]
+    }  # fmt: skip
+
+
 def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
     file = paths.results() / "spelltune.db"
     file.parent.mkdir(parents=True)
@@ -287,3 +280,75 @@ def test_a_run_of_another_machine_is_ended_only_when_its_lease_is_over() -> None
     assert beat(TIMEOUTS.lease + 1) == Status.INTERRUPTED
     with store.reading() as session:
         assert "another machine is gone" in (store.find(session, run.id).reason or "")
+
+
+@pytest.mark.usefixtures("database")
+def test_one_machine_starts_a_queued_run_and_one_leads_a_sweep() -> None:
+    run = enqueue()
+
+    def give(machine: str, seen: Run) -> bool:
+        with store.writing() as session:
+            return store.give_slot(session, seen, 0, host=machine, now=time.time())
+
+    assert give("alpha", run) and not give("beta", run)  # both saw that it had no slot
+    with store.reading() as session:
+        again = store.find(session, run.id)
+    assert again.host == "alpha" and give("beta", again)
+
+    now = time.time()
+    with store.writing() as session:
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0, created_at=now,
+                          status=SweepStatus.ACTIVE, host="alpha", seen_at=now - 30))  # fmt: skip
+
+    def lead(machine: str, lease: float) -> bool:
+        with store.writing() as session:
+            return store.lead_sweep(session, "s", host=machine, lease=lease)
+
+    assert not lead("beta", 60)
+    assert lead("beta", 20) and not lead("alpha", 20) and lead("beta", 20)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_a_resumed_run_waits_for_the_machine_that_has_its_checkpoint() -> None:
+    run = enqueue()
+    with store.writing() as session:
+        row = store.find(session, run.id)
+        row.status, row.host, row.resume_step, row.step = Status.QUEUED, "beta", 10, 10
+        row.heartbeat_at = time.time() - TIMEOUTS.lease - 1
+        assert launcher.startable(session) == []
+        there = checkpointing.step_dir(paths.checkpoints_dir(run.id), 10)
+        there.mkdir(parents=True)
+        assert launcher.startable(session) == [row]
+        there.rmdir()
+    reconciler.give_up_hosts({"beta"}, "Ray lost its node")
+    with store.reading() as session:
+        assert store.find(session, run.id).resume_step is None
+        assert [row.id for row in launcher.startable(session)] == [run.id]
+        (event,) = store.events(session, run.id)
+    assert event.text == "from scratch: its checkpoint is on beta: Ray lost its node"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg://me:canary@127.0.0.1:9/runs", "does not answer at"),
+        ("postgresql//me:canary@127.0.0.1/runs", "is no address of a run table, such as"),
+        ("nosuch://me:canary@127.0.0.1/runs", "is no address of a run table, such as"),
+    ],
+)
+def test_a_run_table_that_is_not_there_is_a_sentence_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("SPELLTUNE_DATABASE_URL", url)
+    answer = live.command("runs", check=False)
+    assert answer.returncode == 2 and said in answer.stderr, answer.stderr
+    assert "Traceback" not in answer.stderr and "canary" not in answer.stderr
+
+
+def test_a_table_on_a_server_asks_for_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPELLTUNE_DATABASE_URL", "postgresql+psycopg://me:canary@host/runs")
+    why = store.no_table(ModuleNotFoundError("No module named 'psycopg'", name="psycopg"))
+    assert why is not None and ".[ray]" in why and "canary" not in why
+    assert store.no_table(ModuleNotFoundError("No module named 'x'", name="x")) is None

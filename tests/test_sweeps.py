@@ -1,10 +1,13 @@
 """Sweeps: the file and its space, the ledger, the driver as a real process, the page."""
 
 import json
+import math
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,18 @@ from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
 from src import paths
+from src.analysis import exports
 from src.cli import app
-from src.config import ConfigError, load_config, with_overrides
-from src.panel import sweeps
+from src.config import ConfigError, RunConfig, load_config, with_overrides
+from src.panel import measure, sweep_form, sweeps
 from src.paths import CONFIGS
-from src.runs import launcher, reconciler, slots, store
-from src.runs.processes import FileLock, holder
+from src.runs import launcher, preflight, reconciler, store
+from src.runs.processes import holder
+from src.runs.supervisor import Supervision
 from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
-from src.sweeps import forecast, ledger, results, spaces
+from src.sweeps import forecast, ledger, planner, results, spaces
 from src.sweeps.driver import Driver
+from src.sweeps.driver import main as driver_main
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
 from tests import live
@@ -75,6 +81,7 @@ def test_the_sweep_of_the_readme_can_be_launched() -> None:
     assert spaces.suggest(sweep, 0, 0, []) and sweep.space["optimizer.momentum"].when
 
 
+@pytest.mark.timed
 def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted() -> None:
     # Of this process: others may use the machine too.
     began = time.process_time()
@@ -140,6 +147,27 @@ def test_a_small_space_ends_when_all_was_tried() -> None:
     while values := spaces.suggest(sweep, 0, len(tried), tried):
         tried.append(Tried(len(tried), values, optuna.trial.TrialState.RUNNING))
     assert sorted(one.values["lora.r"] for one in tried) == [2, 4, 8]
+
+
+def test_random_search_finds_the_last_settings_of_a_space() -> None:
+    space = {"lora.r": {"low": 1, "high": 10}, "lora.alpha": list(range(1, 11))}
+    sweep = sweep_of(method="random", space=space, budget="100 trials")
+    tried: list[Tried] = []
+    while values := spaces.suggest(sweep, 0, len(tried), tried):
+        tried.append(Tried(len(tried), values, optuna.trial.TrialState.RUNNING))
+    assert len({tuple(one.values.items()) for one in tried}) == len(tried) == 100
+
+
+def test_tpe_spends_its_budget_though_it_comes_back_to_its_favourites() -> None:
+    ranks, rates = [2, 4, 8, 16, 32, 64], [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+    space = {"lora.r": ranks, "training.learning_rate": rates}
+    sweep = sweep_of(method="tpe", space=space, budget="24 trials")
+    tried: list[Tried] = []
+    for number in range(24):
+        values = spaces.suggest(sweep, 0, number, tried)
+        assert values, f"nothing left to try after {number} of 36 settings"
+        score = values["training.learning_rate"]
+        tried.append(Tried(number, values, optuna.trial.TrialState.COMPLETE, score, {}))
 
 
 def test_seeds_of_a_setting_follow_each_other() -> None:
@@ -211,6 +239,22 @@ def too_large(changes: dict[str, Any]) -> str:
 )  # fmt: skip
 def test_budgets(text: str, trials: int | None, seconds: float | None) -> None:
     assert spaces.Budget.parse(text) == spaces.Budget(trials, seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("1.2.3 trials", "such as"), ("1,5h", "such as"), ("2.5 trials", "such as"),
+     ("0.5 trials", "too small for one trial"), ("2 s", "too small for one trial")],
+)  # fmt: skip
+def test_budgets_that_are_none(text: str, words: str) -> None:
+    assert words in problem(budget=text)
+
+
+def test_less_of_a_loss_is_better() -> None:
+    best = {m: sweep_of(metric=m).mode for m in ("val/loss", "val/cer", "val/exact_match")}
+    assert best == {"val/loss": "min", "val/cer": "min", "val/exact_match": "max"}
+    assert sweep_of(metric="val/loss", mode="max").mode == "max"
+    assert spaces.base_config(sweep_of(metric="val/loss")).early_stopping.mode == "min"
 
 
 def test_values_are_those_that_a_run_has() -> None:
@@ -288,14 +332,15 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     base = {k: v for k, v in packed.items() if k != "data.path"}
     space = {"data.path": [str(data), str(gone)], "lora.r": [2, 4, 8]}
     file = written(home, base, space=space, retries=1, at_once=4)
-    sweep_id = json.loads(command("sweep", "launch", str(file), "--json").stdout)["id"]
-    killed = driver_of(sweep_id)
-    until(sweep_id, lambda trials: len(trials) >= 2)
-    gone.unlink()
-    os.kill(killed, signal.SIGKILL)
-    while holder(paths.driver_lock(sweep_id)):
-        time.sleep(0.05)
-    assert len(trials_of(sweep_id)) < 6 and sweep_row(sweep_id).status == SweepStatus.ACTIVE
+    # Nothing trains before the kill, so that neither a trial nor the sweep ends before it.
+    with live.taken_slots():
+        sweep_id = json.loads(command("sweep", "launch", str(file), "--json").stdout)["id"]
+        killed = driver_of(sweep_id)
+        until(sweep_id, lambda trials: len(trials) == 4)
+        gone.unlink()
+        os.kill(killed, signal.SIGKILL)
+        while holder(paths.driver_lock(sweep_id)):
+            time.sleep(0.05)
     reconciler.reconcile()
     assert driver_of(sweep_id) != killed
     trials = until(sweep_id, completed(sweep_id))
@@ -311,8 +356,9 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     assert kinds == [[EventKind.RETRIED, EventKind.SET_ASIDE]] * 3
     assert [(run.status, run.attempt) for run in good] == [(Status.COMPLETED, 1)] * 3
     summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
-    assert sorted(entry["run"] for entry in summary) == sorted(run.id for run in good)
-    assert all(paths.final_metrics(run.id).exists() for run in good)
+    given_up = {entry["run"]: entry["reason"] for entry in summary if entry.get("failed")}
+    assert given_up == {run.id: run.reason for run in lost} and len(summary) == 6
+    assert all(paths.final_metrics(run.id).exists() for run in trials)
 
     document = json.loads(cli("sweep", "show", "six", "--json").stdout)
     assert document["counts"] == {"completed": 3, "failed": 3} and document["note"] is None
@@ -329,8 +375,9 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
 
 @pytest.mark.chaos
 def test_24_trials_survive_three_kills_of_all_processes(home: Path, packed: dict[str, Any]) -> None:
+    # In small packs: after the last kill, whenever it comes, there is still something to train.
     longer = packed | {"training.max_steps": 20, "checkpointing.save_steps": 5,
-                       "evaluation.eval_steps": 10}  # fmt: skip
+                       "evaluation.eval_steps": 10, "pack_size": 4}  # fmt: skip
     rates = [float(f"{1e-4 * 10 ** (place / 3):.3g}") for place in range(6)]
     space = {"lora.r": [2, 4, 8, 16], "training.learning_rate": rates}
     file = written(home, longer, space=space, metric="val/loss", mode="min")
@@ -363,16 +410,6 @@ def cli(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.fixture
-def busy(home: Path) -> Iterator[None]:
-    """All slots are taken, so what is queued stays so."""
-    locks = [FileLock(slots.slot_lock(slot)) for slot in range(slots.slot_count())]
-    assert all(lock.acquire() for lock in locks)
-    yield
-    for lock in locks:
-        lock.release()
-
-
 @pytest.mark.usefixtures("busy")
 def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
     home: Path, small: dict[str, Any]
@@ -396,11 +433,11 @@ def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
     assert cli("sweep", "add", sweep_id, "2 trials").exit_code == 0
     trials = until(sweep_id, lambda trials: len(trials) == 4)
     assert sweep_row(sweep_id).most_trials == 5
-    assert cli("sweep", "cancel", sweep_id).exit_code == 0
     driven = driver_of(sweep_id)
+    assert cli("sweep", "cancel", sweep_id).exit_code == 0
     trials = trials_of(sweep_id)
     assert {run.status for run in trials} == {Status.CANCELLED}
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while holder(paths.driver_lock(sweep_id)) == driven and time.monotonic() < end:
         time.sleep(0.1)
     assert holder(paths.driver_lock(sweep_id)) is None
@@ -434,6 +471,91 @@ def test_a_budget_of_time_is_kept(
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
     assert results.became(trials_of(sweep_id)[0]) == "pruned"
+    # With more time those are queued again that it found waiting: no setting may be missing.
+    ledger.add(sweep_id, "30 minutes")
+    assert [run.status for run in trials_of(sweep_id)[1:3]] == [Status.QUEUED] * 2
+    driver = Driver(sweep_id)
+    driver.round()
+    assert {run.number for run in trials_of(sweep_id) if run.status == Status.QUEUED} == {1, 2, 3}
+
+
+@pytest.mark.usefixtures("busy")
+def test_time_counts_while_the_trials_of_a_paused_sweep_train_on(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=1), budget="45m")
+    driver = Driver(sweep_id)
+    driver.round()
+    ledger.pause(sweep_id)
+    driver.looked_at -= 600
+    driver.round()
+    assert sweep_row(sweep_id).spent_seconds < 60
+    with store.writing() as session:
+        assert store.claim(session, trials_of(sweep_id)[0], token="t", slot=0)
+    driver.looked_at -= 600
+    driver.round()
+    assert sweep_row(sweep_id).spent_seconds == pytest.approx(600, abs=60)
+
+
+@pytest.mark.usefixtures("busy")
+def test_what_trials_have_in_common_is_fixed_by_the_launch(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit of the preset too changes nothing but what the page says."""
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    file = written(home, small, at_once=1)
+    sweep_id = ledger.launch(file)
+    before = spaces.base_config(ledger.config_of(sweep_row(sweep_id)))
+    assert ledger.edited(sweep_row(sweep_id)) is None
+    original = spaces.load_config
+
+    def edited(**asked: Any) -> RunConfig:
+        asked["overrides"] = {"lora.dropout": 0.3} | asked["overrides"]
+        return original(**asked)
+
+    monkeypatch.setattr(spaces, "load_config", edited)
+    assert spaces.base_config(ledger.config_of(sweep_row(sweep_id))) == before
+    assert "was changed after the launch" in (ledger.edited(sweep_row(sweep_id)) or "")
+    file.unlink()
+    assert "cannot be read any more" in (ledger.edited(sweep_row(sweep_id)) or "")
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_driver_that_fails_pauses_its_sweep_and_says_why(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=1))
+
+    def fails(self: Driver) -> bool:
+        raise KeyError("lora.r")
+
+    monkeypatch.setattr(Driver, "round", fails)
+    monkeypatch.setattr(sys, "argv", ["driver", sweep_id])
+    assert driver_main() == 0
+    row = sweep_row(sweep_id)
+    assert row.status == SweepStatus.PAUSED and "KeyError: 'lora.r'" in (row.reason or "")
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_trial_of_a_cancelled_sweep_or_out_of_memory_is_not_launched_again(
+    home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = ledger.launch(written(home, small, at_once=2))
+    Driver(sweep_id).round()
+    for run, reason in zip(trials_of(sweep_id), ("oom: the machine ran out", "no"), strict=True):
+        with store.writing() as session:
+            store.claim(session, run, token=run.id, slot=0)
+        with store.writing() as session:
+            verdict = {"status": Status.FAILED, "reason": reason}
+            assert store.end(session, store.find(session, run.id), verdict)
+    hungry, failed = trials_of(sweep_id)
+    assert not ledger.try_again(hungry, retries=3)
+    ledger.cancel(sweep_id)
+    assert not ledger.try_again(failed, retries=3)
+    assert [run.status for run in trials_of(sweep_id)] == [Status.FAILED] * 2
 
 
 @pytest.mark.usefixtures("busy")
@@ -510,6 +632,32 @@ def test_queued_runs_are_moved_to_the_front() -> None:
     launcher.stop(ids[0])
     refused = cli("first", ids[0])
     assert refused.exit_code == 2 and "CANCELLED" in refused.stderr
+
+
+@pytest.mark.usefixtures("home")
+def test_held_runs_wait_and_keep_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(launcher, "start_supervisor", lambda run_id, slot: started.append(run_id))
+    with store.writing() as session:
+        ids = [store.enqueue(session, load_config(), now=1e9 + n).id for n in range(3)]
+    assert cli("hold", *ids[:2]).exit_code == 0
+    launcher.fill_slots()
+    assert started == [ids[2]]
+    with store.writing() as session:
+        held = store.find(session, ids[0])
+        # A supervisor that was on its way finds that it may not.
+        assert not store.claim(session, held, slot=0, token="t", supervisor_pid=1, boot_id="b")
+        assert "held" in (held.reason or "")
+    late = Supervision(slot=0)
+    late.start(ids[0])
+    late.supervise()
+    assert cli("release", *ids[:2]).exit_code == 0
+    with store.reading() as session:
+        assert [run.id for run in store.queue(session)] == ids
+        assert store.find(session, ids[0]).reason is None
+    launcher.stop(ids[0])
+    refused = cli("hold", ids[0])
+    assert refused.exit_code == 2 and "only queued runs can be held" in refused.stderr
 
 
 # --- pruning --------------------------------------------------------------------------------------
@@ -617,18 +765,36 @@ def html(test: AppTest) -> str:
 
 
 TINY = CONFIGS / "sweeps" / "tiny.yaml"
-VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices"]
+VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices", "Packs"]
 
 
 @pytest.mark.usefixtures("home")
 def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
     page = html(show())
-    assert "No sweeps yet" in page and "24 trials of 24 settings" in page
+    assert "No sweeps yet" in page and "24 trials" in page
     page = html(show(file="seed-grid"))
     assert "4,096 trials" in page and "2,304 settings take the same steps" in page
+    assert "<code>duplicates: skip</code>" in page
     test = show(budget="1 second")
     assert "too small for one trial" in html(test) and test.button[0].disabled
+    assert "name: tiny" in test.code[0].value
     assert "There are none yet" in html(show(sweep="nobody")).replace("there are", "There are")
+
+
+@pytest.mark.usefixtures("home")
+def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TINY.read_text().replace("lora.r: [4", "lora.rank: [4").replace("tpe", "ouija")
+    (tmp_path / "configs" / "sweeps").mkdir(parents=True)
+    (tmp_path / "configs" / "sweeps" / "bad.yaml").write_text(text.replace("name: tiny", "name: "))
+    monkeypatch.setattr(sweep_form, "FOLDER", tmp_path / "configs" / "sweeps")
+    test = show()
+    problems = [line for line in html(test).split("\n") if 'class="problem"' in line]
+    (at_name, at_method, all_of_them) = problems
+    assert "valid string" in at_name and "ouija" in at_method
+    assert all_of_them.count("<br>") == 1 and "method: " in all_of_them and "name: " in all_of_them
+    assert "ouija" in test.code[0].value and test.button[0].disabled
 
 
 @pytest.mark.usefixtures("home")
@@ -641,6 +807,68 @@ def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch)
         (row,) = store.sweeps(session)
     assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
     assert "No trials yet" in html(show(sweep=row.id))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [4, 8, 16, 32],
+        ["linear", "cosine"],
+        [["c_attn"], ["c_attn", "c_proj"]],
+        [None, 0.1],
+        {"low": 2e-4, "high": 1e-2, "log": True},
+        {"low": 0.0, "high": 0.95, "when": {"optimizer.name": ["sgd"]}},
+    ],
+)
+def test_values_read_in_the_form_as_they_stand_in_the_file(values: Any) -> None:
+    text = sweep_form.flow(values)
+    assert text[0] not in "[{" or isinstance(values[0], list)
+    assert sweep_form.unflow(text) == values
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    test = show()
+    test.selectbox(key="set method").select("random").run()
+    test.text_input(key="set space.lora.r").input("2, 64").run()
+    test.text_input(key="set space.scheduler.name").input("").run()
+    test.selectbox(key="one more").select("lora.dropout").run()
+    test.text_input(key="set space.lora.dropout").input("low: 0, high: 0.3, step: 0.1").run()
+    test.text_input(key="set base.overrides").input("training.max_steps: 50").run()
+    assert "2, 64" in test.query_params["space.lora.r"]
+    assert not [w for w in test.text_input if w.key == "set space.scheduler.name"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        (row,) = store.sweeps(session)
+    sweep = ledger.config_of(row)
+    assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
+    assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space
+    assert spaces.base_config(sweep).training.max_steps == 50
+    assert Path(row.path) == home / "results" / "sweeps" / "own" / "tiny.yaml"
+    # The next one may start from it; the same name with other words is another file.
+    test = show(file="tiny (own)")
+    assert test.text_input(key="set space.lora.r").value == "2, 64"
+    assert sweep_form.saved("tiny", Path(row.path).read_text()) == Path(row.path)
+    assert sweep_form.saved("tiny", "else").name == "tiny-2.yaml"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_field_says_what_is_wrong_and_all_can_be_undone() -> None:
+    asked = {"space.lora.r": "0, 8", "base.overrides": "data.path: /etc/passwd", "budget": ""}
+    test = show(**asked)
+    page = html(test)
+    assert "greater than or equal to 1" in page and test.button[0].disabled
+    assert "tpe search has no end" in page
+    (undo,) = [b for b in test.button if b.label == "Undo all changes"]
+    undo.click().run()
+    assert not test.button[0].disabled and not set(asked) & set(test.query_params)
+    page = html(show(**{"base.overrides": "data.path: /etc/passwd"}))
+    assert "the panel reads files under" in page
+    page = html(show(metric="val/loss"))
+    assert "24 trials" in page and "mode: min" not in page
 
 
 @pytest.mark.usefixtures("home")
@@ -662,24 +890,126 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
         document = results.document(session, found)
+        packs = results.packs(session, found)
     assert found.counts == {"completed": 21, "failed": 1, "pruned": 1, "early stopped": 1}
     best = results.best_so_far(found)
     assert list(best["trials"]) == list(range(1, 23)) and best["best"].is_monotonic_increasing
     assert best["best"].iloc[-1] == document["best"]["score"] == found.settings["score"].max()
+    # Three processes; a pack counts once, however many train in it.
+    assert best["minutes"].iloc[-1] * 60 <= sum(p["seconds"] for p in packs)
     assert store.to_json(document)
     table = sweeps.matching(found.trials, "score > 0.8 lora.r >= 16")
     assert len(table) and (table["score"] > 0.8).all() and (table["lora.r"] >= 16).all()
     assert list(sweeps.matching(found.trials, "CUDA_OOM")["trial"]) == [3]
+    table = sweeps.matching(found.trials, "learning_rate > 0.003")
+    assert len(table) and (table["training.learning_rate"] > 0.003).all()
+    assert sweeps.unknown(found.trials, "learning_rate > 0.003 CUDA_OOM") is None
+    page = html(show(sweep=sweep_id, view="Trials", find="rate > 0.003"))
+    assert "There is no column rate; " in page and "training.learning_rate" in page
+    with store.writing() as session:
+        store.remark(session, found.trials["run"].iloc[4], tags=["odd one"], notes=None)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    assert list(sweeps.matching(found.trials, "ODD")["trial"]) == [4]
+    assert b",odd one," in exports.to_csv(found.trials)
     drawn = sweeps.slices(found)["training.learning_rate"]
     assert [trace.name for trace in drawn.data] == ["completed", "early stopped", "pruned"]
-    assert drawn.layout.xaxis.type == "log"
+    assert drawn.layout.xaxis.type == "log" and drawn.layout.yaxis.tickformat == "~%"
+    (lines,) = sweeps.parallel(found).data
+    rank, rate, *_ = lines.dimensions
+    assert rank.ticktext == ("4", "8", "16", "32") and set(rank.values) <= {0, 1, 2, 3}
+    assert rate.range == pytest.approx((math.log10(2e-4), -2.0))
+    assert rate.ticktext == ("0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01")
+    assert list(lines.line.color).count(1) == sweeps.lines_that_stand_out(found) == 10
+
+
+def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:
+    """As if that had been measured on this machine."""
+    file = preflight.file_of(config, adapters)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = {"validation": 400, "test": 400}
+    found = preflight.Measured(True, adapters, "packed", gib, 16.0, rows, 8.0, step, 0.5)
+    file.write_text(json.dumps(asdict(found)))
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(TINY)
+    asked: list[list[str]] = []
+
+    def command(arguments: list[str], text: str) -> None:
+        assert spaces.parse_sweep(text, TINY) == sweep
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise preflight.CannotMeasure("a run is training")
+        speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+        measured(speaker, 1, 0.1, 1.0)
+        measured(speaker, planner.FEW, 0.2, 1.5)
+
+    monkeypatch.setattr(measure, "_measure", command)
+    label = "Measure what it takes"
+    for seen in ("a run is training", "1.5 GiB of memory for a full pack. About "):
+        test = show(file="tiny")
+        assert seen not in html(test)
+        next(b for b in test.button if b.label == label).click().run()
+        measure._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
+        test = show(file="tiny")
+        assert seen in html(test)
+    assert asked == [["sweep", "plan", "--measure"]] * 2
+    assert label not in [b.label for b in test.button]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() -> None:
+    sweep = load_sweep(TINY)
+    speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+    assert speaker.lora.r == 32
+    file = preflight.file_of(speaker)
+    file.parent.mkdir(parents=True)
+    largest = {"training.per_device_train_batch_size": 8}
+    found = preflight.Measured(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
+    file.write_text(json.dumps(asdict(found)))
+    with pytest.raises(ConfigError, match="what fits: training.per_device_train_batch_size 8"):
+        ledger.launch(TINY)
+    searched = sweep.space | {spaces.BATCH: spaces.Listed(values=[4, 8])}
+    assert forecast.plan(sweep.model_copy(update={"space": searched}), 0).trials == 24
+    test = show(file="tiny")
+    assert "more than the 16.0 GiB there are" in html(test) and test.button[0].disabled
+
+
+@pytest.mark.usefixtures("home")
+def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Path) -> None:
+    text = yaml.safe_load(TINY.read_text())
+    text["base"]["overrides"]["pack_size"] = 64
+    file = tmp_path / "packed.yaml"
+    file.write_text(yaml.safe_dump(text))
+    sweep = spaces.load_sweep(file)
+    assert forecast.plan(sweep, 0).seconds is None
+    speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+    assert speaker.lora.r == 32
+    measured(speaker, 1, 0.1, 1.0)
+    measured(speaker, planner.FEW, 0.2, 1.6)
+    plan = forecast.plan(sweep, 0)
+    # Each adapter beyond the first takes 0.2 GiB and 1/30 s a step more.
+    assert plan.peak_gib == pytest.approx(1.0 + 23 * 0.2)
+    assert plan.seconds and plan.seconds > 200 * (0.1 + 23 * 0.1 / 3)
+    sweep_id = fill_sweep(file)
+    with store.reading() as session:
+        packs = results.packs(session, results.read(session, sweep_row(sweep_id)))
+    assert [(p["trials"], p["at_once"], p["steps"]) for p in packs] == [(8, 8, 1600)] * 3
+    assert [p["seconds"] for p in packs] == [pytest.approx(38 + 7 * 40)] * 3
+    assert packs[0]["predicted_gib"] == pytest.approx(2.4)
+    page = html(show(sweep=sweep_id, view="Packs"))
+    assert "5 min 18 s" in page and '<td class="num">2.4' in page and "--measure" not in page
 
 
 @pytest.mark.usefixtures("home")
 def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_seeds() -> None:
     sweep_id = fill_sweep(TINY)
     test = show(sweep=sweep_id)
-    (button,) = [b for b in test.button if b.label == "Rerun the top 3 with 5 more seeds"]
+    label = "Rerun the top 3 with 5 more seeds (20 runs)"
+    (button,) = [b for b in test.button if b.label == label]
+    assert "“Rerun the top 3 with 5 more seeds” above would tell" in html(test)
     button.click().run()
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
@@ -707,11 +1037,46 @@ def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_se
 
 
 @pytest.mark.usefixtures("home")
+def test_a_setting_is_ranked_by_all_its_seeds_or_not_at_all(tmp_path: Path) -> None:
+    text = yaml.safe_load(TINY.read_text()) | {"seeds": 2, "pruner": "none"}
+    file = tmp_path / "seeds.yaml"
+    file.write_text(yaml.safe_dump(text))
+    pruned = (Status.COMPLETED, "pruned: it fell behind")
+    sweep_id = fill_sweep(file, states={1: pruned, 2: (Status.QUEUED, None)})
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    assert set(found.settings.index) == set(range(2, 12)) and set(found.settings["seeds"]) == {2}
+
+
+@pytest.mark.usefixtures("busy")
+def test_runs_that_confirm_settings_can_be_stopped_together() -> None:
+    sweep_id = fill_sweep(TINY)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    ids = results.confirm(found)
+    ledger.cancel(sweep_id)
+    with store.reading() as session:
+        assert {run.status for run in store.runs_of(session, ids)} == {Status.CANCELLED}
+    assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
+    with pytest.raises(store.CannotSteer, match="only a sweep that is ACTIVE or PAUSED can be can"):
+        ledger.cancel(sweep_id)
+
+
+@pytest.mark.usefixtures("busy")
 def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE,
                           states={3: (Status.QUEUED, None)})  # fmt: skip
-    for label, status in (("Pause", "PAUSED"), ("Resume", "ACTIVE"), ("Cancel", "CANCELLED")):
+    test = show(sweep=sweep_id)
+    for more, budget in (("6 trials", 30), ("5 minutes", 30), ("some", 30)):
+        test.text_input(key="more").input(more)
+        test.button(key="add to sweep").click().run()
+        assert sweep_row(sweep_id).most_trials == budget and test.toast
+    for label, status in (
+        ("Pause", "PAUSED"),
+        ("Resume", "ACTIVE"),
+        ("Cancel this sweep", "CANCELLED"),
+    ):
         test = show(sweep=sweep_id)
         (button,) = [b for b in test.button if b.label == label]
         button.click().run()
@@ -719,6 +1084,43 @@ def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch
     assert trials_of(sweep_id)[3].status == Status.CANCELLED
 
 
+@pytest.mark.usefixtures("busy")
+def test_confirming_runs_are_counted_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep_id = fill_sweep(TINY)
+    with store.reading() as session:
+        ids = results.confirm(results.read(session, sweep_row(sweep_id)))
+    test = show(sweep=sweep_id)
+    assert "0 of 20 confirming runs are done; " in html(test)
+    stopped: list[str] = []
+    monkeypatch.setattr(ledger, "cancel", stopped.append)
+    (button,) = [b for b in test.button if b.label == "Stop these runs"]
+    button.click().run()
+    assert stopped == [sweep_id]
+    for place, run_id in enumerate(ids):
+        end(run_id, Status.COMPLETED if place < 2 else Status.CANCELLED)
+    test = show(sweep=sweep_id)
+    assert "2 of 20 confirming runs are done, 18 were stopped; " in html(test)
+    assert not [b for b in test.button if b.label == "Stop these runs"]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> None:
+    sweep_id = fill_sweep(TINY)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        run = store.find(session, found.settings["run"].iloc[0])
+    query = sweeps.launch_query(found, results.top(found, 1)[0])
+    assert query["preset"] == "tiny-spell" and query["training.max_steps"] == "200"
+    form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=30)
+    for name, text in query.items():
+        form.query_params[name] = text
+    form.run()
+    shown = form.number_input(key="set lora.r").value
+    assert not form.exception and shown == run.config["lora"]["r"]
+    assert "launch?preset=tiny-spell" in html(show(sweep=sweep_id))
+
+
+@pytest.mark.timed
 @pytest.mark.usefixtures("home")
 def test_4096_trials_are_listed_in_300_ms() -> None:
     sweep_id = fill_sweep(CONFIGS / "sweeps" / "seed-grid.yaml", trials=1)
@@ -734,10 +1136,12 @@ def test_4096_trials_are_listed_in_300_ms() -> None:
         point = {"name": "val/exact_match", "step": 1, "attempt": 1}
         scores = [point | {"run_id": row["id"], "value": row["number"] / 4096} for row in rows]
         session.execute(insert(LatestMetric), scores)
-    with store.reading() as session:
-        row = sweep_row(sweep_id)
-        began = time.process_time()
-        found = results.read(session, row)
-        took = time.process_time() - began
-    assert len(found.trials) == len(found.settings) == 4096 and took < 0.3, took
+    took = []
+    for _ in range(3):  # others on the machine can only make it slower
+        with store.reading() as session:
+            row = sweep_row(sweep_id)
+            began = time.process_time()
+            found = results.read(session, row)
+            took.append(time.process_time() - began)
+    assert len(found.trials) == len(found.settings) == 4096 and min(took) < 0.3, took
     assert found.settings["trial"].iloc[0] == 4095

@@ -49,7 +49,8 @@ def test_online_needs_a_wish_and_a_key(
 
 
 def test_a_key_in_netrc_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    # Whatever else stands there, and in whatever encoding, must not end the run.
+    (home / "netrc").write_bytes(b"machine caf\xe9\nmachine api.wandb.ai login u password secret\n")
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     assert resolve_mode("online") == "online"
 
@@ -57,6 +58,7 @@ def test_a_key_in_netrc_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 FAULTS = ["init hangs", "init raises", "log hangs", "log raises"]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
@@ -186,8 +188,12 @@ def finish(*trackers: Tracker) -> None:
 
 
 def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
-    home: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A clone whose address holds a token, as private repositories are often cloned.
+    monkeypatch.chdir(home)
+    for git in ("init -q", "remote add origin https://canary:x@example.org/spelltune"):
+        subprocess.run(["git", *git.split()], check=True)
     settings = {"mode": "offline", "tags": ["nightly"], "group": "sweep-7", "artifacts": True}
     # Two at once, as in a pack: each has a run of its own.
     trackers = []
@@ -206,6 +212,7 @@ def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
         assert not missing
         for word in (b"llm-spelling-finetuning", b"nightly", b"sweep-7", b"COMPLETED", b"-adapter"):
             assert word in kept, word
+        assert b"canary" not in kept
     assert b"definatly" in next(home.glob("results/runs/*/errors.csv")).read_bytes()
 
 

@@ -47,7 +47,10 @@ def test_mcnemar_counts_what_only_one_answered_right(only_a, only_b, p):
     a, b = np.zeros((2, 40), dtype=bool)
     a[:only_a] = b[only_a : only_a + only_b] = True
     a[30:] = b[30:] = True
-    assert verdicts.mcnemar(a, b) == pytest.approx(p)
+    assert verdicts.mcnemar(a, b, np.arange(len(a))) == pytest.approx(p)
+    # Asked in three ways each, the same words are no more evidence.
+    words = np.repeat(np.arange(len(a)), 3)
+    assert verdicts.mcnemar(*(np.repeat(side, 3) for side in (a, b)), words) == pytest.approx(p)
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_and_repeats_itself():
@@ -161,6 +164,14 @@ def test_a_winner_is_named_with_size_interval_and_correction():
     assert first.p_holm >= first.p_value
 
 
+def test_a_lead_of_one_answer_is_not_called_none():
+    none = np.zeros((3, 2000), dtype=bool)
+    one = none.copy()
+    one[0, 0] = True
+    (verdict,) = together([judge_configs(side(none), side(one), names=("a", "b"))])
+    assert ": b is less than 0.1 points ahead of a (" in verdict.claim and verdict.winner is None
+
+
 def test_a_difference_that_only_stands_alone_is_no_winner_among_many_pairs():
     a, b = side(seeds(4)), side(seeds(4, better=0.16, seed=3))
     pair = judge_configs(a, b, names=("a", "b"))
@@ -234,6 +245,8 @@ def test_the_leader_of_several_configs():
     alone = [v for v in found if "near" not in (v.a, v.b)]
     assert "low" in verdicts.leaders(scores, alone)
     assert verdicts.leaders({"a": 1.0, "b": 0.5}, []) == "", "the pair says it already"
+    tied = verdicts.leaders({"a": 0.5, "b": 0.1, "c": 0.5}, [])
+    assert tied == "a, c are equal, so none is ahead"
 
 
 # --- runs of the store ----------------------------------------------------------------------------
@@ -311,6 +324,41 @@ def test_the_test_split_counts_once_all_have_it_else_validation(home):
     assert found.configs[0].split == "test" and found.scores["b"]["split"] == "test"
 
 
+def test_all_pairs_and_the_ranking_speak_of_one_split(home):
+    right = seeds(6)
+    ids = [scored(n, i, right[i], lora__r=r) for n, r in (("a", 8), ("b", 4)) for i in range(3)]
+    for i, run_id in enumerate(ids):
+        score(run_id, right[i % 3], split="validation")
+    third = [scored("c", i, right[3 + i], lora__r=64, split="validation") for i in range(3)]
+    found = compared(*ids, *third)
+    assert {v.split for v in found.configs} == {"validation"}
+    assert {score["split"] for score in found.scores.values()} == {"validation"}
+
+
+def test_no_config_is_the_best_where_questions_differ(home):
+    ids = [scored("a", i, row) for i, row in enumerate(seeds(3, better=1))]
+    ids += [scored("b", i, row, lora__r=64) for i, row in enumerate(seeds(3, seed=1))]
+    other = scored("c", 0, np.ones(20), lora__r=4)
+    found = compared(*ids, other)
+    assert found.summary.startswith("no config is named the best")
+    assert sum(v.claim == verdicts.OTHER_QUESTIONS for v in found.configs) == 2
+    # On which split it was scored is also a matter of the questions.
+    assert compared(*ids[:3], unlike(lora__r=4)).configs[0].claim == verdicts.OTHER_QUESTIONS
+
+
+def unlike(**overrides) -> str:
+    """A completed run that was scored on its validation questions and not on its test questions."""
+    return scored("v", 0, np.ones(20), split="validation", **overrides)
+
+
+def test_the_summary_names_configs_without_a_scored_seed(home):
+    ids = [scored("a", 0, np.ones(20)), scored("b", 0, np.zeros(20), lora__r=64)]
+    ids += [scored("c", 0, np.zeros(20), lora__r=4), fill_run(name="d", lora__r=2, steps=0)]
+    assert compared(*ids).summary == (
+        "a is ahead, but cannot be told from b, c; there is no scored seed of d"
+    )
+
+
 def test_predictions_that_are_gone_leave_the_seed_out(home):
     right = seeds(6)
     ids = [scored("a", i, right[i]) for i in range(3)]
@@ -336,6 +384,7 @@ def test_more_seeds_are_new_ones_whatever_runs_are_shown(home):
     assert {config.lora.r for config in new} == {16}
 
 
+@pytest.mark.timed
 def test_verdicts_of_many_runs_are_ready_at_once(home):
     right = seeds(9)
     ids = [scored(f"c{i // 3}", i % 3, right[i], lora__r=8 * (1 + i // 3)) for i in range(9)]

@@ -59,12 +59,13 @@ def compare(
     """The verdicts on these runs; on pairs of adapters only up to `most_adapters` runs."""
     scored = store.final_evaluations(session, runs)
     groups = grouped(runs)
-    pairs = [_judged(a, b, scored) for a, b in combinations(groups, 2)]
+    shared = _shared(groups, scored)
+    pairs = [_judged(a, b, shared) for a, b in combinations(groups, 2)]
     found = [run for run in runs if _split([run], scored)]
     few = found if most_adapters is None or len(found) <= most_adapters else []
     adapters = [_adapters(a, b, scored) for a, b in combinations(few, 2)]
     configs = verdicts.together(pairs)
-    scores = {group.name: _score(group, groups, scored) for group in groups}
+    scores = {group.name: _score(group, shared) for group in groups}
     return Comparison(
         groups=groups,
         differing=differing(runs),
@@ -77,8 +78,10 @@ def compare(
 
 def against(session: store.Session, one: Group, others: Sequence[Group]) -> list[Verdict]:
     """The verdicts on one config against each of the others, corrected for their number."""
-    scored = store.final_evaluations(session, [run for g in (one, *others) for run in g.runs])
-    return verdicts.together([_judged(one, other, scored) for other in others])
+    groups = (one, *others)
+    scored = store.final_evaluations(session, [run for group in groups for run in group.runs])
+    shared = _shared(groups, scored)
+    return verdicts.together([_judged(one, other, shared) for other in others])
 
 
 # --- configs --------------------------------------------------------------------------------------
@@ -176,9 +179,19 @@ def _split(runs: Sequence[Run], scored: Scored) -> str | None:
     return next((s for s in SPLITS if all((run.id, s) in scored for run in runs)), None)
 
 
+def _shared(groups: Sequence[Group], scored: Scored) -> Scored:
+    """The scorings on the split that all scored seeds have, so that every pair and the ranking
+    speak of the same questions; all of them where there is no such split."""
+    seeds = [run for group in groups for run in group.seeds if _split([run], scored)]
+    split = _split(seeds, scored)
+    return {key: found for key, found in scored.items() if split in (None, key[1])}
+
+
 def _judged(a: Group, b: Group, scored: Scored) -> Verdict:
     seeds = [[r for r in group.seeds if _split([r], scored)] for group in (a, b)]
-    split = _split([*seeds[0], *seeds[1]], scored) or SPLITS[0]
+    split = _split([*seeds[0], *seeds[1]], scored)
+    if split is None:
+        return Verdict(a.name, b.name, "configs", SPLITS[0], claim=verdicts.OTHER_QUESTIONS)
     found = [[_answers(scored, run, split) for run in side] for side in seeds]
     return verdicts.judge_configs(
         *([f for f in side if f is not None] for side in found), names=(a.name, b.name)
@@ -226,10 +239,11 @@ def _read(run_id: str, split: str, path: str, changed: int) -> Answers:
     return verdicts.answers(pd.read_parquet(path, columns=COLUMNS), name=run_id, split=split)
 
 
-def _score(group: Group, groups: Sequence[Group], scored: Scored) -> dict[str, Any]:
-    """The mean exact match of a config over its seeds, on the split that all configs have."""
-    split = _split([run for g in groups for run in g.seeds], scored) or SPLITS[1]
-    seeds = [scored[r.id, split] for r in group.seeds if (r.id, split) in scored]
+def _score(group: Group, scored: Scored) -> dict[str, Any]:
+    """The mean exact match of a config over its seeds."""
+    known = [run for run in group.seeds if _split([run], scored)]
+    split = _split(known, scored) or SPLITS[1]
+    seeds = [scored[run.id, split] for run in known if (run.id, split) in scored]
     shares = np.array([e.correct / max(e.rows, 1) for e in seeds])
     return {
         "split": split,
@@ -242,7 +256,9 @@ def _score(group: Group, groups: Sequence[Group], scored: Scored) -> dict[str, A
 def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]) -> str:
     known = {name: s["exact_match"] for name, s in scores.items() if s["exact_match"] is not None}
     if len(scores) > 1 or not known:
-        return verdicts.leaders(known, configs)
+        told = verdicts.leaders(known, configs)
+        missing = ", ".join(name for name in scores if name not in known)
+        return told + (f"; there is no scored seed of {missing}" if told and missing else "")
     ((name, score),) = scores.items()
     told = f"one config, {name}, of which {score['seeds']} seeds have been scored"
     told += f": {score['exact_match']:.1%} of the {score['split']} questions right on average"

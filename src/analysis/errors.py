@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from jellyfish import metaphone
 from rapidfuzz.distance import Levenshtein
 
 from src import paths
-from src.training.data_loaders import misspellings, target_words
+from src.training.data_loaders import SPELLED_OUT, misspellings, target_words, task_of
 
 # In the order in which they are looked for: the first that fits is the kind of an error.
 KINDS = {
@@ -47,7 +48,6 @@ KEY = ["question", "expected"]
 
 VOWELS = frozenset("aeiouy")
 RARE = 1e-6  # of a word among all words: lists of rarer ones are full of names and slips
-SPELLED_OUT = re.compile(r"\S( \S)+")
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,6 @@ class Edit:
 
 
 # --- one answer -----------------------------------------------------------------------------------
-
-
-def task_of(expected: str) -> str:
-    """`spell out` where an answer is letters with a space between, else `word`."""
-    return "spell out" if SPELLED_OUT.fullmatch(expected) else "word"
 
 
 def letters(text: str, expected: str) -> str:
@@ -149,7 +144,9 @@ def _kind(expected: str, predicted: str, found: Sequence[Edit]) -> str:
     if all(e.what == "replace" and {e.was.lower(), e.now.lower()} <= VOWELS for e in found):
         return "vowel swap"
     touched = "".join(e.was + e.now for e in found).lower()
-    if set(touched) - VOWELS and metaphone(was) == metaphone(now):
+    # Metaphone hears Latin letters alone: of others, and of a hyphen, it knows no sound.
+    consonants = set(touched) & set(ascii_lowercase) - VOWELS
+    if consonants and metaphone(was) == metaphone(now):
         return "phonetic twin"
     right = len(os.path.commonprefix([was, now]))
     if len(found) > 1 and 2 * right >= len(was) and was[-1] != now[-1]:
@@ -338,6 +335,11 @@ def balance(both: pd.DataFrame) -> dict[str, Any]:
         "exact_match_b": int(both["correct_b"].sum()) / questions,
         "difference": (n["fixed"] - n["broken"]) / questions,
     }
+
+
+def left_out(a: int, b: int, both: pd.DataFrame) -> int:
+    """How many of the `a` and `b` questions were asked on one side only."""
+    return max(a + b - 2 * len(both), 0)
 
 
 def answer(path: str | Path, question: str) -> tuple[str, str, bool] | None:

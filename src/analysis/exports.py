@@ -33,7 +33,8 @@ def to_csv(frame: pd.DataFrame) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
-    writer.writerows([_harmless(cell) for cell in row] for row in frame.itertuples(index=False))
+    for row in frame.itertuples(index=False):
+        writer.writerow([_harmless(_listed(cell)) for cell in row])
     return out.getvalue().encode()
 
 
@@ -53,13 +54,19 @@ def to_xlsx(frame: pd.DataFrame) -> bytes:
     """One sheet in which every text is text."""
     out = io.BytesIO()
     with pd.ExcelWriter(out, engine="openpyxl") as writer:
-        safe = frame.map(lambda cell: _printable(cell) if isinstance(cell, str) else cell)
+        safe = frame.map(_listed)
+        safe = safe.map(lambda cell: _printable(cell) if isinstance(cell, str) else cell)
         safe.to_excel(writer, sheet_name="predictions", index=False, freeze_panes=(1, 0))
         for row in writer.sheets["predictions"].iter_rows(min_row=2):
             for cell in row:
                 if cell.data_type == "f":
                     cell.data_type = "s"
     return out.getvalue()
+
+
+def _listed(cell: object) -> object:
+    """Tags in one cell."""
+    return ", ".join(map(str, cell)) if isinstance(cell, list) else cell
 
 
 def _harmless(cell: object) -> object:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import bdtr, nctdtr, stdtr, stdtrit
+import scipy  # which loads scipy.special when it is first used
 
 METRIC = "exact_match"
 ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
@@ -90,17 +90,20 @@ def judge_adapters(a: Answers, b: Answers) -> Verdict:
         difference=b.exact_match - a.exact_match,
         ci_low=low,
         ci_high=high,
-        p_value=mcnemar(a.correct, b.correct),
+        p_value=mcnemar(a.correct, b.correct, a.words),
     )
 
 
-def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+def mcnemar(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> float:
     """Exact two-sided p-value of two adapters being right equally often; 1.0 if they never differ.
 
-    A binomial test over the questions that only one of them answered right (McNemar 1947).
+    A binomial test over the words of which one of them answered more questions right. Where each
+    word has one question these are the ones that only one got right (McNemar 1947); several
+    questions about a word share their difficulty, and are no more evidence than one.
     """
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    return float(min(1.0, 2 * bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    change = np.bincount(words, weights=b.astype(float) - a)
+    fewer, more = int((change < 0).sum()), int((change > 0).sum())
+    return float(min(1.0, 2 * scipy.special.bdtr(min(fewer, more), fewer + more, 0.5)))
 
 
 def paired_bootstrap(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> tuple[float, float]:
@@ -143,20 +146,21 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided, of no difference."""
         error, freedom = self.spread()
-        return float(2 * stdtr(freedom, -abs(self.difference) / error))
+        return float(2 * scipy.special.stdtr(freedom, -abs(self.difference) / error))
 
     def interval(self) -> tuple[float, float]:
         """The 95% confidence interval of the difference."""
         error, freedom = self.spread()
-        reach = float(stdtrit(freedom, 1 - ALPHA / 2)) * error
+        reach = float(scipy.special.stdtrit(freedom, 1 - ALPHA / 2)) * error
         return self.difference - reach, self.difference + reach
 
     def shows(self, more: int, *, pairs: int) -> bool:
         """Whether a true difference of this size would be seen with the chance POWER, as the least
         clear of so many pairs, after so many more seeds on each side."""
         error, freedom = self.spread(more)
-        needed = stdtrit(freedom, 1 - ALPHA / pairs / 2)
-        return bool(nctdtr(freedom, abs(self.difference) / error, needed) <= 1 - POWER)
+        needed = scipy.special.stdtrit(freedom, 1 - ALPHA / pairs / 2)
+        missed = scipy.special.nctdtr(freedom, abs(self.difference) / error, needed)
+        return bool(missed <= 1 - POWER)
 
 
 def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
@@ -264,7 +268,12 @@ def leaders(scores: Mapping[str, float], verdicts: Sequence[Verdict]) -> str:
     """
     if len(scores) < 3:
         return ""
-    best = max(scores, key=scores.__getitem__)
+    if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(scores) for v in verdicts):
+        return "no config is named the best: not all were scored on the same questions"
+    first = [name for name, score in scores.items() if score == max(scores.values())]
+    if len(first) > 1:
+        return f"{', '.join(first)} are equal, so none is ahead"
+    (best,) = first
     behind = {v.a if v.b == best else v.b for v in verdicts if v.winner == best}
     open_ = [name for name in scores if name != best and name not in behind]
     if not open_:
@@ -296,7 +305,8 @@ def _concluded(verdict: Verdict, *, pairs: int) -> Verdict:
     else:
         seeds = v.estimate.seeds
         ground = f"{v.questions:,} {v.split} questions, {seeds[0]} and {seeds[1]} seeds"
-    size = f"{abs(v.difference) * 100:.1f} points"
+    points = f"{abs(v.difference) * 100:.1f}"
+    size = "less than 0.1 points" if points == "0.0" else f"{points} points"
     if won:
         claim = f"{first} spells {size} better than {second} {sure}; {ground}"
         return replace(v, winner=v.b if v.difference > 0 else v.a, claim=claim)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from src.models.losses import IGNORED
 from src.models.packed_base import FrozenBase, Ops, block, hidden_states
 from src.models.packed_lora import Dropout, Layout, Lora, answer_losses
 from src.models.packed_optimizer import COLUMNS, IDLE, update_
@@ -21,7 +22,7 @@ class Bucket(NamedTuple):
     """The static shape of a step: rows an adapter, tokens a row, answer tokens an adapter.
 
     An adapter's integers are ids (rows * length), wanted (answers), targets (answers), and the key
-    of its dropout masks.
+    of its dropout masks. Answer tokens come first, padding after them.
     """
 
     rows: int
@@ -31,6 +32,18 @@ class Bucket(NamedTuple):
     @property
     def width(self) -> int:
         return self.rows * self.length + 2 * self.answers + 1
+
+
+def trimmed(
+    ids: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids (1, rows, length), wanted and targets (1, answers) of one adapter's step without what no
+    answer token is predicted from: padding, and the last token of the longest row."""
+    length, count = ids.shape[2], int((targets != IGNORED).sum())
+    wanted, targets = wanted[:, :count], targets[:, :count]
+    row, place = wanted // length, wanted % length
+    rows, tokens = (int(part.max()) + 1 for part in (row, place))
+    return ids[:, :rows, :tokens], row * tokens + place, targets
 
 
 class AdapterState(NamedTuple):
@@ -51,7 +64,8 @@ class Options:
     """How a step is computed; none of it changes what is computed.
 
     `at_once` adapters go through the base together (None: all of them), which bounds the memory of
-    their activations; `kernels` takes the kernels of packed_kernels; `compiled` fuses each block by
+    their activations; one that goes alone on a CPU is computed without the padding that its
+    neighbours need. `kernels` takes the kernels of packed_kernels; `compiled` fuses each block by
     torch.compile instead; `graphs` replays each bucket as one CUDA graph.
     """
 
@@ -193,6 +207,15 @@ class Pack:
         rows, length, answers = bucket
         integers, reals = integers[part], reals[part]
         ids, wanted, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
+        ids = ids.view(-1, rows, length)
+        # Alone on a CPU an adapter may have a shape of its own: its neighbours' padding costs it
+        # nothing and cannot change its rounding.
+        if len(reals) == 1 and self.base.device.type == "cpu":
+            if not reals[0, 0]:  # an idle slot
+                self.gradients[part], self.results[0, part] = 0, 0
+                return
+            ids, wanted, targets = trimmed(ids, wanted, targets)
+            (_, rows, length), answers = ids.shape, targets.shape[1]
         share, smoothing, rates = reals[:, len(COLUMNS) :].unbind(1)
         leaves = [
             Lora(*(tensor.detach().requires_grad_() for tensor in stack))
@@ -201,7 +224,7 @@ class Pack:
         hidden = hidden_states(
             self.base,
             leaves,
-            ids.view(-1, rows, length),
+            ids,
             wanted,
             drop=Dropout.of(keys[:, 0], rates, rows, length) if self.dropout else None,
             ops=self._ops,

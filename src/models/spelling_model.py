@@ -4,11 +4,13 @@
 it is imported.
 """
 
+import hashlib
 import importlib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ class Vocabulary:
     tokenizer: Any  # with an EOS and a PAD token
     config: Any  # of the model, as transformers reads it
     context_tokens: int | None  # the longest row that the model can read
+
+    @cached_property  # every trial of a pack asks for it
+    def fingerprint(self) -> str:
+        """sha256 of the tokenizer's tokens and their numbers."""
+        tokens = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.sha256(repr(tokens).encode()).hexdigest()
 
 
 def choose_backend(wanted: str, *, precision: str) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -72,6 +73,7 @@ def memory_gib() -> dict[str, float]:
     return {"cpu/memory_gib": psutil.Process().memory_info().rss / GIB}
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the installed packages that decide a training's numbers."""
     found = {}

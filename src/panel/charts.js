@@ -1,6 +1,7 @@
 // Draws figures with Plotly.react, which keeps zoom and pan while the figure's uirevision stays.
 
 const BUDGET_MS = 20;
+const HOVERS = matchMedia("(hover: hover)").matches; // else the buttons would lie on the data for good
 const COLOURS = Array.from({ length: 8 }, (_, i) => `curve-${i + 1}`);
 const root = document.querySelector('script[src*="static/js/"]')?.src.split("static/js/")[0] ?? "/";
 
@@ -19,7 +20,7 @@ function loadPlotly(path) {
 function palette(element) {
   const probe = document.createElement("span");
   element.append(probe);
-  const names = ["ink", "quiet", "line", "raised", "good", "warn", ...COLOURS];
+  const names = ["ink", "quiet", "line", "faint", "raised", "good", "warn", ...COLOURS];
   const found = { font: getComputedStyle(element).fontFamily };
   for (const name of names) {
     probe.style.color = `var(--${name})`;
@@ -47,7 +48,7 @@ function themed({ layout }, look) {
     autosize: true, showlegend: false,
     hovermode: "x unified", dragmode: "zoom",
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
-    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickformat: layout.xaxis?.tickformat ?? ",d" },
+    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickangle: 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8 }, nticks: 6 },
   };
 }
@@ -64,8 +65,8 @@ function makeCard(grid, title) {
 
 function colour(trace, look) {
   if (trace.type === "parcoords") {
-    const scale = COLOURS.map((name, i) => [i / (COLOURS.length - 1), look[name]]);
-    trace.line = { ...trace.line, colorscale: scale, cmin: 1, cmax: COLOURS.length };
+    const scale = ["faint", ...COLOURS].map((name, i) => [i / COLOURS.length, look[name]]);
+    trace.line = { ...trace.line, colorscale: scale, cmin: 0, cmax: COLOURS.length };
     for (const font of ["labelfont", "tickfont", "rangefont"]) trace[font] = { color: look.ink };
     return;
   }
@@ -76,8 +77,9 @@ function colour(trace, look) {
   if (trace.fill) trace.fillcolor = own.replace("rgb(", "rgba(").replace(")", ", 0.18)");
 }
 
-async function drawCard(Plotly, card, text, look) {
+async function drawCard(Plotly, card, text, look, marks) {
   card.shown = text;
+  card.marks = marks;
   card.ink = look.ink;
   card.drawnAt = performance.now();
   const figure = JSON.parse(text);
@@ -86,7 +88,7 @@ async function drawCard(Plotly, card, text, look) {
   card.classList.toggle("broad", Boolean(figure.layout.height));
   plot.style.height = figure.layout.height ? `${figure.layout.height}px` : "";
   await Plotly.react(plot, figure.data, themed(figure, look), {
-    displaylogo: false, responsive: true, doubleClick: "autosize",
+    displaylogo: false, responsive: true, doubleClick: "autosize", displayModeBar: HOVERS ? "hover" : false,
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
   });
@@ -109,7 +111,7 @@ function readOut(card, plot) {
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
 async function drawAll(grid) {
-  const { plotly, figures, live } = grid.shown;
+  const { plotly, figures, live, marks } = grid.shown;
   const titles = Object.keys(figures);
   for (const title of titles) grid.cards[title] ??= makeCard(grid, title);
   for (const title of Object.keys(grid.cards)) {
@@ -122,7 +124,8 @@ async function drawAll(grid) {
   const look = palette(grid);
   const isStale = ({ shown, ink }, text) => shown !== text || ink !== look.ink;
   const stale = titles.filter((title) => isStale(grid.cards[title], figures[title]));
-  // The first chart always, the others in turns: no refresh may hold up the page for long.
+  // The first chart always, the others in turns: no refresh may hold up the page for long. But no
+  // two charts may show different steps as the best.
   const turn = (title) => (title === titles[0] ? -1 : grid.cards[title].drawnAt ?? 0);
   let others = 0;
   const start = performance.now();
@@ -130,8 +133,9 @@ async function drawAll(grid) {
     if (!grid.isConnected || grid.shown.figures !== figures) return;
     const card = grid.cards[title];
     const late = performance.now() - start > BUDGET_MS;
-    if (live && late && card.ink === look.ink && title !== titles[0] && others++) return;
-    await drawCard(Plotly, card, figures[title], look);
+    const onlyGrew = card.ink === look.ink && card.marks === marks;
+    if (live && late && onlyGrew && title !== titles[0] && others++) return;
+    await drawCard(Plotly, card, figures[title], look, marks);
   }
 }
 

@@ -36,21 +36,42 @@ class Chart:
     noisy: bool = False  # many points get the mean of the last ones drawn over them
 
 
+def _by_task(metric: str) -> dict[str, str]:
+    """The curves of a run whose questions are of both tasks."""
+    return {f"{metric}/spell_out": "spelled out", f"{metric}/word": "whole words"}
+
+
 CHARTS = (
     Chart("Loss", "nats per token", {"train/loss": "train", "val/loss": "validation"}, noisy=True),
     Chart(
         "Accuracy",
         "share of validation",
-        {"val/exact_match": "exact match", "val/token_accuracy": "tokens"},
+        {"val/exact_match": "exact match", "val/token_accuracy": "tokens"}
+        | _by_task("val/exact_match"),
         ".1%",
     ),
-    Chart("Character error rate", "edits per character", {"val/cer": "validation"}, ".1%"),
-    Chart("Edit distance", "edits a word", {"val/edit_distance": "validation mean"}),
+    Chart(
+        "Character error rate",
+        "edits per character",
+        {"val/cer": "validation"} | _by_task("val/cer"),
+        ".1%",
+    ),
+    Chart(
+        "Edit distance",
+        "edits a word",
+        {"val/edit_distance": "validation mean"} | _by_task("val/edit_distance"),
+    ),
     Chart("Learning rate", "learning rate", {"lr": "rate"}),
     Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}, noisy=True),
     Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f", noisy=True),
     Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
 )
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is read in percent."""
+    name = metric.replace("test/", "val/")
+    return any(chart.format.endswith("%") for chart in CHARTS if name in chart.curves)
 
 
 def charts(names: Iterable[str]) -> list[Chart]:
@@ -247,12 +268,14 @@ def _last(values: pd.Series, form: str) -> str:
 
 def draw(figures: Mapping[str, go.Figure], *, live: bool, key: str) -> None:
     """A grid of charts by title, each with its last values as its legend. Keeps zoom and pan; while
-    `live`, a refresh draws the charts in turns."""
+    `live`, a refresh draws the charts in turns, but all of them where a mark has moved."""
+    marks = [[(m.name, m.x0) for m in shown.layout.shapes] for shown in figures.values()]
     _grid(
         key=key,
         data={
             "plotly": PLOTLY_JS,
             "live": live,
+            "marks": str(marks),
             "figures": {title: shown.to_json() for title, shown in figures.items()},
         },
     )

@@ -8,7 +8,7 @@ import streamlit as st
 
 from src import paths
 from src.panel import parts
-from src.panel.charts import Curves
+from src.panel.charts import Curves, is_share
 from src.runs import launcher, lineage
 from src.runs.processes import holder
 from src.runs.table import RESUMABLE, Checkpoint, Run
@@ -30,11 +30,7 @@ def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
         for column, text in zip(st.columns(COLUMNS), heads, strict=True):
             column.html(f'<span class="quiet">{escape(text)}</span>')
         for checkpoint in reversed(kept):
-            row(run, checkpoint, values.get(checkpoint.step), "%" in form(metric))
-
-
-def form(metric: str) -> str:
-    return ".1%" if metric.endswith(("exact_match", "token_accuracy", "cer")) else ",.4g"
+            row(run, checkpoint, values.get(checkpoint.step), is_share(metric))
 
 
 def row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> None:

@@ -25,7 +25,7 @@ GRID_POINTS = 300  # of a band
 MOST_UNTESTED = 3  # pairs that are shown though there is nothing to show of them yet
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
 AXES = {
-    "step": ("step", ",d"),
+    "step": ("step", ",.9~r"),
     "tokens": ("tokens, about", ".3~s"),
     "time": ("minutes since the first point", ",.4~g"),
 }
@@ -472,10 +472,11 @@ def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     """The table, whose tags and notes are written when a cell is left."""
     # Edits are kept by row number: another order is another table.
     key = f"edited {hash(tuple(frame.index))}"
-    shares = {name: name.endswith(("exact_match", "token_accuracy", "/cer")) for name in columns}
     shape = {
-        name: st.column_config.NumberColumn(name, format="percent" if share else "%.4g")
-        for name, share in shares.items()
+        name: st.column_config.NumberColumn(
+            name, format="percent" if charts.is_share(name) else "%.4g"
+        )
+        for name in columns
     }
     st.data_editor(
         frame,

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
     if not path or path == base.data.path:
         return {}
     # Resolved: a link inside may lead outside.
-    if Path(path).expanduser().resolve().is_relative_to(folder.resolve()):
-        return {}
+    with suppress(RuntimeError, ValueError):  # nobody's home, or no path at all
+        if Path(path).expanduser().resolve().is_relative_to(folder.resolve()):
+            return {}
     advice = "upload the file, or launch from the command line"
     return {"data.path": f"the panel reads files under {folder} alone; {advice}"}
 

@@ -43,6 +43,7 @@ SUGGESTED = {
         "Qwen/Qwen2.5-0.5B",
     ),
     "early_stopping.metric": (*VALIDATION, *TRAINING),
+    "metric": (*VALIDATION, *TRAINING),  # of a sweep
 }
 
 
@@ -116,6 +117,13 @@ def read(base: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig | None, d
         return None, error.problems
 
 
+def query(config: RunConfig, preset: str) -> dict[str, str]:
+    """The address that opens the form with this config."""
+    known = {s.name: s for s in settings()}
+    changed = differences(config, load_config(preset=preset))
+    return {"preset": preset} | {n: to_text(known[n], here) for n, (here, _) in changed.items()}
+
+
 def reset(*names: str) -> None:
     """Take settings back to where the form started."""
     for name in names:
@@ -162,7 +170,7 @@ def fields(
                     st.html(f'<p class="problem" role="alert">{escape(problems[setting.name])}</p>')
 
 
-def field(setting: Setting, before: str, text: str) -> None:
+def field(setting: Setting, before: str, text: str, title: str | None = None) -> None:
     """One widget, showing `text`; it writes the address when that differs from `before`."""
     key = f"set {setting.name}"
     value = _widget_value(setting, text)
@@ -180,7 +188,7 @@ def field(setting: Setting, before: str, text: str) -> None:
             st.query_params[setting.name] = new
 
     shown: dict[str, Any] = {"key": key, "on_change": write, "help": _help(setting)}
-    name = label(setting) + (f" :orange[was {_short(before)}]" if text != before else "")
+    name = (title or label(setting)) + (f" :orange[was {_short(before)}]" if text != before else "")
     if setting.type is bool:
         st.toggle(name, value, **shown)
     elif setting.choices:

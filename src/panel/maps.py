@@ -188,7 +188,7 @@ def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
 # --- accuracy -------------------------------------------------------------------------------------
 
 
-UNITS = {"length": "{} letters", "tokens": "{} tokens", "letter": "with {}"}
+UNITS = {"length": "{} letters", "tokens": "{} tokens", "letter": "with {}", "task": "task {}"}
 
 
 def accuracy(here: Here, title: str, name: str, table: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""What a run would take, measured beside the Launch page, shown there and kept."""
+"""What a run or a sweep would take, measured beside its form, shown there and kept."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import yaml
 
 from src import paths
 from src.config import RunConfig
+from src.panel import parts
 from src.runs import preflight
 
 POLL_SECONDS = 0.5
@@ -27,29 +28,36 @@ def _begun() -> dict[str, Future[None]]:
 
 def draw(config: RunConfig, *, held: bool) -> None:
     """What is known of the config, and the button that measures it, dead while `held`."""
-    begun, name = _begun(), preflight.file_of(config).name
-    if (running := begun.get(name)) and not running.done():
-        st.fragment(lambda: _look(running), run_every=POLL_SECONDS)()
-        return
     found = preflight.kept(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
-    if running and (error := running.exception()):
-        st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
     label = "Measure again" if found else "Measure what it takes"
+    text = yaml.safe_dump(config.model_dump(mode="json"))
+    offer(preflight.file_of(config).name, label, ["preflight"], text, held=held)
+
+
+def offer(name: str, label: str, command: list[str], text: str, *, held: bool = False) -> None:
+    """A button that has `spelltune COMMAND` measure what a file with this text asks for; while that
+    goes on, or failed, a line says so under the same `name`."""
+    begun = _begun()
+    if (running := begun.get(name)) and not running.done():
+        st.fragment(lambda: _look(running), run_every=POLL_SECONDS)()
+        return
+    if running and (error := running.exception()):
+        parts.problem(str(error))
     told = "Three real steps on the longest rows, in about half a minute"
     if st.button(label, width="stretch", disabled=held, help=told):
-        begun[name] = _pool.submit(_measure, config)
+        begun[name] = _pool.submit(_measure, command, text)
         st.rerun()
 
 
-def _measure(config: RunConfig) -> None:
-    """`spelltune preflight`: a lock belongs to a process, and the panel's own looks at the slots
-    would let go of one that it held."""
+def _measure(command: list[str], text: str) -> None:
+    """By a process: a lock belongs to one, and the panel's own looks at the slots would let go of
+    one that it held."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(config.model_dump(mode="json"), file)
+        file.write(text)
         file.flush()
-        command = [sys.executable, "-m", "src.cli", "preflight", file.name, "--json"]
+        command = [sys.executable, "-m", "src.cli", *command, file.name, "--json"]
         done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if not done.stdout:
         raise preflight.CannotMeasure(done.stderr.strip().removeprefix("error: "))

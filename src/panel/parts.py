@@ -3,6 +3,7 @@
 Whatever comes from a run (names, reasons, model output) is untrusted text: `html.escape` it.
 """
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -90,9 +91,18 @@ def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
     st.switch_page(PAGES / f"{page}.py", query_params=query)
 
 
-def badge(status: str) -> str:
-    meaning = MEANING[Status(status)]
-    return f'<span class="badge {status.lower()}" title="{meaning}">{status.lower()}</span>'
+def meaning(run: Run, *, paused: bool = False) -> str:
+    """What the status means to the reader; `paused` says that its sweep is."""
+    if run.status == Status.QUEUED and run.held_at:
+        return "held until somebody releases it"
+    if run.status == Status.QUEUED and paused:
+        return "waits while its sweep is paused"
+    return MEANING[Status(run.status)]
+
+
+def badge(run: Run) -> str:
+    shown = "held" if run.status == Status.QUEUED and run.held_at else run.status.lower()
+    return f'<span class="badge {shown}" title="{meaning(run)}">{shown}</span>'
 
 
 def steps(run: Run) -> str:
@@ -131,6 +141,17 @@ def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str =
         f'<div class="wide"><table class="rows {name}"><thead><tr>{titles}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def with_code(text: str) -> str:
+    """HTML of a text in which backticks stand around code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def problem(text: str) -> None:
+    """What is wrong, each line on one of its own."""
+    lines = "<br>".join(escape(line) for line in text.split("\n"))
+    st.html(f'<p class="problem" role="alert">{lines}</p>')
 
 
 def empty(title: str, advice: str) -> None:

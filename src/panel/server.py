@@ -98,7 +98,7 @@ def _is_loopback(address: str) -> bool:
 
 
 class KnownHosts:
-    """Refuses requests for other host names than `names`, and WebSockets from other sites.
+    """Refuses requests for other host names than `names`, and those from pages of other sites.
 
     Streamlit's own `server.allowedHosts` guards WebSockets alone and asks a service outside for
     this machine's address when a proxy has rewritten the Host header.
@@ -115,7 +115,7 @@ class KnownHosts:
         refusal = None
         if not self.known(host):
             refusal = host
-        elif scope["type"] == "websocket" and origin and urlsplit(origin).netloc != host:
+        elif origin and urlsplit(origin).netloc != host:
             # A page of another site must not talk to the panel. Behind a proxy that rewrote Host,
             # the Origin still names the host that the reader opened.
             if self.named(origin.partition("://")[2]):
@@ -130,7 +130,7 @@ class KnownHosts:
         )
         if scope["type"] == "websocket":
             return await _close(receive, send)
-        response: Response = PlainTextResponse(text, status_code=421)
+        response: Response = PlainTextResponse(text, status_code=403)
         return await response(scope, receive, send)
 
     def known(self, host: str) -> bool:

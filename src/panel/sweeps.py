@@ -1,6 +1,7 @@
-"""A sweep as a page shows it: what its trials became, how they score, and the form that launches
-one."""
+"""A sweep as a page shows it: what its trials became, and how they score."""
 
+import math
+import textwrap
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,15 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from src.config import ConfigError
-from src.panel import compare, parts
-from src.paths import CONFIGS
+from src.config import DEFAULT_PRESET, ConfigError, get, with_absolute_paths, with_overrides
+from src.panel import charts, compare, parts
+from src.panel import form as run_form
 from src.runs import store
-from src.runs.table import Sweep, SweepStatus
-from src.sweeps import ledger, results
+from src.runs.table import Status, Sweep, SweepStatus
+from src.sweeps import ledger, results, spaces
 from src.sweeps.results import Found
-from src.training.data_loaders import DataError
 from src.units import duration
 
-FOLDER = CONFIGS / "sweeps"
 FEWEST_LINES = 10  # of the parallel coordinates stand out, or a tenth
 MEANING = {
     SweepStatus.ACTIVE: "queues trials",
@@ -33,6 +32,8 @@ SHORT = {
     "training.per_device_train_batch_size": "batch size",
     "training.gradient_accumulation_steps": "accumulation",
 }
+REFUSED = (ConfigError, store.CannotSteer, store.TakesNoWrites)  # with a sentence for the reader
+RERUN = f"Rerun the top {results.TOP} with {results.MORE_SEEDS} more seeds"
 METHOD = (
     "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
     "others. Exploratory: it shows where to look next and proves nothing"
@@ -69,86 +70,96 @@ def list_table(rows: list[Sweep]) -> str:
     return parts.table(head, body)
 
 
-# --- launch ---------------------------------------------------------------------------------------
-
-
-def form() -> None:
-    """Launch a sweep from a file: what it comes to, and the button."""
-    files = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"), reverse=True)}
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox(
-            "Sweep file", list(files), key="file", bind="query-params", width=260,
-            help=f"The files in `{FOLDER.relative_to(FOLDER.parents[1])}`.",
-        )  # fmt: skip
-        budget = st.text_input(
-            "Budget", placeholder="that of the file", key="budget", bind="query-params", width=200,
-            help="`40 trials` or `45 minutes`.",
-        )  # fmt: skip
-        if not chosen:
-            return
-        file = files[chosen]
-        try:
-            text, _, plan = ledger.prepare(file, budget=budget.strip() or None)
-        except ConfigError as error:
-            st.button("Launch the sweep", type="primary", disabled=True)
-            problem(str(error))
-            return
-        pressed = st.button("Launch the sweep", type="primary")
-    st.html(f'<p class="quiet">{escape(". ".join(_sentence(line) for line in plan.lines()))}.</p>')
-    with st.expander(f"{file.name}", expanded=False):
-        st.code(text, language="yaml")
-    if pressed:
-        launch(file, budget.strip() or None)
-
-
-def launch(file: Path, budget: str | None) -> None:
-    """Launch and show the sweep, or say why not."""
-    try:
-        with st.spinner("Reading the data first"):
-            sweep_id = ledger.launch(file, budget=budget)
-    except (ConfigError, DataError) as error:
-        problem(str(error))
-        return
-    parts.go("sweeps", {"sweep": sweep_id})
-
-
-def problem(text: str) -> None:
-    st.html(f'<p class="problem" role="alert">{escape(text)}</p>')
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 # --- one sweep ------------------------------------------------------------------------------------
 
 
 def draw_buttons(found: Found) -> None:
     """What can be done to the sweep now."""
     row, status = found.row, SweepStatus(found.row.status)
-    steps = {
-        SweepStatus.ACTIVE: ["pause", "cancel"],
-        SweepStatus.PAUSED: ["resume", "cancel"],
-    }.get(status, [])
-    with st.container(horizontal=True):
-        for what in steps:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if status in ledger.OPEN:
+            what = "pause" if status == SweepStatus.ACTIVE else "resume"
             st.button(what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id))
+            ending(row.id, "Cancel", "Cancel this sweep", "It is final: trials that wait never "
+                   "start, those that train stop at their next step.")  # fmt: skip
         if len(found.settings) > 1 and not results.confirming(found):
+            many = results.MORE_SEEDS * confirmed_settings(found)
             st.button(
-                f"Rerun the top {results.TOP} with {results.MORE_SEEDS} more seeds",
+                f"{RERUN} ({many} runs)",
                 key="confirm sweep",
                 on_click=confirm,
                 args=(row.id,),
                 help="And the default, so that it is known how much the search gained.",
             )
+        elif status == SweepStatus.COMPLETED and results.confirming(found):
+            ending(row.id, "Stop the confirming runs", "Stop these runs", "Those that wait never "
+                   "start, those that train stop at their next step. The trials stay as they "
+                   "are.")  # fmt: skip
+        # A grid without a budget ends with its last cell.
+        if status != SweepStatus.CANCELLED and (row.most_trials or row.seconds):
+            shown = "20 trials" if row.most_trials else "30 minutes"
+            with st.container(horizontal=True, width=220):
+                st.text_input(
+                    "Add to the budget", placeholder=shown, key="more", width=130,
+                    label_visibility="collapsed",
+                )  # fmt: skip
+                st.button(
+                    "Add", key="add to sweep", on_click=add, args=(row.id,),
+                    help="Raises the budget; a sweep that has ended goes on.",
+                )  # fmt: skip
+
+
+def ending(sweep_id: str, label: str, action: str, what: str) -> None:
+    """A button that asks before it ends what cannot be begun again."""
+    with st.popover(label, key=f"ask {label}"):
+        st.write(what)
+        st.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
 
 
 def steer(what: str, sweep_id: str) -> None:
     """Pause, resume or cancel; a second press finds that it is done."""
     try:
         getattr(ledger, what)(sweep_id)
-    except store.CannotSteer as error:
-        st.toast(str(error))
+    except REFUSED as error:
+        st.toast(str(error), duration="long")
+
+
+def add(sweep_id: str) -> None:
+    """Raise the budget by what was typed, which stays where it cannot be used."""
+    try:
+        ledger.add(sweep_id, st.session_state["more"])
+    except REFUSED as error:
+        st.toast(str(error), duration="long")
+        return
+    st.toast(f"Added {st.session_state['more']}.")
+    st.session_state["more"] = ""
+
+
+def confirmed_settings(found: Found) -> int:
+    """Settings that `results.confirm` trains anew: the best, and the default where it is not one
+    of them."""
+    base, best = spaces.base_config(found.sweep), results.top(found)
+    default = any(all(get(base, name) == v for name, v in values.items()) for values in best)
+    return len(best) + (not default)
+
+
+def confirmed(found: Found) -> str:
+    """`2 of 20 confirming runs are done, 18 were stopped`."""
+    statuses = [Status(run.status) for run in found.confirming]
+    stopped = sum(status in (Status.STOPPED, Status.CANCELLED) for status in statuses)
+    failed = sum(status in (Status.FAILED, Status.INTERRUPTED) for status in statuses)
+    said = f"{statuses.count(Status.COMPLETED)} of {len(statuses)} confirming runs are done"
+    for many, what in ((stopped, "stopped"), (failed, "lost to an error")):
+        said += f", {many} {'was' if many == 1 else 'were'} {what}" if many else ""
+    return said
+
+
+def launch_query(found: Found, values: dict[str, Any]) -> dict[str, str]:
+    """The address of the Launch page with these settings of the sweep."""
+    own = {"name": f"{found.row.name} best"}
+    config = with_overrides(spaces.base_config(found.sweep).model_dump(), values | own)
+    config = with_absolute_paths(config, Path(found.row.folder))
+    return run_form.query(config, found.sweep.base.preset or DEFAULT_PRESET)
 
 
 def confirm(sweep_id: str) -> None:
@@ -173,7 +184,7 @@ def facts(found: Found) -> str:
 
 
 def score(found: Found, value: float) -> str:
-    share = found.sweep.metric.endswith(("exact_match", "token_accuracy", "cer"))
+    share = charts.is_share(found.sweep.metric)
     return parts.percent(value) if share else parts.number(value)
 
 
@@ -188,6 +199,11 @@ def label(setting: str) -> str:
     return SHORT.get(setting, (section if leaf == "name" else leaf).replace("_", " "))
 
 
+def _lines(value: Any) -> str:
+    """A value in lines that are short enough to stand beside others below an axis."""
+    return "<br>".join(textwrap.wrap(escape(_plain(value)).replace("_", " "), 12)) or " "
+
+
 def _plain(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -200,7 +216,9 @@ def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
         "template": "none",
         "uirevision": revision,
         "xaxis": {"title": {"text": x}, "tickformat": ",.3~g"} | axes.get("xaxis", {}),
-        "yaxis": {"title": {"text": y}, "tickformat": ",.3~g"},
+        # As many digits as neighbouring ticks need to differ.
+        "yaxis": {"title": {"text": y}, "rangemode": "nonnegative"}
+        | ({"tickformat": "~%"} if charts.is_share(y) else {}),
         "separators": ".,",
     }
 
@@ -221,7 +239,7 @@ def best_so_far(found: Found) -> dict[str, go.Figure]:
             "y": points["best"].to_numpy("float64"),
         }
         figures[f"Best so far, by {axis}"] = go.Figure(
-            [trace], _layout(title, found.sweep.metric, axis)
+            [trace], _layout(title, found.sweep.metric, axis, xaxis={"rangemode": "tozero"})
         )
     return figures
 
@@ -231,12 +249,13 @@ def slices(found: Found) -> dict[str, go.Figure]:
     figures = {}
     for name, parameter in found.sweep.space.items():
         traces = []
+        numbers = all(isinstance(v, int | float) for v in found.trials[name].dropna())
         for place, (became, symbol) in enumerate(SYMBOLS.items()):
             rows = found.trials[found.trials["became"] == became]
             rows = rows[rows[name].notna() & rows["score"].notna()]
             if rows.empty:
                 continue
-            numbers = all(isinstance(v, int | float) for v in rows[name])
+            values = rows[name]
             traces.append(
                 {
                     "type": "scatter",
@@ -245,33 +264,27 @@ def slices(found: Found) -> dict[str, go.Figure]:
                     "meta": [became, f"{len(rows):,}"],
                     "marker": {"symbol": symbol, "size": 7},
                     "legendrank": (1, 2, 8)[place],
-                    "x": rows[name].to_numpy("float64")
-                    if numbers
-                    else list(map(_plain, rows[name])),
+                    "x": values.to_numpy("float64") if numbers else list(map(_lines, values)),
                     "y": rows["score"].to_numpy("float64"),
                 }
             )
         kind = {"type": "log"} if getattr(parameter, "log", False) else {}
-        figures[name] = go.Figure(
-            traces, _layout(label(name), found.sweep.metric, name, xaxis=kind)
-        )
+        layout = _layout(label(name), found.sweep.metric, name, xaxis=kind)
+        figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
     return figures
 
 
 def parallel(found: Found) -> go.Figure:
     """Parallel coordinates: an axis for each setting and the score; the best tenth stands out."""
-    rows = found.settings
-    best = max(FEWEST_LINES, len(rows) // 10) if len(rows) > 2 * FEWEST_LINES else 1
-    axes = [
-        compare.dimension(label(name), [None if v != v else v for v in rows[name]])
-        for name in found.sweep.space
-    ]
-    axes.append(compare.dimension(found.sweep.metric, list(rows["score"])))
+    rows, best = found.settings, lines_that_stand_out(found)
+    axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
+    percent = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
+    axes.append(compare.dimension(found.sweep.metric, list(rows["score"])) | percent)
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:
         axis["values"] = [axis["values"][place] for place in order]
-    colours = [1 if place < best else 8 for place in order]
+    colours = [1 if place < best else 0 for place in order]
     return go.Figure(
         [{"type": "parcoords", "line": {"color": colours}, "dimensions": axes}],
         {
@@ -281,6 +294,50 @@ def parallel(found: Found) -> go.Figure:
             "margin": {"l": 70, "r": 70, "t": 50, "b": 24},
         },
     )
+
+
+def lines_that_stand_out(found: Found) -> int:
+    """How many: the best tenth, without those that are no better than the next one."""
+    scores = list(found.settings["score"])
+    if len(scores) <= 2 * FEWEST_LINES:
+        return 1
+    best = max(FEWEST_LINES, len(scores) // 10)
+    return sum(score != scores[best] for score in scores[:best]) or 1
+
+
+def _axis(name: str, parameter: spaces.Parameter, column: pd.Series) -> dict[str, Any]:
+    """An axis of parallel coordinates: listed values at equal distances, a range by its kind."""
+    values = [None if v != v else v for v in column]
+    if isinstance(parameter, spaces.Listed):
+        listed = parameter.values
+        if all(isinstance(value, int | float) for value in listed):
+            listed = sorted(listed)
+        return {
+            "label": label(name),
+            "values": [listed.index(v) if v in listed else math.nan for v in values],
+            "range": [0, max(len(listed) - 1, 1)],
+            "tickvals": list(range(len(listed))),
+            "ticktext": [escape(_plain(value)[:24]) for value in listed],
+        }
+    axis = compare.dimension(label(name), values)
+    if not parameter.log:
+        return axis
+    ticks = log_ticks(parameter.low, parameter.high)
+    return axis | {
+        "values": [math.nan if v is None else math.log10(v) for v in values],
+        "range": [math.log10(parameter.low), math.log10(parameter.high)],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [_plain(tick) for tick in ticks],
+    }
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten between both; over more than two powers, these alone."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+    found = [tick for tick in ticks if low <= tick <= high]
+    return found if len(found) > 1 else [low, high]
 
 
 def importance_table(shares: dict[str, float]) -> str:
@@ -297,6 +354,22 @@ def importance_table(shares: dict[str, float]) -> str:
     return parts.table({"Setting": "fit", "Share of importance": "", " ": "num"}, rows)
 
 
+def packs_table(packs: list[dict[str, Any]]) -> str:
+    """HTML: a row a process, predictions beside what it was."""
+    head = {"Process": "fit", "Trials": "num", "At once": "num", "Steps": "num"}
+    head |= {"Predicted": "num", "Took": "num", "GiB predicted": "num", "GiB taken": "num"}
+    rows = [
+        [
+            str(place),
+            *(f"{one[name]:,}" for name in ("trials", "at_once", "steps")),
+            *(duration(one[name]) for name in ("predicted_seconds", "seconds")),
+            *(parts.number(one[name], ".1f") for name in ("predicted_gib", "gib")),
+        ]
+        for place, one in enumerate(packs, start=1)
+    ]
+    return parts.table(head, rows)
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -305,14 +378,38 @@ def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
     `score > 0.5` or `lora.r >= 16`."""
     conditions = compare.CONDITION.findall(find)
     words = compare.CONDITION.sub(" ", find).casefold().split()
-    text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1).str.casefold()
+    text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1)
+    text = (text + " " + trials["tags"].map(" ".join)).str.casefold()
     kept = pd.Series(True, index=trials.index)
     for word in words:
         kept &= text.str.contains(word, regex=False)
-    for name, sign, limit in conditions:
-        if name not in trials:
+    for asked, sign, limit in conditions:
+        name = _column(trials, asked)
+        if name is None:
             return trials.iloc[:0]
         numbers = pd.to_numeric(trials[name], errors="coerce")
         held = [compare.holds(None if v != v else v, sign, limit) for v in numbers]
         kept &= pd.Series(held, index=trials.index)
     return trials[kept]
+
+
+TEXTS = ("run", "became", "reason", "tags", "setting", "ended_at")  # or not shown
+
+
+def _column(trials: pd.DataFrame, asked: str) -> str | None:
+    """The column of that name, or the only one whose last part it is: `learning_rate`."""
+    names = list(map(str, trials.columns))
+    if asked in names:
+        return asked
+    ends = [name for name in names if name.rpartition(".")[2] == asked]
+    return ends[0] if len(ends) == 1 else None
+
+
+def unknown(trials: pd.DataFrame, find: str) -> str | None:
+    """A sentence where a condition in `find` names no column."""
+    asked = [name for name, _, _ in compare.CONDITION.findall(find)]
+    missing = [name for name in asked if _column(trials, name) is None]
+    if not missing:
+        return None
+    there = ", ".join(str(name) for name in trials.columns if name not in TEXTS)
+    return f"There is no column {missing[0]}; conditions may be on {there}."

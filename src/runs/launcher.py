@@ -108,19 +108,31 @@ def fill_slots() -> None:
     started = []
     now = time.time()
     with store.writing() as session:
-        waiting = store.queue(session)
+        waiting = startable(session)
         # One whose supervisor has not claimed it in time is given a slot again.
         ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start]
         # A trainer that lost its supervisor still has its GPU, though nobody holds the slot's lock.
         active = store.runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
-        taken |= {r.slot for r in waiting if r not in ready}
+        taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
         free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
         for slot, run in zip(free, ready, strict=False):
-            store.give_slot(session, run.id, slot, now=now)
-            started.append((run.id, slot))
+            if store.give_slot(session, run, slot, host=host(), now=now):
+                started.append((run.id, slot))
     for run_id, slot in started:
         start_supervisor(run_id, slot)
+
+
+def startable(session: store.Session) -> list[Run]:
+    """Queued runs that may start on this machine, the next one first."""
+    return [run for run in store.queue(session) if not store.is_shared() or _has_its_start(run)]
+
+
+def _has_its_start(run: Run) -> bool:
+    """Whether this machine has the checkpoint that a run goes on from: another one may have it."""
+    step = run.resume_step
+    folder = paths.checkpoints_dir(run.id)
+    return step is None or checkpointing.step_dir(folder, step).exists()
 
 
 def start_driver(sweep_id: str) -> None:
@@ -192,15 +204,16 @@ class CheckpointNeeded(ValueError):
 
 
 def delete_checkpoint(run: Run, step: int) -> None:
-    """Delete one checkpoint of a run; CheckpointNeeded for the best, one of the last two, or a
-    fork's."""
+    """Delete one checkpoint of a run; CheckpointNeeded for the best, one of the last two that are
+    whole, or a fork's."""
     folder = paths.checkpoints_dir(run.id)
     there = checkpointing.steps(folder)
     if step not in there:
         raise CheckpointNeeded(f"{run.id} has no checkpoint of step {step:,}")
+    whole = [s for s in there if checkpointing.is_verified(checkpointing.step_dir(folder, s))]
     why = (
         "it is the best one" if step == run.best_step
-        else "the last two are kept for a resume" if step in there[-2:]
+        else "the last two are kept for a resume" if step in whole[-2:]
         else "a fork began from it" if checkpointing.is_kept_for_fork(folder, step)
         else None
     )  # fmt: skip

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from src import paths
-from src.config import ConfigError, RunConfig, differences, parse_config, stored_config
+from src.config import (
+    ConfigError,
+    RunConfig,
+    differences,
+    get,
+    stored_config,
+    with_overrides,
+)
 from src.runs import launcher, recovery, store
 from src.runs.table import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
@@ -47,18 +54,10 @@ def resume(run: Run, *, step: int | None = None) -> int:
     launcher.check_writable(paths.checkpoints_dir(run.id), CannotResume)
     step = verified(run, step)
     same_data(run, step)
+    text = f"resumed from step {step:,} after {run.status.lower()}"
     with store.writing() as session:
-        if not store.requeue(session, run, resume_step=step, config=None):
+        if not go_on(session, run, EventKind.RESUMED, text, step=step):
             raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
-        store.record_event(
-            session,
-            run.id,
-            run.attempt + 1,
-            EventKind.RESUMED,
-            f"resumed from step {step:,} after {run.status.lower()}",
-            step=step,
-        )
-    leave_later(run, step)
     recovery.remember(run.id)
     launcher.fill_slots()
     return step
@@ -115,18 +114,33 @@ def manifest_of(run: Run, step: int) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def leave_later(run: Run, step: int) -> None:
-    """Move checkpoints beyond `step` out of the way of the next attempt, and forget what was scored
-    there."""
-    later = checkpointing.set_aside(
-        paths.checkpoints_dir(run.id), after=step, name=f"attempt-{run.attempt}"
-    )
-    best = manifest_of(run, step)["best"]["step"]
-    with store.writing() as session:
-        for gone in later:
-            store.remove_checkpoint(session, run.id, gone)
+def go_on(
+    session: store.Session,
+    run: Run,
+    kind: EventKind,
+    text: str,
+    *,
+    step: int | None,
+    config: RunConfig | None = None,
+) -> bool:
+    """Queue the next attempt of a run from a checkpoint (None: from scratch) and note why; False
+    where somebody else was faster.
+
+    What lies beyond the step, damaged or of a way that is left, goes out of the sight of resume and
+    retention before the row is seen: whoever is killed in between leaves the run as it was.
+    """
+    best = None if step is None else manifest_of(run, step)["best"]["step"]
+    if not store.requeue(session, run, resume_step=step, config=config):
+        return False
+    store.record_event(session, run.id, run.attempt + 1, kind, text, step=step)
+    if step is not None:
         store.forget_evaluations(session, run.id, after_step=step)
         store.set_best(session, run.id, best)
+        # Last: all that may fail before the commit has not failed.
+        folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt}"
+        for later in checkpointing.set_aside(folder, after=step, name=name):
+            store.remove_checkpoint(session, run.id, later)
+    return True
 
 
 # --- forks ----------------------------------------------------------------------------------------
@@ -171,8 +185,8 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     try:
         copy = step_dir(staging, step)
         shutil.copytree(step_dir(source, step), copy, copy_function=_link)
-        (copy / checkpointing.MANIFEST).unlink()
-        (copy / checkpointing.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (copy / checkpointing.MANIFEST).unlink()  # it may be a link to the parent's
+        checkpointing.write_manifest(copy, manifest)
         checkpointing.verify(copy)
         with store.writing() as session:
             child = store.enqueue(session, config)
@@ -217,6 +231,9 @@ def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None
             if size == 1:
                 return None
             changes = {"evaluation.batch_size": size // 2}
+        case "cuda_oom" | "oom" if run.used.get("engine") == "packed":
+            # It takes a whole step's rows at once, whatever the micro-batches.
+            changes = {"engine": "trl"}
         case "cuda_oom" | "oom":
             size = config.training.per_device_train_batch_size
             times = config.training.gradient_accumulation_steps
@@ -232,13 +249,12 @@ def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None
             changes = {"training.learning_rate": config.training.learning_rate / 2}
         case _:
             return None
-    values = config.model_dump()
-    words = []
-    for name, new in changes.items():
-        section, _, leaf = name.partition(".")
-        words.append(f"{name} {values[section][leaf]:g} -> {new:g}")
-        values[section][leaf] = new
-    return parse_config(values), ", ".join(words)
+    words = [f"{n} {_short(get(config, n))} -> {_short(new)}" for n, new in changes.items()]
+    return with_overrides(config.model_dump(), changes), ", ".join(words)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int | None) -> bool:
@@ -248,21 +264,23 @@ def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int
     scratch).
     """
     before = sum(e.kind == EventKind.HEALED for e in store.events(session, run.id))
-    found = remedy(run, verdict)
+    # The trainer wrote what it used after the run was claimed.
+    found = remedy(store.find(session, run.id), verdict)
     if found is None or before >= MOST_HEALS:
         return False
     config, words = found
     start = "from scratch" if step is None else f"from step {step:,}"
     text = f"healed after {verdict['kind']}: {words}; goes on {start}"
-    store.requeue(session, run, resume_step=step, config=config)
-    store.record_event(session, run.id, run.attempt + 1, EventKind.HEALED, text, step=step)
-    return True
+    return go_on(session, run, EventKind.HEALED, text, step=step, config=config)
 
 
 def resume_by_itself(run: Run) -> bool:
     """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
     from a checkpoint that is newer than where it began."""
-    allowed = stored_config(run.config).supervision.auto_resume
+    try:
+        allowed = stored_config(run.config).supervision.auto_resume
+    except ConfigError:
+        return False  # the settings of another version, with which nothing here can train
     if not allowed:
         return False
     with store.reading() as session:
@@ -278,9 +296,5 @@ def resume_by_itself(run: Run) -> bool:
             text = f"not resumed by itself: {why}"
             store.record_event(session, run.id, run.attempt, EventKind.LEFT, text)
             return False
-        if not store.requeue(session, run, resume_step=step, config=None):
-            return False
         text = f"resumed by itself from step {step:,} ({done + 1} of {allowed})"
-        kind = EventKind.AUTO_RESUMED
-        store.record_event(session, run.id, run.attempt + 1, kind, text, step=step)
-    return True
+        return go_on(session, run, EventKind.AUTO_RESUMED, text, step=step)

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ ENVIRONMENT = frozenset(
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
         "NETRC",
+        # Where the Ray cluster is, and the file with its token; not the token itself.
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN_PATH",
     }
 )
 ENVIRONMENT_PREFIXES = (
@@ -106,23 +111,27 @@ class FileLock:
     def acquire(self) -> bool:
         """Take the lock without waiting; False when another process has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return False
-        self._file = file
-        _own[self.path] = os.getpid()
+        with _at_locks:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                return False
+            self._file = file
+            _own[self.path] = os.getpid()
         return True
 
     def release(self) -> None:
         if self._file is not None:
-            _own.pop(self.path, None)
-            os.close(self._file)
+            with _at_locks:
+                _own.pop(self.path, None)
+                os.close(self._file)
             self._file = None
 
 
+# A thread that looks at a lock must not do so while another one takes it.
+_at_locks = threading.Lock()
 _own: dict[Path, int] = {}  # locks of this process -> its pid, which a forked child does not have
 
 # struct flock on 64-bit Linux: type, whence, start, length, pid.
@@ -132,17 +141,18 @@ _FLOCK = "hhqqi4x"
 def holder(path: Path) -> int | None:
     """Pid of the process that has the lock at `path`, or None. Asks without taking it, so it cannot
     refuse an owner."""
-    if _own.get(path) == os.getpid():
-        return os.getpid()  # looking would let it go
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    finally:
-        os.close(file)
+    with _at_locks:
+        if _own.get(path) == os.getpid():
+            return os.getpid()  # looking would let it go
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        finally:
+            os.close(file)
     return None if kind == fcntl.F_UNLCK else pid
 
 

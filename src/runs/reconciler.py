@@ -1,7 +1,8 @@
 """Brings the status of every run in line with what its processes really do: `reconcile()`.
 
-Runs when a panel starts and while it lives, and before the command line reads. It never signals a
-process that is not the run's own, and a lock that is held is always believed.
+Runs when a panel starts, while a panel, a supervisor or a sweep's driver lives, and before the
+command line reads. It never signals a process that is not the run's own, and a lock that is held is
+always believed.
 """
 
 import json
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import psutil
 from sqlalchemy.exc import DatabaseError
@@ -18,8 +19,11 @@ from sqlalchemy.exc import DatabaseError
 from src import paths
 from src.runs import launcher, lineage, recovery, store
 from src.runs.processes import FileLock, boot_id, child_environment, holder, host
-from src.runs.table import ACTIVE, Run, Status, SweepStatus
+from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.runs.timeouts import TIMEOUTS
+
+# What a trainer may say of its end.
+RESULTS = (Status.COMPLETED, Status.STOPPED, Status.FAILED)
 
 
 def reconcile() -> list[str]:
@@ -46,19 +50,58 @@ def _round() -> list[str]:
     changed = [run.id for run in active if _reconcile(run, active)]
     with store.reading() as session:
         interrupted = store.runs(session, statuses=[Status.INTERRUPTED])
-        sweeps = {sweep.id: sweep.status for sweep in store.sweeps(session)}
-    over = (SweepStatus.CANCELLED, SweepStatus.COMPLETED)
+        sweeps = {sweep.id: sweep for sweep in store.sweeps(session)}
+    ends = (SweepStatus.CANCELLED, SweepStatus.COMPLETED)
+    over = {sweep.id for sweep in sweeps.values() if sweep.status in ends}
     for run in interrupted:
-        if sweeps.get(run.sweep_id or "") not in over:
+        # A run that confirms a setting has no number, and begins when the search is over.
+        wanted = run.sweep_id not in over or run.number is None
+        if wanted and _is_resumed_here(run):
             lineage.resume_by_itself(run)
-    for sweep_id, status in sweeps.items():
-        if status == SweepStatus.ACTIVE and holder(paths.driver_lock(sweep_id)) is None:
-            launcher.start_driver(sweep_id)
+    for sweep in sweeps.values():
+        if (
+            sweep.status == SweepStatus.ACTIVE
+            and holder(paths.driver_lock(sweep.id)) is None
+            and not _is_led_elsewhere(sweep)
+        ):
+            launcher.start_driver(sweep.id)
     with store.reading() as session:
         waiting = bool(store.queue(session))
     if waiting or changed:
         launcher.fill_slots()
     return changed
+
+
+def _is_led_elsewhere(sweep: Sweep) -> bool:
+    silent = time.time() - (sweep.seen_at or 0)
+    return store.is_shared() and sweep.host not in (None, host()) and silent <= TIMEOUTS.lease
+
+
+def _is_resumed_here(run: Run) -> bool:
+    """Whether this machine may say how an interrupted run goes on: the run's own one has its
+    checkpoints and comes first, where it lives."""
+    if not store.is_shared() or run.host in (None, host()):
+        return True
+    ended = run.ended_at or 0
+    lived = ended - (run.heartbeat_at or 0) < TIMEOUTS.stale
+    return not lived or time.time() - ended > TIMEOUTS.lease
+
+
+def give_up_hosts(gone: Collection[str], why: str) -> None:
+    """End the runs of machines that are said to be gone, where they give no sign of life either;
+    what was queued to go on from a checkpoint there begins anew."""
+    with store.reading() as session:
+        active = [run for run in store.runs(session, statuses=ACTIVE) if run.host in gone]
+        # Homes may lie on a shared disk: then a living machine starts these before they are lost.
+        queued = [run for run in store.queue(session) if run.host in gone]
+    now = time.time()
+    for run in active:
+        if now - (run.heartbeat_at or 0) > TIMEOUTS.stale:
+            _end(run, f"{run.host} is gone: {why}")
+    for run in queued:
+        if run.resume_step is not None and now - (run.heartbeat_at or 0) > TIMEOUTS.lease:
+            with store.writing() as session:
+                store.begin_anew(session, run, f"its checkpoint is on {run.host}: {why}")
 
 
 def _reconcile(run: Run, active: Sequence[Run]) -> bool:
@@ -99,7 +142,9 @@ def read_result(run_id: str, attempt: int) -> dict[str, object] | None:
         result = json.loads((paths.output_dir(run_id) / "result.json").read_text())
     except (OSError, ValueError):
         return None
-    return result if isinstance(result, dict) and result.get("attempt") == attempt else None
+    if not isinstance(result, dict) or result.get("attempt") != attempt:
+        return None
+    return result if result.get("status") in RESULTS else None
 
 
 def kill_marked(token: str | None) -> None:

@@ -25,6 +25,7 @@ from src.runs.table import ACTIVE, EventKind, Run
 from src.runs.tracking import Tracker
 
 INTERVAL_SECONDS = 1.0
+PATIENCE_SECONDS = 3.0
 
 
 class Fenced(RuntimeError):
@@ -136,6 +137,8 @@ class RunReporter:
 
     def _loop(self) -> None:
         pending: list[tuple[str, tuple[Any, ...]]] = []
+        # While it waits nothing of the log is made safe.
+        store.patience.set(PATIENCE_SECONDS)
         while True:
             last = self._closing.wait(INTERVAL_SECONDS)
             while not self._jobs.empty():
@@ -152,6 +155,8 @@ class RunReporter:
                 self._sync_log()
                 with self._lock:
                     self._columns = columns | self._columns
+                if last:
+                    time.sleep(0.2)  # its last tries follow each other at once
             if self._fenced or (last and not pending):
                 return
 

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import defer
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, col, delete, select
@@ -118,6 +118,18 @@ def _sweeps(connection: Any) -> None:
         index.create(connection, checkfirst=True)
 
 
+def _leaders(connection: Any) -> None:
+    _add_columns(connection, "sweep", "host", "seen_at")
+
+
+def _held(connection: Any) -> None:
+    _add_columns(connection, "run", "held_at")
+
+
+def _bases(connection: Any) -> None:
+    _add_columns(connection, "sweep", "base")
+
+
 def _add_columns(connection: Any, table: str, *names: str) -> None:
     """Add columns as table.py defines them; a table that was made today has them already."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -129,7 +141,7 @@ def _add_columns(connection: Any, table: str, *names: str) -> None:
 
 
 # Each brings the schema from its index to the next number; never change one that has been released.
-MIGRATIONS = [_missing_tables, _lineage, _remarks, _sweeps]
+MIGRATIONS = [_missing_tables, _lineage, _remarks, _sweeps, _leaders, _held, _bases]
 
 
 @cache
@@ -150,7 +162,7 @@ def _engine(url: str, pid: int) -> Engine:
 
 
 def _connect_sqlite(file: Path) -> Any:
-    connection = sqlite_driver.connect(file, timeout=15, check_same_thread=False)
+    connection = sqlite_driver.connect(file, timeout=patience.get(), check_same_thread=False)
     try:
         _configure_sqlite(connection)
     except sqlite_driver.OperationalError:
@@ -175,7 +187,6 @@ def _full(folder: Path) -> bool:
 
 def _configure_sqlite(connection: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, explicitly
-    connection.execute("PRAGMA busy_timeout=15000")
     connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
     # Else the log keeps the size that one long reader once let it grow to.
     connection.execute("PRAGMA journal_size_limit=4194304")
@@ -233,6 +244,10 @@ def _url() -> str:
     return _other_url.get() or paths.database_url()
 
 
+# Seconds for which a write of SQLite waits, in this thread, until another one is done.
+patience = ContextVar("patience", default=15.0)
+
+
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that sees one consistent state and does not write."""
@@ -249,6 +264,7 @@ def writing() -> Iterator[Session]:
         engine = _engine(_url(), os.getpid()).execution_options(immediate=True)
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
+                session.connection()  # begins now, and not with the first statement
                 yield session
         except OperationalError as error:
             if (file := sqlite_file()) and _full(file.parent):
@@ -313,6 +329,26 @@ def sqlite_file() -> Path | None:
 def is_shared() -> bool:
     """Whether a database server has the run table, so that several machines may write it."""
     return sqlite_file() is None
+
+
+def no_table(error: Exception) -> str | None:
+    """A sentence where `SPELLTUNE_DATABASE_URL` leads to no run table; None for any other error."""
+    given = os.environ.get("SPELLTUNE_DATABASE_URL")
+    if not given:
+        return None
+    example = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+    try:
+        url = make_url(given)
+        url.get_dialect()
+    except ArgumentError:
+        return f"SPELLTUNE_DATABASE_URL is no address of a run table, such as {example}"
+    where = url.render_as_string(hide_password=True)
+    if isinstance(error, ImportError) and error.name == "psycopg":
+        return f'{where} needs psycopg, which is not installed here: pip install -e ".[ray]"'
+    if isinstance(error, OperationalError) and is_shared():
+        why = str(error.orig).partition("\n")[0]
+        return f"the run table's server does not answer at {where}: {why}"
+    return None
 
 
 @contextmanager
@@ -455,11 +491,11 @@ def run_ids(session: Session, *, limit: int) -> list[str]:
 
 
 def queue(session: Session) -> Sequence[Run]:
-    """QUEUED runs, the next to start first; those of a paused sweep stay out."""
+    """QUEUED runs, the next to start first; held ones and those of a paused sweep stay out."""
     paused = select(Sweep.id).where(Sweep.status == SweepStatus.PAUSED)
     return session.exec(
         select(Run)
-        .where(Run.status == Status.QUEUED)
+        .where(Run.status == Status.QUEUED, col(Run.held_at).is_(None))
         .where(col(Run.sweep_id).is_(None) | col(Run.sweep_id).not_in(paused))
         .order_by(func.coalesce(Run.queue_at, Run.created_at), col(Run.created_at), col(Run.id))
     ).all()
@@ -477,24 +513,44 @@ def move_to_front(session: Session, runs: Sequence[Run]) -> list[str]:
     return [run.id for run in runs]
 
 
-def give_slot(session: Session, run_id: str, slot: int, *, now: float) -> None:
-    session.execute(
+def hold(session: Session, runs: Sequence[Run], *, held: bool) -> list[str]:
+    """Let these queued runs wait until they are let go, or let them go to their old places; their
+    ids. CannotSteer where one is not queued."""
+    if late := next((run for run in runs if run.status != Status.QUEUED), None):
+        raise CannotSteer(f"{late.id} is {late.status}: only queued runs can be held or released")
+    if free := next((run for run in runs if not held and run.held_at is None), None):
+        raise CannotSteer(f"{free.id} is not held: it waits for its turn in the queue")
+    for run in runs:
+        run.held_at = (run.held_at or time.time()) if held else None
+        run.reason = "held until somebody releases it" if held else None
+        session.add(run)
+    return [run.id for run in runs]
+
+
+def give_slot(session: Session, run: Run, slot: int, *, host: str, now: float) -> bool:
+    """Let a QUEUED run start in a slot of this machine. False: another machine was faster."""
+    return _changed(
+        session,
         update(Run)
-        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-        .values(slot=slot, slot_given_at=now)
+        .where(
+            col(Run.id) == run.id,
+            col(Run.status) == Status.QUEUED,
+            col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at),
+        )
+        .values(slot=slot, slot_given_at=now, host=host),
     )
 
 
 def claim(session: Session, run: Run, **owner: Any) -> bool:
     """Make a QUEUED run a supervisor's, whose slot, token, supervisor_pid and boot_id are `owner`.
 
-    False: another one was faster, or the run was cancelled.
+    False: another one was faster, or the run was cancelled or held.
     """
     now = time.time()
     return _changed(
         session,
         update(Run)
-        .where(col(Run.id) == run.id, col(Run.status) == Status.QUEUED)
+        .where(col(Run.id) == run.id, col(Run.status) == Status.QUEUED, col(Run.held_at).is_(None))
         .values(
             status=Status.STARTING,
             started_at=now,
@@ -564,7 +620,9 @@ def request_stop(session: Session, run_id: str, *, reason: str | None = None) ->
     session.execute(
         update(Run)
         .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-        .values(status=Status.CANCELLED, ended_at=now, reason="cancelled before it started")
+        .values(
+            status=Status.CANCELLED, ended_at=now, reason=reason or "cancelled before it started"
+        )
     )
     session.execute(
         update(Run)
@@ -574,6 +632,15 @@ def request_stop(session: Session, run_id: str, *, reason: str | None = None) ->
         .values(stop_requested_at=now, stop_reason=reason)
     )
     return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
+
+
+def uncancel(session: Session, run_id: str) -> None:
+    """Queue a run again that was CANCELLED before it started."""
+    session.execute(
+        update(Run)
+        .where(col(Run.id) == run_id, col(Run.status) == Status.CANCELLED)
+        .values(status=Status.QUEUED, ended_at=None, reason=None)
+    )
 
 
 def owns(session: Session, run: Run) -> bool:
@@ -680,6 +747,32 @@ def change_sweep(
     )
 
 
+def lead_sweep(session: Session, sweep_id: str, *, host: str, lease: float) -> bool:
+    """Whether this machine's driver looks after the sweep: no other one does, or it was silent for
+    `lease` seconds."""
+    now = time.time()
+    return _changed(
+        session,
+        update(Sweep)
+        .where(col(Sweep.id) == sweep_id)
+        .where(
+            col(Sweep.host).is_(None)
+            | (col(Sweep.host) == host)
+            | (func.coalesce(Sweep.seen_at, 0) < now - lease)
+        )
+        .values(host=host, seen_at=now),
+    )
+
+
+def begin_anew(session: Session, run: Run, reason: str) -> bool:
+    """Let a QUEUED run start from scratch, for the checkpoint that it should go on from is lost."""
+    anew = {"resume_step": None, "step": None}
+    if not transition(session, run, None, leave=[Status.QUEUED], **anew):
+        return False
+    record_event(session, run.id, run.attempt, EventKind.RELAUNCHED, f"from scratch: {reason}")
+    return True
+
+
 def trials(session: Session, sweep_id: str) -> Sequence[Run]:
     """The trials of a sweep by number, without `config` and `used`: there may be thousands."""
     return session.exec(
@@ -702,6 +795,11 @@ def trial_counts(session: Session) -> dict[str, dict[str, int]]:
     for sweep_id, status, count in session.execute(query):
         found.setdefault(sweep_id, {})[status] = count
     return found
+
+
+def runs_of_sweep(session: Session, sweep_id: str) -> Sequence[Run]:
+    """All runs that a sweep launched: its trials, and those that confirm settings."""
+    return [*trials(session, sweep_id), *confirmations(session, sweep_id)]
 
 
 def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
@@ -739,6 +837,32 @@ def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, i
         .order_by(col(Metric.at), col(Metric.run_id), col(Metric.step))
     )
     return [tuple(row) for row in session.execute(query)]
+
+
+def processes(session: Session, sweep_id: str) -> list[dict[str, Any]]:
+    """Of each process that trained trials of a sweep to their last end: how many {trials}, their
+    {steps}, {seconds} from the first start to the last end, and the most {gib} of memory."""
+    used = (
+        select(LatestMetric.run_id, func.max(LatestMetric.value).label("gib"))
+        .where(col(LatestMetric.name).in_(("gpu/memory_gib", "cpu/memory_gib")))
+        .group_by(col(LatestMetric.run_id))
+        .subquery()
+    )
+    query = (
+        select(
+            func.count(),
+            func.sum(Run.step),
+            func.max(Run.ended_at) - func.min(Run.started_at),
+            func.max(used.c.gib),
+        )
+        .outerjoin(used, used.c.run_id == Run.id)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .where(col(Run.token).is_not(None), col(Run.ended_at).is_not(None))
+        .group_by(col(Run.token))
+        .order_by(func.min(Run.started_at))
+    )
+    names = ("trials", "steps", "seconds", "gib")
+    return [dict(zip(names, row, strict=True)) for row in session.execute(query)]
 
 
 # --- lineage --------------------------------------------------------------------------------------
@@ -1035,6 +1159,7 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "reason": run.reason,
         "phase": run.phase,
         "attempt": run.attempt,
+        "host": run.host,
         "step": run.step or 0,
         "max_steps": run.max_steps,
         "tags": run.tags or [],
@@ -1078,4 +1203,12 @@ def show(session: Session, run: Run) -> dict[str, Any]:
 
 def to_json(document: Any) -> str:
     """One JSON document; nan and infinities become null."""
-    return json.dumps(document, indent=2, default=str, allow_nan=False)
+    return json.dumps(_finite(document), indent=2, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

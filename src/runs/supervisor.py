@@ -13,8 +13,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,11 +33,12 @@ from src.runs.processes import (
     memory_kills,
     print_even_on_a_full_disk,
 )
-from src.runs.reconciler import kill_marked, read_result
+from src.runs.reconciler import kill_marked, read_result, reconcile
 from src.runs.slots import environment, slot_lock
 from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.trainer import DISK_FULL
+from src.training import checkpointing
 from src.training.engines import pack_key
 
 LOG_BYTES = 32 * 2**20
@@ -48,8 +51,12 @@ def main() -> int:
     parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
     arguments = parser.parse_args()
     slot = FileLock(slot_lock(arguments.slot))
-    if not slot.acquire():
-        return 0  # someone else was faster; the queue is filled again when a slot gets free
+    # Who has it may only have come too late to adopt a trainer, and leave it again.
+    deadline = time.monotonic() + TIMEOUTS.heartbeat
+    while not slot.acquire():
+        if time.monotonic() > deadline:
+            return 0  # someone else was faster; the queue is filled again when a slot gets free
+        time.sleep(TIMEOUTS.poll)
     os.umask(0o077)
     print_even_on_a_full_disk()
     supervision = Supervision(arguments.slot)
@@ -127,6 +134,10 @@ class Supervision:
         if not (run := store.insist(take, seconds=TIMEOUTS.start)):
             lock.release()
             return None
+        if run.resume_step is None and run.attempt > 1:
+            # This machine may have trained it before others did: what lies here is another way.
+            folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt - 1}"
+            checkpointing.set_aside(folder, after=-1, name=name)
         self.watched.append(Watched(run, lock))
         return self.watched[-1]
 
@@ -161,7 +172,7 @@ class Supervision:
         with store.reading() as session:
             ready = [
                 run.id
-                for run in store.queue(session)
+                for run in launcher.startable(session)
                 # One that has a slot of its own is about to start there.
                 if not 0 <= now - (run.slot_given_at or 0) < TIMEOUTS.start
                 and pack_key(stored_config(run.config)) == self.pack
@@ -175,12 +186,17 @@ class Supervision:
                 self.join(watched)
 
     def supervise(self) -> None:
+        if not self.watched:
+            return  # another one was faster
+        over = threading.Event()
+        # Beside the training: what it does may take longer than a beat.
+        threading.Thread(target=look_around, args=(over,), daemon=True).start()
         beat = -TIMEOUTS.heartbeat
-        size = len(self.watched)
+        size = stored_config(self.watched[0].run.config).pack_size
         while self.watched and self.alive():
             time.sleep(TIMEOUTS.poll)
             now = time.monotonic()
-            try:
+            with unshaken():
                 if now - beat >= TIMEOUTS.heartbeat:
                     beat = now
                     self.update(heartbeat_at=time.time())
@@ -190,14 +206,12 @@ class Supervision:
                 if self.pack is not None:
                     self.end_members()
                     self.recruit(size - len(self.watched))
-            except (SQLAlchemyError, OSError) as error:
-                # A locked table or a full disk is no reason to leave a training alone.
-                print(f"warning: {error}", file=sys.stderr, flush=True)
         # Data-loader workers and other children of the trainer must not outlive it.
         kill_marked(self.token)
         for watched in list(self.watched):
             self.end(watched, self.verdict(watched))
         paths.pack_file(self.token).unlink(missing_ok=True)
+        over.set()
 
     def end_members(self) -> None:
         """Write the verdicts on those members of a pack that came to their end."""
@@ -311,6 +325,29 @@ class Supervision:
         watched.lock.release()
         if not self.watched:
             sys.exit(1)
+
+
+@contextlib.contextmanager
+def unshaken() -> Iterator[None]:
+    """Go on after a failed write: a locked table or a full disk is no reason to leave a training
+    alone."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+
+
+def look_around(over: threading.Event) -> None:
+    """Reconcile until the training is over: no panel need be there for what else this machine
+    trains, for its sweeps, and for a damaged run table."""
+    while True:
+        try:
+            reconcile()
+        # Whatever is wrong with another run is no reason to leave this one alone.
+        except Exception as error:
+            print(f"warning: {error!r}", file=sys.stderr, flush=True)
+        if over.wait(TIMEOUTS.reconcile):
+            return
 
 
 def cut_log(run_id: str) -> None:

@@ -50,6 +50,8 @@ class Sweep(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str
     file: str  # text of the sweep file as it was launched; a later edit changes nothing
+    # Every setting that its trials have in common, as its preset had them then.
+    base: dict[str, Any] | None = Field(None, sa_column=Column(JSON))
     path: str  # where that text was read
     folder: str  # from where its relative paths go
     status: str = Field(index=True)
@@ -58,6 +60,9 @@ class Sweep(SQLModel, table=True):
     most_trials: int | None = None  # budget; None: the grid's end, or the time, is the limit
     seconds: float | None = None  # budget; None sets no limit
     spent_seconds: float = 0.0  # for which a driver looked after it
+    # Machine whose driver looks after it, and when it last said so; where several share a table.
+    host: str | None = None
+    seen_at: float | None = None
     created_at: float
     ended_at: float | None = None
 
@@ -97,6 +102,7 @@ class Run(SQLModel, table=True):
     # Why, where that completes the run: it was pruned. None where a person asked.
     stop_reason: str | None = None
     queue_at: float | None = None  # its place in the queue, where that is not its launch
+    held_at: float | None = None  # since then a person lets it wait, whatever slot is free
     parent_id: str | None = None  # of a fork: the run whose checkpoint it went on from
     parent_step: int | None = None
     # What people say of a run; None in rows from before there was a place for it.

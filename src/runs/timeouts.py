@@ -18,7 +18,8 @@ class Timeouts:
     start: float = 30.0  # a run with a slot that no supervisor claims by then gets one again
     lease: float = 60.0  # another machine may end a run only after so long without a heartbeat
     sweep: float = 1.0  # between two looks of a sweep's driver at its trials
-    reconcile: float = 3.0  # between two rounds of a living panel
+    ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
+    reconcile: float = 3.0  # between two rounds of a living panel, supervisor or driver
     write: float = 600.0  # how long a supervisor tries to write a verdict to a locked run table
 
 

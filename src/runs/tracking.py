@@ -39,10 +39,10 @@ def has_key() -> bool:
     """Whether wandb would find an API key, in the environment or in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
-        return "wandb" in netrc.read_text()
-    except OSError:
+        netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+        return b"wandb" in netrc.read_bytes()
+    except (OSError, RuntimeError):  # no such file, or nobody knows where home is
         return False
 
 
@@ -276,7 +276,12 @@ class Wandb:
             config=self.config.model_dump(),
             tags=asked.tags,
             settings=wandb.Settings(
-                init_timeout=INIT_SECONDS, silent=True, console="off", x_disable_stats=True
+                init_timeout=INIT_SECONDS,
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                # Else the address of the git remote is sent, and a token may stand in that.
+                disable_git=True,
             ),
         )
         if mode == self.mode:  # else it answered too late

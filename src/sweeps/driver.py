@@ -6,8 +6,10 @@ from the run rows.
 """
 
 import os
+import subprocess
 import sys
 import time
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
@@ -16,10 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from src import paths
 from src.config import ConfigError
 from src.runs import reconciler, recovery, store
-from src.runs.processes import FileLock, print_even_on_a_full_disk
-from src.runs.table import Run, Status, Sweep, SweepStatus
+from src.runs.processes import FileLock, host, print_even_on_a_full_disk
+from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.runs.timeouts import TIMEOUTS
-from src.sweeps import ledger, spaces
+from src.sweeps import ledger, nodes, spaces
 from src.sweeps.pruning import Pruning
 
 
@@ -39,6 +41,10 @@ def main() -> int:
     except ConfigError as error:
         # Settings that are good one by one may not be together, or a preset is gone.
         ledger.give_up(sweep_id, f"no further trial can be launched: {error}")
+    # A driver that dies is started again, and would die again, unseen.
+    except Exception as error:
+        traceback.print_exc()
+        ledger.pause(sweep_id, reason=f"its driver failed, {type(error).__name__}: {error}")
     return 0
 
 
@@ -54,10 +60,16 @@ class Driver:
         self.set_aside: set[tuple[str, int]] = set()  # run and attempt
         self.looked_at = time.monotonic()
         self.reconciled_at = -TIMEOUTS.reconcile
+        self.led_at = -TIMEOUTS.heartbeat
+        self.nodes: subprocess.Popen[bytes] | None = None
+        self.nodes_at = -TIMEOUTS.start
 
     def goes_on(self) -> bool:
         """One round; False once the sweep has ended."""
         try:
+            if not self.leads():
+                return False
+            self.keep_nodes()
             if time.monotonic() - self.reconciled_at >= TIMEOUTS.reconcile:
                 self.reconciled_at = time.monotonic()
                 reconciler.reconcile()
@@ -67,20 +79,39 @@ class Driver:
             print(f"warning: {error}", file=sys.stderr, flush=True)
             return True
 
+    def leads(self) -> bool:
+        """Whether no other machine's driver looks after the sweep; tells them that this does."""
+        if not store.is_shared() or time.monotonic() - self.led_at < TIMEOUTS.heartbeat:
+            return True  # the lock is enough on one machine
+        with store.writing() as session:
+            mine = store.lead_sweep(session, self.sweep_id, host=host(), lease=TIMEOUTS.lease)
+        self.led_at = time.monotonic()
+        return mine
+
+    def keep_nodes(self) -> None:
+        """Have the nodes of the Ray cluster train too. Without it the sweep goes on here alone."""
+        lost = self.nodes is None or self.nodes.poll() is not None
+        now = time.monotonic()
+        if self.sweep.executor == "ray" and lost and now - self.nodes_at >= TIMEOUTS.start:
+            self.nodes, self.nodes_at = nodes.start(output=sys.stderr), now
+
     def round(self) -> bool:
         with store.reading() as session:
             row = store.find_sweep(session, self.sweep_id)
             trials = store.trials(session, self.sweep_id)
         if row.status not in ledger.OPEN:
             return False
-        if row.status == SweepStatus.PAUSED:
+        paused = row.status == SweepStatus.PAUSED
+        if paused and not any(run.status in ACTIVE for run in trials):
             self.looked_at = time.monotonic()
             return True
         spent = self.count_time(row)
+        if paused:
+            return True
         over = row.seconds is not None and spent >= row.seconds
         if over:
             why = f"pruned: the {row.seconds:,.0f} seconds of the sweep are over"
-            ledger.end_trials(row.id, reason=why)
+            ledger.end_runs(trials, reason=why)
             left = False
         else:
             again = [self.try_again(run) for run in trials]
@@ -89,11 +120,19 @@ class Driver:
             left = any(again) or more is not None
         if left or any(not Status(run.status).ended for run in trials):
             return True
-        self.end("its time is over" if over else None)
+        self.end("its time is over" if over else self.why_so_few(row, trials))
         return False
 
+    def why_so_few(self, row: Sweep, trials: Sequence[Run]) -> str | None:
+        """A sentence where there is nothing left to try before the budget is spent."""
+        most = row.most_trials
+        if self.sweep.method == "grid" or most is None or len(trials) > most - self.sweep.seeds:
+            return None
+        return f"all {len(trials) // self.sweep.seeds:,} settings of its space were tried"
+
     def count_time(self, row: Sweep) -> float:
-        """Seconds for which drivers have looked after the sweep while it was active."""
+        """Seconds for which drivers have looked after the sweep while it was active, or trials of
+        it trained on."""
         now = time.monotonic()
         spent = row.spent_seconds + now - self.looked_at
         if now - self.looked_at >= TIMEOUTS.heartbeat:

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from src.config import ConfigError, effective_batch, get, stored_config
-from src.runs import preflight
+from src.config import (
+    ConfigError,
+    RunConfig,
+    effective_batch,
+    get,
+    stored_config,
+    with_overrides,
+)
+from src.runs.preflight import file_of, kept, measure, refused
 from src.runs.slots import slot_count
 from src.runs.table import Run, Status
-from src.sweeps import spaces
+from src.sweeps import planner, spaces
 from src.sweeps.spaces import LOADING_SECONDS, SweepConfig
 
 
@@ -23,37 +30,52 @@ class Plan:
     skipped: int  # of them, those that are not trained
     packs: int | None  # processes that train them; None: a process a trial
     pack_size: int  # adapters of such a process, at most
-    peak_gib: float | None  # of one trial of the base settings, where it was measured
+    peak_gib: float | None  # of one process that is full, where it was measured
     trial_seconds: float | None  # of one trial of the base settings, from runs on this machine
     seconds: float | None  # of all, on all slots
+    fits: int | None  # trials for which a budget of time is enough
 
     def lines(self) -> list[str]:
         """What a person reads of it."""
-        many = "as many trials as the time allows" if self.trials is None else (
-            f"{self.trials:,} trials of {self.settings:,} settings"
-        )  # fmt: skip
-        found = [many]
+        if self.trials is None or self.settings is None:
+            found = ["as many trials as the time allows"]
+        elif self.trials == self.settings:
+            found = [_many(self.trials, "trial")]
+        else:
+            found = [f"{_many(self.trials, 'trial')}, {_many(self.settings, 'setting')}"]
+        if self.fits is not None and (self.trials is None or self.fits < self.trials):
+            found.append(f"the time is enough for about {_many(self.fits, 'trial')}")
         if self.duplicates:
             told = "are left out" if self.skipped else "`duplicates: skip` leaves them out"
             same = "take the same steps as another one, cut into other micro-batches"
             found.append(f"{self.duplicates:,} settings {same}; {told}")
         if self.packs is not None:
             found.append(
-                f"in {self.packs:,} packs of up to {self.pack_size} adapters over one base model"
+                f"in {_many(self.packs, 'pack')} of up to {self.pack_size} adapters over one base "
+                "model"
             )
         if self.peak_gib is not None:
-            found.append(f"{self.peak_gib:.1f} GiB of memory for one trial")
+            what = "one trial" if self.packs is None else "a full pack"
+            found.append(f"{self.peak_gib:.1f} GiB of memory for {what}")
         if self.seconds is not None:
-            found.append(f"about {self.seconds / 60:,.0f} minutes")
+            found.append(f"about {_many(math.ceil(self.seconds / 60), 'minute')}")
         else:
-            found.append("how long is known after the first run on this machine, or `preflight`")
+            # Runs alone say nothing of the pace of a pack.
+            after = "" if self.packs is not None else "after the first run on this machine, or "
+            found.append(
+                f"how long it takes is known {after}from `spelltune sweep plan FILE --measure`"
+            )
         return found
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     """What the sweep comes to; `known` runs say how fast this machine is.
 
-    ConfigError where its budget is too small for one trial.
+    ConfigError where its budget is too small for one trial, or one is known not to fit.
     """
     base = spaces.base_config(sweep)
     same, size = 0, None
@@ -68,19 +90,30 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     pace = None if packed else _row_seconds(base.model.name, known)
     rows = base.training.max_steps * effective_batch(base)
     one = None if pace is None else LOADING_SECONDS + pace * rows
-    measured = preflight.kept(base)
-    if measured and measured.fits:
-        one = measured.seconds(base)
+    speaker = heaviest(sweep, base)
+    if (wrong := refused(speaker)) and _is_as_large_as_any(speaker, sweep):
+        raise ConfigError({f"base.overrides.{name}": text for name, text in wrong.items()})
+    measured = planner.predicted(speaker, 1)
+    if measured:
+        one = measured[0]
     if one is not None and limits.seconds is not None and one > limits.seconds:
         raise ConfigError({
             "budget": f"is too small for one trial, which takes about {one:,.0f} seconds here; "
             "raise it, or take fewer training.max_steps"
         })  # fmt: skip
-    seconds = limits.seconds
-    if seconds is None and one is not None and trials is not None:
-        grown = _mean_rows(sweep, seed, rows) / rows
-        each = LOADING_SECONDS + (one - LOADING_SECONDS) * grown
-        seconds = each * math.ceil(trials / slot_count())
+    # What so many take says how many fit into a budget of time.
+    some = trials or base.pack_size
+    grown = _mean_rows(sweep, seed, rows) / rows
+    full = planner.predicted(speaker, some if packed else 1)
+    took = None
+    if packed and some > 1:
+        took = full[0] * grown / slot_count() if full else None
+    elif one is not None:
+        took = (LOADING_SECONDS + (one - LOADING_SECONDS) * grown) * math.ceil(some / slot_count())
+    seconds, fits = None if trials is None else took, None
+    if limits.seconds is not None:
+        seconds = min(limits.seconds, math.inf if seconds is None else seconds)
+        fits = None if took is None else int(limits.seconds / took * some)
     return Plan(
         settings=settings,
         trials=trials,
@@ -88,23 +121,64 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
         skipped=same if sweep.duplicates == "skip" else 0,
         packs=math.ceil(trials / base.pack_size) if packed and trials is not None else None,
         pack_size=base.pack_size,
-        peak_gib=measured.peak_gib if measured else None,
+        peak_gib=full[1] if full else None,
         trial_seconds=one,
         seconds=seconds,
+        fits=fits,
     )
 
 
+def heaviest(sweep: SweepConfig, base: RunConfig) -> RunConfig:
+    """The base settings with the largest rank of the space, which takes the most memory."""
+    ranks = sweep.space.get("lora.r")
+    if ranks is None:
+        return base
+    most = max(ranks.values) if isinstance(ranks, spaces.Listed) else int(ranks.high)
+    return with_overrides(base.model_dump(), {"lora.r": most})
+
+
+def _is_as_large_as_any(speaker: RunConfig, sweep: SweepConfig) -> bool:
+    """Whether no other searched setting than the rank decides what memory a trial takes."""
+    for name, parameter in sweep.space.items():
+        values = (
+            parameter.values if isinstance(parameter, spaces.Listed)
+            else [parameter.low, parameter.high]
+        )  # fmt: skip
+        trials = [with_overrides(speaker.model_dump(), {name: value}) for value in values]
+        if name != "lora.r" and {file_of(t) for t in trials} != {file_of(speaker)}:
+            return False
+    return True
+
+
+def unmeasured(sweep: SweepConfig) -> list[tuple[RunConfig, int]]:
+    """(run, adapters at once) that `plan` wants to know and nobody measured."""
+    base = spaces.base_config(sweep)
+    speaker = heaviest(sweep, base)
+    sizes = (1, planner.FEW) if base.engine == "packed" else (1,)
+    return [(speaker, adapters) for adapters in sizes if kept(speaker, adapters=adapters) is None]
+
+
+def measured(sweep: SweepConfig) -> None:
+    """Measure what `plan` wants to know: seconds to a minute. CannotMeasure while all slots
+    train."""
+    for speaker, adapters in unmeasured(sweep):
+        measure(speaker, adapters=adapters)
+
+
 def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
-    """Seconds that a row of training took in completed runs of a base model; None without any."""
-    found = []
+    """Seconds that a row of training took in those completed runs of a base model that trained on
+    the most rows; None without any."""
+    # What a short run took was not all training.
+    found: list[tuple[float, float]] = []
     for run in known:
         config = run.config
         alike = config["model"]["name"] == model and config.get("engine") != "packed"
         if run.status == Status.COMPLETED and alike and run.step and run.started_at:
             rows = run.step * effective_batch(stored_config(config))
             took = (run.ended_at or run.started_at) - run.started_at - LOADING_SECONDS
-            found.append(max(took, 0.0) / rows)
-    return median(found) if found else None
+            found.append((rows, max(took, 0.0) / rows))
+    most = max((rows for rows, _ in found), default=0)
+    return median(pace for rows, pace in found if rows >= most / 2) if found else None
 
 
 def _mean_rows(sweep: SweepConfig, seed: int, base_rows: int) -> float:

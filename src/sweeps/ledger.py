@@ -9,12 +9,23 @@ import yaml
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
-from src.config import ConfigError, RunConfig, parse_yaml, read_text, with_absolute_paths
+from src import paths
+from src.config import (
+    ConfigError,
+    RunConfig,
+    get,
+    parse_yaml,
+    read_text,
+    settings,
+    with_absolute_paths,
+)
 from src.runs import launcher, lineage, recovery, store
+from src.runs.processes import host
 from src.runs.slots import slot_count
 from src.runs.table import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
-from src.sweeps import forecast, spaces
+from src.sweeps import forecast, nodes, spaces
 from src.sweeps.spaces import Budget, SweepConfig, Tried
+from src.training.utils import write_failure
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
@@ -24,26 +35,38 @@ MOST_RELAUNCHES = 10
 # --- launch ---------------------------------------------------------------------------------------
 
 
-def prepare(file: Path, *, budget: str | None = None) -> tuple[str, SweepConfig, forecast.Plan]:
-    """The text, the sweep and the plan of a file, with another budget where one is given.
+def prepare(
+    file: Path, *, budget: str | None = None, executor: str | None = None
+) -> tuple[str, SweepConfig, forecast.Plan]:
+    """The text, the sweep and the plan of a file, with another budget or executor where one is
+    given.
 
     ConfigError with all that can be known before launch to fail.
     """
     text = read_text(file)
-    if budget is not None:
-        text = yaml.safe_dump(parse_yaml(text, file) | {"budget": budget}, sort_keys=False)
-    sweep = spaces.parse_sweep(text, file)
+    given = {"budget": budget, "executor": executor}
+    if own := {name: value for name, value in given.items() if value is not None}:
+        text = yaml.safe_dump(parse_yaml(text, file) | own, sort_keys=False)
+    return text, *planned(text, file)
+
+
+def planned(text: str, source: str | Path) -> tuple[SweepConfig, forecast.Plan]:
+    """The sweep that a text describes, and what it comes to here."""
+    sweep = spaces.parse_sweep(text, source)
     with store.reading() as session:
         known = store.runs(session, statuses=[Status.COMPLETED], limit=100)
-    return text, sweep, forecast.plan(sweep, sweep.seed, known)
+    return sweep, forecast.plan(sweep, sweep.seed, known)
 
 
-def launch(file: Path, *, budget: str | None = None) -> str:
+def launch(file: Path, *, budget: str | None = None, executor: str | None = None) -> str:
     """Put a sweep into the ledger, start its driver, and return its id."""
-    text, sweep, _ = prepare(file, budget=budget)
+    text, sweep, _ = prepare(file, budget=budget, executor=executor)
+    if sweep.executor == "ray":
+        nodes.check()
+    base = spaces.base_config(sweep)
     first = spaces.suggest(sweep, sweep.seed, 0, [])
     assert first is not None
-    launcher.check(spaces.trial_config(sweep, spaces.base_config(sweep), first, 0))
+    launcher.check(spaces.trial_config(sweep, base, first, 0))
     store.keep_reserve()
     limits, now = sweep.limits, time.time()
     with store.writing() as session:
@@ -51,6 +74,7 @@ def launch(file: Path, *, budget: str | None = None) -> str:
             id=store.new_id(session, Sweep, sweep.name, now),
             name=sweep.name,
             file=text,
+            base={setting.name: get(base, setting.name) for setting in settings()},
             path=str(file.absolute()),
             folder=str(Path.cwd()),
             status=SweepStatus.ACTIVE,
@@ -58,6 +82,8 @@ def launch(file: Path, *, budget: str | None = None) -> str:
             most_trials=limits.trials,
             seconds=limits.seconds,
             created_at=now,
+            host=host(),
+            seen_at=now,
         )
         session.add(row)
     recovery.remember_sweep(row.id)
@@ -66,21 +92,31 @@ def launch(file: Path, *, budget: str | None = None) -> str:
 
 
 def config_of(row: Sweep) -> SweepConfig:
-    """The sweep file as it was launched."""
-    return spaces.parse_sweep(row.file, row.path)
+    """The sweep file as it was launched, on the base settings as they were then."""
+    text = row.file
+    if row.base is not None:
+        own = {"base": {"overrides": row.base}}
+        text = yaml.safe_dump(parse_yaml(text, row.path) | own, sort_keys=False)
+    return spaces.parse_sweep(text, row.path)
 
 
 def edited(row: Sweep) -> str | None:
-    """A sentence where the file was changed since the launch, which changes nothing."""
+    """A sentence where the file or its preset was changed since the launch, which changes
+    nothing."""
+    goes_on = "the sweep goes on as it was launched"
+    then = config_of(row)
     try:
-        now = spaces.load_sweep(row.path).model_copy(update={"budget": None})
-    except ConfigError:
-        return None
-    if now == config_of(row).model_copy(update={"budget": None}):
-        return None
+        now = spaces.load_sweep(row.path)
+        # What an option of the launch may say otherwise.
+        same = {"budget": None, "executor": "local", "base": then.base}
+        alike = now.model_copy(update=same) == then.model_copy(update=same)
+        if alike and spaces.base_config(now) == spaces.base_config(then):
+            return None
+    except ConfigError as error:
+        return f"{row.path} cannot be read any more ({error}); {goes_on}"
     return (
-        f"{row.path} was changed after the launch; the sweep goes on as it was launched, so launch "
-        "the file again to search what it says now"
+        f"{row.path} or its preset was changed after the launch; {goes_on}, so launch the file "
+        "again to search what it says now"
     )
 
 
@@ -133,14 +169,20 @@ def tried(
     return found
 
 
-def ahead(sweep: SweepConfig, base: RunConfig) -> int:
-    """Trials that are queued or training at a time: enough to fill a pack, and with tpe as few as
-    keep the machine at work, for each is drawn from those that have ended."""
+def ahead(sweep: SweepConfig, base: RunConfig, trials: Sequence[Run]) -> int:
+    """Trials that are queued or training at a time: enough to fill a pack and to refill it from
+    the queue, and with tpe as few as keep the machine at work, for each is drawn from those that
+    have ended."""
     if sweep.at_once:
         return sweep.at_once
+    # What waits is enough for one machine more: it may have just joined.
+    hosts = {run.host for run in trials if run.status in ACTIVE}
+    machines = len(hosts) + 1 if sweep.executor == "ray" else 1
     if sweep.method != "tpe":
-        return max(base.pack_size, slot_count() + 1)
-    return 8 if base.engine == "packed" else slot_count() + 1
+        # Else the members of a pack, which often end together, find nobody to take their slots.
+        size = base.pack_size if base.engine == "packed" else 1
+        return machines * size * (slot_count() + 1)
+    return machines * (8 if base.engine == "packed" else slot_count() + 1)
 
 
 def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
@@ -154,7 +196,7 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
         reports = store.reports(session, sweep_id, sweep.metric) if learns else []
     known = tried(sweep, trials, metrics, reports)
     settings = {one.number: dict(one.values) for one in known}
-    room = ahead(sweep, base) - sum(not Status(run.status).ended for run in trials)
+    room = ahead(sweep, base, trials) - sum(not Status(run.status).ended for run in trials)
     number = max((run.number or 0 for run in trials), default=-1) + 1
     most = row.most_trials
     # Whole settings only: half of one's seeds would say little.
@@ -220,51 +262,74 @@ def try_again(run: Run, retries: int) -> bool:
         return True  # the reconciler resumes it, or leaves it to us
     kind = EventKind.RETRIED if failed else EventKind.RELAUNCHED
     allowed = retries if failed else MOST_RELAUNCHES
+    # With the same memory it would end in the same way.
+    if failed and (run.reason or "").startswith(("oom:", "cuda_oom:")):
+        allowed = 0
     done = sum(e.kind == kind for e in events)
     step = lineage.newest_verified(run)
     with store.writing() as session:
+        if run.sweep_id and store.find_sweep(session, run.sweep_id).status not in OPEN:
+            return False  # it was cancelled just now
         if done >= allowed:
             text = f"set aside after {run.attempt} attempts: {run.reason}"
             store.record_event(session, run.id, run.attempt, EventKind.SET_ASIDE, text)
-            return False
-        if not store.requeue(session, run, resume_step=step, config=None):
-            return True  # someone else was faster
-        start = "from scratch" if step is None else f"from step {step:,}"
-        text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
-        store.record_event(session, run.id, run.attempt + 1, kind, text, step=step)
+        else:
+            start = "from scratch" if step is None else f"from step {step:,}"
+            text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
+            if not lineage.go_on(session, run, kind, text, step=step):
+                return True  # someone else was faster
     recovery.remember(run.id)
-    return True
+    if done >= allowed:
+        with store.reading() as session:
+            config = store.find(session, run.id).config  # trials are read without theirs
+        write_failure(
+            run.reason,
+            run_id=run.id,
+            output_dir=paths.output_dir(run.id),
+            metrics_file=paths.final_metrics(run.id),
+            summary_file=paths.summary_file(),
+            config=config,
+        )
+    return done < allowed
 
 
 # --- steering -------------------------------------------------------------------------------------
 
 
-def pause(sweep_id: str) -> None:
+def pause(sweep_id: str, *, reason: str | None = None) -> None:
     """Let no further trial start; those that train go on."""
-    _change(sweep_id, SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE])
+    _change(sweep_id, "paused", SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE], reason=reason)
 
 
 def resume(sweep_id: str) -> None:
-    _change(sweep_id, SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED])
+    _change(sweep_id, "resumed", SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED], reason=None)
     launcher.start_driver(sweep_id)
     launcher.fill_slots()
 
 
 def cancel(sweep_id: str) -> None:
-    """End a sweep: its queued trials are cancelled, those that train stop at their next step."""
-    _change(sweep_id, SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
-    end_trials(sweep_id)
+    """End a sweep: its queued trials are cancelled, those that train stop at their next step. Of a
+    complete one the runs that confirm its best settings are."""
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+        confirming = any(not Status(r.status).ended for r in store.confirmations(session, row.id))
+    if row.status != SweepStatus.COMPLETED or not confirming:
+        _change(row.id, "cancelled", SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
+    with store.reading() as session:
+        runs = store.runs_of_sweep(session, row.id)
+    end_runs(runs)
 
 
 def give_up(sweep_id: str, reason: str) -> None:
     """End a sweep that cannot go on; trials that are queued or train already do."""
-    _change(sweep_id, SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time(), reason=reason)
+    ended_at = time.time()
+    _change(sweep_id, "ended", SweepStatus.CANCELLED, leave=OPEN, ended_at=ended_at, reason=reason)
 
 
-def end_trials(sweep_id: str, *, reason: str | None = None) -> None:
-    """Ask every trial of a sweep to stop."""
+def end_runs(runs: Sequence[Run], *, reason: str | None = None) -> None:
+    """Ask those of these runs to stop that are queued or train; a `reason` completes them."""
     with store.writing() as session:
-        for run in store.trials(session, sweep_id):
+        for run in runs:
             if run.status == Status.QUEUED or run.status in ACTIVE:
                 store.request_stop(session, run.id, reason=reason)
 
@@ -285,18 +350,33 @@ def add(sweep_id: str, more: str) -> None:
     leave = (*OPEN, SweepStatus.COMPLETED)
     columns = {name: has + amount, "ended_at": None, "reason": None}
     to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
-    _change(row.id, to, leave=leave, **columns)
+    _change(row.id, "given more", to, leave=leave, **columns)
+    _requeue_cancelled(row.id)
     launcher.start_driver(row.id)
 
 
+def _requeue_cancelled(sweep_id: str) -> None:
+    """Queue those trials again that waited when the time of the sweep was over: their settings
+    would else be missing from the search."""
+    with store.writing() as session:
+        for run in store.trials(session, sweep_id):
+            if run.status == Status.CANCELLED and (run.reason or "").startswith("pruned:"):
+                store.uncancel(session, run.id)
+
+
 def _change(
-    sweep_id: str, to: SweepStatus | None, *, leave: Sequence[SweepStatus], **columns: object
+    sweep_id: str,
+    done: str,
+    to: SweepStatus | None,
+    *,
+    leave: Sequence[SweepStatus],
+    **columns: object,
 ) -> None:
     with store.writing() as session:
         row = store.find_sweep(session, sweep_id)
         if not store.change_sweep(session, row.id, to, leave=leave, **columns):
             may = " or ".join(leave)
             raise store.CannotSteer(
-                f"{row.id} is {row.status}: this can be done to one that is {may}"
+                f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
             )
     recovery.remember_sweep(row.id)

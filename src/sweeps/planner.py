@@ -16,6 +16,7 @@ from src import paths
 from src.config import RunConfig
 from src.runs import launcher, store
 from src.runs.preflight import Measured, kept, measure
+from src.runs.slots import gpus
 from src.runs.table import Status
 from src.training.engines import pack_key, packed_problems
 
@@ -51,7 +52,7 @@ class Plan:
         return sum(pack.seconds for pack in self.packs)
 
 
-def plan(configs: Sequence[RunConfig], *, once: bool = True) -> Plan:
+def plan(configs: Sequence[RunConfig], *, once: bool = False) -> Plan:
     """How to train these configs. Measures what is not known yet: seconds to minutes.
 
     With `once`, of several that take the same steps only the first is trained.
@@ -115,21 +116,50 @@ def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
     packed = heaviest.model_copy(update={"engine": "packed"})
     count = min(FEW, len(configs))
     one, few = _known(packed), _known(packed, adapters=count)
+    # The packed engine may be the faster one for runs that share nothing, too.
+    if one.fits and (own := sum(one.seconds(config) for config in configs)) < slow:
+        engine, alone, slow = "packed", one, own
     if not (one.fits and few.fits):
         return one_by_one(f"not even {count} at once fit into {few.room_gib:.1f} GiB")
-    each = max(few.peak_gib - one.peak_gib, 1e-6) / (count - 1)
-    room = int((MEMORY * few.room_gib - one.peak_gib) / each) + 1
-    size = max(1, min(len(configs), heaviest.pack_size, room))
-    fast = pack_seconds(configs, size, one, few)
+    # As many as fit, or two: they too start but once, and where one is enough to keep the machine
+    # busy each adapter more makes a step of all of them longer.
+    fast, size, peak = min(
+        (pack_seconds(configs, size, one, few), size, peak)
+        for size, peak in (sized(heaviest, n, one, few) for n in (len(configs), 2))
+    )
+    if size == 1:
+        return one_by_one("pack_size or memory leaves room for one at a time")
     if fast > PAYS * slow:
         return one_by_one(f"{size} at once would take {fast / slow:.0%} of the time one by one")
     why = f"{slow / fast:.1f} times faster than one by one"
-    peak = one.peak_gib + (size - 1) * each
     return Pack(places, size, "packed", fast, slow, peak, few.room_gib, why)
 
 
 def _known(config: RunConfig, *, adapters: int = 1) -> Measured:
     return kept(config, adapters=adapters) or measure(config, adapters=adapters)
+
+
+def sized(config: RunConfig, most: int, one: Measured, few: Measured) -> tuple[int, float]:
+    """Adapters at once of a pack of `most` runs like this one, and the GiB that they take."""
+    each = max(few.peak_gib - one.peak_gib, 1e-6) / (few.adapters - 1)
+    room = int((MEMORY * few.room_gib - one.peak_gib) / each) + 1
+    size = max(1, min(most, config.pack_size, room))
+    return size, one.peak_gib + (size - 1) * each
+
+
+def predicted(config: RunConfig, runs: int) -> tuple[float, float] | None:
+    """Seconds and GiB of a pack of so many runs like this one, or of that one alone; None where it
+    was not measured or does not fit."""
+    one = kept(config)
+    if one is None or not one.fits:
+        return None
+    if runs == 1:
+        return one.seconds(config), one.peak_gib
+    few = kept(config, adapters=FEW)
+    if few is None or not few.fits:
+        return None
+    size, peak = sized(config, runs, one, few)
+    return pack_seconds([config] * runs, size, one, few), peak
 
 
 def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Measured) -> float:
@@ -140,9 +170,12 @@ def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Me
     total = few.start_seconds
     waiting = [config.training.max_steps for config in configs]
     slots, waiting = waiting[:size], waiting[size:]
+    on_gpu = bool(gpus())
     while slots:
         steps = min(slots)
-        total += steps * (one.step_seconds + (len(slots) - 1) * more)
+        # The graph of a step on a GPU computes the slots that are empty as well.
+        busy = min(size, len(configs)) if on_gpu else len(slots)
+        total += steps * (one.step_seconds + (busy - 1) * more)
         left = [n - steps for n in slots]
         slots = [n for n in left if n]
         refill = len(left) - len(slots)

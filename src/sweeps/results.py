@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import TrialState
@@ -16,12 +17,12 @@ from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, recovery, store
 from src.runs.table import ACTIVE, Run, Status, Sweep
-from src.sweeps import ledger, spaces
+from src.sweeps import forecast, ledger, planner, spaces
 from src.sweeps.spaces import SweepConfig, Tried
 
 TOP = 3  # settings that are confirmed
 MORE_SEEDS = 5  # with so many new ones
-MOST_JUDGED = 40  # settings that the winner is judged against, the best ones
+MOST_JUDGED = 40  # settings that the winner is judged against: the best ones, and the default
 FEWEST_IMPORTANT = 8  # scored settings from which importance says anything
 
 TEST = "test/exact_match"
@@ -49,9 +50,12 @@ def read(session: store.Session, row: Sweep) -> Found:
     metrics = store.trial_metrics(session, row.id, {sweep.metric, TEST})
     names = list(sweep.space)
     columns = ["trial", "setting", "run", "became", "score", "test", "step", "max_steps",
-               "seconds", "ended_at", "attempt", "reason", *names]  # fmt: skip
+               "seconds", "ended_at", "process", "attempt", "reason", "tags", *names]  # fmt: skip
     rows = [_trial(run, sweep, metrics.get(run.id, {})) for run in runs]
     trials = pd.DataFrame(rows, columns=columns)
+    # Trials of a pack have one process; its token is nobody's business.
+    numbered = pd.Series(pd.factorize(trials["process"])[0] + 1, dtype="Int64")
+    trials["process"] = numbered.where(numbered > 0)
     return Found(row, sweep, trials, _settings(trials, sweep), store.confirmations(session, row.id))
 
 
@@ -63,8 +67,9 @@ def _trial(run: Run, sweep: SweepConfig, metrics: dict[str, float | None]) -> li
     )  # fmt: skip
     return [
         number, number // sweep.seeds, run.id, became(run), metrics.get(sweep.metric),
-        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.attempt,
-        run.reason, *(searched.get(name) for name in sweep.space),
+        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.token,
+        run.attempt, run.reason, list(run.tags or []),
+        *(searched.get(name) for name in sweep.space),
     ]  # fmt: skip
 
 
@@ -83,7 +88,12 @@ SCORED = ("completed", "early stopped")
 
 
 def _settings(trials: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
+    # The mean of the seeds that were left would be that of the lucky ones; and one that still waits
+    # for a seed is not ready to be compared.
+    open_ends = ("pruned", "queued", "training")
+    partly = trials.loc[trials["became"].isin(open_ends), "setting"]
     done = trials[trials["became"].isin(SCORED) & trials["score"].notna()]
+    done = done[~done["setting"].isin(partly)]
     found = done.groupby("setting").agg(
         score=("score", "mean"), seeds=("score", "size"), run=("run", "first"),
         trial=("trial", "first"),
@@ -105,22 +115,50 @@ def total(found: Found) -> int | None:
 
 
 def best_so_far(found: Found) -> pd.DataFrame:
-    """Columns trials, minutes, best: after each scored trial, in the order of their ends."""
+    """Columns trials, minutes, best: after each scored trial, in the order of their ends. Minutes
+    are those for which the processes of all ended trials had trained by then, whatever became of
+    them; a pack is one process."""
+    over = found.trials[found.trials["seconds"].notna() & found.trials["process"].notna()]
+    begun = (over["ended_at"] - over["seconds"]).groupby(over["process"]).min()
+    ended = over["ended_at"].groupby(over["process"]).max()
     done = found.trials[found.trials["became"].isin(SCORED) & found.trials["score"].notna()]
     done = done.sort_values("ended_at", kind="stable")
     best = done["score"].cummax() if found.sweep.mode == "max" else done["score"].cummin()
     return pd.DataFrame(
         {
             "trials": range(1, len(done) + 1),
-            "minutes": done["seconds"].fillna(0.0).cumsum().to_numpy() / 60,
+            "minutes": (_since(begun, done["ended_at"]) - _since(ended, done["ended_at"])) / 60,
             "best": best.to_numpy(),
         }
     )
 
 
+def _since(times: pd.Series, moments: pd.Series) -> np.ndarray:
+    """Seconds that have passed at each moment since those of the times that lie before it, in
+    sum."""
+    first = moments.min()
+    before, then = np.sort(times - first), (moments - first).to_numpy()
+    count = np.searchsorted(before, then)
+    return count * then - np.concatenate([[0.0], before.cumsum()])[count]
+
+
+def packs(session: store.Session, found: Found) -> list[dict[str, Any]]:
+    """`store.processes` of the trials, the first to start first, each with how many train `at_once`
+    and its {predicted_seconds, predicted_gib}: None where nobody measured."""
+    base = spaces.base_config(found.sweep)
+    speaker = forecast.heaviest(found.sweep, base)
+    most = base.pack_size if base.engine == "packed" else 1
+    rows = []
+    for one in store.processes(session, found.row.id):
+        seconds, gib = planner.predicted(speaker, one["trials"]) or (None, None)
+        own = {"predicted_seconds": seconds, "predicted_gib": gib}
+        rows.append(one | own | {"at_once": min(one["trials"], most)})
+    return rows
+
+
 def importance(found: Found) -> dict[str, float]:
     """{setting: its share} by PED-ANOVA (Watanabe et al. 2023): how far the values of the best
-    tenth differ from all; empty where too few settings have a score."""
+    tenth, of few settings the best four, differ from all; empty where too few have a score."""
     rows = found.settings
     if len(rows) < FEWEST_IMPORTANT or rows["score"].nunique() < 2:
         return {}
@@ -130,7 +168,9 @@ def importance(found: Found) -> dict[str, float]:
     ]
     study = spaces.rebuilt(found.sweep, tried)
     always = [name for name in found.sweep.space if all(name in one.values for one in tried)]
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    # The best tenth of few settings would be one or two.
+    share = max(0.1, FEWEST_IMPORTANT / 2 / len(rows))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
     try:
         return dict(
             optuna.importance.get_param_importances(study, evaluator=evaluator, params=always)
@@ -196,6 +236,11 @@ def _is_default(base: RunConfig, values: dict[str, Any]) -> bool:
     return all(get(base, name) == value for name, value in values.items())
 
 
+def _is_first(group: Group) -> bool:
+    """Whether the runs confirm the setting that was the best when they were launched."""
+    return group.runs[0].name.endswith("place 1")
+
+
 def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
     """The verdicts on the winner against the runner-up and the default, and on what they rest.
 
@@ -207,11 +252,16 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
     ready = [group for group in groups if len(group.seeds) >= verdicts.FEWEST_SEEDS]
     # Where it was done twice, the newer winner counts.
     ready.sort(key=lambda group: -group.runs[0].created_at)
-    ready.sort(key=lambda group: not group.name.startswith(f"{found.row.name} place 1"))
-    if len(ready) > 1:
+    ready.sort(key=lambda group: not _is_first(group))
+    if len(ready) > 1 and _is_first(ready[0]):
         pairs = comparison.against(session, ready[0], ready[1:])
         return pairs, "by seeds that took no part in the search"
-    best = found.settings.head(MOST_JUDGED)
+    base = spaces.base_config(found.sweep)
+    ranked = found.settings
+    is_default = pd.Series(True, index=ranked.index)
+    for name in found.sweep.space:
+        is_default &= ranked[name].isna() | (ranked[name] == get(base, name))
+    best = ranked[is_default | (np.arange(len(ranked)) < MOST_JUDGED)]
     if len(best) < 2:
         return [], ""
     members = found.trials[found.trials["setting"].isin(best.index)]
@@ -224,12 +274,7 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
         for setting, row in best.iterrows()
     ]
     pairs = comparison.against(session, groups[0], groups[1:])
-    base = spaces.base_config(found.sweep)
-    default = [
-        group.name
-        for group, (_, row) in zip(groups, best.iterrows(), strict=True)
-        if _is_default(base, _values(row, found.sweep))
-    ]
+    default = [f"{found.row.name} {trial}" for trial in ranked.loc[is_default, "trial"]]
     shown = {groups[1].name, *default} - {groups[0].name}
     tested = sum(verdict.p_value is not None for verdict in pairs)
     told = f"by the seeds of the search, corrected for the {tested} settings that were compared"

@@ -38,7 +38,7 @@ from src.config import (
     settings,
     with_overrides,
 )
-from src.training.stopping import TRAINING, VALIDATION
+from src.training.stopping import LESS, TRAINING, VALIDATION
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -115,7 +115,8 @@ class SweepConfig(Section):
     metric: str = "val/exact_match"
     """Recorded metric that is searched for, and by which each trial keeps its best checkpoint."""
     mode: Literal["min", "max"] = "max"
-    """Whether less or more of the metric is better."""
+    """Whether less or more of the metric is better. Without it less is of losses, error rates and
+    distances."""
     space: dict[str, Parameter]
     """{setting: list of values, or low and high}."""
     seeds: int = Field(1, ge=1, le=100)
@@ -130,8 +131,17 @@ class SweepConfig(Section):
     retries: int = Field(1, ge=0, le=20)
     """Launch a failed trial again at most so many times, then set it aside."""
     at_once: int | None = Field(None, ge=1, le=4096)
-    """Trials that are queued or training at a time. Empty: 64, a full pack; with tpe, which learns
-    from those that ended, 8 in a pack and else one more than there are slots."""
+    """Trials that are queued or training at a time. Empty: a full pack or a run for each slot, and
+    as many as wait for it; with tpe, which learns from those that ended, 8 in a pack."""
+    executor: Literal["local", "ray"] = "local"
+    """Who trains: this machine, or with `ray` all machines of the Ray cluster that it belongs to,
+    which share a run table on PostgreSQL."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode(cls, given: Any) -> Any:
+        less = isinstance(given, dict) and given.get("metric") in LESS
+        return {"mode": "min"} | given if less else given
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -155,18 +165,18 @@ class Budget:
     @staticmethod
     def parse(text: str) -> "Budget":
         """`200 trials`, `45 minutes`, `1.5h`; ValueError says what is understood."""
-        found = re.fullmatch(r"\s*([\d.,]+)\s*([A-Za-z]+)\s*", text)
+        # A comma parts thousands: `1,5h` could be meant as an hour and a half.
+        number = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|\.\d+)"
+        found = re.fullmatch(rf"\s*{number}\s*([A-Za-z]+)\s*", text)
         words = found[2].lower() if found else ""
         short = words.rstrip("s") in {"second", "minute", "hour", "day", "min", "sec", "hr"}
-        try:
-            amount = float(found[1].replace(",", "")) if found else math.nan
-        except ValueError:
-            amount = math.nan
-        if words in ("trial", "trials") and amount == int(amount or 0):
+        amount = float(found[1].replace(",", "")) if found else 0.0
+        if words in ("trial", "trials"):
             if amount < 1:
                 raise ValueError("the budget is too small for one trial")
-            return Budget(trials=int(amount))
-        if not math.isnan(amount) and (words in UNITS or short):
+            if amount == int(amount):
+                return Budget(trials=int(amount))
+        if words in UNITS or short:
             seconds = amount * UNITS[words[0]]
             if seconds < LOADING_SECONDS:
                 raise ValueError(
@@ -349,7 +359,7 @@ class Tried:
     number: int
     values: Mapping[str, Any]
     state: TrialState  # RUNNING also while it waits in the queue
-    value: float | None = None  # of the metric; of a pruned one its last
+    value: float | None = None  # of the metric where it is complete
     reports: Mapping[int, float] = field(default_factory=dict)  # step -> metric
 
 
@@ -365,13 +375,18 @@ def suggest(
     study = rebuilt(sweep, tried)
     for again in range(ASKED_AGAIN):
         state = np.random.SeedSequence([seed, number, again]).generate_state(1)
-        study.sampler = sampler(sweep.method, int(state[0]))
+        # In a small space TPE comes back to its favourites; the budget is there to try others.
+        method = sweep.method if again < ASKED_AGAIN // 2 else "random"
+        study.sampler = sampler(method, int(state[0]))
         trial = study.ask()
         values = draw(sweep, trial)
         if computed(base, values) not in known:
             return values
         study.tell(trial, state=TrialState.FAIL)
-    return None
+    # Drawing seldom finds the last ones of a small space.
+    if not _is_countable(sweep):
+        return None
+    return next((dict(c) for c in grid(sweep, seed) if computed(base, c) not in known), None)
 
 
 def sampler(method: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -495,6 +510,14 @@ def _grid(text: str, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
             same.append(place)
         seen.add(key)
     return kept, same
+
+
+def _is_countable(sweep: SweepConfig) -> bool:
+    """Whether a grid could hold all settings of the space."""
+    spaces = distributions(sweep).values()
+    if any(isinstance(space, FloatDistribution) and space.step is None for space in spaces):
+        return False
+    return math.prod(len(_axis(n, p)) for n, p in sweep.space.items()) <= MOST_CELLS
 
 
 def _axis(name: str, parameter: Parameter) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+FORMAT = 2  # 1 had no hash of the manifest in it
 
 # transformers resumes without any of these too, silently, to other weights.
 REQUIRED = (
@@ -51,24 +51,43 @@ def commit(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
     }
     manifest = {"format": FORMAT, "created_at": time.time(), **about, "files": files}
     _sync_files(written)
-    (written / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_manifest(written, manifest)
     replace_folder(written, target)
     return target
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    (folder / MANIFEST).write_bytes(_sealed(manifest))
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest file; the last entry is the hash of those without it."""
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    digest = hashlib.sha256(_as_json(content)).hexdigest()
+    return _as_json(content | {"sha256": digest})
+
+
+def _as_json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2) + "\n").encode()
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose every file is as it was written; else BrokenCheckpoint."""
     name = checkpoint.name
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        files = manifest["files"]
-        strange = manifest["format"] != FORMAT
+        content = (checkpoint / MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        files, format = manifest["files"], manifest["format"]
+        sealed = format != 1 or "sha256" in manifest
+        damaged = sealed and content != _sealed(manifest)
     except FileNotFoundError:
         raise BrokenCheckpoint(f"{name} has no {MANIFEST}: it is not complete") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged") from None
-    if strange:
-        raise BrokenCheckpoint(f"{name} has format {manifest['format']}; this reads {FORMAT}")
+    if format not in range(1, FORMAT + 1):
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} has format {format}; this reads up to {FORMAT}")
+    if damaged:
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged")
     if missing := [required for required in REQUIRED if required not in files]:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} does not list {missing[0]}")
     for file, known in files.items():

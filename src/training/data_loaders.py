@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from src.config import BUILT_IN_TASKS, nearest
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "answer")
+SPELLED_OUT = re.compile(r"\S( \S)+")
 
 # What people call the splits in their own files and columns.
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"} | {
@@ -57,7 +58,7 @@ class Splits:
         shared = {f"{a}/{b}": len(words[a] & words[b]) for a, b in pairs}
         return {pair: count for pair, count in shared.items() if count}
 
-    @property
+    @cached_property  # every trial of a pack asks for it
     def fingerprint(self) -> str:
         """sha256 of all questions and answers in their order."""
         digest = hashlib.sha256()
@@ -74,6 +75,11 @@ def split_of(word: str) -> str:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.strip().casefold().encode()).digest()[:8])
+
+
+def task_of(answer: str) -> str:
+    """`spell out` where an answer is letters with a space between, else `word`."""
+    return "spell out" if SPELLED_OUT.fullmatch(answer) else "word"
 
 
 def fill(template: str, question: str) -> str:
@@ -347,7 +353,9 @@ def _read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
         kind = type(builder).__module__.split(".")[-1]
         if kind not in SAFE_BUILDERS:
             raise DataError(f"{hub_id} is kept as {kind}; only {', '.join(SAFE_BUILDERS)} are read")
-        found = datasets.load_dataset(hub_id, revision=revision)
+        # By this very builder: asked for again, the hub may give another one.
+        builder.download_and_prepare()
+        found = builder.as_dataset()
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

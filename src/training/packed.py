@@ -5,7 +5,6 @@ A trial has a slot of the pack while it trains. It logs, evaluates, saves, stops
 ends by itself, and then the next trial takes its slot. What trials share is the time on the GPU.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -32,7 +31,6 @@ from src.models.packed_decode import greedy_tokens, teacher_forced
 from src.models.packed_lora import Lora, adapter_config, first_weights, from_peft, to_peft
 from src.models.packed_optimizer import Rule
 from src.models.packed_step import IDLE_REALS, REALS, AdapterState, Bucket, Options, Pack
-from src.models.utils import ModelError
 from src.paths import base_model
 from src.training import checkpointing, scoring
 from src.training.data_loaders import Splits, load_splits
@@ -42,7 +40,9 @@ from src.training.stopping import Diverged, History, Rules, divergence, stopping
 from src.training.train import TrainingError, how_exact
 from src.training.utils import Reporter, TrainingResult
 
-AT_ONCE = 64  # adapters that go through the base together; more are not faster, and take memory
+# Adapters that go through the base together. On a GPU more are not faster, and take memory; a CPU
+# is busy with one, which then needs no padding to its neighbours' rows.
+AT_ONCE, AT_ONCE_ON_A_CPU = 64, 1
 SECONDS = 0.5  # of steps between two looks at what they found, and at who asked to stop
 CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
 
@@ -225,13 +225,14 @@ class _Engine:
         if not trials:
             raise TrainingError("a pack needs at least one trial")
         self.queue: deque[Trial | _Run] = deque(trials)
-        self.slots = slots or min(len(trials), trials[0].config.pack_size)
+        self.most = slots or trials[0].config.pack_size
+        self.slots = min(len(trials), self.most)
         self.more, self.ended = more, ended
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(
-            graphs=on_gpu, kernels=on_gpu, at_once=AT_ONCE if on_gpu else None
+            graphs=on_gpu, kernels=on_gpu, at_once=AT_ONCE if on_gpu else AT_ONCE_ON_A_CPU
         )
-        self.key = shared(trials[0].config)
+        self.key: dict[str, Any] = {}  # what all trials share: see `shared`
         self.rank = max(trial.config.lora.r for trial in trials)
         self.dropout = any(trial.config.lora.dropout for trial in trials)
         self.runs: list[_Run] = []
@@ -246,8 +247,15 @@ class _Engine:
         self._encoded: dict[tuple[Any, ...], Any] = {}
 
     def train(self) -> list[tuple[Trial, Outcome]]:
-        self._load(self.queue[0])
-        self._fill()
+        # Before the base is loaded: the one that loads it must not be refused later.
+        first = self._next()
+        while isinstance(first, Trial) and (why := refusal(first.config)):
+            self._end(first, TrainingError(why))
+            first = self._next()
+        if isinstance(first, Trial):
+            self._load(first)
+            self.queue.appendleft(first)
+            self._fill()
         while self.runs:
             block = self._block()
             try:
@@ -268,12 +276,10 @@ class _Engine:
 
     # Trials come and go.
 
-    def _load(self, first: "Trial | _Run") -> None:
+    def _load(self, first: Trial) -> None:
         """The base that all trials share."""
-        assert isinstance(first, Trial)
         config, reporter = first.config, first.reporter
-        if why := refusal(config):
-            raise ModelError(why)
+        self.key = shared(config)
         reporter.phase(f"loading {config.model.name}")
         name, precision = self.key["model"], self.key["precision"]
         self.vocabulary = spelling.load_vocabulary(name, revision=self.key["revision"])
@@ -300,6 +306,7 @@ class _Engine:
 
     def _fill(self) -> None:
         """Give every free slot the next trial, and score those that are new."""
+        self._grow()
         new = []
         while len(self.runs) < self.slots and (item := self._next()) is not None:
             run = item if isinstance(item, _Run) else self._prepare(item)
@@ -309,6 +316,18 @@ class _Engine:
             new.append(run)
         self._begin(new)
 
+    def _grow(self) -> None:
+        """Make slots for those that wait for one, up to as many as the pack may have."""
+        if self.pack is None:
+            return
+        while len(self.runs) + len(self.queue) < self.most and (trial := self.more()) is not None:
+            self.queue.append(trial)
+        if (wanted := min(self.most, len(self.runs) + len(self.queue))) > self.slots:
+            self.slots = wanted
+            self._rebuild()
+            for run in self.runs:
+                run.reporter.used({"slots": self.slots})
+
     def _next(self) -> "Trial | _Run | None":
         return self.queue.popleft() if self.queue else self.more()
 
@@ -316,7 +335,8 @@ class _Engine:
         """Read a trial's data and its adapter; None where that ended it."""
         try:
             return self._read(trial)
-        except (ValueError, OSError) as error:
+        # As wide as in `_alone`.
+        except Exception as error:
             self._end(trial, error)
             return None
 
@@ -338,9 +358,7 @@ class _Engine:
         identity = {
             "config": config.model_dump(),
             "data": splits.fingerprint,
-            "tokenizer": hashlib.sha256(
-                repr(sorted(self.tokenizer.get_vocab().items())).encode()
-            ).hexdigest(),
+            "tokenizer": self.vocabulary.fingerprint,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "versions": machine.versions(),
         }
@@ -435,8 +453,12 @@ class _Engine:
     def _halve(self) -> None:
         """Go on with half the slots; who loses its slot waits for another."""
         if self.slots == 1:
-            raise torch.OutOfMemoryError("the GPU has no memory for even one adapter's step")
+            raise torch.OutOfMemoryError(
+                "the GPU has no memory for even one adapter's step, whose rows are all computed at "
+                "once; engine trl takes them by micro-batches"
+            )
         self.slots //= 2
+        self.most = self.slots
         leaving, self.runs = self.runs[self.slots :], self.runs[: self.slots]
         for run in leaving:
             run.state = self._pack.take(run.slot, run.rank)
@@ -481,8 +503,8 @@ class _Engine:
                   for run, c in zip(self.runs, chosen, strict=True)]  # fmt: skip
         length, answers = int(max(map(np.max, lengths))), max(counts)
         if self.options.graphs:
-            # Few shapes, because each is a graph.
-            length = -(-length // 16) * 16
+            # Few shapes, because each is a graph; 16-bit products want multiples of 8.
+            length = -(-length // 8) * 8
             answers = max(-(-answers // 64) * 64, self.answers.get(length, 0))
             self.answers[length] = answers
         rows = max(run.batch for run in self.runs) if self.options.graphs else max(map(len, chosen))
@@ -508,8 +530,6 @@ class _Engine:
     def _after(self, found: list[list[list[float]]]) -> None:
         """What follows from steps (steps, 3, slots): logs, evaluations, checkpoints, ends."""
         for run in list(self.runs):
-            # Look first: what is asked for now was not yet known in these steps.
-            run.stopped = run.reporter.stop_requested()
             mine = [tuple(row[run.slot] for row in step) for step in found]
             self._alone(run, self._absorb, run, mine)
         going = [run for run in self.runs if not run.stopped and not run.early_stop]
@@ -535,6 +555,8 @@ class _Engine:
 
     def _absorb(self, run: _Run, steps: Sequence[tuple[float, ...]]) -> None:
         """Log what is to be logged of a run's steps: (loss, gradient norm, whether it took it)."""
+        # Look first: what is asked for now was not yet known in these steps.
+        run.stopped = run.reporter.stop_requested()
         every = run.config.training.logging_steps
         for loss, norm, taken in steps:
             chosen = run.chosen(run.step)
@@ -587,14 +609,17 @@ class _Engine:
         for run in new:
             run.begun = True
         for run in fresh:
-            run.stopped = run.reporter.stop_requested()
-        self._scored([run for run in fresh if not run.stopped], "validation")
+            self._alone(run, self._look, run)
+        self._scored([r for r in fresh if r in self.runs and not r.stopped], "validation")
         for run, values in self._scored(owed, "validation"):
             self._alone(run, self._make_up, run, values)
         for run in new:
             run.reporter.phase("training")
             run.clock = time.perf_counter()
         self._finish([run for run in new if run.over and run in self.runs])
+
+    def _look(self, run: _Run) -> None:
+        run.stopped = run.reporter.stop_requested()
 
     def _make_up(self, run: _Run, values: dict[str, float]) -> None:
         """For an evaluation that a stop cut short before the resume."""
@@ -860,7 +885,14 @@ def _progress(runs: list[_Run], split: str, done: int) -> None:
 
 def _all_stopped(runs: list[_Run]) -> bool:
     """Whether nobody waits for these scores: one that waits has its neighbours' too."""
-    return all(run.reporter.stop_requested() for run in runs)
+    return not any(_waits(run) for run in runs)
+
+
+def _waits(run: _Run) -> bool:
+    try:
+        return not run.reporter.stop_requested()
+    except RuntimeError:
+        return False  # another attempt has it; it ends at its own next look
 
 
 def _report(

@@ -153,13 +153,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _bounded() -> int | None:
-    """On a machine without a GPU, keep this process within the memory that is free now, so that it
-    fails where a run would drive the machine to swap or kill; the bound in bytes."""
+def _bounded() -> int:
+    """The bytes of memory that are free for a run now: the GPU's, or on a machine without one those
+    of the machine, and then this process is kept within them, so that it fails where a run would
+    drive the machine to swap or kill."""
     import torch
 
     if torch.cuda.is_available():
-        return None
+        return int(torch.cuda.mem_get_info()[0])
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
         # A container's bound, which psutil does not know.
@@ -171,15 +172,15 @@ def _bounded() -> int | None:
     return bound
 
 
-def _memory(room: int | None) -> dict[str, float]:
+def _memory(room: int) -> dict[str, float]:
     """GiB that were taken at most, and that there are."""
     import torch
 
-    if room is None:
-        taken, there = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
+    if torch.cuda.is_available():
+        taken = torch.cuda.max_memory_reserved()
     else:
-        taken, there = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, room
-    return {"peak_gib": taken / GIB, "room_gib": there / GIB}
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_gib": taken / GIB, "room_gib": room / GIB}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import torch
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
-from src.training.data_loaders import DataError, fill
+from src.training.data_loaders import DataError, fill, task_of
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,10 @@ def score(
     """Metrics by name (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction a
     row, in the order of `rows`; None when `stop` said so meanwhile.
 
-    The loss is the mean cross-entropy of the answers' tokens in nats, EOS included, without label
-    smoothing. `max_new_tokens` None takes the longest expected answer plus 8.
+    Where rows are of several tasks (`task_of`) the last three are there for each as well, such as
+    exact_match/spell_out. The loss is the mean cross-entropy of the answers' tokens in nats, EOS
+    included, without label smoothing. `max_new_tokens` None takes the longest expected answer plus
+    8.
     """
     was_training = model.training
     model.eval()
@@ -153,13 +155,28 @@ def summary(
             "log_probability": log_p,
         }
     )
-    return {
+    values = {
         "loss": -sum(log_p) / tokens if tokens else float("nan"),
         "token_accuracy": metrics.token_accuracy(hits, tokens),
-        "exact_match": metrics.exact_match(predicted, expected),
-        "cer": metrics.character_error_rate(predicted, expected),
-        "edit_distance": metrics.mean_edit_distance(predicted, expected),
-    }, frame
+        **_distances(frame),
+    }
+    tasks = [task_of(answer) for answer in expected]
+    # A word of one letter looks the same in both.
+    if len({task for task, answer in zip(tasks, expected, strict=True) if len(answer) > 1}) > 1:
+        for task, own in frame.groupby(tasks):
+            ending = str(task).replace(" ", "_")
+            values |= {f"{name}/{ending}": value for name, value in _distances(own).items()}
+    return values, frame
+
+
+def _distances(frame: pd.DataFrame) -> dict[str, float]:
+    """How near the answers of some rows come."""
+    both = frame["predicted"].tolist(), frame["expected"].tolist()
+    return {
+        "exact_match": metrics.exact_match(*both),
+        "cer": metrics.character_error_rate(*both),
+        "edit_distance": metrics.mean_edit_distance(*both),
+    }
 
 
 def _batches(order: list[int], size: int) -> Iterator[list[int]]:

@@ -15,6 +15,9 @@ from src.config import EarlyStoppingConfig, nearest
 # Metrics that may be watched: those of an evaluation, and what the training logged last before it.
 VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
 TRAINING = ("train/loss", "lr", "grad_norm", "tokens_per_second")
+LOSS = VALIDATION[0]
+# Less of these is better; of lr and tokens_per_second neither is.
+LESS = ("val/loss", "val/cer", "val/edit_distance", "train/loss", "grad_norm")
 
 
 class Diverged(ArithmeticError):
@@ -61,7 +64,7 @@ class History:
 
     def evaluated(self, step: int) -> bool:
         """Take what is recorded as the evaluation of `step`; whether it is a new best. nan never
-        is."""
+        is, and of equal ones that of the lower validation loss is."""
         self.evaluations.append((step, dict(self.recorded)))
         value = self.recorded.get(self.rules.metric, math.nan)
         better = not math.isnan(value) and (
@@ -69,9 +72,18 @@ class History:
         )
         if better:
             self.best_value, self.best_step, self.without_better = value, step, 0
-        else:
-            self.without_better += 1
-        return better
+            return True
+        self.without_better += 1
+        if value == self.best_value and self._has_lower_loss():
+            self.best_step = step
+            return True
+        return False
+
+    def _has_lower_loss(self) -> bool:
+        """Whether the newest evaluation has a lower loss than the best one. Where no word is right
+        yet, only the loss tells a trained adapter from a new one."""
+        best = next(then for step, then in self.evaluations if step == self.best_step)
+        return self.recorded.get(LOSS, math.nan) < best.get(LOSS, math.nan)
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is, in the metric's unit; negative where it is worse."""

@@ -4,7 +4,6 @@ transformers, trl and peft are imported inside the functions: Unsloth, where it 
 imported before them.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from src.config import RunConfig
+from src.config import RunConfig, stored_config
 from src.paths import ROOT, base_model
 from src.training import checkpointing
 from src.training.data_loaders import load_splits
@@ -175,7 +174,8 @@ def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
     from src.training.packed import refusal
 
     if not torch.cuda.is_available():
-        return False, "without a GPU the packed engine pays only for several runs at once"
+        # It would be faster here too, but only TRL's checkpoints resume to the same bits.
+        return False, "without a GPU auto keeps to trl, which resumes exactly; packed is faster"
     kind = load_vocabulary(
         base_model(config.model.name), revision=config.model.revision
     ).config.model_type
@@ -243,9 +243,7 @@ def train(
     identity = {
         "config": config.model_dump(),
         "data": splits.fingerprint,
-        "tokenizer": hashlib.sha256(
-            repr(sorted(tokenizer.get_vocab().items())).encode()
-        ).hexdigest(),
+        "tokenizer": vocabulary.fingerprint,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": machine.versions(),
     }
@@ -362,7 +360,9 @@ def how_exact(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) ->
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the weights; of the data, their fingerprint does."""
+    """The settings that decide the weights; of the data, their fingerprint does. One that came
+    later than the checkpoint has its default."""
+    config = stored_config(config).model_dump()
     kept = {k: v for k, v in config.items() if k not in ("name", "data", "supervision", "tracking")}
     return kept | {"template": config["data"]["template"]}
 

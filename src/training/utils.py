@@ -4,6 +4,7 @@ folder."""
 import fcntl
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,6 +76,21 @@ def write_results(
     _replace_in_summary(summary_file, run_id, entry | {"config": dict(config)})
 
 
+def write_failure(
+    reason: str | None,
+    *,
+    run_id: str,
+    output_dir: Path,
+    metrics_file: Path,
+    summary_file: Path,
+    config: Mapping[str, Any],
+) -> None:
+    """Write the metrics file and the entry in the summary of a run that was given up."""
+    entry = {"run": run_id, "output_dir": str(output_dir), "failed": True, "reason": reason}
+    write_atomic(metrics_file, json.dumps(entry | {"metrics": {}}, indent=2) + "\n")
+    _replace_in_summary(summary_file, run_id, entry | {"metrics": {}, "config": dict(config)})
+
+
 def forget_results(run_id: str, summary_file: Path) -> None:
     """Take a deleted run out of the summary of all experiments."""
     if summary_file.exists():
@@ -86,11 +102,15 @@ def _replace_in_summary(summary_file: Path, run_id: str, entry: Mapping[str, Any
     # Two runs may end in the same second: read, change and write under one lock.
     with open(summary_file.with_suffix(".lock"), "w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        summary = yaml.safe_load(summary_file.read_text()) if summary_file.exists() else None
-        experiments = [e for e in (summary or {}).get("experiments", []) if e.get("run") != run_id]
+        text = summary_file.read_text(encoding="utf-8") if summary_file.exists() else ""
+        # As text: to parse the entries of a sweep's thousands of trials takes longer than a trial.
+        _, *entries = re.split(r"^(?=- )", text, flags=re.MULTILINE)
+        mine = yaml.safe_dump([{"run": run_id}])
+        entries = [one for one in entries if not one.startswith(mine)]
         if entry is not None:
-            experiments.append(entry)
-        write_atomic(summary_file, yaml.safe_dump({"experiments": experiments}, sort_keys=False))
+            entries.append(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
+        listed = "\n" + "".join(entries) if entries else " []\n"
+        write_atomic(summary_file, f"experiments:{listed}")
 
 
 def write_atomic(path: Path, text: str) -> None:

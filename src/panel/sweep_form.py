@@ -1,0 +1,319 @@
+"""SweepConfig as a form: it starts from a file, and what differs from it stands in the address.
+
+The fields are those of the file, and a sweep that was edited is saved as a file before its launch:
+a sweep that a person has not written down cannot be read or repeated.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import streamlit as st
+import yaml
+
+from src import paths
+from src.config import (
+    DEFAULT_PRESET,
+    ConfigError,
+    Loader,
+    RunConfig,
+    Setting,
+    get,
+    load_config,
+    parse_yaml,
+    presets,
+    read_text,
+    settings,
+)
+from src.panel import data, form, measure, parts
+from src.sweeps import forecast, ledger, spaces
+from src.sweeps.spaces import SweepConfig
+from src.training.data_loaders import DataError
+
+FOLDER = paths.CONFIGS / "sweeps"
+FIRST = ("name", "base.preset", "method", "pruner", "metric", "seeds", "budget")
+TITLES = {
+    "name": "Name of the sweep",
+    "base.preset": "Preset",
+    "base.overrides": "Settings of all trials",
+    "seeds": "Seeds a setting",
+}
+SPACE = "space."
+HOW = (
+    "Values with commas between, or `low: 1e-4, high: 1e-2, log: true`. `step: 0.05` makes it a "
+    "grid; `when: {optimizer.name: [sgd]}` searches it only there."
+)
+
+# --- the fields -----------------------------------------------------------------------------------
+
+
+def fields() -> dict[str, Setting]:
+    """The fields of a sweep file as settings of a form; its space has its own, and `mode` follows
+    from the metric."""
+    known = {one.name: one for one in settings(SweepConfig)}
+    preset = replace(known["base.preset"], annotation=Literal[tuple(presets())])
+    known["base.preset"] = preset
+    return {name: one for name, one in known.items() if name not in ("space", "mode")}
+
+
+def searched(name: str) -> Setting:
+    """A searched setting as a text of values."""
+    known = {one.name: one for one in settings()}
+    told = f"{known[name].help}\n\n{HOW}" if name in known else HOW
+    return Setting(SPACE + name, str, told, False, None, None, False, False)
+
+
+def flow(value: Any) -> str:
+    """A list or a mapping as YAML in one line, without its brackets."""
+    if not isinstance(value, list | dict):
+        return str(value)
+    line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return line.strip()[1:-1]
+
+
+def unflow(text: str) -> Any:
+    """What `flow` wrote, or the text itself where it is neither list nor mapping."""
+    try:
+        found = yaml.load(f"[{text}]", Loader)
+        if found and all(isinstance(one, dict) for one in found):
+            return yaml.load(f"{{{text}}}", Loader)
+    except (yaml.YAMLError, ValueError):  # a date that there is not
+        return text
+    return found
+
+
+def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the form shows of a sweep file: {field: text}."""
+    base, space = section(document, "base"), section(document, "space")
+    plain = {
+        "base.preset": base.get("preset") or DEFAULT_PRESET,
+        "base.overrides": base.get("overrides"),
+    }
+    found = {}
+    for name, one in fields().items():
+        given = plain.get(name, document.get(name, default_of(name)))
+        found[name] = flow(given or {}) if name == "base.overrides" else form.to_text(one, given)
+    return found | {SPACE + name: flow(values) for name, values in space.items()}
+
+
+def section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A mapping in the file; empty where something else stands there, which is refused as it is."""
+    found = document.get(name)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def default_of(name: str) -> Any:
+    field = SweepConfig.model_fields.get(name)
+    return None if field is None or field.is_required() else field.default
+
+
+def edited(before: Mapping[str, str]) -> dict[str, str]:
+    """{field: text} of what the address changes; an empty text takes a setting out of the space."""
+    known = {one.name for one in settings()}
+    return {
+        name: text
+        for name, text in st.query_params.items()
+        if text != before.get(name, "")
+        and (name in before or name.removeprefix(SPACE) in known and name.startswith(SPACE))
+    }
+
+
+def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """The sweep file with these fields changed."""
+    known = fields()
+    changed = dict(document)
+    base, space = section(document, "base"), section(document, "space")
+    for name, text in texts.items():
+        if name.startswith(SPACE):
+            space.pop(name.removeprefix(SPACE), None)
+            if text.strip():
+                space[name.removeprefix(SPACE)] = unflow(text)
+        elif name == "base.overrides":
+            base["overrides"] = unflow(text) if text.strip() else {}
+        elif name == "base.preset":
+            base["preset"] = text
+        else:
+            changed[name] = form.from_text(known[name], text)
+            if name == "metric":  # whether less of it is better is known of each
+                changed.pop("mode", None)
+    return changed | {"base": base, "space": space}
+
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+def draw() -> None:
+    """What is searched, what that comes to, and the button that launches it."""
+    chosen = pick()
+    if chosen is None:
+        return
+    try:
+        document = parse_yaml(original := read_text(chosen), chosen)
+    except ConfigError as error:
+        parts.problem(str(error))
+        return
+    before = texts_of(document)
+    texts = edited(before)
+    text = original
+    if texts:
+        text = yaml.safe_dump(with_edits(document, texts), sort_keys=False, allow_unicode=True)
+    sweep, plan, problems = None, None, {}
+    try:
+        sweep, plan = ledger.planned(text, chosen.name)
+        problems = out_of_reach(sweep, text_is_new=bool(texts))
+    except ConfigError as error:
+        problems = error.problems
+    left, right = st.columns([2.1, 1], gap="large")
+    with left:
+        draw_fields(FIRST, before, texts, problems)
+        draw_space(spaces.base_config(sweep) if sweep else load_config(), before, texts, problems)
+        rest = [name for name in fields() if name not in FIRST]
+        wrong = any(name.startswith(tuple(rest)) for name in problems)
+        changed = sum(name in texts for name in rest)
+        title = "All other fields" + (f" · {changed} changed" if changed else "")
+        with st.expander(title, expanded=wrong, key=f"rest {wrong}"):
+            draw_fields(rest, before, texts, problems)
+    with right, st.container(key="summary"):
+        held = sweep is None or bool(problems)
+        pressed = st.button("Launch the sweep", type="primary", width="stretch", disabled=held)
+        if problems:
+            parts.problem(str(ConfigError(problems)))
+        elif sweep and plan:
+            said = ". ".join(line[:1].upper() + line[1:] for line in plan.lines())
+            st.html(f'<p class="quiet">{parts.with_code(said)}.</p>')
+            offer_measure(sweep, text)
+        if texts:
+            reset = tuple(texts)
+            st.button("Undo all changes", on_click=form.reset, args=reset, type="tertiary")
+        # Who reads what is wrong wants to see where; with the same key it would stay as it was.
+        with st.expander("As a file", expanded=bool(problems), key=f"as a file {bool(problems)}"):
+            st.code(text, language="yaml")
+    if pressed and sweep and not held:
+        try:
+            launch(saved(sweep.name, text) if texts else chosen)
+        except OSError as error:
+            parts.problem(f"the sweep could not be saved: {error}")
+
+
+def pick() -> Path | None:
+    """The file that the form starts from: those that ship, and those launched from here before."""
+    files = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"), reverse=True)}
+    files |= {f"{path.stem} (own)": path for path in sorted(paths.own_sweeps().glob("*.yaml"))}
+    shown = st.selectbox(
+        "Start from", list(files), key="file", bind="query-params", width=260,
+        help=f"The files in `{FOLDER.relative_to(FOLDER.parents[1])}`, and what was launched "
+        "from here. `docs/settings.md` lists at its end what may stand in them.",
+    )  # fmt: skip
+    return files.get(shown) if shown else None
+
+
+def draw_fields(
+    names: Iterable[str],
+    before: Mapping[str, str],
+    texts: Mapping[str, str],
+    problems: Mapping[str, str],
+) -> None:
+    known = fields()
+    with st.container(horizontal=True, gap="small"):
+        for name in names:
+            with st.container(width=448 if name in ("name", "base.overrides") else 216, gap=None):
+                title = TITLES.get(name)
+                form.field(known[name], before[name], texts.get(name, before[name]), title)
+                draw_problems(name, problems)
+
+
+def draw_space(
+    base: RunConfig,
+    before: Mapping[str, str],
+    texts: Mapping[str, str],
+    problems: Mapping[str, str],
+) -> None:
+    """The searched settings, each with its values, and the choice of further ones."""
+    known = {one.name: one for one in settings()}
+    given = {name: text for name, text in before.items() if name.startswith(SPACE)} | {
+        name: text for name, text in texts.items() if name.startswith(SPACE)
+    }
+    st.html("<h2>Searched settings</h2>")
+    if "space" in problems:
+        draw_problems("space", problems)
+    with st.container(horizontal=True, gap="small"):
+        for field, text in given.items():
+            name = field.removeprefix(SPACE)
+            if not text.strip():
+                continue
+            with st.container(width=448, gap=None):
+                title = form.label(known[name]) if name in known else name
+                form.field(searched(name), before.get(field, ""), text, title)
+                draw_problems(field, problems)
+    rest = [name for name in known if not given.get(SPACE + name, "").strip()]
+    st.selectbox(
+        "Search one more setting", rest, None, key="one more", on_change=add_to_space,
+        args=(base,), placeholder="choose a setting", width=260,
+        help="It begins with the value that it has now. Empty its field to leave it out again.",
+    )  # fmt: skip
+
+
+def add_to_space(base: RunConfig) -> None:
+    """Search the chosen setting, first at the value that it has."""
+    if name := st.session_state["one more"]:
+        st.query_params[SPACE + name] = flow([get(base, name)])
+        st.session_state["one more"] = None
+
+
+def draw_problems(name: str, problems: Mapping[str, str]) -> None:
+    for where, text in problems.items():
+        if where == name or where.startswith(f"{name}."):
+            parts.problem(text)
+
+
+def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
+    """As for a run: the panel's readers may name files of its own folder alone."""
+    if not text_is_new:
+        return {}
+    base = spaces.base_config(sweep)
+    found = data.out_of_reach(base, load_config(preset=sweep.base.preset))
+    problems = {f"base.overrides.{name}": text for name, text in found.items()}
+    if "data.path" in sweep.space:
+        problems["space.data.path"] = "is for sweeps that are launched from the command line"
+    return problems
+
+
+def offer_measure(sweep: SweepConfig, text: str) -> None:
+    """A button where real steps would tell memory and time."""
+    if forecast.unmeasured(sweep):
+        measure.offer(
+            f"sweep {hash(text)}", "Measure what it takes", ["sweep", "plan", "--measure"], text
+        )
+
+
+# --- launch ---------------------------------------------------------------------------------------
+
+
+def saved(name: str, text: str) -> Path:
+    """The file of an edited sweep; one of that name that says something else stays as it is."""
+    folder = paths.own_sweeps()
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        file = folder / f"{name}{'' if number == 1 else f'-{number}'}.yaml"
+        try:
+            with file.open("x", encoding="utf-8") as new:
+                new.write(text)
+        except FileExistsError:
+            if file.read_text(encoding="utf-8") != text:
+                number += 1
+                continue
+        return file
+
+
+def launch(file: Path) -> None:
+    """Launch and show the sweep, or say why not."""
+    try:
+        with st.spinner("Reading the data first"):
+            sweep_id = ledger.launch(file)
+    except (ConfigError, DataError) as error:
+        parts.problem(str(error))
+        return
+    st.query_params.from_dict({"sweep": sweep_id})  # and none of the edits
+    st.rerun()

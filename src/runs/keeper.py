@@ -1,0 +1,32 @@
+"""Keeps this machine at work while its caller lives: `python -m src.runs.keeper`.
+
+Starts what is queued and looks after what trains here, as a living panel does. Ends with its
+standard input; what it started goes on.
+"""
+
+import os
+import select
+import sys
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from src.runs import reconciler
+from src.runs.timeouts import TIMEOUTS
+
+
+def main() -> None:
+    os.umask(0o077)
+    while not caller_is_gone(TIMEOUTS.reconcile):
+        try:
+            reconciler.reconcile()
+        except (SQLAlchemyError, OSError) as error:
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+
+
+def caller_is_gone(seconds: float) -> bool:
+    """Waits so long; whether nobody holds the other end of the standard input any more."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+
+if __name__ == "__main__":
+    main()
