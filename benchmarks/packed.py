@@ -1,8 +1,9 @@
 """Measures the packed engine beside TRL, with random weights and without a network.
 
-`python -m benchmarks.packed --out FOLDER --shape gpt2 --phases check,peak,packed,profile,baselines`
+`python -m benchmarks.packed --out FOLDER --shape gpt2 --phases check,peak,packed,baselines`
 writes FOLDER/SHAPE.json and SHAPE.md, and again after each measurement, so that nothing measured is
-lost. `--tiny` takes a model that a CPU trains in seconds. Each phase ends after `--seconds`.
+lost; the whole profiles lie beside them. `--tiny` takes a model that a CPU trains in seconds. Each
+phase ends after `--seconds`.
 """
 
 import argparse
@@ -23,6 +24,8 @@ STARTED = time.time()
 ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
 RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
 PEFT_STEPS = 60
+LONGEST = 16  # kernels of a profile that have a row of their own
+ALONE = 10  # first steps of a process, after which it waits for those beside it
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"kind": "gpt2", "width": 768, "layers": 12, "heads": 12, "vocabulary": 50257},
     "qwen": {
@@ -301,6 +304,16 @@ def relative(one: Any, other: Any) -> float:
     return float((one - other).norm() / other.norm())
 
 
+def shown(shape: str) -> list[str]:
+    """The variants of the table in docs/results.md."""
+    if device() == "cpu":
+        return ["1", "4"]
+    # So many at once fill the GPU.
+    full = 16 if SHAPES[shape]["kind"] == "qwen2" else 64
+    split = {count: f"+at_once={full}" if count > full else "" for count in (1, 4, 16, 64, 128)}
+    return [f"{count}+graphs+kernels{more}" for count, more in split.items()]
+
+
 def phase_packed(results: Results, options: argparse.Namespace) -> None:
     """Steps of each variant: K, and how a step is computed."""
     import torch
@@ -310,7 +323,7 @@ def phase_packed(results: Results, options: argparse.Namespace) -> None:
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
     base = read_base(random_model(options.shape, dtype), targets_of(options.shape), dtype)
     peak = results.value("large product", "tflops")
-    for variant in options.variants.split(","):
+    for variant in options.variants.split(",") if options.variants else shown(options.shape):
         free()
         adapters, how = parse(variant)
         try:
@@ -344,58 +357,90 @@ def measure(
         gib=gib(), draw_seconds=round(prepared - started, 2),
         first_steps_seconds=round(ready - prepared, 2),
     )  # fmt: skip
-    if variant in options.profile.split(","):
-        name = variant.replace("+", "_").replace("=", "_")
-        profile(pack, steps, options.out / f"profile-{options.shape}-{name}.txt")
+    name = variant.replace("+", "_").replace("=", "_")
+    profile(results, variant, pack, steps[:5], options.out / f"profile-{options.shape}-{name}.txt")
 
 
-def profile(pack: Any, steps: list[Any], file: Path) -> None:
-    """The kernels of five steps by their time, to a text file."""
+def profile(results: Results, variant: str, pack: Any, steps: list[Any], file: Path) -> None:
+    """Where the time of these steps goes: the longest kernels, and all of them in a text file."""
     import torch
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
 
     kinds = [ProfilerActivity.CPU]
     if device() == "cuda":
         kinds.append(ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=kinds) as found:
-        pack.run(steps[:5])
+        pack.run(steps)
         synchronize()
-    sort = "self_cuda_time_total" if device() == "cuda" else "self_cpu_time_total"
-    table = found.key_averages().table(sort_by=sort, row_limit=45, max_name_column_width=90)
-    file.write_text(table)
+    averages = found.key_averages()
+    on, spent = DeviceType.CPU, "self_cpu_time_total"
+    if device() == "cuda":
+        on, spent = DeviceType.CUDA, "self_device_time_total"
+    file.write_text(averages.table(sort_by=spent, row_limit=45, max_name_column_width=90))
+    # Beside the kernels stand the operators that launched them, with the same time once more.
+    times = {e.key: (getattr(e, spent), e.count) for e in averages if e.device_type == on}
+    whole = sum(time for time, _ in times.values()) or 1.0
+    longest = sorted(times, key=lambda key: -times[key][0])[:LONGEST]
+    rows = [(key, *times[key]) for key in longest]
+    rows.append(("the rest", whole - sum(time for _, time, _ in rows), 0))
+    for kernel, microseconds, count in rows:
+        results.add(
+            phase=f"profile of {variant}", kernel=kernel.replace("|", "/")[:70],
+            share=round(microseconds / whole, 3),
+            ms_a_step=round(microseconds / 1e3 / len(steps), 3),
+            calls_a_step=count / len(steps) or "",
+        )  # fmt: skip
 
 
 def phase_baselines(results: Results, options: argparse.Namespace) -> None:
     """TRL's trainer in processes of its own: as a user sets it and tuned, with PEFT and Unsloth."""
-    cases = [("peft", "default"), ("peft", "tuned")]
-    if device() == "cuda":
-        cases += [("unsloth", "default"), ("unsloth", "tuned")]
+    backends = options.backends.split(",") if device() == "cuda" else ["peft"]
+    cases = [(backend, setting) for backend in backends for setting in ("default", "tuned")]
     with tempfile.TemporaryDirectory() as folder:
-        save_base(options.shape, Path(folder) / "base")
+        flop = save_base(options.shape, Path(folder) / "base")
         for backend, setting in cases:
             row = run_baselines(Path(folder), backend, setting, 1, options)
-            results.add(phase="baselines", name=f"trl {backend} {setting}", **row)
+            name = f"trl {backend} {setting}"
+            results.add(phase="baselines", name=name, **row, **work(results, flop, row))
 
 
 def phase_processes(results: Results, options: argparse.Namespace) -> None:
     """Several TRL processes at once on the one GPU."""
     with tempfile.TemporaryDirectory() as folder:
-        save_base(options.shape, Path(folder) / "base")
+        flop = save_base(options.shape, Path(folder) / "base")
         for count in (4,) if options.shape.startswith("tiny") else (4, 8):
             row = run_baselines(Path(folder), "peft", "tuned", count, options)
-            results.add(phase="baselines", name=f"trl peft tuned x {count} processes", **row)
+            name = f"trl peft tuned x {count} processes"
+            results.add(phase="baselines", name=name, **row, **work(results, flop, row))
 
 
-def save_base(shape: str, folder: Path) -> None:
+def work(results: Results, flop: float, row: dict[str, Any]) -> dict[str, Any]:
+    """TFLOP/s of a baseline, and their share of the peak: of the work that the packed engine needs
+    for as many steps, whatever a trainer does beside it."""
+    rate, peak = row.get("steps_per_second"), results.value("large product", "tflops")
+    if not rate:
+        return {}
+    share = {"share_of_peak": round(flop * rate / 1e12 / peak, 4)} if peak else {}
+    return {"tflops": round(flop * rate / 1e12, 3), **share}
+
+
+def save_base(shape: str, folder: Path) -> float:
+    """Write the base into `folder`; `flop_of_a_step` of it."""
     import torch
 
+    from src.models.packed_base import read_base
     from tests import tiny
 
     # In another process transformers would be imported anew; Unsloth patches only its own.
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
-    random_model(shape, dtype).save_pretrained(folder)
+    model = random_model(shape, dtype)
+    model.save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
+    flop = flop_of_a_step(read_base(model, targets_of(shape), dtype))
+    del model
     free()
+    return flop
 
 
 def run_baselines(
@@ -405,8 +450,7 @@ def run_baselines(
     files = [folder / f"{backend}-{setting}-{count}-{n}.json" for n in range(count)]
     command = [sys.executable, "-m", "benchmarks.packed", "--baseline", backend, setting]
     command += ["--shape", options.shape, "--base", str(folder / "base")]
-    # Processes do not start at the same moment: those at once need steps enough to overlap.
-    command += ["--steps", str(PEFT_STEPS * (1 if count == 1 else 4))]
+    command += ["--steps", str(options.steps), "--at-once", str(count)]
     started = time.time()
     logs = [file.with_suffix(".log") for file in files]
     running = []
@@ -425,13 +469,19 @@ def run_baselines(
     found = [json.loads(file.read_text()) for file in files if file.exists()]
     if len(found) < count:
         return {"problem": " / ".join(log.read_text()[-300:] for log in logs)[-900:]}
-    # Only the time in which every process trained, without each one's first ten steps.
-    begin, end = max(f["steps"][10] for f in found), min(f["steps"][-1] for f in found)
+    # Only the time in which every process trained, after they waited for each other.
+    begin, end = max(f["steps"][ALONE] for f in found), min(f["steps"][-1] for f in found)
     steps = sum(sum(begin < at <= end for at in f["steps"]) for f in found)
-    gaps = [b - a for f in found for a, b in zip(f["steps"][10:], f["steps"][11:], strict=False)]
+    gaps = [
+        b - a
+        for f in found
+        for a, b in zip(f["steps"][ALONE:], f["steps"][ALONE + 1 :], strict=False)
+    ]
     return {
         "steps_per_second": round(steps / (end - begin), 2) if end > begin else None,
         "median_step_ms": round(1e3 * statistics.median(gaps), 2),
+        "fastest_ms": round(1e3 * min(gaps), 2),
+        "slowest_ms": round(1e3 * max(gaps), 2),
         "tokens_per_second": round(steps / (end - begin) * ROWS * LENGTH) if end > begin else None,
         "gib": found[0]["gib"],
         "seconds_to_first_step": round(max(f["steps"][0] for f in found) - started, 1),
@@ -439,8 +489,10 @@ def run_baselines(
     }
 
 
-def baseline(backend: str, setting: str, shape: str, base: str, out: Path, steps: int) -> None:
-    """Train with TRL in this process, and write when each step ended."""
+def baseline(
+    backend: str, setting: str, shape: str, base: str, out: Path, steps: int, count: int
+) -> None:
+    """Train with TRL in this process, beside `count` - 1 others, and write when each step ended."""
     from src.models import spelling_model as spelling
 
     precision = "bf16" if device() == "cuda" else "fp32"
@@ -477,6 +529,11 @@ def baseline(backend: str, setting: str, shape: str, base: str, out: Path, steps
 
     class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            if len(ends) == ALONE:
+                # Those beside it start at other moments; only steps at the same time count.
+                out.with_suffix(".ready").touch()
+                while len(list(out.parent.glob(f"{backend}-{setting}-{count}-*.ready"))) < count:
+                    time.sleep(0.01)
             ends.append(time.time())
 
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
@@ -533,7 +590,7 @@ def sweep_config(folder: Path, index: int, options: argparse.Namespace) -> Any:
             "training.per_device_train_batch_size": ROWS, "training.logging_steps": 50,
             "training.gradient_checkpointing": False, "evaluation.eval_steps": steps,
             "evaluation.batch_size": 400, "checkpointing.save_steps": steps,
-            "early_stopping.patience": None,
+            "early_stopping.patience": None, "engine": options.solo_engine,
         }
     )  # fmt: skip
 
@@ -547,7 +604,7 @@ def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[f
     """Seconds of this script as a process of its own, and the last line that it printed."""
     command = [sys.executable, "-m", "benchmarks.packed", "--shape", options.shape, "--base"]
     command += [str(folder), "--sweep-steps", str(options.sweep_steps), "--trials"]
-    command += [str(options.trials), *arguments]
+    command += [str(options.trials), "--solo-engine", options.solo_engine, *arguments]
     started = time.time()
     file = folder / f"{uuid.uuid4()}.log"
     with open(file, "w") as log:
@@ -586,7 +643,9 @@ def phase_solo(results: Results, options: argparse.Namespace) -> None:
         )
         others = f", {options.at_once} at once" if options.at_once > 1 else ""
         results.add(
-            phase="sweep", name=f"alone, trial {trial} x {options.sweep_steps} steps{others}",
+            phase="sweep",
+            name=f"alone ({options.solo_engine}), trial {trial} x {options.sweep_steps} "
+            f"steps{others}",
             seconds=round(seconds, 1), **json.loads(line),
         )  # fmt: skip
 
@@ -712,6 +771,7 @@ def phase_engines(results: Results, options: argparse.Namespace) -> None:
         folder = Path(name)
         few_words(folder / "words")
         found: dict[tuple[str, int], list[float]] = {}
+        spent: dict[tuple[str, int], list[float]] = {}
         ways = [("trl", 1), *(("packed", k) for k in (1, 2, 4, 8))]
         for _ in range(options.repeats):
             for engine, adapters in ways:
@@ -722,6 +782,7 @@ def phase_engines(results: Results, options: argparse.Namespace) -> None:
                     results.add(phase="engines", name=f"{engine} x {adapters}", **row)
                 else:
                     found.setdefault((engine, adapters), []).append(row["steps_per_second"])
+                    spent.setdefault((engine, adapters), []).append(row["processor_ms"])
         solo = statistics.median(found[ways[0]])
         for (engine, adapters), rates in found.items():
             results.add(
@@ -729,6 +790,7 @@ def phase_engines(results: Results, options: argparse.Namespace) -> None:
                 adapter_steps_per_second=round(statistics.median(rates), 2),
                 lowest=round(min(rates), 2), highest=round(max(rates), 2),
                 against_solo=round(statistics.median(rates) / solo, 2),
+                processor_ms=round(statistics.median(spent[engine, adapters]), 1),
             )  # fmt: skip
 
 
@@ -745,24 +807,29 @@ def few_words(folder: Path) -> None:
 
 
 def engine_run(options: argparse.Namespace) -> None:
-    """Train 40 steps of the preset tiny-spell in this process, with K adapters or through TRL."""
+    """Train 40 steps of the preset tiny-spell in this process, with K adapters or through TRL.
+
+    Where others use the machine the processor's time tells more than the clock, if
+    SPELLTUNE_THREADS is 1: threads that wait for each other spend it too.
+    """
     from src.config import load_config
     from src.training.packed import Trial, train_pack
     from src.training.train import train
     from tests.tiny import Recorder
 
-    at: dict[int, float] = {}
+    at: dict[int, tuple[float, float]] = {}
 
     class Clock(Recorder):
         def metrics(self, step: int, values: Any) -> None:
             if "train/loss" in values:
-                at[step] = time.perf_counter()
+                at[step] = time.perf_counter(), time.process_time()
 
     configs = [
         load_config(
             preset="tiny-spell",
             overrides={
-                "backend": "peft", "training.max_steps": 40, "training.logging_steps": 10,
+                "backend": "peft", "engine": options.engine_run,
+                "training.max_steps": 40, "training.logging_steps": 10,
                 "data.path": str(options.base / "words"), "evaluation.max_new_tokens": 2,
                 "evaluation.eval_steps": 40, "checkpointing.save_steps": 40, "training.seed": n,
                 "scheduler.warmup_steps": 2,
@@ -779,7 +846,73 @@ def engine_run(options: argparse.Namespace) -> None:
                 [Trial(config, Clock(), folder / f"o{n}", folder / f"s{n}")
                  for n, config in enumerate(configs)]
             )  # fmt: skip
-    print(json.dumps({"steps_per_second": options.adapters * 30 / (at[40] - at[10])}))
+    clock, processor = (late - early for late, early in zip(at[40], at[10], strict=True))
+    steps = options.adapters * 30
+    row = {"steps_per_second": steps / clock, "processor_ms": 1e3 * processor / steps}
+    print(json.dumps(row))
+
+
+def phase_seeds(results: Results, options: argparse.Namespace) -> None:
+    """Whether a pack spells as well as solo runs of the same seeds, whose spread is the measure:
+    the preset tiny-spell, on a GPU in bf16."""
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        for engine in ("trl", "packed"):
+            _, line = child(
+                options, Path(name), "--seed-run", engine, "--out", str(Path(name) / engine),
+                "--seeds", str(options.seeds), "--seed-steps", str(options.seed_steps),
+            )  # fmt: skip
+            row = json.loads(line)
+            if "problem" in row:
+                results.add(phase="seeds", name=engine, **row)
+                return
+            found[engine] = row["exact_match"]
+    solo, packed = found["trl"], found["packed"]
+    apart = statistics.mean(packed) - statistics.mean(solo)
+    for engine, scores in found.items():
+        results.add(
+            phase="seeds", name=engine, seeds=len(scores), steps=options.seed_steps,
+            exact_match=round(statistics.mean(scores), 4), lowest=round(min(scores), 4),
+            highest=round(max(scores), 4),
+        )  # fmt: skip
+    results.add(
+        phase="seeds", name="packed - trl", seeds=len(solo), steps=options.seed_steps,
+        exact_match=round(apart, 4), within_the_spread=abs(apart) <= max(solo) - min(solo),
+        of_one_seed_at_most=round(max(abs(a - b) for a, b in zip(*found.values(), strict=True)), 4),
+    )  # fmt: skip
+
+
+def seed_run(options: argparse.Namespace) -> None:
+    """Train the seeds in this process, one by one through TRL or in a pack."""
+    from src.config import load_config
+    from src.training.packed import Trial, train_pack
+    from src.training.train import train
+    from tests.tiny import Recorder
+
+    steps = options.seed_steps
+    configs = [
+        load_config(
+            preset="tiny-spell",
+            overrides={
+                "backend": "peft", "engine": options.seed_run, "training.seed": seed,
+                "training.max_steps": steps, "evaluation.eval_steps": steps,
+                "checkpointing.save_steps": steps,
+            },
+        )
+        for seed in range(options.seeds)
+    ]  # fmt: skip
+    folders = [options.out / str(seed) for seed in range(options.seeds)]
+    if options.seed_run == "trl":
+        ends: list[Any] = [
+            train(config, Recorder(), output_dir=at / "out", checkpoints_dir=at / "steps")
+            for config, at in zip(configs, folders, strict=True)
+        ]
+    else:
+        trials = [Trial(c, Recorder(), at / "out", at / "steps") for c, at in zip(
+            configs, folders, strict=True)]  # fmt: skip
+        by_trial = {id(trial): end for trial, end in train_pack(trials)}
+        ends = [by_trial[id(trial)] for trial in trials]
+    print(json.dumps({"exact_match": [end.metrics["test/exact_match"] for end in ends]}))
 
 
 PHASES: dict[str, Callable[[Results, argparse.Namespace], None]] = {
@@ -792,6 +925,7 @@ PHASES: dict[str, Callable[[Results, argparse.Namespace], None]] = {
     "sweep": phase_sweep,
     "solo": phase_solo,
     "engines": phase_engines,
+    "seeds": phase_seeds,
 }
 
 
@@ -806,21 +940,23 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2")
     parser.add_argument("--tiny", action="store_true", help="the tiny model of the shape")
     parser.add_argument("--phases", default="check,peak,packed", help=", ".join(PHASES))
-    shown = [f"{count}+graphs+kernels" for count in (1, 4, 16, 64)]
-    shown.append("128+graphs+kernels+at_once=64")
-    parser.add_argument("--variants", default=",".join(shown))
-    parser.add_argument("--profile", default="", help="variants whose kernels to write down")
+    parser.add_argument("--variants", help="of the packed engine; those of the table without it")
     parser.add_argument("--seconds", type=float, default=240, help="a baseline process may take")
     parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
     parser.add_argument("--baseline", nargs=2, metavar=("BACKEND", "SETTING"))
+    parser.add_argument("--backends", default="peft,unsloth", help="of the baselines")
     parser.add_argument("--steps", type=int, default=PEFT_STEPS, help="of a baseline")
     parser.add_argument("--base", type=Path, help="folder that a child process reads")
     parser.add_argument("--repeats", type=int, default=3, help="of each way in phase engines")
     parser.add_argument("--engine-run", choices=("trl", "packed"), help="be that process")
     parser.add_argument("--adapters", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=4, help="of each engine in phase seeds")
+    parser.add_argument("--seed-steps", type=int, default=600, help="of each of them")
+    parser.add_argument("--seed-run", choices=("trl", "packed"), help="be that process")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--sweep-steps", type=int, default=500)
     parser.add_argument("--solos", type=int, default=3, help="trials to measure alone")
+    parser.add_argument("--solo-engine", choices=("trl", "packed"), default="trl")
     parser.add_argument("--at-once", type=int, default=1, help="trials beside each other")
     parser.add_argument("--first-solo", type=int, default=0)
     parser.add_argument("--sweep-run", action="store_true", help="be the sweep's process")
@@ -829,13 +965,19 @@ def main() -> int:
     if options.tiny:
         options.shape = "tiny-qwen" if options.shape == "qwen" else "tiny"
     if options.baseline:
-        baseline(*options.baseline, options.shape, str(options.base), options.out, options.steps)
+        baseline(
+            *options.baseline, options.shape, str(options.base), options.out, options.steps,
+            options.at_once,
+        )  # fmt: skip
         return 0
     if options.sweep_run:
         sweep_run(options)
         return 0
     if options.engine_run:
         engine_run(options)
+        return 0
+    if options.seed_run:
+        seed_run(options)
         return 0
     if options.solo_run is not None:
         solo_run(options)

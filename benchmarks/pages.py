@@ -33,7 +33,7 @@ from src.analysis import errors
 from src.config import load_config
 from src.models.metrics import edit_distance
 from src.runs import store
-from src.runs.table import Run, Status
+from src.runs.table import Run, Status, Sweep, SweepStatus
 from src.training.data_loaders import load_splits
 
 NAMES = ("train/loss", "lr", "grad_norm", "tokens_per_second", "val/exact_match")
@@ -44,8 +44,29 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 # --- the store ------------------------------------------------------------------------------------
 
 
+SWEEP = """
+name: many
+base: {preset: tiny-correct}
+method: random
+metric: val/exact_match
+space:
+  lora.r: [1, 2, 4, 8, 16, 32, 64]
+  training.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+budget: {runs} trials
+"""
+
+
 def fill(runs: int, points: int, rows: int) -> list[str]:
-    """Completed runs with their curves and predictions; returns their ids, oldest first."""
+    """Completed trials of one sweep with their curves and predictions; returns their ids, oldest
+    first."""
+    with store.writing() as session:
+        session.add(
+            Sweep(
+                id="many", name="many", file=SWEEP.replace("{runs}", str(runs)), path="many.yaml",
+                folder=str(paths.ROOT), status=SweepStatus.COMPLETED, seed=0,
+                created_at=time.time() - 60 * runs,
+            )
+        )  # fmt: skip
     asked = load_splits(task="correct").test
     distinct = len(asked)
     asked = pd.concat([asked] * (rows // len(asked) + 1), ignore_index=True).head(rows)
@@ -53,17 +74,15 @@ def fill(runs: int, points: int, rows: int) -> list[str]:
     ids = []
     for number in range(runs):
         noise = random.Random(number)
-        config = load_config(
-            preset="tiny-correct",
-            overrides={
-                "name": f"run {number}",
-                "training.seed": number,
-                "lora.r": 2 ** (number % 7),
-            },
-        )
+        drawn = {"lora.r": 2 ** (number % 7), "training.learning_rate": 10 ** noise.uniform(-4, -2)}
+        own = {"name": f"run {number}", "training.seed": number}
+        config = load_config(preset="tiny-correct", overrides=own | drawn)
         frame = answered(asked, noise, skill=0.4 + 0.4 * noise.random())
         with store.writing() as session:
-            run = store.enqueue(session, config, now=time.time() - 60 * (runs - number))
+            run = store.enqueue(
+                session, config, now=time.time() - 60 * (runs - number),
+                sweep_id="many", number=number, seed_index=0, searched=drawn,
+            )  # fmt: skip
             values = np.random.default_rng(number).random((points // len(NAMES), len(NAMES)))
             store.record_metrics(
                 session, run.id, 1,
@@ -139,6 +158,7 @@ def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], t
     return {
         "Overview": of(""),
         "Launch": of("launch"),
+        "Sweeps, one of all these runs": of("sweeps", sweep="many"),
         "Monitor": of("monitor", run="RUN"),
         "Compare, six runs": of("compare", run=["RUN"] * 6),
         "Errors": of("errors", run="RUN"),

@@ -40,12 +40,15 @@ def name_of(preset: str, config: str) -> str:
     return f"{preset}, {config}"
 
 
-def wanted(home: Path) -> list[tuple[str, dict[str, Any]]]:
+def wanted(home: Path, evaluations: int) -> list[tuple[str, dict[str, Any]]]:
     """(preset, settings) of every run."""
     found = []
     for preset, task in TASKS.items():
         steps = task["training.max_steps"]
-        often = {"evaluation.eval_steps": steps, "checkpointing.save_steps": steps}
+        often = {
+            "evaluation.eval_steps": steps // evaluations,
+            "checkpointing.save_steps": steps,
+        }
         for config, changes in CONFIGS.items():
             for seed in SEEDS:
                 extra = {"name": name_of(preset, config), "training.seed": seed}
@@ -72,10 +75,10 @@ def leave_out(folder: Path) -> tuple[int, int]:
     return counts
 
 
-def train(home: Path) -> None:
+def train(home: Path, evaluations: int) -> None:
     with store.reading() as session:
         there = {(r.name, r.config["training"]["seed"]) for r in store.runs(session)}
-    for preset, changes in wanted(home):
+    for preset, changes in wanted(home, evaluations):
         if (changes["name"], changes.get("training.seed", 42)) not in there:
             launcher.launch(load_config(preset=preset, overrides=changes))
     while True:
@@ -151,10 +154,15 @@ def report(home: Path, left_out: tuple[int, int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
-    home = parser.parse_args().home.absolute()
+    parser.add_argument(
+        "--evaluations", type=int, default=1,
+        help="of each run, on 200 words; the best one's adapter is kept",
+    )  # fmt: skip
+    options = parser.parse_args()
+    home = options.home.absolute()
     os.environ["SPELLTUNE_HOME"] = str(home)
     left_out = leave_out(home / "data" / "left-out")
-    train(home)
+    train(home, options.evaluations)
     report(home, left_out)
 
 

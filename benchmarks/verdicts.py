@@ -88,7 +88,7 @@ def rates(world: World, seeds: int, *, better: float = 0.0) -> dict[str, float]:
         found.append(
             (
                 estimate.p_value() <= ALPHA,
-                verdicts.mcnemar(a[0], b[0]) <= ALPHA,
+                verdicts.mcnemar(a[0], b[0], words) <= ALPHA,
                 not low <= 0 <= high,
             )
         )
@@ -164,7 +164,8 @@ def real() -> None:
         )
         wins += [(verdict.p_value or 0) <= ALPHA, loss[a].mean() != loss[b].mean()]
         gaps.append(abs(share[a].mean() - share[b].mean()))
-    single = [verdicts.mcnemar(a.correct, b.correct) <= ALPHA for a, b in combinations(found, 2)]
+    single = [verdicts.mcnemar(a.correct, b.correct, a.words) <= ALPHA
+              for a, b in combinations(found, 2)]  # fmt: skip
     print(f"| of {PAIRS:,} random splits, {A_SIDE} against {A_SIDE} | has a winner |\n|---|---|")
     print(f"| two-level test | {wins[0] / PAIRS:.1%} |")
     print(f"| lowest mean validation loss wins | {wins[1] / PAIRS:.1%} |")
