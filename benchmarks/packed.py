@@ -125,7 +125,7 @@ def flop_of_a_step(base: Any) -> float:
     body = sum(
         part.weight.numel()
         for layer in base.layers
-        for part in (*layer.inputs, layer.output, *layer.up, layer.down)
+        for part in (layer.inputs, layer.output, layer.up, layer.down)
     )
     head = base.vocabulary * base.head.shape[1]
     return float(ROWS * 4 * (body * LENGTH + head * ANSWER))

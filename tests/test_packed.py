@@ -17,6 +17,7 @@ from src.models.packed_base import read_base
 from src.models.packed_lora import (
     Dropout,
     Lora,
+    Parts,
     adapter_config,
     first_weights,
     keep_mask,
@@ -85,7 +86,7 @@ def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320) -> Any:
             GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=128, resid_pdrop=0.0,
                        embd_pdrop=0.0, attn_pdrop=0.0, **shared)
         )  # fmt: skip
-    elif shape == "llama":
+    elif shape.startswith("llama"):
         model = LlamaForCausalLM(LlamaConfig(**wide, **shared))
     else:
         model = Qwen2ForCausalLM(Qwen2Config(**wide, **shared))
@@ -98,6 +99,8 @@ def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320) -> Any:
 def targets_of(shape: str) -> list[str]:
     if shape == "gpt2":
         return ["c_attn", "c_fc", "c_proj"]
+    if shape == "llama, three layers":
+        return ["q_proj", "up_proj", "v_proj"]
     return ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
 
@@ -269,6 +272,19 @@ def test_a_packed_adapter_is_the_one_it_would_be_alone(
         assert difference(trained(pack, slot, solo), alone) <= bound
 
 
+def test_only_some_of_the_layers_that_read_the_same_carry_adapters() -> None:
+    shape = "llama, three layers"
+    model = model_of(shape, torch.float64)
+    pack = pack_of(model, shape, ADAPTERS)
+    assert len(pack.base.sites) == 3 * len(pack.base.layers)
+    rows = steps_of(ADAPTERS, 5)
+    for step, now in enumerate(rows):
+        pack.run([batch(ADAPTERS, now, step)])
+    for slot, solo in enumerate(ADAPTERS):
+        alone = plain_loop(model, shape, solo, [now[slot] for now in rows])
+        assert difference(trained(pack, slot, solo), alone) <= 1e-12
+
+
 def test_sgd_and_one_adapter_alone_and_a_padded_head() -> None:
     model = model_of("gpt2", torch.float64, vocabulary=300)
     solo = Solo(4, 8, 0.5, seed=1, steps=4, warmup=1, smoothing=0.2,
@@ -411,7 +427,7 @@ def test_dropout_gives_its_own_gradient() -> None:
     drop = Dropout.of(torch.tensor([3, 4]), torch.tensor([0.5, 0.25]), 1, 5)
 
     def compute(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return packed_linear(x, w, None, Lora(a, b), drop, 1)
+        return packed_linear(x, w, None, Lora(a, b), Parts((0,), (7,), (1,)), drop)
 
     inputs = [tensor.requires_grad_() for tensor in (x, a, b)]
     assert torch.autograd.gradcheck(compute, inputs)

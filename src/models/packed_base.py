@@ -8,12 +8,20 @@ base's. The numbers are those of transformers' modules (tests/test_packed.py).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from src.models.packed_lora import Dropout, Lora, cross_entropy_, packed_linear, row_scores
+from src.models.packed_lora import (
+    Dropout,
+    Lora,
+    Parts,
+    cross_entropy_,
+    packed_linear,
+    row_scores,
+)
 from src.models.shapes import shape_problem
 from src.models.utils import ModelError
 
@@ -21,24 +29,29 @@ HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50
 
 
 class Linear(NamedTuple):
-    """A frozen linear layer."""
+    """Frozen linear layers that read the same input, side by side."""
 
-    weight: torch.Tensor  # (in, out)
-    bias: torch.Tensor | None  # (out,)
+    weight: torch.Tensor  # (in, sum of out)
+    bias: torch.Tensor | None  # (sum of out,)
+    parts: Parts  # those that carry adapters
 
 
 class Layer(NamedTuple):
-    """One transformer block. GPT-2 has `qkv` in one and no gate; Llama has q, k, v and a gate.
+    """One transformer block. Llama's has a gate beside `up`, GPT-2's has none.
 
-    Adapters of a layer come in the order of its linear layers here.
+    Adapters of a block come in the order of its linear layers here.
     """
 
     norm_1: tuple[torch.Tensor, torch.Tensor | None]
     norm_2: tuple[torch.Tensor, torch.Tensor | None]
-    inputs: tuple[Linear, ...]  # (qkv,) or (q, k, v)
+    inputs: Linear  # q, k, v
     output: Linear
-    up: tuple[Linear, ...]  # (up,) or (gate, up)
+    up: Linear  # (up) or (gate, up)
     down: Linear
+
+    @property
+    def gated(self) -> bool:
+        return self.up.weight.shape[1] > self.down.weight.shape[0]
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,9 @@ class FrozenBase:
     """The weights of a base model in the dtype of its products, and how they are put together."""
 
     sites: tuple[Site, ...]
+    stacks: tuple[tuple[int, tuple[int, ...]], ...]  # in, and the out of each of its sites
     layers: tuple[Layer, ...]
-    adapted: tuple[tuple[int | None, ...], ...]  # the site of each linear layer of each block
+    adapted: tuple[tuple[int | None, ...], ...]  # the stack of each `Linear` of each block
     geometry: Geometry
     embeddings: torch.Tensor  # (vocabulary, width)
     positions: torch.Tensor | None  # (context, width): GPT-2's learned positions
@@ -75,7 +89,7 @@ class FrozenBase:
 
     def lora_of(self, index: int, lora: Sequence[Lora]) -> tuple[Lora | None, ...]:
         """The adapters of block `index`, in the order of its linear layers."""
-        return tuple(None if site is None else lora[site] for site in self.adapted[index])
+        return tuple(None if stack is None else lora[stack] for stack in self.adapted[index])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,30 +113,30 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
         raise ModelError("the packed engine has no 4-bit base")
     head = model.get_output_embeddings()
     sites: list[Site] = []
-    found: dict[str, int] = {}
-    with torch.no_grad():
-        transposed = {
-            # Conv1D holds (in, out) already.
-            name: module.weight if kind == "gpt2" else module.weight.t()
-            for name, module in model.named_modules()
-            if hasattr(module, "weight")
-            and module is not head
-            and module.weight.ndim == 2
-            and not isinstance(module, torch.nn.Embedding)
-        }
-    for name, weight in transposed.items():
-        if name.rsplit(".", 1)[-1] in targets:
-            found[name] = len(sites)
-            sites.append(Site(name, *weight.shape))
-
+    stacks: list[tuple[int, tuple[int, ...]]] = []
     at: dict[int, int | None] = {}
 
-    def linear(name: str) -> Linear:
-        bias = model.get_submodule(name).bias
-        made = Linear(
-            transposed[name].detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-        )
-        at[id(made)] = found.get(name)
+    def linear(first: int, *names: str) -> Linear:
+        """These layers, of which the first is the block's linear layer `first`."""
+        modules = [model.get_submodule(name) for name in names]
+        weights = [module.weight.detach().to(dtype) for module in modules]
+        if kind == "gpt2":  # Conv1D holds (in, out)
+            weights = [weight.t() for weight in weights]
+        weight = (weights[0] if len(weights) == 1 else torch.cat(weights)).t()
+        biases = [
+            weight.new_zeros(len(w)) if m.bias is None else m.bias.detach().to(dtype)
+            for m, w in zip(modules, weights, strict=True)
+        ]
+        bias = None if all(module.bias is None for module in modules) else torch.cat(biases)
+        outs = [len(w) for w in weights]
+        starts = [0, *accumulate(outs)]
+        own = [i for i, name in enumerate(names) if name.rsplit(".", 1)[-1] in targets]
+        parts = Parts(*(tuple(n[i] for i in own) for n in (starts, outs, range(first, first + 3))))
+        sites.extend(Site(names[i], weight.shape[0], outs[i]) for i in own)
+        made = Linear(weight, bias, parts)
+        at[id(made)] = len(stacks) if own else None
+        if own:
+            stacks.append((weight.shape[0], parts.widths))
         return made
 
     def norm(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -133,7 +147,6 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
     rows = head.weight.shape[0]
     padded = -(-rows // HEAD_MULTIPLE) * HEAD_MULTIPLE
     shared = {
-        "sites": tuple(sites),
         "embeddings": model.get_input_embeddings().weight.detach().to(dtype),
         "head": F.pad(head.weight.detach().to(dtype), (0, 0, 0, padded - rows)),
         "vocabulary": rows,
@@ -143,10 +156,10 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
     read = _gpt2 if kind == "gpt2" else _llama
     parts = read(model, config, linear, norm, dtype)
     adapted = tuple(
-        tuple(at[id(made)] for made in (*layer.inputs, layer.output, *layer.up, layer.down))
+        tuple(at[id(made)] for made in (layer.inputs, layer.output, layer.up, layer.down))
         for layer in parts["layers"]
     )
-    return FrozenBase(**shared, adapted=adapted, **parts)
+    return FrozenBase(**shared, sites=tuple(sites), stacks=tuple(stacks), adapted=adapted, **parts)
 
 
 def _gpt2(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -163,10 +176,10 @@ def _gpt2(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -
         Layer(
             norm(f"{at}.ln_1"),
             norm(f"{at}.ln_2"),
-            (linear(f"{at}.attn.c_attn"),),
-            linear(f"{at}.attn.c_proj"),
-            (linear(f"{at}.mlp.c_fc"),),
-            linear(f"{at}.mlp.c_proj"),
+            linear(0, f"{at}.attn.c_attn"),
+            linear(1, f"{at}.attn.c_proj"),
+            linear(2, f"{at}.mlp.c_fc"),
+            linear(3, f"{at}.mlp.c_proj"),
         )
         for at in (f"transformer.h.{index}" for index in range(config.n_layer))
     )
@@ -192,10 +205,10 @@ def _llama(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) 
         Layer(
             norm(f"{at}.input_layernorm"),
             norm(f"{at}.post_attention_layernorm"),
-            tuple(linear(f"{at}.self_attn.{part}_proj") for part in "qkv"),
-            linear(f"{at}.self_attn.o_proj"),
-            (linear(f"{at}.mlp.gate_proj"), linear(f"{at}.mlp.up_proj")),
-            linear(f"{at}.mlp.down_proj"),
+            linear(0, *(f"{at}.self_attn.{part}_proj" for part in "qkv")),
+            linear(3, f"{at}.self_attn.o_proj"),
+            linear(4, f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
+            linear(6, f"{at}.mlp.down_proj"),
         )
         for at in (f"model.layers.{index}" for index in range(config.num_hidden_layers))
     )
@@ -224,20 +237,19 @@ def embed(base: FrozenBase, ids: torch.Tensor, places: torch.Tensor) -> torch.Te
 
 
 def split_heads(
-    parts: tuple[torch.Tensor, ...],
+    qkv: torch.Tensor,
     geometry: Geometry,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q, k and v, (rows, length, heads, head width) each, of the outputs of a block's input layers:
-    (qkv,) or (q, k, v), each (K, tokens, width).
+    """q, k and v, (rows, length, heads, head width) each, of the output of a block's input layers
+    (K, tokens, their widths).
 
     `rotary` holds cos and sin, (length, head width) or (rows, length, head width).
     """
-    if len(parts) == 1:
-        parts = parts[0].chunk(3, -1)
     width = geometry.head_width
-    q, k, v = (part.reshape(-1, length, part.shape[-1] // width, width) for part in parts)
+    heads = qkv.reshape(-1, length, qkv.shape[-1] // width, width)
+    q, k, v = heads.split([geometry.heads, geometry.kv_heads, geometry.kv_heads], 2)
     if rotary is not None:
         cos, sin = (part.unsqueeze(-2) for part in rotary)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -245,7 +257,7 @@ def split_heads(
 
 
 def causal_attention(
-    parts: tuple[torch.Tensor, ...],
+    qkv: torch.Tensor,
     geometry: Geometry,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
@@ -254,11 +266,11 @@ def causal_attention(
 
     Padding on the right needs no mask: nothing that is read comes after it.
     """
-    q, k, v = (part.transpose(1, 2) for part in split_heads(parts, geometry, rotary, length))
+    q, k, v = (part.transpose(1, 2) for part in split_heads(qkv, geometry, rotary, length))
     mixed = F.scaled_dot_product_attention(
         q, k, v, is_causal=True, enable_gqa=geometry.heads != geometry.kv_heads
     )
-    return mixed.transpose(1, 2).reshape(*parts[0].shape[:2], -1)
+    return mixed.transpose(1, 2).reshape(*qkv.shape[:2], -1)
 
 
 def cached_attention(
@@ -309,13 +321,16 @@ def add_norm(
 
 
 def mlp(
-    x: torch.Tensor, layer: Layer, lora: Sequence[Lora | None], drop: Dropout | None
+    x: torch.Tensor, layer: Layer, up: Lora | None, down: Lora | None, drop: Dropout | None
 ) -> torch.Tensor:
     """What a block adds behind its second norm; x and the result (K, tokens, width)."""
-    at = len(lora) - 1 - len(layer.up)
-    up = [_linear(x, part, lora, at + i, drop) for i, part in enumerate(layer.up)]
-    wide = F.silu(up[0]) * up[1] if len(up) == 2 else F.gelu(up[0], approximate="tanh")
-    return _linear(wide, layer.down, lora, len(lora) - 1, drop)
+    raised = _linear(x, layer.up, up, drop)
+    if layer.gated:
+        gate, wide = raised.chunk(2, -1)
+        wide = F.silu(gate) * wide
+    else:
+        wide = F.gelu(raised, approximate="tanh")
+    return _linear(wide, layer.down, down, drop)
 
 
 class Ops(NamedTuple):
@@ -336,7 +351,7 @@ def block(
     layer: Layer,
     lora: Sequence[Lora | None],
     geometry: Geometry,
-    attention: Callable[[tuple[torch.Tensor, ...]], torch.Tensor],
+    attention: Callable[[torch.Tensor], torch.Tensor],
     wanted: torch.Tensor | None = None,
     drop: Dropout | None = None,
     ops: Ops = Ops(),  # noqa: B008
@@ -347,17 +362,15 @@ def block(
     With `wanted` (K, n), indices of tokens, all that follows the attention is computed for these
     only: of the last block nothing else is read.
     """
+    inputs, output, up, down = lora
     hidden, normed = ops.add_norm(hidden, delta, layer.norm_1, geometry.epsilon)
-    at = len(layer.inputs)
-    mixed = attention(
-        tuple(_linear(normed, part, lora, i, drop) for i, part in enumerate(layer.inputs))
-    )
+    mixed = attention(_linear(normed, layer.inputs, inputs, drop))
     if wanted is not None:
         hidden, mixed = take(hidden, wanted), take(mixed, wanted)
         drop = drop and drop.only(wanted)
-    delta = _linear(mixed, layer.output, lora, at, drop)
+    delta = _linear(mixed, layer.output, output, drop)
     hidden, normed = ops.add_norm(hidden, delta, layer.norm_2, geometry.epsilon)
-    return hidden, ops.mlp(normed, layer, lora, drop)
+    return hidden, ops.mlp(normed, layer, up, down, drop)
 
 
 def hidden_states(
@@ -406,16 +419,11 @@ def take(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _linear(
-    x: torch.Tensor,
-    linear: Linear,
-    lora: Sequence[Lora | None],
-    at: int,
-    drop: Dropout | None,
+    x: torch.Tensor, linear: Linear, lora: Lora | None, drop: Dropout | None
 ) -> torch.Tensor:
-    adapter = lora[at]
-    if adapter is None:
+    if lora is None:
         return F.linear(x, linear.weight.t(), linear.bias)
-    return packed_linear(x, linear.weight, linear.bias, adapter, drop, at)
+    return packed_linear(x, linear.weight, linear.bias, lora, linear.parts, drop)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

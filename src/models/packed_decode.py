@@ -71,15 +71,15 @@ def greedy_tokens(
     filled = iter(range(len(base.layers)))
 
     def remember(
-        parts: tuple[torch.Tensor, ...],
+        qkv: torch.Tensor,
         geometry: Geometry,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
         length: int,
     ) -> torch.Tensor:
-        index, (_, k, v) = next(filled), split_heads(parts, geometry, rotary, length)
+        index, (_, k, v) = next(filled), split_heads(qkv, geometry, rotary, length)
         cache[index, 0, :, :, :length] = k.transpose(1, 2)
         cache[index, 1, :, :, :length] = v.transpose(1, 2)
-        mixed: torch.Tensor = ops.attention(parts, geometry, rotary, length)
+        mixed: torch.Tensor = ops.attention(qkv, geometry, rotary, length)
         return mixed
 
     # Of the last block only each prompt's last token is read.
@@ -106,13 +106,13 @@ def greedy_tokens(
         for index, layer in enumerate(base.layers):
 
             def attend(
-                parts: tuple[torch.Tensor, ...],
+                qkv: torch.Tensor,
                 keys: torch.Tensor = cache[index, 0, :, :, :seen],
                 values: torch.Tensor = cache[index, 1, :, :, :seen],
                 at: torch.Tensor = at,
                 rotary: tuple[torch.Tensor, torch.Tensor] | None = rotary,
             ) -> torch.Tensor:
-                q, k, v = split_heads(parts, geometry, rotary, 1)
+                q, k, v = split_heads(qkv, geometry, rotary, 1)
                 mixed = ops.cached_attention(q, k, v, keys, values, at)
                 return mixed.view(adapters, rows, -1)
 

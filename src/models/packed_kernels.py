@@ -8,7 +8,6 @@ gradient where they lie; one kernel is the whole of AdamW.
 
 # mypy: disable-error-code="no-untyped-def"
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +16,12 @@ import triton.language as tl
 
 from src.models import packed_base
 from src.models.losses import IGNORED
-from src.models.packed_base import Geometry, Layer, Ops
-from src.models.packed_lora import Dropout, Lora, linear_backward, linear_forward
+from src.models.packed_base import Geometry, Layer, Linear, Ops
+from src.models.packed_lora import Dropout, Lora, linear_forward
 from src.models.packed_optimizer import COLUMNS
 
 LONGEST = 128  # tokens of a row whose scores fit in registers
+HIGHEST = 64  # rank of adapters whose gradients fit there beside an activation's
 
 
 @triton.jit
@@ -142,14 +142,14 @@ def _attention_backward(
 
 
 class _Attention(torch.autograd.Function):
-    """Of the outputs of a block's input layers, (qkv,) or (q, k, v), each (K, tokens, width)."""
+    """Of the output of a block's input layers, (K, tokens, their widths)."""
 
     @staticmethod
-    def forward(ctx: Any, geometry: Geometry, length: int, cos: Any, sin: Any, *parts: Any) -> Any:
+    def forward(ctx: Any, geometry: Geometry, length: int, cos: Any, sin: Any, qkv: Any) -> Any:
         heads, width = geometry.heads, geometry.head_width
-        q, k, v = _split(parts, geometry)
-        adapters, tokens, _ = parts[0].shape
-        mixed = parts[0].new_empty(adapters, tokens, heads * width)
+        q, k, v = _split(qkv, geometry)
+        adapters, tokens, _ = qkv.shape
+        mixed = qkv.new_empty(adapters, tokens, heads * width)
         block = max(16, triton.next_power_of_2(length))
         _attention_forward[(adapters * tokens // length, heads)](
             q, k, v, mixed, cos if cos is not None else q, sin if sin is not None else q,
@@ -157,16 +157,16 @@ class _Attention(torch.autograd.Function):
             HEADS=heads, GROUP=heads // geometry.kv_heads, WIDTH=width, BLOCK=block,
             ROTARY=cos is not None, num_warps=_warps(block),
         )  # fmt: skip
-        ctx.save_for_backward(cos, sin, *parts)
+        ctx.save_for_backward(cos, sin, qkv)
         ctx.geometry, ctx.length = geometry, length
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        cos, sin, *parts = ctx.saved_tensors
+        cos, sin, qkv = ctx.saved_tensors
         geometry, length, width = ctx.geometry, ctx.length, ctx.geometry.head_width
-        found = tuple(torch.empty_like(part) for part in parts)
-        q, k, v = _split(parts, geometry)
+        found = torch.empty_like(qkv)
+        q, k, v = _split(qkv, geometry)
         dq, dk, dv = _split(found, geometry)
         grad = grads[0].contiguous()
         adapters, tokens, _ = grad.shape
@@ -177,19 +177,20 @@ class _Attention(torch.autograd.Function):
             HEADS=geometry.heads, GROUP=geometry.heads // geometry.kv_heads, WIDTH=width,
             BLOCK=block, ROTARY=cos is not None, num_warps=_warps(block),
         )  # fmt: skip
-        return None, None, None, None, *found
+        return None, None, None, None, found
 
 
 def _warps(block: int) -> int:
     return 2 if block <= 32 else 4 if block <= 64 else 8
 
 
-def _split(parts: Any, geometry: Geometry) -> Any:
-    return parts if len(parts) == 3 else parts[0].chunk(3, -1)
+def _split(qkv: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, ...]:
+    width = geometry.head_width
+    return qkv.split([width * n for n in (geometry.heads, geometry.kv_heads, geometry.kv_heads)], 2)
 
 
 def attention(
-    parts: tuple[torch.Tensor, ...],
+    qkv: torch.Tensor,
     geometry: Geometry,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
@@ -197,9 +198,9 @@ def attention(
     """`packed_base.causal_attention`; longer rows and odd heads go to torch's own kernel."""
     width = geometry.head_width
     if length > LONGEST or width & (width - 1) or not 32 <= width <= 128:
-        return packed_base.causal_attention(parts, geometry, rotary, length)
+        return packed_base.causal_attention(qkv, geometry, rotary, length)
     cos, sin = (None, None) if rotary is None else rotary
-    mixed: torch.Tensor = _Attention.apply(geometry, length, cos, sin, *parts)
+    mixed: torch.Tensor = _Attention.apply(geometry, length, cos, sin, qkv)
     return mixed
 
 
@@ -357,162 +358,188 @@ def add_norm(
 
 
 @triton.jit
-def _raised(
-    x_ptr, inner_ptr, b_ptr, b_adapter, b_rank, b_column, adapter, at, column, tokens, width, rank,
-    RANK: tl.constexpr,
-):  # fmt: skip
-    """A tile of x + inner b of one adapter, in the dtype of x."""
-    ranks = tl.arange(0, RANK)
-    token = adapter * tokens + at[:, None]
-    keep = (at[:, None] < tokens) & (column[None, :] < width)
-    inner = tl.load(
-        inner_ptr + token * rank + ranks[None, :],
-        mask=(at[:, None] < tokens) & (ranks[None, :] < rank), other=0.0,
+def _part(ptr, rows, first, columns, row_limit, column_limit, column_step):
+    """A tile of a matrix whose rows begin at `first` and whose columns lie `column_step` apart."""
+    return tl.load(
+        ptr + first + columns[None, :] * column_step,
+        mask=(rows[:, None] < row_limit) & (columns[None, :] < column_limit), other=0.0,
     )  # fmt: skip
-    b = tl.load(
-        b_ptr + adapter * b_adapter + ranks[:, None] * b_rank + column[None, :] * b_column,
-        mask=(ranks[:, None] < rank) & (column[None, :] < width), other=0.0,
-    )  # fmt: skip
-    x = tl.load(x_ptr + token * width + column[None, :], mask=keep, other=0.0)
-    return (x.to(tl.float32) + tl.dot(inner, b, input_precision="ieee")).to(x.dtype)
+
+
+@triton.jit
+def _sigmoid(x, kind: tl.constexpr):
+    """As exact as `kind` can tell: for 16 bits one instruction of the GPU is enough."""
+    if kind == tl.float32:
+        y = tl.sigmoid(x)
+    else:
+        y = 0.5 + 0.5 * tl.inline_asm_elementwise(
+            "tanh.approx.f32 $0, $1;", "=f,f", [0.5 * x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return y
 
 
 @triton.jit
 def _wide_forward(
-    first_ptr, first_inner_ptr, first_b_ptr, second_ptr, second_inner_ptr, second_b_ptr, y_ptr,
-    b_adapter, tokens, width, rank,
+    raw_ptr, inner_ptr, b_ptr, y_ptr, b_adapter, tokens, width, rank,
     GATED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
-    """A tile of what the activation makes of the layers before it, which get their adapters'
-    share here, in place."""
+    """A tile of what the activation makes of the layers before it and their adapters."""
     adapter = tl.program_id(2).to(tl.int64)
+    parts: tl.constexpr = 2 if GATED else 1
     at = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    ranks = tl.arange(0, RANK)
+    token = (adapter * tokens + at)[:, None]
     keep = (at[:, None] < tokens) & (column[None, :] < width)
-    place = (adapter * tokens + at[:, None]) * width + column[None, :]
-    first = _raised(
-        first_ptr, first_inner_ptr, first_b_ptr, b_adapter, width, 1, adapter, at, column, tokens,
-        width, rank, RANK,
-    )  # fmt: skip
-    tl.store(first_ptr + place, first, mask=keep)
-    x = first.to(tl.float32)
+    raw = token * (parts * width) + column[None, :]
+    b_at, b_rows = b_ptr + adapter * b_adapter, ranks[:, None] * (parts * width)
+    b = _part(b_at, ranks, b_rows, column, rank, width, 1)
+    inner = _part(inner_ptr, at, token * (parts * rank), ranks, tokens, rank, 1)
+    x = tl.load(raw_ptr + raw, mask=keep, other=0.0)
+    kind: tl.constexpr = x.dtype
+    x = (x.to(tl.float32) + tl.dot(inner, b, input_precision="ieee")).to(kind).to(tl.float32)
     if GATED:
-        second = _raised(
-            second_ptr, second_inner_ptr, second_b_ptr, b_adapter, width, 1, adapter, at, column,
-            tokens, width, rank, RANK,
-        )  # fmt: skip
-        tl.store(second_ptr + place, second, mask=keep)
-        y = x * tl.sigmoid(x) * second.to(tl.float32)
+        b = _part(b_at + width, ranks, b_rows, column, rank, width, 1)
+        inner = _part(inner_ptr + rank, at, token * (parts * rank), ranks, tokens, rank, 1)
+        second = tl.load(raw_ptr + raw + width, mask=keep, other=0.0)
+        second = second.to(tl.float32) + tl.dot(inner, b, input_precision="ieee")
+        y = x * _sigmoid(x, kind) * second.to(kind).to(tl.float32)
     else:
         # GELU by tanh: x (1 + tanh u) / 2 is x sigmoid(2 u).
-        y = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    tl.store(y_ptr + place, y.to(first.dtype), mask=keep)
+        y = x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x), kind)
+    tl.store(y_ptr + token * width + column[None, :], y.to(kind), mask=keep)
 
 
 @triton.jit
 def _wide_backward(
-    dy_ptr, inner_ptr, a_ptr, first_ptr, second_ptr, dsecond_ptr,
-    a_adapter, tokens, width, rank,
+    dy_ptr, dinner_ptr, a_ptr, raw_ptr, inner_ptr, b_ptr, draw_ptr, da_ptr, db_ptr,
+    a_adapter, b_adapter, tokens, width, rank,
     GATED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the gradients before the activation, the first in the place of dy, which gets the
-    share of the adapters behind it here."""
-    adapter = tl.program_id(2).to(tl.int64)
-    at = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    """For some columns of an adapter's tokens: the gradients before the activation, and those of
+    the a behind it and the b before it. What went into the activation, and what came out, is
+    computed once more."""
+    adapter = tl.program_id(1).to(tl.int64)
+    parts: tl.constexpr = 2 if GATED else 1
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    keep = (at[:, None] < tokens) & (column[None, :] < width)
-    place = (adapter * tokens + at[:, None]) * width + column[None, :]
-    whole = _raised(
-        dy_ptr, inner_ptr, a_ptr, a_adapter, 1, rank, adapter, at, column, tokens, width, rank,
-        RANK,
-    )  # fmt: skip
-    dy = whole.to(tl.float32)
-    x = tl.load(first_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    ranks = tl.arange(0, RANK)
+    inside = column[None, :] < width
+    b_at, b_rows = b_ptr + adapter * b_adapter, ranks[:, None] * (parts * width)
+    b = _part(b_at, ranks, b_rows, column, rank, width, 1)
+    # Transposed: (RANK, COLUMNS).
+    a = _part(a_ptr + adapter * a_adapter, ranks, ranks[:, None], column, rank, width, rank)
+    kind: tl.constexpr = b.dtype
+    da = tl.zeros((RANK, COLUMNS), tl.float32)
+    db = tl.zeros((RANK, COLUMNS), tl.float32)
     if GATED:
-        second = tl.load(second_ptr + place, mask=keep, other=0.0).to(tl.float32)
-        share = tl.sigmoid(x)
-        tl.store(dsecond_ptr + place, (dy * x * share).to(whole.dtype), mask=keep)
-        dx = dy * second * share * (1 + x * (1 - share))
-    else:
-        share = tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-        inside = 1.5957691216057308 * (1 + 0.134145 * x * x)
-        dx = dy * share * (1 + x * (1 - share) * inside)
-    tl.store(dy_ptr + place, dx.to(whole.dtype), mask=keep)
+        b_2 = _part(b_at + width, ranks, b_rows, column, rank, width, 1)
+        db_2 = tl.zeros((RANK, COLUMNS), tl.float32)
+    for start in tl.range(0, tokens, TOKENS, num_stages=STAGES):
+        at = start + tl.arange(0, TOKENS)
+        token = (adapter * tokens + at)[:, None]
+        keep = (at[:, None] < tokens) & inside
+        raw = token * (parts * width) + column[None, :]
+        inner_at = token * (parts * rank)
+        dy = tl.load(dy_ptr + token * width + column[None, :], mask=keep, other=0.0)
+        x = tl.load(raw_ptr + raw, mask=keep, other=0.0)
+        dinner = _part(dinner_ptr, at, token * rank, ranks, tokens, rank, 1)
+        inner = _part(inner_ptr, at, inner_at, ranks, tokens, rank, 1)
+        dy = (dy.to(tl.float32) + tl.dot(dinner, a, input_precision="ieee")).to(kind)
+        dy = dy.to(tl.float32)
+        x = (x.to(tl.float32) + tl.dot(inner, b, input_precision="ieee")).to(kind).to(tl.float32)
+        if GATED:
+            inner_2 = _part(inner_ptr + rank, at, inner_at, ranks, tokens, rank, 1)
+            second = tl.load(raw_ptr + raw + width, mask=keep, other=0.0)
+            second = second.to(tl.float32) + tl.dot(inner_2, b_2, input_precision="ieee")
+            second = second.to(kind).to(tl.float32)
+            share = _sigmoid(x, kind)
+            y = x * share * second
+            dsecond = (dy * x * share).to(kind)
+            tl.store(draw_ptr + raw + width, dsecond, mask=keep)
+            db_2 += tl.dot(tl.trans(inner_2), dsecond, input_precision="ieee")
+            dx = dy * second * share * (1 + x * (1 - share))
+        else:
+            share = _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x), kind)
+            y = x * share
+            slope = 1.5957691216057308 * (1 + 0.134145 * x * x)
+            dx = dy * share * (1 + x * (1 - share) * slope)
+        dx = dx.to(kind)
+        tl.store(draw_ptr + raw, dx, mask=keep)
+        db += tl.dot(tl.trans(inner), dx, input_precision="ieee")
+        da += tl.dot(tl.trans(dinner), y.to(kind), input_precision="ieee")
+    keep = (ranks[:, None] < rank) & inside
+    da_at = da_ptr + adapter * width * rank + column[None, :] * rank + ranks[:, None]
+    tl.store(da_at, da.to(kind), mask=keep)
+    db_at = db_ptr + adapter * rank * (parts * width) + b_rows + column[None, :]
+    tl.store(db_at, db.to(kind), mask=keep)
+    if GATED:
+        tl.store(db_at + width, db_2.to(kind), mask=keep)
 
 
 class _Mlp(torch.autograd.Function):
-    """x (K, tokens, width); `frozen` holds weight and bias of the layers before the activation and
-    of the one behind it, and `stacks` their adapters' a and b, in that order."""
+    """x (K, tokens, width), the two linear layers, and their adapters."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, frozen: Any, *stacks: Any) -> Any:
+    def forward(
+        ctx: Any, x: Any, up: Linear, down: Linear, a: Any, b: Any, a_down: Any, b_down: Any
+    ) -> Any:
+        (adapters, tokens, _), width, rank = x.shape, down.weight.shape[0], a_down.shape[2]
         flat = x.reshape(-1, x.shape[-1])
-        adapters, tokens, rank = x.shape[0], x.shape[1], stacks[0].shape[2]
-        *before, (weight, bias) = frozen
-        outs = [flat @ w if b is None else torch.addmm(b, flat, w) for w, b in before]
-        inners = [torch.bmm(x, a) for a in stacks[0:-2:2]]
-        bs = stacks[1:-2:2]
-        width = before[0][0].shape[1]
+        raw = flat @ up.weight if up.bias is None else torch.addmm(up.bias, flat, up.weight)
+        inner = torch.bmm(x, a)
         wide = x.new_empty(adapters, tokens, width)
-        _wide_forward[_tiles(adapters, tokens, width)](
-            outs[0], inners[0], bs[0], outs[-1], inners[-1], bs[-1], wide, bs[0].stride(0),
-            tokens, width, rank, GATED=len(outs) == 2, **_tile_sizes(rank),
+        _wide_forward[(triton.cdiv(width, 64), triton.cdiv(tokens, 32), adapters)](
+            raw, inner, b, wide, b.stride(0), tokens, width, rank,
+            GATED=up.weight.shape[1] > width, TOKENS=32, COLUMNS=64, RANK=_padded(rank),
         )  # fmt: skip
-        y, inner = linear_forward(wide, weight, bias, stacks[-2], stacks[-1], None, None, 0)
-        ctx.frozen = frozen
-        ctx.save_for_backward(x, wide, inner, *outs, *inners, *stacks)
+        y, inner_down = linear_forward(
+            wide, down.weight, down.bias, a_down, b_down, None, None, *down.parts
+        )
+        ctx.save_for_backward(x, a, b, a_down, b_down, raw, inner, inner_down)
+        ctx.weights = up.weight, down.weight
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        count = len(ctx.frozen) - 1
-        x, wide, inner, *rest = ctx.saved_tensors
-        outs, inners, stacks = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        grad, (a, b) = grads[0].contiguous(), stacks[-2:]
-        adapters, tokens, rank = inner.shape
-        width = wide.shape[2]
-        grad_inner = torch.bmm(grad, b.transpose(1, 2))
-        found = [
-            torch.bmm(wide.transpose(1, 2), grad_inner),
-            torch.bmm(inner.transpose(1, 2), grad),
-        ]
-        before = [grad.view(-1, grad.shape[2]) @ ctx.frozen[-1][0].t()]
-        before += [torch.empty_like(out) for out in outs[1:]]
-        _wide_backward[_tiles(adapters, tokens, width)](
-            before[0], grad_inner, a, outs[0], outs[-1], before[-1], a.stride(0),
-            tokens, width, rank, GATED=count == 2, **_tile_sizes(rank),
+        x, a, b, a_down, b_down, raw, inner, inner_down = ctx.saved_tensors
+        (up, down), grad = ctx.weights, grads[0].contiguous()
+        (adapters, tokens, _), width, rank = x.shape, down.shape[0], a_down.shape[2]
+        dinner_down = torch.bmm(grad, b_down.transpose(1, 2))
+        db_down = torch.bmm(inner_down.transpose(1, 2), grad)
+        dwide = grad.view(adapters * tokens, -1) @ down.t()
+        draw = torch.empty_like(raw)
+        da, db = x.new_empty(a_down.shape), x.new_empty(b.shape)
+        _wide_backward[(triton.cdiv(width, 64), adapters)](
+            dwide, dinner_down, a_down, raw, inner, b, draw, da, db,
+            a_down.stride(0), b.stride(0), tokens, width, rank,
+            GATED=up.shape[1] > width, TOKENS=32, COLUMNS=64, RANK=_padded(rank), STAGES=3,
         )  # fmt: skip
-        grad_x = None
-        for index in range(count - 1, -1, -1):
-            part, grad_a, grad_b = linear_backward(
-                before[index].view(adapters, tokens, width), x, inners[index],
-                ctx.frozen[index][0], stacks[2 * index], stacks[2 * index + 1],
-                None, None, 0, True,
-            )  # fmt: skip
-            found = [grad_a, grad_b, *found]
-            grad_x = part if grad_x is None else grad_x + part
-        return grad_x, None, *found
+        draw = draw.view(adapters, tokens, -1)
+        dinner = torch.empty_like(inner)
+        for part, raised, own in zip(
+            dinner.split(rank, 2), b.split(width, 2), draw.split(width, 2), strict=True
+        ):
+            part.baddbmm_(own, raised.transpose(1, 2), beta=0)
+        grad_a = torch.bmm(x.transpose(1, 2), dinner)
+        grad_x = (draw.flatten(0, 1) @ up.t()).view_as(x).baddbmm_(dinner, a.transpose(1, 2))
+        return grad_x, None, None, grad_a, db, da, db_down
 
 
-def _tiles(adapters: int, tokens: int, width: int) -> tuple[int, int, int]:
-    return triton.cdiv(width, 128), triton.cdiv(tokens, 64), adapters
-
-
-def _tile_sizes(rank: int) -> dict[str, int]:
-    return {"TOKENS": 64, "COLUMNS": 128, "RANK": max(16, triton.next_power_of_2(rank))}
+def _padded(rank: int) -> int:
+    return max(16, triton.next_power_of_2(rank))
 
 
 def mlp(
-    x: torch.Tensor, layer: Layer, lora: Sequence[Lora | None], drop: Dropout | None
+    x: torch.Tensor, layer: Layer, up: Lora | None, down: Lora | None, drop: Dropout | None
 ) -> torch.Tensor:
     """`packed_base.mlp`, the activation and its neighbours' adapters in one kernel; layers without
-    adapters and LoRA dropout go the plain way."""
-    own = lora[-1 - len(layer.up) :]
-    if drop is not None or any(pair is None for pair in own):
-        return packed_base.mlp(x, layer, lora, drop)
-    frozen = [(part.weight, part.bias) for part in (*layer.up, layer.down)]
-    stacks = [tensor for pair in own if pair is not None for tensor in pair]
-    added: torch.Tensor = _Mlp.apply(x, frozen, *stacks)
+    adapters, high ranks and LoRA dropout go the plain way."""
+    parts = 2 if layer.gated else 1
+    whole = up is not None and len(layer.up.parts.sites) == parts
+    if up is None or down is None or not whole or down.a.shape[2] > HIGHEST or drop is not None:
+        return packed_base.mlp(x, layer, up, down, drop)
+    added: torch.Tensor = _Mlp.apply(x, layer.up, layer.down, *up, *down)
     return added
 
 

@@ -5,7 +5,7 @@ adapters are a batch dimension: none of one's numbers enters another's.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,10 +15,22 @@ from src.models.losses import IGNORED
 
 
 class Lora(NamedTuple):
-    """The adapters of one layer: a (K, in, R), b (K, R, out), with their scale already in b."""
+    """The adapters of one layer: a (K, in, R), b (K, R, out), with their scale already in b.
+
+    Those of n layers that read the same input stand side by side: a (K, in, n R), b (K, R, sum of
+    their out)."""
 
     a: torch.Tensor
     b: torch.Tensor
+
+
+class Parts(NamedTuple):
+    """Which columns of a product carry adapters: of each layer in it that does, the first column,
+    the number of columns, and the number of the layer in its block."""
+
+    starts: tuple[int, ...]
+    widths: tuple[int, ...]
+    sites: tuple[int, ...]
 
 
 class Dropout(NamedTuple):
@@ -50,18 +62,19 @@ def packed_linear(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     lora: Lora,
+    parts: Parts,
     drop: Dropout | None = None,
-    site: int = 0,
 ) -> torch.Tensor:
     """x W + bias + (x_k A_k) B_k for x (K, tokens, in), W (in, out): (K, tokens, out).
 
-    `site` tells the layers of a block apart, so that each drops other inputs.
+    W may hold several layers side by side; `parts` tells which of its columns each adapter's
+    product is added to. Each layer of a block drops other inputs.
     """
     keys, rates = drop if drop is not None else (None, None)
     if torch.compiler.is_compiling():
-        out: torch.Tensor = _compiled(x, weight, bias, lora.a, lora.b, keys, rates, site)[0]
+        out: torch.Tensor = _compiled(x, weight, bias, *lora, keys, rates, *map(list, parts))[0]
         return out
-    result: torch.Tensor = _PackedLinear.apply(x, weight, bias, lora.a, lora.b, keys, rates, site)
+    result: torch.Tensor = _PackedLinear.apply(x, weight, bias, *lora, keys, rates, parts)
     return result
 
 
@@ -73,17 +86,24 @@ def linear_forward(
     b: torch.Tensor,
     keys: torch.Tensor | None,
     rates: torch.Tensor | None,
-    site: int,
+    starts: Sequence[int],
+    widths: Sequence[int],
+    sites: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layer's output (K, tokens, out) and the inner product x_k A_k (K, tokens, R)."""
+    """The output (K, tokens, out) and the inner products x_k A_k (K, tokens, n R)."""
     adapters, tokens, width = x.shape
     flat = x.reshape(-1, width)
     out = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
-    if keys is not None and rates is not None:
-        x = x * keep_mask(keys, rates, site, width).to(x.dtype)
-    inner = torch.bmm(x, a)
-    # In place: another tensor of this size would be written and read for nothing.
-    out = out.view(adapters, tokens, -1).baddbmm_(inner, b)
+    out = out.view(adapters, tokens, -1)
+    if keys is None or rates is None:
+        inner = torch.bmm(x, a)
+    else:
+        masks = (keep_mask(keys, rates, site, width).to(x.dtype) for site in sites)
+        each = a.chunk(len(sites), 2)
+        inner = torch.cat([torch.bmm(x * m, one) for m, one in zip(masks, each, strict=True)], 2)
+    for start, share, raised in _by_part(inner, b, starts, widths):
+        # In place: another tensor of this size would be written and read for nothing.
+        out[:, :, start : start + raised.shape[2]].baddbmm_(share, raised)
     return out, inner
 
 
@@ -96,26 +116,50 @@ def linear_backward(
     b: torch.Tensor,
     keys: torch.Tensor | None,
     rates: torch.Tensor | None,
-    site: int,
+    starts: Sequence[int],
+    widths: Sequence[int],
+    sites: Sequence[int],
     needs_x: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of x, a and b. That of x is empty unless it is needed."""
-    adapters, tokens, width = x.shape
+    width = x.shape[2]
     grad = grad.contiguous()
-    grad_inner = torch.bmm(grad, b.transpose(1, 2))
-    grad_b = torch.bmm(inner.transpose(1, 2), grad)
-    mask = None
+    grad_inner, grad_b = torch.empty_like(inner), b.new_empty(b.shape)
+    for (start, share, raised), (_, grad_share, grad_raised) in zip(
+        _by_part(inner, b, starts, widths),
+        _by_part(grad_inner, grad_b, starts, widths),
+        strict=True,
+    ):
+        own = grad[:, :, start : start + raised.shape[2]]
+        # With beta 0 what was there is not read.
+        grad_share.baddbmm_(own, raised.transpose(1, 2), beta=0)
+        grad_raised.baddbmm_(share.transpose(1, 2), own, beta=0)
+    masks: list[torch.Tensor] = []
     if keys is not None and rates is not None:
-        mask = keep_mask(keys, rates, site, width).to(x.dtype)
-    grad_a = torch.bmm((x if mask is None else x * mask).transpose(1, 2), grad_inner)
+        masks = [keep_mask(keys, rates, site, width).to(x.dtype) for site in sites]
+    if masks:
+        each = grad_inner.chunk(len(sites), 2)
+        grad_a = torch.cat(
+            [torch.bmm((x * m).transpose(1, 2), g) for m, g in zip(masks, each, strict=True)], 2
+        )
+    else:
+        grad_a = torch.bmm(x.transpose(1, 2), grad_inner)
     if not needs_x:
         return x.new_empty(0), grad_a, grad_b
     grad_x = (grad.view(-1, grad.shape[-1]) @ weight.t()).view_as(x)
-    if mask is None:
-        grad_x.baddbmm_(grad_inner, a.transpose(1, 2))
+    if masks:
+        for mask, g, one in zip(masks, each, a.chunk(len(sites), 2), strict=True):
+            grad_x.addcmul_(torch.bmm(g, one.transpose(1, 2)), mask)
     else:
-        grad_x.addcmul_(torch.bmm(grad_inner, a.transpose(1, 2)), mask)
+        grad_x.baddbmm_(grad_inner, a.transpose(1, 2))
     return grad_x, grad_a, grad_b
+
+
+def _by_part(
+    inner: torch.Tensor, b: torch.Tensor, starts: Sequence[int], widths: Sequence[int]
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """The first column of each part, its inner product (K, tokens, R) and its b (K, R, out)."""
+    return zip(starts, inner.chunk(len(starts), 2), b.split(list(widths), 2), strict=True)
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -129,19 +173,20 @@ class _PackedLinear(torch.autograd.Function):
         b: torch.Tensor,
         keys: torch.Tensor | None,
         rates: torch.Tensor | None,
-        site: int,
+        parts: Parts,
     ) -> torch.Tensor:
-        out, inner = linear_forward(x, weight, bias, a, b, keys, rates, site)
+        out, inner = linear_forward(x, weight, bias, a, b, keys, rates, *parts)
         ctx.save_for_backward(x, inner, weight, a, b, keys, rates)
-        ctx.site = site
+        ctx.parts = parts
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, inner, weight, a, b, keys, rates = ctx.saved_tensors
+        starts, widths, sites = ctx.parts
         needs_x = ctx.needs_input_grad[0]
         grad_x, grad_a, grad_b = linear_backward(
-            grads[0], x, inner, weight, a, b, keys, rates, ctx.site, needs_x
+            grads[0], x, inner, weight, a, b, keys, rates, starts, widths, sites, needs_x
         )
         return grad_x if needs_x else None, None, None, grad_a, grad_b, None, None, None
 
@@ -155,7 +200,10 @@ _compiled_backward = torch.library.custom_op(
 
 
 @_compiled.register_fake
-def _(x: Any, weight: Any, bias: Any, a: Any, b: Any, keys: Any, rates: Any, site: int) -> Any:
+def _(
+    x: Any, weight: Any, bias: Any, a: Any, b: Any, keys: Any, rates: Any, starts: Any, widths: Any,
+    sites: Any,
+) -> Any:  # fmt: skip
     adapters, tokens, _ = x.shape
     return (
         x.new_empty(adapters, tokens, weight.shape[1]),
@@ -165,26 +213,24 @@ def _(x: Any, weight: Any, bias: Any, a: Any, b: Any, keys: Any, rates: Any, sit
 
 @_compiled_backward.register_fake
 def _(
-    grad: Any, x: Any, inner: Any, weight: Any, a: Any, b: Any, keys: Any, rates: Any,
-    site: int, needs_x: bool,
+    grad: Any, x: Any, inner: Any, weight: Any, a: Any, b: Any, keys: Any, rates: Any, starts: Any,
+    widths: Any, sites: Any, needs_x: bool,
 ) -> Any:  # fmt: skip
     grad_x = x.new_empty(x.shape) if needs_x else x.new_empty(0)
     return grad_x, a.new_empty(a.shape), b.new_empty(b.shape)
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    x, weight, _, a, b, keys, rates, site = inputs
+    x, weight, _, a, b, keys, rates, *parts = inputs
     ctx.save_for_backward(x, output[1], weight, a, b, keys, rates)
-    ctx.site = site
+    ctx.parts = parts
 
 
 def _compiled_gradients(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
-    x, inner, weight, a, b, keys, rates = ctx.saved_tensors
     needs_x = ctx.needs_input_grad[0]
-    grad_x, grad_a, grad_b = _compiled_backward(
-        grad, x, inner, weight, a, b, keys, rates, ctx.site, needs_x
-    )
-    return grad_x if needs_x else None, None, None, grad_a, grad_b, None, None, None
+    grad_x, grad_a, grad_b = _compiled_backward(grad, *ctx.saved_tensors, *ctx.parts, needs_x)
+    nothing = (None,) * 5
+    return grad_x if needs_x else None, None, None, grad_a, grad_b, *nothing
 
 
 _compiled.register_autograd(_compiled_gradients, setup_context=_setup_context)
@@ -310,10 +356,18 @@ def row_scores(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the stacks of all sites lie in one row of numbers an adapter: every A, then every B."""
+    """Where the stacks of all adapters lie in one row of numbers an adapter: every A, then every B.
 
-    shapes: tuple[tuple[int, int], ...]  # (in, out) of each site
+    A stack holds those of layers that read the same input, side by side.
+    """
+
+    stacks: tuple[tuple[int, tuple[int, ...]], ...]  # in, and the out of each of its sites
     rank: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of each site."""
+        return tuple((width_in, out) for width_in, outs in self.stacks for out in outs)
 
     @property
     def width_a(self) -> int:
@@ -324,32 +378,41 @@ class Layout:
         return sum(width_in + width_out for width_in, width_out in self.shapes) * self.rank
 
     def views(self, flat: torch.Tensor) -> list[Lora]:
-        """The stacks of each site in flat (K, width): a (K, in, R), b (K, R, out)."""
+        """The stacks in flat (K, width): a (K, in, n R), b (K, R, sum of out)."""
         at, at_b, stacks = 0, self.width_a, []
-        for width_in, width_out in self.shapes:
-            size, size_b = width_in * self.rank, width_out * self.rank
+        for width_in, outs in self.stacks:
+            size, size_b = width_in * len(outs) * self.rank, sum(outs) * self.rank
             stacks.append(
                 Lora(
-                    flat[:, at : at + size].unflatten(1, (width_in, self.rank)),
-                    flat[:, at_b : at_b + size_b].unflatten(1, (self.rank, width_out)),
+                    flat[:, at : at + size].unflatten(1, (width_in, len(outs) * self.rank)),
+                    flat[:, at_b : at_b + size_b].unflatten(1, (self.rank, sum(outs))),
                 )
             )
             at, at_b = at + size, at_b + size_b
         return stacks
 
+    def sites(self, flat: torch.Tensor) -> list[Lora]:
+        """The same of each site: a (K, in, R), b (K, R, out)."""
+        return [
+            Lora(*pair)
+            for (_, outs), (a, b) in zip(self.stacks, self.views(flat), strict=True)
+            for pair in zip(a.chunk(len(outs), 2), b.split(outs, 2), strict=True)
+        ]
+
     def put(self, flat: torch.Tensor, slot: int, pairs: Sequence[Lora]) -> None:
-        """Write one adapter's a (in, r) and b (r, out) into its row, the rest of the rank zero."""
+        """Write one adapter's a (in, r) and b (r, out) of each site into its row, the rest of the
+        rank zero."""
         flat[slot] = 0
-        for stack, pair in zip(self.views(flat), pairs, strict=True):
+        for site, pair in zip(self.sites(flat), pairs, strict=True):
             rank = pair.a.shape[1]
-            stack.a[slot, :, :rank] = pair.a.to(flat)
-            stack.b[slot, :rank] = pair.b.to(flat)
+            site.a[slot, :, :rank] = pair.a.to(flat)
+            site.b[slot, :rank] = pair.b.to(flat)
 
     def take(self, flat: torch.Tensor, slot: int, rank: int) -> list[Lora]:
         """One adapter's a (in, r) and b (r, out) of each site, on the CPU."""
         row = flat[slot : slot + 1].cpu()
         return [
-            Lora(a[0, :, :rank].contiguous(), b[0, :rank].contiguous()) for a, b in self.views(row)
+            Lora(a[0, :, :rank].contiguous(), b[0, :rank].contiguous()) for a, b in self.sites(row)
         ]
 
 

@@ -91,7 +91,7 @@ class Pack:
     ):
         self.base, self.slots, self.rank, self.kind = base, slots, rank, kind
         self.dropout, self.options = dropout, options
-        self.layout = Layout(tuple((s.width_in, s.width_out) for s in base.sites), rank)
+        self.layout = Layout(base.stacks, rank)
         # Adapters train in fp32 whatever the products are in: 16 bits lose small updates.
         wide = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.weights, self.first, self.second = (

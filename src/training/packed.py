@@ -501,7 +501,8 @@ class _Engine:
                    for run, c in zip(self.runs, chosen, strict=True)]  # fmt: skip
         counts = [int(run.arrays.answers[c].sum())
                   for run, c in zip(self.runs, chosen, strict=True)]  # fmt: skip
-        length, answers = int(max(map(np.max, lengths))), max(counts)
+        # The last token of a row is only predicted, never read.
+        length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
         if self.options.graphs:
             # Few shapes, because each is a graph; 16-bit products want multiples of 8.
             length = -(-length // 8) * 8
@@ -516,7 +517,7 @@ class _Engine:
         reals = np.tile(np.array(IDLE_REALS, dtype=np.float64), (self.slots, 1))
         for run, mine, own, count in zip(self.runs, chosen, lengths, counts, strict=True):
             at, config = run.slot, run.config
-            width = int(own.max())
+            width = min(int(own.max()), length)
             ids[at, : len(mine), :width] = run.arrays.ids[mine, :width]
             wanted[at, :count], targets[at, :count] = run.arrays.labelled(mine, length)
             step = run.step + offset
