@@ -23,6 +23,7 @@ from typing import Any
 STARTED = time.time()
 ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
 RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
+PACKS = (1, 4, 16, 64, 128)
 PEFT_STEPS = 60
 LONGEST = 16  # kernels of a profile that have a row of their own
 ALONE = 10  # first steps of a process, after which it waits for those beside it
@@ -120,15 +121,16 @@ def device() -> str:
 
 
 def flop_of_a_step(base: Any) -> float:
-    """Of one adapter's step: forward and the gradient of the activations through the frozen layers,
-    and the head at the answers; the adapters' own products not counted."""
+    """Of one adapter's step: forward and the gradient of the activations through the frozen layers
+    for each token that is read, and the head at the answers; the adapters' own products not
+    counted."""
     body = sum(
         part.weight.numel()
         for layer in base.layers
         for part in (layer.inputs, layer.output, layer.up, layer.down)
     )
     head = base.vocabulary * base.head.shape[1]
-    return float(ROWS * 4 * (body * LENGTH + head * ANSWER))
+    return float(ROWS * 4 * (body * (LENGTH - 1) + head * ANSWER))
 
 
 def targets_of(shape: str) -> list[str]:
@@ -162,16 +164,19 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
 
     from src.models.packed_optimizer import Rule
     from src.models.packed_step import Bucket
+    from src.training.packed import graph_length
 
-    bucket = Bucket(ROWS, LENGTH, ROWS * ANSWER)
+    length = graph_length(LENGTH - 1, adapters * ROWS)
+    bucket = Bucket(ROWS, length, ROWS * ANSWER)
     rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
     top = min(base.vocabulary, 1500)
-    wanted = torch.arange(ROWS)[:, None] * LENGTH + torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
+    wanted = torch.arange(ROWS)[:, None] * length + torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
     wanted = wanted.flatten().repeat(adapters, 1)
     steps = []
     for step in range(count):
-        ids = torch.randint(5, top, (adapters, ROWS * LENGTH))
-        targets = ids.gather(1, wanted + 1)
+        rows = torch.randint(5, top, (adapters, ROWS, LENGTH))
+        ids = torch.nn.functional.pad(rows[:, :, :-1], (0, length - LENGTH + 1)).flatten(1)
+        targets = rows[:, :, -ANSWER:].flatten(1)
         keys = torch.zeros(adapters, 1, dtype=torch.long)
         reals = torch.tensor(
             [
@@ -304,13 +309,13 @@ def relative(one: Any, other: Any) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def shown(shape: str) -> list[str]:
-    """The variants of the table in docs/results.md."""
+def shown() -> list[str]:
+    """The variants of the table in docs/results.md, as a run has them."""
+    from src.training.packed import AT_ONCE
+
     if device() == "cpu":
         return ["1", "4"]
-    # So many at once fill the GPU.
-    full = 16 if SHAPES[shape]["kind"] == "qwen2" else 64
-    split = {count: f"+at_once={full}" if count > full else "" for count in (1, 4, 16, 64, 128)}
+    split = {count: f"+at_once={AT_ONCE}" if count > AT_ONCE else "" for count in PACKS}
     return [f"{count}+graphs+kernels{more}" for count, more in split.items()]
 
 
@@ -323,7 +328,7 @@ def phase_packed(results: Results, options: argparse.Namespace) -> None:
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
     base = read_base(random_model(options.shape, dtype), targets_of(options.shape), dtype)
     peak = results.value("large product", "tflops")
-    for variant in options.variants.split(",") if options.variants else shown(options.shape):
+    for variant in options.variants.split(",") if options.variants else shown():
         free()
         adapters, how = parse(variant)
         try:

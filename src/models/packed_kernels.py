@@ -513,7 +513,7 @@ class _Mlp(torch.autograd.Function):
         _wide_backward[(triton.cdiv(width, 64), adapters)](
             dwide, dinner_down, a_down, raw, inner, b, draw, da, db,
             a_down.stride(0), b.stride(0), tokens, width, rank,
-            GATED=up.shape[1] > width, TOKENS=32, COLUMNS=64, RANK=_padded(rank), STAGES=3,
+            GATED=up.shape[1] > width, TOKENS=64, COLUMNS=64, RANK=_padded(rank), STAGES=3,
         )  # fmt: skip
         draw = draw.view(adapters, tokens, -1)
         dinner = torch.empty_like(inner)

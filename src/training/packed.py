@@ -43,6 +43,7 @@ from src.training.utils import Reporter, TrainingResult
 # Adapters that go through the base together. On a GPU more are not faster, and take memory; a CPU
 # is busy with one, which then needs no padding to its neighbours' rows.
 AT_ONCE, AT_ONCE_ON_A_CPU = 64, 1
+MANY = 256  # rows of a step, of all its adapters
 SECONDS = 0.5  # of steps between two looks at what they found, and at who asked to stop
 CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
 
@@ -200,6 +201,15 @@ class _Run:
     @property
     def over(self) -> bool:
         return self.stopped or bool(self.early_stop) or self.step >= self.last
+
+
+def graph_length(longest: int, rows: int) -> int:
+    """Tokens a row of a step on a GPU whose longest of so many rows has `longest`.
+
+    Each shape is a graph, which takes as long as hundreds of steps. The longest of many rows is
+    nearly always the same, that of a few is not.
+    """
+    return longest if rows >= MANY else -(-longest // 8) * 8
 
 
 def schedule(config: RunConfig) -> Callable[[int], float]:
@@ -504,8 +514,7 @@ class _Engine:
         # The last token of a row is only predicted, never read.
         length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
         if self.options.graphs:
-            # Few shapes, because each is a graph; 16-bit products want multiples of 8.
-            length = -(-length // 8) * 8
+            length = graph_length(length, sum(map(len, chosen)))
             answers = max(-(-answers // 64) * 64, self.answers.get(length, 0))
             self.answers[length] = answers
         rows = max(run.batch for run in self.runs) if self.options.graphs else max(map(len, chosen))
