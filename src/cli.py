@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -24,9 +23,6 @@ from rich.table import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths
-from src.analysis import capsule as capsules
-from src.analysis import comparison, exports, hub
-from src.analysis import errors as mistakes
 from src.config import (
     ConfigError,
     RunConfig,
@@ -36,15 +32,18 @@ from src.config import (
     stored_config,
     with_overrides,
 )
+from src.mendable import Mendable
 from src.runs import launcher, lineage, preflight, reconciler, slots, store
-from src.runs.launcher import CheckpointNeeded
-from src.runs.lineage import CannotResume
 from src.runs.processes import FileLock
 from src.runs.table import Run, Status
 from src.sweeps import planner
 from src.training import checkpointing
-from src.training.data_loaders import DataError
 from src.units import duration
+
+# pandas takes as long to load as all of this together, so src.analysis, which stands on it, is
+# imported by the commands that need it.
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,22 +90,6 @@ Set = Annotated[
 DID_NOT_COMPLETE, BAD_CALL = 1, 2
 
 
-# Errors whose text says what can be done.
-MENDABLE = (
-    ConfigError,
-    DataError,
-    store.UnknownRun,
-    store.RunIsActive,
-    store.TakesNoWrites,
-    store.CannotSteer,
-    CannotResume,
-    CheckpointNeeded,
-    preflight.CannotMeasure,
-    capsules.CannotPack,
-    hub.CannotPush,
-)
-
-
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors that a person can mend into a sentence on standard error and exit code 2."""
 
@@ -114,7 +97,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except MENDABLE as error:
+        except Mendable as error:
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
             refuse(str(error))
         except (SQLAlchemyError, ImportError) as error:
@@ -167,7 +150,7 @@ def launch(
     for file in files:
         try:
             accepted[file] = checked(file)
-        except MENDABLE as error:
+        except Mendable as error:
             refused[file] = str(error)
             err.print(f"[red]error:[/] {escape(f'{file}: {error}')}", highlight=False)
     ids = dict(zip(accepted, launcher.launch_all(list(accepted.values())), strict=True))
@@ -438,6 +421,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say which of several runs spell better, and what may be claimed of their configs."""
+    from src.analysis import comparison
+
     reconciler.reconcile()
     with store.reading() as session:
         chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
@@ -472,6 +457,8 @@ def errors(
 ) -> None:
     """Print the words that an adapter misspells and how, or which ones another adapter fixed, broke
     and still has wrong."""
+    from src.analysis import errors as mistakes
+
     name = "test" if split == "test" else "validation"
     with store.reading() as session:
         row, evaluation, _ = store.scored(session, run, split=name)
@@ -498,8 +485,10 @@ def errors(
     out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {told}")
 
 
-def tell_changes(both: pd.DataFrame, names: list[str], split: str, *, as_json: bool) -> None:
+def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
     """Print what became of the words of `names[0]` in `names[1]`."""
+    from src.analysis import errors as mistakes
+
     sums = mistakes.balance(both)
     groups = {
         "fixed": both[both["outcome"] == "fixed"],
@@ -524,15 +513,17 @@ def tell_changes(both: pd.DataFrame, names: list[str], split: str, *, as_json: b
     return None
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """The rows of a frame as JSON has them: no nan."""
+    from src.analysis import exports
+
     return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
 
 
 SHOWN = ["question", "expected", "predicted", "correct", "edit_distance"]
 
 
-def print_words(frame: pd.DataFrame) -> None:
+def print_words(frame: "pd.DataFrame") -> None:
     table = Table("question", "expected", "predicted", "edits", "kind", box=None,
                   header_style="bold")  # fmt: skip
     for row in frame[[*SHOWN, "kind"]].itertuples():
@@ -559,6 +550,8 @@ def export(
     ] = None,
 ) -> None:
     """Write every prediction of runs with its kind of error as one table."""
+    from src.analysis import exports
+
     wanted = [split if split in (None, "test") else "validation"]
     found = []
     with store.reading() as session:
@@ -588,6 +581,7 @@ def evaluate(
     row, step = checkpoint_of(checkpoint)
     adapter = adapter_of(row, step)
 
+    from src.analysis import errors as mistakes
     from src.training.evaluate import evaluate as score
 
     with err.status("loading the model") as status:
@@ -692,6 +686,8 @@ def capsule(
 ) -> None:
     """Write a completed run as one zip: settings, data, adapter, predictions, verdicts, and a
     script that scores and trains it again elsewhere and compares."""
+    from src.analysis import capsule as capsules
+
     row = find(run)
     target = output or Path(f"{row.id}.zip")
     if target.exists():
@@ -721,6 +717,9 @@ def push(
 ) -> None:
     """Send the kept adapter to the Hugging Face hub with a model card, as PEFT wrote it or
     merged."""
+    from src.analysis import errors as mistakes
+    from src.analysis import hub
+
     row = find(run)
     adapter = adapter_of(row, None)
     with store.reading() as session:
@@ -1021,6 +1020,7 @@ def sweep_export(
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
     """Write one row a trial: its settings, score, time and what became of it."""
+    from src.analysis import exports
     from src.sweeps import results
 
     with store.reading() as session:

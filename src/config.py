@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from src.mendable import Mendable
 from src.paths import CONFIGS, base_model
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
@@ -37,7 +38,7 @@ DEFAULT_PRESET = "tiny-spell"
 FIRST: dict[str, JsonValue] = {"first": True}
 
 
-class ConfigError(ValueError):
+class ConfigError(Mendable, ValueError):
     """Settings that cannot be used. `problems` maps a setting's dotted name ('' for the whole file)
     to a sentence."""
 

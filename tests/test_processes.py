@@ -1,4 +1,4 @@
-"""Locks that die with their holder, and what a child may inherit."""
+"""Locks that die with their holder, what a child may inherit, and what starts often."""
 
 import os
 import signal
@@ -54,6 +54,14 @@ def test_a_child_inherits_no_stray_secret(monkeypatch: pytest.MonkeyPatch) -> No
     assert "MY_BANK_PASSWORD" not in environment
     assert environment["HF_HUB_OFFLINE"] == "1" and environment["SPELLTUNE_TOKEN"] == "abc"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_what_starts_often_loads_nothing_heavy() -> None:
+    often = "src.cli, src.runs.keeper, src.runs.supervisor, src.runs.trainer"
+    heavy = "{'numpy', 'pandas', 'pyarrow', 'scipy', 'optuna', 'torch', 'transformers'}"
+    code = f"import sys, {often}; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stdout + run.stderr
 
 
 def test_the_boot_id_stays_for_a_boot() -> None:

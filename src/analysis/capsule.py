@@ -15,6 +15,7 @@ from src import paths
 from src.analysis import comparison, hub
 from src.analysis.errors import read as read_predictions
 from src.config import RunConfig, stored_config
+from src.mendable import Mendable
 from src.runs import store
 from src.runs.table import Run, Status
 from src.training import checkpointing
@@ -42,7 +43,7 @@ capsule.json holds seed, versions, scores, tolerances and the hash of every file
 """
 
 
-class CannotPack(ValueError):
+class CannotPack(Mendable, ValueError):
     """Why a run makes no capsule, and what to do."""
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from src.analysis import errors
 from src.config import RunConfig
+from src.mendable import Mendable
 from src.paths import base_model
 from src.training.merge import merge
 
@@ -26,7 +27,7 @@ METRICS = {
 MOST_WORDS = 20
 
 
-class CannotPush(ValueError):
+class CannotPush(Mendable, ValueError):
     """Why nothing was sent to the hub, and what to do."""
 
 

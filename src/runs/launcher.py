@@ -14,6 +14,7 @@ from typing import Any
 
 from src import paths
 from src.config import ConfigError, RunConfig, with_absolute_paths
+from src.mendable import Mendable
 from src.paths import base_model
 from src.runs import preflight, recovery, store
 from src.runs.processes import child_environment, holder, host
@@ -22,7 +23,6 @@ from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.tracking import tracking_problems
 from src.training import checkpointing
-from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 from src.training.engines import packed_problems
 from src.training.stopping import stopping_problems
 from src.training.utils import forget_results
@@ -31,6 +31,9 @@ from src.training.utils import forget_results
 def check(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
     be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
+    # pandas takes longer to load than all else here, and only who looks at data needs it.
+    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+
     check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
     problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
     if config.model.load_in_4bit and not gpus():
@@ -199,7 +202,7 @@ def _merge_log(run_id: str, step: int) -> Path:
     return paths.merged_dir(run_id, step).with_suffix(".log")
 
 
-class CheckpointNeeded(ValueError):
+class CheckpointNeeded(Mendable, ValueError):
     """Why a checkpoint is not deleted."""
 
 

@@ -22,11 +22,11 @@ from src.config import (
     stored_config,
     with_overrides,
 )
+from src.mendable import Mendable
 from src.runs import launcher, recovery, store
 from src.runs.table import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
-from src.training.data_loaders import DataError, load_splits
 
 MOST_HEALS = 2
 
@@ -34,7 +34,7 @@ MOST_HEALS = 2
 SHAPE = ("model.", "lora.r", "lora.target_modules", "lora.bias", "optimizer.name")
 
 
-class CannotResume(ValueError):
+class CannotResume(Mendable, ValueError):
     """Why a run cannot go on, and what can be done instead."""
 
 
@@ -90,6 +90,8 @@ def newest_verified(run: Run, *, after: int = -1) -> int | None:
 
 def same_data(run: Run, step: int) -> None:
     """CannotResume where the run's data are not those that the checkpoint has seen."""
+    from src.training.data_loaders import DataError, load_splits  # with pandas, so only here
+
     known = manifest_of(run, step)["data"]
     data = stored_config(run.config).data
     if data.hub_id or known is None:

@@ -17,6 +17,7 @@ import psutil
 
 from src import paths
 from src.config import RunConfig, with_absolute_paths, with_overrides
+from src.mendable import Mendable
 from src.runs.processes import FileLock, child_environment
 from src.runs.slots import environment, gpus, slot_count, slot_lock
 from src.units import duration
@@ -31,7 +32,7 @@ FREE = {
 SECTIONS = ("backend", "engine", "model", "lora", "data", "training", "evaluation")
 
 
-class CannotMeasure(ValueError):
+class CannotMeasure(Mendable, ValueError):
     """Why no measurement was made, and what can be done."""
 
 

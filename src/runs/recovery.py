@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from src import paths
 from src.runs import store
 from src.runs.processes import FileLock
@@ -157,6 +155,8 @@ def _restore_sweep(file: Path) -> None:
 
 
 def _restore_run(file: Path) -> None:
+    import pandas as pd  # takes longer to load than all else here, and a table is seldom lost
+
     try:
         document: dict[str, Any] = json.loads(file.read_text())
         run = Run(**document["run"])

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
-import pandas as pd
 import psutil
 from sqlalchemy import (
     Connection,
@@ -31,7 +30,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import defer
@@ -40,6 +38,7 @@ from sqlmodel import Session, SQLModel, col, delete, select
 
 from src import paths
 from src.config import RunConfig, nearest
+from src.mendable import Mendable
 from src.runs.table import (
     ACTIVE,
     BEGIN_AN_ATTEMPT,
@@ -61,6 +60,9 @@ try:
 except ImportError:
     import sqlite3 as sqlite_driver
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster", "vboxsf", "afs")
 
 
@@ -73,20 +75,20 @@ FULL_BYTES = 64 * 1024  # less than this, and SQLite cannot make its files besid
 DAMAGED = ".damaged"
 
 
-class UnknownRun(LookupError):
+class UnknownRun(Mendable, LookupError):
     """No run has that id, or several have that name."""
 
 
-class TakesNoWrites(SQLAlchemyError):
+class TakesNoWrites(Mendable, SQLAlchemyError):
     """The run table can be read, but not written now: its disk is full, or another has locked it.
     The text says what to do."""
 
 
-class RunIsActive(RuntimeError):
+class RunIsActive(Mendable, RuntimeError):
     """The run has living processes, so this cannot be done to it."""
 
 
-class CannotSteer(ValueError):
+class CannotSteer(Mendable, ValueError):
     """Why this cannot be done to a sweep or a queued run, and what can be done instead."""
 
 
@@ -395,7 +397,8 @@ def _upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str,
     if not rows:
         return
     target: Table = table.__table__  # type: ignore[attr-defined]
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    # Theirs is the only syntax that differs, and the one that is not used need not be loaded.
+    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")
     statement = dialect.insert(target)
     keys = [c.name for c in target.primary_key]
     rest = {c.name: statement.excluded[c.name] for c in target.columns if c.name not in keys}
@@ -956,10 +959,13 @@ def metric_names(session: Session, run_id: str) -> list[str]:
     )
 
 
-def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> pd.DataFrame:
+def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> "pd.DataFrame":
     """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step
     from its highest attempt; what an attempt did beyond the step that a later one went back to is
     left out."""
+    import numpy as np  # these two take as long to load as all else, and most need no frame
+    import pandas as pd
+
     known = "FROM metric WHERE run_id = :run AND name = :name AND step > :after"
     known += _kept(session, run_id)
     query = f"SELECT step, value, at, max(attempt) {known} GROUP BY step ORDER BY step"
@@ -1127,9 +1133,11 @@ def scored(
     return run, found, known
 
 
-def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> pd.DataFrame:
+def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> "pd.DataFrame":
     """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a
     question."""
+    import pandas as pd
+
     frame = pd.read_parquet(evaluation.path)
     return frame[~frame["correct"]].reset_index(drop=True) if wrong_only else frame
 

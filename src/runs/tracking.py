@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from src import paths
-from src.analysis import errors, exports
 from src.config import RunConfig, TrackingConfig
 
 # wandb waits 90 s by default where a key exists and no network.
@@ -166,6 +165,8 @@ def artifacts(config: RunConfig, run_id: str, end: End) -> dict[str, Path]:
     wanted; on the test split once that was scored."""
     if not config.tracking.artifacts or end.best_step is None:
         return {}
+    from src.analysis import errors, exports  # with pandas; launch and supervisor need none
+
     found = {"adapter": paths.output_dir(run_id) / "final"}
     for split in ("-test", ""):
         file = paths.predictions_dir(run_id) / f"step-{end.best_step}{split}.parquet"

@@ -8,10 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
 import yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Reporter(Protocol):
@@ -24,7 +26,7 @@ class Reporter(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars by name (`train/loss`, `lr`, ...) at a step."""
 
-    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
+    def evaluation(self, step: int, split: str, predictions: "pd.DataFrame") -> None:
         """Keep the predictions of one evaluation of `split` (validation or test), one row a
         question."""
 
