@@ -20,6 +20,7 @@ from src.config import RunConfig, stored_config
 from src.runs import reconciler, store
 from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
 from src.runs.table import Run
+from src.training.utils import TrainingResult, loading, write_atomic, write_results
 
 if TYPE_CHECKING:
     from src.runs.tracking import Tracker
@@ -59,7 +60,6 @@ class Attempt:
         be ended as soon as it is written, so these trackers have a little time before."""
         from src.runs.reporter import Fenced
         from src.runs.tracking import End, close
-        from src.training.utils import TrainingResult, write_results
 
         result: dict[str, Any] = {}
         try:
@@ -126,8 +126,10 @@ def main(run_id: str, attempt: int) -> int:
         return 1
     own.reporter.phase("loading libraries")
     try:
-        from src.training.train import train
+        with loading():
+            from src.training.train import load_libraries, train
 
+            load_libraries(own.config)
         outcome: Any = train(**own.arguments())
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
@@ -140,7 +142,8 @@ def main(run_id: str, attempt: int) -> int:
 
 def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
-    from src.training.packed import Outcome, Trial, train_pack
+    with loading():
+        from src.training.packed import Outcome, Trial, train_pack
 
     members: dict[int, Attempt] = {}
     trackers: list[Tracker] = []
@@ -203,8 +206,6 @@ def reason_of(error: Exception) -> str:
 
 
 def write_result(run_id: str, attempt: int, result: dict[str, object]) -> None:
-    from src.training.utils import write_atomic
-
     document = {"attempt": attempt, "ended_at": time.time(), **result}
     write_atomic(paths.output_dir(run_id) / "result.json", json.dumps(document, indent=2) + "\n")
 

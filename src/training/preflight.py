@@ -22,6 +22,7 @@ import psutil
 
 from src.config import RunConfig, parse_config, with_overrides
 from src.training.data_loaders import Splits, load_splits
+from src.training.utils import loading
 
 STEPS = 3
 GIB = 2**30
@@ -127,9 +128,12 @@ def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
 
 
 def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
-    from src.training.packed import Trial, train_pack
-    from src.training.train import train
+    with loading():
+        from src.training.packed import Trial, train_pack
+        from src.training.train import load_libraries, train
 
+        if len(clocks) == 1:
+            load_libraries(config)
     if len(clocks) == 1:
         train(config, clocks[0], output_dir=folder / "out", checkpoints_dir=folder / "steps")
         return

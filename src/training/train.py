@@ -22,6 +22,9 @@ from src.training.data_loaders import load_splits
 from src.training.stopping import History, Rules, stopping_problems
 from src.training.utils import Reporter, TrainingResult
 
+# Read once, when the first library imports huggingface_hub.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 
 class TrainingError(ValueError):
     """Settings that this engine cannot train, or that a library changed underneath."""
@@ -183,6 +186,19 @@ def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
     return problem is None, problem
 
 
+def load_libraries(config: RunConfig) -> None:
+    """Import what `train` is going to use, in its order."""
+    if choose_engine(config)[0]:
+        from src.training import packed  # noqa: F401
+
+        return
+    from src.models import spelling_model, utils
+
+    precision = utils.resolve_precision(config.training.precision)
+    spelling_model.choose_backend(config.backend, precision=precision)
+    from src.training import sft  # noqa: F401
+
+
 def train(
     config: RunConfig,
     reporter: Reporter,
@@ -216,7 +232,6 @@ def train(
 
     if threads := os.environ.get("SPELLTUNE_THREADS"):
         torch.set_num_threads(int(threads))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     precision = machine.resolve_precision(config.training.precision)
     asked = plan(config, precision=precision)
     backend, note = spelling.choose_backend(asked.backend, precision=precision)

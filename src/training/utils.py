@@ -2,10 +2,12 @@
 folder."""
 
 import fcntl
+import gc
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,6 +61,21 @@ class TrainingResult:
     step: int  # the last optimizer step
     best_step: int  # the step whose adapter was kept
     metrics: dict[str, float] = field(default_factory=dict)  # of the kept adapter
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import libraries in a fifth less time. For a process that then does nothing but train.
+
+    They make a million objects that stay. Python's collector would look through all of them again
+    and again while they come, and at each full collection of the training.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def write_results(
