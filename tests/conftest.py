@@ -1,5 +1,6 @@
 """What the tests share: a home of their own, and skips that name what the machine lacks."""
 
+import gc
 import glob
 import json
 import os
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if os.environ.get("SPELLTUNE_NO_SKIPS") and name != "gpu":
                 raise pytest.UsageError(f"{item.nodeid}: {reason}, and SPELLTUNE_NO_SKIPS is set")
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays: no collection during the tests needs to look through it again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

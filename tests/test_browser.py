@@ -133,6 +133,28 @@ def reading(browser: Any, *, width: int = 1280, scheme: str = "light") -> Iterat
     assert not wrong
 
 
+def still(page: Any) -> None:
+    """Wait until nothing has changed on the page for 300 ms: all is drawn, and has faded in."""
+    page.evaluate("""() => new Promise((done) => {
+      let timer;
+      const observer = new MutationObserver(wait);
+      function wait() {
+        clearTimeout(timer);
+        timer = setTimeout(look, 300);
+      }
+      function look() {
+        if (document.querySelector('[data-test-script-state=running]')
+            || document.getAnimations().some((a) => a.playState === 'running')) return wait();
+        observer.disconnect();
+        done();
+      }
+      observer.observe(document, {
+        subtree: true, childList: true, attributes: true, characterData: true,
+      });
+      wait();
+    })""")
+
+
 @pytest.fixture(scope="module")
 def watched(module_home: Path) -> Iterator[str]:
     """A run that is training as far as anybody can tell."""
@@ -430,7 +452,7 @@ def test_contrast_and_names_hold_on_every_page_in_both_themes(browser, panel, en
         with reading(browser, scheme="light") as page:
             page.goto(panel + address)
             page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")
-            page.wait_for_timeout(1500)
+            still(page)
             page.evaluate(axe)
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
@@ -439,7 +461,7 @@ def test_contrast_and_names_hold_on_every_page_in_both_themes(browser, panel, en
                     " === scheme",
                     arg=scheme,
                 )
-                page.wait_for_timeout(300)  # the charts follow
+                still(page)  # the charts follow
                 found = page.evaluate(
                     "rules => axe.run(document, {runOnly: {type: 'rule', values: rules}})", RULES
                 )
@@ -460,7 +482,7 @@ def test_a_narrow_window_is_usable(browser, panel, ended, width):
         with reading(browser, width=width) as page:
             page.goto(panel + address)
             page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")
-            page.wait_for_timeout(800)
+            still(page)
             over = page.evaluate(
                 "() => { const m = document.querySelector('[data-testid=stMain]');"
                 " return m.scrollWidth - m.clientWidth; }"
