@@ -17,7 +17,7 @@ from src.paths import ROOT, home
 from src.runs import launcher, preflight, slots
 from src.runs.table import Status
 from src.sweeps import planner
-from tests.live import command, ended, left_over, training, wait
+from tests.live import command, ended, row, training, wait
 
 pytestmark = pytest.mark.skipif(bool(slots.gpus()), reason="the bounds here are those of a CPU")
 
@@ -96,9 +96,10 @@ def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
     wait(run_id, training)
     with pytest.raises(preflight.CannotMeasure, match="a run is training"):
         preflight.measure(config_of(small))
+    # One that was asked to stop is waited for.
     launcher.stop(run_id)
-    wait(run_id, ended)
-    assert not left_over(home(), seconds=20)
+    assert preflight.measure(config_of(small)).fits
+    assert row(run_id).status == Status.STOPPED
     with pytest.raises(preflight.CannotMeasure, match="no file /nowhere.csv"):
         preflight.measure(config_of(small, data__path="/nowhere.csv"))
 

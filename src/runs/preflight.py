@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +19,11 @@ import psutil
 from src import paths
 from src.config import RunConfig, with_absolute_paths, with_overrides
 from src.mendable import Mendable
-from src.runs.processes import FileLock, child_environment
+from src.runs import store
+from src.runs.processes import FileLock, child_environment, host
 from src.runs.slots import environment, gpus, slot_count, slot_lock
+from src.runs.table import ACTIVE
+from src.runs.timeouts import TIMEOUTS
 from src.units import duration
 
 # Settings that change neither the memory of a step nor its time.
@@ -98,14 +102,9 @@ def kept(config: RunConfig, *, adapters: int = 1) -> Measured | None:
 
 
 def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
-    """Measure and keep it; seconds to a minute. CannotMeasure while all slots train, or where the
-    config cannot train at all."""
-    slot = next((s for s in range(slot_count()) if (_lock := FileLock(slot_lock(s))).acquire()), -1)
-    if slot < 0:
-        raise CannotMeasure(
-            "a run is training, and beside it neither time nor memory can be measured; wait for "
-            "its end or stop it"
-        )
+    """Measure and keep it; seconds to a minute, and first those that a stopped run takes to end.
+    CannotMeasure while all slots train, or where the config cannot train at all."""
+    slot, lock = _free_slot()
     try:
         found = _tried(config, adapters, slot)
         if not found.fits and adapters == 1:
@@ -114,13 +113,35 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
                     found.largest.update(changes)
                     break
     finally:
-        _lock.release()
+        lock.release()
     file = file_of(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = file.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(asdict(found)))
     part.replace(file)
     return found
+
+
+def _free_slot() -> tuple[int, FileLock]:
+    """A slot that is now this process's. One whose runs were all asked to stop, or have ended but
+    for their processes, is waited for; CannotMeasure where every slot trains."""
+    # By then a supervisor has used force, or claimed the run that it was started for.
+    deadline = time.monotonic() + TIMEOUTS.stop + TIMEOUTS.terminate + TIMEOUTS.start
+    while True:
+        for slot in range(slot_count()):
+            lock = FileLock(slot_lock(slot))
+            if lock.acquire():
+                return slot, lock
+        with store.reading() as session:
+            active = store.runs(session, statuses=ACTIVE)
+        here = [run for run in active if run.host in (None, host())]
+        train = {run.slot for run in here if run.stop_requested_at is None}
+        if train.issuperset(range(slot_count())) or time.monotonic() > deadline:
+            raise CannotMeasure(
+                "a run is training, and beside it neither time nor memory can be measured; wait "
+                "for its end or stop it"
+            )
+        time.sleep(TIMEOUTS.poll)
 
 
 def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
