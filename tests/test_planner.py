@@ -33,6 +33,20 @@ def config_of(settings: dict[str, Any], **changes: Any) -> RunConfig:
     return load_config(overrides=settings | own)
 
 
+def written(file: Path, config: RunConfig) -> str:
+    file.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    return str(file)
+
+
+def known(config: RunConfig, adapters: int, by: str, step: float) -> None:
+    """As if that had been measured on this machine: 10 s to start, 0.1 s a batch to score."""
+    file = preflight.file_of(config, adapters)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows, gib = {"validation": 4, "test": 4}, 1 + adapters / 10
+    found = preflight.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
+    file.write_text(json.dumps(asdict(found)))
+
+
 def limited(gib: float, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """The command line in a process that may have so much memory."""
     bound = ["prlimit", f"--data={int(gib * 2**30)}", sys.executable, "-m", "src.cli"]
@@ -62,14 +76,11 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
     assert "s a step" in found.sentence(config)
-    # The launch shows it, and it holds, but for a machine that others use meanwhile.
-    file = home() / "known.yaml"
-    file.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
-    told = command("launch", str(file), "--json")
+    # The launch shows it.
+    file = written(home() / "known.yaml", config)
+    told = command("launch", file, "--json")
     assert found.sentence(config) in " ".join(told.stderr.split())
-    done = wait(json.loads(told.stdout)["id"], ended)
-    assert done.status == Status.COMPLETED and done.ended_at and done.started_at
-    assert done.ended_at - done.started_at < 3 * found.seconds(config) + 10
+    assert wait(json.loads(told.stdout)["id"], ended).status == Status.COMPLETED
 
 
 def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
@@ -133,15 +144,6 @@ def test_a_pack_is_planned_only_where_it_pays(
 ) -> None:
     changes = {"training.max_steps": max_steps, "training.per_device_train_batch_size": 4}
     configs = [config_of(packed | changes, training__seed=seed) for seed in range(8)]
-
-    def known(config: RunConfig, adapters: int, by: str, step: float) -> None:
-        file = preflight.file_of(config, adapters)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rows = {"validation": 4, "test": 4}
-        gib = 1 + adapters / 10
-        found = preflight.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
-        file.write_text(json.dumps(asdict(found)))
-
     one = 0.1 if engine == "packed" else 0.2
     known(configs[0].model_copy(update={"engine": "auto"}), 1, "trl", 0.15)
     known(configs[0], 1, "packed", one)
@@ -152,9 +154,9 @@ def test_a_pack_is_planned_only_where_it_pays(
     assert pack.seconds_one_by_one == pytest.approx(8 * 10 + steps, rel=0.2)
 
 
-def test_packs_are_planned_launched_and_set_against_what_they_took(
-    home: Path, packed: dict[str, Any]
-) -> None:
+@pytest.fixture
+def five(packed: dict[str, Any]) -> list[RunConfig]:
+    """Three that may share a process, one that takes the steps of the first, and one for TRL."""
     changes: list[dict[str, Any]] = [
         {"lora.r": 2},
         {"lora.r": 8, "training.learning_rate": 1e-3},
@@ -163,11 +165,21 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
          "training.gradient_accumulation_steps": 2},
         {"lora.r": 4, "engine": "trl"},
     ]  # fmt: skip
-    files = []
-    for number, own in enumerate(changes):
-        config = load_config(overrides=packed | own | {"name": f"run {number}"})
-        files.append(str(home / f"{number}.yaml"))
-        Path(files[-1]).write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    return [load_config(overrides=packed | own | {"name": f"run {n}"})
+            for n, own in enumerate(changes)]  # fmt: skip
+
+
+def test_packs_are_planned_launched_and_set_against_what_they_took(
+    home: Path, five: list[RunConfig]
+) -> None:
+    # Known, not measured: which plan is the best one must not hang on what this machine does.
+    heaviest = five[1]
+    known(heaviest.model_copy(update={"engine": "auto"}), 1, "trl", 0.2)
+    known(heaviest, 1, "packed", 0.1)
+    known(heaviest, 3, "packed", 0.12)
+    known(heaviest, planner.FEW, "packed", 0.13)
+    known(five[4], 1, "trl", 0.2)
+    files = [written(home / f"{n}.yaml", config) for n, config in enumerate(five)]
     # What it comes to is seen first; a run is left out only where that was asked for.
     told = json.loads(command("plan", *files, "--json").stdout)
     assert told["duplicates"] == {"3": 0} and told["launched"] == []
@@ -177,14 +189,24 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
     by_members = {tuple(pack["members"]): pack for pack in told["packs"]}
     assert set(by_members) == {(0, 1, 2), (4,)}
     pack, alone = by_members[0, 1, 2], by_members[(4,)]
-    # Three tiny runs: what they share is the start of a process.
     assert (pack["engine"], pack["size"]) == ("packed", 3)
     assert pack["seconds"] < pack["seconds_one_by_one"]
     assert (alone["engine"], alone["size"]) == ("trl", 1)
     runs = [wait(run_id, ended) for run_id in told["launched"]]
     assert {run.status for run in runs} == {Status.COMPLETED}
-    assert len({run.trainer_pid for run in runs}) == 2
+    assert [run.trainer_pid == runs[0].trainer_pid for run in runs] == [True] * 3 + [False]
     outcomes = {len(outcome["runs"]): outcome for outcome in planner.outcomes()}
-    assert outcomes[3]["took_seconds"] < 3 * outcomes[3]["seconds"] + 10
+    assert outcomes[3]["seconds"] == pack["seconds"] and outcomes[3]["ended"] == 3
+    began = min(run.started_at or 0 for run in runs[:3])
+    assert outcomes[3]["took_seconds"] == max(run.ended_at or 0 for run in runs[:3]) - began > 0
     there = psutil.virtual_memory().total / 2**30
     assert 0 < outcomes[3]["took_gib"] < there
+
+
+@pytest.mark.timed
+def test_packs_and_runs_take_no_longer_than_was_measured(five: list[RunConfig]) -> None:
+    for run_id in planner.launch(planner.plan(five), five):
+        assert wait(run_id, ended).status == Status.COMPLETED
+    for outcome in planner.outcomes():
+        # But for a machine that others use meanwhile.
+        assert outcome["took_seconds"] < 3 * outcome["seconds"] + 10, outcome
