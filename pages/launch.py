@@ -1,6 +1,5 @@
 """The form that launches a run: a preset or an earlier run, and what to change in it."""
 
-import time
 from concurrent.futures import wait
 from html import escape
 from typing import Any
@@ -21,15 +20,10 @@ from src.panel import data, form, measure, parts
 from src.runs import launcher, lineage, preflight, store
 from src.runs.table import Run
 
-SAME_PRESS_SECONDS = 2.0
-
 
 def page() -> None:
     st.html('<h1 class="unseen">Launch</h1>')
-    # Two presses in a row are one: the second may arrive while the first one's page goes, and keep
-    # it from going.
-    run_id, at = st.session_state.get("launched", ("", 0.0))
-    if time.time() - at < SAME_PRESS_SECONDS:
+    if run_id := parts.pressed_again("launch"):
         parts.go("monitor", {"run": run_id})
     origin, base = start()
     if base is None:
@@ -93,24 +87,21 @@ def origins(origin: str) -> None:
 def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     """The button; pressed, it launches once the data has been checked and goes to the monitor."""
     held = config is None or bool(problems)
-    if (
-        not st.button(
-            "Fork" if fork_of() else "Launch", type="primary", width="stretch", disabled=held
-        )
-        or not config
-    ):
+    label, key = "Fork" if fork_of() else "Launch", parts.key_of("launch")
+    pressed = st.button(label, type="primary", width="stretch", disabled=held, key=key)
+    if not pressed or not config:
         return
+    made = parts.made("launch")
     with st.spinner("Reading the data first"):
         wait([data.begun(config)])
     if data.check(config)[1]:
         st.rerun()  # the problems now stand at their fields
     try:
-        run_id = begin(config)
+        made.append(begin(config))
     except lineage.CannotResume as error:
         st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
         return
-    st.session_state["launched"] = (run_id, time.time())
-    parts.go("monitor", {"run": run_id})
+    parts.go("monitor", {"run": made[-1]})
 
 
 def begin(config: RunConfig) -> str:

@@ -11,6 +11,8 @@ import pandas as pd
 from optuna.trial import TrialState
 from rapidfuzz.distance import OSA
 from sqlalchemy import update
+from streamlit.proto.WidgetStates_pb2 import WidgetStates
+from streamlit.runtime.scriptrunner import RerunData, get_script_run_ctx
 
 from src import paths
 from src.config import load_config
@@ -139,6 +141,16 @@ def fill_sweep(
             if ended in (Status.COMPLETED, Status.RUNNING):
                 store.record_metrics(session, run.id, 1, points)
     return row.id
+
+
+def press_again() -> None:
+    """Inside a page's script: as if its reader pressed the same button a second time just now."""
+    asked = get_script_run_ctx()
+    assert asked and asked.script_requests
+    states = WidgetStates(widgets=asked.session_state.get_widget_states())
+    asked.script_requests.request_rerun(
+        RerunData(asked.query_string, states, asked.page_script_hash)
+    )
 
 
 def hold(run_id: str) -> FileLock:

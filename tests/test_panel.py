@@ -28,6 +28,7 @@ from tests.panel_store import (
     fill_predictions,
     fill_run,
     fill_sweep,
+    press_again,
 )
 
 PAGES = paths.ROOT / "pages"
@@ -64,7 +65,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def show(page: str, /, **query: str) -> AppTest:
-    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=20)
+    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=60)
     for name, value in query.items():
         test.query_params[name] = value
     test.run()
@@ -78,7 +79,8 @@ def html(test: AppTest) -> str:
 
 def settled(test: AppTest) -> AppTest:
     """The page once its data check is there."""
-    for _ in range(100):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         if "Reading the data" not in html(test):
             return test
         time.sleep(0.05)
@@ -491,6 +493,19 @@ def test_launch_makes_one_row_of_two_presses_and_goes_to_the_monitor(launched):
     assert (
         run.name == "my run" and run.config["lora"]["r"] == 8 and run.config["lora"]["alpha"] == 32
     )
+
+
+def test_a_second_press_while_the_first_one_launches_makes_no_second_row(launched, monkeypatch):
+    launch = launcher.launch
+
+    def slow(config):
+        run_id = launch(config)
+        press_again()
+        return run_id
+
+    monkeypatch.setattr(launcher, "launch", slow)
+    settled(show("launch")).button[0].click().run()
+    assert len(launched) == 1
 
 
 def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):

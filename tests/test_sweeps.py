@@ -38,7 +38,7 @@ from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
 from tests import live
 from tests.live import FEW, command
-from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep
+from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep, press_again
 
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 
@@ -752,7 +752,7 @@ def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[s
 
 
 def show(**query: str) -> AppTest:
-    test = AppTest.from_file(str(paths.ROOT / "pages" / "sweeps.py"), default_timeout=30)
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "sweeps.py"), default_timeout=60)
     for name, value in query.items():
         test.query_params[name] = value
     test.run()
@@ -800,7 +800,12 @@ def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
 @pytest.mark.usefixtures("home")
 def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(launcher, "start_driver", started.append)
+
+    def start_driver(sweep_id: str) -> None:
+        started.append(sweep_id)
+        press_again()  # and that makes no second one
+
+    monkeypatch.setattr(launcher, "start_driver", start_driver)
     test = show(budget="6 trials")
     test.button[0].click().run()
     with store.reading() as session:
@@ -1111,7 +1116,7 @@ def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> No
         run = store.find(session, found.settings["run"].iloc[0])
     query = sweeps.launch_query(found, results.top(found, 1)[0])
     assert query["preset"] == "tiny-spell" and query["training.max_steps"] == "200"
-    form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=30)
+    form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=60)
     for name, text in query.items():
         form.query_params[name] = text
     form.run()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from html import escape
+from typing import cast
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -89,6 +90,24 @@ def link(
 def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
     """Show another page."""
     st.switch_page(PAGES / f"{page}.py", query_params=query)
+
+
+def made(what: str) -> list[str]:
+    """Ids of what the button called so has made in this session. Append in the very line that makes
+    one: where a second press waits, the next call of Streamlit ends the script."""
+    return cast("list[str]", st.session_state.setdefault(f"made by {what}", []))
+
+
+def key_of(what: str) -> str:
+    """Key of that button: another one once it has made something."""
+    return f"{what} {len(made(what))}"
+
+
+def pressed_again(what: str) -> str | None:
+    """Id of what that button made last, where it was pressed once more before it was gone: two
+    presses are one, and the second keeps the first one's page from going where it goes."""
+    ids = made(what)
+    return ids[-1] if ids and st.session_state.get(f"{what} {len(ids) - 1}") else None
 
 
 def meaning(run: Run, *, paused: bool = False) -> str:

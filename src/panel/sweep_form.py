@@ -145,6 +145,8 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
 
 def draw() -> None:
     """What is searched, what that comes to, and the button that launches it."""
+    if sweep_id := parts.pressed_again("launch the sweep"):
+        show(sweep_id)
     chosen = pick()
     if chosen is None:
         return
@@ -176,7 +178,10 @@ def draw() -> None:
             draw_fields(rest, before, texts, problems)
     with right, st.container(key="summary"):
         held = sweep is None or bool(problems)
-        pressed = st.button("Launch the sweep", type="primary", width="stretch", disabled=held)
+        pressed = st.button(
+            "Launch the sweep", type="primary", width="stretch", disabled=held,
+            key=parts.key_of("launch the sweep"),
+        )  # fmt: skip
         if problems:
             parts.problem(str(ConfigError(problems)))
         elif sweep and plan:
@@ -309,11 +314,16 @@ def saved(name: str, text: str) -> Path:
 
 def launch(file: Path) -> None:
     """Launch and show the sweep, or say why not."""
+    made = parts.made("launch the sweep")
     try:
         with st.spinner("Reading the data first"):
-            sweep_id = ledger.launch(file)
+            made.append(ledger.launch(file))
     except (ConfigError, DataError) as error:
         parts.problem(str(error))
         return
+    show(made[-1])
+
+
+def show(sweep_id: str) -> None:
     st.query_params.from_dict({"sweep": sweep_id})  # and none of the edits
     st.rerun()
