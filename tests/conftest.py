@@ -76,8 +76,7 @@ def data(home: Path) -> Iterator[Path]:
     from tests import live
 
     yield live.words(home)
-    for process in live.of_home(home):
-        process.kill()
+    live.kill_all(home)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ def left_over(home: Path, seconds: float) -> list[psutil.Process]:
     while (there := of_home(home)) and time.monotonic() < end:
         time.sleep(0.1)
     return there
+
+
+def kill_all(home: Path) -> None:
+    """SIGKILL to all processes of this home, and to those that they were just about to start."""
+    while there := of_home(home):
+        for process in there:
+            with suppress(psutil.NoSuchProcess):  # it came to its end meanwhile
+                process.kill()
+        psutil.wait_procs(there, timeout=10)
 
 
 def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

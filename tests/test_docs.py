@@ -74,8 +74,7 @@ def test_every_command_that_needs_no_gpu_runs(
                     assert done.returncode == 0, f"{page.name}:\n{text}\n{done.stdout}"
                     ran += 1
     finally:
-        for process in live.of_home(home):
-            process.kill()
+        live.kill_all(home)
     assert ran >= 5
 
 
