@@ -54,11 +54,11 @@ def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]
             stderr=log,
         )
     try:
-        wait_for(lambda: healthy(port), 60, "the panel did not start")
+        wait_for(lambda: healthy(port), "the panel did not start")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 def healthy(port: int) -> bool:
@@ -68,7 +68,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := condition():
@@ -118,7 +118,7 @@ def reading(browser: Any, *, width: int = 1280, scheme: str = "light") -> Iterat
         accept_downloads=True,
     )
     shown, wrong = context.new_page(), []
-    shown.set_default_timeout(20_000)
+    shown.set_default_timeout(60_000)
     shown.on("pageerror", lambda error: wrong.append(str(error)))
     shown.on(
         "request",
@@ -192,7 +192,7 @@ def test_a_deep_link_opens_on_a_fresh_server(browser, module_home, ended, uvicor
         words.get_by_text("rythm", exact=True).wait_for()
         assert words.count() == 1
         found = page.get_by_label("Find")
-        wait_for(lambda: found.input_value() == "rhythm", 5, "the filter is shown")
+        wait_for(lambda: found.input_value() == "rhythm", "the filter is shown")
 
 
 @pytest.mark.timed
@@ -245,7 +245,7 @@ def test_zoom_outlives_three_refreshes_and_only_grows_the_curve(page, panel, wat
         add_points(watched, last - 49, last)
         page.get_by_text(f"step {last:,} of").wait_for()
         drawn = partial(plot, page, f"p._fullData[0].x.at(-1) === {last}")
-        wait_for(drawn, 10, "the curve grows")
+        wait_for(drawn, "the curve grows")
         assert plot(page, "p.layout.xaxis.range") == zoomed
     assert page.evaluate("window.card.isConnected"), "the chart was drawn anew, not updated"
     assert page.evaluate("document.querySelector('.charts').getBoundingClientRect().top") == top
@@ -292,9 +292,16 @@ def test_all_charts_show_the_same_best_step(page, panel, watched):
             store.find(session, watched).best_step = best
         last = store_step(watched)
         add_points(watched, last + 1, last + 50)  # so that all charts have something to draw
-        wait_for(lambda best=best: best in page.evaluate(marked), 10, "the best step moves")
-        page.wait_for_timeout(300)
-        shown = page.evaluate(marked)
+        wait_for(lambda best=best: best in page.evaluate(marked), "the best step moves")
+        # With the refresh that moved it in the first chart, and no later one.
+        shown = page.evaluate(
+            "async () => { const grid = document.querySelector('.charts');"
+            " const { figures } = grid.shown;"
+            f" const marked = () => {marked};"
+            " while (new Set(marked()).size > 1 && grid.shown.figures === figures)"
+            " await new Promise(requestAnimationFrame);"
+            " return marked(); }"
+        )
         assert len(shown) > 4 and set(shown) == {best}, shown
 
 
@@ -309,7 +316,7 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     page.goto(f"{panel}/monitor?run={run_id}")
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Stop this run").click()
-    wait_for(partial(stop_is_asked, run_id), 10, "the stop is asked for")
+    wait_for(partial(stop_is_asked, run_id), "the stop is asked for")
     end(run_id, Status.STOPPED, "stopped at step 100 because someone asked")
     lock.release()
     page.get_by_text("stopped at step 100").wait_for()
@@ -330,7 +337,7 @@ def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
     words.nth(11).wait_for()
     page.get_by_label("Find").fill("weird")
     page.keyboard.press("Enter")
-    wait_for(lambda: words.count() == 1, 5, "one word is left")
+    wait_for(lambda: words.count() == 1, "one word is left")
     assert words.get_by_role("cell", name="wierd").count() == 1
     assert "find=weird" in page.url
     with page.expect_download() as download:
@@ -361,20 +368,20 @@ def test_what_got_worse_between_two_checkpoints_is_found_in_three_clicks(page, p
     page.get_by_text("fixed −").wait_for()
     # The kind that grew most stands first.
     page.locator("a.row.two").first.click()
-    wait_for(lambda: "kind=" in asked(page), 10, "the filter stands in the address")
+    wait_for(lambda: "kind=" in asked(page), "the filter stands in the address")
     page.get_by_role("cell", name="ocur", exact=True).first.wait_for()
     page.go_back()
-    wait_for(lambda: "kind=" not in asked(page), 10, "the way back takes the filter off")
+    wait_for(lambda: "kind=" not in asked(page), "the way back takes the filter off")
 
 
 def test_a_click_on_a_chart_filters_the_table_and_one_more_takes_it_off(page, panel, ended):
     page.goto(f"{panel}/errors?run={ended}@600")
-    wait_for(lambda: "step=600" in asked(page), 10, "run and step are told")
+    wait_for(lambda: "step=600" in asked(page), "run and step are told")
     page.get_by_role("link", name="vowel swap: 2").click()
-    wait_for(lambda: page.locator("table.words tbody tr").count() == 2, 10, "two words are left")
+    wait_for(lambda: page.locator("table.words tbody tr").count() == 2, "two words are left")
     assert page.get_by_role("combobox", name="Kind").input_value() == "vowel swap"
     page.get_by_role("link", name="vowel swap: 2").click()
-    wait_for(lambda: page.locator("table.words tbody tr").count() == 12, 10, "all words are back")
+    wait_for(lambda: page.locator("table.words tbody tr").count() == 12, "all words are back")
     with page.expect_download() as download:
         page.get_by_role("button", name="Excel").click()
     assert download.value.suggested_filename.endswith(".xlsx")
@@ -399,7 +406,7 @@ def test_a_note_is_written_in_the_table_of_compare_and_outlives_the_page(page, p
             return store.find(session, other).notes == "ship this"
 
     # Until the page stands still the table moves away from under the pointer.
-    wait_for(noted, 20, "the note is in the store")
+    wait_for(noted, "the note is in the store")
     page.goto(address)
     cells.filter(has_text="ship this").wait_for(state="attached")
 
@@ -614,8 +621,8 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             by_keyboard(page, "Launch", "BUTTON")
             page.keyboard.press("Enter")
             page.wait_for_selector(".run-head")
-            first = wait_for(partial(points, page), 120, "the curve begins")
-            wait_for(lambda: points(page) > first, 60, "the curve grows")
+            first = wait_for(partial(points, page), "the curve begins", 120)
+            wait_for(lambda: points(page) > first, "the curve grows")
             page.locator(".badge.completed").wait_for(timeout=120_000)
             assert "step 400 of 400" in page.locator(".run-head").inner_text()
             page.get_by_role("link", name="Misspelled words").click()
@@ -626,7 +633,6 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             page.wait_for_selector(".stNumberInput")
             wait_for(
                 lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "400",
-                10,
                 "its steps",
             )
             with store.reading() as session:
@@ -690,7 +696,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
                 (run,) = store.runs(session)
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Stop this run").click()
-            wait_for(partial(stop_is_asked, run.id), 20, "the stop is asked for")
+            wait_for(partial(stop_is_asked, run.id), "the stop is asked for")
             page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=120_000)
             end_processes(run.id)
 

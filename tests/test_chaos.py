@@ -188,7 +188,7 @@ def test_14_a_minute_of_sigstop_is_flagged_and_then_well(
         os.kill(pid, signal.SIGSTOP)
     time.sleep(60)
     reconciler.reconcile()
-    page = AppTest.from_file(str(ROOT / "pages" / "monitor.py"), default_timeout=30)
+    page = AppTest.from_file(str(ROOT / "pages" / "monitor.py"), default_timeout=60)
     page.query_params["run"] = run_id
     page.run()
     text = "\n".join(element.proto.body for element in page.get("html"))

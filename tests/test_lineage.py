@@ -58,7 +58,7 @@ def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = launched(settings_of(base, words(home)))
         assert (run.status, run.step) == (Status.COMPLETED, 12), run.reason
     # Who still has the run table open takes files of it away at its end, maybe amid a copy.
-    assert not left_over(home, seconds=30)
+    assert not left_over(home, seconds=60)
     return home
 
 

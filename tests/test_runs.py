@@ -90,9 +90,9 @@ def test_one_slot_serves_the_queue_in_order_and_a_killed_trainer_frees_it(data: 
     environment = os.environ | {"SPELLTUNE_TOKEN": run.token or ""}
     worker = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
     os.kill(run.trainer_pid, signal.SIGKILL)
-    failed = wait(first, ended, seconds=5)
+    failed = wait(first, ended)
     assert failed.status == Status.FAILED and "signal 9" in (failed.reason or "")
-    assert not alive(run.trainer_pid) and worker.wait(5) == -signal.SIGKILL
+    assert not alive(run.trainer_pid) and worker.wait(60) == -signal.SIGKILL
     assert wait(second, ended).status == Status.COMPLETED
 
 
@@ -113,12 +113,12 @@ def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, dat
     wait(run_id, lambda run: (run.step or 0) > step)
     answer = json.loads(command("stop", run_id, "--json").stdout)
     assert answer["id"] == run_id
-    run = wait(run_id, ended, seconds=30)
+    run = wait(run_id, ended)
     assert run.status == Status.STOPPED and run.step and run.step < run.max_steps
     with store.reading() as session:
         assert [c.step for c in store.checkpoints(session, run_id)][-1] == run.step
     assert (paths.output_dir(run_id) / "final" / "adapter_config.json").exists()
-    assert not left_over(home, seconds=10)
+    assert not left_over(home, seconds=60)
 
 
 def test_a_killed_run_is_interrupted_and_resumes_to_the_same_bits(data: Path) -> None:
@@ -160,10 +160,10 @@ def test_a_trainer_that_lost_its_supervisor_is_adopted(data: Path) -> None:
     assert run.supervisor_pid
     os.kill(run.supervisor_pid, signal.SIGKILL)
     assert json.loads(command("show", run_id, "--json").stdout)["status"] == "RUNNING"
-    other = wait(run_id, lambda r: r.supervisor_pid != run.supervisor_pid, seconds=20)
+    other = wait(run_id, lambda r: r.supervisor_pid != run.supervisor_pid)
     assert other.trainer_pid == run.trainer_pid and alive(run.trainer_pid)
     command("stop", run_id)
-    assert wait(run_id, ended, seconds=30).status == Status.STOPPED
+    assert wait(run_id, ended).status == Status.STOPPED
 
 
 def test_another_boot_means_interrupted_and_no_signal(data: Path) -> None:
@@ -188,7 +188,7 @@ def test_who_lost_the_run_writes_no_more(data: Path) -> None:
         session.execute(update(Run).where(col(Run.id) == run_id).values(token="another", attempt=2))
         before = len(store.metrics(session, run_id))
     pids = (run.trainer_pid, run.supervisor_pid)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(alive, pids))
