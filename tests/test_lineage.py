@@ -280,37 +280,39 @@ def test_what_is_damaged_does_not_count_among_the_last_two(
         assert [c.step for c in store.checkpoints(session, run.id)] == checkpointing.steps(folder)
 
 
+# Whatever the gradients and however this processor rounds, the penalty alone makes the weights grow
+# without bound: the learning rate times it is above 2 (1 + momentum), also after two halvings.
+DIVERGES = {
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.99,
+    "optimizer.weight_decay": 2.0,
+    "training.learning_rate": 10.0,
+    "training.max_grad_norm": 1e12,
+    "training.max_steps": 60,
+    "evaluation.eval_steps": 60,
+}
+
+
 def test_a_diverged_run_heals_with_half_the_learning_rate(own: dict[str, Any]) -> None:
-    settings = own | {
+    settings = own | DIVERGES | {
         "supervision.self_heal": True,
-        "optimizer.name": "sgd",
-        "training.max_grad_norm": 1e12,
-        "training.learning_rate": 10.0,
-        "optimizer.momentum": 0.99,
         "scheduler.name": "constant_with_warmup",
         "scheduler.warmup_steps": 8,
-        "training.max_steps": 60,
-        "evaluation.eval_steps": 60,
-    }
+    }  # fmt: skip
     run = wait(
         launcher.launch(load_config(overrides=settings)),
         lambda r: ended(r) and (r.attempt == 3 or r.status == Status.COMPLETED),
     )
-    assert kinds(run.id)[:1] == [EventKind.HEALED]
-    assert kinds(run.id).count(EventKind.HEALED) <= lineage.MOST_HEALS
+    assert kinds(run.id) == [EventKind.HEALED] * lineage.MOST_HEALS
     document = json.loads(command("show", run.id, "--json").stdout)
-    first = document["lineage"][0]
-    assert "diverged: training.learning_rate 10 -> 5" in first["text"]
-    assert document["config"]["training"]["learning_rate"] in (5.0, 2.5)
-    if run.status == Status.FAILED:
-        assert (run.attempt, (run.reason or "")[:9]) == (3, "diverged:")
+    for event, change in zip(document["lineage"], ("10 -> 5", "5 -> 2.5"), strict=True):
+        assert f"diverged: training.learning_rate {change}" in event["text"]
+    assert document["config"]["training"]["learning_rate"] == 2.5
+    assert (run.status, run.attempt, (run.reason or "")[:9]) == (Status.FAILED, 3, "diverged:")
 
 
 def test_a_run_without_the_setting_fails_and_is_left_alone(own: dict[str, Any]) -> None:
-    settings = own | {"training.learning_rate": 10.0, "optimizer.name": "sgd",
-                      "training.max_grad_norm": 1e12, "optimizer.momentum": 0.99,
-                      "training.max_steps": 60, "evaluation.eval_steps": 60}  # fmt: skip
-    run = launched(settings)
+    run = launched(own | DIVERGES)
     assert (run.status, run.attempt, kinds(run.id)) == (Status.FAILED, 1, [])
     assert (run.reason or "").startswith("diverged: Diverged: the training loss is")
 
