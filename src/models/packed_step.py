@@ -141,6 +141,12 @@ class Pack:
         chosen = self.work if slots is None else self.work[list(slots)]
         return self.layout.views(chosen)
 
+    def prepare(self, buckets: Iterable[Bucket]) -> None:
+        """Make what steps of these shapes need, which takes as long as many steps: CUDA graphs."""
+        for bucket in buckets:
+            if self.options.graphs and bucket not in self._graphs:
+                self._graphs[bucket] = self._capture(bucket)
+
     def run(self, steps: Iterable[tuple[Bucket, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """Take steps, each a bucket with integers (K, bucket.width) and reals (K, REALS) on the
         CPU.
@@ -149,22 +155,24 @@ class Pack:
         where the adapter took the step. Nothing waits for the GPU.
         """
         steps = list(steps)
+        self.prepare(bucket for bucket, *_ in steps)
         self._freshen()
         integers = self._upload([step[1].int() for step in steps], torch.int32)
         reals = self._upload([step[2] for step in steps], self.weights.dtype)
-        found = []
-        for (bucket, *_), whole, real in zip(steps, integers, reals, strict=True):
+        # All memory is taken before the first step, so that no step is taken of a call that fails.
+        found = self.results.new_empty(len(steps), *self.results.shape)
+        for index, ((bucket, *_), whole, real) in enumerate(
+            zip(steps, integers, reals, strict=True)
+        ):
             if self.options.graphs:
-                if bucket not in self._graphs:
-                    self._graphs[bucket] = self._capture(bucket)
                 held_integers, held_reals, graph = self._graphs[bucket]
                 held_integers.copy_(whole)
                 held_reals.copy_(real)
                 graph.replay()
             else:
                 self._compute(bucket, whole.long(), real)
-            found.append(self.results.clone())
-        return torch.stack(found)
+            found[index] = self.results
+        return found
 
     def _upload(self, tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
         """The tensors on the device, in one copy that the host does not wait for."""

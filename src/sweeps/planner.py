@@ -170,11 +170,12 @@ def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Me
     total = few.start_seconds
     waiting = [config.training.max_steps for config in configs]
     slots, waiting = waiting[:size], waiting[size:]
-    on_gpu = bool(gpus())
+    on_gpu, busy = bool(gpus()), len(slots)
     while slots:
         steps = min(slots)
-        # The graph of a step on a GPU computes the slots that are empty as well.
-        busy = min(size, len(configs)) if on_gpu else len(slots)
+        # The graph of a step on a GPU computes the slots that are empty as well, up to half.
+        if not on_gpu or len(slots) <= busy // 2:
+            busy = len(slots)
         total += steps * (one.step_seconds + (busy - 1) * more)
         left = [n - steps for n in slots]
         slots = [n for n in left if n]

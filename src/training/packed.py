@@ -248,7 +248,7 @@ class _Engine:
         self.runs: list[_Run] = []
         self.outcomes: list[tuple[Trial, Outcome]] = []
         self.pack: Pack | None = None
-        self.rates: dict[Bucket, float] = {}  # seconds of a step
+        self.step_seconds = SECONDS  # as the last ones took
         self.answers: dict[int, int] = {}  # room for answer tokens, by length
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
@@ -269,9 +269,10 @@ class _Engine:
         while self.runs:
             block = self._block()
             try:
+                self._pack.prepare(bucket for bucket, *_ in block)
                 started = time.perf_counter()
                 found = self._pack.run(block).cpu().tolist()
-                self.rates[block[0][0]] = (time.perf_counter() - started) / len(block)
+                self.step_seconds = (time.perf_counter() - started) / len(block)
             except torch.OutOfMemoryError:
                 self._halve()
                 continue
@@ -316,7 +317,7 @@ class _Engine:
 
     def _fill(self) -> None:
         """Give every free slot the next trial, and score those that are new."""
-        self._grow()
+        self._fit()
         new = []
         while len(self.runs) < self.slots and (item := self._next()) is not None:
             run = item if isinstance(item, _Run) else self._prepare(item)
@@ -324,15 +325,18 @@ class _Engine:
                 continue
             self._seat(run)
             new.append(run)
-        self._begin(new)
+        # One may have lost its slot again to the end of the memory.
+        self._begin([run for run in new if run in self.runs])
 
-    def _grow(self) -> None:
-        """Make slots for those that wait for one, up to as many as the pack may have."""
+    def _fit(self) -> None:
+        """Make slots for those that wait for one, up to as many as the pack may have; take them
+        away where half are empty and nothing waits: a GPU computes empty ones too."""
         if self.pack is None:
             return
         while len(self.runs) + len(self.queue) < self.most and (trial := self.more()) is not None:
             self.queue.append(trial)
-        if (wanted := min(self.most, len(self.runs) + len(self.queue))) > self.slots:
+        wanted = min(self.most, len(self.runs) + len(self.queue))
+        if wanted > self.slots or 0 < wanted <= self.slots // 2:
             self.slots = wanted
             self._rebuild()
             for run in self.runs:
@@ -434,7 +438,11 @@ class _Engine:
             self.rank, self.dropout = grown, dropout
             self._rebuild()
         taken = {other.slot for other in self.runs}
-        run.slot = min(slot for slot in range(self.slots) if slot not in taken)
+        free = [slot for slot in range(self.slots) if slot not in taken]
+        if not free:  # the larger pack had no memory for as many
+            self.queue.appendleft(run)
+            return
+        run.slot = free[0]
         assert run.state is not None
         self._pack.put(run.slot, run.state, run.scale)
         run.state = None
@@ -442,18 +450,26 @@ class _Engine:
         run.clock = time.perf_counter()
 
     def _rebuild(self) -> None:
-        """A new pack of `slots` and `rank`, with the runs that have a slot."""
+        """A new pack of `slots` and `rank`, with the runs that have a slot; half as many slots
+        where there is no memory for it. Who loses its slot waits for another."""
         for run in self.runs:
-            run.state = self._pack.take(run.slot, run.rank)
-        self.pack = None
+            if self.pack is not None:
+                run.state = self.pack.take(run.slot, run.rank)
+        self.pack, self.step_seconds = None, SECONDS
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         # Products of 16-bit numbers want ranks that are multiples of 8.
         rank = -(-self.rank // 8) * 8 if self.options.kernels else self.rank
         kind = "sgd" if self.key["optimizer"] == "sgd" else "adamw"
-        self.pack = Pack(
-            self.base, self.slots, rank, kind=kind, dropout=self.dropout, options=self.options
-        )
+        try:
+            self.pack = Pack(
+                self.base, self.slots, rank, kind=kind, dropout=self.dropout, options=self.options
+            )
+        except torch.OutOfMemoryError:
+            self._halve()
+            return
+        leaving, self.runs = self.runs[self.slots :], self.runs[: self.slots]
+        self.queue.extendleft(reversed(leaving))
         for slot, run in enumerate(self.runs):
             assert run.state is not None
             run.slot = slot
@@ -461,7 +477,7 @@ class _Engine:
             run.state = None
 
     def _halve(self) -> None:
-        """Go on with half the slots; who loses its slot waits for another."""
+        """Go on with half the slots."""
         if self.slots == 1:
             raise torch.OutOfMemoryError(
                 "the GPU has no memory for even one adapter's step, whose rows are all computed at "
@@ -469,16 +485,12 @@ class _Engine:
             )
         self.slots //= 2
         self.most = self.slots
-        leaving, self.runs = self.runs[self.slots :], self.runs[: self.slots]
-        for run in leaving:
-            run.state = self._pack.take(run.slot, run.rank)
-        self.queue.extendleft(reversed(leaving))
-        self._rebuild()
-        for run in (*self.runs, *leaving):
+        for run in self.runs:
             run.reporter.used({"slots": self.slots})
             run.reporter.warning(
                 run.step, f"out of GPU memory: the pack goes on with {self.slots} at once"
             )
+        self._rebuild()
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         self.outcomes.append((trial, outcome))
@@ -499,9 +511,8 @@ class _Engine:
 
     def _block(self) -> list[tuple[Bucket, torch.Tensor, torch.Tensor]]:
         """The steps that all runs take until the first of them has something to do."""
-        known = max(self.rates.values(), default=SECONDS)
         count = min(run.until_event() for run in self.runs)
-        count = max(1, min(count, int(SECONDS / known)))
+        count = max(1, min(count, int(SECONDS / self.step_seconds)))
         return [self._step(offset) for offset in range(count)]
 
     def _step(self, offset: int) -> tuple[Bucket, torch.Tensor, torch.Tensor]:
