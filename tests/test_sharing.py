@@ -19,12 +19,18 @@ from src.runs.table import Status
 from tests import live, panel_store
 
 
+CANARY = "canary-58d0e7b4"
+SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
+
+
 @pytest.fixture(scope="module")
 def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one run, `mine`, that completed four steps."""
+    """A home with one run, `mine`, that completed four steps with secrets in its environment."""
     home = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPELLTUNE_HOME", str(home))
+        for name in SECRETS:
+            patch.setenv(name, CANARY)
         few = live.FEW | {
             "name": "mine",
             "backend": "peft",
@@ -83,6 +89,24 @@ def test_a_capsule_replays_on_another_clean_copy(
     assert wrong.returncode == 1 and "DIFFERS" in wrong.stdout
     (folder / "config.yaml").write_text("")
     assert "config.yaml is not as it was packed" in replay("--adapter-only").stderr
+
+
+def test_no_secret_leaves_with_a_run(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, CANARY)
+    live.command("capsule", "mine", "--output", str(tmp_path / "mine.zip"))
+    with zipfile.ZipFile(tmp_path / "mine.zip") as packed:
+        packed.extractall(tmp_path / "capsule")
+    for kind in ("csv", "json", "parquet"):
+        file = tmp_path / f"words.{kind}"
+        live.command("export", "mine", "--format", kind, "--output", str(file))
+    live.command("push", "mine", "--repo", "me/speller", "--dry-run")
+    left = [*tmp_path.rglob("*"), *(paths.output_dir(run_id) / "hub").rglob("*")]
+    files = [file for file in left if file.is_file()]
+    assert len(files) > 15
+    assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
 
 
 def test_what_makes_no_capsule_says_why(home: Path) -> None:
