@@ -18,7 +18,6 @@ from src.paths import ROOT
 from src.runs.table import Status
 from tests import live, panel_store
 
-
 CANARY = "canary-58d0e7b4"
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 

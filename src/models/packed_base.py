@@ -122,13 +122,19 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
         weights = [module.weight.detach().to(dtype) for module in modules]
         if kind == "gpt2":  # Conv1D holds (in, out)
             weights = [weight.t() for weight in weights]
-        weight = (weights[0] if len(weights) == 1 else torch.cat(weights)).t()
+        outs = [len(weight) for weight in weights]
+        whole = weights[0]
+        if len(weights) > 1:
+            whole = torch.cat(weights)
+            if dtype == modules[0].weight.dtype:  # else both are in memory until the model goes
+                for module, part in zip(modules, whole.split(outs), strict=True):
+                    module.weight.data = part
+        weight = whole.t()
         biases = [
-            weight.new_zeros(len(w)) if m.bias is None else m.bias.detach().to(dtype)
-            for m, w in zip(modules, weights, strict=True)
+            weight.new_zeros(out) if m.bias is None else m.bias.detach().to(dtype)
+            for m, out in zip(modules, outs, strict=True)
         ]
         bias = None if all(module.bias is None for module in modules) else torch.cat(biases)
-        outs = [len(w) for w in weights]
         starts = [0, *accumulate(outs)]
         own = [i for i, name in enumerate(names) if name.rsplit(".", 1)[-1] in targets]
         parts = Parts(*(tuple(n[i] for i in own) for n in (starts, outs, range(first, first + 3))))

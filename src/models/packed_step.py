@@ -159,7 +159,7 @@ class Pack:
         self._freshen()
         integers = self._upload([step[1].int() for step in steps], torch.int32)
         reals = self._upload([step[2] for step in steps], self.weights.dtype)
-        # All memory is taken before the first step, so that no step is taken of a call that fails.
+        # With graphs no memory is taken after this: a call that fails has taken no step.
         found = self.results.new_empty(len(steps), *self.results.shape)
         for index, ((bucket, *_), whole, real) in enumerate(
             zip(steps, integers, reals, strict=True)

@@ -124,7 +124,7 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
 
 def _free_slot() -> tuple[int, FileLock]:
     """A slot that is now this process's. One whose runs were all asked to stop, or have ended but
-    for their processes, is waited for; CannotMeasure where every slot trains."""
+    for their processes, or that measures, is waited for; CannotMeasure where every slot trains."""
     # By then a supervisor has used force, or claimed the run that it was started for.
     deadline = time.monotonic() + TIMEOUTS.stop + TIMEOUTS.terminate + TIMEOUTS.start
     while True:
@@ -136,11 +136,13 @@ def _free_slot() -> tuple[int, FileLock]:
             active = store.runs(session, statuses=ACTIVE)
         here = [run for run in active if run.host in (None, host())]
         train = {run.slot for run in here if run.stop_requested_at is None}
-        if train.issuperset(range(slot_count())) or time.monotonic() > deadline:
+        if train.issuperset(range(slot_count())):
             raise CannotMeasure(
                 "a run is training, and beside it neither time nor memory can be measured; wait "
                 "for its end or stop it"
             )
+        if time.monotonic() > deadline:
+            raise CannotMeasure("other processes take all the slots; try again once they end")
         time.sleep(TIMEOUTS.poll)
 
 

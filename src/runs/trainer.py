@@ -143,7 +143,9 @@ def main(run_id: str, attempt: int) -> int:
 def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
     with loading():
-        from src.training.packed import Outcome, Trial, train_pack
+        from src.training.packed import Outcome, Trial, load_libraries, train_pack
+
+        load_libraries()
 
     members: dict[int, Attempt] = {}
     trackers: list[Tracker] = []

@@ -10,8 +10,9 @@ import random
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from src.training.utils import Reporter, TrainingResult
 # is busy with one, which then needs no padding to its neighbours' rows.
 AT_ONCE, AT_ONCE_ON_A_CPU = 64, 1
 MANY = 256  # rows of a step, of all its adapters
+MOST_LENGTHS = 8  # of rows as they are; after these, multiples of 8
 SECONDS = 0.5  # of steps between two looks at what they found, and at who asked to stop
 CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
 
@@ -60,6 +62,11 @@ class Trial:
 
 
 Outcome = TrainingResult | Exception
+
+
+def load_libraries() -> None:
+    """Import what a pack is going to use beside this. After Unsloth, where a process has both."""
+    import peft  # noqa: F401
 
 
 def refusal(config: RunConfig) -> str | None:
@@ -203,13 +210,15 @@ class _Run:
         return self.stopped or bool(self.early_stop) or self.step >= self.last
 
 
-def graph_length(longest: int, rows: int) -> int:
-    """Tokens a row of a step on a GPU whose longest of so many rows has `longest`.
+def graph_length(longest: int, rows: int, known: Collection[int] = ()) -> int:
+    """Tokens a row of a step on a GPU whose longest of so many rows has `longest`; `known` are the
+    lengths of earlier steps.
 
-    Each shape is a graph, which takes as long as hundreds of steps. The longest of many rows is
-    nearly always the same, that of a few is not.
+    Each is a graph, which takes as long as hundreds of steps. The longest of many rows is nearly
+    always the same, that of a few is not.
     """
-    return longest if rows >= MANY else -(-longest // 8) * 8
+    exact = longest in known or (rows >= MANY and len(known) < MOST_LENGTHS)
+    return longest if exact else -(-longest // 8) * 8
 
 
 def schedule(config: RunConfig) -> Callable[[int], float]:
@@ -249,10 +258,10 @@ class _Engine:
         self.outcomes: list[tuple[Trial, Outcome]] = []
         self.pack: Pack | None = None
         self.step_seconds = SECONDS  # as the last ones took
+        self.shortage = ""  # what was told of the end of the memory
         self.answers: dict[int, int] = {}  # room for answer tokens, by length
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         self._splits = cache(load_splits)
         self._encoded: dict[tuple[Any, ...], Any] = {}
 
@@ -267,13 +276,13 @@ class _Engine:
             self.queue.appendleft(first)
             self._fill()
         while self.runs:
-            block = self._block()
-            try:
+            block, found = self._block(), None
+            with suppress(torch.OutOfMemoryError):
                 self._pack.prepare(bucket for bucket, *_ in block)
                 started = time.perf_counter()
                 found = self._pack.run(block).cpu().tolist()
                 self.step_seconds = (time.perf_counter() - started) / len(block)
-            except torch.OutOfMemoryError:
+            if found is None:  # in a handler the error's traceback would keep the pack alive
                 self._halve()
                 continue
             self._after(found)
@@ -461,11 +470,11 @@ class _Engine:
         # Products of 16-bit numbers want ranks that are multiples of 8.
         rank = -(-self.rank // 8) * 8 if self.options.kernels else self.rank
         kind = "sgd" if self.key["optimizer"] == "sgd" else "adamw"
-        try:
+        with suppress(torch.OutOfMemoryError):
             self.pack = Pack(
                 self.base, self.slots, rank, kind=kind, dropout=self.dropout, options=self.options
             )
-        except torch.OutOfMemoryError:
+        if self.pack is None:  # see `train`
             self._halve()
             return
         leaving, self.runs = self.runs[self.slots :], self.runs[: self.slots]
@@ -485,11 +494,10 @@ class _Engine:
             )
         self.slots //= 2
         self.most = self.slots
+        self.shortage = f"out of GPU memory: the pack goes on with {self.slots} at once"
         for run in self.runs:
             run.reporter.used({"slots": self.slots})
-            run.reporter.warning(
-                run.step, f"out of GPU memory: the pack goes on with {self.slots} at once"
-            )
+            run.reporter.warning(run.step, self.shortage)
         self._rebuild()
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
@@ -525,7 +533,7 @@ class _Engine:
         # The last token of a row is only predicted, never read.
         length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
         if self.options.graphs:
-            length = graph_length(length, sum(map(len, chosen)))
+            length = graph_length(length, sum(map(len, chosen)), known=self.answers)
             answers = max(-(-answers // 64) * 64, self.answers.get(length, 0))
             self.answers[length] = answers
         rows = max(run.batch for run in self.runs) if self.options.graphs else max(map(len, chosen))
@@ -624,6 +632,8 @@ class _Engine:
         for run in new:
             if not run.begun:
                 run.reporter.used({**run.about, "slots": self.slots})
+                if self.shortage:
+                    run.reporter.warning(run.step, self.shortage)
                 run.reporter.metrics(run.step, machine.memory_gib())
         fresh = [run for run in new if not run.begun and run.trial.resume_from is None]
         owed = [run for run in new if not run.begun and run.evaluation_owed]

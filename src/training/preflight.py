@@ -129,23 +129,25 @@ def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
 
 def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
     with loading():
-        from src.training.packed import Trial, train_pack
+        from src.training import packed
         from src.training.train import load_libraries, train
 
         if len(clocks) == 1:
             load_libraries(config)
+        else:
+            packed.load_libraries()
     if len(clocks) == 1:
         train(config, clocks[0], output_dir=folder / "out", checkpoints_dir=folder / "steps")
         return
     trials = [
-        Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
+        packed.Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
         for i, clock in enumerate(clocks)
     ]
-    for _, outcome in train_pack(trials, slots=len(trials)):
+    for _, outcome in packed.train_pack(trials, slots=len(trials)):
         if isinstance(outcome, Exception):
             raise outcome
-    if any("out of GPU memory" in text for text in clocks[0].warned):
-        raise MemoryError(clocks[0].warned[0])
+    if clocks[0].told["slots"] < len(trials):
+        raise MemoryError("out of memory for so many at once")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

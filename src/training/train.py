@@ -189,9 +189,9 @@ def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
 def load_libraries(config: RunConfig) -> None:
     """Import what `train` is going to use, in its order."""
     if choose_engine(config)[0]:
-        from src.training import packed  # noqa: F401
+        from src.training import packed
 
-        return
+        return packed.load_libraries()
     from src.models import spelling_model, utils
 
     precision = utils.resolve_precision(config.training.precision)
