@@ -43,7 +43,7 @@ def view(ids: Sequence[str], living: bool) -> None:
         runs = store.runs_of(session, ids)
         found = comparison.compare(session, runs, most_adapters=0)
     if len(runs) < len(ids) or living and all(Status(run.status).ended for run in runs):
-        st.rerun()  # one was deleted, or all have ended
+        parts.draw_anew()  # one was deleted, or all have ended
     verdicts(found, runs)
     shown = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", **HIDDEN

@@ -99,7 +99,7 @@ def view(run_id: str, drawn: str) -> None:
         try:
             run = store.find(session, run_id)
         except store.UnknownRun:
-            st.rerun()  # somebody deleted it
+            parts.draw_anew()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
         curves = charts.read_curves(session, run)
         kept = store.checkpoints(session, run.id)
@@ -107,7 +107,7 @@ def view(run_id: str, drawn: str) -> None:
         forks = store.forks(session, run.id)
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if stage(run) != drawn:
-        st.rerun()  # it started or ended while we looked: other buttons, or no more refreshes
+        parts.draw_anew()  # it started or ended meanwhile: other buttons, or no more refreshes
     living = drawn != "ended"
     paused = sweep is not None and sweep.status == SweepStatus.PAUSED
     now = (run.phase if Status(run.status).active else None) or parts.meaning(run, paused=paused)

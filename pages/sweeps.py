@@ -58,7 +58,7 @@ def one(sweep_id: str, anew: bool) -> None:
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id)
         if refreshes(session, row) != anew:
-            st.rerun()  # a press began or ended something: only the whole page changes its rhythm
+            parts.draw_anew()  # something began or ended: only the whole page has another rhythm
         found = results.read(session, row)
         judged, told = results.judge(session, found)
     back = parts.link("sweeps", "All sweeps")

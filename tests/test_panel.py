@@ -508,6 +508,27 @@ def test_a_second_press_while_the_first_one_launches_makes_no_second_row(launche
     assert len(launched) == 1
 
 
+def test_a_page_that_draws_itself_anew_does_not_hold_who_goes_elsewhere():
+    """A click on another page's link came while the page decided to run anew."""
+
+    def script():
+        import streamlit as st
+        from streamlit.runtime.scriptrunner import RerunData, RerunException, get_script_run_ctx
+
+        from src.panel import parts
+
+        if "went" in st.session_state:
+            return
+        requests = get_script_run_ctx().script_requests
+        requests.request_rerun(RerunData(page_script_hash="elsewhere"))
+        try:
+            parts.draw_anew()
+        except RerunException as asked:
+            st.session_state["went"] = asked.rerun_data.page_script_hash
+
+    assert AppTest.from_function(script).run().session_state["went"] == "elsewhere"
+
+
 def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):
     run_id = fill_run("tiny-correct", lora__r=48, name="first")
     test = show("launch", **{"from": run_id})

@@ -89,7 +89,7 @@ def wait_beside(config: RunConfig) -> None:
 
     def look() -> None:
         if begun(config).done():
-            st.rerun()
+            parts.draw_anew()
         st.html('<p class="quiet" role="status">Reading the data …</p>')
 
     st.fragment(look, run_every=POLL_SECONDS)()

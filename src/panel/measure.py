@@ -65,5 +65,5 @@ def _measure(command: list[str], text: str) -> None:
 
 def _look(running: Future[None]) -> None:
     if running.done():
-        st.rerun()
+        parts.draw_anew()
     st.html('<p class="quiet" role="status">Measuring three steps on the longest rows …</p>')

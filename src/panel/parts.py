@@ -92,6 +92,13 @@ def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
     st.switch_page(PAGES / f"{page}.py", query_params=query)
 
 
+def draw_anew() -> None:
+    """Run the page anew, unless its reader clicked meanwhile: `st.rerun` merges with a click that
+    waits, and of a click on another page's link it keeps this page."""
+    st.empty()  # where something waits, the script ends here
+    st.rerun()
+
+
 def made(what: str) -> list[str]:
     """Ids of what the button called so has made in this session. Append in the very line that makes
     one: where a second press waits, the next call of Streamlit ends the script."""
