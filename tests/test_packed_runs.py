@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from src.config import RunConfig
 from src.models import utils
 from src.models.packed_step import Pack
-from src.training import checkpointing, scoring
+from src.training import checkpointing, preflight, scoring
 from src.training.engines import packed_problems
-from src.training.packed import Outcome, Trial, _Run, train_pack
+from src.training.packed import MOST_LENGTHS, Outcome, Trial, _Run, graph_length, train_pack
 from src.training.stopping import Diverged
 from src.training.train import choose_engine, train
 from src.training.utils import TrainingResult
@@ -283,6 +283,15 @@ def test_a_pack_grows_with_what_waits(base: Path, tmp_path: Path) -> None:
     assert difference(tmp_path / "late4/out/final", tmp_path / "solo/out/final") < 1e-5
 
 
+def test_only_large_packs_take_rows_at_their_own_length() -> None:
+    """On a GPU each length is a graph: few of them, whatever the data are."""
+    assert graph_length(29, rows=16) == 32 and graph_length(32, rows=16) == 32
+    assert graph_length(29, rows=1024) == 29
+    many = range(60, 60 + MOST_LENGTHS)
+    assert graph_length(29, rows=1024, known=many) == 32
+    assert graph_length(61, rows=16, known=many) == 61
+
+
 def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:
     """On a GPU empty slots take as long as full ones."""
     solo = trial(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "solo")
@@ -325,6 +334,23 @@ def test_a_pack_that_memory_cannot_hold_is_made_smaller(base: Path, tmp_path: Pa
     assert refused[0] == (5, 4) and {rank for _, rank in refused} == {4, 16}
     for one in (*trials, wide):
         assert any("out of GPU memory" in text for _, text in recorder(one).warnings)
+
+
+def test_what_is_measured_of_a_pack_is_of_all_that_was_asked_for(
+    base: Path, tmp_path: Path
+) -> None:
+    original = Pack.__init__
+
+    def make(self: Pack, base: Any, slots: int, rank: int, **options: Any) -> None:
+        if slots > 2:
+            raise torch.OutOfMemoryError("no memory")
+        original(self, base, slots, rank, **options)
+
+    clocks = [preflight.Clock() for _ in range(4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pack, "__init__", make)
+        with pytest.raises(MemoryError, match="so many at once"):
+            preflight._train(config_of(base, training__max_steps=2), clocks, tmp_path)
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:

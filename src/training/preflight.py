@@ -36,7 +36,6 @@ class Clock:
         self.trained: dict[int, float] = {}  # {step: its end}
         self.scored: dict[int, float] = {}
         self.told: dict[str, Any] = {}
-        self.warned: list[str] = []
 
     def phase(self, text: str) -> None:
         if text == "training":
@@ -58,9 +57,7 @@ class Clock:
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None: ...
     def checkpoint_removed(self, step: int) -> None: ...
-
-    def warning(self, step: int, text: str) -> None:
-        self.warned.append(text)
+    def warning(self, step: int, text: str) -> None: ...
 
 
 def shortened(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
