@@ -143,8 +143,8 @@ def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     """A pack of fresh adapters over the grid r x alpha x learning rate."""
     import torch
 
-    from src.models.packed_lora import Lora, first_weights
-    from src.models.packed_step import AdapterState, Options, Pack
+    from src.models.multi_lora.adapters import Lora, first_weights
+    from src.models.multi_lora.step import AdapterState, Options, Pack
 
     ranks = [RANKS[-1] if adapters == 1 else RANKS[slot % 4] for slot in range(adapters)]
     pack = Pack(base, adapters, max(ranks), options=Options(**options))
@@ -162,9 +162,9 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
     """Random steps, each of ROWS rows of LENGTH tokens with an answer of ANSWER tokens."""
     import torch
 
-    from src.models.packed_optimizer import Rule
-    from src.models.packed_step import Bucket
-    from src.training.packed import graph_length
+    from src.models.multi_lora.optimizer import Rule
+    from src.models.multi_lora.step import Bucket
+    from src.training.packed.engine import graph_length
 
     length = graph_length(LENGTH - 1, adapters * ROWS)
     bucket = Bucket(ROWS, length, ROWS * ANSWER)
@@ -263,7 +263,7 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
     """The GPU's ways of a step against the plain one: one step's loss and gradients."""
     import torch
 
-    from src.models.packed_base import read_base
+    from src.models.multi_lora.base import read_base
 
     found = {}
     count = 4
@@ -311,7 +311,7 @@ def relative(one: Any, other: Any) -> float:
 
 def shown() -> list[str]:
     """The variants of the table in docs/results.md, as a run has them."""
-    from src.training.packed import AT_ONCE
+    from src.training.packed.engine import AT_ONCE
 
     if device() == "cpu":
         return ["1", "4"]
@@ -323,7 +323,7 @@ def phase_packed(results: Results, options: argparse.Namespace) -> None:
     """Steps of each variant: K, and how a step is computed."""
     import torch
 
-    from src.models.packed_base import read_base
+    from src.models.multi_lora.base import read_base
 
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
     base = read_base(random_model(options.shape, dtype), targets_of(options.shape), dtype)
@@ -434,7 +434,7 @@ def save_base(shape: str, folder: Path) -> float:
     """Write the base into `folder`; `flop_of_a_step` of it."""
     import torch
 
-    from src.models.packed_base import read_base
+    from src.models.multi_lora.base import read_base
     from tests import tiny
 
     # In another process transformers would be imported anew; Unsloth patches only its own.
@@ -661,7 +661,7 @@ def phase_solo(results: Results, options: argparse.Namespace) -> None:
 
 
 def sweep_run(options: argparse.Namespace) -> None:
-    from src.training.packed import Trial, train_pack
+    from src.training.packed.engine import Trial, train_pack
     from tests.tiny import Recorder
 
     class Clocked(Recorder):
@@ -714,10 +714,10 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
     import torch
 
     from src.models import spelling_model as spelling
-    from src.models.packed_base import read_base
-    from src.models.packed_step import Options
+    from src.models.multi_lora.base import read_base
+    from src.models.multi_lora.step import Options
     from src.training import scoring
-    from src.training.packed import Scorer
+    from src.training.packed.engine import Scorer
     from tests import tiny
 
     adapters = 4 if options.shape.startswith("tiny") else 64
@@ -818,7 +818,7 @@ def engine_run(options: argparse.Namespace) -> None:
     SPELLTUNE_THREADS is 1: threads that wait for each other spend it too.
     """
     from src.config import load_config
-    from src.training.packed import Trial, train_pack
+    from src.training.packed.engine import Trial, train_pack
     from src.training.train import train
     from tests.tiny import Recorder
 
@@ -890,7 +890,7 @@ def phase_seeds(results: Results, options: argparse.Namespace) -> None:
 def seed_run(options: argparse.Namespace) -> None:
     """Train the seeds in this process, one by one through TRL or in a pack."""
     from src.config import load_config
-    from src.training.packed import Trial, train_pack
+    from src.training.packed.engine import Trial, train_pack
     from src.training.train import train
     from tests.tiny import Recorder
 

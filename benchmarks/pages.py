@@ -28,12 +28,11 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import connect
 
-from src import paths
-from src.analysis import errors
+from src import paths, store
+from src.analysis import misspellings
 from src.config import load_config
 from src.models.metrics import edit_distance
-from src.runs import store
-from src.runs.table import Run, Status, Sweep, SweepStatus
+from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.training.data_loaders import load_splits
 
 NAMES = ("train/loss", "lr", "grad_norm", "tokens_per_second", "val/exact_match")
@@ -116,7 +115,7 @@ def answered(asked: pd.DataFrame, noise: random.Random, *, skill: float) -> pd.D
     frame["edit_distance"] = [edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)]
     frame["answer_tokens"] = [2 + len(e) // 3 for e in expected]
     frame["log_probability"] = [-noise.expovariate(0.5) for _ in expected]
-    return errors.described(frame)
+    return misspellings.described(frame)
 
 
 def slip(word: str, noise: random.Random) -> str:

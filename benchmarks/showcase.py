@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from src.analysis import comparison, errors
+from src import store
+from src.analysis import comparison, misspellings
 from src.config import load_config
-from src.runs import launcher, store
-from src.runs.table import Run, Status
+from src.runs import launcher
+from src.store.tables import Run, Status
 from src.training.data_loaders import load_splits
 
 LEFT_OUT = "omission"
@@ -68,7 +69,9 @@ def leave_out(folder: Path) -> tuple[int, int]:
         frame = getattr(splits, split)[["question", "answer"]]
         if split == "train":
             wrong = frame["question"].str.partition(": ")[2]
-            kinds = [errors.kind_of(a, w) for a, w in zip(frame["answer"], wrong, strict=True)]
+            kinds = [
+                misspellings.kind_of(a, w) for a, w in zip(frame["answer"], wrong, strict=True)
+            ]
             counts = sum(kind == LEFT_OUT for kind in kinds), len(frame)
             frame = frame[[kind != LEFT_OUT for kind in kinds]]
         frame.to_json(folder / f"{split}.jsonl", orient="records", lines=True)
@@ -97,12 +100,12 @@ def kinds_table(session: store.Session, runs: Sequence[Run]) -> str:
         files = {"before": min(first, key=lambda e: e.step), "after": None}
         files["after"] = store.final_evaluations(session, [run])[run.id, "validation"]
         for when, evaluation in files.items():
-            frame = errors.read(evaluation.path)
-            share = {k: n / len(frame) for k, n in errors.counts(frame).items()}
+            frame = misspellings.read(evaluation.path)
+            share = {k: n / len(frame) for k, n in misspellings.counts(frame).items()}
             shares[when].append(Counter(share))
     means = {when: sum(found, Counter()) for when, found in shares.items()}
     lines = ["| kind of error | before | after |", "|---|---|---|"]
-    for kind in [*errors.KINDS, "all"]:
+    for kind in [*misspellings.KINDS, "all"]:
         cells = []
         for when in ("before", "after"):
             total = sum(means[when].values()) if kind == "all" else means[when][kind]
@@ -135,10 +138,10 @@ def report(home: Path, left_out: tuple[int, int]) -> None:
         (planted,) = (run for run in every if run.name.endswith(f"no {LEFT_OUT}"))
         whole = next(run for run in every if run.name == name_of("tiny-correct", "as it ships"))
         files = store.final_evaluations(session, [whole, planted])
-        frames = [errors.read(files[run.id, "test"].path) for run in (whole, planted)]
-    both = errors.compared(*frames)
-    n = errors.balance(both)
-    counts = [errors.counts(frame) for frame in frames]
+        frames = [misspellings.read(files[run.id, "test"].path) for run in (whole, planted)]
+    both = misspellings.compared(*frames)
+    n = misspellings.balance(both)
+    counts = [misspellings.counts(frame) for frame in frames]
     print(f"\n**A planted regression.** {left_out[0]:,} of {left_out[1]:,} training rows, the "
           f"misspellings of the kind {LEFT_OUT}, were left out. Against {whole.id} on "
           f"{n['questions']:,} test questions: {n['fixed']} fixed, {n['broken']} broken, "

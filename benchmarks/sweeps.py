@@ -24,10 +24,9 @@ from typing import Any
 import yaml
 from optuna.trial import TrialState
 
-from src import paths
-from src.runs import store
-from src.runs.table import Run, Status, Sweep, SweepStatus
-from src.sweeps import forecast, results, spaces
+from src import paths, store
+from src.store.tables import Run, Status, Sweep, SweepStatus
+from src.sweeps import estimate, results, spaces
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import SweepConfig, Tried
 
@@ -71,7 +70,7 @@ def _plan() -> None:
     def planned() -> None:
         spaces._grid.cache_clear()
         sweep = spaces.load_sweep(SEED_GRID)
-        forecast.plan(sweep, sweep.seed)
+        estimate.plan(sweep, sweep.seed)
 
     print("| 4,096 trials | median, ms | least to most |\n|---|---|---|")
     told("read the file, plan it and count duplicates", timed(planned))

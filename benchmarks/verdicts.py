@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtri
 
+from src import store
 from src.analysis import comparison, verdicts
 from src.analysis.verdicts import ALPHA
 from src.config import load_config
-from src.runs import launcher, store
-from src.runs.table import Status
+from src.runs import launcher
+from src.store.tables import Status
 
 PAIRS = 2_000
 SEEDS = (3, 4, 5, 6, 8)

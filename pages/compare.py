@@ -5,11 +5,11 @@ from html import escape
 
 import streamlit as st
 
+from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.panel import charts, compare, parts
-from src.runs import store
-from src.runs.table import Run, Status
+from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
 MOST_ADAPTERS = 8  # runs of which each pair gets a verdict

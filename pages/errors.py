@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from src.analysis import errors, exports
+from src import store
+from src.analysis import exports, misspellings
 from src.panel import history, maps, parts, words
-from src.runs import store
-from src.runs.table import Evaluation, Run
+from src.store.tables import Evaluation, Run
 
 ROWS_A_PAGE = 100
 Draw = Callable[[], None]
@@ -44,14 +44,14 @@ def page() -> None:
             other = beside(session, run, evaluation, known, split)
         st.html(parts.link("monitor", "Curves and log", {"run": run.id}), width="content")
     try:
-        frame = errors.read(evaluation.path)
-        second = errors.read(other[1].path) if other else None
+        frame = misspellings.read(evaluation.path)
+        second = misspellings.read(other[1].path) if other else None
     except OSError as error:
         parts.empty("The predictions are gone", escape(str(error)))
         return
     word = partial(history.draw, run, known, other[0] if other else None)
     if other and second is not None:
-        two(run, evaluation, *other, errors.compared(frame, second), word)
+        two(run, evaluation, *other, misspellings.compared(frame, second), word)
     else:
         one(run, evaluation, frame, word)
 
@@ -98,7 +98,7 @@ def beside(
 
 
 def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> None:
-    changes = errors.read_edits(evaluation.path)
+    changes = misspellings.read_edits(evaluation.path)
     wrong = frame.loc[~frame["correct"], "edit_distance"]
     st.html(
         parts.facts(
@@ -151,21 +151,21 @@ def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Se
     every = words.OF_ERRORS  # a share needs the right words too
     if shown == MAPS[0]:
         cards = [
-            maps.kinds(here, errors.counts(without("kind"))),
+            maps.kinds(here, misspellings.counts(without("kind"))),
             maps.positions(here, without(*every, "length"), of(without("at", "length"))),
         ]
     else:
-        by_letter = errors.accuracy_by_letter(without(*every, "letter"))
-        by_length = errors.accuracy_by(without(*every, "length"), "length")
+        by_letter = misspellings.accuracy_by_letter(without(*every, "letter"))
+        by_length = misspellings.accuracy_by(without(*every, "length"), "length")
         shares = [
             maps.accuracy(here, "Accuracy by letter, most frequent first", "letter", by_letter),
             maps.accuracy(here, "Accuracy by length, letters", "length", by_length),
         ]
         if "answer_tokens" in frame:
-            by_tokens = errors.accuracy_by(without(*every, "tokens"), "answer_tokens")
+            by_tokens = misspellings.accuracy_by(without(*every, "tokens"), "answer_tokens")
             shares.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
         if frame["task"].nunique() > 1:
-            by_task = errors.accuracy_by(without(*every, "task"), "task")
+            by_task = misspellings.accuracy_by(without(*every, "task"), "task")
             shares.append(maps.accuracy(here, "Accuracy by task", "task", by_task))
         cards = [maps.confusions(here, of(without("letters"))), maps.stack(shares)]
     st.html(maps.grid(cards))
@@ -181,7 +181,7 @@ def two(
         parts.empty("Nothing in common", "These two were scored on different questions.")
         return
     names = {"_a": f"{a.name} @{first.step:,}", "_b": f"{b.name} @{second.step:,}"}
-    n = errors.balance(both)
+    n = misspellings.balance(both)
     st.html(
         parts.facts(
             [
@@ -194,7 +194,7 @@ def two(
             ]
         )
     )
-    left = errors.left_out(first.rows, second.rows, both)
+    left = misspellings.left_out(first.rows, second.rows, both)
     out = f" {left:,} questions that only one of them was asked are left out." if left else ""
     more, points = n["fixed"] - n["broken"], n["difference"] * 100
     sums = f"= {more:+,} of {n['questions']:,} questions, {points:+.1f} points".replace("-", "−")
@@ -203,14 +203,14 @@ def two(
         f"{n['fixed']:,} fixed − {n['broken']:,} broken {sums}.{out}</p>"
     )
     sides = {end: side(both, end) for end in names}
-    changes = pd.concat([errors.edit_table(own) for own in sides.values()])
+    changes = pd.concat([misspellings.edit_table(own) for own in sides.values()])
     asked, order = filters(both)
     tests = words.tests(both, changes, asked)
-    ranks = {outcome: place for place, outcome in enumerate(errors.OUTCOMES)}
+    ranks = {outcome: place for place, outcome in enumerate(misspellings.OUTCOMES)}
     kept = words.ordered(words.passing(tests, both), order)
     kept = kept.sort_values("outcome", key=lambda c: c.map(ranks), kind="stable")
     rest = words.passing(tests, both, but=("kind",))
-    counts = [errors.counts(own.loc[rest.index]) for own in sides.values()]
+    counts = [misspellings.counts(own.loc[rest.index]) for own in sides.values()]
     found = words.passing(tests, both, but=("outcome", "wrong"))
     here = maps.Here()
     st.html(maps.grid([maps.outcomes(here, found), maps.kinds_beside(here, *counts)]))
@@ -256,17 +256,17 @@ def filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         if find.strip():
             asked["find"] = find
         if "outcome" in frame:
-            choose("Became", "outcome", errors.OUTCOMES, 150)
+            choose("Became", "outcome", misspellings.OUTCOMES, 150)
         if frame["task"].nunique() > 1:
             choose("Task", "task", sorted(frame["task"].unique()), 120)
-        choose("Kind", "kind", errors.KINDS, 160)
+        choose("Kind", "kind", misspellings.KINDS, 160)
         choose("Length", "length", sorted(frame["length"].unique()), 85)
         if "answer_tokens" in frame:
             choose("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
         choose("Edit distance", "distance", list(words.DISTANCES)[1:], 110)
         order = st.selectbox("Order", list(words.ORDERS), width=150, key="order", **BOUND)
         every = st.toggle("Right words too", key="every", **BOUND)
-        if not every and asked.get("outcome") != errors.OUTCOMES[-1]:
+        if not every and asked.get("outcome") != misspellings.OUTCOMES[-1]:
             asked["wrong"] = ""
     for name, form in words.FROM_CHARTS.items():
         value = st.query_params.get(name, "")

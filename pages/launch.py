@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from src import store
 from src.config import (
     DEFAULT_PRESET,
     ConfigError,
@@ -17,8 +18,8 @@ from src.config import (
     stored_config,
 )
 from src.panel import data, form, measure, parts
-from src.runs import launcher, lineage, preflight, store
-from src.runs.table import Run
+from src.runs import attempts, estimate, launcher
+from src.store.tables import Run
 
 
 def page() -> None:
@@ -36,7 +37,7 @@ def page() -> None:
         problems = fork_problems(config) | data.out_of_reach(config, base)
     if config and not problems:
         seen, outside = data.check(config)
-        problems = outside or preflight.refused(config)
+        problems = outside or estimate.refused(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
@@ -98,7 +99,7 @@ def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
         st.rerun()  # the problems now stand at their fields
     try:
         made.append(begin(config))
-    except lineage.CannotResume as error:
+    except attempts.CannotResume as error:
         st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
         return
     parts.go("monitor", {"run": made[-1]})
@@ -109,7 +110,7 @@ def begin(config: RunConfig) -> str:
     if (forked := fork_of()) is None:
         return launcher.launch(config)
     row, step = forked
-    return lineage.fork(row, config, step=step)
+    return attempts.fork(row, config, step=step)
 
 
 def fork_of() -> tuple[Run, int] | None:
@@ -123,7 +124,7 @@ def fork_of() -> tuple[Run, int] | None:
 
 def fork_problems(config: RunConfig) -> dict[str, str]:
     forked = fork_of()
-    return lineage.fork_problems(forked[0], config, forked[1]) if forked else {}
+    return attempts.fork_problems(forked[0], config, forked[1]) if forked else {}
 
 
 def to_mend(problems: dict[str, str], *, checked: bool) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from src import paths
+from src import paths, store
+from src.format import duration
 from src.panel import charts, checkpoints, form, parts
-from src.runs import launcher, lineage, store
-from src.runs.table import (
+from src.runs import attempts, launcher
+from src.runs.timeouts import TIMEOUTS
+from src.store.tables import (
     RESUMABLE,
     Checkpoint,
     Event,
@@ -21,8 +23,6 @@ from src.runs.table import (
     Sweep,
     SweepStatus,
 )
-from src.runs.timeouts import TIMEOUTS
-from src.units import duration
 
 REFRESH_SECONDS = 2.0
 LOG_BYTES = 16_384
@@ -68,9 +68,9 @@ def actions(run: Run) -> None:
         return
     if status in RESUMABLE and st.button("Resume"):
         try:
-            lineage.resume(run)
+            attempts.resume(run)
             st.rerun()
-        except lineage.CannotResume as error:
+        except attempts.CannotResume as error:
             st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
     with st.popover("Delete", key="delete"):
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")

@@ -4,10 +4,10 @@ from html import escape
 
 import streamlit as st
 
+from src import store
+from src.format import duration
 from src.panel import parts
-from src.runs import store
-from src.runs.table import Run, Status
-from src.units import duration
+from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
 MOST_RUNS = 100

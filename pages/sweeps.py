@@ -6,10 +6,10 @@ from pathlib import Path
 
 import streamlit as st
 
+from src import store
 from src.analysis import exports
 from src.panel import charts, compare, parts, sweep_form, sweeps
-from src.runs import store
-from src.runs.table import Status, Sweep
+from src.store.tables import Status, Sweep
 from src.sweeps import ledger, results
 from src.sweeps.results import Found
 

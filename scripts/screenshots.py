@@ -20,10 +20,11 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from src import store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, store
-from src.runs.table import Status, Sweep, SweepStatus
+from src.runs import launcher
+from src.store.tables import Status, Sweep, SweepStatus
 from src.sweeps import ledger
 
 IMAGES = ROOT / "docs" / "images"

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
+from src import paths, store
 from src.config import (
     ConfigError,
     RunConfig,
@@ -32,13 +32,12 @@ from src.config import (
     stored_config,
     with_overrides,
 )
-from src.mendable import Mendable
-from src.runs import launcher, lineage, preflight, reconciler, slots, store
+from src.errors import UserError
+from src.format import duration
+from src.runs import attempts, estimate, launcher, machine, packing, reconciler
 from src.runs.processes import FileLock
-from src.runs.table import Run, Status
-from src.sweeps import planner
+from src.store.tables import Run, Status
 from src.training import checkpointing
-from src.units import duration
 
 # pandas takes as long to load as all of this together, so src.analysis, which stands on it, is
 # imported by the commands that need it.
@@ -97,7 +96,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except Mendable as error:
+        except UserError as error:
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
             refuse(str(error))
         except (SQLAlchemyError, ImportError) as error:
@@ -135,7 +134,7 @@ def launch(
         loaded = load_config(file, preset=preset, overrides=overrides)
         for note in data_notes(launcher.check(loaded)):
             err.print(f"note: {note}", highlight=False)
-        if measured := preflight.kept(loaded):
+        if measured := estimate.kept(loaded):
             if problems := measured.problems(loaded):
                 raise ConfigError(problems)
             err.print(f"it {measured.sentence(loaded)}", highlight=False)
@@ -150,7 +149,7 @@ def launch(
     for file in files:
         try:
             accepted[file] = checked(file)
-        except Mendable as error:
+        except UserError as error:
             refused[file] = str(error)
             err.print(f"[red]error:[/] {escape(f'{file}: {error}')}", highlight=False)
     ids = dict(zip(accepted, launcher.launch_all(list(accepted.values())), strict=True))
@@ -185,7 +184,7 @@ def measure(
     overrides = dict(parse_override(text) for text in changes)
     loaded = load_config(config, preset=preset, overrides=overrides)
     with err.status("three steps on the longest rows"):
-        found = preflight.measure(loaded)
+        found = estimate.measure(loaded)
     launcher.fill_slots()
     problems = found.problems(loaded)
     seconds = None if problems else found.seconds(loaded)
@@ -219,8 +218,8 @@ def plan(
     for config in configs:
         launcher.check(config)
     with err.status("three steps of one run and of a few"):
-        found = planner.plan(configs, once=once)
-    launched = planner.launch(found, configs) if start else []
+        found = packing.plan(configs, once=once)
+    launched = packing.launch(found, configs) if start else []
     launcher.fill_slots()
     if as_json:
         print_json(asdict(found) | {"seconds": found.seconds, "launched": launched})
@@ -457,7 +456,7 @@ def errors(
 ) -> None:
     """Print the words that an adapter misspells and how, or which ones another adapter fixed, broke
     and still has wrong."""
-    from src.analysis import errors as mistakes
+    from src.analysis import misspellings as mistakes
 
     name = "test" if split == "test" else "validation"
     with store.reading() as session:
@@ -487,7 +486,7 @@ def errors(
 
 def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
     """Print what became of the words of `names[0]` in `names[1]`."""
-    from src.analysis import errors as mistakes
+    from src.analysis import misspellings as mistakes
 
     sums = mistakes.balance(both)
     groups = {
@@ -581,7 +580,7 @@ def evaluate(
     row, step = checkpoint_of(checkpoint)
     adapter = adapter_of(row, step)
 
-    from src.analysis import errors as mistakes
+    from src.analysis import misspellings as mistakes
     from src.training.evaluate import evaluate as score
 
     with err.status("loading the model") as status:
@@ -628,7 +627,7 @@ def resume(
 ) -> None:
     """Go on with a stopped, interrupted or failed run from its newest verified checkpoint."""
     row = find(run)
-    step = lineage.resume(row, step=step)
+    step = attempts.resume(row, step=step)
     err.print(f"{row.id} goes on from step {step:,}", highlight=False)
     finish(row.id, wait=wait, as_json=as_json)
 
@@ -648,7 +647,7 @@ def fork(
     loaded = with_overrides(values, dict(parse_override(text) for text in changes))
     for note in data_notes(launcher.check(loaded)):
         err.print(f"note: {note}", highlight=False)
-    finish(lineage.fork(row, loaded, step=step), wait=wait, as_json=as_json)
+    finish(attempts.fork(row, loaded, step=step), wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -717,8 +716,8 @@ def push(
 ) -> None:
     """Send the kept adapter to the Hugging Face hub with a model card, as PEFT wrote it or
     merged."""
-    from src.analysis import errors as mistakes
-    from src.analysis import hub
+    from src.analysis import misspellings as mistakes
+    from src.analysis import model_card
 
     row = find(run)
     adapter = adapter_of(row, None)
@@ -727,7 +726,7 @@ def push(
         evaluation = store.final_evaluation(session, row, split="test")
     folder = paths.output_dir(row.id) / "hub"
     with err.status("writing"):
-        files = hub.write(
+        files = model_card.write(
             stored_config(row.config),
             adapter,
             folder,
@@ -735,7 +734,7 @@ def push(
             about=about,
             predictions=mistakes.read(evaluation.path) if evaluation else None,
         )
-    address = None if dry_run else hub.push(folder, repo, private=not public)
+    address = None if dry_run else model_card.push(folder, repo, private=not public)
     if as_json:
         names = [str(file.relative_to(folder)) for file in files]
         return print_json({"id": row.id, "folder": str(folder), "files": names, "url": address})
@@ -757,7 +756,7 @@ def checkpoint_of(name: str) -> tuple[Run, int | None]:
 def adapter_of(row: Run, step: int | None) -> Path:
     """The folder of a checkpoint's adapter, verified, or of the one that the run kept."""
     if step is not None:
-        return checkpointing.step_dir(paths.checkpoints_dir(row.id), lineage.verified(row, step))
+        return checkpointing.step_dir(paths.checkpoints_dir(row.id), attempts.verified(row, step))
     adapter = paths.output_dir(row.id) / "final"
     if not (adapter / "adapter_config.json").exists():
         raise store.UnknownRun(f"{row.id} has no adapter yet; its status is {row.status}")
@@ -879,11 +878,11 @@ def sweep_plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a sweep comes to: trials, duplicates, processes, time."""
-    from src.sweeps import forecast, ledger
+    from src.sweeps import estimate, ledger
 
     _, config, plan = ledger.prepare(file, budget=budget)
     if measure:
-        forecast.measured(config)
+        estimate.measured(config)
         _, _, plan = ledger.prepare(file, budget=budget)
     if as_json:
         return print_json(asdict(plan))
@@ -1123,7 +1122,7 @@ PACKAGES = [
 
 def diagnosis() -> dict[str, Any]:
     versions = {package: installed(package) for package in PACKAGES}
-    gpus = list(slots.gpus().values())
+    gpus = list(machine.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(existing(paths.home()))
     why = store.why_not_wal()
@@ -1132,7 +1131,7 @@ def diagnosis() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "gpus": gpus or ["none: training runs on the CPU"],
-        "slots": slots.slot_count(),
+        "slots": machine.slot_count(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "disk_free_gib": round(disk.free / 2**30, 1),

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from src.mendable import Mendable
+from src.errors import UserError
 from src.paths import CONFIGS, base_model
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
@@ -38,7 +38,7 @@ DEFAULT_PRESET = "tiny-spell"
 FIRST: dict[str, JsonValue] = {"first": True}
 
 
-class ConfigError(Mendable, ValueError):
+class ConfigError(UserError, ValueError):
     """Settings that cannot be used. `problems` maps a setting's dotted name ('' for the whole file)
     to a sentence."""
 
@@ -217,7 +217,7 @@ class EarlyStoppingConfig(Section):
     """Stop when the trend of the metric over so many evaluations gains no more than min_delta;
     empty never looks for one."""
     criteria: list[str]
-    """More criteria by name, as registered in src/training/stopping.py."""
+    """More criteria by name, as registered in src/training/early_stopping.py."""
 
 
 class SupervisionConfig(Section):

@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 
-from src import paths
+from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, lineage, recovery, slots, store
+from src.runs import attempts, launcher, machine, snapshots
 from src.runs.processes import FileLock, holder
-from src.runs.table import Run, Status
+from src.store.tables import Run, Status
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
 MANY = FEW | {"training.max_steps": 100_000, "evaluation.eval_steps": 100_000}
@@ -159,7 +159,7 @@ def points_of(run_id: str) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
     """(step, name) of every point in the table, and in the metrics log."""
     with store.reading() as session:
         table = {(p["step"], p["name"]) for p in store.metrics(session, run_id)}
-    logged = {(p[0], p[1]) for points in recovery.logged(run_id).values() for p in points}
+    logged = {(p[0], p[1]) for points in snapshots.logged(run_id).values() for p in points}
     return table, logged
 
 
@@ -230,9 +230,9 @@ def killed_at_random(
             panel.ready()  # killed each time as it starts it would never bring back the run
         if row(run_id).status in (Status.FAILED, Status.INTERRUPTED):
             try:
-                lineage.resume(row(run_id))
+                attempts.resume(row(run_id))
                 resumed += 1
-            except lineage.CannotResume:
+            except attempts.CannotResume:
                 with store.writing() as session:  # killed before its first checkpoint
                     store.requeue(session, row(run_id), resume_step=None, config=None)
     panel.ready()
@@ -259,7 +259,7 @@ def seconds_until_true(run_id: str) -> float:
 @contextmanager
 def taken_slots() -> Iterator[None]:
     """All slots are taken, so what is queued stays so."""
-    locks = [FileLock(slots.slot_lock(slot)) for slot in range(slots.slot_count())]
+    locks = [FileLock(machine.slot_lock(slot)) for slot in range(machine.slot_count())]
     assert all(lock.acquire() for lock in locks)
     try:
         yield

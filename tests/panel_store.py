@@ -14,11 +14,10 @@ from sqlalchemy import update
 from streamlit.proto.WidgetStates_pb2 import WidgetStates
 from streamlit.runtime.scriptrunner import RerunData, get_script_run_ctx
 
-from src import paths
+from src import paths, store
 from src.config import load_config
-from src.runs import store
 from src.runs.processes import FileLock, boot_id
-from src.runs.table import Run, Status, Sweep, SweepStatus
+from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.sweeps import spaces
 from src.training import checkpointing
 

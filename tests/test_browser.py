@@ -18,9 +18,8 @@ from typing import Any
 
 import pytest
 
-from src import paths
-from src.runs import store
-from src.runs.table import Status
+from src import paths, store
+from src.store.tables import Status
 from tests.panel_store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
 
 sync_api = pytest.importorskip("playwright.sync_api")

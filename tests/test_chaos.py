@@ -18,12 +18,13 @@ import pytest
 import torch
 from sqlmodel import col, update
 
-from src import paths
+from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, lineage, reconciler, store, supervisor
-from src.runs.table import Run, Status
+from src.runs import attempts, launcher, reconciler
+from src.store.tables import Run, Status
 from src.training import checkpointing
+from src.workers import supervisor
 from tests.live import (
     Panel,
     alive,
@@ -83,7 +84,7 @@ def test_10_two_panels_start_one_supervisor(
     time.sleep(5)  # several rounds of both
     here = [p for p in psutil.process_iter(["cmdline"]) if run_id in (p.info["cmdline"] or [])]
     kinds = sorted((p.info["cmdline"] or [])[2] for p in here)
-    assert kinds == ["src.runs.supervisor", "src.runs.trainer"]
+    assert kinds == ["src.workers.supervisor", "src.workers.trainer"]
     launcher.stop(run_id)
     wait(run_id, ended)
     other.signal(signal.SIGKILL)
@@ -120,7 +121,7 @@ def test_31_fifty_kills_and_resumes_end_in_the_same_bits(
             reconciler.reconcile()
             time.sleep(0.05)
         kills += 1
-        lineage.resume(row(run_id))
+        attempts.resume(row(run_id))
     done = wait(run_id, ended, seconds=600)
     assert (done.status, done.step) == (Status.COMPLETED, whole.step)
     files = [paths.output_dir(i) / "final/adapter_model.safetensors" for i in (run_id, whole.id)]
@@ -165,7 +166,7 @@ def test_33_a_machine_that_vanished_and_an_exact_resume(
         session.execute(update(Run).where(col(Run.id) == run_id).values(**values))
     reconciler.reconcile()
     assert row(run_id).status == Status.INTERRUPTED
-    lineage.resume(row(run_id))
+    attempts.resume(row(run_id))
     done = wait(run_id, ended)
     assert done.status == Status.COMPLETED and str(done.used["resume"]).startswith("exact")
     files = [paths.output_dir(i) / "final/adapter_model.safetensors" for i in (run_id, whole.id)]

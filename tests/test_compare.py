@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from src import paths
+from src import paths, store
 from src.analysis import comparison
 from src.panel import charts, compare
-from src.runs import launcher, store
-from src.runs.table import Status
+from src.runs import launcher
+from src.store.tables import Status
 from tests.panel_store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600

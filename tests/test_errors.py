@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from src import cli, paths
-from src.analysis import errors, exports
+from src import cli, paths, store
+from src.analysis import exports, misspellings
 from src.config import load_config
 from src.panel import words
-from src.runs import store
 from src.runs.reporter import RunReporter
 from src.runs.tracking import Tracker
 from src.training import scoring
@@ -42,8 +41,8 @@ DOCUMENTED = re.findall(
 
 
 def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedence():
-    assert [kind for kind, *_ in DOCUMENTED] == list(errors.KINDS)
-    assert [errors.kind_of(e, p) for _, e, p in DOCUMENTED] == list(errors.KINDS)
+    assert [kind for kind, *_ in DOCUMENTED] == list(misspellings.KINDS)
+    assert [misspellings.kind_of(e, p) for _, e, p in DOCUMENTED] == list(misspellings.KINDS)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedenc
     ],
 )
 def test_kinds(kind, expected, answer):
-    assert errors.kind_of(expected, answer) == kind
+    assert misspellings.kind_of(expected, answer) == kind
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_kinds(kind, expected, answer):
     ],
 )
 def test_edits(expected, answer, found):
-    assert " ".join(map(str, errors.edits(expected, answer))) == found
+    assert " ".join(map(str, misspellings.edits(expected, answer))) == found
 
 
 def test_edits_lead_from_the_expected_letters_to_the_answer():
@@ -110,7 +109,7 @@ def test_edits_lead_from_the_expected_letters_to_the_answer():
     for _ in range(5000):
         was, now = ("".join(noise.choices("abe", k=noise.randrange(1, 7))) for _ in range(2))
         letters, before = list(was), [""] * (len(was) + 1)
-        for edit in errors.edits(was, now):
+        for edit in misspellings.edits(was, now):
             place = slice(edit.at - 1, edit.at - 1 + len(edit.was))
             assert was[place] == edit.was
             if edit.what == "insert":
@@ -123,8 +122,8 @@ def test_edits_lead_from_the_expected_letters_to_the_answer():
 
 def test_the_kinds_of_an_evaluation_sum_to_its_errors():
     pairs = [(e, a) for _, e, a in DOCUMENTED] + [(right, right) for _, right, _ in MISSPELLED]
-    frame = errors.described(predicted(*pairs, *((e, a) for _, e, a in MISSPELLED)))
-    assert sum(errors.counts(frame).values()) == (~frame["correct"]).sum() == 25
+    frame = misspellings.described(predicted(*pairs, *((e, a) for _, e, a in MISSPELLED)))
+    assert sum(misspellings.counts(frame).values()) == (~frame["correct"]).sum() == 25
     assert set(frame.loc[frame["correct"], "kind"]) == {""}
     assert frame.loc[0, ["edits", "length"]].tolist() == ["replace@1:r>R insert@8:.", 7]
 
@@ -132,8 +131,8 @@ def test_the_kinds_of_an_evaluation_sum_to_its_errors():
 def test_no_answer_of_any_letters_is_without_a_kind():
     made = "ab", "aab", "ba", "b a", "", "A", "é", "x y", "\x00", "<b>", "🙂", "ſ"
     for expected, answer in product(made, made):
-        kind = errors.kind_of(expected, answer)
-        assert (kind in errors.KINDS) == (expected != answer), (expected, answer)
+        kind = misspellings.kind_of(expected, answer)
+        assert (kind in misspellings.KINDS) == (expected != answer), (expected, answer)
 
 
 def test_scores_are_also_given_by_task_where_there_are_two():
@@ -173,14 +172,14 @@ def test_files_without_the_columns_are_described_when_they_are_read(home):
     with store.reading() as session:
         (kept,) = store.evaluations(session, run_id)
     assert "kind" not in pd.read_parquet(kept.path).columns
-    frame = errors.read(kept.path)
-    assert sum(errors.counts(frame).values()) == 12
+    frame = misspellings.read(kept.path)
+    assert sum(misspellings.counts(frame).values()) == 12
     assert frame.set_index("question").loc["recieve", "kind"] == "transposition"
 
 
 # --- where the letters go wrong -------------------------------------------------------------------
 
-MAPPED = errors.described(
+MAPPED = misspellings.described(
     predicted(
         ("r e c e i v e", "r e c i e v e"),  # ei swapped at 4
         ("w e i r d", "w a i r d"),  # e>a at 2
@@ -189,23 +188,23 @@ MAPPED = errors.described(
         ("w a t e r", "w a t e r"),
     )
 )
-CHANGES = errors.edit_table(MAPPED)
+CHANGES = misspellings.edit_table(MAPPED)
 
 
 def test_the_position_map_holds_shares_of_the_words_of_a_length():
-    found = errors.position_map(MAPPED, CHANGES)
+    found = misspellings.position_map(MAPPED, CHANGES)
     assert found.loc[7].to_dict() == {2: 0, 4: 1, 6: 0}
     assert found.loc[5].to_dict() == {2: 2 / 4, 4: 0, 6: 1 / 4}
 
 
 def test_confusions_count_what_became_of_letters():
-    found = errors.confusions(CHANGES)
+    found = misspellings.confusions(CHANGES)
     assert found.loc["e", "a"] == found.loc["o", ""] == found.loc["", "s"] == 1
     assert found.to_numpy().sum() == 3
 
 
 def test_accuracy_by_letter_is_of_the_words_that_have_it():
-    found = errors.accuracy_by_letter(MAPPED)
+    found = misspellings.accuracy_by_letter(MAPPED)
     assert found.index[0] == "e" and found.loc["e", ["right", "words"]].tolist() == [1 / 4, 4]
     assert found.loc["a", "right"] == 1 and found["share"].sum() == pytest.approx(1)
 
@@ -224,12 +223,12 @@ def two_runs() -> tuple[str, str]:
 def both_of(*names: str) -> pd.DataFrame:
     with store.reading() as session:
         found = [store.scored(session, name)[1] for name in names]
-    return errors.compared(*(errors.read(evaluation.path) for evaluation in found))
+    return misspellings.compared(*(misspellings.read(evaluation.path) for evaluation in found))
 
 
 def test_fixed_and_broken_words_reconcile_with_the_difference_in_accuracy(home):
     both = both_of(*two_runs())
-    sums = errors.balance(both)
+    sums = misspellings.balance(both)
     assert (sums["fixed"], sums["broken"], sums["still_wrong"]) == (2, 1, 10)
     assert (sums["same_mistake"], sums["another_mistake"]) == (9, 1)
     assert sums["difference"] == pytest.approx(sums["exact_match_b"] - sums["exact_match_a"])
@@ -243,7 +242,7 @@ def test_fixed_and_broken_words_reconcile_with_the_difference_in_accuracy(home):
      ([1, 0, 1], "learned"), ([1, 1], "always right"), ([], "never")],
 )  # fmt: skip
 def test_stories(right, told):
-    assert errors.story(right) == told
+    assert misspellings.story(right) == told
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -258,7 +257,7 @@ def command(*arguments: str, fails: bool = False) -> str:
 def test_errors_names_the_kind_of_each_wrong_word(home):
     before, _ = two_runs()
     found = json.loads(command("errors", before, "--json"))
-    assert len(found) == 12 and {row["kind"] for row in found} <= set(errors.KINDS)
+    assert len(found) == 12 and {row["kind"] for row in found} <= set(misspellings.KINDS)
     assert found[0] | {"edits": "swap@4:ie", "kind": "transposition", "length": 7} == found[0]
     assert "2 vowel swap" in command("errors", before)
 
@@ -382,7 +381,7 @@ MARK = re.compile(r'href="errors\?([^"]+)" target="_self" title="([^"]+)" aria-l
 def test_every_mark_of_every_chart_asks_for_as_many_words_as_it_counts(home):
     run_id = mixed_run()
     file = paths.predictions_dir(run_id) / "step-600.parquet"
-    frame, changes = errors.read(file), errors.read_edits(file)
+    frame, changes = misspellings.read(file), misspellings.read_edits(file)
     seen = set()
     for chart in ("Kinds and places", "Letters and lengths"):
         page = html(show("errors", run=run_id, map=chart, every="true"))

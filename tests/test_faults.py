@@ -21,17 +21,17 @@ from sqlmodel import col, update
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from src import paths
+from src import paths, store
 from src.cli import app
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, lineage, reconciler, store
-from src.runs.lineage import CannotResume
+from src.runs import attempts, launcher, reconciler
+from src.runs.attempts import CannotResume
+from src.runs.machine import slot_lock
 from src.runs.processes import FileLock, holder
 from src.runs.reporter import RunReporter
-from src.runs.slots import slot_lock
-from src.runs.table import Run, Status
 from src.runs.tracking import Tracker
+from src.store.tables import Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, is_verified, step_dir
 from src.training.train import train
@@ -107,7 +107,7 @@ def test_a_supervisor_with_nothing_to_adopt_leaves_its_slot_to_the_next(
     time.sleep(2)
     lock.release()
     assert wait(run_id, ended).status == Status.COMPLETED
-    adopt = [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", "0", "--adopt"]
+    adopt = [sys.executable, "-m", "src.workers.supervisor", run_id, "--slot", "0", "--adopt"]
     late = subprocess.run(adopt, cwd=ROOT, capture_output=True, text=True)
     assert (late.returncode, late.stderr) == (0, "")
 
@@ -324,7 +324,7 @@ def test_29_checkpoints_that_cannot_be_written_are_refused_before_the_start(
         write(paths.checkpoints_dir(run_id), 3)
         subprocess.run(["mount", "-o", "remount,ro", paths.checkpoints_dir(run_id)], check=True)
         with pytest.raises(CannotResume, match="cannot be written to .*Read-only file system"):
-            lineage.resume(row(run_id))
+            attempts.resume(row(run_id))
     with mounted(home / "checkpoints", "1m", "ro"):
         answer = command("launch", f"--set=data.path={data}", check=False)
         assert answer.returncode == 2 and "Read-only file system" in answer.stderr

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu_check import CASES, start_case
-from src import paths
+from src import paths, store
 from src.config import ConfigError, RunConfig, load_config, stored_config
-from src.runs import launcher, lineage, preflight, store
-from src.runs.table import Run, Status
+from src.runs import attempts, estimate, launcher
+from src.store.tables import Run, Status
 from tests.live import ended, row, wait
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -91,7 +91,7 @@ def test_a_run_moves_between_gpu_and_cpu(
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         if used:
-            lineage.resume(row(run_id))
+            attempts.resume(row(run_id))
         wait(run_id, further)
         launcher.stop(run_id)
         run = wait(run_id, ended)
@@ -105,7 +105,7 @@ def test_a_run_moves_between_gpu_and_cpu(
 
 
 def test_out_of_memory_heals_with_a_smaller_micro_batch(large: dict[str, Any]) -> None:
-    needs = preflight.measure(config_of(large)).peak_gib
+    needs = estimate.measure(config_of(large)).peak_gib
     with only(CONTEXT + 0.7 * needs):
         run_id = launcher.launch(config_of(large | {"supervision.self_heal": True}))
         run = wait(run_id, ended, seconds=180)
@@ -117,8 +117,8 @@ def test_out_of_memory_heals_with_a_smaller_micro_batch(large: dict[str, Any]) -
 
 
 def test_what_does_not_fit_is_refused_with_the_largest_that_would(large: dict[str, Any]) -> None:
-    with only(CONTEXT + 0.7 * preflight.measure(config_of(large)).peak_gib):
-        found = preflight.measure(config_of(large))
+    with only(CONTEXT + 0.7 * estimate.measure(config_of(large)).peak_gib):
+        found = estimate.measure(config_of(large))
         assert not found.fits
         rows = found.largest["training.per_device_train_batch_size"]
         assert 512 <= rows < 4096
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_would(large: dict[st
 
 def test_out_of_memory_halves_the_pack_and_all_its_runs_end(large: dict[str, Any]) -> None:
     own = large | {"engine": "packed", "training.per_device_train_batch_size": 512}
-    one, eight = (preflight.measure(config_of(own), adapters=count).peak_gib for count in (1, 8))
+    one, eight = (estimate.measure(config_of(own), adapters=count).peak_gib for count in (1, 8))
     with only(CONTEXT + (one + eight) / 2):
         ids = launcher.launch_all([config_of(own | {"training.seed": seed}) for seed in range(8)])
         runs = [wait(run_id, ended, seconds=180) for run_id in ids]

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlmodel import col, select, update
 
-from src import paths
+from src import paths, store
 from src.config import ConfigError, load_config, stored_config, with_overrides
-from src.runs import launcher, lineage, reconciler, recovery, store
+from src.runs import attempts, launcher, reconciler, snapshots
+from src.runs.attempts import CannotResume
 from src.runs.launcher import CheckpointNeeded
-from src.runs.lineage import CannotResume
-from src.runs.table import Checkpoint, Evaluation, EventKind, Metric, Run, Status
+from src.store.tables import Checkpoint, Evaluation, EventKind, Metric, Run, Status
 from src.training import checkpointing
 from tests import tiny
 from tests.live import FEW, alive, command, ended, left_over, row, wait, words
@@ -73,7 +73,7 @@ def finished(made: Path, home: Path) -> Run:
         for table in (Checkpoint, Evaluation):
             for found in session.exec(select(table)).all():
                 found.path = found.path.replace(old, new)
-    recovery.remember(run.id)
+    snapshots.remember(run.id)
     return row(run.id)
 
 
@@ -101,20 +101,20 @@ def test_a_resume_from_an_earlier_step_sets_the_later_ones_aside(stopped: Run) -
     folder = paths.checkpoints_dir(stopped.id)
     before = checkpointing.steps(folder)
     assert {3, 6, 9, 12} <= set(before)
-    assert lineage.resume(stopped, step=3) == 3
+    assert attempts.resume(stopped, step=3) == 3
     done = wait(stopped.id, ended)
     assert (done.status, done.attempt, done.step) == (Status.COMPLETED, 2, 15), done.reason
     assert checkpointing.steps(folder / "attempt-1") == [s for s in before if s > 3]
     with store.reading() as session:
         loss = store.curve(session, stopped.id, "train/loss")
-        attempts = session.exec(
+        recorded = session.exec(
             select(Metric.step, Metric.attempt).where(
                 Metric.run_id == stopped.id, Metric.name == "train/loss"
             )
         ).all()
     assert loss["step"].tolist() == list(range(1, 16))
     # Both tries of steps 4 to 12 are kept; the curve shows the second.
-    assert {a for s, a in attempts if 3 < s <= 12} == {1, 2}
+    assert {a for s, a in recorded if 3 < s <= 12} == {1, 2}
     assert kinds(stopped.id) == [EventKind.RESUMED]
 
 
@@ -128,7 +128,7 @@ def test_whoever_dies_in_a_resume_leaves_the_run_as_it_was(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpointing, "set_aside", dies)
-        lineage.resume(stopped, step=3)
+        attempts.resume(stopped, step=3)
     left = row(stopped.id)
     assert (left.status, left.attempt, kinds(left.id)) == (Status.STOPPED, 1, [])
 
@@ -172,7 +172,7 @@ def metrics(run_id: str, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_fork_without_edits_takes_the_way_of_its_parent(finished: Run) -> None:
-    child = wait(lineage.fork(finished, stored_config(finished.config), step=6), ended)
+    child = wait(attempts.fork(finished, stored_config(finished.config), step=6), ended)
     assert child.status == Status.COMPLETED, child.reason
     after = [p for p in metrics(finished.id, "train/loss") if p["step"] > 6]
     assert metrics(child.id, "train/loss") == after
@@ -190,7 +190,7 @@ def test_a_fork_without_edits_takes_the_way_of_its_parent(finished: Run) -> None
 def test_what_a_fork_cannot_change(finished: Run, change: dict[str, Any], words: str) -> None:
     config = with_overrides(stored_config(finished.config).model_dump(), change)
     with pytest.raises(ConfigError, match=words):
-        lineage.fork(finished, config, step=6)
+        attempts.fork(finished, config, step=6)
     with store.reading() as session:
         assert len(store.runs(session)) == 1
 
@@ -199,28 +199,28 @@ def test_what_cannot_be_resumed_and_what_to_do_instead(stopped: Run) -> None:
     run, data = stopped, Path(stopped.config["data"]["path"])
     folder = paths.checkpoints_dir(run.id)
     with pytest.raises(CannotResume, match="step-5 has no .*verified are: 3, "):
-        lineage.resume(run, step=5)
+        attempts.resume(run, step=5)
     (folder / "step-12" / "optimizer.pt").write_bytes(b"x")
     with pytest.raises(CannotResume, match=r"step-12: optimizer\.pt is not as .*are: 3, "):
-        lineage.resume(run, step=12)
+        attempts.resume(run, step=12)
     text = data.read_text()
     data.write_text(text.replace("w a a t", "w a a d"))
     with pytest.raises(CannotResume, match="data changed since step 9 .*or fork it"):
-        lineage.resume(run)  # the newest whole one
+        attempts.resume(run)  # the newest whole one
     data.unlink()
     with pytest.raises(CannotResume, match="cannot be read any more"):
-        lineage.resume(run)
+        attempts.resume(run)
     data.write_text(text)
     answer = command("resume", "nobody", check=False)
     assert answer.returncode == 2 and "no run 'nobody'" in answer.stderr
     with store.writing() as session:
         session.execute(update(Run).where(col(Run.id) == run.id).values(status="COMPLETED"))
     with pytest.raises(CannotResume, match="is COMPLETED: fork it with more training.max_steps"):
-        lineage.resume(row(run.id))
+        attempts.resume(row(run.id))
     with store.writing() as session:
         session.execute(update(Run).where(col(Run.id) == run.id).values(status="RUNNING"))
     with pytest.raises(CannotResume, match="is RUNNING: stop it first"):
-        lineage.resume(row(run.id))
+        attempts.resume(row(run.id))
 
 
 def test_an_interrupted_run_resumes_by_itself_as_often_as_allowed(own: dict[str, Any]) -> None:
@@ -303,7 +303,7 @@ def test_a_diverged_run_heals_with_half_the_learning_rate(own: dict[str, Any]) -
         launcher.launch(load_config(overrides=settings)),
         lambda r: ended(r) and (r.attempt == 3 or r.status == Status.COMPLETED),
     )
-    assert kinds(run.id) == [EventKind.HEALED] * lineage.MOST_HEALS
+    assert kinds(run.id) == [EventKind.HEALED] * attempts.MOST_HEALS
     document = json.loads(command("show", run.id, "--json").stdout)
     for event, change in zip(document["lineage"], ("10 -> 5", "5 -> 2.5"), strict=True):
         assert f"diverged: training.learning_rate {change}" in event["text"]
@@ -359,7 +359,7 @@ def test_a_remedy_knows_what_the_trainer_wrote_after_the_claim(home: Path) -> No
         session.execute(written.where(col(Run.id) == claimed.id))
     verdict = {"kind": "cuda_oom", "phase": "training"}
     with store.writing() as session:
-        assert lineage.heal(session, claimed, verdict, None)
+        assert attempts.heal(session, claimed, verdict, None)
     with store.reading() as session:
         run = store.find(session, claimed.id)
     assert run.status == "QUEUED" and run.attempt == 2 and run.config["engine"] == "trl"
@@ -373,7 +373,7 @@ def test_settings_of_a_remedy() -> None:
         config = load_config(overrides={"supervision.self_heal": True} | values)
         run = Run(id="r", name="r", status="FAILED", config=config.model_dump(), max_steps=1,
                   created_at=0, used={"engine": by})  # fmt: skip
-        found = lineage.remedy(run, {"kind": kind, "phase": phase})
+        found = attempts.remedy(run, {"kind": kind, "phase": phase})
         if found and by == "packed":
             return {"engine": found[0].engine, "words": found[1]}
         return found and {
@@ -444,4 +444,4 @@ def test_a_damaged_run_table_is_set_aside_and_restored(finished: Run) -> None:
     assert after == before
     assert command("metrics", run.id, "--json").stdout == points
     assert list(paths.results().glob("spelltune.db.damaged-*"))
-    assert recovery.restore_database() is None  # nothing left to do
+    assert snapshots.restore_database() is None  # nothing left to do

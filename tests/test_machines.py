@@ -21,11 +21,11 @@ import pytest
 import yaml
 from sqlmodel import select
 
+from src import store
 from src.config import ConfigError
 from src.paths import ROOT
-from src.runs import store
-from src.runs.table import BEGIN_AN_ATTEMPT, Evaluation, Run, Status, SweepStatus
-from src.sweeps import nodes
+from src.store.tables import BEGIN_AN_ATTEMPT, Evaluation, Run, Status, SweepStatus
+from src.workers import ray_nodes
 from tests import live
 
 RAY = Path(sys.executable).with_name("ray")
@@ -273,7 +273,7 @@ def test_without_a_cluster_the_launch_says_how_to_start_one(
 
 def test_what_keeps_ray_from_it_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="set SPELLTUNE_DATABASE_URL to PostgreSQL"):
-        nodes.check()
+        ray_nodes.check()
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r'Ray is not installed here: pip install "spelltune\['):
-        nodes.check()
+        ray_nodes.check()

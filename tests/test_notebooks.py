@@ -15,9 +15,9 @@ import pytest
 from nbclient import NotebookClient
 
 from src.paths import CONFIGS, ROOT
-from src.runs import slots
+from src.runs import machine
 from src.runs.processes import FileLock
-from src.runs.table import Status
+from src.store.tables import Status
 from tests import live, panel_store
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -70,7 +70,7 @@ def kernel(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_monitor_shows_a_stopped_run_and_resumes_it(home: Path) -> None:
     run_id = panel_store.fill_run(status=Status.STOPPED, steps=300, reason="stopped at step 300")
-    slot = FileLock(slots.slot_lock(0))
+    slot = FileLock(machine.slot_lock(0))
     assert slot.acquire()  # so that the resumed run waits in the queue
     shown = execute("training_monitor", home)
     assert f"{run_id} STOPPED 300 of 600 steps" in shown

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from benchmarks import packed as benchmark
-from src.models import packed_base
 from src.models.losses import IGNORED, answer_loss
-from src.models.packed_base import read_base
-from src.models.packed_lora import (
+from src.models.multi_lora import base as multi_lora_base
+from src.models.multi_lora.adapters import (
     Dropout,
     Lora,
     Parts,
@@ -24,8 +23,9 @@ from src.models.packed_lora import (
     packed_linear,
     to_peft,
 )
-from src.models.packed_optimizer import Rule
-from src.models.packed_step import IDLE_REALS, AdapterState, Bucket, Options, Pack
+from src.models.multi_lora.base import read_base
+from src.models.multi_lora.optimizer import Rule
+from src.models.multi_lora.step import IDLE_REALS, AdapterState, Bucket, Options, Pack
 from src.models.spelling_model import add_lora
 from src.models.utils import ModelError
 
@@ -361,7 +361,7 @@ def test_peft_computes_the_same_logits_from_the_saved_adapter(shape: str, tmp_pa
     ids = torch.randint(2, 290, (len(ADAPTERS), 2, 9))
     places = torch.arange(18).repeat(len(ADAPTERS), 1)
     with torch.no_grad():
-        hidden = packed_base.hidden_states(pack.base, pack.products(), ids, places)
+        hidden = multi_lora_base.hidden_states(pack.base, pack.products(), ids, places)
         packed = (hidden @ pack.base.head.t())[..., : pack.base.vocabulary].view(4, 2, 9, -1)
     for slot, solo in enumerate(ADAPTERS):
         save_file(trained(pack, slot, solo), tmp_path / "adapter_model.safetensors")

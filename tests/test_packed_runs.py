@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 from src.config import RunConfig
 from src.models import utils
-from src.models.packed_step import Pack
-from src.training import checkpointing, preflight, scoring
-from src.training.engines import packed_problems
-from src.training.packed import MOST_LENGTHS, Outcome, Trial, _Run, graph_length, train_pack
-from src.training.stopping import Diverged
+from src.models.multi_lora.step import Pack
+from src.training import checkpointing, scoring
+from src.training.early_stopping import Diverged
+from src.training.packed.eligibility import packed_problems
+from src.training.packed.engine import MOST_LENGTHS, Outcome, Trial, _Run, graph_length, train_pack
 from src.training.train import choose_engine, train
 from src.training.utils import TrainingResult
+from src.workers import memory_probe
 from tests import tiny
 
 
@@ -346,11 +347,11 @@ def test_what_is_measured_of_a_pack_is_of_all_that_was_asked_for(
             raise torch.OutOfMemoryError("no memory")
         original(self, base, slots, rank, **options)
 
-    clocks = [preflight.Clock() for _ in range(4)]
+    clocks = [memory_probe.Clock() for _ in range(4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "__init__", make)
         with pytest.raises(MemoryError, match="so many at once"):
-            preflight._train(config_of(base, training__max_steps=2), clocks, tmp_path)
+            memory_probe._train(config_of(base, training__max_steps=2), clocks, tmp_path)
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:
@@ -430,10 +431,10 @@ def test_scores_are_those_of_scoring(
     from peft import PeftModel
 
     from src.models import spelling_model as spelling
-    from src.models.packed_base import read_base
-    from src.models.packed_lora import from_peft
-    from src.models.packed_step import AdapterState
-    from src.training.packed import Scorer, _zeros
+    from src.models.multi_lora.adapters import from_peft
+    from src.models.multi_lora.base import read_base
+    from src.models.multi_lora.step import AdapterState
+    from src.training.packed.engine import Scorer, _zeros
 
     trials = [
         trial(

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from src import paths
+from src import paths, store
 from src.config import load_config
-from src.runs import launcher, lineage, reconciler, slots, store
+from src.runs import attempts, launcher, machine, reconciler
 from src.runs.processes import holder
-from src.runs.table import Status
+from src.store.tables import Status
 from src.training.train import run_experiments
 from tests.live import FEW, alive, command, ended, row, training, wait
 
-pytestmark = pytest.mark.skipif(slots.slot_count() > 1, reason="several slots share a queue")
+pytestmark = pytest.mark.skipif(machine.slot_count() > 1, reason="several slots share a queue")
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_killed_pack_is_resumed_member_by_member(packed: dict[str, Any]) -> No
     for run_id in ids:
         run = wait(run_id, ended)
         assert run.status == Status.INTERRUPTED and "its pack" in (run.reason or "")
-    begun = [lineage.resume(row(run_id)) for run_id in ids]
+    begun = [attempts.resume(row(run_id)) for run_id in ids]
     assert min(begun) >= 2
     for run_id, step in zip(ids, begun, strict=True):
         run = wait(run_id, lambda run, step=step: (run.step or 0) > step + 4)

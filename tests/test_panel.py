@@ -12,15 +12,15 @@ import pytest
 from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
-from src import config, paths
-from src.analysis import errors
+from src import config, paths, store
+from src.analysis import misspellings
 from src.config import get, load_config, parse_override, settings
+from src.format import duration
 from src.panel import charts, data, form, parts, words
 from src.panel.server import KnownHosts
-from src.runs import launcher, lineage, store
-from src.runs.table import EventKind, Metric, Status, SweepStatus
+from src.runs import attempts, launcher
+from src.store.tables import EventKind, Metric, Status, SweepStatus
 from src.training.data_loaders import DataError
-from src.units import duration
 from tests.panel_store import (
     HOSTILE,
     add_points,
@@ -195,7 +195,7 @@ def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
     test.button[0].click().run()
     assert "no verified checkpoint" in html(test)
     resumed = []
-    monkeypatch.setattr(lineage, "resume", lambda run: resumed.append(run.id))
+    monkeypatch.setattr(attempts, "resume", lambda run: resumed.append(run.id))
     test.button[0].click().run()
     assert resumed == [run_id]
     assert [b.label for b in show("monitor", run=fill_run(name="b")).button] == ["Delete this run"]
@@ -220,7 +220,7 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     test.button(key="delete 100").click().run()
     assert "step-100" not in html(test)
     resumed = []
-    monkeypatch.setattr(lineage, "resume", lambda run, step: resumed.append((run.id, step)))
+    monkeypatch.setattr(attempts, "resume", lambda run, step: resumed.append((run.id, step)))
     test.button(key="resume 200").click().run()
     assert resumed == [(run_id, 200)]
 
@@ -294,7 +294,7 @@ def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
     assert f"a fork keeps the shape of its adapter: this must stay as in {run_id}" in text
     assert test.button[0].label == "Fork" and test.button[0].disabled
     forked = []
-    monkeypatch.setattr(lineage, "fork", lambda run, config, step: forked.append(step) or run.id)
+    monkeypatch.setattr(attempts, "fork", lambda run, config, step: forked.append(step) or run.id)
     test = settled(show("launch", **{"from": run_id, "fork": "200", "training.max_steps": "900"}))
     test.button[0].click().run()
     assert forked == [200] and not launched
@@ -615,8 +615,8 @@ FRAME = pd.DataFrame(
 
 def test_words_are_found_filtered_and_sorted():
     def select(order="most edits", **asked):
-        frame = errors.described(FRAME).assign(task="word")
-        tests = words.tests(frame, errors.edit_table(frame), asked)
+        frame = misspellings.described(FRAME).assign(task="word")
+        tests = words.tests(frame, misspellings.edit_table(frame), asked)
         return words.ordered(words.passing(tests, frame), order)["question"].tolist()
 
     assert select(wrong="") == ["=1+1", "rythm", "recieve"]

@@ -14,12 +14,11 @@ import yaml
 
 from src.config import ConfigError, RunConfig, load_config
 from src.paths import ROOT, home
-from src.runs import launcher, preflight, slots
-from src.runs.table import Status
-from src.sweeps import planner
+from src.runs import estimate, launcher, machine, packing
+from src.store.tables import Status
 from tests.live import command, ended, row, training, wait
 
-pytestmark = pytest.mark.skipif(bool(slots.gpus()), reason="the bounds here are those of a CPU")
+pytestmark = pytest.mark.skipif(bool(machine.gpus()), reason="the bounds here are those of a CPU")
 
 
 @pytest.fixture
@@ -40,10 +39,10 @@ def written(file: Path, config: RunConfig) -> str:
 
 def known(config: RunConfig, adapters: int, by: str, step: float) -> None:
     """As if that had been measured on this machine: 10 s to start, 0.1 s a batch to score."""
-    file = preflight.file_of(config, adapters)
+    file = estimate.file_of(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows, gib = {"validation": 4, "test": 4}, 1 + adapters / 10
-    found = preflight.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
+    found = estimate.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
     file.write_text(json.dumps(asdict(found)))
 
 
@@ -66,12 +65,12 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     small: dict[str, Any],
 ) -> None:
     config = config_of(small, training__max_steps=30, evaluation__eval_steps=10)
-    assert preflight.kept(config) is None
-    found = preflight.measure(config)
+    assert estimate.kept(config) is None
+    found = estimate.measure(config)
     assert found.fits and found.engine == "trl" and 0.1 < found.peak_gib < found.room_gib
     assert found.step_seconds and found.step_seconds > 0
-    assert preflight.kept(config_of(small, training__learning_rate=1e-5)) == found
-    assert preflight.kept(config_of(small, training__per_device_train_batch_size=2)) is None
+    assert estimate.kept(config_of(small, training__learning_rate=1e-5)) == found
+    assert estimate.kept(config_of(small, training__per_device_train_batch_size=2)) is None
     longer = config_of(small, training__max_steps=60, evaluation__eval_steps=20)
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
@@ -105,14 +104,14 @@ def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
 ) -> None:
     run_id = launcher.launch(config_of(small))
     wait(run_id, training)
-    with pytest.raises(preflight.CannotMeasure, match="a run is training"):
-        preflight.measure(config_of(small))
+    with pytest.raises(estimate.CannotMeasure, match="a run is training"):
+        estimate.measure(config_of(small))
     # One that was asked to stop is waited for.
     launcher.stop(run_id)
-    assert preflight.measure(config_of(small)).fits
+    assert estimate.measure(config_of(small)).fits
     assert row(run_id).status == Status.STOPPED
-    with pytest.raises(preflight.CannotMeasure, match="no file /nowhere.csv"):
-        preflight.measure(config_of(small, data__path="/nowhere.csv"))
+    with pytest.raises(estimate.CannotMeasure, match="no file /nowhere.csv"):
+        estimate.measure(config_of(small, data__path="/nowhere.csv"))
 
 
 def test_the_same_steps_in_other_micro_batches_are_duplicates(small: dict[str, Any]) -> None:
@@ -126,7 +125,7 @@ def test_the_same_steps_in_other_micro_batches_are_duplicates(small: dict[str, A
         config_of(small, **{size: 32, times: 1}, lora__dropout=0.1),
         config_of(small, **{size: 16, times: 1}),
     ]
-    assert planner.duplicates(configs) == {1: 0}
+    assert packing.duplicates(configs) == {1: 0}
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,8 @@ def test_a_pack_is_planned_only_where_it_pays(
     one = 0.1 if engine == "packed" else 0.2
     known(configs[0].model_copy(update={"engine": "auto"}), 1, "trl", 0.15)
     known(configs[0], 1, "packed", one)
-    known(configs[0], planner.FEW, "packed", few_step)
-    (pack,) = planner.plan(configs).packs
+    known(configs[0], packing.FEW, "packed", few_step)
+    (pack,) = packing.plan(configs).packs
     assert (pack.size, pack.engine) == (size, "auto" if engine == "trl" else engine), pack
     steps = 8 * max_steps * (0.1 if engine == "packed" else 0.15)
     assert pack.seconds_one_by_one == pytest.approx(8 * 10 + steps, rel=0.2)
@@ -177,7 +176,7 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
     known(heaviest.model_copy(update={"engine": "auto"}), 1, "trl", 0.2)
     known(heaviest, 1, "packed", 0.1)
     known(heaviest, 3, "packed", 0.12)
-    known(heaviest, planner.FEW, "packed", 0.13)
+    known(heaviest, packing.FEW, "packed", 0.13)
     known(five[4], 1, "trl", 0.2)
     files = [written(home / f"{n}.yaml", config) for n, config in enumerate(five)]
     # What it comes to is seen first; a run is left out only where that was asked for.
@@ -195,7 +194,7 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
     runs = [wait(run_id, ended) for run_id in told["launched"]]
     assert {run.status for run in runs} == {Status.COMPLETED}
     assert [run.trainer_pid == runs[0].trainer_pid for run in runs] == [True] * 3 + [False]
-    outcomes = {len(outcome["runs"]): outcome for outcome in planner.outcomes()}
+    outcomes = {len(outcome["runs"]): outcome for outcome in packing.outcomes()}
     assert outcomes[3]["seconds"] == pack["seconds"] and outcomes[3]["ended"] == 3
     began = min(run.started_at or 0 for run in runs[:3])
     assert outcomes[3]["took_seconds"] == max(run.ended_at or 0 for run in runs[:3]) - began > 0
@@ -205,8 +204,8 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
 
 @pytest.mark.timed
 def test_packs_and_runs_take_no_longer_than_was_measured(five: list[RunConfig]) -> None:
-    for run_id in planner.launch(planner.plan(five), five):
+    for run_id in packing.launch(packing.plan(five), five):
         assert wait(run_id, ended).status == Status.COMPLETED
-    for outcome in planner.outcomes():
+    for outcome in packing.outcomes():
         # But for a machine that others use meanwhile.
         assert outcome["took_seconds"] < 3 * outcome["seconds"] + 10, outcome

@@ -57,7 +57,7 @@ def test_a_child_inherits_no_stray_secret(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_starts_often_loads_nothing_heavy() -> None:
-    often = "src.cli, src.runs.keeper, src.runs.supervisor, src.runs.trainer"
+    often = "src.cli, src.workers.node_agent, src.workers.supervisor, src.workers.trainer"
     heavy = "{'numpy', 'pandas', 'pyarrow', 'scipy', 'optuna', 'torch', 'transformers'}"
     code = f"import sys, {often}; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

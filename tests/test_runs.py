@@ -12,11 +12,11 @@ import pytest
 import yaml
 from sqlmodel import col, update
 
-from src import paths
+from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import slots, store
-from src.runs.table import Run, Status
+from src.runs import machine
+from src.store.tables import Run, Status
 from src.training.train import run_experiments
 from tests.live import (
     FEW,
@@ -234,7 +234,7 @@ def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) ->
 def test_a_bad_call_is_refused_with_a_sentence_and_queues_nothing(
     arguments: list[str], words: str
 ) -> None:
-    if "4bit" in arguments[-1] and slots.gpus():
+    if "4bit" in arguments[-1] and machine.gpus():
         pytest.skip("this machine has a GPU")
     answer = command(*arguments, check=False)
     assert answer.returncode == 2 and answer.stdout == ""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.training import stopping
-from src.training.stopping import CRITERIA, History, Rules, criterion
+from src.training import early_stopping
+from src.training.early_stopping import CRITERIA, History, Rules, criterion
 from src.training.train import TrainingError, train
 from tests import tiny
 
@@ -75,7 +75,7 @@ def test_divergence_compares_with_the_lowest_loss() -> None:
     found = []
     for loss in (3.0, 1.0, 1.9, 2.1, math.nan):
         history.record({"train/loss": loss})
-        found.append(stopping.divergence(history))
+        found.append(early_stopping.divergence(history))
     assert found[:3] == [None] * 3
     assert found[3] == "the training loss 2.1 is above 2 times its lowest, 1"
     assert found[4] == "the training loss is nan" and history.lowest_loss == 1.0
@@ -99,7 +99,7 @@ def test_a_training_stops_by_the_criterion_of_a_user(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stopping, "CRITERIA", CRITERIA)
+    monkeypatch.setattr(early_stopping, "CRITERIA", CRITERIA)
 
     @criterion
     def second_evaluation(history: History) -> str | None:

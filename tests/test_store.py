@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import paths
+from src import paths, store
 from src.config import load_config
-from src.runs import launcher, processes, reconciler, store
-from src.runs.store import sqlite_driver
-from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
+from src.runs import launcher, processes, reconciler
 from src.runs.timeouts import TIMEOUTS
+from src.store import sqlite_driver
+from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.training import checkpointing
 from tests import live
 

@@ -21,21 +21,22 @@ from sqlalchemy.exc import IntegrityError
 from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from src import paths
+from src import paths, store
 from src.analysis import exports
 from src.cli import app
 from src.config import ConfigError, RunConfig, load_config, with_overrides
 from src.panel import measure, sweep_form, sweeps
 from src.paths import CONFIGS
-from src.runs import launcher, preflight, reconciler, store
+from src.runs import estimate, launcher, packing, reconciler
 from src.runs.processes import holder
-from src.runs.supervisor import Supervision
-from src.runs.table import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
-from src.sweeps import forecast, ledger, planner, results, spaces
-from src.sweeps.driver import Driver
-from src.sweeps.driver import main as driver_main
+from src.store.tables import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
+from src.sweeps import estimate as sweep_estimate
+from src.sweeps import ledger, results, spaces
 from src.sweeps.pruning import Pruning
 from src.sweeps.spaces import Tried, load_sweep, parse_sweep
+from src.workers.supervisor import Supervision
+from src.workers.sweep_driver import Driver
+from src.workers.sweep_driver import main as driver_main
 from tests import live
 from tests.live import FEW, command
 from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep, press_again
@@ -69,7 +70,7 @@ def problem(**changes: Any) -> str:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     sweep = load_sweep(file)
-    assert forecast.plan(sweep, 0).trials
+    assert sweep_estimate.plan(sweep, 0).trials
     values = spaces.suggest(sweep, 0, 0, [])
     assert values and values.keys() <= sweep.space.keys()
     spaces.trial_config(sweep, spaces.base_config(sweep), values, 0)
@@ -86,14 +87,14 @@ def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted(
     # Of this process: others may use the machine too.
     began = time.process_time()
     sweep = load_sweep(CONFIGS / "sweeps" / "seed-grid.yaml")
-    plan = forecast.plan(sweep, 3)
+    plan = sweep_estimate.plan(sweep, 3)
     cells = spaces.grid(sweep, 3)
     assert time.process_time() - began < 2
     assert (plan.settings, plan.trials, plan.packs) == (4096, 4096, 64)
     assert len({tuple(cell.values()) for cell in cells}) == 4096
     # 4 x 4 ways to cut the rows of a step are 7 different products: 9 of 16 are the same again.
     assert plan.duplicates == 4096 * 9 // 16
-    few = forecast.plan(sweep.model_copy(update={"duplicates": "skip"}), 3)
+    few = sweep_estimate.plan(sweep.model_copy(update={"duplicates": "skip"}), 3)
     assert (few.settings, few.skipped) == (1792, 2304)
     assert cells != spaces.grid(sweep, 4) and cells == spaces.grid(sweep, 3)
 
@@ -101,9 +102,9 @@ def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted(
 def test_with_dropout_the_cut_of_a_step_matters() -> None:
     space = {spaces.BATCH: [4, 8], spaces.TIMES: [1, 2]}
     grid = {"method": "grid", "budget": None, "space": space}
-    assert forecast.plan(sweep_of(**grid), 0).duplicates == 1
+    assert sweep_estimate.plan(sweep_of(**grid), 0).duplicates == 1
     wet = sweep_of(**grid, base={"overrides": {"lora.dropout": 0.1}})
-    assert forecast.plan(wet, 0).duplicates == 0
+    assert sweep_estimate.plan(wet, 0).duplicates == 0
 
 
 def test_a_condition_leaves_a_setting_at_its_base_value() -> None:
@@ -176,7 +177,7 @@ def test_seeds_of_a_setting_follow_each_other() -> None:
     configs = [spaces.trial_config(sweep, base, {"lora.r": 2}, number) for number in range(4)]
     assert [c.training.seed for c in configs] == [10, 11, 12, 10]
     assert [c.name for c in configs][:2] == ["small 0", "small 1"]
-    assert forecast.plan(sweep, 0).trials == 6  # whole settings only
+    assert sweep_estimate.plan(sweep, 0).trials == 6  # whole settings only
     assert base.early_stopping.metric == "val/exact_match" and base.supervision.auto_resume == 2
 
 
@@ -228,7 +229,7 @@ def test_bad_input_gets_a_sentence(changes: dict[str, Any], words: str) -> None:
 
 def too_large(changes: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as found:
-        forecast.plan(sweep_of(**changes), 0)
+        sweep_estimate.plan(sweep_of(**changes), 0)
     return str(found.value)
 
 
@@ -930,10 +931,10 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
 
 def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:
     """As if that had been measured on this machine."""
-    file = preflight.file_of(config, adapters)
+    file = estimate.file_of(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = {"validation": 400, "test": 400}
-    found = preflight.Measured(True, adapters, "packed", gib, 16.0, rows, 8.0, step, 0.5)
+    found = estimate.Measured(True, adapters, "packed", gib, 16.0, rows, 8.0, step, 0.5)
     file.write_text(json.dumps(asdict(found)))
 
 
@@ -946,10 +947,10 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
         assert spaces.parse_sweep(text, TINY) == sweep
         asked.append(arguments)
         if len(asked) == 1:
-            raise preflight.CannotMeasure("a run is training")
-        speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+            raise estimate.CannotMeasure("a run is training")
+        speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
         measured(speaker, 1, 0.1, 1.0)
-        measured(speaker, planner.FEW, 0.2, 1.5)
+        measured(speaker, packing.FEW, 0.2, 1.5)
 
     monkeypatch.setattr(measure, "_measure", command)
     label = "Measure what it takes"
@@ -967,17 +968,17 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("home")
 def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() -> None:
     sweep = load_sweep(TINY)
-    speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+    speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
     assert speaker.lora.r == 32
-    file = preflight.file_of(speaker)
+    file = estimate.file_of(speaker)
     file.parent.mkdir(parents=True)
     largest = {"training.per_device_train_batch_size": 8}
-    found = preflight.Measured(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
+    found = estimate.Measured(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
     file.write_text(json.dumps(asdict(found)))
     with pytest.raises(ConfigError, match="what fits: training.per_device_train_batch_size 8"):
         ledger.launch(TINY)
     searched = sweep.space | {spaces.BATCH: spaces.Listed(values=[4, 8])}
-    assert forecast.plan(sweep.model_copy(update={"space": searched}), 0).trials == 24
+    assert sweep_estimate.plan(sweep.model_copy(update={"space": searched}), 0).trials == 24
     test = show(file="tiny")
     assert "more than the 16.0 GiB there are" in html(test) and test.button[0].disabled
 
@@ -989,12 +990,12 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
     file = tmp_path / "packed.yaml"
     file.write_text(yaml.safe_dump(text))
     sweep = spaces.load_sweep(file)
-    assert forecast.plan(sweep, 0).seconds is None
-    speaker = forecast.heaviest(sweep, spaces.base_config(sweep))
+    assert sweep_estimate.plan(sweep, 0).seconds is None
+    speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
     assert speaker.lora.r == 32
     measured(speaker, 1, 0.1, 1.0)
-    measured(speaker, planner.FEW, 0.2, 1.6)
-    plan = forecast.plan(sweep, 0)
+    measured(speaker, packing.FEW, 0.2, 1.6)
+    plan = sweep_estimate.plan(sweep, 0)
     # Each adapter beyond the first takes 0.2 GiB and 1/30 s a step more.
     assert plan.peak_gib == pytest.approx(1.0 + 23 * 0.2)
     assert plan.seconds and plan.seconds > 200 * (0.1 + 23 * 0.1 / 3)

@@ -15,7 +15,7 @@ from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_loaders import DataError
-from src.training.stopping import VALIDATION
+from src.training.early_stopping import VALIDATION
 from src.training.train import TrainingError, plan, train
 from src.training.utils import TrainingResult
 from tests import tiny
@@ -202,7 +202,7 @@ def test_evaluations_do_not_disturb_the_training(bases: Path, tmp_path: Path) ->
 
 
 def test_rows_come_in_an_order_of_their_own() -> None:
-    from src.training.sft import Shuffled
+    from src.training.trl import Shuffled
 
     def order(seed: int, epoch: int) -> list[int]:
         sampler = Shuffled(50, seed)
@@ -375,7 +375,7 @@ def test_the_seed_reaches_every_part() -> None:
 def test_a_library_that_changes_a_setting_is_caught(
     bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.training.sft import SpellingTrainer
+    from src.training.trl import SpellingTrainer
 
     original = SpellingTrainer.__init__
 
@@ -405,11 +405,11 @@ def test_gradient_checkpointing_changes_no_number(bases: Path, tmp_path: Path) -
 def test_a_loss_that_is_no_number_ends_the_run(
     bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.training import sft
+    from src.training import trl
 
-    monkeypatch.setattr(sft, "answer_loss", lambda logits, *_, **__: logits.sum() * math.nan)
+    monkeypatch.setattr(trl, "answer_loss", lambda logits, *_, **__: logits.sum() * math.nan)
     with pytest.raises(
-        sft.Diverged, match="loss is nan at step 1: .* lower training.learning_rate"
+        trl.Diverged, match="loss is nan at step 1: .* lower training.learning_rate"
     ):
         run(config_of(bases), tmp_path)
 

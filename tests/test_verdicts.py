@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from src import cli
+from src import cli, store
 from src.analysis import comparison, verdicts
 from src.analysis.verdicts import Answers, judge_adapters, judge_configs, together
-from src.runs import store
-from src.runs.table import Status
+from src.store.tables import Status
 from tests.panel_store import fill_predictions, fill_run
 
 QUESTIONS = 300

@@ -11,13 +11,12 @@ from typing import Any
 
 import yaml
 
-from src import paths
-from src.analysis import comparison, hub
-from src.analysis.errors import read as read_predictions
+from src import paths, store
+from src.analysis import comparison, model_card
+from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
-from src.mendable import Mendable
-from src.runs import store
-from src.runs.table import Run, Status
+from src.errors import UserError
+from src.store.tables import Run, Status
 from src.training import checkpointing
 from src.training.data_loaders import load_splits
 
@@ -43,7 +42,7 @@ capsule.json holds seed, versions, scores, tolerances and the hash of every file
 """
 
 
-class CannotPack(Mendable, ValueError):
+class CannotPack(UserError, ValueError):
     """Why a run makes no capsule, and what to do."""
 
 
@@ -80,9 +79,9 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         splits[split][["question", "answer"]].to_json(
             root / "data" / f"{split}.jsonl", orient="records", lines=True, force_ascii=False
         )
-    hub.copy_adapter(paths.output_dir(run.id) / "final", root / "adapter", config)
+    model_card.copy_adapter(paths.output_dir(run.id) / "final", root / "adapter", config)
     values = config.model_dump()
-    values["model"]["name"] = hub.public_name(config)
+    values["model"]["name"] = model_card.public_name(config)
     # The replay puts the folder's own data/ there.
     values["data"] |= {"path": "data", "hub_id": None, "revision": None}
     values["tracking"] |= {"mode": "off"}
@@ -112,7 +111,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         "run": run.id,
         "made_at": time.time(),
         "base_model": {
-            "name": hub.public_name(config),
+            "name": model_card.public_name(config),
             "revision": config.model.revision,
             "weights_sha256": weights(config),
         },

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from src import store
 from src.analysis import verdicts
 from src.analysis.verdicts import Answers, Verdict
 from src.config import RunConfig, settings, stored_config
-from src.runs import store
-from src.runs.table import Evaluation, Run, Status
+from src.store.tables import Evaluation, Run, Status
 
 # What does not make another config: how the run is called, watched and looked after.
 ASIDE = ("name", "training.seed", "tracking.", "supervision.")

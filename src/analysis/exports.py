@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from src.analysis import errors
-from src.runs.table import Evaluation
+from src.analysis import misspellings
+from src.store.tables import Evaluation
 
 # Excel refuses a file with any of these; XML cannot hold them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -21,7 +21,7 @@ def predictions(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
     """All predictions of some scorings, each row with its run, split and step."""
     frames = []
     for scored in evaluations:
-        frame = errors.read(scored.path).copy()
+        frame = misspellings.read(scored.path).copy()
         for place, column in enumerate(("run_id", "split", "step")):
             frame.insert(place, "run" if column == "run_id" else column, getattr(scored, column))
         frames.append(frame)

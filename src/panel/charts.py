@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 import streamlit as st
 from tsdownsample import MinMaxLTTBDownsampler
 
+from src import store
 from src.panel.server import PLOTLY_JS
-from src.runs import store
-from src.runs.table import Run, Status
+from src.store.tables import Run, Status
 
 # Of one curve, as sent to the browser: a chart is half as many pixels wide.
 MOST_POINTS = 600

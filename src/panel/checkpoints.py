@@ -9,9 +9,9 @@ import streamlit as st
 from src import paths
 from src.panel import parts
 from src.panel.charts import Curves, is_share
-from src.runs import launcher, lineage
+from src.runs import attempts, launcher
 from src.runs.processes import holder
-from src.runs.table import RESUMABLE, Checkpoint, Run
+from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
 
 COLUMNS = (1, 1.6, 1, 2.4, 1.2)
@@ -52,7 +52,7 @@ def actions(run: Run, step: int, *, usable: bool) -> None:
     """What can be done with one checkpoint, and what each means."""
     if usable and run.status in RESUMABLE:
         if st.button("Resume from here", key=f"resume {step}"):
-            attempt(lambda: lineage.resume(run, step=step))
+            attempt(lambda: attempts.resume(run, step=step))
         later = "Later checkpoints move to a folder of their own."
         st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
     if usable:
@@ -67,7 +67,7 @@ def actions(run: Run, step: int, *, usable: bool) -> None:
 def attempt(action: Callable[[], object]) -> None:
     try:
         action()
-    except (lineage.CannotResume, launcher.CheckpointNeeded, OSError) as error:
+    except (attempts.CannotResume, launcher.CheckpointNeeded, OSError) as error:
         st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
     else:
         st.rerun()

@@ -12,12 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
 from src.panel import charts, parts
-from src.runs import launcher, recovery, store
-from src.runs.table import Run, Status
+from src.runs import launcher, snapshots
+from src.store.tables import Run, Status
 
 PALETTE = 8  # curve colours in panel.css
 DASHES = ("solid", "dash", "dot")
@@ -502,4 +503,4 @@ def save_edits(key: str, ids: Sequence[str]) -> None:
             tags = values.get("tags", run.tags) or []
             tags = list(dict.fromkeys(str(tag).strip() for tag in tags if str(tag).strip()))
             store.remark(session, run_id, tags=tags, notes=values.get("notes", run.notes))
-        recovery.remember(run_id)
+        snapshots.remember(run_id)

@@ -32,7 +32,7 @@ from src.config import (
     to_yaml,
 )
 from src.panel import parts
-from src.training.stopping import TRAINING, VALIDATION
+from src.training.early_stopping import TRAINING, VALIDATION
 
 # What a free text is most often; any other text may be typed.
 SUGGESTED = {

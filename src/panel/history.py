@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import streamlit as st
 
-from src.analysis import errors
+from src import store
+from src.analysis import misspellings
 from src.panel import maps, parts, words
-from src.runs import store
-from src.runs.table import Evaluation, Run
+from src.store.tables import Evaluation, Run
 
 MOST_STEPS = 40  # of a run, the last ones
 MOST_LOOKED_AT = 50  # runs, the newest, for such with the same data
@@ -55,7 +55,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
     answers = list(_answers(known[-MOST_STEPS:], question))
     if not answers:
         return None
-    story = errors.story([right for *_, right in answers])
+    story = misspellings.story([right for *_, right in answers])
     cells = []
     for step, predicted, right in answers:
         sign = "✓" if right else "✗"
@@ -70,7 +70,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
 def _answers(known: Iterable[Evaluation], question: str) -> Iterable[tuple[int, str, bool]]:
     for evaluation in known:
         try:
-            found = errors.answer(evaluation.path, question)
+            found = misspellings.answer(evaluation.path, question)
         except OSError:
             continue  # its file is gone
         if found:

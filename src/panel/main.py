@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import streamlit as st
 
+from src import store
 from src.panel.parts import PAGES
-from src.runs import store
 
 HERE = Path(__file__).parent
 

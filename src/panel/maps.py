@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from src.analysis import errors
+from src.analysis import misspellings
 from src.panel import words
 
 MARKS = ("row", "row two", "cell", "column")  # styles of links whose text alone says little
@@ -70,7 +70,9 @@ def kinds(here: Here, counts: Mapping[str, int]) -> str:
         bar = f'<i style="width:{count / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bar}</b><em>{count:,}</em>"
         rows.append(
-            here.link(text, f"{kind}: {count:,} ({errors.KINDS[kind]})", {"kind": kind}, "row")
+            here.link(
+                text, f"{kind}: {count:,} ({misspellings.KINDS[kind]})", {"kind": kind}, "row"
+            )
         )
     return card("Kinds of error", "".join(rows), f"{sum(counts.values()):,} errors")
 
@@ -84,7 +86,7 @@ def kinds_beside(here: Here, before: Mapping[str, int], after: Mapping[str, int]
         bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
         bars += f'<i style="width:{b / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({signed(b - a)})</em>"
-        title = f"{kind}: {a:,} before, {b:,} after ({errors.KINDS[kind]})"
+        title = f"{kind}: {a:,} before, {b:,} after ({misspellings.KINDS[kind]})"
         rows.append(here.link(text, title, {"kind": kind}, "row two"))
     return card("Kinds of error, before and after", "".join(rows))
 
@@ -95,7 +97,7 @@ def signed(count: int) -> str:
 
 def outcomes(here: Here, both: pd.DataFrame) -> str:
     """A bar for each thing that became of a word."""
-    counts = {name: int((both["outcome"] == name).sum()) for name in errors.OUTCOMES}
+    counts = {name: int((both["outcome"] == name).sum()) for name in misspellings.OUTCOMES}
     most = max([*list(counts.values())[:-1], 1])
     rows = []
     for name, count in counts.items():
@@ -112,7 +114,7 @@ def outcomes(here: Here, both: pd.DataFrame) -> str:
 
 def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     """Word length by place in the word: the share of words whose letter there is wrong."""
-    found = errors.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
+    found = misspellings.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
     places = range(1, int(max(found.columns, default=0)) + 1)
     most = found.to_numpy().max(initial=0)
     rows = []
@@ -139,7 +141,7 @@ def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
 
 def confusions(here: Here, changes: pd.DataFrame) -> str:
     """Which letter (row) became which one (column)."""
-    found = errors.confusions(changes)
+    found = misspellings.confusions(changes)
     most = max(found.to_numpy().max(initial=0), 1)
     rows = []
     for was, counts in found.to_dict("index").items():

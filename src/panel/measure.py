@@ -12,7 +12,7 @@ import yaml
 from src import paths
 from src.config import RunConfig
 from src.panel import parts
-from src.runs import preflight
+from src.runs import estimate
 
 POLL_SECONDS = 0.5
 
@@ -28,12 +28,12 @@ def _begun() -> dict[str, Future[None]]:
 
 def draw(config: RunConfig, *, held: bool) -> None:
     """What is known of the config, and the button that measures it, dead while `held`."""
-    found = preflight.kept(config)
+    found = estimate.kept(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
     label = "Measure again" if found else "Measure what it takes"
     text = yaml.safe_dump(config.model_dump(mode="json"))
-    offer(preflight.file_of(config).name, label, ["preflight"], text, held=held)
+    offer(estimate.file_of(config).name, label, ["preflight"], text, held=held)
 
 
 def offer(name: str, label: str, command: list[str], text: str, *, held: bool = False) -> None:
@@ -60,7 +60,7 @@ def _measure(command: list[str], text: str) -> None:
         command = [sys.executable, "-m", "src.cli", *command, file.name, "--json"]
         done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
     if not done.stdout:
-        raise preflight.CannotMeasure(done.stderr.strip().removeprefix("error: "))
+        raise estimate.CannotMeasure(done.stderr.strip().removeprefix("error: "))
 
 
 def _look(running: Future[None]) -> None:

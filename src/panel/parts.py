@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
+from src import store
 from src.paths import ROOT
-from src.runs import store
-from src.runs.table import Run, Status
+from src.store.tables import Run, Status
 
 PAGES = ROOT / "pages"
 MOST_CHOICES = 300  # runs in the list to choose from; an address reaches older ones too

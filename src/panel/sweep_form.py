@@ -27,7 +27,7 @@ from src.config import (
     settings,
 )
 from src.panel import data, form, measure, parts
-from src.sweeps import forecast, ledger, spaces
+from src.sweeps import estimate, ledger, spaces
 from src.sweeps.spaces import SweepConfig
 from src.training.data_loaders import DataError
 
@@ -286,7 +286,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 
 def offer_measure(sweep: SweepConfig, text: str) -> None:
     """A button where real steps would tell memory and time."""
-    if forecast.unmeasured(sweep):
+    if estimate.unmeasured(sweep):
         measure.offer(
             f"sweep {hash(text)}", "Measure what it takes", ["sweep", "plan", "--measure"], text
         )

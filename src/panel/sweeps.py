@@ -10,14 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from src import store
 from src.config import DEFAULT_PRESET, ConfigError, get, with_absolute_paths, with_overrides
+from src.format import duration
 from src.panel import charts, compare, parts
 from src.panel import form as run_form
-from src.runs import store
-from src.runs.table import Status, Sweep, SweepStatus
+from src.store.tables import Status, Sweep, SweepStatus
 from src.sweeps import ledger, results, spaces
 from src.sweeps.results import Found
-from src.units import duration
 
 FEWEST_LINES = 10  # of the parallel coordinates stand out, or a tenth
 MEANING = {

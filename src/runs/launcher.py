@@ -12,19 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src import paths
+from src import paths, store
 from src.config import ConfigError, RunConfig, with_absolute_paths
-from src.mendable import Mendable
+from src.errors import UserError
 from src.paths import base_model
-from src.runs import preflight, recovery, store
+from src.runs import estimate, snapshots
+from src.runs.machine import gpus, slot_count, slot_lock
 from src.runs.processes import child_environment, holder, host
-from src.runs.slots import gpus, slot_count, slot_lock
-from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
 from src.runs.tracking import tracking_problems
+from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
-from src.training.engines import packed_problems
-from src.training.stopping import stopping_problems
+from src.training.early_stopping import stopping_problems
+from src.training.packed.eligibility import packed_problems
 from src.training.utils import forget_results
 
 
@@ -82,13 +82,13 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
     """`launch` several runs together, so that those that may share a pack do; their ids.
     ConfigError, and nothing is launched, where one is known not to fit into memory."""
     for config in configs:
-        if problems := preflight.refused(config):
+        if problems := estimate.refused(config):
             raise ConfigError(problems)
     store.keep_reserve()
     with store.writing() as session:
         run_ids = [store.enqueue(session, with_absolute_paths(config)).id for config in configs]
     for run_id in run_ids:
-        recovery.remember(run_id)
+        snapshots.remember(run_id)
     fill_slots()
     return run_ids
 
@@ -145,7 +145,7 @@ def start_driver(sweep_id: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(log, "ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", "src.sweeps.driver", sweep_id],
+            [sys.executable, "-m", "src.workers.sweep_driver", sweep_id],
             cwd=paths.ROOT,
             env=child_environment(),
             stdin=subprocess.DEVNULL,
@@ -162,7 +162,7 @@ def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
     """
     log = paths.log_file(run_id)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "src.runs.supervisor", run_id, "--slot", str(slot)]
+    command = [sys.executable, "-m", "src.workers.supervisor", run_id, "--slot", str(slot)]
     with open(log, "ab") as output:
         subprocess.Popen(
             [*command, "--adopt"] if adopt else command,
@@ -202,7 +202,7 @@ def _merge_log(run_id: str, step: int) -> Path:
     return paths.merged_dir(run_id, step).with_suffix(".log")
 
 
-class CheckpointNeeded(Mendable, ValueError):
+class CheckpointNeeded(UserError, ValueError):
     """Why a checkpoint is not deleted."""
 
 

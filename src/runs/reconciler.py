@@ -16,11 +16,11 @@ from collections.abc import Collection, Sequence
 import psutil
 from sqlalchemy.exc import DatabaseError
 
-from src import paths
-from src.runs import launcher, lineage, recovery, store
+from src import paths, store
+from src.runs import attempts, launcher, snapshots
 from src.runs.processes import FileLock, boot_id, child_environment, holder, host
-from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.runs.timeouts import TIMEOUTS
+from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 
 # What a trainer may say of its end.
 RESULTS = (Status.COMPLETED, Status.STOPPED, Status.FAILED)
@@ -33,11 +33,11 @@ def reconcile() -> list[str]:
     if not lock.acquire():
         return []
     try:
-        recovery.restore_database()
+        snapshots.restore_database()
         try:
             return _round()
         except DatabaseError:
-            if recovery.restore_database() is None:
+            if snapshots.restore_database() is None:
                 raise
             return _round()
     finally:
@@ -57,7 +57,7 @@ def _round() -> list[str]:
         # A run that confirms a setting has no number, and begins when the search is over.
         wanted = run.sweep_id not in over or run.number is None
         if wanted and _is_resumed_here(run):
-            lineage.resume_by_itself(run)
+            attempts.resume_by_itself(run)
     for sweep in sweeps.values():
         if (
             sweep.status == SweepStatus.ACTIVE
@@ -131,7 +131,7 @@ def _end(run: Run, reason: str) -> bool:
     # Insists, and so gives up the reserve where the disk is full.
     ended = store.insist(lambda session: store.end(session, run, verdict), seconds=1)
     if ended:
-        recovery.settle(run.id)
+        snapshots.settle(run.id)
     return ended
 
 

@@ -18,11 +18,10 @@ from typing import Any
 import pandas as pd
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
-from src.analysis import errors
-from src.runs import store
-from src.runs.table import ACTIVE, EventKind, Run
+from src import paths, store
+from src.analysis import misspellings
 from src.runs.tracking import Tracker
+from src.store.tables import ACTIVE, EventKind, Run
 
 INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
@@ -92,7 +91,7 @@ class RunReporter:
         staged = file.with_suffix(".writing")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            errors.described(predictions).to_parquet(staged, index=False)
+            misspellings.described(predictions).to_parquet(staged, index=False)
             staged.replace(file)
         except OSError as error:
             staged.unlink(missing_ok=True)

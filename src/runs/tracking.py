@@ -165,13 +165,13 @@ def artifacts(config: RunConfig, run_id: str, end: End) -> dict[str, Path]:
     wanted; on the test split once that was scored."""
     if not config.tracking.artifacts or end.best_step is None:
         return {}
-    from src.analysis import errors, exports  # with pandas; launch and supervisor need none
+    from src.analysis import exports, misspellings
 
     found = {"adapter": paths.output_dir(run_id) / "final"}
     for split in ("-test", ""):
         file = paths.predictions_dir(run_id) / f"step-{end.best_step}{split}.parquet"
         if file.exists():
-            frame = errors.read(file)
+            frame = misspellings.read(file)
             found["errors"] = paths.output_dir(run_id) / "errors.csv"
             found["errors"].write_bytes(exports.to_csv(frame[~frame["correct"]]))
             break

@@ -9,7 +9,7 @@ import yaml
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
-from src import paths
+from src import paths, store
 from src.config import (
     ConfigError,
     RunConfig,
@@ -19,13 +19,14 @@ from src.config import (
     settings,
     with_absolute_paths,
 )
-from src.runs import launcher, lineage, recovery, store
+from src.runs import attempts, launcher, snapshots
+from src.runs.machine import slot_count
 from src.runs.processes import host
-from src.runs.slots import slot_count
-from src.runs.table import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
-from src.sweeps import forecast, nodes, spaces
+from src.store.tables import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
+from src.sweeps import estimate, spaces
 from src.sweeps.spaces import Budget, SweepConfig, Tried
 from src.training.utils import write_failure
+from src.workers import ray_nodes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
@@ -37,7 +38,7 @@ MOST_RELAUNCHES = 10
 
 def prepare(
     file: Path, *, budget: str | None = None, executor: str | None = None
-) -> tuple[str, SweepConfig, forecast.Plan]:
+) -> tuple[str, SweepConfig, estimate.Plan]:
     """The text, the sweep and the plan of a file, with another budget or executor where one is
     given.
 
@@ -50,19 +51,19 @@ def prepare(
     return text, *planned(text, file)
 
 
-def planned(text: str, source: str | Path) -> tuple[SweepConfig, forecast.Plan]:
+def planned(text: str, source: str | Path) -> tuple[SweepConfig, estimate.Plan]:
     """The sweep that a text describes, and what it comes to here."""
     sweep = spaces.parse_sweep(text, source)
     with store.reading() as session:
         known = store.runs(session, statuses=[Status.COMPLETED], limit=100)
-    return sweep, forecast.plan(sweep, sweep.seed, known)
+    return sweep, estimate.plan(sweep, sweep.seed, known)
 
 
 def launch(file: Path, *, budget: str | None = None, executor: str | None = None) -> str:
     """Put a sweep into the ledger, start its driver, and return its id."""
     text, sweep, _ = prepare(file, budget=budget, executor=executor)
     if sweep.executor == "ray":
-        nodes.check()
+        ray_nodes.check()
     base = spaces.base_config(sweep)
     first = spaces.suggest(sweep, sweep.seed, 0, [])
     assert first is not None
@@ -86,7 +87,7 @@ def launch(file: Path, *, budget: str | None = None, executor: str | None = None
             seen_at=now,
         )
         session.add(row)
-    recovery.remember_sweep(row.id)
+    snapshots.remember_sweep(row.id)
     launcher.start_driver(row.id)
     return row.id
 
@@ -244,7 +245,7 @@ def _insert(
     except IntegrityError:
         return 0  # another driver gave these numbers first
     for run_id in run_ids:
-        recovery.remember(run_id)
+        snapshots.remember(run_id)
     launcher.fill_slots()
     return len(run_ids)
 
@@ -266,7 +267,7 @@ def try_again(run: Run, retries: int) -> bool:
     if failed and (run.reason or "").startswith(("oom:", "cuda_oom:")):
         allowed = 0
     done = sum(e.kind == kind for e in events)
-    step = lineage.newest_verified(run)
+    step = attempts.newest_verified(run)
     with store.writing() as session:
         if run.sweep_id and store.find_sweep(session, run.sweep_id).status not in OPEN:
             return False  # it was cancelled just now
@@ -276,9 +277,9 @@ def try_again(run: Run, retries: int) -> bool:
         else:
             start = "from scratch" if step is None else f"from step {step:,}"
             text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
-            if not lineage.go_on(session, run, kind, text, step=step):
+            if not attempts.go_on(session, run, kind, text, step=step):
                 return True  # someone else was faster
-    recovery.remember(run.id)
+    snapshots.remember(run.id)
     if done >= allowed:
         with store.reading() as session:
             config = store.find(session, run.id).config  # trials are read without theirs
@@ -379,4 +380,4 @@ def _change(
             raise store.CannotSteer(
                 f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
             )
-    recovery.remember_sweep(row.id)
+    snapshots.remember_sweep(row.id)

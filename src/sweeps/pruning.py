@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from src.config import RunConfig, get
-from src.runs.table import Run, Status
+from src.store.tables import Run, Status
 from src.sweeps.spaces import Listed, SweepConfig
 
 STEPS = "training.max_steps"

@@ -11,13 +11,14 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from src import store
 from src.analysis import comparison, verdicts
 from src.analysis.comparison import Group
 from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
-from src.runs import launcher, recovery, store
-from src.runs.table import ACTIVE, Run, Status, Sweep
-from src.sweeps import forecast, ledger, planner, spaces
+from src.runs import launcher, packing, snapshots
+from src.store.tables import ACTIVE, Run, Status, Sweep
+from src.sweeps import estimate, ledger, spaces
 from src.sweeps.spaces import SweepConfig, Tried
 
 TOP = 3  # settings that are confirmed
@@ -146,11 +147,11 @@ def packs(session: store.Session, found: Found) -> list[dict[str, Any]]:
     """`store.processes` of the trials, the first to start first, each with how many train `at_once`
     and its {predicted_seconds, predicted_gib}: None where nobody measured."""
     base = spaces.base_config(found.sweep)
-    speaker = forecast.heaviest(found.sweep, base)
+    speaker = estimate.heaviest(found.sweep, base)
     most = base.pack_size if base.engine == "packed" else 1
     rows = []
     for one in store.processes(session, found.row.id):
-        seconds, gib = planner.predicted(speaker, one["trials"]) or (None, None)
+        seconds, gib = packing.predicted(speaker, one["trials"]) or (None, None)
         own = {"predicted_seconds": seconds, "predicted_gib": gib}
         rows.append(one | own | {"at_once": min(one["trials"], most)})
     return rows
@@ -227,7 +228,7 @@ def confirm(found: Found) -> list[str]:
     with store.writing() as session:
         ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
     for run_id in ids:
-        recovery.remember(run_id)
+        snapshots.remember(run_id)
     launcher.fill_slots()
     return ids
 

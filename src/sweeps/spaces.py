@@ -38,7 +38,7 @@ from src.config import (
     settings,
     with_overrides,
 )
-from src.training.stopping import LESS, TRAINING, VALIDATION
+from src.training.early_stopping import LESS, TRAINING, VALIDATION
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

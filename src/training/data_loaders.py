@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from src.config import BUILT_IN_TASKS, nearest
-from src.mendable import Mendable
+from src.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "answer")
@@ -30,7 +30,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 }  # fmt: skip
 
 
-class DataError(Mendable, ValueError):
+class DataError(UserError, ValueError):
     """Data that cannot be trained on: one sentence with what arrived and what to do."""
 
 

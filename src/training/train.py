@@ -19,7 +19,7 @@ from src.config import RunConfig, stored_config
 from src.paths import ROOT, base_model
 from src.training import checkpointing
 from src.training.data_loaders import load_splits
-from src.training.stopping import History, Rules, stopping_problems
+from src.training.early_stopping import History, Rules, stopping_problems
 from src.training.utils import Reporter, TrainingResult
 
 # Read once, when the first library imports huggingface_hub.
@@ -172,9 +172,9 @@ def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
         return config.engine == "packed", None
     import torch
 
-    from src.models.shapes import shape_problem
+    from src.models.multi_lora.shapes import shape_problem
     from src.models.spelling_model import load_vocabulary
-    from src.training.packed import refusal
+    from src.training.packed.engine import refusal
 
     if not torch.cuda.is_available():
         # It would be faster here too, but only TRL's checkpoints resume to the same bits.
@@ -189,14 +189,14 @@ def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
 def load_libraries(config: RunConfig) -> None:
     """Import what `train` is going to use, in its order."""
     if choose_engine(config)[0]:
-        from src.training import packed
+        from src.training.packed import engine
 
-        return packed.load_libraries()
+        return engine.load_libraries()
     from src.models import spelling_model, utils
 
     precision = utils.resolve_precision(config.training.precision)
     spelling_model.choose_backend(config.backend, precision=precision)
-    from src.training import sft  # noqa: F401
+    from src.training import trl  # noqa: F401
 
 
 def train(
@@ -218,9 +218,9 @@ def train(
     runs at once.
     """
     reporter.phase("loading libraries")
-    packed, why_not = choose_engine(config)
-    if packed:
-        from src.training.packed import Trial, train_one
+    engine, why_not = choose_engine(config)
+    if engine:
+        from src.training.packed.engine import Trial, train_one
 
         return train_one(Trial(config, reporter, output_dir, checkpoints_dir, resume_from))
 
@@ -415,7 +415,7 @@ def _trainer(
 
     from src.models.losses import IGNORED
     from src.models.spelling_model import adapter_to_fp32
-    from src.training.sft import Flow, SpellingTrainer
+    from src.training.trl import Flow, SpellingTrainer
 
     on_gpu = torch.cuda.is_available()
     arguments = SFTConfig(
@@ -525,7 +525,7 @@ def _restore(model: Any, checkpoint: Path) -> None:
 
 
 def _save_final(model: Any, tokenizer: Any, output_dir: Path) -> None:
-    from src.training.sft import save_adapter
+    from src.training.trl import save_adapter
 
     staging = checkpointing.stage(output_dir)
     save_adapter(model, tokenizer, staging / "final")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from src.models.losses import IGNORED
-from src.models.packed_base import (
+from src.models.multi_lora.adapters import Lora
+from src.models.multi_lora.base import (
     FrozenBase,
     Geometry,
     Ops,
@@ -14,7 +15,6 @@ from src.models.packed_base import (
     hidden_states,
     split_heads,
 )
-from src.models.packed_lora import Lora
 
 CHUNK = 4096  # rows whose logits exist at once
 
@@ -31,8 +31,8 @@ def teacher_forced(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p of each target in nats and whether the arg max hits it, both (K, n).
 
-    ids (K, rows, length), wanted (K, n) and targets (K, n) as in `packed_base.hidden_states` and
-    `packed_lora.answer_losses`.
+    ids (K, rows, length), wanted (K, n) and targets (K, n) as in `base.hidden_states` and
+    `adapters.answer_losses`.
     """
     hidden = hidden_states(base, lora, ids, wanted, ops=ops)
     log_p, hits = [], []

@@ -1,5 +1,5 @@
-"""What a run takes, measured before its launch (src/training/preflight.py, in a process of its own)
-and kept by what decides it: a launch that would not fit is refused."""
+"""What a run takes, measured before its launch by src/workers/memory_probe.py in a process of its
+own, and kept by what decides it: a launch that would not fit is refused."""
 
 import hashlib
 import json
@@ -16,15 +16,14 @@ from typing import Any
 
 import psutil
 
-from src import paths
+from src import paths, store
 from src.config import RunConfig, with_absolute_paths, with_overrides
-from src.mendable import Mendable
-from src.runs import store
+from src.errors import UserError
+from src.format import duration
+from src.runs.machine import environment, gpus, slot_count, slot_lock
 from src.runs.processes import FileLock, child_environment, host
-from src.runs.slots import environment, gpus, slot_count, slot_lock
-from src.runs.table import ACTIVE
 from src.runs.timeouts import TIMEOUTS
-from src.units import duration
+from src.store.tables import ACTIVE
 
 # Settings that change neither the memory of a step nor its time.
 FREE = {
@@ -36,7 +35,7 @@ FREE = {
 SECTIONS = ("backend", "engine", "model", "lora", "data", "training", "evaluation")
 
 
-class CannotMeasure(Mendable, ValueError):
+class CannotMeasure(UserError, ValueError):
     """Why no measurement was made, and what can be done."""
 
 
@@ -163,7 +162,7 @@ def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
 def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
     asked = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
     done = subprocess.run(
-        [sys.executable, "-m", "src.training.preflight"],
+        [sys.executable, "-m", "src.workers.memory_probe"],
         input=json.dumps(asked),
         cwd=paths.ROOT,
         env=child_environment(**environment(slot)),

@@ -1,8 +1,8 @@
 """Tries a run before its launch: a few real steps on its longest rows, then an evaluation of the
 longest, in a process of its own that may run out of memory.
 
-`python -m src.training.preflight` reads {"config": {...}, "adapters": 1} from standard input and
-prints what it found as one JSON document, a `Trial` of src/runs/preflight.py. With more adapters
+`python -m src.workers.memory_probe` reads {"config": {...}, "adapters": 1} from standard input and
+prints what it found as one JSON document, a `Trial` of src/runs/estimate.py. With more adapters
 than one, that many are trained at once by the packed engine.
 """
 
@@ -126,21 +126,21 @@ def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
 
 def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
     with loading():
-        from src.training import packed
+        from src.training.packed import engine
         from src.training.train import load_libraries, train
 
         if len(clocks) == 1:
             load_libraries(config)
         else:
-            packed.load_libraries()
+            engine.load_libraries()
     if len(clocks) == 1:
         train(config, clocks[0], output_dir=folder / "out", checkpoints_dir=folder / "steps")
         return
     trials = [
-        packed.Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
+        engine.Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
         for i, clock in enumerate(clocks)
     ]
-    for _, outcome in packed.train_pack(trials, slots=len(trials)):
+    for _, outcome in engine.train_pack(trials, slots=len(trials)):
         if isinstance(outcome, Exception):
             raise outcome
     if clocks[0].told["slots"] < len(trials):

@@ -27,17 +27,17 @@ from src.config import RunConfig
 from src.models import spelling_model as spelling
 from src.models import utils as machine
 from src.models.losses import IGNORED
-from src.models.packed_base import FrozenBase, Ops, read_base
-from src.models.packed_decode import greedy_tokens, teacher_forced
-from src.models.packed_lora import Lora, adapter_config, first_weights, from_peft, to_peft
-from src.models.packed_optimizer import Rule
-from src.models.packed_step import IDLE_REALS, REALS, AdapterState, Bucket, Options, Pack
+from src.models.multi_lora.adapters import Lora, adapter_config, first_weights, from_peft, to_peft
+from src.models.multi_lora.base import FrozenBase, Ops, read_base
+from src.models.multi_lora.decode import greedy_tokens, teacher_forced
+from src.models.multi_lora.optimizer import Rule
+from src.models.multi_lora.step import IDLE_REALS, REALS, AdapterState, Bucket, Options, Pack
 from src.paths import base_model
 from src.training import checkpointing, scoring
 from src.training.data_loaders import Splits, load_splits
-from src.training.engines import packed_problems
+from src.training.early_stopping import Diverged, History, Rules, divergence, stopping_problems
+from src.training.packed.eligibility import packed_problems
 from src.training.sampling import Shuffled
-from src.training.stopping import Diverged, History, Rules, divergence, stopping_problems
 from src.training.train import TrainingError, how_exact
 from src.training.utils import Reporter, TrainingResult
 
@@ -978,9 +978,9 @@ class Scorer:
     def _ops(self) -> Ops:
         if not self.options.kernels:
             return Ops()
-        from src.models import packed_kernels
+        from src.models.multi_lora import kernels
 
-        return packed_kernels.OPS
+        return kernels.OPS
 
     def score(
         self,

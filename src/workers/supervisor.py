@@ -1,5 +1,5 @@
-"""Looks after one trainer: `python -m src.runs.supervisor RUN --slot N`. Standard library and the
-store, no torch.
+"""Looks after one trainer: `python -m src.workers.supervisor RUN --slot N`. Standard library and
+the store, no torch.
 
 Takes the slot, claims the row, and with the packed engine the rows that may share its process;
 starts the trainer in a process group of its own, passes on stops, by force if need be, and writes
@@ -21,9 +21,10 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
+from src import paths, store
 from src.config import stored_config
-from src.runs import launcher, lineage, recovery, store
+from src.runs import attempts, launcher, snapshots
+from src.runs.machine import environment, slot_lock
 from src.runs.processes import (
     FileLock,
     boot_id,
@@ -34,18 +35,17 @@ from src.runs.processes import (
     print_even_on_a_full_disk,
 )
 from src.runs.reconciler import kill_marked, read_result, reconcile
-from src.runs.slots import environment, slot_lock
-from src.runs.table import ACTIVE, Run, Status
 from src.runs.timeouts import TIMEOUTS
-from src.runs.trainer import DISK_FULL
+from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
-from src.training.engines import pack_key
+from src.training.packed.eligibility import pack_key
+from src.workers.trainer import DISK_FULL
 
 LOG_BYTES = 32 * 2**20
 
 
 def main() -> int:
-    parser = ArgumentParser(prog="python -m src.runs.supervisor")
+    parser = ArgumentParser(prog="python -m src.workers.supervisor")
     parser.add_argument("run")
     parser.add_argument("--slot", type=int, required=True)
     parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
@@ -78,7 +78,7 @@ class Watched:
         # On the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
-        recovery.remember(run.id)
+        snapshots.remember(run.id)
 
 
 class Supervision:
@@ -109,7 +109,7 @@ class Supervision:
         (paths.output_dir(run_id) / "result.json").unlink(missing_ok=True)
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = subprocess.Popen(
-            [sys.executable, "-m", "src.runs.trainer", *what],
+            [sys.executable, "-m", "src.workers.trainer", *what],
             cwd=paths.ROOT,
             env=child_environment(SPELLTUNE_TOKEN=self.token, **environment(self.slot)),
             stdin=subprocess.DEVNULL,
@@ -225,18 +225,18 @@ class Supervision:
 
     def end(self, watched: Watched, verdict: dict[str, object]) -> None:
         run = watched.run
-        newest = lineage.newest_verified(run) if verdict["status"] == Status.FAILED else None
+        newest = attempts.newest_verified(run) if verdict["status"] == Status.FAILED else None
 
         def write(session: store.Session) -> bool:
             if verdict["status"] == Status.QUEUED:
                 return store.unclaim(session, run)
             mine = store.end(session, run, verdict)
             if mine and verdict["status"] == Status.FAILED:
-                lineage.heal(session, run, verdict, newest)
+                attempts.heal(session, run, verdict, newest)
             return mine
 
         if store.insist(write, seconds=TIMEOUTS.write):
-            recovery.settle(run.id)
+            snapshots.settle(run.id)
         self.watched.remove(watched)
         watched.lock.release()
 

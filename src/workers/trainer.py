@@ -1,5 +1,5 @@
-"""The process that trains: `python -m src.runs.trainer RUN ATTEMPT`, or with `--pack` many runs at
-once. Started by a supervisor.
+"""The process that trains: `python -m src.workers.trainer RUN ATTEMPT`, or with `--pack` many runs
+at once. Started by a supervisor.
 
 It writes metrics, checkpoints and its result files, never a status.
 """
@@ -15,11 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from src import paths
+from src import paths, store
 from src.config import RunConfig, stored_config
-from src.runs import reconciler, store
+from src.runs import reconciler
 from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
-from src.runs.table import Run
+from src.store.tables import Run
 from src.training.utils import TrainingResult, loading, write_atomic, write_results
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def main(run_id: str, attempt: int) -> int:
 def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
     with loading():
-        from src.training.packed import Outcome, Trial, load_libraries, train_pack
+        from src.training.packed.engine import Outcome, Trial, load_libraries, train_pack
 
         load_libraries()
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from src.analysis import errors
+from src.analysis import misspellings
 from src.config import RunConfig
-from src.mendable import Mendable
+from src.errors import UserError
 from src.paths import base_model
 from src.training.merge import merge
 
@@ -27,7 +27,7 @@ METRICS = {
 MOST_WORDS = 20
 
 
-class CannotPush(Mendable, ValueError):
+class CannotPush(UserError, ValueError):
     """Why nothing was sent to the hub, and what to do."""
 
 
@@ -129,7 +129,7 @@ def card(
     ]
     if predictions is not None:
         wrong = predictions[~predictions["correct"]]
-        kinds = [(kind, f"{count:,}") for kind, count in errors.counts(predictions).items()]
+        kinds = [(kind, f"{count:,}") for kind, count in misspellings.counts(predictions).items()]
         parts += [
             "## What it still gets wrong\n",
             f"{len(wrong):,} of {len(predictions):,} answers, by kind of error:\n",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import RunConfig
-from src.models.shapes import SHAPES, shape_problem
+from src.models.multi_lora.shapes import SHAPES, shape_problem
 from src.paths import base_model
 
 

@@ -1,5 +1,5 @@
-"""Triton kernels of the packed engine, each the fusion of a few lines of packed_base, packed_lora
-or packed_optimizer. Imported only where there is a GPU.
+"""Triton kernels of the packed engine, each the fusion of a few lines of base, adapters
+or optimizer. Imported only where there is a GPU.
 
 Rows of words are short, so attention reads a row's queries, keys and values once and keeps its
 scores in registers; norms take the residual sum along; the cross-entropy turns logits into their
@@ -14,11 +14,11 @@ import torch
 import triton
 import triton.language as tl
 
-from src.models import packed_base
 from src.models.losses import IGNORED
-from src.models.packed_base import Geometry, Layer, Linear, Ops
-from src.models.packed_lora import Dropout, Lora, linear_forward
-from src.models.packed_optimizer import COLUMNS
+from src.models.multi_lora import base
+from src.models.multi_lora.adapters import Dropout, Lora, linear_forward
+from src.models.multi_lora.base import Geometry, Layer, Linear, Ops
+from src.models.multi_lora.optimizer import COLUMNS
 
 LONGEST = 128  # tokens of a row whose scores fit in registers
 HIGHEST = 64  # rank of adapters whose gradients fit there beside an activation's
@@ -195,10 +195,10 @@ def attention(
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
     length: int,
 ) -> torch.Tensor:
-    """`packed_base.causal_attention`; longer rows and odd heads go to torch's own kernel."""
+    """`base.causal_attention`; longer rows and odd heads go to torch's own kernel."""
     width = geometry.head_width
     if length > LONGEST or width & (width - 1) or not 32 <= width <= 128:
-        return packed_base.causal_attention(qkv, geometry, rotary, length)
+        return base.causal_attention(qkv, geometry, rotary, length)
     cos, sin = (None, None) if rotary is None else rotary
     mixed: torch.Tensor = _Attention.apply(geometry, length, cos, sin, qkv)
     return mixed
@@ -246,10 +246,10 @@ def cached_attention(
     values: torch.Tensor,
     at: torch.Tensor,
 ) -> torch.Tensor:
-    """`packed_base.cached_attention` in one kernel; long rows and odd heads go the plain way."""
+    """`base.cached_attention` in one kernel; long rows and odd heads go the plain way."""
     rows, kv_heads, slots, width = keys.shape
     if slots > LONGEST or width & (width - 1) or not 32 <= width <= 128:
-        return packed_base.cached_attention(q, k, v, keys, values, at)
+        return base.cached_attention(q, k, v, keys, values, at)
     heads = q.shape[2]
     mixed = q.new_empty(rows, heads * width)
     _cached_attention[(rows, kv_heads)](
@@ -352,7 +352,7 @@ def add_norm(
     norm: tuple[torch.Tensor, torch.Tensor | None],
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`packed_base.add_norm` in one kernel."""
+    """`base.add_norm` in one kernel."""
     total, normed = _AddNorm.apply(hidden, delta, *norm, epsilon)
     return total, normed
 
@@ -533,12 +533,12 @@ def _padded(rank: int) -> int:
 def mlp(
     x: torch.Tensor, layer: Layer, up: Lora | None, down: Lora | None, drop: Dropout | None
 ) -> torch.Tensor:
-    """`packed_base.mlp`, the activation and its neighbours' adapters in one kernel; layers without
+    """`base.mlp`, the activation and its neighbours' adapters in one kernel; layers without
     adapters, high ranks and LoRA dropout go the plain way."""
     parts = 2 if layer.gated else 1
     whole = up is not None and len(layer.up.parts.sites) == parts
     if up is None or down is None or not whole or down.a.shape[2] > HIGHEST or drop is not None:
-        return packed_base.mlp(x, layer, up, down, drop)
+        return base.mlp(x, layer, up, down, drop)
     added: torch.Tensor = _Mlp.apply(x, layer.up, layer.down, *up, *down)
     return added
 
@@ -589,7 +589,7 @@ def cross_entropy_(
     smoothing: torch.Tensor,
     vocabulary: int,
 ) -> torch.Tensor:
-    """`packed_lora.cross_entropy_` in one kernel."""
+    """`adapters.cross_entropy_` in one kernel."""
     tokens, columns = logits.shape
     losses = torch.empty(tokens, dtype=torch.float32, device=logits.device)
     _cross_entropy[(tokens,)](
@@ -629,7 +629,7 @@ def _row_scores(
 def row_scores(
     logits: torch.Tensor, targets: torch.Tensor, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`packed_lora.row_scores` in one kernel."""
+    """`adapters.row_scores` in one kernel."""
     tokens, columns = logits.shape
     found = torch.empty(tokens, dtype=torch.float32, device=logits.device)
     best = torch.empty(tokens, dtype=torch.long, device=logits.device)
@@ -645,7 +645,7 @@ def _adamw(
     weights_ptr, first_ptr, second_ptr, gradient_ptr, work_ptr, table_ptr, norm_ptr, loss_ptr,
     scale_ptr, width, split, table_row, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A stretch of one adapter's numbers: `packed_optimizer.update_` for AdamW."""
+    """A stretch of one adapter's numbers: `optimizer.update_` for AdamW."""
     slot = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     keep = at < width
@@ -688,7 +688,7 @@ def adamw_(
     scales: torch.Tensor,
     split: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`packed_optimizer.update_` for AdamW from gradients without their scale, and the new weights
+    """`optimizer.update_` for AdamW from gradients without their scale, and the new weights
     as the products read them into `work`: B, which begins at `split`, with its scale."""
     slots, width = weights.shape
     assert table.stride(1) == 1 and table.shape[1] == len(COLUMNS)

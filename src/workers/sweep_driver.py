@@ -1,4 +1,4 @@
-"""Looks after one sweep: `python -m src.sweeps.driver SWEEP`. No torch.
+"""Looks after one sweep: `python -m src.workers.sweep_driver SWEEP`. No torch.
 
 Queues its trials, tries those again that failed, prunes those that fall behind, and ends the sweep
 with its last trial or its budget. Where it dies the reconciler starts another one, which goes on
@@ -15,18 +15,19 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
+from src import paths, store
 from src.config import ConfigError
-from src.runs import reconciler, recovery, store
+from src.runs import reconciler, snapshots
 from src.runs.processes import FileLock, host, print_even_on_a_full_disk
-from src.runs.table import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.runs.timeouts import TIMEOUTS
-from src.sweeps import ledger, nodes, spaces
+from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
+from src.sweeps import ledger, spaces
 from src.sweeps.pruning import Pruning
+from src.workers import ray_nodes
 
 
 def main() -> int:
-    parser = ArgumentParser(prog="python -m src.sweeps.driver")
+    parser = ArgumentParser(prog="python -m src.workers.sweep_driver")
     parser.add_argument("sweep")
     sweep_id = parser.parse_args().sweep
     lock = FileLock(paths.driver_lock(sweep_id))
@@ -93,7 +94,7 @@ class Driver:
         lost = self.nodes is None or self.nodes.poll() is not None
         now = time.monotonic()
         if self.sweep.executor == "ray" and lost and now - self.nodes_at >= TIMEOUTS.start:
-            self.nodes, self.nodes_at = nodes.start(output=sys.stderr), now
+            self.nodes, self.nodes_at = ray_nodes.start(output=sys.stderr), now
 
     def round(self) -> bool:
         with store.reading() as session:
@@ -169,7 +170,7 @@ class Driver:
                 session, self.sweep_id, SweepStatus.COMPLETED, leave=[SweepStatus.ACTIVE],
                 ended_at=time.time(), reason=reason,
             )  # fmt: skip
-        recovery.remember_sweep(self.sweep_id)
+        snapshots.remember_sweep(self.sweep_id)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Which runs share a process, how many at once, and what that takes.
 
-Predicted from a measurement of one and of a few adapters (src/runs/preflight.py), and set against
+Predicted from a measurement of one and of a few adapters (src/runs/estimate.py), and set against
 what it took.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from src import paths
+from src import paths, store
 from src.config import RunConfig
-from src.runs import launcher, store
-from src.runs.preflight import Measured, kept, measure
-from src.runs.slots import gpus
-from src.runs.table import Status
-from src.training.engines import pack_key, packed_problems
+from src.runs import launcher
+from src.runs.estimate import Measured, kept, measure
+from src.runs.machine import gpus
+from src.store.tables import Status
+from src.training.packed.eligibility import pack_key, packed_problems
 
 FEW = 4  # adapters of the second measurement
 MEMORY = 0.9  # share of the memory that a plan may fill

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src import paths
-from src.runs import store
+from src import paths, store
 from src.runs.processes import FileLock
-from src.runs.table import Event, Run, Sweep
+from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 from src.training.utils import write_atomic
 

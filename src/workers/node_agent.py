@@ -1,4 +1,4 @@
-"""Keeps this machine at work while its caller lives: `python -m src.runs.keeper`.
+"""Keeps this machine at work while its caller lives: `python -m src.workers.node_agent`.
 
 Starts what is queued and looks after what trains here, as a living panel does. Ends with its
 standard input; what it started goes on.

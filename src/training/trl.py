@@ -20,8 +20,8 @@ from trl import SFTTrainer
 from src.models.losses import answer_loss
 from src.models.utils import memory_gib
 from src.training import checkpointing
+from src.training.early_stopping import Diverged, History, divergence
 from src.training.sampling import Shuffled
-from src.training.stopping import Diverged, History, divergence
 from src.training.utils import Reporter
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from src.models.losses import IGNORED
-from src.models.packed_base import FrozenBase, Ops, block, hidden_states
-from src.models.packed_lora import Dropout, Layout, Lora, answer_losses
-from src.models.packed_optimizer import COLUMNS, IDLE, update_
+from src.models.multi_lora.adapters import Dropout, Layout, Lora, answer_losses
+from src.models.multi_lora.base import FrozenBase, Ops, block, hidden_states
+from src.models.multi_lora.optimizer import COLUMNS, IDLE, update_
 
 # What follows the optimizer's numbers in an adapter's row of reals: one over its answer tokens,
 # label smoothing, LoRA dropout.
@@ -65,7 +65,7 @@ class Options:
 
     `at_once` adapters go through the base together (None: all of them), which bounds the memory of
     their activations; one that goes alone on a CPU is computed without the padding that its
-    neighbours need. `kernels` takes the kernels of packed_kernels; `compiled` fuses each block by
+    neighbours need. `kernels` takes those of kernels.py; `compiled` fuses each block by
     torch.compile instead; `graphs` replays each bucket as one CUDA graph.
     """
 
@@ -108,11 +108,11 @@ class Pack:
         self._fused: Any = None
         self._stale = True  # whether `work` is older than the weights
         if options.kernels:
-            from src.models import packed_kernels
+            from src.models.multi_lora import kernels
 
-            self._ops = packed_kernels.OPS
+            self._ops = kernels.OPS
             if kind == "adamw":
-                self._fused = packed_kernels.adamw_
+                self._fused = kernels.adamw_
         if options.compiled:
             self._block = torch.compile(block, dynamic=False)
             self._update = torch.compile(update_, dynamic=False)

@@ -1,8 +1,8 @@
-"""Keeps every node of a Ray cluster at work: `python -m src.sweeps.nodes`, started by a driver.
+"""Keeps every node of a Ray cluster at work. A driver starts `python -m src.workers.ray_nodes`.
 
 All machines share the run table, and each starts what is queued in its own slots, under its own
-supervisors. So Ray has one task a node, which keeps `src.runs.keeper` alive there, and tells which
-nodes are gone. A process of its own, because Ray ends the one that loses its cluster.
+supervisors. So Ray has one task a node, which keeps `src.workers.node_agent` alive there, and
+tells which nodes are gone. A process of its own, because Ray ends the one that loses its cluster.
 """
 
 import importlib.util
@@ -15,12 +15,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
+from src import paths, store
 from src.config import ConfigError
-from src.runs import reconciler, store
-from src.runs.keeper import caller_is_gone
+from src.runs import reconciler
 from src.runs.processes import child_environment
 from src.runs.timeouts import TIMEOUTS
+from src.workers.node_agent import caller_is_gone
 
 NOT_REACHED = (
     "no Ray cluster is reached from here; start one with `ray start --head`, or join this machine "
@@ -55,7 +55,7 @@ def check() -> None:
 def start(*arguments: str, output: Any = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
     """This module as a process, which ends with the caller."""
     return subprocess.Popen(
-        [sys.executable, "-m", "src.sweeps.nodes", *arguments],
+        [sys.executable, "-m", "src.workers.ray_nodes", *arguments],
         cwd=paths.ROOT,
         env=child_environment(RAY_USAGE_STATS_ENABLED="0"),
         stdin=subprocess.PIPE,
@@ -123,7 +123,7 @@ def keep(database_url: str) -> str:
     # Ray kills the children of its workers, so a keeper dies with its task. What it starts has a
     # session of its own and does not.
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "src.runs.keeper"],
+        [sys.executable, "-m", "src.workers.node_agent"],
         env=os.environ | {"SPELLTUNE_DATABASE_URL": database_url},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

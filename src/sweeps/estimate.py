@@ -13,10 +13,11 @@ from src.config import (
     stored_config,
     with_overrides,
 )
-from src.runs.preflight import file_of, kept, measure, refused
-from src.runs.slots import slot_count
-from src.runs.table import Run, Status
-from src.sweeps import planner, spaces
+from src.runs import packing
+from src.runs.estimate import file_of, kept, measure, refused
+from src.runs.machine import slot_count
+from src.store.tables import Run, Status
+from src.sweeps import spaces
 from src.sweeps.spaces import LOADING_SECONDS, SweepConfig
 
 
@@ -93,7 +94,7 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     speaker = heaviest(sweep, base)
     if (wrong := refused(speaker)) and _is_as_large_as_any(speaker, sweep):
         raise ConfigError({f"base.overrides.{name}": text for name, text in wrong.items()})
-    measured = planner.predicted(speaker, 1)
+    measured = packing.predicted(speaker, 1)
     if measured:
         one = measured[0]
     if one is not None and limits.seconds is not None and one > limits.seconds:
@@ -104,7 +105,7 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     # What so many take says how many fit into a budget of time.
     some = trials or base.pack_size
     grown = _mean_rows(sweep, seed, rows) / rows
-    full = planner.predicted(speaker, some if packed else 1)
+    full = packing.predicted(speaker, some if packed else 1)
     took = None
     if packed and some > 1:
         took = full[0] * grown / slot_count() if full else None
@@ -154,7 +155,7 @@ def unmeasured(sweep: SweepConfig) -> list[tuple[RunConfig, int]]:
     """(run, adapters at once) that `plan` wants to know and nobody measured."""
     base = spaces.base_config(sweep)
     speaker = heaviest(sweep, base)
-    sizes = (1, planner.FEW) if base.engine == "packed" else (1,)
+    sizes = (1, packing.FEW) if base.engine == "packed" else (1,)
     return [(speaker, adapters) for adapters in sizes if kept(speaker, adapters=adapters) is None]
 
 

@@ -197,6 +197,6 @@ def stopping_problems(asked: EarlyStoppingConfig) -> dict[str, str]:
     if unknown := [name for name in asked.criteria if name not in CRITERIA]:
         problems["early_stopping.criteria"] = (
             f"no criterion {unknown[0]!r}{nearest(unknown[0], CRITERIA)}; registered are "
-            f"{', '.join(CRITERIA)} (src/training/stopping.py)"
+            f"{', '.join(CRITERIA)} (src/training/early_stopping.py)"
         )
     return problems

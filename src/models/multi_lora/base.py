@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from src.models.packed_lora import (
+from src.models.multi_lora.adapters import (
     Dropout,
     Lora,
     Parts,
@@ -22,7 +22,7 @@ from src.models.packed_lora import (
     packed_linear,
     row_scores,
 )
-from src.models.shapes import shape_problem
+from src.models.multi_lora.shapes import shape_problem
 from src.models.utils import ModelError
 
 HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50,304 does not
@@ -341,7 +341,7 @@ def mlp(
 
 class Ops(NamedTuple):
     """What a GPU computes in kernels of its own: the functions of these names here and in
-    packed_lora."""
+    adapters.py."""
 
     attention: Callable[..., torch.Tensor] = causal_attention
     add_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_norm

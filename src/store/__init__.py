@@ -38,8 +38,8 @@ from sqlmodel import Session, SQLModel, col, delete, select
 
 from src import paths
 from src.config import RunConfig, nearest
-from src.mendable import Mendable
-from src.runs.table import (
+from src.errors import UserError
+from src.store.tables import (
     ACTIVE,
     BEGIN_AN_ATTEMPT,
     RESUMABLE,
@@ -75,20 +75,20 @@ FULL_BYTES = 64 * 1024  # less than this, and SQLite cannot make its files besid
 DAMAGED = ".damaged"
 
 
-class UnknownRun(Mendable, LookupError):
+class UnknownRun(UserError, LookupError):
     """No run has that id, or several have that name."""
 
 
-class TakesNoWrites(Mendable, SQLAlchemyError):
+class TakesNoWrites(UserError, SQLAlchemyError):
     """The run table can be read, but not written now: its disk is full, or another has locked it.
     The text says what to do."""
 
 
-class RunIsActive(Mendable, RuntimeError):
+class RunIsActive(UserError, RuntimeError):
     """The run has living processes, so this cannot be done to it."""
 
 
-class CannotSteer(Mendable, ValueError):
+class CannotSteer(UserError, ValueError):
     """Why this cannot be done to a sweep or a queued run, and what can be done instead."""
 
 

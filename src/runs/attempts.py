@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src import paths
+from src import paths, store
 from src.config import (
     ConfigError,
     RunConfig,
@@ -22,9 +22,9 @@ from src.config import (
     stored_config,
     with_overrides,
 )
-from src.mendable import Mendable
-from src.runs import launcher, recovery, store
-from src.runs.table import RESUMABLE, EventKind, Run, Status
+from src.errors import UserError
+from src.runs import launcher, snapshots
+from src.store.tables import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
 
@@ -34,7 +34,7 @@ MOST_HEALS = 2
 SHAPE = ("model.", "lora.r", "lora.target_modules", "lora.bias", "optimizer.name")
 
 
-class CannotResume(Mendable, ValueError):
+class CannotResume(UserError, ValueError):
     """Why a run cannot go on, and what can be done instead."""
 
 
@@ -58,7 +58,7 @@ def resume(run: Run, *, step: int | None = None) -> int:
     with store.writing() as session:
         if not go_on(session, run, EventKind.RESUMED, text, step=step):
             raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
-    recovery.remember(run.id)
+    snapshots.remember(run.id)
     launcher.fill_slots()
     return step
 
@@ -203,7 +203,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
             child_id = child.id
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    recovery.remember(child_id)
+    snapshots.remember(child_id)
     launcher.fill_slots()
     return child_id
 
