@@ -1,0 +1,32 @@
+"""The runs, checkpoints and adapters that arguments of commands name."""
+
+from pathlib import Path
+
+from src import paths, store
+from src.runs import attempts, reconciler
+from src.store.tables import Run
+from src.training import checkpointing
+
+
+def find_run(name: str) -> Run:
+    """The run of this id or name, with its status as of now."""
+    reconciler.reconcile()
+    with store.reading() as session:
+        return store.find(session, name)
+
+
+def find_checkpoint(name: str) -> tuple[Run, int | None]:
+    """`RUN@STEP` -> the run and its step; `RUN` -> the run and None, its kept adapter."""
+    reconciler.reconcile()
+    with store.reading() as session:
+        return store.find_checkpoint(session, name)
+
+
+def adapter_folder(run: Run, step: int | None) -> Path:
+    """The folder of a checkpoint's adapter, verified, or of the one that the run kept."""
+    if step is not None:
+        return checkpointing.step_dir(paths.checkpoints_dir(run.id), attempts.verified(run, step))
+    adapter = paths.output_dir(run.id) / "final"
+    if not (adapter / "adapter_config.json").exists():
+        raise store.UnknownRun(f"{run.id} has no adapter yet; its status is {run.status}")
+    return adapter

@@ -1,0 +1,80 @@
+"""The `spelltune` app: its commands by group, and how an error ends a command."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperGroup
+
+from src import store
+from src.cli import doctor, launch, output, queue, results, runs, share, sweeps
+from src.errors import UserError
+
+
+class Commands(TyperGroup):
+    """Print an error that a user can mend as one sentence, and exit with BAD_CALL."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
+            output.refuse(str(error))
+        except (SQLAlchemyError, ImportError) as error:
+            if why := store.no_table(error):
+                output.refuse(why)
+            raise
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of GROUPS; Typer would put subgroups last."""
+        order = list(GROUPS)
+
+        def place(name: str) -> int:
+            return order.index(getattr(self.commands[name], "rich_help_panel", ""))
+
+        return sorted(self.commands, key=place)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Teach a language model to spell: launch fine-tunings, follow them, read their mistakes.",
+)
+
+
+@app.callback()
+def private() -> None:
+    # What runs leave behind is for their owner alone.
+    os.umask(0o077)
+
+
+# As `spelltune --help` shows them. A command is named after its function.
+GROUPS: dict[str, list[Callable[..., None]]] = {
+    "Run": [
+        launch.preview,
+        launch.preflight,
+        launch.plan,
+        launch.launch,
+        launch.resume,
+        launch.fork,
+        queue.first,
+        queue.hold,
+        queue.release,
+        runs.stop,
+        runs.delete,
+    ],
+    "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
+    "Compare": [results.compare, results.errors, results.evaluate, results.export],
+    "Sweep": [],
+    "Share": [share.push, share.merge, share.capsule],
+    "Machine": [doctor.doctor],
+}
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
+app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")
+app.command(rich_help_panel="Machine", hidden=True)(doctor.reconcile)  # for processes

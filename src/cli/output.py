@@ -1,0 +1,37 @@
+"""Printing: answers on standard output, everything about them on standard error."""
+
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from src import store
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+# Exit codes: 1 the run did not complete, 2 the call cannot be carried out as written.
+DID_NOT_COMPLETE, BAD_CALL = 1, 2
+
+
+def refuse(why: str) -> NoReturn:
+    """Print an error and exit with BAD_CALL."""
+    error(why)
+    raise typer.Exit(BAD_CALL) from None
+
+
+def error(text: str) -> None:
+    err.print(f"[red]error:[/] {escape(text)}", highlight=False)
+
+
+def note(text: str) -> None:
+    err.print(f"note: {text}", highlight=False)
+
+
+def print_json(document: Any) -> None:
+    print(store.to_json(document))
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

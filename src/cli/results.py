@@ -1,0 +1,199 @@
+"""Results of runs: verdicts, misspellings, scores and predictions."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from src import store
+from src.cli.lookup import adapter_folder, find_checkpoint
+from src.cli.options import AsJson, CheckpointArgument
+from src.cli.output import err, number, out, print_json
+from src.config import stored_config
+from src.runs import reconciler
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which of several runs spell better, and what may be claimed of their configs."""
+    from src.analysis import comparison
+
+    reconciler.reconcile()
+    with store.reading() as session:
+        chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
+        if len(chosen) < 2:
+            raise store.UnknownRun("compare takes two different runs or more")
+        found = comparison.compare(session, list(chosen.values()))
+    if as_json:
+        return print_json(comparison.document(found))
+    for verdict in (*found.configs, *found.adapters):
+        out.print(escape(verdict.claim), highlight=False)
+    if found.summary:
+        out.print(escape(found.summary), highlight=False)
+
+
+SplitOption = Annotated[
+    Literal["val", "validation", "test"], typer.Option(help="The test split once it was scored.")
+]
+
+
+def errors(
+    run: CheckpointArgument,
+    vs: Annotated[
+        str | None, typer.Option(metavar="RUN[@STEP]", help="What became of RUN's words here.")
+    ] = None,
+    all_words: Annotated[
+        bool, typer.Option("--all", help="Every word, not only the wrong ones.")
+    ] = False,
+    split: SplitOption = "validation",
+    as_json: AsJson = False,
+) -> None:
+    """Print the words that an adapter misspells and how, or which ones another adapter fixed, broke
+    and still has wrong."""
+    from src.analysis import misspellings
+
+    name = "test" if split == "test" else "validation"
+    with store.reading() as session:
+        row, evaluation, _ = store.scored(session, run, split=name)
+        other = store.scored(session, vs, split=name)[:2] if vs else None
+    frame = misspellings.read(evaluation.path)
+    if other:
+        both = misspellings.compared(frame, misspellings.read(other[1].path))
+        names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
+        if both.empty:
+            raise store.UnknownRun(
+                f"{names[0]} and {names[1]} have no {name} question in common, so nothing can be "
+                "called fixed or broken; name two that were scored on the same data"
+            )
+        left_out = misspellings.left_out(len(frame), other[1].rows, both)
+        if left_out:
+            err.print(f"{left_out:,} {name} questions that only one of them was asked are left out")
+        return tell_changes(both, names, name, as_json=as_json)
+    shown = frame if all_words else frame[~frame["correct"]]
+    if as_json:
+        return print_json(records(shown))
+    print_words(shown)
+    told = ", ".join(f"{count:,} {kind}" for kind, count in misspellings.counts(frame).items())
+    wrong = evaluation.rows - evaluation.correct
+    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {told}")
+
+
+def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
+    """Print what became of the words of `names[0]` in `names[1]`."""
+    from src.analysis import misspellings
+
+    sums = misspellings.balance(both)
+    groups = {
+        "fixed": both[both["outcome"] == "fixed"],
+        "broken": both[both["outcome"] == "broken"],
+        "still_wrong": both[both["outcome"].isin(["same mistake", "another mistake"])],
+    }
+    if as_json:
+        about = {"a": names[0], "b": names[1], "split": split, "counts": sums}
+        return print_json(about | {group: records(words) for group, words in groups.items()})
+    table = Table("", "question", "expected", *names, box=None, header_style="bold")
+    for group, words in groups.items():
+        for row in words.itertuples():
+            cells = (row.question, row.expected, row.predicted_a, row.predicted_b)
+            table.add_row(group.replace("_", " "), *(escape(str(cell)) for cell in cells))
+    out.print(table)
+    out.print(
+        f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
+        f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
+        f"{sums['difference'] * 100:+.1f} points",
+        highlight=False,
+    )
+    return None
+
+
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a frame as JSON has them: no nan."""
+    from src.analysis import exports
+
+    return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
+
+
+SHOWN = ["question", "expected", "predicted", "correct", "edit_distance"]
+
+
+def print_words(frame: "pd.DataFrame") -> None:
+    table = Table("question", "expected", "predicted", "edits", "kind", box=None,
+                  header_style="bold")  # fmt: skip
+    for row in frame[[*SHOWN, "kind"]].itertuples():
+        cells = (row.question, row.expected, row.predicted)
+        table.add_row(*(escape(str(c)) for c in cells), str(row.edit_distance), str(row.kind))
+    out.print(table)
+
+
+def evaluate(
+    checkpoint: CheckpointArgument,
+    data: Annotated[Path, typer.Option(help="File with the columns question and answer.")],
+    as_json: AsJson = False,
+) -> None:
+    """Score an adapter on any file of questions and answers."""
+    row, step = find_checkpoint(checkpoint)
+    adapter = adapter_folder(row, step)
+
+    from src.analysis import misspellings
+    from src.training.evaluate import evaluate as score
+
+    with err.status("loading the model") as status:
+        values, frame = score(
+            stored_config(row.config),
+            adapter,
+            data,
+            progress=lambda done: status.update(f"{done:,} words scored"),
+        )
+    wrong = misspellings.described(frame)[~frame["correct"]]
+    if as_json:
+        document = {"id": row.id, "adapter": str(adapter), "data": str(data), "rows": len(frame)}
+        return print_json(document | {"metrics": values, "errors": records(wrong)})
+    for name, value in values.items():
+        out.print(f"{name} {number(value)}", highlight=False)
+    print_words(wrong)
+    out.print(f"{len(wrong):,} of {len(frame):,} wrong")
+
+
+def export(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN[@STEP]...", help="Runs or checkpoints.")
+    ],
+    format: Annotated[
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+    ] = "csv",
+    split: Annotated[
+        Literal["val", "validation", "test"] | None,
+        typer.Option(help="One split only; else all that were scored."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; else standard output.")
+    ] = None,
+) -> None:
+    """Write every prediction of runs with its kind of error as one table."""
+    from src.analysis import exports
+
+    wanted = [split if split in (None, "test") else "validation"]
+    found = []
+    with store.reading() as session:
+        for name in runs:
+            run, step = store.find_checkpoint(session, name)
+            there = {e.split for e in store.evaluations(session, run.id) if step in (None, e.step)}
+            for one in wanted if split else sorted(there, reverse=True) or ["validation"]:
+                found.append(store.scored(session, name, split=str(one))[1])
+    content = exports.FORMATS[format][2](exports.predictions(found))
+    if output:
+        output.write_bytes(content)
+        err.print(f"{output} holds {sum(e.rows for e in found):,} predictions", highlight=False)
+    elif sys.stdout.isatty() and format in ("parquet", "xlsx"):
+        raise typer.BadParameter(f"{format} is no text; name a file with --output")
+    else:
+        sys.stdout.buffer.write(content)

@@ -1,0 +1,103 @@
+"""Take a result elsewhere: to the Hugging Face hub, as a merged model, as a capsule."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from src import paths, store
+from src.cli.lookup import adapter_folder, find_checkpoint, find_run
+from src.cli.options import AsJson, CheckpointArgument, RunArgument
+from src.cli.output import err, out, print_json
+from src.config import stored_config
+from src.runs.processes import FileLock
+
+
+def push(
+    run: RunArgument,
+    repo: Annotated[str, typer.Option(help="Model repository on the hub, such as me/speller.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The base model with the adapter merged into it.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="For everybody to see, where it is made anew.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only write the folder that would be sent.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the kept adapter to the Hugging Face hub with a model card, as PEFT wrote it or
+    merged."""
+    from src.analysis import misspellings, model_card
+
+    row = find_run(run)
+    adapter = adapter_folder(row, None)
+    with store.reading() as session:
+        about = store.show(session, row)
+        evaluation = store.final_evaluation(session, row, split="test")
+    folder = paths.output_dir(row.id) / "hub"
+    with err.status("writing"):
+        files = model_card.write(
+            stored_config(row.config),
+            adapter,
+            folder,
+            merged=merged,
+            about=about,
+            predictions=misspellings.read(evaluation.path) if evaluation else None,
+        )
+    address = None if dry_run else model_card.push(folder, repo, private=not public)
+    if as_json:
+        names = [str(file.relative_to(folder)) for file in files]
+        return print_json({"id": row.id, "folder": str(folder), "files": names, "url": address})
+    for file in files:
+        out.print(f"{file.stat().st_size:>12,} {file.relative_to(folder)}", highlight=False)
+    if address:
+        out.print(f"{address} has it", highlight=False)
+    else:
+        out.print(f"{folder} is what would go to {escape(repo)}", highlight=False)
+
+
+def merge(
+    checkpoint: CheckpointArgument,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the base model with an adapter merged into it, to use without Spelltune."""
+    row, step = find_checkpoint(checkpoint)
+    adapter = adapter_folder(row, step)
+    target = to or paths.merged_dir(row.id, step)
+    if to and to.exists():
+        raise typer.BadParameter(f"{to} exists already; name another folder")
+    lock = FileLock(paths.merge_lock(row.id))
+    if not lock.acquire():
+        raise typer.BadParameter(f"a merged model of {row.id} is being written already")
+
+    from src.training.merge import merge as write
+
+    with err.status("loading the model"):
+        write(stored_config(row.config), adapter, target.absolute())
+    if as_json:
+        return print_json({"id": row.id, "step": step, "path": str(target)})
+    out.print(f"{target} holds the merged model", highlight=False)
+
+
+def capsule(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option(help="Zip to write; else RUN.zip here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a completed run as one zip: settings, data, adapter, predictions, verdicts, and a
+    script that scores and trains it again elsewhere and compares."""
+    from src.analysis import capsule as capsules
+
+    row = find_run(run)
+    target = output or Path(f"{row.id}.zip")
+    if target.exists():
+        raise typer.BadParameter(f"{target} exists already; name another file")
+    with err.status("packing"):
+        capsules.write(row, target)
+    if as_json:
+        return print_json({"id": row.id, "path": str(target), "size_bytes": target.stat().st_size})
+    out.print(f"{target} holds {row.id}, {target.stat().st_size / 2**20:.1f} MiB", highlight=False)

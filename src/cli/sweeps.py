@@ -1,0 +1,185 @@
+"""`spelltune sweep`: plan, launch, follow and steer sweeps."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from src import store
+from src.cli.options import AsJson
+from src.cli.output import err, note, number, out, print_json
+from src.runs import reconciler
+
+app = typer.Typer(no_args_is_help=True, help="Search settings: launch, follow and steer sweeps.")
+
+
+SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep, as in configs/sweeps/.")]
+
+
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="A sweep's id, or its name for the newest one.")
+]
+
+
+Budget = Annotated[
+    str | None, typer.Option(help="`200 trials` or `45m`, in place of the file's own.")
+]
+
+
+@app.command()
+def plan(
+    file: SweepFile,
+    budget: Budget = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take real steps for memory and time first.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a sweep comes to: trials, duplicates, processes, time."""
+    from src.sweeps import estimate, ledger
+
+    _, config, plan = ledger.prepare(file, budget=budget)
+    if measure:
+        estimate.measured(config)
+        _, _, plan = ledger.prepare(file, budget=budget)
+    if as_json:
+        return print_json(asdict(plan))
+    for line in plan.lines():
+        out.print(line, highlight=False)
+
+
+@app.command()
+def launch(
+    file: SweepFile,
+    budget: Budget = None,
+    executor: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Train here or on a Ray cluster, in place of the file's own."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a sweep, and say what it comes to. It goes on when this command or the panel ends."""
+    from src.sweeps import ledger
+
+    _, _, plan = ledger.prepare(file, budget=budget, executor=executor)
+    for line in plan.lines():
+        err.print(line, highlight=False)
+    sweep_id = ledger.launch(file, budget=budget, executor=executor)
+    if as_json:
+        return print_json(document(sweep_id))
+    out.print(sweep_id, highlight=False)
+    err.print(f"follow it with `spelltune sweep show {sweep_id}` or in the panel", highlight=False)
+
+
+@app.command("list")
+def list_sweeps(as_json: AsJson = False) -> None:
+    """List all sweeps, newest first."""
+    reconciler.reconcile()
+    with store.reading() as session:
+        rows = store.sweeps(session)
+    if as_json:
+        return print_json([row.model_dump(exclude={"file", "base"}) for row in rows])
+    for row in rows:
+        out.print(f"{row.status:9} {row.id}", highlight=False)
+
+
+@app.command()
+def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Print what became of a sweep's trials, the best setting and what may be claimed of it."""
+    reconciler.reconcile()
+    found = document(sweep_id)
+    if as_json:
+        return print_json(found)
+    told = ", ".join(f"{count:,} {what}" for what, count in found["counts"].items())
+    out.print(f"{found['id']}  {found['status']}  {found['reason'] or ''}".rstrip())
+    out.print(told or "no trials yet", highlight=False)
+    if best := found["best"]:
+        values = ", ".join(f"{name} {value}" for name, value in best["settings"].items())
+        out.print(
+            f"best: trial {best['trial']}, {found['metric']} {number(best['score'])}: "
+            + escape(values),
+            highlight=False,
+        )
+    for verdict in found["verdicts"]:
+        out.print(escape(f"{verdict['claim']}; {found['judged']}".rstrip("; ")), highlight=False)
+    for trial in found["trials"]:
+        if trial["became"] == "failed":
+            out.print(escape(f"trial {trial['trial']}: {trial['reason']}"), highlight=False)
+    if found["note"]:
+        note(found["note"])
+
+
+def document(sweep_id: str) -> dict[str, Any]:
+    from src.sweeps import results
+
+    with store.reading() as session:
+        return results.document(session, results.read(session, store.find_sweep(session, sweep_id)))
+
+
+@app.command()
+def pause(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Let no further trial start; those that train go on."""
+    steer("pause", sweep_id, as_json=as_json)
+
+
+@app.command()
+def resume(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """Go on with a paused sweep."""
+    steer("resume", sweep_id, as_json=as_json)
+
+
+@app.command()
+def cancel(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
+    """End a sweep: queued trials are cancelled, those that train stop at their next step."""
+    steer("cancel", sweep_id, as_json=as_json)
+
+
+@app.command()
+def add(
+    sweep_id: SweepArgument,
+    more: Annotated[str, typer.Argument(metavar="BUDGET", help="`20 trials` or `30m`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Raise a sweep's budget; one that is complete goes on."""
+    steer("add", sweep_id, more, as_json=as_json)
+
+
+def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
+    from src.sweeps import ledger
+
+    with store.reading() as session:
+        found = store.find_sweep(session, sweep_id).id
+    getattr(ledger, what)(found, *arguments)
+    with store.reading() as session:
+        row = store.find_sweep(session, found)
+    if as_json:
+        return print_json(row.model_dump(exclude={"file", "base"}))
+    out.print(f"{row.status} {row.id}", highlight=False)
+
+
+@app.command()
+def export(
+    sweep_id: SweepArgument,
+    format: Annotated[
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+    ] = "csv",
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; else standard output.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+) -> None:
+    """Write one row a trial: its settings, score, time and what became of it."""
+    from src.analysis import exports
+    from src.sweeps import results
+
+    with store.reading() as session:
+        found = results.read(session, store.find_sweep(session, sweep_id))
+    content = exports.FORMATS["json" if as_json else format][2](found.trials)
+    if output:
+        output.write_bytes(content)
+        err.print(f"{output} holds {len(found.trials):,} trials", highlight=False)
+    else:
+        sys.stdout.buffer.write(content)
