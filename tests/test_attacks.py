@@ -17,13 +17,13 @@ from streamlit.testing.v1 import AppTest
 
 from src import store
 from src.config import load_config
+from src.files import sha256
 from src.panel import data as panel_data
 from src.panel.server import OnlyHere
 from src.paths import ROOT
 from src.runs import launcher
 from src.store.tables import Status
 from src.training import checkpointing
-from src.training.checkpointing import sha256
 from src.training.data_loaders import DataError, _read_hub
 from src.training.train import train
 from tests import tiny

@@ -65,7 +65,7 @@ def test_the_folder_is_small_and_says_what_it_is() -> None:
 def test_zero_shot_it_cannot_do_the_tasks(task: str) -> None:
     from src.models import spelling_model as spelling
     from src.training import scoring
-    from src.training.train import plan
+    from src.training.trl_arguments import plan
 
     asked = plan(load_config(overrides={"data.task": task}), precision="fp32")
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)

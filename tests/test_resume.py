@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from src.config import RunConfig, stored_config
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
-from src.training.train import TrainingError, how_exact, train
-from src.training.utils import TrainingResult
+from src.training.train import how_exact, train
+from src.training.utils import TrainingError, TrainingResult
 from tests import tiny
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from src.training import early_stopping
 from src.training.early_stopping import CRITERIA, History, Rules, criterion
-from src.training.train import TrainingError, train
+from src.training.train import train
+from src.training.utils import TrainingError
 from tests import tiny
 
 

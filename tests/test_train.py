@@ -16,8 +16,9 @@ from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_loaders import DataError
 from src.training.early_stopping import VALIDATION
-from src.training.train import TrainingError, plan, train
-from src.training.utils import TrainingResult
+from src.training.train import train
+from src.training.trl_arguments import plan
+from src.training.utils import TrainingError, TrainingResult
 from tests import tiny
 
 

@@ -16,8 +16,8 @@ from src.analysis import comparison, model_card
 from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
 from src.errors import UserError
+from src.files import sha256
 from src.store.tables import Run, Status
-from src.training import checkpointing
 from src.training.data_loaders import load_splits
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def write(run: Run, target: Path) -> Path:
         root = Path(folder)
         about = _fill(root, run, config)
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        about["files"] = {str(f.relative_to(root)): checkpointing.sha256(f) for f in files}
+        about["files"] = {str(f.relative_to(root)): sha256(f) for f in files}
         _write_json(root / "capsule.json", about)
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{target.name}.writing")
@@ -136,7 +136,7 @@ def weights(config: RunConfig) -> str | None:
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     for file in files:
-        digest.update(checkpointing.sha256(file).encode())
+        digest.update(sha256(file).encode())
     return digest.hexdigest() if files else None
 
 

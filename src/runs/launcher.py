@@ -25,7 +25,7 @@ from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.early_stopping import stopping_problems
 from src.training.packed.eligibility import packed_problems
-from src.training.utils import forget_results
+from src.training.results import forget_results
 
 
 def check(config: RunConfig) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from src import paths, store
+from src.files import write_atomic
 from src.runs.processes import FileLock
 from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
-from src.training.utils import write_atomic
 
 
 def remember(run_id: str) -> None:

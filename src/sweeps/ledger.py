@@ -25,7 +25,7 @@ from src.runs.processes import host
 from src.store.tables import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import estimate, spaces
 from src.sweeps.spaces import Budget, SweepConfig, Tried
-from src.training.utils import write_failure
+from src.training.results import FailedTraining, write_results
 from src.workers import ray_nodes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
@@ -283,8 +283,8 @@ def try_again(run: Run, retries: int) -> bool:
     if done >= allowed:
         with store.reading() as session:
             config = store.find(session, run.id).config  # trials are read without theirs
-        write_failure(
-            run.reason,
+        write_results(
+            FailedTraining(run.reason),
             run_id=run.id,
             output_dir=paths.output_dir(run.id),
             metrics_file=paths.final_metrics(run.id),

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.files import sha256
+
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
 FORMAT = 2  # 1 had no hash of the manifest in it
@@ -106,11 +108,6 @@ def is_verified(checkpoint: Path) -> bool:
         return bool(verify(checkpoint))
     except BrokenCheckpoint:
         return False
-
-
-def sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def replace_folder(written: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ def evaluate(
     from src.models import spelling_model as spelling
     from src.models.utils import resolve_precision
     from src.training import scoring
-    from src.training.train import plan
+    from src.training.trl_arguments import plan
 
     asked = plan(config, precision=resolve_precision(config.training.precision))
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)

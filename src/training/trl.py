@@ -6,22 +6,25 @@ Import it only after `choose_backend`: Unsloth patches transformers and TRL whil
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
-from src.models.losses import answer_loss
+from src.models.losses import IGNORED, answer_loss
+from src.models.spelling_model import adapter_to_fp32
 from src.models.utils import memory_gib
 from src.training import checkpointing
-from src.training.early_stopping import Diverged, History, divergence
+from src.training.early_stopping import Diverged, History, Rules, divergence
 from src.training.sampling import Shuffled
+from src.training.trl_arguments import TrlPlan, verify_applied
 from src.training.utils import Reporter
 
 
@@ -295,3 +298,58 @@ class Flow(TrainerCallback):
             return
         control.should_evaluate = last or step % self.eval_steps == 0
         control.should_save = last or step % self.save_steps == 0
+
+
+def build_trainer(
+    asked: TrlPlan,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Any],
+    reporter: Reporter,
+    scored: Callable[[str, int], Mapping[str, float] | None],
+    checkpoints_dir: Path,
+    backend: str,
+    identity: Mapping[str, Any],
+) -> SpellingTrainer:
+    """The trainer of a plan. As training begins it reports and verifies what the libraries hold."""
+    on_gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(checkpoints_dir / checkpointing.STAGING),
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        **asked.arguments,
+    )
+    if on_gpu:
+        # One run has one GPU; several visible ones would make the trainer split each batch.
+        torch.cuda.set_device(arguments.device)
+        arguments._n_gpu = 1
+    name, options = asked.optimizer
+    flow = Flow(
+        lambda: trainer,
+        on_start=lambda: reporter.used(verify_applied(asked, trainer, backend)),
+        **asked.flow,
+    )
+    trainer = SpellingTrainer(
+        reporter=reporter,
+        validate=lambda step: scored("validation", step),
+        history=History(Rules(**asked.stopping)),
+        heals=asked.self_heal,
+        label_smoothing=asked.label_smoothing,
+        checkpoints_dir=checkpoints_dir,
+        keep=asked.keep,
+        identity=identity,
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(
+            {
+                "input_ids": [row.prompt_ids + row.answer_ids for row in rows],
+                "labels": [[IGNORED] * len(row.prompt_ids) + row.answer_ids for row in rows],
+            }
+        ),
+        processing_class=tokenizer,
+        callbacks=[flow],
+        optimizer_cls_and_kwargs=(getattr(torch.optim, name), options),
+    )
+    # TRL turns the adapter of a 4-bit base to bf16.
+    adapter_to_fp32(model)
+    return trainer

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from src import paths, store
 from src.config import RunConfig, stored_config
+from src.files import write_atomic
 from src.runs import reconciler
 from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
 from src.store.tables import Run
-from src.training.utils import TrainingResult, loading, write_atomic, write_results
+from src.training.results import write_results
+from src.training.utils import TrainingResult, loading
 
 if TYPE_CHECKING:
     from src.runs.tracking import Tracker

@@ -38,8 +38,8 @@ from src.training.data_loaders import Splits, load_splits
 from src.training.early_stopping import Diverged, History, Rules, divergence, stopping_problems
 from src.training.packed.eligibility import packed_problems
 from src.training.sampling import Shuffled
-from src.training.train import TrainingError, how_exact
-from src.training.utils import Reporter, TrainingResult
+from src.training.train import how_exact
+from src.training.utils import Reporter, TrainingError, TrainingResult
 
 # Adapters that go through the base together. On a GPU more are not faster, and take memory; a CPU
 # is busy with one, which then needs no padding to its neighbours' rows.
