@@ -10,6 +10,7 @@ import streamlit as st
 
 from src import store
 from src.analysis import exports, misspellings
+from src.format import number, percent
 from src.panel import history, maps, parts, words
 from src.store.tables import Evaluation, Run
 
@@ -103,10 +104,10 @@ def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> No
     st.html(
         parts.facts(
             [
-                ("exact match", parts.percent(evaluation.correct / max(evaluation.rows, 1))),
+                ("exact match", percent(evaluation.correct / max(evaluation.rows, 1))),
                 ("misspelled words", f"{len(wrong):,} of {evaluation.rows:,}"),
                 ("one edit away", counted(int((wrong == 1).sum()))),
-                ("edit distance, median", parts.number(wrong.median(), "g")),
+                ("edit distance, median", number(wrong.median(), "g")),
                 ("scored at step", f"{evaluation.step:,}"),
             ]
         )
@@ -185,8 +186,8 @@ def two(
     st.html(
         parts.facts(
             [
-                ("exact match, before", parts.percent(n["exact_match_a"])),
-                ("exact match, after", parts.percent(n["exact_match_b"])),
+                ("exact match, before", percent(n["exact_match_a"])),
+                ("exact match, after", percent(n["exact_match_b"])),
                 ("fixed", counted(n["fixed"])),
                 ("broken", counted(n["broken"])),
                 ("still wrong", counted(n["still_wrong"])),

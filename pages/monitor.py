@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths, store
-from src.format import duration
+from src.format import duration, number, percent
 from src.panel import charts, checkpoints, form, parts
 from src.runs import attempts, launcher
 from src.runs.timeouts import TIMEOUTS
@@ -150,12 +150,12 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None, said: st
     apart = restored and run.best_step != run.step
     best, last = (", best step", ", last step") if apart else ("", "")
     pairs = [
-        *([("test exact match", parts.percent(tested))] if tested is not None else []),
-        (f"exact match{best}", parts.percent(latest.get("val/exact_match"))),
-        (f"validation loss{best}", parts.number(latest.get("val/loss"))),
-        (f"training loss{last}", parts.number(latest.get("train/loss"))),
-        ("speed", parts.number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
-        (f"{processor} memory", parts.number(memory, ".2f", "GiB")),
+        *([("test exact match", percent(tested))] if tested is not None else []),
+        (f"exact match{best}", percent(latest.get("val/exact_match"))),
+        (f"validation loss{best}", number(latest.get("val/loss"))),
+        (f"training loss{last}", number(latest.get("train/loss"))),
+        ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
+        (f"{processor} memory", number(memory, ".2f", "GiB")),
         ("took" if status.ended else "so far", duration(parts.run_seconds(run))),
     ]
     if status.ended:

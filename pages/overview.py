@@ -5,7 +5,7 @@ from html import escape
 import streamlit as st
 
 from src import store
-from src.format import duration
+from src.format import duration, number, percent
 from src.panel import parts
 from src.store.tables import Run, Status
 
@@ -81,8 +81,8 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
         parts.badge(run),
         f"{parts.bar(run)}<small>{parts.steps(run)}</small>",
-        parts.percent(latest.get("val/exact_match")),
-        parts.number(latest.get("val/loss")),
+        percent(latest.get("val/exact_match")),
+        number(latest.get("val/loss")),
         duration(parts.run_seconds(run)),
         parts.local_time(run.created_at),
         parts.link("errors", "Words", {"run": run.id}),

@@ -1,6 +1,26 @@
-"""Numbers as people read them."""
+"""Numbers and values as people read them."""
 
 from itertools import pairwise
+from typing import Any
+
+
+def number(value: float | None, spec: str = ",.4g", unit: str = "") -> str:
+    """The value with its unit; a dash for None and nan."""
+    return "–" if value is None or value != value else f"{value:{spec}} {unit}".strip()
+
+
+def percent(fraction: float | None) -> str:
+    """`87.5%` of 0.875; a dash for None and nan."""
+    return number(fraction, ".1%")
+
+
+def setting_value(value: Any, spec: str = "") -> str:
+    """A setting's value as text: floats by `spec` (exact by default), lists with commas."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:{spec}}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from src import config, paths, store
 from src.analysis import misspellings
 from src.config import get, load_config, parse_override, settings
-from src.format import duration
+from src.format import duration, number
 from src.panel import charts, data, form, parts, words
 from src.panel.server import KnownHosts
 from src.runs import attempts, launcher
@@ -479,7 +479,7 @@ def test_the_form_shows_what_the_settings_come_to(launched):
     body = html(settled(show("launch", **{"training.gradient_accumulation_steps": "2"})))
     for text in ("<dd>64</dd>", "<dd>≈ 1,600</dd>", "<dd>5</dd>", "<dd>120</dd>"):
         assert text in body, text  # rows and tokens a step, steps an epoch, epochs
-    assert "3 words stand in both train and test" in body and "2 duplicate rows" in body
+    assert "3 words are in both train and test" in body and "2 duplicate rows" in body
     assert "<span>:⏎</span>" in body
 
 
@@ -693,8 +693,8 @@ def test_durations(seconds, text):
 
 
 def test_numbers_have_units_and_nan_is_a_dash():
-    assert parts.number(9800.4, ",.0f", "tokens/s") == "9,800 tokens/s"
-    assert parts.number(float("nan")) == parts.number(None, unit="GiB") == "–"
+    assert number(9800.4, ",.0f", "tokens/s") == "9,800 tokens/s"
+    assert number(float("nan")) == number(None, unit="GiB") == "–"
 
 
 def test_links_escape_what_they_hold():

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -43,13 +43,16 @@ def preview(
     seen = launcher.check(loaded)
     if as_json:
         return print_json(seen)
+
+    from src.training.data_loaders import preview_notes
+
     out.print(", ".join(f"{n:,} {split} rows" for split, n in seen["rows"].items()))
     tokens = seen["tokens"]
     out.print(
         f"{tokens['min']} to {tokens['max']} tokens a row, median {tokens['median']:g} "
         f"(model.max_length {seen['max_length']:,})"
     )
-    for text in data_notes(seen):
+    for text in preview_notes(seen):
         out.print(f"note: {text}")
     for example in seen["examples"]:
         out.print(escape(" | ".join(example["pieces"])).replace("\n", "⏎"), highlight=False)
@@ -132,8 +135,7 @@ def launch(
 
     def checked(file: Path | None) -> RunConfig:
         loaded = load_config(file, preset=preset, overrides=values)
-        for text in data_notes(launcher.check(loaded)):
-            note(text)
+        check(loaded)
         if measured := estimate.kept(loaded):
             if problems := measured.problems(loaded):
                 raise ConfigError(problems)
@@ -191,13 +193,14 @@ def finish(run_id: str, *, wait: bool, as_json: bool) -> None:
         raise typer.Exit(DID_NOT_COMPLETE)
 
 
-def data_notes(seen: dict[str, Any]) -> list[str]:
-    """What a person should know of the data before the launch, though it does not forbid it."""
-    notes = [f"{n:,} words stand in both {pair.replace('/', ' and ')}: scores on them say little"
-             for pair, n in seen["leaks"].items()]  # fmt: skip
-    if seen["duplicates"]:
-        notes.append(f"{seen['duplicates']:,} duplicate rows were dropped")
-    return notes
+def check(config: RunConfig) -> None:
+    """Print notes on the data of a config; ConfigError if this machine cannot train it."""
+    seen = launcher.check(config)
+
+    from src.training.data_loaders import preview_notes
+
+    for text in preview_notes(seen):
+        note(text)
 
 
 def follow(run_id: str) -> None:
@@ -262,6 +265,5 @@ def fork(
     row = find_run(run)
     values = stored_config(row.config).model_dump() | {"name": f"{row.name} fork"}
     loaded = with_overrides(values, overrides(changes))
-    for text in data_notes(launcher.check(loaded)):
-        note(text)
+    check(loaded)
     finish(attempts.fork(row, loaded, step=step), wait=wait, as_json=as_json)

@@ -31,7 +31,3 @@ def note(text: str) -> None:
 
 def print_json(document: Any) -> None:
     print(store.to_json(document))
-
-
-def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

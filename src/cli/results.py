@@ -12,8 +12,9 @@ from rich.table import Table
 from src import store
 from src.cli.lookup import adapter_folder, find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument
-from src.cli.output import err, number, out, print_json
+from src.cli.output import err, out, print_json
 from src.config import stored_config
+from src.format import number
 from src.runs import reconciler
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from rich.table import Column, Table
 from src import store
 from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
-from src.cli.output import err, number, out, print_json
+from src.cli.output import err, out, print_json
+from src.format import number
 from src.runs import launcher, reconciler
 from src.store.tables import Run, Status
 from src.training import checkpointing

@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from src import store
 from src.cli.options import AsJson
-from src.cli.output import err, note, number, out, print_json
+from src.cli.output import err, note, out, print_json
+from src.format import number
 from src.runs import reconciler
 
 app = typer.Typer(no_args_is_help=True, help="Search settings: launch, follow and steer sweeps.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths
+from src.format import number, percent
 from src.panel import parts
 from src.panel.charts import Curves, is_share
 from src.runs import attempts, launcher
@@ -38,7 +39,7 @@ def row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> N
     broken = problem(str(folder), _state(folder))
     cells = st.columns(COLUMNS, vertical_alignment="center")
     cells[0].html(f"<b>{step:,}</b>")
-    cells[1].html(parts.percent(value) if share else parts.number(value))
+    cells[1].html(percent(value) if share else number(value))
     cells[2].html(f"{checkpoint.size_bytes / 2**20:,.1f} MiB")
     words = ["best"] * checkpoint.is_best
     words += ["kept for a fork"] * is_kept_for_fork(folder.parent, step)

@@ -16,6 +16,7 @@ from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
+from src.format import percent, setting_value
 from src.panel import charts, parts
 from src.runs import launcher, snapshots
 from src.store.tables import Run, Status
@@ -145,7 +146,7 @@ def score_table(found: Comparison) -> str:
                     [f"{score['seeds']}"] * bool(score["seeds"] or not waiting)
                     + [f"{waiting} under way"] * bool(waiting)
                 ),
-                parts.percent(score["exact_match"]),
+                percent(score["exact_match"]),
                 spread,
                 score["split"] if score["seeds"] else "",
             ]
@@ -173,16 +174,11 @@ def draw_missing(found: Comparison) -> None:
                 missing = sum(more for _, more in totals.values())
                 st.button(
                     f"Launch {missing} {'seed' if missing == 1 else 'seeds'}: "
-                    f"{_plain(v.a)} against {_plain(v.b)}",
+                    f"{parts.label_text(v.a, 40)} against {parts.label_text(v.b, 40)}",
                     key=f"launch {v.a} {v.b}",
                     on_click=launch_missing,
                     args=({run_id: total for run_id, (total, _) in totals.items()},),
                 )
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown, which labels are, leaves as it is."""
-    return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", text if len(text) <= 40 else text[:39] + "…")
 
 
 def launch_missing(totals: Mapping[str, int]) -> None:
@@ -371,16 +367,13 @@ def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
 def settings_table(found: Comparison) -> str:
     """HTML: the settings that differ, a column for each config."""
     rows = (
-        [f"<code>{escape(name)}</code>", *(escape(_text(row[g.runs[0].id])) for g in found.groups)]
+        [
+            f"<code>{escape(name)}</code>",
+            *(escape(setting_value(row[g.runs[0].id])) for g in found.groups),
+        ]
         for name, row in settings_that_differ(found).items()
     )
     return parts.table({"Setting": "fit"} | {g.name: "" for g in found.groups}, rows)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
 
 
 def parallel(
@@ -414,10 +407,10 @@ def dimension(label: str, values: Sequence[Any]) -> dict[str, Any]:
     """An axis of numbers, or of the texts that there are."""
     if all(v is None or isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return {"label": label, "values": [np.nan if v is None else v for v in values]}
-    texts = sorted({_text(v) for v in values})
+    texts = sorted({setting_value(v) for v in values})
     return {
         "label": label,
-        "values": [texts.index(_text(v)) for v in values],
+        "values": [texts.index(setting_value(v)) for v in values],
         "tickvals": list(range(len(texts))),
         "ticktext": [escape(text[:24]) for text in texts],
     }

@@ -17,7 +17,7 @@ from src import paths
 from src.config import ConfigError, RunConfig
 from src.panel import parts
 from src.runs import launcher
-from src.training.data_loaders import READERS
+from src.training.data_loaders import READERS, preview_notes
 
 UPLOAD_MIB = 50
 POLL_SECONDS = 0.5
@@ -110,19 +110,9 @@ def show(seen: Mapping[str, Any]) -> None:
             ]
         )
     )
-    for note in notes(seen):
-        st.html(f'<p class="note">{escape(note)}</p>')
+    for note in preview_notes(seen):
+        st.html(f'<p class="note">{escape(note)}.</p>')
     st.html("".join(example(e) for e in seen["examples"][:3]))
-
-
-def notes(seen: Mapping[str, Any]) -> list[str]:
-    found = [
-        f"{count:,} words stand in both {pair.replace('/', ' and ')}: scores on them say little."
-        for pair, count in seen["leaks"].items()
-    ]
-    if seen["duplicates"]:
-        found.append(f"{seen['duplicates']:,} duplicate rows are left out.")
-    return found
 
 
 def example(row: Mapping[str, Any]) -> str:

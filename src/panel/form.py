@@ -218,9 +218,7 @@ def _widget_value(setting: Setting, text: str) -> Any:
 
 
 def _short(text: str) -> str:
-    line = json.dumps(text, ensure_ascii=False)[1:-1] if text else "none"
-    # In a label, Markdown would read these.
-    return re.sub(r"([\[\]\\`*_$:<>~])", r"\\\1", line if len(line) <= 24 else line[:23] + "…")
+    return parts.label_text(json.dumps(text, ensure_ascii=False)[1:-1] if text else "none", 24)
 
 
 def _help(setting: Setting) -> str:

@@ -35,16 +35,13 @@ MEANING = {
 }
 
 
-# --- numbers and times ----------------------------------------------------------------------------
+# --- text and times -------------------------------------------------------------------------------
 
 
-def number(value: float | None, form: str = ",.4g", unit: str = "") -> str:
-    """The value with its unit, or a dash where there is none."""
-    return "–" if value is None or value != value else f"{value:{form}} {unit}".strip()
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.1%}"
+def label_text(text: str, limit: int) -> str:
+    """Escape text for a widget's label, which is Markdown, and cut it to `limit` characters."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", short)
 
 
 def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:

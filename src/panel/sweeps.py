@@ -12,7 +12,7 @@ import streamlit as st
 
 from src import store
 from src.config import DEFAULT_PRESET, ConfigError, get, with_absolute_paths, with_overrides
-from src.format import duration
+from src.format import duration, number, percent, setting_value
 from src.panel import charts, compare, parts
 from src.panel import form as run_form
 from src.store.tables import Status, Sweep, SweepStatus
@@ -185,12 +185,14 @@ def facts(found: Found) -> str:
 
 def score(found: Found, value: float) -> str:
     share = charts.is_share(found.sweep.metric)
-    return parts.percent(value) if share else parts.number(value)
+    return percent(value) if share else number(value)
 
 
 def values_text(values: dict[str, Any]) -> str:
     """`r 8, learning_rate 0.001`."""
-    return ", ".join(f"{label(name)} {_plain(value)}" for name, value in values.items())
+    return ", ".join(
+        f"{label(name)} {setting_value(value, '.3g')}" for name, value in values.items()
+    )
 
 
 def label(setting: str) -> str:
@@ -201,11 +203,8 @@ def label(setting: str) -> str:
 
 def _lines(value: Any) -> str:
     """A value in lines that are short enough to stand beside others below an axis."""
-    return "<br>".join(textwrap.wrap(escape(_plain(value)).replace("_", " "), 12)) or " "
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = escape(setting_value(value, ".3g")).replace("_", " ")
+    return "<br>".join(textwrap.wrap(text, 12)) or " "
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -278,8 +277,8 @@ def parallel(found: Found) -> go.Figure:
     """Parallel coordinates: an axis for each setting and the score; the best tenth stands out."""
     rows, best = found.settings, lines_that_stand_out(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
-    percent = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
-    axes.append(compare.dimension(found.sweep.metric, list(rows["score"])) | percent)
+    shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
+    axes.append(compare.dimension(found.sweep.metric, list(rows["score"])) | shares)
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:
@@ -317,7 +316,7 @@ def _axis(name: str, parameter: spaces.Parameter, column: pd.Series) -> dict[str
             "values": [listed.index(v) if v in listed else math.nan for v in values],
             "range": [0, max(len(listed) - 1, 1)],
             "tickvals": list(range(len(listed))),
-            "ticktext": [escape(_plain(value)[:24]) for value in listed],
+            "ticktext": [escape(setting_value(value, ".3g")[:24]) for value in listed],
         }
     axis = compare.dimension(label(name), values)
     if not parameter.log:
@@ -327,7 +326,7 @@ def _axis(name: str, parameter: spaces.Parameter, column: pd.Series) -> dict[str
         "values": [math.nan if v is None else math.log10(v) for v in values],
         "range": [math.log10(parameter.low), math.log10(parameter.high)],
         "tickvals": [math.log10(tick) for tick in ticks],
-        "ticktext": [_plain(tick) for tick in ticks],
+        "ticktext": [setting_value(tick, ".3g") for tick in ticks],
     }
 
 
@@ -363,7 +362,7 @@ def packs_table(packs: list[dict[str, Any]]) -> str:
             str(place),
             *(f"{one[name]:,}" for name in ("trials", "at_once", "steps")),
             *(duration(one[name]) for name in ("predicted_seconds", "seconds")),
-            *(parts.number(one[name], ".1f") for name in ("predicted_gib", "gib")),
+            *(number(one[name], ".1f") for name in ("predicted_gib", "gib")),
         ]
         for place, one in enumerate(packs, start=1)
     ]

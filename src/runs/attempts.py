@@ -23,6 +23,7 @@ from src.config import (
     with_overrides,
 )
 from src.errors import UserError
+from src.format import setting_value
 from src.runs import launcher, snapshots
 from src.store.tables import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
@@ -251,12 +252,11 @@ def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None
             changes = {"training.learning_rate": config.training.learning_rate / 2}
         case _:
             return None
-    words = [f"{n} {_short(get(config, n))} -> {_short(new)}" for n, new in changes.items()]
+    words = [
+        f"{n} {setting_value(get(config, n), 'g')} -> {setting_value(new, 'g')}"
+        for n, new in changes.items()
+    ]
     return with_overrides(config.model_dump(), changes), ", ".join(words)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int | None) -> bool:

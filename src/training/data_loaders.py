@@ -9,7 +9,7 @@ import importlib.resources
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -435,6 +435,17 @@ def preview(
             for question, answer in head.itertuples(index=False, name=None)
         ],
     }
+
+
+def preview_notes(preview: Mapping[str, Any]) -> list[str]:
+    """Warnings about the data of a `preview`; none of them prevents a launch."""
+    notes = [
+        f"{count:,} words are in both {pair.replace('/', ' and ')}, so scores on them say little"
+        for pair, count in preview["leaks"].items()
+    ]
+    if preview["duplicates"]:
+        notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
+    return notes
 
 
 def _pieces(cutter: Any, text: str) -> list[str]:
