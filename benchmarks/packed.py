@@ -164,9 +164,9 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
 
     from src.models.multi_lora.optimizer import Rule
     from src.models.multi_lora.step import Bucket
-    from src.training.packed.engine import graph_length
+    from src.training.packed.batches import padded_length
 
-    length = graph_length(LENGTH - 1, adapters * ROWS)
+    length = padded_length(LENGTH - 1, adapters * ROWS)
     bucket = Bucket(ROWS, length, ROWS * ANSWER)
     rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
     top = min(base.vocabulary, 1500)
@@ -311,11 +311,14 @@ def relative(one: Any, other: Any) -> float:
 
 def shown() -> list[str]:
     """The variants of the table in docs/results.md, as a run has them."""
-    from src.training.packed.engine import AT_ONCE
+    from src.training.packed.engine import ADAPTERS_PER_PASS
 
     if device() == "cpu":
         return ["1", "4"]
-    split = {count: f"+at_once={AT_ONCE}" if count > AT_ONCE else "" for count in PACKS}
+    split = {
+        count: f"+at_once={ADAPTERS_PER_PASS}" if count > ADAPTERS_PER_PASS else ""
+        for count in PACKS
+    }
     return [f"{count}+graphs+kernels{more}" for count, more in split.items()]
 
 
@@ -661,7 +664,8 @@ def phase_solo(results: Results, options: argparse.Namespace) -> None:
 
 
 def sweep_run(options: argparse.Namespace) -> None:
-    from src.training.packed.engine import Trial, train_pack
+    from src.training.packed.engine import train_pack
+    from src.training.packed.run import Trial
     from tests.tiny import Recorder
 
     class Clocked(Recorder):
@@ -717,7 +721,7 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
     from src.models.multi_lora.base import read_base
     from src.models.multi_lora.step import Options
     from src.training import scoring
-    from src.training.packed.engine import Scorer
+    from src.training.packed.scorer import Scorer
     from tests import tiny
 
     adapters = 4 if options.shape.startswith("tiny") else 64
@@ -818,7 +822,8 @@ def engine_run(options: argparse.Namespace) -> None:
     SPELLTUNE_THREADS is 1: threads that wait for each other spend it too.
     """
     from src.config import load_config
-    from src.training.packed.engine import Trial, train_pack
+    from src.training.packed.engine import train_pack
+    from src.training.packed.run import Trial
     from src.training.train import train
     from tests.tiny import Recorder
 
@@ -890,7 +895,8 @@ def phase_seeds(results: Results, options: argparse.Namespace) -> None:
 def seed_run(options: argparse.Namespace) -> None:
     """Train the seeds in this process, one by one through TRL or in a pack."""
     from src.config import load_config
-    from src.training.packed.engine import Trial, train_pack
+    from src.training.packed.engine import train_pack
+    from src.training.packed.run import Trial
     from src.training.train import train
     from tests.tiny import Recorder
 

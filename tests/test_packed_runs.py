@@ -13,9 +13,11 @@ from src.models import utils
 from src.models.multi_lora.step import Pack
 from src.training import checkpointing, scoring
 from src.training.early_stopping import Diverged
-from src.training.packed.eligibility import packed_problems
-from src.training.packed.engine import MOST_LENGTHS, Outcome, Trial, _Run, graph_length, train_pack
-from src.training.train import choose_engine, train
+from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
+from src.training.packed.eligibility import choose_engine, packed_problems
+from src.training.packed.engine import train_pack
+from src.training.packed.run import Outcome, PackedRun, Trial
+from src.training.train import train
 from src.training.utils import TrainingResult
 from src.workers import memory_probe
 from tests import tiny
@@ -207,15 +209,15 @@ def test_the_first_of_a_pack_is_refused_alone_too(base: Path, tmp_path: Path) ->
     """Also where its files cannot be read in a way that nobody thought of."""
     wrong: list[dict[str, Any]] = [{"model__load_in_4bit": True}, {"lora__bias": "all"}, {}, {}]
     trials = [trial(config_of(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
-    original = _Run.__post_init__
+    original = PackedRun.__post_init__
 
-    def broken(run: _Run) -> None:
+    def broken(run: PackedRun) -> None:
         if run.trial is trials[2]:
             raise KeyError("momentum")
         original(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Run, "__post_init__", broken)
+        patch.setattr(PackedRun, "__post_init__", broken)
         found = train_pack(trials)
     assert [one for one, _ in found] == trials
     texts = ["load_in_4bit", "lora.bias", "momentum"]
@@ -286,11 +288,11 @@ def test_a_pack_grows_with_what_waits(base: Path, tmp_path: Path) -> None:
 
 def test_only_large_packs_take_rows_at_their_own_length() -> None:
     """On a GPU each length is a graph: few of them, whatever the data are."""
-    assert graph_length(29, rows=16) == 32 and graph_length(32, rows=16) == 32
-    assert graph_length(29, rows=1024) == 29
-    many = range(60, 60 + MOST_LENGTHS)
-    assert graph_length(29, rows=1024, known=many) == 32
-    assert graph_length(61, rows=16, known=many) == 61
+    assert padded_length(29, rows=16) == 32 and padded_length(32, rows=16) == 32
+    assert padded_length(29, rows=1024) == 29
+    many = range(60, 60 + MAX_EXACT_LENGTHS)
+    assert padded_length(29, rows=1024, known=many) == 32
+    assert padded_length(61, rows=16, known=many) == 61
 
 
 def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:
@@ -433,8 +435,8 @@ def test_scores_are_those_of_scoring(
     from src.models import spelling_model as spelling
     from src.models.multi_lora.adapters import from_peft
     from src.models.multi_lora.base import read_base
-    from src.models.multi_lora.step import AdapterState
-    from src.training.packed.engine import Scorer, _zeros
+    from src.training.packed.files import fresh_state
+    from src.training.packed.scorer import Scorer
 
     trials = [
         trial(
@@ -460,7 +462,7 @@ def test_scores_are_those_of_scoring(
     for slot, one in enumerate(trials):
         tensors = load_file(one.output_dir / "final" / "adapter_model.safetensors")
         weights = from_peft([site.name for site in packed.sites], tensors)
-        pack.put(slot, AdapterState(weights, _zeros(weights), _zeros(weights)), 32 / (4, 8)[slot])
+        pack.put(slot, fresh_state(weights), 32 / (4, 8)[slot])
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     # The second adapter has fewer rows.
     members = [(0, rows), (1, rows[2:])]

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from src.config import RunConfig, stored_config
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
-from src.training.train import how_exact, train
+from src.training.run_policy import resume_exactness
+from src.training.train import train
 from src.training.utils import TrainingError, TrainingResult
 from tests import tiny
 
@@ -151,16 +152,18 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
         "device": "cpu",
         "versions": {"torch": "1"},
     }
-    assert how_exact(one, one, "step-3") == "exact from step-3"
+    assert resume_exactness(one, one, "step-3") == "exact from step-3"
     with pytest.raises(TrainingError, match="data changed since step-3"):
-        how_exact(one, one | {"data": "b"}, "step-3")
-    assert how_exact(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
+        resume_exactness(one, one | {"data": "b"}, "step-3")
+    assert resume_exactness(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
     now = stored_config(one["config"]).model_dump()  # settings that came later than the checkpoint
-    assert how_exact(one, one | {"config": now}, "step-3") == "exact from step-3"
+    assert resume_exactness(one, one | {"config": now}, "step-3") == "exact from step-3"
     now["lora"]["r"] += 1
-    assert how_exact(one, one | {"config": now}, "step-3") == "warm from step-3: another config"
+    assert (
+        resume_exactness(one, one | {"config": now}, "step-3") == "warm from step-3: another config"
+    )
     gpu = one | {"device": "H200"}
-    assert how_exact(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
+    assert resume_exactness(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
 
 
 def test_the_adapter_file_holds_tensors_only(base: Path, tmp_path: Path) -> None:

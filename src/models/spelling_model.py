@@ -69,6 +69,13 @@ def choose_backend(wanted: str, *, precision: str) -> tuple[str, str | None]:
     return "peft", f"{why}, so PEFT trains."
 
 
+def model_type(name: str, *, revision: str | None = None) -> str:
+    """The `model_type` of a base model's configuration, such as gpt2 or llama."""
+    from transformers import AutoConfig
+
+    return str(_read(AutoConfig, name, revision).model_type)
+
+
 def load_vocabulary(name: str, *, revision: str | None = None) -> Vocabulary:
     """The tokenizer and the configuration of the base model in a folder or under a hub id."""
     from transformers import AutoConfig, AutoTokenizer

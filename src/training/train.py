@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from src.config import RunConfig, stored_config
-from src.paths import ROOT, base_model
+from src.config import RunConfig
+from src.paths import ROOT
 from src.training import checkpointing
 from src.training.data_loaders import load_splits
+from src.training.packed.eligibility import EngineChoice, choose_engine
+from src.training.run_policy import resume_exactness
 from src.training.trl_arguments import TrlPlan, plan
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
@@ -33,37 +35,21 @@ class ExperimentFailed(RuntimeError):
         self.status, self.reason, self.output_dir = status, reason, output_dir
 
 
-def choose_engine(config: RunConfig) -> tuple[bool, str | None]:
-    """Whether the packed engine trains these settings here, and why `auto` leaves them to TRL."""
-    if config.engine != "auto":
-        return config.engine == "packed", None
-    import torch
-
-    from src.models.multi_lora.shapes import shape_problem
-    from src.models.spelling_model import load_vocabulary
-    from src.training.packed.engine import refusal
-
-    if not torch.cuda.is_available():
-        # It would be faster here too, but only TRL's checkpoints resume to the same bits.
-        return False, "without a GPU auto keeps to trl, which resumes exactly; packed is faster"
-    kind = load_vocabulary(
-        base_model(config.model.name), revision=config.model.revision
-    ).config.model_type
-    problem = refusal(config) or shape_problem(kind, config.lora.target_modules or ())
-    return problem is None, problem
-
-
-def load_libraries(config: RunConfig) -> None:
-    """Import what `train` is going to use, in its order."""
-    if choose_engine(config)[0]:
+def load_libraries(config: RunConfig) -> EngineChoice:
+    """Import what `train` uses for `config`, in the order that its libraries need."""
+    choice = choose_engine(config)
+    if choice.packed:
         from src.training.packed import engine
 
-        return engine.load_libraries()
+        engine.load_libraries()
+        return choice
     from src.models import spelling_model, utils
 
     precision = utils.resolve_precision(config.training.precision)
     spelling_model.choose_backend(config.backend, precision=precision)
     from src.training import trl  # noqa: F401
+
+    return choice
 
 
 def train(
@@ -73,6 +59,7 @@ def train(
     output_dir: Path,
     checkpoints_dir: Path,
     resume_from: Path | None = None,
+    engine: EngineChoice | None = None,
 ) -> TrainingResult:
     """Train one adapter and keep its best evaluation in output_dir/final.
 
@@ -82,12 +69,13 @@ def train(
     Asked to stop, it ends after the step it is in, with a checkpoint and with the best adapter so
     far in final/ (the newest one, before the first evaluation), and leaves the test set alone.
     `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
-    runs at once.
+    runs at once. `engine` is what `load_libraries` chose, where it was called.
     """
     reporter.phase("loading libraries")
-    engine, why_not = choose_engine(config)
-    if engine:
-        from src.training.packed.engine import Trial, train_one
+    engine = engine or choose_engine(config)
+    if engine.packed:
+        from src.training.packed.engine import train_one
+        from src.training.packed.run import Trial
 
         return train_one(Trial(config, reporter, output_dir, checkpoints_dir, resume_from))
 
@@ -132,7 +120,7 @@ def train(
     manifest: dict[str, Any] | None = None
     if resume_from is not None:
         manifest = checkpointing.verify(resume_from)
-        reporter.used({"resume": how_exact(manifest, identity, resume_from.name)})
+        reporter.used({"resume": resume_exactness(manifest, identity, resume_from.name)})
 
     reporter.phase(f"loading {config.model.name}")
     model, backend, note = _load(asked, vocabulary, backend, note)
@@ -142,7 +130,7 @@ def train(
             "backend": backend,
             "backend_note": note,
             "engine": "trl",
-            "engine_note": why_not,
+            "engine_note": engine.reason,
             "precision": precision,
             "device": identity["device"],
             "threads": torch.get_num_threads(),
@@ -223,33 +211,6 @@ def train(
         best_step=best_step,
         metrics={**(validation_values or trainer.best_values), **(test_values or {})},
     )
-
-
-def how_exact(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
-    """`exact`, or `warm` and why: a resume on another device or with other versions goes on well,
-    but not to the same bits. TrainingError where data or tokenizer are others: that is another run.
-    """
-    for what in ("data", "tokenizer"):
-        # The first checkpoint of a fork leaves the data open: it may go on with other rows.
-        if manifest[what] != now[what] and manifest[what] is not None:
-            raise TrainingError(
-                f"the {what} changed since {name} was written, so the run cannot go on from it; "
-                f"bring the old {what} back, or launch a new run with the new one"
-            )
-    changed = [what for what in ("device", "versions") if manifest[what] != now[what]]
-    if _decisive(manifest["config"]) != _decisive(now["config"]):
-        changed.insert(0, "config")
-    if changed:
-        return f"warm from {name}: another {' and '.join(changed)}"
-    return f"exact from {name}" if now["device"] == "cpu" else f"warm from {name}: on a GPU"
-
-
-def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the weights; of the data, their fingerprint does. One that came
-    later than the checkpoint has its default."""
-    config = stored_config(config).model_dump()
-    kept = {k: v for k, v in config.items() if k not in ("name", "data", "supervision", "tracking")}
-    return kept | {"template": config["data"]["template"]}
 
 
 def _load(

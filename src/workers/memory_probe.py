@@ -127,17 +127,24 @@ def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
 def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
     with loading():
         from src.training.packed import engine
+        from src.training.packed.run import Trial
         from src.training.train import load_libraries, train
 
         if len(clocks) == 1:
-            load_libraries(config)
+            choice = load_libraries(config)
         else:
             engine.load_libraries()
     if len(clocks) == 1:
-        train(config, clocks[0], output_dir=folder / "out", checkpoints_dir=folder / "steps")
+        train(
+            config,
+            clocks[0],
+            output_dir=folder / "out",
+            checkpoints_dir=folder / "steps",
+            engine=choice,
+        )
         return
     trials = [
-        engine.Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
+        Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
         for i, clock in enumerate(clocks)
     ]
     for _, outcome in engine.train_pack(trials, slots=len(trials)):

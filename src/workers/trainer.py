@@ -131,8 +131,8 @@ def main(run_id: str, attempt: int) -> int:
         with loading():
             from src.training.train import load_libraries, train
 
-            load_libraries(own.config)
-        outcome: Any = train(**own.arguments())
+            engine = load_libraries(own.config)
+        outcome: Any = train(**own.arguments(), engine=engine)
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
         outcome = error
@@ -145,7 +145,8 @@ def main(run_id: str, attempt: int) -> int:
 def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
     with loading():
-        from src.training.packed.engine import Outcome, Trial, load_libraries, train_pack
+        from src.training.packed.engine import load_libraries, train_pack
+        from src.training.packed.run import Outcome, Trial
 
         load_libraries()
 

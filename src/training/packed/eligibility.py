@@ -1,31 +1,61 @@
-"""Which settings the packed engine trains. Imports no torch: a launch asks before it loads."""
+"""Which runs the packed engine can train, which of them may share a process, and what `auto` takes.
+
+Imports no torch: launcher, supervisor and panel ask before any library is loaded.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.config import RunConfig
 from src.models.multi_lora.shapes import SHAPES, shape_problem
 from src.paths import base_model
 
 
+class EngineChoice(NamedTuple):
+    """The engine of a run, and why `auto` leaves it to TRL."""
+
+    packed: bool
+    reason: str | None
+
+
+def choose_engine(config: RunConfig) -> EngineChoice:
+    """The engine that trains `config` on this machine. Imports torch for `auto` alone."""
+    if config.engine != "auto":
+        return EngineChoice(config.engine == "packed", None)
+    import torch
+
+    from src.models.spelling_model import model_type
+
+    if not torch.cuda.is_available():
+        # It would be faster here too, but only TRL's checkpoints resume to the same bits.
+        reason = "without a GPU auto keeps to trl, which resumes exactly; packed is faster"
+        return EngineChoice(False, reason)
+    kind = model_type(base_model(config.model.name), revision=config.model.revision)
+    problem = refusal(config) or shape_problem(kind, config.lora.target_modules or ())
+    return EngineChoice(problem is None, problem)
+
+
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings, by name, in which all runs of one pack must agree."""
+    return {
+        "model": base_model(config.model.name),
+        "revision": config.model.revision,
+        "target_modules": tuple(sorted(config.lora.target_modules or ())),
+        "precision": config.training.precision,
+        "optimizer": config.optimizer.name,
+    }
+
+
 def pack_key(config: RunConfig) -> tuple[Any, ...]:
-    """What the members of one pack must have in common."""
-    return (
-        config.engine,
-        config.pack_size,
-        base_model(config.model.name),
-        config.model.revision,
-        tuple(sorted(config.lora.target_modules or ())),
-        config.training.precision,
-        config.optimizer.name,
-    )
+    """Equal for queued runs that may be given to one process."""
+    return (config.engine, config.pack_size, *shared_settings(config).values())
 
 
 def packed_problems(config: RunConfig) -> dict[str, str]:
     """A sentence for each setting that the packed engine cannot follow: {setting: sentence}.
 
-    The shape of a base model that lies on the hub is seen only when it is loaded.
+    The shape of a base model on the hub is seen only when the model is loaded.
     """
     problems = {}
     file = Path(base_model(config.model.name)) / "config.json"
@@ -53,3 +83,14 @@ def packed_problems(config: RunConfig) -> dict[str, str]:
             "engine trl"
         )
     return problems
+
+
+def refusal(config: RunConfig) -> str | None:
+    """Why the packed engine cannot train `config` on this machine, or None. Imports torch."""
+    if problems := packed_problems(config):
+        return "; ".join(f"{name}: {text}" for name, text in problems.items())
+    from src.models import utils as machine
+
+    if machine.resolve_precision(config.training.precision) == "fp16":
+        return "the packed engine does not scale losses for fp16, and this GPU has no bf16"
+    return None

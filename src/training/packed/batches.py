@@ -1,0 +1,120 @@
+"""The batches of a pack: one step of all its runs as tensors of one static shape.
+
+Legend: K slots, B rows per run and step, T tokens per row, N answer tokens per run and step.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from src.models.losses import IGNORED
+from src.models.multi_lora.step import IDLE_REALS, REALS, Bucket
+from src.training.scoring import Row
+
+if TYPE_CHECKING:
+    from src.training.packed.run import PackedRun
+
+# Each length of rows is a CUDA graph, which takes as long to capture as hundreds of steps.
+MIN_ROWS_FOR_EXACT_LENGTH = 256  # in a step of all runs: the longest of many is nearly constant
+MAX_EXACT_LENGTHS = 8
+LENGTH_MULTIPLE = 8  # tokens; what other lengths are rounded up to
+ANSWERS_MULTIPLE = 64  # answer tokens of a run and step are rounded up to this on a GPU
+
+
+@dataclass(frozen=True)
+class ExampleArrays:
+    """Examples as arrays: ids (n, longest) right-padded, lengths of prompt and answer (n,)."""
+
+    ids: np.ndarray
+    prompts: np.ndarray
+    answers: np.ndarray
+
+    @staticmethod
+    def of(rows: Sequence[Row], pad: int) -> "ExampleArrays":
+        ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int32)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row.prompt_ids + row.answer_ids
+        return ExampleArrays(
+            ids,
+            np.array([len(row.prompt_ids) for row in rows]),
+            np.array([len(row.answer_ids) for row in rows]),
+        )
+
+    def labelled(self, chosen: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """For the rows `chosen`, laid out with `length` tokens each: the flat position that
+        predicts each answer token (n,), and the token (n,)."""
+        counts = self.answers[chosen]
+        row = np.repeat(np.arange(len(chosen)), counts)
+        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = self.prompts[chosen][row] + offset
+        return row * length + place - 1, self.ids[chosen[row], place]
+
+
+def padded_length(longest: int, rows: int, known: Collection[int] = ()) -> int:
+    """Tokens per row of a step on a GPU whose longest row has `longest`: exact where a CUDA graph
+    of that length exists (`known`) or pays, else the next multiple of LENGTH_MULTIPLE.
+
+    `rows` are those of all runs in the step.
+    """
+    pays = rows >= MIN_ROWS_FOR_EXACT_LENGTH and len(known) < MAX_EXACT_LENGTHS
+    if longest in known or pays:
+        return longest
+    return -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+class BatchBuilder:
+    """Lays the next steps of all runs out; with `graphs` in few shapes, each a CUDA graph."""
+
+    def __init__(self, pad: int, *, graphs: bool):
+        self.pad, self.graphs = pad, graphs
+        self._answers: dict[int, int] = {}  # room for answer tokens, by length of the rows
+
+    def step(
+        self, runs: Sequence["PackedRun"], slots: int, offset: int
+    ) -> tuple[Bucket, torch.Tensor, torch.Tensor]:
+        """The step that is `offset` ahead, of every run: its shape, integers (K, ...) and reals
+        (K, REALS). Slots without a run are idle."""
+        chosen = [run.chosen(run.step + offset) for run in runs]
+        lengths = [run.arrays.prompts[c] + run.arrays.answers[c]
+                   for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
+        counts = [int(run.arrays.answers[c].sum())
+                  for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
+        bucket = self._shape(runs, chosen, lengths, counts)
+        rows, length, answers = bucket
+        ids = np.full((slots, rows, length), self.pad, dtype=np.int32)
+        wanted = np.zeros((slots, answers), dtype=np.int32)
+        targets = np.full((slots, answers), IGNORED, dtype=np.int32)
+        keys = np.zeros((slots, 1), dtype=np.int32)
+        reals = np.tile(np.array(IDLE_REALS, dtype=np.float64), (slots, 1))
+        for run, mine, own, count in zip(runs, chosen, lengths, counts, strict=True):
+            at, config = run.slot, run.config
+            width = min(int(own.max()), length)
+            ids[at, : len(mine), :width] = run.arrays.ids[mine, :width]
+            wanted[at, :count], targets[at, :count] = run.arrays.labelled(mine, length)
+            step = run.step + offset
+            keys[at] = (config.training.seed * 1_000_003 + step) & 0x7FFFFFFF
+            row = run.rule.row(step + 1, run.rate(step))
+            reals[at] = (*row, 1 / count, config.training.label_smoothing, config.lora.dropout)
+            assert reals.shape[1] == len(REALS)
+        parts = ids.reshape(slots, -1), wanted, targets, keys
+        return bucket, torch.from_numpy(np.concatenate(parts, 1)), torch.from_numpy(reals)
+
+    def _shape(
+        self,
+        runs: Sequence["PackedRun"],
+        chosen: Sequence[np.ndarray],
+        lengths: Sequence[np.ndarray],
+        counts: Sequence[int],
+    ) -> Bucket:
+        """The shape that holds these rows."""
+        # The last token of a row is only predicted, never read.
+        length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
+        if not self.graphs:
+            return Bucket(max(map(len, chosen)), length, answers)
+        length = padded_length(length, sum(map(len, chosen)), known=self._answers)
+        answers = -(-answers // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE
+        self._answers[length] = answers = max(answers, self._answers.get(length, 0))
+        return Bucket(max(run.batch for run in runs), length, answers)

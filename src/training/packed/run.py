@@ -1,0 +1,110 @@
+"""One run of a pack: what it is given, and what it has while it trains in a slot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.config import RunConfig
+from src.models.multi_lora.optimizer import Rule
+from src.models.multi_lora.step import AdapterState
+from src.training import scoring
+from src.training.early_stopping import History, Rules
+from src.training.packed.batches import ExampleArrays
+from src.training.sampling import Shuffled
+from src.training.utils import Reporter, TrainingResult
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run that waits for a slot: the arguments of `train.train`."""
+
+    config: RunConfig
+    reporter: Reporter
+    output_dir: Path
+    checkpoints_dir: Path
+    resume_from: Path | None = None
+
+
+Outcome = TrainingResult | Exception
+
+
+@dataclass(eq=False)
+class PackedRun:
+    """A trial with its data and its adapter, in a slot or waiting for one."""
+
+    trial: Trial
+    rows: dict[str, list[scoring.Row]]
+    arrays: ExampleArrays
+    identity: dict[str, Any]
+    about: dict[str, Any]  # for reporter.used
+    slot: int = -1
+    step: int = 0
+    state: AdapterState | None = None  # while it has no slot
+    begun: bool = False
+    stopped: bool = False
+    early_stop: str | None = None
+    evaluation_owed: bool = False
+    best_values: dict[str, float] = field(default_factory=dict)
+    best_before: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)  # since the last log
+    tokens: int = 0  # since the last log
+    clock: float = 0.0
+    order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
+
+    def __post_init__(self) -> None:
+        config = self.trial.config
+        training, optimizer = config.training, config.optimizer
+        self.reporter, self.config = self.trial.reporter, config
+        self.history = History(Rules(**config.early_stopping.model_dump()))
+        self.last = training.max_steps
+        self.batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        # Accumulation does not cross the end of an epoch, so its last step may be smaller.
+        self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
+        self.rank, self.scale = config.lora.r, config.lora.alpha / config.lora.r
+        self.factor = learning_rate_factor(config)
+        self.rule = Rule(
+            "sgd" if optimizer.name == "sgd" else "adamw",
+            training.max_grad_norm,
+            optimizer.weight_decay,
+            optimizer.beta1,
+            optimizer.beta2,
+            optimizer.epsilon,
+            optimizer.momentum,
+        )
+
+    def chosen(self, step: int) -> np.ndarray:
+        """Indices of the rows of step `step` (from 0), in the order of the TRL engine."""
+        epoch, index = divmod(step, self.epoch_steps)
+        if self.order is None or self.order[0] != epoch:
+            sampler = Shuffled(len(self.arrays.ids), self.config.training.seed)
+            sampler.set_epoch(epoch)
+            self.order = epoch, np.fromiter(sampler, dtype=np.int64)
+        return self.order[1][index * self.batch : (index + 1) * self.batch]
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` (from 0)."""
+        return float(self.config.training.learning_rate * self.factor(step))
+
+    def until_event(self) -> int:
+        """Steps to the next one after which this run evaluates, saves or ends."""
+        every = self.config.evaluation.eval_steps, self.config.checkpointing.save_steps
+        return min(self.last - self.step, *(n - self.step % n for n in every))
+
+    @property
+    def over(self) -> bool:
+        return self.stopped or bool(self.early_stop) or self.step >= self.last
+
+
+def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
+    """The factor of the learning rate at each step (from 0), as transformers schedules it."""
+    from transformers import get_scheduler
+
+    training, scheduler = config.training, config.scheduler
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate)
+    made: Any = get_scheduler(scheduler.name, optimizer, scheduler.warmup_steps, training.max_steps)
+    factor: Callable[[int], float] = made.lr_lambdas[0]
+    return factor

@@ -1,0 +1,148 @@
+"""The slots of a pack: which run has which, how many there are, and what is done out of memory."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import torch
+
+from src.models.multi_lora.step import Options, Pack
+from src.training.packed.prepare import SharedBase
+from src.training.packed.run import PackedRun, Trial
+
+SYNC_INTERVAL_SECONDS = 0.5  # of steps between two reads of their results and of stop requests
+RANK_MULTIPLE = 8  # products of 16-bit numbers want ranks that are multiples of it
+
+
+class TrialQueue:
+    """Trials and runs that wait for a slot, and where more trials come from."""
+
+    def __init__(self, trials: Iterable[Trial], more: Callable[[], Trial | None]):
+        self._waiting: deque[Trial | PackedRun] = deque(trials)
+        self._more = more
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def next(self) -> Trial | PackedRun | None:
+        return self._waiting.popleft() if self._waiting else self._more()
+
+    def put_first(self, *items: Trial | PackedRun) -> None:
+        self._waiting.extendleft(reversed(items))
+
+    def fetch(self, count: int) -> None:
+        """Have `count` waiting, or as many as there are."""
+        while len(self) < count and (trial := self._more()) is not None:
+            self._waiting.append(trial)
+
+
+class Slots:
+    """Up to `limit` slots over one base, each idle or with a run that trains."""
+
+    def __init__(
+        self,
+        base: SharedBase,
+        queue: TrialQueue,
+        *,
+        count: int,
+        limit: int,
+        rank: int,
+        dropout: bool,
+        options: Options,
+    ):
+        self.base, self.queue, self.options = base, queue, options
+        self.count, self.limit = count, limit
+        self.rank, self.dropout = rank, dropout  # what the adapters in them may have at most
+        self.runs: list[PackedRun] = []
+        self.shortage = ""  # the warning that memory ran out, once it did
+        self.step_seconds = SYNC_INTERVAL_SECONDS  # per step, as measured last
+        self._pack: Pack | None = None
+
+    @property
+    def pack(self) -> Pack:
+        assert self._pack is not None
+        return self._pack
+
+    def fit(self) -> None:
+        """Make slots for runs that wait, up to `limit`; remove them where half are idle and nothing
+        waits: a GPU computes idle ones too."""
+        if self._pack is None:
+            return
+        self.queue.fetch(self.limit - len(self.runs))
+        wanted = min(self.limit, len(self.runs) + len(self.queue))
+        if wanted > self.count or 0 < wanted <= self.count // 2:
+            self.count = wanted
+            self._rebuild()
+            for run in self.runs:
+                run.reporter.used({"slots": self.count})
+
+    def seat(self, run: PackedRun) -> None:
+        """Put a run into a free slot, in a larger pack if its adapter needs one."""
+        rank = max(self.rank, run.rank)
+        dropout = self.dropout or run.config.lora.dropout > 0
+        if self._pack is None or (rank, dropout) != (self.rank, self.dropout):
+            self.rank, self.dropout = rank, dropout
+            self._rebuild()
+        taken = {other.slot for other in self.runs}
+        free = [slot for slot in range(self.count) if slot not in taken]
+        if not free:  # the larger pack had no memory for as many
+            self.queue.put_first(run)
+            return
+        self._put(run, free[0])
+        self.runs.append(run)
+        run.clock = time.perf_counter()
+
+    def remove(self, run: PackedRun) -> None:
+        """Free the slot of a run that ended."""
+        self.runs = [other for other in self.runs if other is not run]
+
+    def halve(self) -> None:
+        """Continue with half the slots; torch.OutOfMemoryError where there is but one."""
+        if self.count == 1:
+            raise torch.OutOfMemoryError(
+                "the GPU has no memory for even one adapter's step, whose rows are all computed at "
+                "once; engine trl takes them by micro-batches"
+            )
+        self.count //= 2
+        self.limit = self.count
+        self.shortage = f"out of GPU memory: the pack goes on with {self.count} at once"
+        for run in self.runs:
+            run.reporter.used({"slots": self.count})
+            run.reporter.warning(run.step, self.shortage)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Make a pack of `count` slots and `rank` with the runs that have a slot, or of half as
+        many where memory is short. Runs that lose their slot wait for another."""
+        for run in self.runs:
+            if self._pack is not None:
+                run.state = self._pack.take(run.slot, run.rank)
+        self._pack, self.step_seconds = None, SYNC_INTERVAL_SECONDS
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        rank = self.rank
+        if self.options.kernels:
+            rank = -(-rank // RANK_MULTIPLE) * RANK_MULTIPLE
+        with suppress(torch.OutOfMemoryError):
+            self._pack = Pack(
+                self.base.frozen,
+                self.count,
+                rank,
+                kind=self.base.optimizer,
+                dropout=self.dropout,
+                options=self.options,
+            )
+        if self._pack is None:  # in a handler the error's traceback would keep the pack alive
+            self.halve()
+            return
+        leaving, self.runs = self.runs[self.count :], self.runs[: self.count]
+        self.queue.put_first(*leaving)
+        for slot, run in enumerate(self.runs):
+            self._put(run, slot)
+
+    def _put(self, run: PackedRun, slot: int) -> None:
+        assert run.state is not None
+        run.slot = slot
+        self.pack.put(slot, run.state, run.scale)
+        run.state = None
