@@ -26,9 +26,10 @@ from optuna.trial import TrialState
 
 from src import paths, store
 from src.store.tables import Run, Status, Sweep, SweepStatus
-from src.sweeps import estimate, results, spaces
+from src.sweeps import estimate, results, search
+from src.sweeps.file import SweepConfig, base_config, load_sweep, trial_config
 from src.sweeps.pruning import Pruning
-from src.sweeps.spaces import SweepConfig, Tried
+from src.sweeps.search import PastTrial
 
 SEED_GRID = paths.ROOT / "configs" / "sweeps" / "seed-grid.yaml"
 SEARCHED = ("lora.r", "lora.alpha", "training.learning_rate")
@@ -68,22 +69,22 @@ def phase_plan() -> None:
 
 def _plan() -> None:
     def planned() -> None:
-        spaces._grid.cache_clear()
-        sweep = spaces.load_sweep(SEED_GRID)
-        estimate.plan(sweep, sweep.seed)
+        search._grid.cache_clear()
+        sweep = load_sweep(SEED_GRID)
+        estimate.estimate_sweep(sweep, sweep.seed)
 
     print("| 4,096 trials | median, ms | least to most |\n|---|---|---|")
     told("read the file, plan it and count duplicates", timed(planned))
-    sweep = spaces.load_sweep(SEED_GRID)
-    base = spaces.base_config(sweep)
+    sweep = load_sweep(SEED_GRID)
+    base = base_config(sweep)
     with store.writing() as session:
         row = Sweep(
             id="seed-grid", name="seed-grid", file=SEED_GRID.read_text(), path=str(SEED_GRID),
             folder=str(paths.ROOT), status=SweepStatus.COMPLETED, seed=0, created_at=time.time(),
         )  # fmt: skip
         session.add(row)
-        for number, cell in enumerate(spaces.grid(sweep, 0)):
-            config = spaces.trial_config(sweep, base, cell, number)
+        for number, cell in enumerate(search.grid(sweep, 0)):
+            config = trial_config(sweep, base, cell, number)
             run = store.enqueue(
                 session, config, sweep_id=row.id, number=number, seed_index=0, searched=cell
             )
@@ -156,23 +157,23 @@ def phase_grid(home: Path, shape: str | None, confirm: bool) -> None:
     print(f"watched for {time.time() - started:,.0f} s\n")
     if confirm and not found.confirming:
         results.confirm(found)
-    while confirm and results.confirming(found := read(sweep_id)):
+    while confirm and results.is_confirming(found := read(sweep_id)):
         time.sleep(1)
     summary(found)
 
 
-def read(sweep_id: str) -> results.Found:
+def read(sweep_id: str) -> results.SweepResults:
     with store.reading() as session:
         return results.read(session, store.find_sweep(session, sweep_id))
 
 
-def waited(sweep_id: str) -> results.Found:
+def waited(sweep_id: str) -> results.SweepResults:
     while (found := read(sweep_id)).row.status == SweepStatus.ACTIVE:
         time.sleep(0.5)
     return found
 
 
-def summary(found: results.Found) -> None:
+def summary(found: results.SweepResults) -> None:
     trials, sweep = found.trials, found.sweep
     with store.reading() as session:
         runs = store.runs_of(session, list(trials["run"]))
@@ -253,14 +254,14 @@ def searched(
     most: int,
 ) -> Iterator[tuple[int, float]]:  # fmt: skip
     """(steps spent, last score of the trial) at the end of each trial, by the search's own code."""
-    base = spaces.base_config(sweep)
+    base = base_config(sweep)
     pruning = Pruning(f"replay-{seed}", sweep, base)
-    tried: list[Tried] = []
+    tried: list[PastTrial] = []
     runs: list[Run] = []
     reports: list[tuple[str, int, float, float]] = []
     spent = 0
     while spent < most:
-        values = spaces.suggest(sweep, seed, len(tried), tried)
+        values = search.suggest(sweep, seed, len(tried), tried)
         if values is None:
             return
         number = len(runs)
@@ -279,7 +280,7 @@ def searched(
         run.status, run.ended_at = Status.COMPLETED, float(len(reports))
         state = TrialState.PRUNED if run.stop_reason else TrialState.COMPLETE
         last = list(known.values())[-1]
-        tried.append(Tried(number, values, state, last, known))
+        tried.append(PastTrial(number, values, state, last, known))
         yield spent, last
 
 

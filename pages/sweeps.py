@@ -10,8 +10,8 @@ from src import store
 from src.analysis import exports
 from src.panel import charts, compare, parts, sweep_form, sweeps
 from src.store.tables import Status, Sweep
-from src.sweeps import ledger, results
-from src.sweeps.results import Found
+from src.sweeps import control, results
+from src.sweeps.results import SweepResults
 
 REFRESH_SECONDS = 3.0
 VIEWS = ["Best so far", "Trials", "Parallel coordinates", "Importance", "Slices", "Packs"]
@@ -51,7 +51,7 @@ def refreshes(session: store.Session, row: Sweep) -> bool:
         return False
     statuses = {*store.trial_counts(session).get(row.id, {})}
     statuses |= {run.status for run in store.confirmations(session, row.id)}
-    return row.status in ledger.OPEN or not all(Status(status).ended for status in statuses)
+    return row.status in control.OPEN or not all(Status(status).ended for status in statuses)
 
 
 def one(sweep_id: str, anew: bool) -> None:
@@ -66,7 +66,7 @@ def one(sweep_id: str, anew: bool) -> None:
         f'<div class="top"><h1>{escape(row.name)}</h1>{sweeps.badge(row)}'
         f"<span>{escape(about(found))}</span><nav>{back}</nav></div>"
     )
-    for note in (row.reason, ledger.edited(row)):
+    for note in (row.reason, control.drift_notice(row)):
         if note:
             st.html(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>')
     st.html(sweeps.facts(found))
@@ -79,7 +79,7 @@ def one(sweep_id: str, anew: bool) -> None:
         st.html(compare.verdict_table(judged))
     if told:
         st.html(f'<p class="quiet">Judged {escape(told)}.</p>')
-    elif judged and not results.confirming(found):
+    elif judged and not results.is_confirming(found):
         st.html(f'<p class="quiet">“{sweeps.RERUN}” above would tell.</p>')
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params",
@@ -99,13 +99,13 @@ def one(sweep_id: str, anew: bool) -> None:
         st.code(row.file, language="yaml")
 
 
-def about(found: Found) -> str:
+def about(found: SweepResults) -> str:
     sweep, many = found.sweep, len(found.sweep.space)
     pruned = "" if sweep.pruner == "none" else f", pruned by {sweep.pruner}"
     return f"{sweep.method} over {many} {'setting' if many == 1 else 'settings'}{pruned}"
 
 
-def winner(found: Found) -> None:
+def winner(found: SweepResults) -> None:
     if found.settings.empty:
         return
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
@@ -121,11 +121,11 @@ def winner(found: Found) -> None:
         st.html(f'<p class="quiet">{sweeps.confirmed(found)}; {link}.</p>')
 
 
-def best(found: Found) -> None:
+def best(found: SweepResults) -> None:
     charts.draw(sweeps.best_so_far(found), live=False, key="best so far")
 
 
-def parallel(found: Found) -> None:
+def parallel(found: SweepResults) -> None:
     charts.draw({"Settings and scores": sweeps.parallel(found)}, live=False, key="sweep parallel")
     many = sweeps.lines_that_stand_out(found)
     best = "the best one is" if many == 1 else f"the best {many} are"
@@ -135,22 +135,22 @@ def parallel(found: Found) -> None:
     )
 
 
-def importance(found: Found) -> None:
+def importance(found: SweepResults) -> None:
     shares = results.importance(found)
     if not shares:
-        few = f"It takes {results.FEWEST_IMPORTANT} settings with different scores."
+        few = f"It takes {results.MIN_FOR_IMPORTANCE} settings with different scores."
         parts.empty("Nothing can be said yet", few)
         return
     st.html(sweeps.importance_table(shares))
     st.html(f'<p class="quiet">Importance {sweeps.METHOD}.</p>')
 
 
-def slices(found: Found) -> None:
+def slices(found: SweepResults) -> None:
     charts.draw(sweeps.slices(found), live=False, key="slices")
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 
-def packs(found: Found) -> None:
+def packs(found: SweepResults) -> None:
     with store.reading() as session:
         rows = results.packs(session, found)
     if not rows:
@@ -166,7 +166,7 @@ def packs(found: Found) -> None:
     )
 
 
-def trials(found: Found) -> None:
+def trials(found: SweepResults) -> None:
     find = st.text_input(
         "Find", placeholder="words, or score > 0.5", key="find", bind="query-params", width=360
     )

@@ -25,7 +25,7 @@ from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher
 from src.store.tables import Status, Sweep, SweepStatus
-from src.sweeps import ledger
+from src.sweeps import control
 
 IMAGES = ROOT / "docs" / "images"
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 800), ("dark", 800)]
@@ -89,7 +89,7 @@ def journey(browser: Any, address: str) -> None:
     end_all()
     file = Path(os.environ["SPELLTUNE_HOME"]) / "sweep.yaml"
     file.write_text(SWEEP)
-    sweep = ledger.launch(file)
+    sweep = control.launch(file)
     photograph(browser, f"{address}/sweeps", "sweep-form", LOOKS[:2])
     while (row := found(sweep)).status == SweepStatus.ACTIVE:
         time.sleep(0.5)

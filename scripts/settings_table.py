@@ -7,12 +7,12 @@ from typing import Any, get_origin
 
 from src.config import Setting, defaults, settings
 from src.paths import ROOT
-from src.sweeps.spaces import Base, Listed, Range, SweepConfig
+from src.sweeps.file import Base, Categorical, Range, SweepConfig
 
 FILE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings
 
-<!-- Written by `make settings` from src/config.py and src/sweeps/spaces.py; a test fails where they
+<!-- Written by `make settings` from src/config.py and src/sweeps/file.py; a test fails where they
 differ. -->
 
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line
@@ -32,7 +32,7 @@ COLUMNS = "| setting | value | allowed | what it does |\n|---|---|---|---|"
 SECTIONS = (
     ("", SweepConfig),
     ("base.", Base),
-    ("space.SETTING.", Listed),
+    ("space.SETTING.", Categorical),
     ("space.SETTING.", Range),
 )
 

@@ -18,7 +18,8 @@ from src import paths, store
 from src.config import load_config
 from src.runs.processes import FileLock, boot_id
 from src.store.tables import Run, Status, Sweep, SweepStatus
-from src.sweeps import spaces
+from src.sweeps import search
+from src.sweeps.file import base_config, load_sweep, trial_config
 from src.training import checkpointing
 
 MISSPELLED = [
@@ -101,11 +102,11 @@ def fill_sweep(
 ) -> str:  # fmt: skip
     """A sweep of which so many trials have ended, each with a score; `states` gives others by
     number: (status, reason). Returns its id."""
-    sweep = spaces.load_sweep(file)
-    base = spaces.base_config(sweep)
+    sweep = load_sweep(file)
+    base = base_config(sweep)
     now = time.time() - 3600
     noise = random.Random(1)
-    tried: list[spaces.Tried] = []
+    tried: list[search.PastTrial] = []
     with store.writing() as session:
         row = Sweep(
             id=store.new_id(session, Sweep, sweep.name, now), name=sweep.name,
@@ -116,10 +117,10 @@ def fill_sweep(
         for number in range(trials):
             place, index = divmod(number, sweep.seeds)
             if index == 0:
-                values = spaces.suggest(sweep, sweep.seed, place, tried)
+                values = search.suggest(sweep, sweep.seed, place, tried)
                 assert values is not None
-                tried.append(spaces.Tried(place, values, TrialState.RUNNING))
-            config = spaces.trial_config(sweep, base, values, number)
+                tried.append(search.PastTrial(place, values, TrialState.RUNNING))
+            config = trial_config(sweep, base, values, number)
             run = store.enqueue(
                 session, config, now=now + number, sweep_id=row.id, number=number,
                 seed_index=index, searched=values,

@@ -166,7 +166,7 @@ def test_imports_point_down_as_the_layers_are_drawn() -> None:
     assert wrong == {
         ("runs/reporter.py", "analysis"),
         ("runs/tracking.py", "analysis"),
-        ("sweeps/ledger.py", "workers"),
+        ("sweeps/control.py", "workers"),
     }
 
 

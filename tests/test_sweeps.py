@@ -1,4 +1,4 @@
-"""Sweeps: the file and its space, the ledger, the driver as a real process, the page."""
+"""Sweeps: the file and its space, its trials, the driver as a real process, the page."""
 
 import json
 import math
@@ -30,10 +30,22 @@ from src.paths import CONFIGS
 from src.runs import estimate, launcher, packing, reconciler
 from src.runs.processes import holder
 from src.store.tables import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
+from src.sweeps import control, results, search, trials
 from src.sweeps import estimate as sweep_estimate
-from src.sweeps import ledger, results, spaces
+from src.sweeps import file as sweep_file
+from src.sweeps.file import (
+    ACCUMULATION,
+    MICRO_BATCH,
+    Budget,
+    Categorical,
+    SweepConfig,
+    base_config,
+    load_sweep,
+    parse_sweep,
+    trial_config,
+)
 from src.sweeps.pruning import Pruning
-from src.sweeps.spaces import Tried, load_sweep, parse_sweep
+from src.sweeps.search import PastTrial
 from src.workers.supervisor import Supervision
 from src.workers.sweep_driver import Driver
 from src.workers.sweep_driver import main as driver_main
@@ -44,7 +56,7 @@ from tests.panel_store import HOSTILE, end, fill_predictions, fill_sweep, press_
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 
 
-def sweep_of(**changes: Any) -> spaces.SweepConfig:
+def sweep_of(**changes: Any) -> SweepConfig:
     """A random search of two settings, with changes."""
     values: dict[str, Any] = {
         "name": "small",
@@ -70,16 +82,16 @@ def problem(**changes: Any) -> str:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     sweep = load_sweep(file)
-    assert sweep_estimate.plan(sweep, 0).trials
-    values = spaces.suggest(sweep, 0, 0, [])
+    assert sweep_estimate.estimate_sweep(sweep, 0).trials
+    values = search.suggest(sweep, 0, 0, [])
     assert values and values.keys() <= sweep.space.keys()
-    spaces.trial_config(sweep, spaces.base_config(sweep), values, 0)
+    trial_config(sweep, base_config(sweep), values, 0)
 
 
 def test_the_sweep_of_the_readme_can_be_launched() -> None:
     text = (paths.ROOT / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     sweep = parse_sweep(text, "README.md")
-    assert spaces.suggest(sweep, 0, 0, []) and sweep.space["optimizer.momentum"].when
+    assert search.suggest(sweep, 0, 0, []) and sweep.space["optimizer.momentum"].when
 
 
 @pytest.mark.timed
@@ -87,24 +99,24 @@ def test_the_seed_grid_is_planned_in_two_seconds_and_its_duplicates_are_counted(
     # Of this process: others may use the machine too.
     began = time.process_time()
     sweep = load_sweep(CONFIGS / "sweeps" / "seed-grid.yaml")
-    plan = sweep_estimate.plan(sweep, 3)
-    cells = spaces.grid(sweep, 3)
+    plan = sweep_estimate.estimate_sweep(sweep, 3)
+    cells = search.grid(sweep, 3)
     assert time.process_time() - began < 2
     assert (plan.settings, plan.trials, plan.packs) == (4096, 4096, 64)
     assert len({tuple(cell.values()) for cell in cells}) == 4096
     # 4 x 4 ways to cut the rows of a step are 7 different products: 9 of 16 are the same again.
     assert plan.duplicates == 4096 * 9 // 16
-    few = sweep_estimate.plan(sweep.model_copy(update={"duplicates": "skip"}), 3)
+    few = sweep_estimate.estimate_sweep(sweep.model_copy(update={"duplicates": "skip"}), 3)
     assert (few.settings, few.skipped) == (1792, 2304)
-    assert cells != spaces.grid(sweep, 4) and cells == spaces.grid(sweep, 3)
+    assert cells != search.grid(sweep, 4) and cells == search.grid(sweep, 3)
 
 
 def test_with_dropout_the_cut_of_a_step_matters() -> None:
-    space = {spaces.BATCH: [4, 8], spaces.TIMES: [1, 2]}
+    space = {MICRO_BATCH: [4, 8], ACCUMULATION: [1, 2]}
     grid = {"method": "grid", "budget": None, "space": space}
-    assert sweep_estimate.plan(sweep_of(**grid), 0).duplicates == 1
+    assert sweep_estimate.estimate_sweep(sweep_of(**grid), 0).duplicates == 1
     wet = sweep_of(**grid, base={"overrides": {"lora.dropout": 0.1}})
-    assert sweep_estimate.plan(wet, 0).duplicates == 0
+    assert sweep_estimate.estimate_sweep(wet, 0).duplicates == 0
 
 
 def test_a_condition_leaves_a_setting_at_its_base_value() -> None:
@@ -113,12 +125,12 @@ def test_a_condition_leaves_a_setting_at_its_base_value() -> None:
         "optimizer.momentum": {"low": 0.0, "high": 0.9, "step": 0.3,
                                "when": {"optimizer.name": ["sgd"]}},
     }  # fmt: skip
-    cells = spaces.grid(sweep_of(method="grid", budget=None, space=space), 0)
+    cells = search.grid(sweep_of(method="grid", budget=None, space=space), 0)
     assert len(cells) == 1 + 4
     assert sorted(c["optimizer.momentum"] for c in cells if "optimizer.momentum" in c) == [
         0, 0.3, 0.6, 0.9,
     ]  # fmt: skip
-    drawn = [spaces.suggest(sweep_of(space=space), 0, n, []) or {} for n in range(12)]
+    drawn = [search.suggest(sweep_of(space=space), 0, n, []) or {} for n in range(12)]
     assert {"optimizer.momentum" in v for v in drawn} == {True, False}
     assert all(("optimizer.momentum" in v) == (v["optimizer.name"] == "sgd") for v in drawn)
 
@@ -127,35 +139,35 @@ def test_a_condition_leaves_a_setting_at_its_base_value() -> None:
 def test_a_rebuilt_study_suggests_what_an_undisturbed_one_does(method: str) -> None:
     sweep = sweep_of(method=method, budget="30 trials")
 
-    def result(number: int, values: dict[str, Any]) -> Tried:
+    def result(number: int, values: dict[str, Any]) -> PastTrial:
         score = -abs(values["training.learning_rate"] - 1e-3) + values["lora.r"] / 1000
-        return Tried(number, values, optuna.trial.TrialState.COMPLETE, score, {})
+        return PastTrial(number, values, optuna.trial.TrialState.COMPLETE, score, {})
 
-    tried: list[Tried] = []
+    tried: list[PastTrial] = []
     for number in range(30):
-        values = spaces.suggest(sweep, 7, number, tried)
+        values = search.suggest(sweep, 7, number, tried)
         assert values
         # Another process, in which the trials came back in another order.
-        assert spaces.suggest(sweep, 7, number, tried[::-1]) == values
+        assert search.suggest(sweep, 7, number, tried[::-1]) == values
         tried.append(result(number, values))
     assert len({tuple(one.values.items()) for one in tried}) == 30
-    assert spaces.suggest(sweep, 8, 30, tried) != spaces.suggest(sweep, 7, 30, tried)
+    assert search.suggest(sweep, 8, 30, tried) != search.suggest(sweep, 7, 30, tried)
 
 
 def test_a_small_space_ends_when_all_was_tried() -> None:
     sweep = sweep_of(space={"lora.r": [2, 4, 8]}, budget="90 trials")
-    tried: list[Tried] = []
-    while values := spaces.suggest(sweep, 0, len(tried), tried):
-        tried.append(Tried(len(tried), values, optuna.trial.TrialState.RUNNING))
+    tried: list[PastTrial] = []
+    while values := search.suggest(sweep, 0, len(tried), tried):
+        tried.append(PastTrial(len(tried), values, optuna.trial.TrialState.RUNNING))
     assert sorted(one.values["lora.r"] for one in tried) == [2, 4, 8]
 
 
 def test_random_search_finds_the_last_settings_of_a_space() -> None:
     space = {"lora.r": {"low": 1, "high": 10}, "lora.alpha": list(range(1, 11))}
     sweep = sweep_of(method="random", space=space, budget="100 trials")
-    tried: list[Tried] = []
-    while values := spaces.suggest(sweep, 0, len(tried), tried):
-        tried.append(Tried(len(tried), values, optuna.trial.TrialState.RUNNING))
+    tried: list[PastTrial] = []
+    while values := search.suggest(sweep, 0, len(tried), tried):
+        tried.append(PastTrial(len(tried), values, optuna.trial.TrialState.RUNNING))
     assert len({tuple(one.values.items()) for one in tried}) == len(tried) == 100
 
 
@@ -163,21 +175,21 @@ def test_tpe_spends_its_budget_though_it_comes_back_to_its_favourites() -> None:
     ranks, rates = [2, 4, 8, 16, 32, 64], [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
     space = {"lora.r": ranks, "training.learning_rate": rates}
     sweep = sweep_of(method="tpe", space=space, budget="24 trials")
-    tried: list[Tried] = []
+    tried: list[PastTrial] = []
     for number in range(24):
-        values = spaces.suggest(sweep, 0, number, tried)
+        values = search.suggest(sweep, 0, number, tried)
         assert values, f"nothing left to try after {number} of 36 settings"
         score = values["training.learning_rate"]
-        tried.append(Tried(number, values, optuna.trial.TrialState.COMPLETE, score, {}))
+        tried.append(PastTrial(number, values, optuna.trial.TrialState.COMPLETE, score, {}))
 
 
 def test_seeds_of_a_setting_follow_each_other() -> None:
     sweep = sweep_of(seeds=3, budget="7 trials", base={"overrides": {"training.seed": 10}})
-    base = spaces.base_config(sweep)
-    configs = [spaces.trial_config(sweep, base, {"lora.r": 2}, number) for number in range(4)]
+    base = base_config(sweep)
+    configs = [trial_config(sweep, base, {"lora.r": 2}, number) for number in range(4)]
     assert [c.training.seed for c in configs] == [10, 11, 12, 10]
     assert [c.name for c in configs][:2] == ["small 0", "small 1"]
-    assert sweep_estimate.plan(sweep, 0).trials == 6  # whole settings only
+    assert sweep_estimate.estimate_sweep(sweep, 0).trials == 6  # whole settings only
     assert base.early_stopping.metric == "val/exact_match" and base.supervision.auto_resume == 2
 
 
@@ -229,7 +241,7 @@ def test_bad_input_gets_a_sentence(changes: dict[str, Any], words: str) -> None:
 
 def too_large(changes: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as found:
-        sweep_estimate.plan(sweep_of(**changes), 0)
+        sweep_estimate.estimate_sweep(sweep_of(**changes), 0)
     return str(found.value)
 
 
@@ -239,7 +251,7 @@ def too_large(changes: dict[str, Any]) -> str:
      ("1.5 hours", None, 5400), ("90s", None, 90), ("1,000 trials", 1000, None)],
 )  # fmt: skip
 def test_budgets(text: str, trials: int | None, seconds: float | None) -> None:
-    assert spaces.Budget.parse(text) == spaces.Budget(trials, seconds)
+    assert Budget.parse(text) == Budget(trials, seconds)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +267,7 @@ def test_less_of_a_loss_is_better() -> None:
     best = {m: sweep_of(metric=m).mode for m in ("val/loss", "val/cer", "val/exact_match")}
     assert best == {"val/loss": "min", "val/cer": "min", "val/exact_match": "max"}
     assert sweep_of(metric="val/loss", mode="max").mode == "max"
-    assert spaces.base_config(sweep_of(metric="val/loss")).early_stopping.mode == "min"
+    assert base_config(sweep_of(metric="val/loss")).early_stopping.mode == "min"
 
 
 def test_values_are_those_that_a_run_has() -> None:
@@ -263,13 +275,13 @@ def test_values_are_those_that_a_run_has() -> None:
     sweep = parse_sweep(
         "{name: s, method: grid, space: {training.learning_rate: [1e-4, 0.0001, 2e-4]}}", "s"
     )
-    assert [cell["training.learning_rate"] for cell in spaces.grid(sweep, 0)] in (
+    assert [cell["training.learning_rate"] for cell in search.grid(sweep, 0)] in (
         [1e-4, 2e-4], [2e-4, 1e-4],
     )  # fmt: skip
     assert with_overrides(load_config().model_dump(), {"training.learning_rate": "1e-4"})
 
 
-# --- the ledger, with real processes --------------------------------------------------------------
+# --- trials, with real processes ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -346,8 +358,8 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     assert driver_of(sweep_id) != killed
     trials = until(sweep_id, completed(sweep_id))
     assert [run.number for run in trials] == list(range(6))
-    sweep = ledger.config_of(sweep_row(sweep_id))
-    assert [run.searched for run in trials] == list(spaces.grid(sweep, 0))
+    sweep = control.launched_config(sweep_row(sweep_id))
+    assert [run.searched for run in trials] == list(search.grid(sweep, 0))
 
     lost = [run for run in trials if (run.searched or {})["data.path"] == str(gone)]
     good = [run for run in trials if run not in lost]
@@ -390,8 +402,8 @@ def test_24_trials_survive_three_kills_of_all_processes(home: Path, packed: dict
         with store.reading() as session:
             return dict(results.document(session, results.read(session, sweep_row(sweep_id))))
 
-    undisturbed = best(ledger.launch(file))
-    sweep_id = ledger.launch(file)
+    undisturbed = best(control.launch(file))
+    sweep_id = control.launch(file)
     for kill in range(3):
         steps = 120 * (kill + 1)
         until(sweep_id, lambda trials, n=steps: sum(run.step or 0 for run in trials) > n, 300)
@@ -416,7 +428,7 @@ def test_a_sweep_is_paused_resumed_given_more_and_cancelled(
     home: Path, small: dict[str, Any]
 ) -> None:
     file = written(home, small, method="random", budget="3 trials", at_once=2)
-    sweep_id = ledger.launch(file)
+    sweep_id = control.launch(file)
     first = until(sweep_id, lambda trials: len(trials) == 2)[0]
     with store.reading() as session:
         assert store.find(session, first.id).config["tracking"]["group"] == sweep_id
@@ -452,7 +464,7 @@ def test_a_budget_of_time_is_kept(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    sweep_id = ledger.launch(written(home, small, at_once=3), budget="45m")
+    sweep_id = control.launch(written(home, small, at_once=3), budget="45m")
     driver = Driver(sweep_id)
     assert driver.round() and len(trials_of(sweep_id)) == 3
     trains = trials_of(sweep_id)[0].id
@@ -471,9 +483,9 @@ def test_a_budget_of_time_is_kept(
     row = sweep_row(sweep_id)
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
-    assert results.became(trials_of(sweep_id)[0]) == "pruned"
+    assert results.outcome(trials_of(sweep_id)[0]) == "pruned"
     # With more time those are queued again that it found waiting: no setting may be missing.
-    ledger.add(sweep_id, "30 minutes")
+    control.add(sweep_id, "30 minutes")
     assert [run.status for run in trials_of(sweep_id)[1:3]] == [Status.QUEUED] * 2
     driver = Driver(sweep_id)
     driver.round()
@@ -485,10 +497,10 @@ def test_time_counts_while_the_trials_of_a_paused_sweep_train_on(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    sweep_id = ledger.launch(written(home, small, at_once=1), budget="45m")
+    sweep_id = control.launch(written(home, small, at_once=1), budget="45m")
     driver = Driver(sweep_id)
     driver.round()
-    ledger.pause(sweep_id)
+    control.pause(sweep_id)
     driver.looked_at -= 600
     driver.round()
     assert sweep_row(sweep_id).spent_seconds < 60
@@ -506,20 +518,20 @@ def test_what_trials_have_in_common_is_fixed_by_the_launch(
     """An edit of the preset too changes nothing but what the page says."""
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     file = written(home, small, at_once=1)
-    sweep_id = ledger.launch(file)
-    before = spaces.base_config(ledger.config_of(sweep_row(sweep_id)))
-    assert ledger.edited(sweep_row(sweep_id)) is None
-    original = spaces.load_config
+    sweep_id = control.launch(file)
+    before = base_config(control.launched_config(sweep_row(sweep_id)))
+    assert control.drift_notice(sweep_row(sweep_id)) is None
+    original = load_config
 
     def edited(**asked: Any) -> RunConfig:
         asked["overrides"] = {"lora.dropout": 0.3} | asked["overrides"]
         return original(**asked)
 
-    monkeypatch.setattr(spaces, "load_config", edited)
-    assert spaces.base_config(ledger.config_of(sweep_row(sweep_id))) == before
-    assert "was changed after the launch" in (ledger.edited(sweep_row(sweep_id)) or "")
+    monkeypatch.setattr(sweep_file, "load_config", edited)
+    assert base_config(control.launched_config(sweep_row(sweep_id))) == before
+    assert "was changed after the launch" in (control.drift_notice(sweep_row(sweep_id)) or "")
     file.unlink()
-    assert "cannot be read any more" in (ledger.edited(sweep_row(sweep_id)) or "")
+    assert "cannot be read any more" in (control.drift_notice(sweep_row(sweep_id)) or "")
 
 
 @pytest.mark.usefixtures("busy")
@@ -527,7 +539,7 @@ def test_a_driver_that_fails_pauses_its_sweep_and_says_why(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    sweep_id = ledger.launch(written(home, small, at_once=1))
+    sweep_id = control.launch(written(home, small, at_once=1))
 
     def fails(self: Driver) -> bool:
         raise KeyError("lora.r")
@@ -544,7 +556,7 @@ def test_a_trial_of_a_cancelled_sweep_or_out_of_memory_is_not_launched_again(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    sweep_id = ledger.launch(written(home, small, at_once=2))
+    sweep_id = control.launch(written(home, small, at_once=2))
     Driver(sweep_id).round()
     for run, reason in zip(trials_of(sweep_id), ("oom: the machine ran out", "no"), strict=True):
         with store.writing() as session:
@@ -553,9 +565,9 @@ def test_a_trial_of_a_cancelled_sweep_or_out_of_memory_is_not_launched_again(
             verdict = {"status": Status.FAILED, "reason": reason}
             assert store.end(session, store.find(session, run.id), verdict)
     hungry, failed = trials_of(sweep_id)
-    assert not ledger.try_again(hungry, retries=3)
-    ledger.cancel(sweep_id)
-    assert not ledger.try_again(failed, retries=3)
+    assert not trials.retry(hungry, retries=3)
+    control.cancel(sweep_id)
+    assert not trials.retry(failed, retries=3)
     assert [run.status for run in trials_of(sweep_id)] == [Status.FAILED] * 2
 
 
@@ -566,7 +578,7 @@ def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
     base = {name: value for name, value in small.items() if name != "data.path"}
     space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
     monkeypatch.setattr(launcher, "check", lambda config: {})
-    sweep_id = ledger.launch(written(home, base, space=space))
+    sweep_id = control.launch(written(home, base, space=space))
     until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
     assert "data.path: and hub_id are both set; keep one of them" in (
         sweep_row(sweep_id).reason or ""
@@ -579,13 +591,13 @@ def test_relative_paths_go_from_where_the_sweep_was_launched(
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     monkeypatch.setattr(launcher, "fill_slots", lambda: None)
     monkeypatch.chdir(home)
-    sweep_id = ledger.launch(written(home, small | {"data.path": "words.jsonl"}))
+    sweep_id = control.launch(written(home, small | {"data.path": "words.jsonl"}))
     monkeypatch.chdir("/")
     assert Driver(sweep_id).round()
     with store.reading() as session:
         run = store.find(session, trials_of(sweep_id)[0].id)
     assert run.config["data"]["path"] == str(home / "words.jsonl")
-    assert ledger.edited(sweep_row(sweep_id)) is None
+    assert control.drift_notice(sweep_row(sweep_id)) is None
 
 
 @pytest.mark.usefixtures("busy")
@@ -594,9 +606,9 @@ def test_an_interrupted_trial_is_launched_again(
 ) -> None:
     """One without a checkpoint begins anew, however few retries a failure has."""
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    sweep_id = ledger.launch(written(home, small, at_once=1, retries=0), budget="1 trial")
+    sweep_id = control.launch(written(home, small, at_once=1, retries=0), budget="1 trial")
     driver = Driver(sweep_id)
-    for attempt in range(1, ledger.MOST_RELAUNCHES + 2):
+    for attempt in range(1, trials.MAX_RELAUNCHES + 2):
         assert driver.round()
         (run,) = trials_of(sweep_id)
         assert (run.status, run.attempt) == (Status.QUEUED, attempt)
@@ -686,7 +698,7 @@ def reports_of(
 def test_a_trial_that_falls_behind_is_pruned_and_a_new_driver_says_the_same(pruner: str) -> None:
     sweep = sweep_of(pruner=pruner, base={"overrides": {"evaluation.eval_steps": 10,
                                                         "training.max_steps": 90}})  # fmt: skip
-    base = spaces.base_config(sweep)
+    base = base_config(sweep)
     good = {n: [0.3 + 0.1 * p + n / 100 for p in range(8)] for n in range(5, 10)}
     curves = good | {10: [0.01] * 8, 11: [2.0] * 8}
     done = [a_trial(n, Status.COMPLETED, ended_at=1.0) for n in range(5)]
@@ -710,7 +722,7 @@ def test_a_trial_that_falls_behind_is_pruned_and_a_new_driver_says_the_same(prun
 
 def test_what_has_ended_or_is_asked_to_is_not_pruned() -> None:
     sweep = sweep_of(pruner="asha", base={"overrides": {"evaluation.eval_steps": 10}})
-    pruning = Pruning("sweep", sweep, spaces.base_config(sweep))
+    pruning = Pruning("sweep", sweep, base_config(sweep))
     curves = {0: [0.9], 1: [0.1], 2: [0.1], 3: [0.1]}
     trials = [
         a_trial(0),
@@ -732,15 +744,15 @@ def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[s
         home, many, metric="lr", pruner="asha", at_once=2, seed=FIRST_IS_HIGH,
         space={"training.learning_rate": [1e-4, 1e-2]},
     )  # fmt: skip
-    (high, _) = spaces.grid(load_sweep(file), FIRST_IS_HIGH)
+    (high, _) = search.grid(load_sweep(file), FIRST_IS_HIGH)
     assert high == {"training.learning_rate": 1e-2}
-    sweep_id = ledger.launch(file)
+    sweep_id = control.launch(file)
     trials = until(sweep_id, lambda trials: any(r.status == Status.COMPLETED for r in trials))
     (pruned,) = [run for run in trials if run.status == Status.COMPLETED]
     assert (pruned.reason or "").startswith("pruned: lr 0.0001 at step")
     assert "fell behind (asha)" in (pruned.reason or "")
-    assert results.became(pruned) == "pruned"
-    ledger.cancel(sweep_id)
+    assert results.outcome(pruned) == "pruned"
+    control.cancel(sweep_id)
     trials = until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
     assert sorted(run.status for run in trials) == [Status.COMPLETED, Status.STOPPED]
     # The test set is for those that were trained to their end.
@@ -849,10 +861,10 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     test.button[0].click().run()
     with store.reading() as session:
         (row,) = store.sweeps(session)
-    sweep = ledger.config_of(row)
+    sweep = control.launched_config(row)
     assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
     assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space
-    assert spaces.base_config(sweep).training.max_steps == 50
+    assert base_config(sweep).training.max_steps == 50
     assert Path(row.path) == home / "results" / "sweeps" / "own" / "tiny.yaml"
     # The next one may start from it; the same name with other words is another file.
     test = show(file="tiny (own)")
@@ -944,11 +956,11 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
     asked: list[list[str]] = []
 
     def command(arguments: list[str], text: str) -> None:
-        assert spaces.parse_sweep(text, TINY) == sweep
+        assert parse_sweep(text, TINY) == sweep
         asked.append(arguments)
         if len(asked) == 1:
             raise estimate.CannotMeasure("a run is training")
-        speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
+        speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
         measured(speaker, 1, 0.1, 1.0)
         measured(speaker, packing.FEW, 0.2, 1.5)
 
@@ -968,7 +980,7 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("home")
 def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() -> None:
     sweep = load_sweep(TINY)
-    speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
+    speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
     assert speaker.lora.r == 32
     file = estimate.file_of(speaker)
     file.parent.mkdir(parents=True)
@@ -976,9 +988,11 @@ def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() 
     found = estimate.Measured(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
     file.write_text(json.dumps(asdict(found)))
     with pytest.raises(ConfigError, match="what fits: training.per_device_train_batch_size 8"):
-        ledger.launch(TINY)
-    searched = sweep.space | {spaces.BATCH: spaces.Listed(values=[4, 8])}
-    assert sweep_estimate.plan(sweep.model_copy(update={"space": searched}), 0).trials == 24
+        control.launch(TINY)
+    searched = sweep.space | {MICRO_BATCH: Categorical(values=[4, 8])}
+    assert (
+        sweep_estimate.estimate_sweep(sweep.model_copy(update={"space": searched}), 0).trials == 24
+    )
     test = show(file="tiny")
     assert "more than the 16.0 GiB there are" in html(test) and test.button[0].disabled
 
@@ -989,13 +1003,13 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
     text["base"]["overrides"]["pack_size"] = 64
     file = tmp_path / "packed.yaml"
     file.write_text(yaml.safe_dump(text))
-    sweep = spaces.load_sweep(file)
-    assert sweep_estimate.plan(sweep, 0).seconds is None
-    speaker = sweep_estimate.heaviest(sweep, spaces.base_config(sweep))
+    sweep = load_sweep(file)
+    assert sweep_estimate.estimate_sweep(sweep, 0).seconds is None
+    speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
     assert speaker.lora.r == 32
     measured(speaker, 1, 0.1, 1.0)
     measured(speaker, packing.FEW, 0.2, 1.6)
-    plan = sweep_estimate.plan(sweep, 0)
+    plan = sweep_estimate.estimate_sweep(sweep, 0)
     # Each adapter beyond the first takes 0.2 GiB and 1/30 s a step more.
     assert plan.peak_gib == pytest.approx(1.0 + 23 * 0.2)
     assert plan.seconds and plan.seconds > 200 * (0.1 + 23 * 0.1 / 3)
@@ -1060,12 +1074,12 @@ def test_runs_that_confirm_settings_can_be_stopped_together() -> None:
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
     ids = results.confirm(found)
-    ledger.cancel(sweep_id)
+    control.cancel(sweep_id)
     with store.reading() as session:
         assert {run.status for run in store.runs_of(session, ids)} == {Status.CANCELLED}
     assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
     with pytest.raises(store.CannotSteer, match="only a sweep that is ACTIVE or PAUSED can be can"):
-        ledger.cancel(sweep_id)
+        control.cancel(sweep_id)
 
 
 @pytest.mark.usefixtures("busy")
@@ -1098,7 +1112,7 @@ def test_confirming_runs_are_counted_and_can_be_stopped(monkeypatch: pytest.Monk
     test = show(sweep=sweep_id)
     assert "0 of 20 confirming runs are done; " in html(test)
     stopped: list[str] = []
-    monkeypatch.setattr(ledger, "cancel", stopped.append)
+    monkeypatch.setattr(control, "cancel", stopped.append)
     (button,) = [b for b in test.button if b.label == "Stop these runs"]
     button.click().run()
     assert stopped == [sweep_id]
@@ -1131,7 +1145,7 @@ def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> No
 def test_4096_trials_are_listed_in_300_ms() -> None:
     sweep_id = fill_sweep(CONFIGS / "sweeps" / "seed-grid.yaml", trials=1)
     (first,) = trials_of(sweep_id)
-    cells = spaces.grid(ledger.config_of(sweep_row(sweep_id)), 0)
+    cells = search.grid(control.launched_config(sweep_row(sweep_id)), 0)
     with store.writing() as session:
         values = store.find(session, first.id).model_dump()
         rows = [

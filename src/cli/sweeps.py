@@ -40,12 +40,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a sweep comes to: trials, duplicates, processes, time."""
-    from src.sweeps import estimate, ledger
+    from src.sweeps import control, estimate
 
-    _, config, plan = ledger.prepare(file, budget=budget)
+    _, config, plan = control.prepare(file, budget=budget)
     if measure:
-        estimate.measured(config)
-        _, _, plan = ledger.prepare(file, budget=budget)
+        estimate.measure_missing(config)
+        _, _, plan = control.prepare(file, budget=budget)
     if as_json:
         return print_json(asdict(plan))
     for line in plan.lines():
@@ -63,12 +63,12 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Start a sweep, and say what it comes to. It goes on when this command or the panel ends."""
-    from src.sweeps import ledger
+    from src.sweeps import control
 
-    _, _, plan = ledger.prepare(file, budget=budget, executor=executor)
+    _, _, plan = control.prepare(file, budget=budget, executor=executor)
     for line in plan.lines():
         err.print(line, highlight=False)
-    sweep_id = ledger.launch(file, budget=budget, executor=executor)
+    sweep_id = control.launch(file, budget=budget, executor=executor)
     if as_json:
         return print_json(document(sweep_id))
     out.print(sweep_id, highlight=False)
@@ -149,11 +149,11 @@ def add(
 
 
 def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
-    from src.sweeps import ledger
+    from src.sweeps import control
 
     with store.reading() as session:
         found = store.find_sweep(session, sweep_id).id
-    getattr(ledger, what)(found, *arguments)
+    getattr(control, what)(found, *arguments)
     with store.reading() as session:
         row = store.find_sweep(session, found)
     if as_json:

@@ -27,8 +27,8 @@ from src.config import (
     settings,
 )
 from src.panel import data, form, measure, parts
-from src.sweeps import estimate, ledger, spaces
-from src.sweeps.spaces import SweepConfig
+from src.sweeps import control, estimate
+from src.sweeps.file import SweepConfig, base_config
 from src.training.data_loaders import DataError
 
 FOLDER = paths.CONFIGS / "sweeps"
@@ -162,14 +162,14 @@ def draw() -> None:
         text = yaml.safe_dump(with_edits(document, texts), sort_keys=False, allow_unicode=True)
     sweep, plan, problems = None, None, {}
     try:
-        sweep, plan = ledger.planned(text, chosen.name)
+        sweep, plan = control.read_and_estimate(text, chosen.name)
         problems = out_of_reach(sweep, text_is_new=bool(texts))
     except ConfigError as error:
         problems = error.problems
     left, right = st.columns([2.1, 1], gap="large")
     with left:
         draw_fields(FIRST, before, texts, problems)
-        draw_space(spaces.base_config(sweep) if sweep else load_config(), before, texts, problems)
+        draw_space(base_config(sweep) if sweep else load_config(), before, texts, problems)
         rest = [name for name in fields() if name not in FIRST]
         wrong = any(name.startswith(tuple(rest)) for name in problems)
         changed = sum(name in texts for name in rest)
@@ -276,7 +276,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
     """As for a run: the panel's readers may name files of its own folder alone."""
     if not text_is_new:
         return {}
-    base = spaces.base_config(sweep)
+    base = base_config(sweep)
     found = data.out_of_reach(base, load_config(preset=sweep.base.preset))
     problems = {f"base.overrides.{name}": text for name, text in found.items()}
     if "data.path" in sweep.space:
@@ -286,7 +286,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 
 def offer_measure(sweep: SweepConfig, text: str) -> None:
     """A button where real steps would tell memory and time."""
-    if estimate.unmeasured(sweep):
+    if estimate.missing_measurements(sweep):
         measure.offer(
             f"sweep {hash(text)}", "Measure what it takes", ["sweep", "plan", "--measure"], text
         )
@@ -317,7 +317,7 @@ def launch(file: Path) -> None:
     made = parts.made("launch the sweep")
     try:
         with st.spinner("Reading the data first"):
-            made.append(ledger.launch(file))
+            made.append(control.launch(file))
     except (ConfigError, DataError) as error:
         parts.problem(str(error))
         return

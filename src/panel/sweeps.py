@@ -16,8 +16,9 @@ from src.format import duration, number, percent, setting_value
 from src.panel import charts, compare, parts
 from src.panel import form as run_form
 from src.store.tables import Status, Sweep, SweepStatus
-from src.sweeps import ledger, results, spaces
-from src.sweeps.results import Found
+from src.sweeps import control, results
+from src.sweeps.file import Categorical, Parameter, base_config
+from src.sweeps.results import SweepResults
 
 FEWEST_LINES = 10  # of the parallel coordinates stand out, or a tenth
 MEANING = {
@@ -33,7 +34,7 @@ SHORT = {
     "training.gradient_accumulation_steps": "accumulation",
 }
 REFUSED = (ConfigError, store.CannotSteer, store.TakesNoWrites)  # with a sentence for the reader
-RERUN = f"Rerun the top {results.TOP} with {results.MORE_SEEDS} more seeds"
+RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} more seeds"
 METHOD = (
     "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
     "others. Exploratory: it shows where to look next and proves nothing"
@@ -73,17 +74,17 @@ def list_table(rows: list[Sweep]) -> str:
 # --- one sweep ------------------------------------------------------------------------------------
 
 
-def draw_buttons(found: Found) -> None:
+def draw_buttons(found: SweepResults) -> None:
     """What can be done to the sweep now."""
     row, status = found.row, SweepStatus(found.row.status)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if status in ledger.OPEN:
+        if status in control.OPEN:
             what = "pause" if status == SweepStatus.ACTIVE else "resume"
             st.button(what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id))
             ending(row.id, "Cancel", "Cancel this sweep", "It is final: trials that wait never "
                    "start, those that train stop at their next step.")  # fmt: skip
-        if len(found.settings) > 1 and not results.confirming(found):
-            many = results.MORE_SEEDS * confirmed_settings(found)
+        if len(found.settings) > 1 and not results.is_confirming(found):
+            many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
             st.button(
                 f"{RERUN} ({many} runs)",
                 key="confirm sweep",
@@ -91,7 +92,7 @@ def draw_buttons(found: Found) -> None:
                 args=(row.id,),
                 help="And the default, so that it is known how much the search gained.",
             )
-        elif status == SweepStatus.COMPLETED and results.confirming(found):
+        elif status == SweepStatus.COMPLETED and results.is_confirming(found):
             ending(row.id, "Stop the confirming runs", "Stop these runs", "Those that wait never "
                    "start, those that train stop at their next step. The trials stay as they "
                    "are.")  # fmt: skip
@@ -119,7 +120,7 @@ def ending(sweep_id: str, label: str, action: str, what: str) -> None:
 def steer(what: str, sweep_id: str) -> None:
     """Pause, resume or cancel; a second press finds that it is done."""
     try:
-        getattr(ledger, what)(sweep_id)
+        getattr(control, what)(sweep_id)
     except REFUSED as error:
         st.toast(str(error), duration="long")
 
@@ -127,7 +128,7 @@ def steer(what: str, sweep_id: str) -> None:
 def add(sweep_id: str) -> None:
     """Raise the budget by what was typed, which stays where it cannot be used."""
     try:
-        ledger.add(sweep_id, st.session_state["more"])
+        control.add(sweep_id, st.session_state["more"])
     except REFUSED as error:
         st.toast(str(error), duration="long")
         return
@@ -135,15 +136,15 @@ def add(sweep_id: str) -> None:
     st.session_state["more"] = ""
 
 
-def confirmed_settings(found: Found) -> int:
+def confirmed_settings(found: SweepResults) -> int:
     """Settings that `results.confirm` trains anew: the best, and the default where it is not one
     of them."""
-    base, best = spaces.base_config(found.sweep), results.top(found)
+    base, best = base_config(found.sweep), results.top(found)
     default = any(all(get(base, name) == v for name, v in values.items()) for values in best)
     return len(best) + (not default)
 
 
-def confirmed(found: Found) -> str:
+def confirmed(found: SweepResults) -> str:
     """`2 of 20 confirming runs are done, 18 were stopped`."""
     statuses = [Status(run.status) for run in found.confirming]
     stopped = sum(status in (Status.STOPPED, Status.CANCELLED) for status in statuses)
@@ -154,10 +155,10 @@ def confirmed(found: Found) -> str:
     return said
 
 
-def launch_query(found: Found, values: dict[str, Any]) -> dict[str, str]:
+def launch_query(found: SweepResults, values: dict[str, Any]) -> dict[str, str]:
     """The address of the Launch page with these settings of the sweep."""
     own = {"name": f"{found.row.name} best"}
-    config = with_overrides(spaces.base_config(found.sweep).model_dump(), values | own)
+    config = with_overrides(base_config(found.sweep).model_dump(), values | own)
     config = with_absolute_paths(config, Path(found.row.folder))
     return run_form.query(config, found.sweep.base.preset or DEFAULT_PRESET)
 
@@ -165,11 +166,11 @@ def launch_query(found: Found, values: dict[str, Any]) -> dict[str, str]:
 def confirm(sweep_id: str) -> None:
     with store.reading() as session:
         found = results.read(session, store.find_sweep(session, sweep_id))
-    if not results.confirming(found):
+    if not results.is_confirming(found):
         results.confirm(found)
 
 
-def facts(found: Found) -> str:
+def facts(found: SweepResults) -> str:
     """HTML: what became of the trials, the time, and the best score."""
     row, counts = found.row, found.counts
     total = results.total(found)
@@ -183,7 +184,7 @@ def facts(found: Found) -> str:
     return parts.facts(pairs)
 
 
-def score(found: Found, value: float) -> str:
+def score(found: SweepResults, value: float) -> str:
     share = charts.is_share(found.sweep.metric)
     return percent(value) if share else number(value)
 
@@ -222,7 +223,7 @@ def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
     }
 
 
-def best_so_far(found: Found) -> dict[str, go.Figure]:
+def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
     """The best score against trials and against the minutes that they took."""
     points = results.best_so_far(found)
     figures = {}
@@ -243,7 +244,7 @@ def best_so_far(found: Found) -> dict[str, go.Figure]:
     return figures
 
 
-def slices(found: Found) -> dict[str, go.Figure]:
+def slices(found: SweepResults) -> dict[str, go.Figure]:
     """Each searched setting against the score: a mark is a trial."""
     figures = {}
     for name, parameter in found.sweep.space.items():
@@ -273,7 +274,7 @@ def slices(found: Found) -> dict[str, go.Figure]:
     return figures
 
 
-def parallel(found: Found) -> go.Figure:
+def parallel(found: SweepResults) -> go.Figure:
     """Parallel coordinates: an axis for each setting and the score; the best tenth stands out."""
     rows, best = found.settings, lines_that_stand_out(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
@@ -295,7 +296,7 @@ def parallel(found: Found) -> go.Figure:
     )
 
 
-def lines_that_stand_out(found: Found) -> int:
+def lines_that_stand_out(found: SweepResults) -> int:
     """How many: the best tenth, without those that are no better than the next one."""
     scores = list(found.settings["score"])
     if len(scores) <= 2 * FEWEST_LINES:
@@ -304,10 +305,10 @@ def lines_that_stand_out(found: Found) -> int:
     return sum(score != scores[best] for score in scores[:best]) or 1
 
 
-def _axis(name: str, parameter: spaces.Parameter, column: pd.Series) -> dict[str, Any]:
+def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
     """An axis of parallel coordinates: listed values at equal distances, a range by its kind."""
     values = [None if v != v else v for v in column]
-    if isinstance(parameter, spaces.Listed):
+    if isinstance(parameter, Categorical):
         listed = parameter.values
         if all(isinstance(value, int | float) for value in listed):
             listed = sorted(listed)

@@ -17,12 +17,19 @@ from src.runs import packing
 from src.runs.estimate import file_of, kept, measure, refused
 from src.runs.machine import slot_count
 from src.store.tables import Run, Status
-from src.sweeps import spaces
-from src.sweeps.spaces import LOADING_SECONDS, SweepConfig
+from src.sweeps import search
+from src.sweeps.file import (
+    ACCUMULATION,
+    MICRO_BATCH,
+    STARTUP_SECONDS,
+    Categorical,
+    SweepConfig,
+    base_config,
+)
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepEstimate:
     """None where a number is not known before the launch."""
 
     settings: int | None  # that are trained; None: as many as the time allows
@@ -73,16 +80,16 @@ def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
+def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> SweepEstimate:
     """What the sweep comes to; `known` runs say how fast this machine is.
 
     ConfigError where its budget is too small for one trial, or one is known not to fit.
     """
-    base = spaces.base_config(sweep)
+    base = base_config(sweep)
     same, size = 0, None
     if sweep.method == "grid":
-        size = len(spaces.grid(sweep, seed))
-        same = spaces.duplicates(sweep, seed)
+        size = len(search.grid(sweep, seed))
+        same = search.duplicates(sweep, seed)
     limits = sweep.limits
     most = limits.trials // sweep.seeds if limits.trials else None
     settings = min((n for n in (size, most) if n is not None), default=None)
@@ -90,8 +97,8 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     packed = base.engine == "packed"
     pace = None if packed else _row_seconds(base.model.name, known)
     rows = base.training.max_steps * effective_batch(base)
-    one = None if pace is None else LOADING_SECONDS + pace * rows
-    speaker = heaviest(sweep, base)
+    one = None if pace is None else STARTUP_SECONDS + pace * rows
+    speaker = largest_config(sweep, base)
     if (wrong := refused(speaker)) and _is_as_large_as_any(speaker, sweep):
         raise ConfigError({f"base.overrides.{name}": text for name, text in wrong.items()})
     measured = packing.predicted(speaker, 1)
@@ -110,12 +117,12 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     if packed and some > 1:
         took = full[0] * grown / slot_count() if full else None
     elif one is not None:
-        took = (LOADING_SECONDS + (one - LOADING_SECONDS) * grown) * math.ceil(some / slot_count())
+        took = (STARTUP_SECONDS + (one - STARTUP_SECONDS) * grown) * math.ceil(some / slot_count())
     seconds, fits = None if trials is None else took, None
     if limits.seconds is not None:
         seconds = min(limits.seconds, math.inf if seconds is None else seconds)
         fits = None if took is None else int(limits.seconds / took * some)
-    return Plan(
+    return SweepEstimate(
         settings=settings,
         trials=trials,
         duplicates=same,
@@ -129,12 +136,12 @@ def plan(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> Plan:
     )
 
 
-def heaviest(sweep: SweepConfig, base: RunConfig) -> RunConfig:
+def largest_config(sweep: SweepConfig, base: RunConfig) -> RunConfig:
     """The base settings with the largest rank of the space, which takes the most memory."""
     ranks = sweep.space.get("lora.r")
     if ranks is None:
         return base
-    most = max(ranks.values) if isinstance(ranks, spaces.Listed) else int(ranks.high)
+    most = max(ranks.values) if isinstance(ranks, Categorical) else int(ranks.high)
     return with_overrides(base.model_dump(), {"lora.r": most})
 
 
@@ -142,7 +149,7 @@ def _is_as_large_as_any(speaker: RunConfig, sweep: SweepConfig) -> bool:
     """Whether no other searched setting than the rank decides what memory a trial takes."""
     for name, parameter in sweep.space.items():
         values = (
-            parameter.values if isinstance(parameter, spaces.Listed)
+            parameter.values if isinstance(parameter, Categorical)
             else [parameter.low, parameter.high]
         )  # fmt: skip
         trials = [with_overrides(speaker.model_dump(), {name: value}) for value in values]
@@ -151,18 +158,20 @@ def _is_as_large_as_any(speaker: RunConfig, sweep: SweepConfig) -> bool:
     return True
 
 
-def unmeasured(sweep: SweepConfig) -> list[tuple[RunConfig, int]]:
-    """(run, adapters at once) that `plan` wants to know and nobody measured."""
-    base = spaces.base_config(sweep)
-    speaker = heaviest(sweep, base)
+def missing_measurements(sweep: SweepConfig) -> list[tuple[RunConfig, int]]:
+    """(run, adapters at once) that `estimate_sweep` wants to know and nobody measured."""
+    base = base_config(sweep)
+    speaker = largest_config(sweep, base)
     sizes = (1, packing.FEW) if base.engine == "packed" else (1,)
     return [(speaker, adapters) for adapters in sizes if kept(speaker, adapters=adapters) is None]
 
 
-def measured(sweep: SweepConfig) -> None:
-    """Measure what `plan` wants to know: seconds to a minute. CannotMeasure while all slots
-    train."""
-    for speaker, adapters in unmeasured(sweep):
+def measure_missing(sweep: SweepConfig) -> None:
+    """Measure what `estimate_sweep` wants to know, in seconds to a minute.
+
+    CannotMeasure while every slot trains.
+    """
+    for speaker, adapters in missing_measurements(sweep):
         measure(speaker, adapters=adapters)
 
 
@@ -176,7 +185,7 @@ def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
         alike = config["model"]["name"] == model and config.get("engine") != "packed"
         if run.status == Status.COMPLETED and alike and run.step and run.started_at:
             rows = run.step * effective_batch(stored_config(config))
-            took = (run.ended_at or run.started_at) - run.started_at - LOADING_SECONDS
+            took = (run.ended_at or run.started_at) - run.started_at - STARTUP_SECONDS
             found.append((rows, max(took, 0.0) / rows))
     most = max((rows for rows, _ in found), default=0)
     return median(pace for rows, pace in found if rows >= most / 2) if found else None
@@ -186,8 +195,8 @@ def _mean_rows(sweep: SweepConfig, seed: int, base_rows: int) -> float:
     """Rows that a setting trains on: the mean of a grid, and those of the base else."""
     if sweep.method != "grid":
         return base_rows
-    base = spaces.base_config(sweep)
-    default = {n: get(base, n) for n in ("training.max_steps", spaces.BATCH, spaces.TIMES)}
-    cells = spaces.grid(sweep, seed)
+    base = base_config(sweep)
+    default = {n: get(base, n) for n in ("training.max_steps", MICRO_BATCH, ACCUMULATION)}
+    cells = search.grid(sweep, seed)
     rows = (math.prod(cell.get(n, value) for n, value in default.items()) for cell in cells)
     return float(sum(rows)) / len(cells)

@@ -1,7 +1,7 @@
-"""Which trials fall behind: Optuna's pruners, fed from the run rows.
+"""Optuna's pruners, fed from the run rows.
 
-A decision follows from the reports and ends before it, in the order of their times, so a driver
-that starts anew comes to the same ones.
+A decision depends only on the reports and ends before it, in time order, so a driver that restarts
+comes to the same decisions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from src.config import RunConfig, get
 from src.store.tables import Run, Status
-from src.sweeps.spaces import Listed, SweepConfig
+from src.sweeps.file import Categorical, SweepConfig
 
 STEPS = "training.max_steps"
 
@@ -22,7 +22,7 @@ def pruner(sweep: SweepConfig, base: RunConfig) -> optuna.pruners.BasePruner:
     searched = sweep.space.get(STEPS)
     most = (
         get(base, STEPS) if searched is None
-        else max(searched.values) if isinstance(searched, Listed) else int(searched.high)
+        else max(searched.values) if isinstance(searched, Categorical) else int(searched.high)
     )  # fmt: skip
     match sweep.pruner:
         case "median":
@@ -36,7 +36,7 @@ def pruner(sweep: SweepConfig, base: RunConfig) -> optuna.pruners.BasePruner:
 
 
 class Pruning:
-    """What the pruner has been told of the trials of one sweep."""
+    """One sweep's Optuna study for pruning, and the reports that it was given."""
 
     def __init__(self, sweep_id: str, sweep: SweepConfig, base: RunConfig):
         self.sweep = sweep
@@ -55,8 +55,7 @@ class Pruning:
     def look(
         self, trials: Sequence[Run], reports: Iterable[tuple[str, int, float, float]]
     ) -> list[Run]:
-        """The trials that are training and fall behind, after these reports (run, step, value,
-        at)."""
+        """The training trials to prune, after these reports (run id, step, value, at)."""
         runs = {run.id: run for run in trials}
         # Numbers of trials that were deleted are asked for too: the study counts by itself.
         while len(self.trials) <= max((run.number or 0 for run in trials), default=-1):
@@ -102,6 +101,6 @@ def _trains(run: Run) -> bool:
 
 
 def _goes_on(run: Run) -> bool:
-    """Whether a trial may report more: one that failed or was interrupted may be tried again."""
+    """True if a trial may still report: a failed or interrupted one may be retried."""
     again = (Status.FAILED, Status.INTERRUPTED)
     return not Status(run.status).ended or run.status in again

@@ -1,4 +1,4 @@
-"""What a sweep has found: one row a trial, one a setting, and what may be claimed of the best."""
+"""Results of a sweep: its trials, its parameter sets, and verdicts on the best."""
 
 import json
 from collections.abc import Sequence
@@ -18,19 +18,20 @@ from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, packing, snapshots
 from src.store.tables import ACTIVE, Run, Status, Sweep
-from src.sweeps import estimate, ledger, spaces
-from src.sweeps.spaces import SweepConfig, Tried
+from src.sweeps import control, estimate, search, trials
+from src.sweeps.file import Categorical, SweepConfig, base_config
+from src.sweeps.search import PastTrial
 
-TOP = 3  # settings that are confirmed
-MORE_SEEDS = 5  # with so many new ones
-MOST_JUDGED = 40  # settings that the winner is judged against: the best ones, and the default
-FEWEST_IMPORTANT = 8  # scored settings from which importance says anything
+TOP_COUNT = 3  # settings that are confirmed
+CONFIRMATION_SEEDS = 5  # with so many new ones
+MAX_COMPARED = 40  # settings that the winner is judged against: the best ones, and the default
+MIN_FOR_IMPORTANCE = 8  # scored settings from which importance says anything
 
 TEST = "test/exact_match"
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResults:
     """A sweep and its trials as of now."""
 
     row: Sweep
@@ -41,12 +42,12 @@ class Found:
 
     @property
     def counts(self) -> dict[str, int]:
-        """{what became of trials: how many}."""
+        """{outcome: number of trials}."""
         return {str(k): int(n) for k, n in self.trials["became"].value_counts().items()}
 
 
-def read(session: store.Session, row: Sweep) -> Found:
-    sweep = ledger.config_of(row)
+def read(session: store.Session, row: Sweep) -> SweepResults:
+    sweep = control.launched_config(row)
     runs = store.trials(session, row.id)
     metrics = store.trial_metrics(session, row.id, {sweep.metric, TEST})
     names = list(sweep.space)
@@ -57,7 +58,9 @@ def read(session: store.Session, row: Sweep) -> Found:
     # Trials of a pack have one process; its token is nobody's business.
     numbered = pd.Series(pd.factorize(trials["process"])[0] + 1, dtype="Int64")
     trials["process"] = numbered.where(numbered > 0)
-    return Found(row, sweep, trials, _settings(trials, sweep), store.confirmations(session, row.id))
+    return SweepResults(
+        row, sweep, trials, _settings(trials, sweep), store.confirmations(session, row.id)
+    )
 
 
 def _trial(run: Run, sweep: SweepConfig, metrics: dict[str, float | None]) -> list[Any]:
@@ -67,16 +70,16 @@ def _trial(run: Run, sweep: SweepConfig, metrics: dict[str, float | None]) -> li
         run.ended_at - run.started_at
     )  # fmt: skip
     return [
-        number, number // sweep.seeds, run.id, became(run), metrics.get(sweep.metric),
+        number, number // sweep.seeds, run.id, outcome(run), metrics.get(sweep.metric),
         metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.token,
         run.attempt, run.reason, list(run.tags or []),
         *(searched.get(name) for name in sweep.space),
     ]  # fmt: skip
 
 
-def became(run: Run) -> str:
-    """What became of a trial, in a word or two."""
-    if ledger.state(run) == TrialState.PRUNED:
+def outcome(run: Run) -> str:
+    """The outcome of a trial in a word or two."""
+    if trials.trial_state(run) == TrialState.PRUNED:
         return "pruned"
     if run.status in ACTIVE:
         return "training"
@@ -105,17 +108,17 @@ def _settings(trials: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
     )
 
 
-def total(found: Found) -> int | None:
-    """Trials that there will be; None where only the time ends the sweep."""
+def total(found: SweepResults) -> int | None:
+    """The number of trials that there will be; None if only the time ends the sweep."""
     sweep, most = found.sweep, found.row.most_trials
     cells = (
-        len(spaces.grid(sweep, found.row.seed)) * sweep.seeds if sweep.method == "grid" else None
+        len(search.grid(sweep, found.row.seed)) * sweep.seeds if sweep.method == "grid" else None
     )
     whole = None if most is None else most - most % sweep.seeds
     return min((n for n in (cells, whole) if n is not None), default=None)
 
 
-def best_so_far(found: Found) -> pd.DataFrame:
+def best_so_far(found: SweepResults) -> pd.DataFrame:
     """Columns trials, minutes, best: after each scored trial, in the order of their ends. Minutes
     are those for which the processes of all ended trials had trained by then, whatever became of
     them; a pack is one process."""
@@ -143,11 +146,11 @@ def _since(times: pd.Series, moments: pd.Series) -> np.ndarray:
     return count * then - np.concatenate([[0.0], before.cumsum()])[count]
 
 
-def packs(session: store.Session, found: Found) -> list[dict[str, Any]]:
+def packs(session: store.Session, found: SweepResults) -> list[dict[str, Any]]:
     """`store.processes` of the trials, the first to start first, each with how many train `at_once`
     and its {predicted_seconds, predicted_gib}: None where nobody measured."""
-    base = spaces.base_config(found.sweep)
-    speaker = estimate.heaviest(found.sweep, base)
+    base = base_config(found.sweep)
+    speaker = estimate.largest_config(found.sweep, base)
     most = base.pack_size if base.engine == "packed" else 1
     rows = []
     for one in store.processes(session, found.row.id):
@@ -157,20 +160,20 @@ def packs(session: store.Session, found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def importance(found: Found) -> dict[str, float]:
+def importance(found: SweepResults) -> dict[str, float]:
     """{setting: its share} by PED-ANOVA (Watanabe et al. 2023): how far the values of the best
     tenth, of few settings the best four, differ from all; empty where too few have a score."""
     rows = found.settings
-    if len(rows) < FEWEST_IMPORTANT or rows["score"].nunique() < 2:
+    if len(rows) < MIN_FOR_IMPORTANCE or rows["score"].nunique() < 2:
         return {}
     tried = [
-        Tried(place, _values(row, found.sweep), TrialState.COMPLETE, float(row["score"]))
+        PastTrial(place, _values(row, found.sweep), TrialState.COMPLETE, float(row["score"]))
         for place, (_, row) in enumerate(rows.iterrows())
     ]
-    study = spaces.rebuilt(found.sweep, tried)
+    study = search.rebuild_study(found.sweep, tried)
     always = [name for name in found.sweep.space if all(name in one.values for one in tried)]
     # The best tenth of few settings would be one or two.
-    share = max(0.1, FEWEST_IMPORTANT / 2 / len(rows))
+    share = max(0.1, MIN_FOR_IMPORTANCE / 2 / len(rows))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
     try:
         return dict(
@@ -184,12 +187,12 @@ def _values(row: pd.Series, sweep: SweepConfig) -> dict[str, Any]:
     """The searched values of a setting as its trials have them: pandas turns whole numbers beside
     none into fractions."""
     values = {}
-    for name, space in spaces.distributions(sweep).items():
+    for name, space in search.distributions(sweep).items():
         value = row[name]
         if value is None or value != value:
             continue
         listed = sweep.space[name]
-        if isinstance(listed, spaces.Listed):
+        if isinstance(listed, Categorical):
             value = next(v for v in listed.values if v == value)
         elif isinstance(space, optuna.distributions.IntDistribution):
             value = int(value)
@@ -200,20 +203,20 @@ def _values(row: pd.Series, sweep: SweepConfig) -> dict[str, Any]:
 # --- the winner -----------------------------------------------------------------------------------
 
 
-def top(found: Found, count: int = TOP) -> list[dict[str, Any]]:
+def top(found: SweepResults, count: int = TOP_COUNT) -> list[dict[str, Any]]:
     """The searched values of the best settings."""
     return [_values(row, found.sweep) for _, row in found.settings.head(count).iterrows()]
 
 
-def confirming(found: Found) -> bool:
-    """Whether runs that confirm settings are still under way."""
+def is_confirming(found: SweepResults) -> bool:
+    """True if confirmation runs are still queued or training."""
     return any(not Status(run.status).ended for run in found.confirming)
 
 
-def confirm(found: Found) -> list[str]:
+def confirm(found: SweepResults) -> list[str]:
     """Train the best settings and the default with more seeds, which took no part in the search;
     the ids of the runs."""
-    base = spaces.base_config(found.sweep)
+    base = base_config(found.sweep)
     last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
     begin = base.training.seed + found.sweep.seeds if last is None else last + 1
     chosen = {f"place {n}": values for n, values in enumerate(top(found), start=1)}
@@ -221,7 +224,7 @@ def confirm(found: Found) -> list[str]:
         chosen["default"] = {}
     configs = []
     for name, values in chosen.items():
-        for seed in range(begin, begin + MORE_SEEDS):
+        for seed in range(begin, begin + CONFIRMATION_SEEDS):
             own = {"name": f"{found.row.name} {name}", "training.seed": seed}
             config = with_overrides(base.model_dump(), values | own)
             configs.append(with_absolute_paths(config, Path(found.row.folder)))
@@ -238,11 +241,11 @@ def _is_default(base: RunConfig, values: dict[str, Any]) -> bool:
 
 
 def _is_first(group: Group) -> bool:
-    """Whether the runs confirm the setting that was the best when they were launched."""
+    """True if the runs confirm the parameters that were the best when they were launched."""
     return group.runs[0].name.endswith("place 1")
 
 
-def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
+def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], str]:
     """The verdicts on the winner against the runner-up and the default, and on what they rest.
 
     The winner is the best of many by its validation scores, partly by luck. So it is judged on the
@@ -257,12 +260,12 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
     if len(ready) > 1 and _is_first(ready[0]):
         pairs = comparison.against(session, ready[0], ready[1:])
         return pairs, "by seeds that took no part in the search"
-    base = spaces.base_config(found.sweep)
+    base = base_config(found.sweep)
     ranked = found.settings
     is_default = pd.Series(True, index=ranked.index)
     for name in found.sweep.space:
         is_default &= ranked[name].isna() | (ranked[name] == get(base, name))
-    best = ranked[is_default | (np.arange(len(ranked)) < MOST_JUDGED)]
+    best = ranked[is_default | (np.arange(len(ranked)) < MAX_COMPARED)]
     if len(best) < 2:
         return [], ""
     members = found.trials[found.trials["setting"].isin(best.index)]
@@ -285,7 +288,7 @@ def judge(session: store.Session, found: Found) -> tuple[list[Verdict], str]:
 # --- as a document --------------------------------------------------------------------------------
 
 
-def document(session: store.Session, found: Found) -> dict[str, Any]:
+def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
     """What `spelltune sweep show --json` prints."""
     row, sweep = found.row, found.sweep
     judged, told = judge(session, found)
@@ -321,7 +324,7 @@ def document(session: store.Session, found: Found) -> dict[str, Any]:
         ],
         "judged": told,
         "importance": importance(found),
-        "note": ledger.edited(row),
+        "note": control.drift_notice(row),
         "trials": json.loads(found.trials.to_json(orient="records", double_precision=15)),
         "confirming": [run.id for run in found.confirming],
         "created_at": row.created_at,

@@ -21,8 +21,10 @@ from src.runs import reconciler, snapshots
 from src.runs.processes import FileLock, host, print_even_on_a_full_disk
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
-from src.sweeps import ledger, spaces
+from src.sweeps import control
+from src.sweeps.file import base_config
 from src.sweeps.pruning import Pruning
+from src.sweeps.trials import enqueue, retry
 from src.workers import ray_nodes
 
 
@@ -41,11 +43,11 @@ def main() -> int:
             time.sleep(TIMEOUTS.sweep)
     except ConfigError as error:
         # Settings that are good one by one may not be together, or a preset is gone.
-        ledger.give_up(sweep_id, f"no further trial can be launched: {error}")
+        control.abort(sweep_id, f"no further trial can be launched: {error}")
     # A driver that dies is started again, and would die again, unseen.
     except Exception as error:
         traceback.print_exc()
-        ledger.pause(sweep_id, reason=f"its driver failed, {type(error).__name__}: {error}")
+        control.pause(sweep_id, reason=f"its driver failed, {type(error).__name__}: {error}")
     return 0
 
 
@@ -55,8 +57,8 @@ class Driver:
     def __init__(self, sweep_id: str):
         self.sweep_id = sweep_id
         with store.reading() as session:
-            self.sweep = ledger.config_of(store.find_sweep(session, sweep_id))
-        self.base = spaces.base_config(self.sweep)
+            self.sweep = control.launched_config(store.find_sweep(session, sweep_id))
+        self.base = base_config(self.sweep)
         self.pruning = Pruning(sweep_id, self.sweep, self.base)
         self.set_aside: set[tuple[str, int]] = set()  # run and attempt
         self.looked_at = time.monotonic()
@@ -100,7 +102,7 @@ class Driver:
         with store.reading() as session:
             row = store.find_sweep(session, self.sweep_id)
             trials = store.trials(session, self.sweep_id)
-        if row.status not in ledger.OPEN:
+        if row.status not in control.OPEN:
             return False
         paused = row.status == SweepStatus.PAUSED
         if paused and not any(run.status in ACTIVE for run in trials):
@@ -112,12 +114,12 @@ class Driver:
         over = row.seconds is not None and spent >= row.seconds
         if over:
             why = f"pruned: the {row.seconds:,.0f} seconds of the sweep are over"
-            ledger.end_runs(trials, reason=why)
+            control.stop_runs(trials, reason=why)
             left = False
         else:
             again = [self.try_again(run) for run in trials]
             self.prune(trials)
-            more = ledger.enqueue(row.id, self.sweep, self.base)
+            more = enqueue(row.id, self.sweep, self.base)
             left = any(again) or more is not None
         if left or any(not Status(run.status).ended for run in trials):
             return True
@@ -139,7 +141,7 @@ class Driver:
         if now - self.looked_at >= TIMEOUTS.heartbeat:
             self.looked_at = now
             with store.writing() as session:
-                store.change_sweep(session, row.id, None, leave=ledger.OPEN, spent_seconds=spent)
+                store.change_sweep(session, row.id, None, leave=control.OPEN, spent_seconds=spent)
         return spent
 
     def try_again(self, run: Run) -> bool:
@@ -147,7 +149,7 @@ class Driver:
         early = run.status in (Status.FAILED, Status.INTERRUPTED)
         if not early or (run.id, run.attempt) in self.set_aside:
             return False
-        if ledger.try_again(run, self.sweep.retries):
+        if retry(run, self.sweep.retries):
             return True
         self.set_aside.add((run.id, run.attempt))
         return False

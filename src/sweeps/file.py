@@ -1,28 +1,11 @@
-"""A sweep file and its search space: what is tried, by which method, and for how long.
+"""A sweep file: what is searched, by which method, and for how long."""
 
-Optuna's samplers suggest the values; a suggestion depends on nothing but the file, the sweep's
-seed, its own number and what was tried before it, so it is the same after a restart.
-"""
-
-import itertools
-import math
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.trial import TrialState
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from src.config import (
@@ -40,23 +23,23 @@ from src.config import (
 )
 from src.training.early_stopping import LESS, TRAINING, VALIDATION
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+STARTUP_SECONDS = 10  # from the start of a trial to its first step
 
-MOST_CELLS = 100_000  # of a grid
-LOADING_SECONDS = 10  # a trial takes so long before its first step
-ASKED_AGAIN = 50  # times, for values that have not been tried
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+
 METRIC = ("early_stopping.metric", "early_stopping.mode")
-# Trials that compute the same: rows of a step are what counts, not how they are cut.
-BATCH, TIMES = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
 
 
-# --- the file -------------------------------------------------------------------------------------
+# Their product, the effective batch, decides what a step computes.
+MICRO_BATCH, ACCUMULATION = (
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+)
 
 
-class Listed(Section):
+class Categorical(Section):
     values: list[Any] = Field(min_length=1)
     """The values to try; a bare list is short for this."""
     when: dict[str, list[Any]] = {}
@@ -83,12 +66,12 @@ class Range(Section):
 
 
 def _kind(given: Any) -> str:
-    listed = isinstance(given, list | Listed) or isinstance(given, dict) and "values" in given
+    listed = isinstance(given, list | Categorical) or isinstance(given, dict) and "values" in given
     return "listed" if listed else "range"
 
 
 Parameter = Annotated[
-    Annotated[Listed, Tag("listed")] | Annotated[Range, Tag("range")], Discriminator(_kind)
+    Annotated[Categorical, Tag("listed")] | Annotated[Range, Tag("range")], Discriminator(_kind)
 ]
 
 
@@ -157,7 +140,7 @@ class SweepConfig(Section):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a sweep may take; None where there is no such limit."""
+    """Limits of a sweep; None where there is none."""
 
     trials: int | None = None
     seconds: float | None = None
@@ -178,10 +161,10 @@ class Budget:
                 return Budget(trials=int(amount))
         if words in UNITS or short:
             seconds = amount * UNITS[words[0]]
-            if seconds < LOADING_SECONDS:
+            if seconds < STARTUP_SECONDS:
                 raise ValueError(
                     "the budget is too small for one trial, which takes about "
-                    f"{LOADING_SECONDS} seconds before its first step"
+                    f"{STARTUP_SECONDS} seconds before its first step"
                 )
             return Budget(seconds=seconds)
         raise ValueError(f"a budget is such as `200 trials` or `45 minutes`; got {text!r}")
@@ -193,7 +176,10 @@ def load_sweep(path: str | Path) -> SweepConfig:
 
 
 def parse_sweep(text: str, source: str | Path) -> SweepConfig:
-    """The sweep that a text describes; each value of its space is as RunConfig has it."""
+    """The sweep that a text describes, with each value of its space parsed as RunConfig parses it.
+
+    ConfigError names every problem at once.
+    """
     try:
         sweep = SweepConfig.model_validate(parse_yaml(text, source))
     except ValidationError as error:
@@ -208,7 +194,7 @@ def parse_sweep(text: str, source: str | Path) -> SweepConfig:
 
 
 def base_config(sweep: SweepConfig) -> RunConfig:
-    """What all trials have in common, as a run: the default that the search has to beat."""
+    """The config that all trials share: the default that the search has to beat."""
     try:
         config = load_config(preset=sweep.base.preset, overrides=sweep.base.overrides)
     except ConfigError as error:
@@ -225,14 +211,14 @@ def base_config(sweep: SweepConfig) -> RunConfig:
 def trial_config(
     sweep: SweepConfig, base: RunConfig, values: Mapping[str, Any], number: int
 ) -> RunConfig:
-    """The run of one trial: the values of its setting, and the seed of its number."""
+    """The config of one trial: the base, its searched `values` and the seed of its number."""
     seed = base.training.seed + number % sweep.seeds
     own = {"name": f"{sweep.name} {number}", "training.seed": seed}
     return with_overrides(base.model_dump(), dict(values) | own)
 
 
 def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """(field, sentence) of what pydantic found."""
+    """Pairs (field, sentence) of pydantic's errors."""
     for item in error.errors():
         path = [str(part) for part in item["loc"] if part not in ("listed", "range")]
         message = item["msg"].removeprefix("Value error, ")
@@ -254,7 +240,7 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
-    """(field, sentence) of what cannot be searched."""
+    """Pairs (field, sentence) of what cannot be searched."""
     if not sweep.space:
         yield "space", "is empty; name a setting and what to try, such as `lora.r: [4, 8, 16]`"
     known = {setting.name: setting for setting in settings()}
@@ -294,8 +280,8 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _unusable(parameter: Parameter, setting: Setting, base: RunConfig, method: str) -> str | None:
-    """Why these values cannot be searched, or None."""
-    if isinstance(parameter, Listed):
+    """The reason these values cannot be searched, or None."""
+    if isinstance(parameter, Categorical):
         tried = parameter.values
     elif setting.type not in (int, float):
         return "has no numbers between low and high; list its values"
@@ -320,7 +306,7 @@ def _unusable(parameter: Parameter, setting: Setting, base: RunConfig, method: s
 
 
 def _rooted(parameter: Parameter) -> bool:
-    values = parameter.values if isinstance(parameter, Listed) else []
+    values = parameter.values if isinstance(parameter, Categorical) else []
     return all(v is None or Path(str(v)).expanduser().is_absolute() for v in values)
 
 
@@ -335,7 +321,7 @@ def _typed(base: RunConfig, name: str, parameter: Parameter) -> Parameter:
     """The parameter with its values as RunConfig reads them: YAML's 1e-4 is a text."""
     when = {n: [_value(base, n, v) for v in values] for n, values in parameter.when.items()}
     update: dict[str, Any] = {"when": when}
-    if isinstance(parameter, Listed):
+    if isinstance(parameter, Categorical):
         values = [_value(base, name, v) for v in parameter.values]
         update["values"] = [v for i, v in enumerate(values) if v not in values[:i]]
     return parameter.model_copy(update=update)
@@ -347,199 +333,3 @@ def _value(base: RunConfig, name: str, value: Any) -> Any:
 
 def _number(setting: Setting, value: float) -> float:
     return int(value) if setting.type is int and value == int(value) else value
-
-
-# --- suggestions ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A setting that was suggested before, and what became of it."""
-
-    number: int
-    values: Mapping[str, Any]
-    state: TrialState  # RUNNING also while it waits in the queue
-    value: float | None = None  # of the metric where it is complete
-    reports: Mapping[int, float] = field(default_factory=dict)  # step -> metric
-
-
-def suggest(
-    sweep: SweepConfig, seed: int, number: int, tried: Sequence[Tried]
-) -> dict[str, Any] | None:
-    """Values of the searched settings for setting `number`; None where nothing is left to try."""
-    if sweep.method == "grid":
-        cells = grid(sweep, seed)
-        return dict(cells[number]) if number < len(cells) else None
-    base = base_config(sweep)
-    known = {computed(base, one.values) for one in tried}
-    study = rebuilt(sweep, tried)
-    for again in range(ASKED_AGAIN):
-        state = np.random.SeedSequence([seed, number, again]).generate_state(1)
-        # In a small space TPE comes back to its favourites; the budget is there to try others.
-        method = sweep.method if again < ASKED_AGAIN // 2 else "random"
-        study.sampler = sampler(method, int(state[0]))
-        trial = study.ask()
-        values = draw(sweep, trial)
-        if computed(base, values) not in known:
-            return values
-        study.tell(trial, state=TrialState.FAIL)
-    # Drawing seldom finds the last ones of a small space.
-    if not _is_countable(sweep):
-        return None
-    return next((dict(c) for c in grid(sweep, seed) if computed(base, c) not in known), None)
-
-
-def sampler(method: str, seed: int) -> optuna.samplers.BaseSampler:
-    if method == "tpe":
-        # With trials under way at the same time, each must not be drawn to the same place.
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def draw(sweep: SweepConfig, trial: optuna.Trial) -> dict[str, Any]:
-    """What a trial suggests for the settings whose conditions are met."""
-    values: dict[str, Any] = {}
-    for name, space in distributions(sweep).items():
-        if not _met(sweep.space[name], values):
-            continue
-        match space:
-            case CategoricalDistribution():
-                place = trial.suggest_categorical(name, range(len(space.choices)))
-                values[name] = _listed(sweep, name)[place]
-            case IntDistribution():
-                values[name] = trial.suggest_int(
-                    name, space.low, space.high, step=space.step, log=space.log
-                )
-            case FloatDistribution():
-                values[name] = trial.suggest_float(
-                    name, space.low, space.high, step=space.step, log=space.log
-                )
-    return values
-
-
-def _met(parameter: Parameter, values: Mapping[str, Any]) -> bool:
-    return all(name in values and values[name] in some for name, some in parameter.when.items())
-
-
-def distributions(sweep: SweepConfig) -> dict[str, BaseDistribution]:
-    """The space as Optuna has it. A listed value is its place in the list, so any value may be."""
-    types = {setting.name: setting.type for setting in settings()}
-    return {name: _distribution(types[name], p) for name, p in sweep.space.items()}
-
-
-def _distribution(kind: Any, parameter: Parameter) -> BaseDistribution:
-    if isinstance(parameter, Listed):
-        return CategoricalDistribution(range(len(parameter.values)))
-    low, high, step = parameter.low, parameter.high, parameter.step
-    if kind is int:
-        return IntDistribution(int(low), int(high), log=parameter.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=parameter.log, step=step)
-
-
-def _listed(sweep: SweepConfig, name: str) -> list[Any]:
-    parameter = sweep.space[name]
-    assert isinstance(parameter, Listed)
-    return parameter.values
-
-
-def rebuilt(sweep: SweepConfig, tried: Iterable[Tried]) -> optuna.Study:
-    """An Optuna study of what was tried, in memory: the run rows are the only ledger."""
-    study = optuna.create_study(direction="maximize" if sweep.mode == "max" else "minimize")
-    known = distributions(sweep)
-    for one in sorted(tried, key=lambda one: one.number):
-        there = {
-            name: _listed(sweep, name).index(value)
-            if isinstance(known[name], CategoricalDistribution)
-            else value
-            for name, value in one.values.items()
-        }
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=one.state,
-                value=one.value if one.state == TrialState.COMPLETE else None,
-                params=there,
-                distributions={name: known[name] for name in there},
-                intermediate_values=dict(one.reports),
-            )
-        )
-    return study
-
-
-# --- grids ----------------------------------------------------------------------------------------
-
-
-def grid(sweep: SweepConfig, seed: int) -> tuple[dict[str, Any], ...]:
-    """The settings of a grid in the order in which they are trained."""
-    cells, same = _grid(sweep.model_dump_json(), seed)
-    skipped = set(same) if sweep.duplicates == "skip" else set()
-    return tuple(cell for place, cell in enumerate(cells) if place not in skipped)
-
-
-def duplicates(sweep: SweepConfig, seed: int) -> int:
-    """Settings of a grid that take the same steps as one before them."""
-    return len(_grid(sweep.model_dump_json(), seed)[1])
-
-
-@lru_cache(maxsize=8)
-def _grid(text: str, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """All distinct cells in Optuna's order, and the places of those whose steps came before."""
-    sweep = SweepConfig.model_validate_json(text)
-    axes = {name: _axis(name, parameter) for name, parameter in sweep.space.items()}
-    if (size := math.prod(map(len, axes.values()))) > MOST_CELLS:
-        raise ConfigError(
-            {"space": f"is a grid of {size:,} settings; {MOST_CELLS:,} is the most, so list fewer "
-             "values or take method random or tpe"}
-        )  # fmt: skip
-    base = base_config(sweep)
-    product = list(itertools.product(*axes.values()))
-    # Optuna decides the order. One number a cell: one a setting takes it five times as long.
-    study = optuna.create_study(sampler=optuna.samplers.GridSampler({"cell": range(size)}, seed))
-    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for trial in (study.ask() for _ in range(size)):
-        cell: dict[str, Any] = {}
-        chosen = product[trial.suggest_int("cell", 0, size - 1)]
-        for (name, parameter), value in zip(sweep.space.items(), chosen, strict=True):
-            if _met(parameter, cell):
-                cell[name] = value
-        # Where a condition is not met, cells that differ in that setting alone are one.
-        cells.setdefault(tuple(map(repr, cell.items())), cell)
-    kept, seen, same = list(cells.values()), set(), []
-    for place, cell in enumerate(kept):
-        key = computed(base, cell)
-        if key in seen:
-            same.append(place)
-        seen.add(key)
-    return kept, same
-
-
-def _is_countable(sweep: SweepConfig) -> bool:
-    """Whether a grid could hold all settings of the space."""
-    spaces = distributions(sweep).values()
-    if any(isinstance(space, FloatDistribution) and space.step is None for space in spaces):
-        return False
-    return math.prod(len(_axis(n, p)) for n, p in sweep.space.items()) <= MOST_CELLS
-
-
-def _axis(name: str, parameter: Parameter) -> list[Any]:
-    if isinstance(parameter, Listed):
-        return parameter.values
-    kind = next(setting.type for setting in settings() if setting.name == name)
-    step = parameter.step or 1
-    count = math.floor((parameter.high - parameter.low) / step + 1e-9) + 1
-    values = (parameter.low + i * step for i in range(count))
-    return [
-        int(v) if kind is int else float(f"{v:.12g}")
-        for v in itertools.islice(values, MOST_CELLS + 1)
-    ]
-
-
-def computed(base: RunConfig, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for settings whose steps are the same by arithmetic."""
-    own = dict(values)
-    dropout = own.get("lora.dropout", base.lora.dropout)
-    if dropout == 0 and (BATCH in own or TIMES in own):
-        rows = own.pop(BATCH, get(base, BATCH)) * own.pop(TIMES, get(base, TIMES))
-        own["rows a step"] = rows
-    # One that is not searched here has its base value, as one that has just that value.
-    return tuple(sorted((n, repr(v)) for n, v in own.items() if n not in values or
-                        v != get(base, n)))  # fmt: skip

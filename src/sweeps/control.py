@@ -1,0 +1,197 @@
+"""Launching a sweep and steering it: pause, resume, cancel, raise its budget."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from src import store
+from src.config import ConfigError, get, parse_yaml, read_text, settings
+from src.runs import launcher, snapshots
+from src.runs.processes import host
+from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
+from src.sweeps import estimate, search
+from src.sweeps.file import (
+    Budget,
+    SweepConfig,
+    base_config,
+    load_sweep,
+    parse_sweep,
+    trial_config,
+)
+from src.workers import ray_nodes
+
+OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
+
+
+def prepare(
+    file: Path, *, budget: str | None = None, executor: str | None = None
+) -> tuple[str, SweepConfig, estimate.SweepEstimate]:
+    """The text, the sweep and the estimate of a file, with another budget or executor if given.
+
+    ConfigError with all that can be known before launch to fail.
+    """
+    text = read_text(file)
+    given = {"budget": budget, "executor": executor}
+    if own := {name: value for name, value in given.items() if value is not None}:
+        text = yaml.safe_dump(parse_yaml(text, file) | own, sort_keys=False)
+    return text, *read_and_estimate(text, file)
+
+
+def read_and_estimate(text: str, source: str | Path) -> tuple[SweepConfig, estimate.SweepEstimate]:
+    """The sweep that a text describes, and its estimate on this machine."""
+    sweep = parse_sweep(text, source)
+    with store.reading() as session:
+        known = store.runs(session, statuses=[Status.COMPLETED], limit=100)
+    return sweep, estimate.estimate_sweep(sweep, sweep.seed, known)
+
+
+def launch(file: Path, *, budget: str | None = None, executor: str | None = None) -> str:
+    """Record a sweep, start its driver, and return its id."""
+    text, sweep, _ = prepare(file, budget=budget, executor=executor)
+    if sweep.executor == "ray":
+        ray_nodes.check()
+    base = base_config(sweep)
+    first = search.suggest(sweep, sweep.seed, 0, [])
+    assert first is not None
+    launcher.check(trial_config(sweep, base, first, 0))
+    store.keep_reserve()
+    limits, now = sweep.limits, time.time()
+    with store.writing() as session:
+        row = Sweep(
+            id=store.new_id(session, Sweep, sweep.name, now),
+            name=sweep.name,
+            file=text,
+            base={setting.name: get(base, setting.name) for setting in settings()},
+            path=str(file.absolute()),
+            folder=str(Path.cwd()),
+            status=SweepStatus.ACTIVE,
+            seed=sweep.seed,
+            most_trials=limits.trials,
+            seconds=limits.seconds,
+            created_at=now,
+            host=host(),
+            seen_at=now,
+        )
+        session.add(row)
+    snapshots.remember_sweep(row.id)
+    launcher.start_driver(row.id)
+    return row.id
+
+
+def launched_config(row: Sweep) -> SweepConfig:
+    """The sweep file as it was launched, on the base settings as they were then."""
+    text = row.file
+    if row.base is not None:
+        own = {"base": {"overrides": row.base}}
+        text = yaml.safe_dump(parse_yaml(text, row.path) | own, sort_keys=False)
+    return parse_sweep(text, row.path)
+
+
+def drift_notice(row: Sweep) -> str | None:
+    """A sentence where the file or its preset was changed since the launch, which changes
+    nothing."""
+    goes_on = "the sweep goes on as it was launched"
+    then = launched_config(row)
+    try:
+        now = load_sweep(row.path)
+        # What an option of the launch may say otherwise.
+        same = {"budget": None, "executor": "local", "base": then.base}
+        alike = now.model_copy(update=same) == then.model_copy(update=same)
+        if alike and base_config(now) == base_config(then):
+            return None
+    except ConfigError as error:
+        return f"{row.path} cannot be read any more ({error}); {goes_on}"
+    return (
+        f"{row.path} or its preset was changed after the launch; {goes_on}, so launch the file "
+        "again to search what it says now"
+    )
+
+
+def pause(sweep_id: str, *, reason: str | None = None) -> None:
+    """Pause a sweep: no further trial starts, those that train go on."""
+    _change(sweep_id, "paused", SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE], reason=reason)
+
+
+def resume(sweep_id: str) -> None:
+    _change(sweep_id, "resumed", SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED], reason=None)
+    launcher.start_driver(sweep_id)
+    launcher.fill_slots()
+
+
+def cancel(sweep_id: str) -> None:
+    """End a sweep: its queued trials are cancelled, those that train stop at their next step. Of a
+    complete one the runs that confirm its best settings are."""
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+        confirming = any(not Status(r.status).ended for r in store.confirmations(session, row.id))
+    if row.status != SweepStatus.COMPLETED or not confirming:
+        _change(row.id, "cancelled", SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
+    with store.reading() as session:
+        runs = store.runs_of_sweep(session, row.id)
+    stop_runs(runs)
+
+
+def abort(sweep_id: str, reason: str) -> None:
+    """End a sweep that cannot go on; trials that are queued or train already do."""
+    ended_at = time.time()
+    _change(sweep_id, "ended", SweepStatus.CANCELLED, leave=OPEN, ended_at=ended_at, reason=reason)
+
+
+def stop_runs(runs: Sequence[Run], *, reason: str | None = None) -> None:
+    """Stop the runs that are queued or training; with a `reason` they count as completed."""
+    with store.writing() as session:
+        for run in runs:
+            if run.status == Status.QUEUED or run.status in ACTIVE:
+                store.request_stop(session, run.id, reason=reason)
+
+
+def add(sweep_id: str, more: str) -> None:
+    """Raise the budget of a sweep by `20 trials` or `30 minutes`; one that is complete goes on."""
+    try:
+        extra = Budget.parse(more)
+    except ValueError as error:
+        raise ConfigError({"": str(error)}) from None
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+    name = "most_trials" if extra.trials is not None else "seconds"
+    has, amount = getattr(row, name), extra.trials if extra.trials is not None else extra.seconds
+    if has is None:
+        kind = "trials" if name == "most_trials" else "time"
+        raise store.CannotSteer(f"{row.id} has no budget of {kind} that could be raised")
+    leave = (*OPEN, SweepStatus.COMPLETED)
+    columns = {name: has + amount, "ended_at": None, "reason": None}
+    to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
+    _change(row.id, "given more", to, leave=leave, **columns)
+    _requeue_cancelled(row.id)
+    launcher.start_driver(row.id)
+
+
+def _requeue_cancelled(sweep_id: str) -> None:
+    """Requeue the trials that still waited when the sweep's time was over.
+
+    Their parameters would otherwise be missing from the search.
+    """
+    with store.writing() as session:
+        for run in store.trials(session, sweep_id):
+            if run.status == Status.CANCELLED and (run.reason or "").startswith("pruned:"):
+                store.uncancel(session, run.id)
+
+
+def _change(
+    sweep_id: str,
+    done: str,
+    to: SweepStatus | None,
+    *,
+    leave: Sequence[SweepStatus],
+    **columns: object,
+) -> None:
+    with store.writing() as session:
+        row = store.find_sweep(session, sweep_id)
+        if not store.change_sweep(session, row.id, to, leave=leave, **columns):
+            may = " or ".join(leave)
+            raise store.CannotSteer(
+                f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
+            )
+    snapshots.remember_sweep(row.id)

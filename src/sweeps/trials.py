@@ -1,0 +1,195 @@
+"""The trials of a sweep: which are queued next, and which are tried again.
+
+The run table is the only record: a trial is a row, its number is given once, and the process that
+drives the sweep can die at any time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError
+
+from src import paths, store
+from src.config import RunConfig, with_absolute_paths
+from src.runs import attempts, launcher, snapshots
+from src.runs.machine import slot_count
+from src.store.tables import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
+from src.sweeps import search
+from src.sweeps.control import OPEN
+from src.sweeps.file import SweepConfig, trial_config
+from src.sweeps.search import PastTrial
+from src.training.results import FailedTraining, write_results
+
+# A lost machine is not the trial's fault; one that takes the machine down each time is.
+MAX_RELAUNCHES = 10
+
+
+def trial_state(run: Run) -> TrialState:
+    """The state of a run as Optuna names it."""
+    match Status(run.status):
+        case Status.COMPLETED | Status.STOPPED if run.stop_reason:
+            return TrialState.PRUNED
+        case Status.COMPLETED:
+            return TrialState.COMPLETE
+        case status if status.ended:
+            return TrialState.FAIL
+    return TrialState.RUNNING
+
+
+def tried(
+    sweep: SweepConfig,
+    trials: Sequence[Run],
+    metrics: dict[str, dict[str, float | None]],
+    reports: Sequence[tuple[str, int, float, float]] = (),
+) -> list[PastTrial]:
+    """The parameters that were suggested so far, each with the mean score of its seeds."""
+    by_run: dict[str, dict[int, float]] = {}
+    for run_id, step, reported, _ in reports:
+        by_run.setdefault(run_id, {})[step] = reported
+    members: dict[int, list[Run]] = {}
+    for run in trials:
+        members.setdefault((run.number or 0) // sweep.seeds, []).append(run)
+    found = []
+    for number, runs in members.items():
+        scores = [
+            value
+            for run in runs
+            if trial_state(run) == TrialState.COMPLETE
+            and (value := metrics.get(run.id, {}).get(sweep.metric)) is not None
+        ]
+        states = {trial_state(run) for run in runs}
+        now = (
+            TrialState.RUNNING if TrialState.RUNNING in states
+            else TrialState.COMPLETE if scores
+            else TrialState.PRUNED if TrialState.PRUNED in states
+            else TrialState.FAIL
+        )  # fmt: skip
+        mean = sum(scores) / len(scores) if scores else None
+        seen = by_run.get(runs[0].id, {})
+        found.append(PastTrial(number, runs[0].searched or {}, now, mean, seen))
+    return found
+
+
+def max_concurrent(sweep: SweepConfig, base: RunConfig, trials: Sequence[Run]) -> int:
+    """The number of trials that are queued or training at a time.
+
+    Enough to fill a pack and to refill it from the queue; with TPE as few as keep the machine
+    busy, since each suggestion learns from the trials that have ended.
+    """
+    if sweep.at_once:
+        return sweep.at_once
+    # What waits is enough for one machine more: it may have just joined.
+    hosts = {run.host for run in trials if run.status in ACTIVE}
+    machines = len(hosts) + 1 if sweep.executor == "ray" else 1
+    if sweep.method != "tpe":
+        # Else the members of a pack, which often end together, find nobody to take their slots.
+        size = base.pack_size if base.engine == "packed" else 1
+        return machines * size * (slot_count() + 1)
+    return machines * (8 if base.engine == "packed" else slot_count() + 1)
+
+
+def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
+    """Queue trials up to `max_concurrent`; returns how many, or None where none is left to try."""
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+        trials = store.trials(session, sweep_id)
+        learns = sweep.method == "tpe"
+        metrics = store.trial_metrics(session, sweep_id, [sweep.metric]) if learns else {}
+        reports = store.reports(session, sweep_id, sweep.metric) if learns else []
+    known = tried(sweep, trials, metrics, reports)
+    settings = {one.number: dict(one.values) for one in known}
+    room = max_concurrent(sweep, base, trials) - sum(not Status(run.status).ended for run in trials)
+    number = max((run.number or 0 for run in trials), default=-1) + 1
+    most = row.most_trials
+    # Whole settings only: half of one's seeds would say little.
+    most = None if most is None else most - most % sweep.seeds
+    chosen: list[tuple[int, dict[str, object]]] = []
+    left = True
+    while len(chosen) < room:
+        place = number // sweep.seeds
+        if place not in settings:
+            values = None
+            if most is None or number < most:
+                values = search.suggest(sweep, row.seed, place, known)
+            if values is None:
+                left = False
+                break
+            settings[place] = values
+            known.append(PastTrial(place, values, TrialState.RUNNING))
+        chosen.append((number, settings[place]))
+        number += 1
+    return (_insert(row, sweep, base, chosen) if chosen else 0) if left or chosen else None
+
+
+def _insert(
+    row: Sweep, sweep: SweepConfig, base: RunConfig, chosen: list[tuple[int, dict[str, object]]]
+) -> int:
+    if base.tracking.group is None:  # a tracker shows the trials as one group
+        own = base.tracking.model_copy(update={"group": row.id})
+        base = base.model_copy(update={"tracking": own})
+    configs = [trial_config(sweep, base, values, number) for number, values in chosen]
+    try:
+        with store.writing() as session:
+            if store.find_sweep(session, row.id).status != SweepStatus.ACTIVE:
+                return 0
+            run_ids = [
+                store.enqueue(
+                    session,
+                    with_absolute_paths(config, Path(row.folder)),
+                    sweep_id=row.id,
+                    number=number,
+                    seed_index=number % sweep.seeds,
+                    searched=values,
+                ).id
+                for config, (number, values) in zip(configs, chosen, strict=True)
+            ]
+    except IntegrityError:
+        return 0  # another driver gave these numbers first
+    for run_id in run_ids:
+        snapshots.remember(run_id)
+    launcher.fill_slots()
+    return len(run_ids)
+
+
+def retry(run: Run, retries: int) -> bool:
+    """Queue a failed or interrupted trial again, or set it aside; True if it goes on."""
+    with store.reading() as session:
+        events = store.events(session, run.id)
+    if any(e.kind == EventKind.SET_ASIDE and e.attempt == run.attempt for e in events):
+        return False
+    failed = run.status == Status.FAILED
+    decided = any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events)
+    if not failed and not decided:
+        return True  # the reconciler resumes it, or leaves it to us
+    kind = EventKind.RETRIED if failed else EventKind.RELAUNCHED
+    allowed = retries if failed else MAX_RELAUNCHES
+    # With the same memory it would end in the same way.
+    if failed and (run.reason or "").startswith(("oom:", "cuda_oom:")):
+        allowed = 0
+    done = sum(e.kind == kind for e in events)
+    step = attempts.newest_verified(run)
+    with store.writing() as session:
+        if run.sweep_id and store.find_sweep(session, run.sweep_id).status not in OPEN:
+            return False  # it was cancelled just now
+        if done >= allowed:
+            text = f"set aside after {run.attempt} attempts: {run.reason}"
+            store.record_event(session, run.id, run.attempt, EventKind.SET_ASIDE, text)
+        else:
+            start = "from scratch" if step is None else f"from step {step:,}"
+            text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
+            if not attempts.go_on(session, run, kind, text, step=step):
+                return True  # someone else was faster
+    snapshots.remember(run.id)
+    if done >= allowed:
+        with store.reading() as session:
+            config = store.find(session, run.id).config  # trials are read without theirs
+        write_results(
+            FailedTraining(run.reason),
+            run_id=run.id,
+            output_dir=paths.output_dir(run.id),
+            metrics_file=paths.final_metrics(run.id),
+            summary_file=paths.summary_file(),
+            config=config,
+        )
+    return done < allowed
