@@ -8,8 +8,8 @@ from src.training.utils import TrainingError
 
 
 def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
-    """`exact`, or `warm` and why: with another device or versions a resume is valid, but not bit for
-    bit. TrainingError where data or tokenizer differ: that is another run.
+    """`exact`, or `warm` and why: with another device or other versions a resume is valid, but not
+    bit for bit. TrainingError where data or tokenizer differ: that is another run.
     """
     for what in ("data", "tokenizer"):
         # The first checkpoint of a fork leaves the data open: it may go on with other rows.
