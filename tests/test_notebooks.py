@@ -74,7 +74,7 @@ def test_the_monitor_shows_a_stopped_run_and_resumes_it(home: Path) -> None:
     assert slot.acquire()  # so that the resumed run waits in the queue
     shown = execute("training_monitor", home)
     assert f"{run_id} STOPPED 300 of 600 steps" in shown
-    assert "goes on from step 300" in shown and "nats per token" in shown
+    assert "resumes from step 300" in shown and "nats per token" in shown
     assert live.row(run_id).status == Status.QUEUED
     execute("training_monitor", home, keep=False, RUN=panel_store.fill_run(), STOP=True)
     slot.release()

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -168,9 +167,7 @@ def five(packed: dict[str, Any]) -> list[RunConfig]:
             for n, own in enumerate(changes)]  # fmt: skip
 
 
-def test_packs_are_planned_launched_and_set_against_what_they_took(
-    home: Path, five: list[RunConfig]
-) -> None:
+def test_a_dry_run_tells_which_runs_share_a_process(home: Path, five: list[RunConfig]) -> None:
     # Known, not measured: which plan is the best one must not hang on what this machine does.
     heaviest = five[1]
     known(heaviest.model_copy(update={"engine": "auto"}), 1, "trl", 0.2)
@@ -179,33 +176,34 @@ def test_packs_are_planned_launched_and_set_against_what_they_took(
     known(heaviest, packing.FEW, "packed", 0.13)
     known(five[4], 1, "trl", 0.2)
     files = [written(home / f"{n}.yaml", config) for n, config in enumerate(five)]
-    # What it comes to is seen first; a run is left out only where that was asked for.
-    told = json.loads(command("plan", *files, "--json").stdout)
-    assert told["duplicates"] == {"3": 0} and told["launched"] == []
-    assert sorted(place for pack in told["packs"] for place in pack["members"]) == [0, 1, 2, 3, 4]
-    told = json.loads(command("plan", *files, "--launch", "--once", "--json").stdout)
-    assert told["duplicates"] == {"3": 0}
-    by_members = {tuple(pack["members"]): pack for pack in told["packs"]}
+    # A dry run changes nothing; a config is left out only where that was asked for.
+    plan = json.loads(command("launch", *files, "--dry-run", "--json").stdout)
+    assert plan["duplicates"] == {"3": 0} and plan["launched"] == []
+    assert sorted(place for pack in plan["packs"] for place in pack["members"]) == [0, 1, 2, 3, 4]
+    plan = json.loads(command("launch", *files, "--dry-run", "--once", "--json").stdout)
+    assert plan["duplicates"] == {"3": 0} and json.loads(command("runs", "--json").stdout) == []
+    by_members = {tuple(pack["members"]): pack for pack in plan["packs"]}
     assert set(by_members) == {(0, 1, 2), (4,)}
     pack, alone = by_members[0, 1, 2], by_members[(4,)]
     assert (pack["engine"], pack["size"]) == ("packed", 3)
     assert pack["seconds"] < pack["seconds_one_by_one"]
     assert (alone["engine"], alone["size"]) == ("trl", 1)
-    runs = [wait(run_id, ended) for run_id in told["launched"]]
+    # What is launched then is what was planned.
+    told = command("launch", *files, "--once", "--wait", "--json")
+    assert "3.yaml takes the same steps as" in " ".join(told.stderr.split())
+    runs = [row(run["id"]) for run in json.loads(told.stdout)]
+    assert [run.name for run in runs] == ["run 0", "run 1", "run 2", "run 4"]
     assert {run.status for run in runs} == {Status.COMPLETED}
     assert [run.trainer_pid == runs[0].trainer_pid for run in runs] == [True] * 3 + [False]
-    outcomes = {len(outcome["runs"]): outcome for outcome in packing.outcomes()}
-    assert outcomes[3]["seconds"] == pack["seconds"] and outcomes[3]["ended"] == 3
-    began = min(run.started_at or 0 for run in runs[:3])
-    assert outcomes[3]["took_seconds"] == max(run.ended_at or 0 for run in runs[:3]) - began > 0
-    there = psutil.virtual_memory().total / 2**30
-    assert 0 < outcomes[3]["took_gib"] < there
 
 
 @pytest.mark.timed
 def test_packs_and_runs_take_no_longer_than_was_measured(five: list[RunConfig]) -> None:
-    for run_id in packing.launch(packing.plan(five), five):
-        assert wait(run_id, ended).status == Status.COMPLETED
-    for outcome in packing.outcomes():
+    for pack in packing.plan(five).packs:
+        changes = {"engine": pack.engine, "pack_size": pack.size}
+        configs = [five[place].model_copy(update=changes) for place in pack.members]
+        runs = [wait(run_id, ended) for run_id in launcher.launch_all(configs)]
+        assert {run.status for run in runs} == {Status.COMPLETED}
+        took = max(run.ended_at or 0 for run in runs) - min(run.started_at or 0 for run in runs)
         # But for a machine that others use meanwhile.
-        assert outcome["took_seconds"] < 3 * outcome["seconds"] + 10, outcome
+        assert took < 3 * pack.seconds + 10, (took, pack)

@@ -1,6 +1,7 @@
-"""Queue runs: look at data, measure, launch, resume, fork."""
+"""Queue runs: preview their data, measure them, launch, resume, fork."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -34,11 +35,10 @@ from src.store.tables import Status
 def preview(
     config: ConfigArgument = None,
     preset: Preset = None,
-    changes: Set = [],  # noqa: B006
+    changes: Set = [],  # noqa: B006 (typer copies it)
     as_json: AsJson = False,
 ) -> None:
-    """Show the data of a config before launch: rows, token counts, how the tokenizer cuts the
-    words, leaks."""
+    """Show a config's data: rows, token counts, leaks, and how the tokenizer splits the words."""
     loaded = load_config(config, preset=preset, overrides=overrides(changes))
     seen = launcher.check(loaded)
     if as_json:
@@ -49,7 +49,7 @@ def preview(
     out.print(", ".join(f"{n:,} {split} rows" for split, n in seen["rows"].items()))
     tokens = seen["tokens"]
     out.print(
-        f"{tokens['min']} to {tokens['max']} tokens a row, median {tokens['median']:g} "
+        f"{tokens['min']} to {tokens['max']} tokens per row, median {tokens['median']:g} "
         f"(model.max_length {seen['max_length']:,})"
     )
     for text in preview_notes(seen):
@@ -64,117 +64,143 @@ def preflight(
     changes: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Measure what a run would take: three real steps on its longest rows, and a score of the
-    longest. Kept by config: a launch that would not fit is refused."""
+    """Measure the time and memory that a run takes, in three real training steps.
+
+    The steps train on the longest rows, and one batch of them is scored. The result is kept: from
+    then on a launch that would not fit into memory is refused.
+    """
     loaded = load_config(config, preset=preset, overrides=overrides(changes))
     with err.status("three steps on the longest rows"):
-        found = estimate.measure(loaded)
+        measured = estimate.measure(loaded)
     launcher.fill_slots()
-    problems = found.problems(loaded)
-    seconds = None if problems else found.seconds(loaded)
+    problems = measured.problems(loaded)
+    seconds = None if problems else measured.seconds(loaded)
     if as_json:
-        print_json(asdict(found) | {"seconds": seconds, "problems": problems})
+        print_json(asdict(measured) | {"seconds": seconds, "problems": problems})
     elif not problems:
-        out.print(found.sentence(loaded), highlight=False)
+        out.print(measured.sentence(loaded), highlight=False)
     for text in problems.values():
         error(text)
     if problems:
         raise typer.Exit(DID_NOT_COMPLETE)
 
 
-def plan(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="CONFIG...", help="YAML files, a run each.")
-    ],
+def launch(
+    files: ConfigArguments = [],  # noqa: B006
+    preset: Preset = None,
     changes: Set = [],  # noqa: B006
-    start: Annotated[bool, typer.Option("--launch", help="Launch the runs as planned.")] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Of those that take the same steps train only the first.")
+        bool, typer.Option("--once", help="Of configs that take the same steps train the first.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Launch nothing; measure which runs are best trained in one process, and how long "
+            "that takes.",
+        ),
+    ] = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which runs would share a process and what that takes, from a measurement of one and of a
-    few of them."""
+    """Queue one run per config, and start them as slots become free.
+
+    Runs go on when this command or the panel ends. Those of `engine: packed` that can share a
+    process do. A file that is refused does not hold up the others.
+    """
     values = overrides(changes)
-    configs = [load_config(file, overrides=values) for file in files]
+    if dry_run:
+        asked: list[Path | None] = [*files] or [None]
+        configs = [load_config(file, preset=preset, overrides=values) for file in asked]
+        print_plan(files, configs, once=once, as_json=as_json)
+    elif len(files) < 2:
+        config = load_config(files[0] if files else None, preset=preset, overrides=values)
+        check(config)
+        finish(launcher.launch(config), wait=wait, as_json=as_json)
+    else:
+        accepted: dict[Path, RunConfig] = {}
+        refused: dict[Path, str] = {}
+        for file in files:
+            try:
+                config = load_config(file, preset=preset, overrides=values)
+                check(config)
+                accepted[file] = config
+            except UserError as problem:
+                refused[file] = str(problem)
+                error(f"{file}: {problem}")
+        if once:
+            accepted = without_duplicates(accepted)
+        ids = dict(zip(accepted, launcher.launch_all(list(accepted.values())), strict=True))
+        finish_all(files, ids, refused, wait=wait, as_json=as_json)
+
+
+def check(config: RunConfig) -> None:
+    """Print notes on a config's data and what it is known to take; ConfigError if it cannot be
+    trained here."""
+    check_data(config)
+    if measured := estimate.kept(config):
+        if problems := measured.problems(config):
+            raise ConfigError(problems)
+        err.print(f"it {measured.sentence(config)}", highlight=False)
+
+
+def check_data(config: RunConfig) -> None:
+    """Print notes on a config's data; ConfigError if it cannot be trained here."""
+    seen = launcher.check(config)
+
+    from src.training.data_loaders import preview_notes
+
+    for text in preview_notes(seen):
+        note(text)
+
+
+def without_duplicates(configs: Mapping[Path, RunConfig]) -> dict[Path, RunConfig]:
+    """The configs that no earlier one makes superfluous by taking the same steps."""
+    files = list(configs)
+    duplicates = packing.duplicates(list(configs.values()))
+    for place, first in duplicates.items():
+        note(f"{files[place]} takes the same steps as {files[first]} and is left out")
+    return {f: configs[f] for place, f in enumerate(files) if place not in duplicates}
+
+
+def print_plan(
+    files: Sequence[Path], configs: Sequence[RunConfig], *, once: bool, as_json: bool
+) -> None:
+    """Print which runs are best trained in one process, from measurements of one and of a few."""
     for config in configs:
         launcher.check(config)
     with err.status("three steps of one run and of a few"):
-        found = packing.plan(configs, once=once)
-    launched = packing.launch(found, configs) if start else []
+        plan = packing.plan(configs, once=once)
     launcher.fill_slots()
     if as_json:
-        print_json(asdict(found) | {"seconds": found.seconds, "launched": launched})
-        return
+        return print_json(asdict(plan) | {"seconds": plan.seconds, "launched": []})
     table = Table("runs", "at once", "engine", "at most", "GiB", "why", box=None,
                   header_style="bold")  # fmt: skip
-    for pack in found.packs:
+    for pack in plan.packs:
         table.add_row(
             f"{len(pack.members):,}", f"{pack.size:,}", pack.engine, duration(pack.seconds),
             f"{pack.peak_gib:.1f} of {pack.room_gib:.1f}", escape(pack.why),
         )  # fmt: skip
     out.print(table)
-    for place, first in found.duplicates.items():
+    for pack in plan.packs:
+        if {packing_of(configs[i], len(pack.members)) for i in pack.members} != {
+            (pack.engine, pack.size)
+        }:
+            names = " ".join(str(files[i]) for i in pack.members)
+            sets = f"--set engine={pack.engine} --set pack_size={pack.size}"
+            out.print(escape(f"spelltune launch {names} {sets}"), highlight=False)
+    for place, first in plan.duplicates.items():
         text = f"{files[place]} takes the same steps as {files[first]}"
         out.print(escape(text + (" and is left out" if once else "; --once trains one of them")))
-    for run_id in launched:
-        out.print(f"{find_run(run_id).status} {run_id}", highlight=False)
 
 
-def launch(
-    files: ConfigArguments = [],  # noqa: B006 (typer copies it)
-    preset: Preset = None,
-    changes: Set = [],  # noqa: B006
-    wait: Wait = False,
-    as_json: AsJson = False,
-) -> None:
-    """Queue a run and start it when a slot is free. It lives on when this command or the panel
-    ends. With several files: a run each, queued together; those of `engine: packed` that may share
-    a process do. A file that is refused does not hold up the others."""
-    values = overrides(changes)
-
-    def checked(file: Path | None) -> RunConfig:
-        loaded = load_config(file, preset=preset, overrides=values)
-        check(loaded)
-        if measured := estimate.kept(loaded):
-            if problems := measured.problems(loaded):
-                raise ConfigError(problems)
-            err.print(f"it {measured.sentence(loaded)}", highlight=False)
-        return loaded
-
-    if len(files) < 2:
-        only = checked(files[0] if files else None)
-        finish(launcher.launch(only), wait=wait, as_json=as_json)
-        return
-    accepted: dict[Path, RunConfig] = {}
-    refused: dict[Path, str] = {}
-    for file in files:
-        try:
-            accepted[file] = checked(file)
-        except UserError as problem:
-            refused[file] = str(problem)
-            error(f"{file}: {problem}")
-    ids = dict(zip(accepted, launcher.launch_all(list(accepted.values())), strict=True))
-    if wait:
-        for run_id in ids.values():
-            follow(run_id)
-    rows = {file: find_run(run_id) for file, run_id in ids.items()}
-    if as_json:
-        with store.reading() as session:
-            print_json([
-                store.show(session, rows[file]) if file in rows
-                else {"config": str(file), "status": Status.FAILED, "reason": refused[file]}
-                for file in files
-            ])  # fmt: skip
-    else:
-        for run in rows.values():
-            out.print(f"{run.status} {run.id}", highlight=False)
-    if refused or wait and any(run.status != Status.COMPLETED for run in rows.values()):
-        raise typer.Exit(DID_NOT_COMPLETE)
+def packing_of(config: RunConfig, runs: int) -> tuple[str, int]:
+    """Engine, and adapters at once, if so many runs like this one are launched as they are."""
+    return config.engine, min(config.pack_size, runs) if config.engine == "packed" else 1
 
 
 def finish(run_id: str, *, wait: bool, as_json: bool) -> None:
-    """Say what became of a run that was just queued, after its end with `wait`."""
+    """Print a run that was just queued, after its end with `wait`."""
     if wait:
         follow(run_id)
     run = find_run(run_id)
@@ -193,14 +219,31 @@ def finish(run_id: str, *, wait: bool, as_json: bool) -> None:
         raise typer.Exit(DID_NOT_COMPLETE)
 
 
-def check(config: RunConfig) -> None:
-    """Print notes on the data of a config; ConfigError if this machine cannot train it."""
-    seen = launcher.check(config)
-
-    from src.training.data_loaders import preview_notes
-
-    for text in preview_notes(seen):
-        note(text)
+def finish_all(
+    files: Sequence[Path],
+    ids: Mapping[Path, str],
+    refused: Mapping[Path, str],
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Print the runs of several files, after their end with `wait`, and the refused files."""
+    if wait:
+        for run_id in ids.values():
+            follow(run_id)
+    rows = {file: find_run(run_id) for file, run_id in ids.items()}
+    if as_json:
+        with store.reading() as session:
+            print_json([
+                store.show(session, rows[file]) if file in rows
+                else {"config": str(file), "status": Status.FAILED, "reason": refused[file]}
+                for file in files if file in rows or file in refused
+            ])  # fmt: skip
+    else:
+        for run in rows.values():
+            out.print(f"{run.status} {run.id}", highlight=False)
+    if refused or wait and any(run.status != Status.COMPLETED for run in rows.values()):
+        raise typer.Exit(DID_NOT_COMPLETE)
 
 
 def follow(run_id: str) -> None:
@@ -219,17 +262,17 @@ def follow(run_id: str) -> None:
                 with store.reading() as session:
                     run = store.find(session, run_id)
                     latest = store.latest_metrics(session, [run_id])[run_id]
-                shown = [
-                    f"{n} {v:.3f}"
-                    for n in ("train/loss", "val/exact_match")
-                    if (v := latest.get(n)) is not None
+                values = [
+                    f"{name} {value:.3f}"
+                    for name in ("train/loss", "val/exact_match")
+                    if (value := latest.get(name)) is not None
                 ]
                 progress.update(
                     task,
                     total=run.max_steps,
                     completed=run.step or 0,
                     status=run.status,
-                    values=escape("  ".join([*shown, run.phase or ""])),
+                    values=escape("  ".join([*values, run.phase or ""])),
                 )
                 if Status(run.status).ended:
                     return
@@ -243,27 +286,27 @@ def follow(run_id: str) -> None:
 
 def resume(
     run: RunArgument,
-    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to go on from.")] = None,
+    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to resume from.")] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a stopped, interrupted or failed run from its newest verified checkpoint."""
+    """Resume a stopped, interrupted or failed run from its newest verified checkpoint."""
     row = find_run(run)
     step = attempts.resume(row, step=step)
-    err.print(f"{row.id} goes on from step {step:,}", highlight=False)
+    err.print(f"{row.id} resumes from step {step:,}", highlight=False)
     finish(row.id, wait=wait, as_json=as_json)
 
 
 def fork(
     run: RunArgument,
-    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to begin from.")] = None,
+    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
     changes: Set = [],  # noqa: B006
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a new run from a checkpoint of another one, with other settings."""
+    """Start a new run from a checkpoint of another run, with changed settings."""
     row = find_run(run)
     values = stored_config(row.config).model_dump() | {"name": f"{row.name} fork"}
-    loaded = with_overrides(values, overrides(changes))
-    check(loaded)
-    finish(attempts.fork(row, loaded, step=step), wait=wait, as_json=as_json)
+    config = with_overrides(values, overrides(changes))
+    check_data(config)
+    finish(attempts.fork(row, config, step=step), wait=wait, as_json=as_json)

@@ -57,7 +57,6 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
     "Run": [
         launch.preview,
         launch.preflight,
-        launch.plan,
         launch.launch,
         launch.resume,
         launch.fork,

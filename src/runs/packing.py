@@ -1,23 +1,18 @@
 """Which runs share a process, how many at once, and what that takes.
 
-Predicted from a measurement of one and of a few adapters (src/runs/estimate.py), and set against
-what it took.
+Predicted from a measurement of one and of a few adapters (src/runs/estimate.py).
 """
 
 import json
 import math
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from src import paths, store
 from src.config import RunConfig
-from src.runs import launcher
 from src.runs.estimate import Measured, kept, measure
 from src.runs.machine import gpus
-from src.store.tables import Status
 from src.training.packed.eligibility import pack_key, packed_problems
 
 FEW = 4  # adapters of the second measurement
@@ -188,44 +183,3 @@ def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Me
         own -= config.training.max_steps * few.step_seconds
         total += own * share / few.evaluation_seconds
     return total
-
-
-# --- launch, and what became of the prediction ----------------------------------------------------
-
-
-def launch(found: Plan, configs: Sequence[RunConfig]) -> list[str]:
-    """Launch as planned; the ids of the runs, pack by pack."""
-    launched = []
-    for pack in found.packs:
-        changes = {"engine": pack.engine, "pack_size": pack.size}
-        ids = launcher.launch_all(
-            [configs[place].model_copy(update=changes) for place in pack.members]
-        )
-        file = paths.results() / "plans" / f"{ids[0]}.json"
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(json.dumps({"at": time.time(), "runs": ids, **asdict(pack)}))
-        launched += ids
-    return launched
-
-
-def outcomes() -> list[dict[str, Any]]:
-    """Every launched pack: what was predicted, and what it took once all its runs ended."""
-    files = sorted(
-        (paths.results() / "plans").glob("*.json"), key=lambda file: file.stat().st_mtime
-    )
-    with store.reading() as session:
-        return [_outcome(session, json.loads(file.read_text())) for file in files]
-
-
-def _outcome(session: store.Session, pack: dict[str, Any]) -> dict[str, Any]:
-    runs = store.runs_of(session, pack["runs"])
-    done = [run for run in runs if Status(run.status).ended]
-    took = gib = None
-    if done and len(done) == len(runs):
-        took = max(run.ended_at or 0.0 for run in done) - min(
-            run.started_at or run.created_at for run in done
-        )
-        latest = store.latest_metrics(session, [run.id for run in runs])
-        names = ("gpu/memory_gib", "cpu/memory_gib")
-        gib = max((v for own in latest.values() for n in names if (v := own.get(n))), default=None)
-    return pack | {"took_seconds": took, "took_gib": gib, "ended": len(done)}
