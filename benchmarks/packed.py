@@ -124,11 +124,7 @@ def flop_of_a_step(base: Any) -> float:
     """Of one adapter's step: forward and the gradient of the activations through the frozen layers
     for each token that is read, and the head at the answers; the adapters' own products not
     counted."""
-    body = sum(
-        part.weight.numel()
-        for layer in base.layers
-        for part in (layer.inputs, layer.output, layer.up, layer.down)
-    )
+    body = sum(part.weight.numel() for layer in base.layers for part in layer.linears)
     head = base.vocabulary * base.head.shape[1]
     return float(ROWS * 4 * (body * (LENGTH - 1) + head * ANSWER))
 
@@ -141,9 +137,7 @@ def targets_of(shape: str) -> list[str]:
 
 def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     """A pack of fresh adapters over the grid r x alpha x learning rate."""
-    import torch
-
-    from src.models.multi_lora.adapters import Lora, first_weights
+    from src.models.multi_lora.adapters import initial_weights, zeros_like
     from src.models.multi_lora.step import AdapterState, Options, Pack
 
     ranks = [RANKS[-1] if adapters == 1 else RANKS[slot % 4] for slot in range(adapters)]
@@ -151,9 +145,11 @@ def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     drawn: dict[int, AdapterState] = {}
     for slot, rank in enumerate(ranks):
         if rank not in drawn:
-            weights = first_weights(pack.layout.shapes, rank=rank, seed=rank, dtype=base.dtype)
-            zero = [Lora(torch.zeros_like(a), torch.zeros_like(b)) for a, b in weights]
-            drawn[rank] = AdapterState(weights, zero, zero)
+            params = initial_weights(
+                pack.layout.layer_shapes, rank=rank, seed=rank, dtype=base.dtype
+            )
+            moments = tuple(zeros_like(params) for _ in pack.state)
+            drawn[rank] = AdapterState(params, moments)
         pack.put(slot, drawn[rank], ALPHAS[slot // 4 % 4] / rank)
     return pack
 
@@ -162,16 +158,18 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
     """Random steps, each of ROWS rows of LENGTH tokens with an answer of ANSWER tokens."""
     import torch
 
-    from src.models.multi_lora.optimizer import Rule
-    from src.models.multi_lora.step import Bucket
+    from src.models.multi_lora.optimizer import AdamW
+    from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput
     from src.training.packed.batches import padded_length
 
     length = padded_length(LENGTH - 1, adapters * ROWS)
-    bucket = Bucket(ROWS, length, ROWS * ANSWER)
-    rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
+    shape = BatchShape(ROWS, length, ROWS * ANSWER)
+    optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
+    numbers = LossNumbers(loss_weight=1 / (ROWS * ANSWER))
     top = min(base.vocabulary, 1500)
-    wanted = torch.arange(ROWS)[:, None] * length + torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
-    wanted = wanted.flatten().repeat(adapters, 1)
+    positions = torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
+    positions = torch.arange(ROWS)[:, None] * length + positions
+    positions = positions.flatten().repeat(adapters, 1)
     steps = []
     for step in range(count):
         rows = torch.randint(5, top, (adapters, ROWS, LENGTH))
@@ -180,11 +178,12 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
         keys = torch.zeros(adapters, 1, dtype=torch.long)
         reals = torch.tensor(
             [
-                (*rule.row(step + 1, RATES[slot // 16 % 4]), 1 / (ROWS * ANSWER), 0.0, 0.0)
+                (*optimizer.hyper(step + 1, RATES[slot // 16 % 4]), *numbers)
                 for slot in range(adapters)
             ]
         )
-        steps.append((bucket, torch.cat([ids, wanted, targets, keys], 1).int(), reals))
+        integers = torch.cat([ids, positions, targets, keys], 1).int()
+        steps.append(StepInput(shape, integers, reals))
     return steps
 
 
@@ -284,16 +283,16 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
         pack = pack_of(base, count, **extra)
         torch.manual_seed(5)
         # Adapters that have trained a while: a fresh one has no gradient in A.
-        noise = torch.randn(pack.weights.shape, generator=torch.Generator().manual_seed(1)) * 0.02
-        pack.weights += noise.to(pack.weights) * (pack.weights.abs().sum(1, keepdim=True) > 0)
-        start = pack.weights.clone()
-        pack._stale = True
+        noise = torch.randn(pack.params.shape, generator=torch.Generator().manual_seed(1)) * 0.02
+        pack.params += noise.to(pack.params) * (pack.params.abs().sum(1, keepdim=True) > 0)
+        start = pack.params.clone()
+        pack._compute_params_stale = True
         (one, *_) = pack.run(steps[:1])
-        gradients = pack.gradients.double().cpu()
-        if pack._fused is not None:  # its kernel takes the scale along
-            gradients[:, pack.layout.width_a :] *= pack.scales.double().cpu()
+        gradients = pack.grads.double().cpu()
+        if pack._fused_adamw is not None:  # its kernel takes the scale along
+            gradients[:, pack.layout.b_start :] *= pack.scales.double().cpu()
         pack.run(steps[1:])
-        found[name] = (gradients, (pack.weights - start).double().cpu(), one.double().cpu())
+        found[name] = (gradients, (pack.params - start).double().cpu(), one.double().cpu())
         reference = found["fp32" if "fp32" in name else "bf16"]
         row: dict[str, Any] = {"phase": "check", "name": name}
         for what, at in (("gradients", 0), ("moved in 4 steps", 1), ("loss and norms", 2)):
@@ -742,9 +741,9 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
     pack = pack_of(base, adapters)
     scorer = Scorer(base, tokenizer, 128, Options(kernels=device() == "cuda"))
     members = [(slot, rows) for slot in range(adapters)]
-    scorer.score(pack.products, members[:2], **asked)
+    scorer.score(pack.stacks, members[:2], **asked)
     free()
-    times = timed(lambda: scorer.score(pack.products, members, **asked), 1, least=2)
+    times = timed(lambda: scorer.score(pack.stacks, members, **asked), 1, least=2)
     packed = statistics.median(times)
     results.add(
         phase="decode", name="packed", words_per_second=round(adapters * count / packed),

@@ -12,20 +12,26 @@ import torch
 
 from benchmarks import packed as benchmark
 from src.models.losses import IGNORED, answer_loss
-from src.models.multi_lora import base as multi_lora_base
 from src.models.multi_lora.adapters import (
-    Dropout,
-    Lora,
-    Parts,
+    LoraStack,
     adapter_config,
-    first_weights,
-    keep_mask,
-    packed_linear,
+    initial_weights,
     to_peft,
+    zeros_like,
 )
 from src.models.multi_lora.base import read_base
-from src.models.multi_lora.optimizer import Rule
-from src.models.multi_lora.step import IDLE_REALS, AdapterState, Bucket, Options, Pack
+from src.models.multi_lora.forward import hidden_states
+from src.models.multi_lora.linear import Dropout, FusedSlices, keep_mask, packed_linear
+from src.models.multi_lora.optimizer import SGD, AdamW, Optimizer, make_optimizer
+from src.models.multi_lora.step import (
+    AdapterState,
+    BatchShape,
+    LossNumbers,
+    Options,
+    Pack,
+    StepInput,
+    idle_row,
+)
 from src.models.spelling_model import add_lora
 from src.models.utils import ModelError
 
@@ -47,7 +53,7 @@ class Solo:
     dropout: float = 0.0
     schedule: str = "cosine"
     warmup: int = 2
-    rule: Rule = Rule("adamw", max_norm=0.3, weight_decay=0.01)
+    optimizer: Optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
 
 
 ADAPTERS = [
@@ -55,7 +61,7 @@ ADAPTERS = [
     Solo(2, 4, 1e-2, seed=2, steps=5, rows=6, micro=3, smoothing=0.1),  # leaves midway
     Solo(8, 4, 1e-3, seed=3, steps=8, schedule="linear", warmup=0),
     Solo(4, 8, 5e-3, seed=4, steps=8, rows=2, micro=1,
-         rule=Rule("adamw", 5.0, 0.1, beta1=0.8, beta2=0.9, epsilon=1e-6)),
+         optimizer=AdamW(5.0, 0.1, beta1=0.8, beta2=0.9, eps=1e-6)),
 ]  # fmt: skip
 
 
@@ -131,12 +137,13 @@ def plain_loop(model: Any, shape: str, solo: Solo, steps: list[Rows]) -> dict[st
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.to(model.dtype)
-    options: dict[str, Any] = {"lr": solo.rate, "weight_decay": solo.rule.weight_decay}
+    own = solo.optimizer
+    options: dict[str, Any] = {"lr": solo.rate, "weight_decay": own.weight_decay}
     optimizer: torch.optim.Optimizer
-    if solo.rule.kind == "sgd":
-        optimizer = torch.optim.SGD(trained, momentum=solo.rule.momentum, **options)
+    if isinstance(own, SGD):
+        optimizer = torch.optim.SGD(trained, momentum=own.momentum, **options)
     else:
-        options |= {"betas": (solo.rule.beta1, solo.rule.beta2), "eps": solo.rule.epsilon}
+        options |= {"betas": (own.beta1, own.beta2), "eps": own.eps}
         optimizer = torch.optim.AdamW(trained, **options)
     schedule = get_scheduler(solo.schedule, optimizer, solo.warmup, solo.steps)
     for rows in steps[: solo.steps]:
@@ -160,7 +167,7 @@ def plain_loop(model: Any, shape: str, solo: Solo, steps: list[Rows]) -> dict[st
             else:
                 loss = answer_loss(logits, labels_, label_smoothing=solo.smoothing, tokens=count)
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, solo.rule.max_norm)
+        torch.nn.utils.clip_grad_norm_(trained, own.max_grad_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -177,9 +184,9 @@ def factor(solo: Solo, step: int) -> float:
     return float(schedule.lr_lambdas[0](step))
 
 
-def bucket_of(rows: Sequence[Rows], roomier: int = 0) -> Bucket:
+def shape_of(rows: Sequence[Rows], roomier: int = 0) -> BatchShape:
     """The shape that holds these rows, and `roomier` more of everything."""
-    return Bucket(
+    return BatchShape(
         max(len(r) for r in rows) + roomier,
         max(len(prompt) + len(answer) for r in rows for prompt, answer in r) + roomier,
         max(sum(len(answer) for _, answer in r) for r in rows) + roomier,
@@ -187,15 +194,16 @@ def bucket_of(rows: Sequence[Rows], roomier: int = 0) -> Bucket:
 
 
 def batch(
-    solos: Sequence[Solo | None], rows: Sequence[Rows], step: int, bucket: Bucket | None = None
-) -> tuple[Bucket, torch.Tensor, torch.Tensor]:
+    solos: Sequence[Solo | None], rows: Sequence[Rows], step: int, shape: BatchShape | None = None
+) -> StepInput:
     """A packed step of `rows`; None is an idle slot."""
-    bucket = bucket or bucket_of(rows)
-    most, longest, answers = bucket
+    shape = shape or shape_of(rows)
+    most, longest, answers = shape
     ids = torch.ones(len(solos), most, longest, dtype=torch.long)
-    wanted = torch.zeros(len(solos), answers, dtype=torch.long)
+    positions = torch.zeros(len(solos), answers, dtype=torch.long)
     targets = torch.full((len(solos), answers), IGNORED)
-    reals = torch.tensor([IDLE_REALS] * len(solos), dtype=torch.float64)
+    optimizer = next(type(solo.optimizer) for solo in solos if solo is not None)
+    reals = torch.tensor([idle_row(optimizer)] * len(solos), dtype=torch.float64)
     for slot, (solo, part) in enumerate(zip(solos, rows, strict=True)):
         if solo is None:
             continue
@@ -203,22 +211,22 @@ def batch(
         for index, (prompt, answer) in enumerate(part):
             ids[slot, index, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
             first = index * longest + len(prompt) - 1
-            wanted[slot, at : at + len(answer)] = torch.arange(first, first + len(answer))
+            positions[slot, at : at + len(answer)] = torch.arange(first, first + len(answer))
             targets[slot, at : at + len(answer)] = torch.tensor(answer)
             at += len(answer)
         rate = solo.rate * factor(solo, step)
-        row = (*solo.rule.row(step + 1, rate), 1 / at, solo.smoothing, solo.dropout)
+        numbers = LossNumbers(1 / at, solo.smoothing, solo.dropout)
+        row = *solo.optimizer.hyper(step + 1, rate), *numbers
         reals[slot] = torch.tensor(row, dtype=torch.float64)
     keys = torch.tensor([[0 if solo is None else 100 * solo.seed + step] for solo in solos])
-    return bucket, torch.cat([ids.flatten(1), wanted, targets, keys], 1), reals
+    return StepInput(shape, torch.cat([ids.flatten(1), positions, targets, keys], 1), reals)
 
 
 def fresh(solo: Solo, pack: Pack) -> AdapterState:
-    weights = first_weights(
-        pack.layout.shapes, rank=solo.rank, seed=solo.seed, dtype=pack.base.dtype
+    params = initial_weights(
+        pack.layout.layer_shapes, rank=solo.rank, seed=solo.seed, dtype=pack.base.dtype
     )
-    zero = [Lora(torch.zeros_like(a), torch.zeros_like(b)) for a, b in weights]
-    return AdapterState(weights, zero, zero)
+    return AdapterState(params, tuple(zeros_like(params) for _ in pack.state))
 
 
 def pack_of(model: Any, shape: str, solos: Sequence[Solo], **options: Any) -> Pack:
@@ -227,7 +235,7 @@ def pack_of(model: Any, shape: str, solos: Sequence[Solo], **options: Any) -> Pa
         base,
         len(solos),
         max(solo.rank for solo in solos),
-        kind=solos[0].rule.kind,
+        optimizer=type(solos[0].optimizer),
         dropout=any(solo.dropout for solo in solos),
         options=Options(**options),
     )
@@ -244,8 +252,8 @@ def steps_of(solos: Sequence[Solo], steps: int) -> list[list[Rows]]:
 
 
 def trained(pack: Pack, slot: int, solo: Solo) -> dict[str, torch.Tensor]:
-    names = [site.name for site in pack.base.sites]
-    return to_peft(names, pack.take(slot, solo.rank).weights)
+    names = [layer.name for layer in pack.base.adapted_layers]
+    return to_peft(names, pack.take(slot, solo.rank).params)
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -266,7 +274,7 @@ def test_a_packed_adapter_is_the_one_it_would_be_alone(
     rows = steps_of(ADAPTERS, 8)
     for step, now in enumerate(rows):
         there = [solo if step < solo.steps else None for solo in ADAPTERS]
-        pack.run([batch(there, now, step, bucket_of(now, roomier=step % 2))])
+        pack.run([batch(there, now, step, shape_of(now, roomier=step % 2))])
     for slot, solo in enumerate(ADAPTERS):
         alone = plain_loop(model, shape, solo, [now[slot] for now in rows])
         assert difference(trained(pack, slot, solo), alone) <= bound
@@ -276,7 +284,7 @@ def test_only_some_of_the_layers_that_read_the_same_carry_adapters() -> None:
     shape = "llama, three layers"
     model = model_of(shape, torch.float64)
     pack = pack_of(model, shape, ADAPTERS)
-    assert len(pack.base.sites) == 3 * len(pack.base.layers)
+    assert len(pack.base.adapted_layers) == 3 * len(pack.base.layers)
     rows = steps_of(ADAPTERS, 5)
     for step, now in enumerate(rows):
         pack.run([batch(ADAPTERS, now, step)])
@@ -288,7 +296,7 @@ def test_only_some_of_the_layers_that_read_the_same_carry_adapters() -> None:
 def test_sgd_and_one_adapter_alone_and_a_padded_head() -> None:
     model = model_of("gpt2", torch.float64, vocabulary=300)
     solo = Solo(4, 8, 0.5, seed=1, steps=4, warmup=1, smoothing=0.2,
-                rule=Rule("sgd", 0.5, 0.01, momentum=0.9))  # fmt: skip
+                optimizer=SGD(0.5, 0.01, momentum=0.9))  # fmt: skip
     pack = pack_of(model, "gpt2", [solo], head_chunk=5)
     assert pack.base.head.shape[0] == 320
     rows = steps_of([solo], 4)
@@ -303,8 +311,8 @@ def test_losses_and_gradient_norms_are_those_of_the_solo_run(shape: str) -> None
     model = model_of(shape, torch.float64)
     pack = pack_of(model, shape, ADAPTERS)
     rows = steps_of(ADAPTERS, 1)[0]
-    ((losses, norms, taken),) = pack.run([batch(ADAPTERS, rows, 0)])
-    assert taken.tolist() == [1, 1, 1, 1]
+    ((losses, norms, stepped),) = pack.run([batch(ADAPTERS, rows, 0)])
+    assert stepped.tolist() == [1, 1, 1, 1]
     for slot, (solo, part) in enumerate(zip(ADAPTERS, rows, strict=True)):
         # A fresh adapter adds nothing, so the loss is the base's.
         total, tokens = 0.0, 0
@@ -324,7 +332,7 @@ def test_no_neighbour_changes_a_bit(neighbour: str, at_once: int | None) -> None
     model = model_of("gpt2", torch.float32)
     solos = [Solo(4, 8, 5e-3, seed=1, steps=6, dropout=0.1), ADAPTERS[1], ADAPTERS[2]]
     rows = steps_of(solos, 6)
-    bucket = Bucket(6, 20, 80)
+    room = BatchShape(6, 20, 80)
     weights = []
     for changed in (False, True):
         pack = pack_of(model, "gpt2", solos, at_once=at_once)
@@ -334,14 +342,14 @@ def test_no_neighbour_changes_a_bit(neighbour: str, at_once: int | None) -> None
                 if neighbour == "other rows":
                     now = [now[0], rows_of(77 + step, 6), now[2]]
                     if at_once == 1:  # nor does the room that its rows need
-                        bucket = bucket_of(now, roomier=3)
+                        room = shape_of(now, roomier=3)
                 elif neighbour == "nan":
-                    pack.weights[1, 5] = pack.work[1, 5] = math.nan
+                    pack.params[1, 5] = pack.compute_params[1, 5] = math.nan
                 else:
                     there[1] = None
-            ((losses, _, taken),) = pack.run([batch(there, now, step, bucket)])
+            ((losses, _, stepped),) = pack.run([batch(there, now, step, room)])
             if changed and step >= 2:
-                assert taken.tolist() == [1, float(neighbour == "other rows"), 1]
+                assert stepped.tolist() == [1, float(neighbour == "other rows"), 1]
                 assert math.isfinite(losses[1]) is (neighbour != "nan")
         weights.append([trained(pack, slot, solo) for slot, solo in enumerate(solos)])
     for slot in (0, 2):
@@ -361,7 +369,7 @@ def test_peft_computes_the_same_logits_from_the_saved_adapter(shape: str, tmp_pa
     ids = torch.randint(2, 290, (len(ADAPTERS), 2, 9))
     places = torch.arange(18).repeat(len(ADAPTERS), 1)
     with torch.no_grad():
-        hidden = multi_lora_base.hidden_states(pack.base, pack.products(), ids, places)
+        hidden = hidden_states(pack.base, pack.stacks(), ids, places)
         packed = (hidden @ pack.base.head.t())[..., : pack.base.vocabulary].view(4, 2, 9, -1)
     for slot, solo in enumerate(ADAPTERS):
         save_file(trained(pack, slot, solo), tmp_path / "adapter_model.safetensors")
@@ -384,9 +392,10 @@ def test_a_fresh_adapter_is_the_one_peft_draws(shape: str, dtype: torch.dtype) -
 
     model = model_of(shape, dtype)
     base = read_base(model, targets_of(shape), dtype)
-    shapes = [(site.width_in, site.width_out) for site in base.sites]
+    layers = base.adapted_layers
+    shapes = [(layer.in_features, layer.out_features) for layer in layers]
     drawn = to_peft(
-        [site.name for site in base.sites], first_weights(shapes, rank=4, seed=11, dtype=dtype)
+        [layer.name for layer in layers], initial_weights(shapes, rank=4, seed=11, dtype=dtype)
     )
     adapted, _ = add_lora(
         model, backend="peft", r=4, alpha=8, dropout=0.0, target_modules=targets_of(shape),
@@ -410,14 +419,15 @@ def test_dropout_zeroes_the_share_it_should_and_each_mask_is_its_own() -> None:
     half = torch.full((4,), 0.5)
     drop = Dropout.of(torch.tensor([7, 8, 9, 10]), half, 10, 20)
     first, *others = keep_mask(*drop, 0, 500) == 0
-    others += [keep_mask(*drop, 1, 500)[0] == 0, keep_mask(*drop.at(1), 0, 500)[0] == 0]
+    others += [keep_mask(*drop, 1, 500)[0] == 0, keep_mask(*drop.for_block(1), 0, 500)[0] == 0]
     for other in others:
         assert (first == other).double().mean().item() == pytest.approx(0.5, abs=0.01)
     # Rows that are padded to another length keep their masks.
     longer = keep_mask(*Dropout.of(torch.tensor([7]), half[:1], 12, 23), 0, 500)[0] == 0
     assert torch.equal(longer.view(12, 23, 500)[:10, :20], first.view(10, 20, 500))
-    wanted = torch.tensor([[3, 100]] * 4)
-    assert torch.equal(keep_mask(*drop.only(wanted), 0, 500)[0] == 0, first[wanted[0]])
+    positions = torch.tensor([[3, 100]] * 4)
+    some = keep_mask(*drop.at_positions(positions), 0, 500)[0]
+    assert torch.equal(some == 0, first[positions[0]])
 
 
 def test_dropout_gives_its_own_gradient() -> None:
@@ -427,7 +437,7 @@ def test_dropout_gives_its_own_gradient() -> None:
     drop = Dropout.of(torch.tensor([3, 4]), torch.tensor([0.5, 0.25]), 1, 5)
 
     def compute(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return packed_linear(x, w, None, Lora(a, b), Parts((0,), (7,), (1,)), drop)
+        return packed_linear(x, w, None, LoraStack(a, b), FusedSlices((0,), (7,), (1,)), drop)
 
     inputs = [tensor.requires_grad_() for tensor in (x, a, b)]
     assert torch.autograd.gradcheck(compute, inputs)
@@ -459,3 +469,11 @@ def test_a_base_that_it_cannot_compute_is_refused(change: dict[str, Any], messag
         setattr(model.config, name, value)
     with pytest.raises(ModelError, match=message):
         read_base(model, targets_of("gpt2"), torch.float32)
+
+
+def test_an_optimizer_that_it_does_not_know_is_refused() -> None:
+    settings = {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6, "momentum": 0.5}
+    assert make_optimizer("adamw_torch", settings, 1.0) == AdamW(1.0, 0.1, 0.8, 0.9, 1e-6)
+    assert make_optimizer("sgd", settings, 1.0) == SGD(1.0, 0.1, 0.5)
+    with pytest.raises(KeyError, match="lion"):
+        make_optimizer("lion", settings, 1.0)

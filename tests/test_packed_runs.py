@@ -173,8 +173,8 @@ def test_a_trial_fails_alone(base: Path, tmp_path: Path) -> None:
 
     def poisoned(self: Pack, steps: Any) -> torch.Tensor:
         run = original(self, steps)
-        if self.slots > 1 and self.weights[1].abs().sum() > 0:
-            self.weights[1, 3] = self.work[1, 3] = math.nan
+        if self.slots > 1 and self.params[1].abs().sum() > 0:
+            self.params[1, 3] = self.compute_params[1, 3] = math.nan
         return run
 
     with pytest.MonkeyPatch.context() as patch:
@@ -435,6 +435,7 @@ def test_scores_are_those_of_scoring(
     from src.models import spelling_model as spelling
     from src.models.multi_lora.adapters import from_peft
     from src.models.multi_lora.base import read_base
+    from src.models.multi_lora.optimizer import AdamW
     from src.training.packed.files import fresh_state
     from src.training.packed.scorer import Scorer
 
@@ -461,12 +462,12 @@ def test_scores_are_those_of_scoring(
     pack = Pack(packed, 2, 8)
     for slot, one in enumerate(trials):
         tensors = load_file(one.output_dir / "final" / "adapter_model.safetensors")
-        weights = from_peft([site.name for site in packed.sites], tensors)
-        pack.put(slot, fresh_state(weights), 32 / (4, 8)[slot])
+        weights = from_peft([layer.name for layer in packed.adapted_layers], tensors)
+        pack.put(slot, fresh_state(weights, AdamW), 32 / (4, 8)[slot])
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     # The second adapter has fewer rows.
     members = [(0, rows), (1, rows[2:])]
-    found = Scorer(packed, tokenizer, 128).score(pack.products, members, **options)
+    found = Scorer(packed, tokenizer, 128).score(pack.stacks, members, **options)
     assert found is not None
     for (metrics, frame), one, (_, own) in zip(found, trials, members, strict=True):
         adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))

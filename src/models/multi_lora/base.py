@@ -1,27 +1,21 @@
-"""The frozen base of the packed engine: GPT-2 and Llama shapes as plain functions over tensors.
+"""The frozen base of the packed engine: weights of GPT-2 and Llama shapes, read from transformers.
 
-transformers' own modules allocate, branch and synchronise as they like; here every shape is known
-before a step, so that a step can be a CUDA graph, and each adapter's product is fused with its
-base's. The numbers are those of transformers' modules (tests/test_packed.py).
+transformers' modules allocate, branch and synchronize at run time. The packed engine keeps their
+weights as plain tensors and computes them itself (`forward`), with every shape known before a step,
+so that a step can be a CUDA graph and each adapter's product is fused with its base's.
+Dimension letters: __init__.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from src.models.multi_lora.adapters import (
-    Dropout,
-    Lora,
-    Parts,
-    cross_entropy_,
-    packed_linear,
-    row_scores,
-)
+from src.models.multi_lora.adapters import LoraStack, StackShape
+from src.models.multi_lora.linear import FusedSlices
 from src.models.multi_lora.shapes import shape_problem
 from src.models.utils import ModelError
 
@@ -31,23 +25,32 @@ HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50
 class Linear(NamedTuple):
     """Frozen linear layers that read the same input, side by side."""
 
-    weight: torch.Tensor  # (in, sum of out)
-    bias: torch.Tensor | None  # (sum of out,)
-    parts: Parts  # those that carry adapters
+    weight: torch.Tensor  # (in, sum of the layers' out)
+    bias: torch.Tensor | None  # (sum of the layers' out,)
+    slices: FusedSlices  # of the layers that carry adapters
+
+
+class Norm(NamedTuple):
+    """LayerNorm; RMSNorm where there is no bias."""
+
+    weight: torch.Tensor  # (D,)
+    bias: torch.Tensor | None  # (D,)
 
 
 class Layer(NamedTuple):
-    """One transformer block. Llama's has a gate beside `up`, GPT-2's has none.
+    """One transformer block. Llama's has a gate beside `up`, GPT-2's has none."""
 
-    Adapters of a block come in the order of its linear layers here.
-    """
-
-    norm_1: tuple[torch.Tensor, torch.Tensor | None]
-    norm_2: tuple[torch.Tensor, torch.Tensor | None]
+    norm_1: Norm
+    norm_2: Norm
     inputs: Linear  # q, k, v
     output: Linear
     up: Linear  # (up) or (gate, up)
     down: Linear
+
+    @property
+    def linears(self) -> tuple[Linear, Linear, Linear, Linear]:
+        """The linear layers in the order of the adapters of a block."""
+        return self.inputs, self.output, self.up, self.down
 
     @property
     def gated(self) -> bool:
@@ -55,41 +58,43 @@ class Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Site:
+class AdaptedLayer:
     """A linear layer that carries adapters."""
 
-    name: str  # in the model of transformers
-    width_in: int
-    width_out: int
+    name: str  # of the module in transformers' model
+    in_features: int
+    out_features: int
 
 
 @dataclass(frozen=True)
 class Geometry:
-    heads: int
-    kv_heads: int
-    head_width: int
-    epsilon: float
+    """How a block's attention splits its width, in transformers' words."""
+
+    heads: int  # H
+    num_key_value_heads: int  # H_kv
+    head_dim: int  # d
+    norm_eps: float
 
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """The weights of a base model in the dtype of its products, and how they are put together."""
+    """The weights of a base model in the compute dtype, and how its parts are put together."""
 
-    sites: tuple[Site, ...]
-    stacks: tuple[tuple[int, tuple[int, ...]], ...]  # in, and the out of each of its sites
+    adapted_layers: tuple[AdaptedLayer, ...]
+    stack_shapes: tuple[StackShape, ...]
     layers: tuple[Layer, ...]
-    adapted: tuple[tuple[int | None, ...], ...]  # the stack of each `Linear` of each block
+    stack_indices: tuple[tuple[int | None, ...], ...]  # of each block's linears; None: no adapters
     geometry: Geometry
-    embeddings: torch.Tensor  # (vocabulary, width)
-    positions: torch.Tensor | None  # (context, width): GPT-2's learned positions
-    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cos and sin, (context, head width) each
-    norm: tuple[torch.Tensor, torch.Tensor | None]
-    head: torch.Tensor  # (vocabulary padded with zero rows, width)
-    vocabulary: int
+    embeddings: torch.Tensor  # (V, D)
+    positions: torch.Tensor | None  # (context, D): GPT-2's learned positions
+    rotary: tuple[torch.Tensor, torch.Tensor] | None  # cos and sin, (context, d) each
+    norm: Norm
+    head: torch.Tensor  # (V_pad, D), padded with zero rows
+    vocabulary: int  # V
 
-    def lora_of(self, index: int, lora: Sequence[Lora]) -> tuple[Lora | None, ...]:
+    def block_stacks(self, index: int, stacks: Sequence[LoraStack]) -> tuple[LoraStack | None, ...]:
         """The adapters of block `index`, in the order of its linear layers."""
-        return tuple(None if stack is None else lora[stack] for stack in self.adapted[index])
+        return tuple(None if i is None else stacks[i] for i in self.stack_indices[index])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,9 +106,9 @@ class FrozenBase:
 
 
 def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenBase:
-    """The frozen base of a model of transformers, with adapters at its layers named in `targets`.
+    """The frozen base of a transformers model whose layers named in `targets` carry adapters.
 
-    ModelError with the reason where the packed engine cannot compute this model.
+    Raises ModelError with the reason where the packed engine cannot compute this model.
     """
     config = model.config
     kind = config.model_type
@@ -112,63 +117,86 @@ def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenB
     if getattr(model, "is_quantized", False):
         raise ModelError("the packed engine has no 4-bit base")
     head = model.get_output_embeddings()
-    sites: list[Site] = []
-    stacks: list[tuple[int, tuple[int, ...]]] = []
-    at: dict[int, int | None] = {}
-
-    def linear(first: int, *names: str) -> Linear:
-        """These layers, of which the first is the block's linear layer `first`."""
-        modules = [model.get_submodule(name) for name in names]
-        weights = [module.weight.detach().to(dtype) for module in modules]
-        if kind == "gpt2":  # Conv1D holds (in, out)
-            weights = [weight.t() for weight in weights]
-        outs = [len(weight) for weight in weights]
-        whole = weights[0]
-        if len(weights) > 1:
-            whole = torch.cat(weights)
-            if dtype == modules[0].weight.dtype:  # else both are in memory until the model goes
-                for module, part in zip(modules, whole.split(outs), strict=True):
-                    module.weight.data = part
-        weight = whole.t()
-        biases = [
-            weight.new_zeros(out) if m.bias is None else m.bias.detach().to(dtype)
-            for m, out in zip(modules, outs, strict=True)
-        ]
-        bias = None if all(module.bias is None for module in modules) else torch.cat(biases)
-        starts = [0, *accumulate(outs)]
-        own = [i for i, name in enumerate(names) if name.rsplit(".", 1)[-1] in targets]
-        parts = Parts(*(tuple(n[i] for i in own) for n in (starts, outs, range(first, first + 3))))
-        sites.extend(Site(names[i], weight.shape[0], outs[i]) for i in own)
-        made = Linear(weight, bias, parts)
-        at[id(made)] = len(stacks) if own else None
-        if own:
-            stacks.append((weight.shape[0], parts.widths))
-        return made
-
-    def norm(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        module = model.get_submodule(name)
-        bias = getattr(module, "bias", None)
-        return module.weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
-
-    rows = head.weight.shape[0]
-    padded = -(-rows // HEAD_MULTIPLE) * HEAD_MULTIPLE
-    shared = {
-        "embeddings": model.get_input_embeddings().weight.detach().to(dtype),
-        "head": F.pad(head.weight.detach().to(dtype), (0, 0, 0, padded - rows)),
-        "vocabulary": rows,
-    }
     if head.bias is not None:
         raise ModelError("the packed engine has no output head with a bias")
-    read = _gpt2 if kind == "gpt2" else _llama
-    parts = read(model, config, linear, norm, dtype)
-    adapted = tuple(
-        tuple(at[id(made)] for made in (layer.inputs, layer.output, layer.up, layer.down))
-        for layer in parts["layers"]
+    reader = _Reader(model, targets, dtype, transposed=kind == "gpt2")
+    parts = _gpt2(reader, config) if kind == "gpt2" else _llama(reader, config)
+    rows = head.weight.shape[0]
+    padded = -(-rows // HEAD_MULTIPLE) * HEAD_MULTIPLE
+    return FrozenBase(
+        adapted_layers=tuple(reader.adapted_layers),
+        stack_shapes=tuple(reader.stack_shapes),
+        stack_indices=tuple(
+            tuple(reader.stack_index[id(linear)] for linear in layer.linears)
+            for layer in parts["layers"]
+        ),
+        embeddings=model.get_input_embeddings().weight.detach().to(dtype),
+        head=F.pad(head.weight.detach().to(dtype), (0, 0, 0, padded - rows)),
+        vocabulary=rows,
+        **parts,
     )
-    return FrozenBase(**shared, sites=tuple(sites), stacks=tuple(stacks), adapted=adapted, **parts)
 
 
-def _gpt2(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -> dict[str, Any]:
+@dataclass
+class _Reader:
+    """Reads modules of a transformers model, and notes which layers carry adapters."""
+
+    model: Any
+    targets: Sequence[str]
+    dtype: torch.dtype
+    transposed: bool  # Conv1D of GPT-2 holds (in, out), nn.Linear (out, in)
+    adapted_layers: list[AdaptedLayer] = field(default_factory=list)
+    stack_shapes: list[StackShape] = field(default_factory=list)
+    stack_index: dict[int, int | None] = field(default_factory=dict)  # by id of a `Linear`
+
+    def norm(self, name: str) -> Norm:
+        module = self.model.get_submodule(name)
+        bias = getattr(module, "bias", None)
+        return Norm(
+            module.weight.detach().to(self.dtype),
+            None if bias is None else bias.detach().to(self.dtype),
+        )
+
+    def linear(self, first_id: int, *names: str) -> Linear:
+        """These modules as one fused linear; `first_id` is the first one's index in its block."""
+        modules = [self.model.get_submodule(name) for name in names]
+        weight, widths = self._fused_weight(modules)
+        biases = [
+            weight.new_zeros(width) if m.bias is None else m.bias.detach().to(self.dtype)
+            for m, width in zip(modules, widths, strict=True)
+        ]
+        bias = None if all(module.bias is None for module in modules) else torch.cat(biases)
+        starts = [0, *accumulate(widths)]
+        adapted = [i for i, name in enumerate(names) if name.rsplit(".", 1)[-1] in self.targets]
+        slices = FusedSlices(
+            starts=tuple(starts[i] for i in adapted),
+            widths=tuple(widths[i] for i in adapted),
+            layer_ids=tuple(first_id + i for i in adapted),
+        )
+        self.adapted_layers += [AdaptedLayer(names[i], len(weight), widths[i]) for i in adapted]
+        linear = Linear(weight, bias, slices)
+        self.stack_index[id(linear)] = len(self.stack_shapes) if adapted else None
+        if adapted:
+            self.stack_shapes.append(StackShape(len(weight), slices.widths))
+        return linear
+
+    def _fused_weight(self, modules: list[Any]) -> tuple[torch.Tensor, list[int]]:
+        """The modules' weights side by side (in, sum of out), and the out of each."""
+        weights = [module.weight.detach().to(self.dtype) for module in modules]
+        if self.transposed:
+            weights = [weight.t() for weight in weights]
+        widths = [len(weight) for weight in weights]
+        fused = weights[0]
+        if len(weights) > 1:
+            fused = torch.cat(weights)
+            if self.dtype == modules[0].weight.dtype:
+                # The model's own weights become views, else both are in memory until it goes.
+                for module, part in zip(modules, fused.split(widths), strict=True):
+                    module.weight.data = part
+        return fused.t(), widths
+
+
+def _gpt2(reader: _Reader, config: Any) -> dict[str, Any]:
     if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
         raise ModelError(f"the packed engine has no {config.activation_function} for GPT-2")
     if (
@@ -180,26 +208,26 @@ def _gpt2(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -
         raise ModelError("the packed engine has only GPT-2's plain attention")
     layers = tuple(
         Layer(
-            norm(f"{at}.ln_1"),
-            norm(f"{at}.ln_2"),
-            linear(0, f"{at}.attn.c_attn"),
-            linear(1, f"{at}.attn.c_proj"),
-            linear(2, f"{at}.mlp.c_fc"),
-            linear(3, f"{at}.mlp.c_proj"),
+            reader.norm(f"{block}.ln_1"),
+            reader.norm(f"{block}.ln_2"),
+            reader.linear(0, f"{block}.attn.c_attn"),
+            reader.linear(1, f"{block}.attn.c_proj"),
+            reader.linear(2, f"{block}.mlp.c_fc"),
+            reader.linear(3, f"{block}.mlp.c_proj"),
         )
-        for at in (f"transformer.h.{index}" for index in range(config.n_layer))
+        for block in (f"transformer.h.{index}" for index in range(config.n_layer))
     )
     heads = config.n_head
     return {
         "layers": layers,
         "geometry": Geometry(heads, heads, config.n_embd // heads, config.layer_norm_epsilon),
-        "positions": model.transformer.wpe.weight.detach().to(dtype),
+        "positions": reader.model.transformer.wpe.weight.detach().to(reader.dtype),
         "rotary": None,
-        "norm": norm("transformer.ln_f"),
+        "norm": reader.norm("transformer.ln_f"),
     }
 
 
-def _llama(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) -> dict[str, Any]:
+def _llama(reader: _Reader, config: Any) -> dict[str, Any]:
     if config.hidden_act != "silu":
         raise ModelError(f"the packed engine has no {config.hidden_act} for Llama shapes")
     rope = config.rope_parameters.get("rope_type", "default")
@@ -209,230 +237,28 @@ def _llama(model: Any, config: Any, linear: Any, norm: Any, dtype: torch.dtype) 
         raise ModelError("the packed engine has no sliding-window attention")
     layers = tuple(
         Layer(
-            norm(f"{at}.input_layernorm"),
-            norm(f"{at}.post_attention_layernorm"),
-            linear(0, *(f"{at}.self_attn.{part}_proj" for part in "qkv")),
-            linear(3, f"{at}.self_attn.o_proj"),
-            linear(4, f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-            linear(6, f"{at}.mlp.down_proj"),
+            reader.norm(f"{block}.input_layernorm"),
+            reader.norm(f"{block}.post_attention_layernorm"),
+            reader.linear(0, *(f"{block}.self_attn.{part}_proj" for part in "qkv")),
+            reader.linear(3, f"{block}.self_attn.o_proj"),
+            reader.linear(4, f"{block}.mlp.gate_proj", f"{block}.mlp.up_proj"),
+            reader.linear(6, f"{block}.mlp.down_proj"),
         )
-        for at in (f"model.layers.{index}" for index in range(config.num_hidden_layers))
+        for block in (f"model.layers.{index}" for index in range(config.num_hidden_layers))
     )
     heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    device = model.model.embed_tokens.weight.device
-    # A table of every position: transformers' own function knows the scalings.
-    places = torch.arange(config.max_position_embeddings, device=device)[None]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    model = reader.model.model
+    device = model.embed_tokens.weight.device
+    # One table for all positions, by transformers' own function, which knows the scalings.
+    positions = torch.arange(config.max_position_embeddings, device=device)[None]
     with torch.no_grad():
-        cos, sin = model.model.rotary_emb(torch.zeros((), dtype=dtype, device=device), places)
+        zero = torch.zeros((), dtype=reader.dtype, device=device)
+        cos, sin = model.rotary_emb(zero, positions)
     return {
         "layers": layers,
-        "geometry": Geometry(heads, config.num_key_value_heads, width, config.rms_norm_eps),
+        "geometry": Geometry(heads, config.num_key_value_heads, head_dim, config.rms_norm_eps),
         "positions": None,
         "rotary": (cos[0], sin[0]),
-        "norm": norm("model.norm"),
+        "norm": reader.norm("model.norm"),
     }
-
-
-def embed(base: FrozenBase, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(..., width) for token ids and their positions in the row, both (...)."""
-    hidden = F.embedding(ids, base.embeddings)
-    if base.positions is not None:
-        hidden = hidden + F.embedding(places, base.positions)
-    return hidden
-
-
-def split_heads(
-    qkv: torch.Tensor,
-    geometry: Geometry,
-    rotary: tuple[torch.Tensor, torch.Tensor] | None,
-    length: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q, k and v, (rows, length, heads, head width) each, of the output of a block's input layers
-    (K, tokens, their widths).
-
-    `rotary` holds cos and sin, (length, head width) or (rows, length, head width).
-    """
-    width = geometry.head_width
-    heads = qkv.reshape(-1, length, qkv.shape[-1] // width, width)
-    q, k, v = heads.split([geometry.heads, geometry.kv_heads, geometry.kv_heads], 2)
-    if rotary is not None:
-        cos, sin = (part.unsqueeze(-2) for part in rotary)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    return q, k, v
-
-
-def causal_attention(
-    qkv: torch.Tensor,
-    geometry: Geometry,
-    rotary: tuple[torch.Tensor, torch.Tensor] | None,
-    length: int,
-) -> torch.Tensor:
-    """What each token takes from itself and those before it, (K, tokens, heads * head width).
-
-    Padding on the right needs no mask: nothing that is read comes after it.
-    """
-    q, k, v = (part.transpose(1, 2) for part in split_heads(qkv, geometry, rotary, length))
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, is_causal=True, enable_gqa=geometry.heads != geometry.kv_heads
-    )
-    return mixed.transpose(1, 2).reshape(*qkv.shape[:2], -1)
-
-
-def cached_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    at: torch.Tensor,
-) -> torch.Tensor:
-    """What one new token of each row takes from itself and those before it, (rows, heads * head
-    width); its key and value go to their place in the cache.
-
-    q (rows, 1, heads, head width), k and v (rows, 1, kv heads, head width), keys and values (rows,
-    kv heads, slots, head width), at (rows,) the new token's position.
-    """
-    rows, kv_heads, slots, width = keys.shape
-    row = torch.arange(rows, device=at.device)
-    keys[row, :, at] = k[:, 0]
-    values[row, :, at] = v[:, 0]
-    mask = (torch.arange(slots, device=at.device) <= at[:, None])[:, None, None]
-    # The heads that share a key stand where other batches have their tokens.
-    q = q.reshape(rows, kv_heads, -1, width)
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).reshape(rows, -1)
-
-
-def normalise(
-    hidden: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor | None], epsilon: float
-) -> torch.Tensor:
-    """LayerNorm where there is a bias, else RMSNorm, which transformers computes in fp32."""
-    weight, bias = norm
-    if bias is not None:
-        return F.layer_norm(hidden, weight.shape, weight, bias, epsilon)
-    wide = hidden.float()
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return weight * wide.to(hidden.dtype)
-
-
-def add_norm(
-    hidden: torch.Tensor,
-    delta: torch.Tensor | None,
-    norm: tuple[torch.Tensor, torch.Tensor | None],
-    epsilon: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """hidden + delta, and its norm."""
-    hidden = hidden if delta is None else hidden + delta
-    return hidden, normalise(hidden, norm, epsilon)
-
-
-def mlp(
-    x: torch.Tensor, layer: Layer, up: Lora | None, down: Lora | None, drop: Dropout | None
-) -> torch.Tensor:
-    """What a block adds behind its second norm; x and the result (K, tokens, width)."""
-    raised = _linear(x, layer.up, up, drop)
-    if layer.gated:
-        gate, wide = raised.chunk(2, -1)
-        wide = F.silu(gate) * wide
-    else:
-        wide = F.gelu(raised, approximate="tanh")
-    return _linear(wide, layer.down, down, drop)
-
-
-class Ops(NamedTuple):
-    """What a GPU computes in kernels of its own: the functions of these names here and in
-    adapters.py."""
-
-    attention: Callable[..., torch.Tensor] = causal_attention
-    add_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_norm
-    mlp: Callable[..., torch.Tensor] = mlp
-    cached_attention: Callable[..., torch.Tensor] = cached_attention
-    cross_entropy_: Callable[..., torch.Tensor] = cross_entropy_
-    row_scores: Callable[..., tuple[torch.Tensor, torch.Tensor]] = row_scores
-
-
-def block(
-    hidden: torch.Tensor,
-    delta: torch.Tensor | None,
-    layer: Layer,
-    lora: Sequence[Lora | None],
-    geometry: Geometry,
-    attention: Callable[[torch.Tensor], torch.Tensor],
-    wanted: torch.Tensor | None = None,
-    drop: Dropout | None = None,
-    ops: Ops = Ops(),  # noqa: B008
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One transformer block, from hidden + delta to the sum of what it returns; all (K, tokens,
-    width): the next norm takes the sum along.
-
-    With `wanted` (K, n), indices of tokens, all that follows the attention is computed for these
-    only: of the last block nothing else is read.
-    """
-    inputs, output, up, down = lora
-    hidden, normed = ops.add_norm(hidden, delta, layer.norm_1, geometry.epsilon)
-    mixed = attention(_linear(normed, layer.inputs, inputs, drop))
-    if wanted is not None:
-        hidden, mixed = take(hidden, wanted), take(mixed, wanted)
-        drop = drop and drop.only(wanted)
-    delta = _linear(mixed, layer.output, output, drop)
-    hidden, normed = ops.add_norm(hidden, delta, layer.norm_2, geometry.epsilon)
-    return hidden, ops.mlp(normed, layer, up, down, drop)
-
-
-def hidden_states(
-    base: FrozenBase,
-    lora: Sequence[Lora],
-    ids: torch.Tensor,
-    wanted: torch.Tensor,
-    *,
-    drop: Dropout | None = None,
-    ops: Ops = Ops(),  # noqa: B008
-    block: Callable[..., tuple[torch.Tensor, torch.Tensor]] = block,
-) -> torch.Tensor:
-    """What the output head reads at the wanted tokens, (K, n, width).
-
-    ids (K, rows, length) right-padded, wanted (K, n) indices into an adapter's rows * length
-    tokens, lora one pair of stacks a site.
-    """
-    adapters, rows, length = ids.shape
-    places = torch.arange(length, device=ids.device)
-    hidden = embed(base, ids, places).view(adapters, rows * length, -1)
-    delta = None
-    rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
-    attention = partial(ops.attention, geometry=base.geometry, rotary=rotary, length=length)
-    for index, layer in enumerate(base.layers):
-        last = index == len(base.layers) - 1
-        hidden, delta = block(
-            hidden,
-            delta,
-            layer,
-            base.lora_of(index, lora),
-            base.geometry,
-            attention,
-            wanted if last else None,
-            drop and drop.at(index),
-            ops,
-        )
-    return ops.add_norm(hidden, delta, base.norm, base.geometry.epsilon)[1]
-
-
-def take(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(K, n, width): of each adapter's tokens (K, tokens, width) those at `wanted` (K, n)."""
-    adapters, tokens, width = hidden.shape
-    first = torch.arange(adapters, device=hidden.device)[:, None] * tokens
-    flat = (first + wanted).flatten()
-    return hidden.reshape(-1, width).index_select(0, flat).view(adapters, -1, width)
-
-
-def _linear(
-    x: torch.Tensor, linear: Linear, lora: Lora | None, drop: Dropout | None
-) -> torch.Tensor:
-    if lora is None:
-        return F.linear(x, linear.weight.t(), linear.bias)
-    return packed_linear(x, linear.weight, linear.bias, lora, linear.parts, drop)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021) as Llama pairs them: a half with the other half."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin

@@ -1,46 +1,45 @@
-"""Scores and greedy answers of several adapters in one batch, over one key-value cache."""
+"""Teacher-forced scores and greedy decoding of several adapters in one batch.
+
+Dimension letters: __init__.
+"""
 
 from collections.abc import Sequence
 
 import torch
 
 from src.models.losses import IGNORED
-from src.models.multi_lora.adapters import Lora
-from src.models.multi_lora.base import (
-    FrozenBase,
-    Geometry,
-    Ops,
+from src.models.multi_lora.adapters import LoraStack
+from src.models.multi_lora.base import FrozenBase, Geometry
+from src.models.multi_lora.forward import (
+    KernelSet,
+    Rotary,
     block,
     embed,
     hidden_states,
     split_heads,
 )
 
-CHUNK = 4096  # rows whose logits exist at once
+CHUNK = 4096  # tokens whose logits exist at once
 
 
 @torch.no_grad()
 def teacher_forced(
     base: FrozenBase,
-    lora: Sequence[Lora],
-    ids: torch.Tensor,
-    wanted: torch.Tensor,
-    targets: torch.Tensor,
+    stacks: Sequence[LoraStack],
+    ids: torch.Tensor,  # (K, B, T) right-padded
+    answer_positions: torch.Tensor,  # (K, N) indices into B * T
+    targets: torch.Tensor,  # (K, N), IGNORED where nothing counts
     *,
-    ops: Ops = Ops(),  # noqa: B008
+    kernels: KernelSet = KernelSet(),  # noqa: B008
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p of each target in nats and whether the arg max hits it, both (K, n).
-
-    ids (K, rows, length), wanted (K, n) and targets (K, n) as in `base.hidden_states` and
-    `adapters.answer_losses`.
-    """
-    hidden = hidden_states(base, lora, ids, wanted, ops=ops)
+    """Log-probability of each target in nats, and True where it is the arg max; both (K, N)."""
+    hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
     log_p, hits = [], []
-    for rows, labels in zip(
+    for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
     ):
-        found, best = ops.row_scores(rows @ base.head.t(), labels, base.vocabulary)
-        log_p.append(found)
+        scores, best = kernels.row_scores(tokens @ base.head.t(), labels, base.vocabulary)
+        log_p.append(scores)
         hits.append(best == labels)
     return torch.cat(log_p).view(targets.shape), torch.cat(hits).view(targets.shape)
 
@@ -48,87 +47,101 @@ def teacher_forced(
 @torch.no_grad()
 def greedy_tokens(
     base: FrozenBase,
-    lora: Sequence[Lora],
-    ids: torch.Tensor,
-    lengths: torch.Tensor,
-    limits: torch.Tensor,
+    stacks: Sequence[LoraStack],
+    ids: torch.Tensor,  # (K, B, T) right-padded prompts
+    lengths: torch.Tensor,  # (K, B) tokens of each prompt
+    limits: torch.Tensor,  # (K, B) max new tokens; 0 leaves a row out
     *,
     eos: int,
-    ops: Ops = Ops(),  # noqa: B008
+    kernels: KernelSet = KernelSet(),  # noqa: B008
 ) -> torch.Tensor:
-    """The most likely next tokens after each prompt, (K, rows, largest limit), EOS after the end.
-
-    ids (K, rows, length) right-padded prompts of `lengths` (K, rows) tokens, limits (K, rows) the
-    most new tokens; a limit of 0 leaves a row out.
-    """
+    """The most likely tokens after each prompt, (K, B, largest limit), EOS after the end."""
     adapters, rows, length = ids.shape
-    count, budget = adapters * rows, int(limits.max())
-    device, geometry = ids.device, base.geometry
-    shape = (len(base.layers), 2, count, geometry.kv_heads, length + budget, geometry.head_width)
-    cache = torch.zeros(shape, dtype=base.dtype, device=device)
-    last, limits = lengths.flatten() - 1, limits.flatten()
+    budget, device = int(limits.max()), ids.device
+    cache = _Cache(base, adapters * rows, length + budget, kernels)
+    # Only each prompt's last token is read from the last block.
+    last_tokens = torch.arange(rows, device=device) * length + lengths - 1
+    prefill = kernels._replace(attention=cache.prefill)
+    hidden = hidden_states(base, stacks, ids, last_tokens, kernels=prefill)
 
-    filled = iter(range(len(base.layers)))
-
-    def remember(
-        qkv: torch.Tensor,
-        geometry: Geometry,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        length: int,
-    ) -> torch.Tensor:
-        index, (_, k, v) = next(filled), split_heads(qkv, geometry, rotary, length)
-        cache[index, 0, :, :, :length] = k.transpose(1, 2)
-        cache[index, 1, :, :, :length] = v.transpose(1, 2)
-        mixed: torch.Tensor = ops.attention(qkv, geometry, rotary, length)
-        return mixed
-
-    # Of the last block only each prompt's last token is read.
-    wanted = torch.arange(rows, device=device) * length + lengths - 1
-    hidden = hidden_states(base, lora, ids, wanted, ops=ops._replace(attention=remember))
-
-    token = _most_likely(hidden.flatten(0, 1), base, ops)
-    answers = torch.full((count, budget), eos, device=device)
+    token = _most_likely(hidden.flatten(0, 1), base, kernels)
+    positions, limits = lengths.flatten() - 1, limits.flatten()
+    answers = torch.full((adapters * rows, budget), eos, device=device)
     done = limits < 1
-    at = last
     for step in range(budget):
         answers[:, step] = torch.where(done, eos, token)
         done = done | (token == eos) | (limits <= step + 1)
-        # Reading the device makes it wait, so not after every token.
+        # Reading `done` waits for the GPU, so not after every token.
         if step % 4 == 3 and bool(done.all()) or step == budget - 1:
             break
-        at = torch.where(done, at, at + 1)
-        seen = length + step + 1  # slots that may hold something
-        hidden = embed(base, token, at).view(adapters, rows, -1)
-        rotary = None
-        if base.rotary is not None:
-            rotary = base.rotary[0][at][:, None], base.rotary[1][at][:, None]
+        positions = torch.where(done, positions, positions + 1)
+        cache.begin_token(positions, filled=length + step + 1)
+        hidden = embed(base, token, positions).view(adapters, rows, -1)
         delta = None
         for index, layer in enumerate(base.layers):
-
-            def attend(
-                qkv: torch.Tensor,
-                keys: torch.Tensor = cache[index, 0, :, :, :seen],
-                values: torch.Tensor = cache[index, 1, :, :, :seen],
-                at: torch.Tensor = at,
-                rotary: tuple[torch.Tensor, torch.Tensor] | None = rotary,
-            ) -> torch.Tensor:
-                q, k, v = split_heads(qkv, geometry, rotary, 1)
-                mixed = ops.cached_attention(q, k, v, keys, values, at)
-                return mixed.view(adapters, rows, -1)
-
-            here = base.lora_of(index, lora)
-            hidden, delta = block(hidden, delta, layer, here, geometry, attend, ops=ops)
-        hidden = ops.add_norm(hidden, delta, base.norm, geometry.epsilon)[1]
-        token = _most_likely(hidden.flatten(0, 1), base, ops)
+            hidden, delta = block(
+                hidden,
+                delta,
+                layer,
+                base.block_stacks(index, stacks),
+                base.geometry,
+                cache.attend,
+                kernels=kernels,
+            )
+        hidden = kernels.add_norm(hidden, delta, base.norm, base.geometry.norm_eps)[1]
+        token = _most_likely(hidden.flatten(0, 1), base, kernels)
     return answers.view(adapters, rows, budget)
 
 
-def _most_likely(hidden: torch.Tensor, base: FrozenBase, ops: Ops) -> torch.Tensor:
-    """The arg max over the vocabulary for each of hidden (n, width)."""
-    nothing = torch.full((CHUNK,), IGNORED, device=hidden.device)
+class _Cache:
+    """Keys and values of all rows; its methods are the attention of the blocks, called in order."""
+
+    def __init__(self, base: FrozenBase, rows: int, slots: int, kernels: KernelSet):
+        geometry = base.geometry
+        shape = (len(base.layers), 2, rows, geometry.num_key_value_heads, slots, geometry.head_dim)
+        self.keys_values = torch.zeros(shape, dtype=base.dtype, device=base.device)
+        self.base, self.kernels = base, kernels
+        self.block = 0  # index of the block whose attention is next
+
+    def prefill(
+        self, qkv: torch.Tensor, geometry: Geometry, rotary: Rotary | None, length: int
+    ) -> torch.Tensor:
+        """Causal attention within the prompts, whose keys and values are kept."""
+        _, k, v = split_heads(qkv, geometry, rotary, length)
+        keys, values = self._next_block()
+        keys[:, :, :length] = k.transpose(1, 2)
+        values[:, :, :length] = v.transpose(1, 2)
+        mixed: torch.Tensor = self.kernels.attention(qkv, geometry, rotary, length)
+        return mixed
+
+    def begin_token(self, positions: torch.Tensor, filled: int) -> None:
+        """Set the position of each row's next token (rows,); slots from `filled` on are empty."""
+        self.block, self.positions, self.filled = 0, positions, filled
+        self.rotary: Rotary | None = None
+        if self.base.rotary is not None:
+            cos, sin = self.base.rotary
+            self.rotary = cos[positions][:, None], sin[positions][:, None]
+
+    def attend(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Attention of the new tokens, (K, B, H d) of qkv (K, B, (H + 2 H_kv) d)."""
+        q, k, v = split_heads(qkv, self.base.geometry, self.rotary, 1)
+        keys, values = (part[:, :, : self.filled] for part in self._next_block())
+        mixed = self.kernels.cached_attention(q, k, v, keys, values, self.positions)
+        return mixed.view(*qkv.shape[:2], -1)
+
+    def _next_block(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys and values of the next block, (rows, H_kv, slots, d) each."""
+        keys, values = self.keys_values[self.block]
+        self.block += 1
+        return keys, values
+
+
+def _most_likely(hidden: torch.Tensor, base: FrozenBase, kernels: KernelSet) -> torch.Tensor:
+    """The arg max over the vocabulary at each of hidden (tokens, D)."""
+    no_target = torch.full((CHUNK,), IGNORED, device=hidden.device)
     return torch.cat(
         [
-            ops.row_scores(rows @ base.head.t(), nothing[: len(rows)], base.vocabulary)[1]
+            kernels.row_scores(rows @ base.head.t(), no_target[: len(rows)], base.vocabulary)[1]
             for rows in hidden.split(CHUNK)
         ]
     )

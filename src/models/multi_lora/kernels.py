@@ -15,10 +15,12 @@ import triton
 import triton.language as tl
 
 from src.models.losses import IGNORED
-from src.models.multi_lora import base
-from src.models.multi_lora.adapters import Dropout, Lora, linear_forward
-from src.models.multi_lora.base import Geometry, Layer, Linear, Ops
-from src.models.multi_lora.optimizer import COLUMNS
+from src.models.multi_lora import forward
+from src.models.multi_lora.adapters import LoraStack
+from src.models.multi_lora.base import Geometry, Layer, Linear, Norm
+from src.models.multi_lora.forward import KernelSet, Rotary
+from src.models.multi_lora.linear import Dropout, linear_forward
+from src.models.multi_lora.optimizer import AdamWHyper
 
 LONGEST = 128  # tokens of a row whose scores fit in registers
 HIGHEST = 64  # rank of adapters whose gradients fit there beside an activation's
@@ -146,7 +148,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, geometry: Geometry, length: int, cos: Any, sin: Any, qkv: Any) -> Any:
-        heads, width = geometry.heads, geometry.head_width
+        heads, width = geometry.heads, geometry.head_dim
         q, k, v = _split(qkv, geometry)
         adapters, tokens, _ = qkv.shape
         mixed = qkv.new_empty(adapters, tokens, heads * width)
@@ -154,7 +156,7 @@ class _Attention(torch.autograd.Function):
         _attention_forward[(adapters * tokens // length, heads)](
             q, k, v, mixed, cos if cos is not None else q, sin if sin is not None else q,
             q.stride(-2), k.stride(-2), v.stride(-2), length, width**-0.5,
-            HEADS=heads, GROUP=heads // geometry.kv_heads, WIDTH=width, BLOCK=block,
+            HEADS=heads, GROUP=heads // geometry.num_key_value_heads, WIDTH=width, BLOCK=block,
             ROTARY=cos is not None, num_warps=_warps(block),
         )  # fmt: skip
         ctx.save_for_backward(cos, sin, qkv)
@@ -164,17 +166,17 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         cos, sin, qkv = ctx.saved_tensors
-        geometry, length, width = ctx.geometry, ctx.length, ctx.geometry.head_width
+        geometry, length, width = ctx.geometry, ctx.length, ctx.geometry.head_dim
         found = torch.empty_like(qkv)
         q, k, v = _split(qkv, geometry)
         dq, dk, dv = _split(found, geometry)
         grad = grads[0].contiguous()
         adapters, tokens, _ = grad.shape
         block = max(16, triton.next_power_of_2(length))
-        _attention_backward[(adapters * tokens // length, geometry.kv_heads)](
+        _attention_backward[(adapters * tokens // length, geometry.num_key_value_heads)](
             grad, q, k, v, dq, dk, dv, cos if cos is not None else q, sin if sin is not None else q,
             q.stride(-2), k.stride(-2), v.stride(-2), length, width**-0.5,
-            HEADS=geometry.heads, GROUP=geometry.heads // geometry.kv_heads, WIDTH=width,
+            HEADS=geometry.heads, GROUP=geometry.heads // geometry.num_key_value_heads, WIDTH=width,
             BLOCK=block, ROTARY=cos is not None, num_warps=_warps(block),
         )  # fmt: skip
         return None, None, None, None, found
@@ -185,20 +187,26 @@ def _warps(block: int) -> int:
 
 
 def _split(qkv: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, ...]:
-    width = geometry.head_width
-    return qkv.split([width * n for n in (geometry.heads, geometry.kv_heads, geometry.kv_heads)], 2)
+    width = geometry.head_dim
+    return qkv.split(
+        [
+            width * n
+            for n in (geometry.heads, geometry.num_key_value_heads, geometry.num_key_value_heads)
+        ],
+        2,
+    )
 
 
 def attention(
     qkv: torch.Tensor,
     geometry: Geometry,
-    rotary: tuple[torch.Tensor, torch.Tensor] | None,
+    rotary: Rotary | None,
     length: int,
 ) -> torch.Tensor:
-    """`base.causal_attention`; longer rows and odd heads go to torch's own kernel."""
-    width = geometry.head_width
+    """`forward.causal_attention`; longer rows and odd heads go to torch's own kernel."""
+    width = geometry.head_dim
     if length > LONGEST or width & (width - 1) or not 32 <= width <= 128:
-        return base.causal_attention(qkv, geometry, rotary, length)
+        return forward.causal_attention(qkv, geometry, rotary, length)
     cos, sin = (None, None) if rotary is None else rotary
     mixed: torch.Tensor = _Attention.apply(geometry, length, cos, sin, qkv)
     return mixed
@@ -246,10 +254,10 @@ def cached_attention(
     values: torch.Tensor,
     at: torch.Tensor,
 ) -> torch.Tensor:
-    """`base.cached_attention` in one kernel; long rows and odd heads go the plain way."""
+    """`forward.cached_attention` in one kernel; long rows and odd heads go the plain way."""
     rows, kv_heads, slots, width = keys.shape
     if slots > LONGEST or width & (width - 1) or not 32 <= width <= 128:
-        return base.cached_attention(q, k, v, keys, values, at)
+        return forward.cached_attention(q, k, v, keys, values, at)
     heads = q.shape[2]
     mixed = q.new_empty(rows, heads * width)
     _cached_attention[(rows, kv_heads)](
@@ -349,10 +357,10 @@ class _AddNorm(torch.autograd.Function):
 def add_norm(
     hidden: torch.Tensor,
     delta: torch.Tensor | None,
-    norm: tuple[torch.Tensor, torch.Tensor | None],
+    norm: Norm,
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`base.add_norm` in one kernel."""
+    """`forward.add_norm` in one kernel."""
     total, normed = _AddNorm.apply(hidden, delta, *norm, epsilon)
     return total, normed
 
@@ -494,7 +502,7 @@ class _Mlp(torch.autograd.Function):
             GATED=up.weight.shape[1] > width, TOKENS=32, COLUMNS=64, RANK=_padded(rank),
         )  # fmt: skip
         y, inner_down = linear_forward(
-            wide, down.weight, down.bias, a_down, b_down, None, None, *down.parts
+            wide, down.weight, down.bias, a_down, b_down, None, None, down.slices
         )
         ctx.save_for_backward(x, a, b, a_down, b_down, raw, inner, inner_down)
         ctx.weights = up.weight, down.weight
@@ -531,14 +539,18 @@ def _padded(rank: int) -> int:
 
 
 def mlp(
-    x: torch.Tensor, layer: Layer, up: Lora | None, down: Lora | None, drop: Dropout | None
+    x: torch.Tensor,
+    layer: Layer,
+    up: LoraStack | None,
+    down: LoraStack | None,
+    dropout: Dropout | None,
 ) -> torch.Tensor:
-    """`base.mlp`, the activation and its neighbours' adapters in one kernel; layers without
+    """`forward.mlp`, the activation and its neighbours' adapters in one kernel; layers without
     adapters, high ranks and LoRA dropout go the plain way."""
     parts = 2 if layer.gated else 1
-    whole = up is not None and len(layer.up.parts.sites) == parts
-    if up is None or down is None or not whole or down.a.shape[2] > HIGHEST or drop is not None:
-        return base.mlp(x, layer, up, down, drop)
+    whole = up is not None and len(layer.up.slices.layer_ids) == parts
+    if up is None or down is None or not whole or down.a.shape[2] > HIGHEST or dropout is not None:
+        return forward.mlp(x, layer, up, down, dropout)
     added: torch.Tensor = _Mlp.apply(x, layer.up, layer.down, *up, *down)
     return added
 
@@ -691,7 +703,7 @@ def adamw_(
     """`optimizer.update_` for AdamW from gradients without their scale, and the new weights
     as the products read them into `work`: B, which begins at `split`, with its scale."""
     slots, width = weights.shape
-    assert table.stride(1) == 1 and table.shape[1] == len(COLUMNS)
+    assert table.stride(1) == 1 and table.shape[1] == len(AdamWHyper._fields)
     norm_a = torch.linalg.vector_norm(gradients[:, :split], dim=1, dtype=torch.float32)
     norm_b = torch.linalg.vector_norm(gradients[:, split:], dim=1, dtype=torch.float32)
     norms = torch.hypot(norm_a, norm_b * scales[:, 0])
@@ -703,4 +715,4 @@ def adamw_(
     return norms, taken
 
 
-OPS = Ops(attention, add_norm, mlp, cached_attention, cross_entropy_, row_scores)
+KERNELS = KernelSet(attention, add_norm, mlp, cached_attention, cross_entropy_, row_scores)

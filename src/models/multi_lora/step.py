@@ -1,6 +1,9 @@
-"""One training step of K adapters over one frozen base, on static shapes: a CUDA graph on a GPU."""
+"""One training step of K adapters over one frozen base, on static shapes; a CUDA graph on a GPU.
 
-from collections.abc import Iterable
+Dimension letters: __init__.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,72 +11,77 @@ from typing import Any, NamedTuple
 import torch
 
 from src.models.losses import IGNORED
-from src.models.multi_lora.adapters import Dropout, Layout, Lora, answer_losses
-from src.models.multi_lora.base import FrozenBase, Ops, block, hidden_states
-from src.models.multi_lora.optimizer import COLUMNS, IDLE, update_
-
-# What follows the optimizer's numbers in an adapter's row of reals: one over its answer tokens,
-# label smoothing, LoRA dropout.
-REALS = (*COLUMNS, "share", "smoothing", "dropout")
-IDLE_REALS = (*IDLE, 0.0, 0.0, 0.0)
+from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
+from src.models.multi_lora.base import FrozenBase
+from src.models.multi_lora.forward import KernelSet, hidden_states
+from src.models.multi_lora.linear import Dropout
+from src.models.multi_lora.loss import answer_losses
+from src.models.multi_lora.optimizer import AdamW, Optimizer
 
 
-class Bucket(NamedTuple):
-    """The static shape of a step: rows an adapter, tokens a row, answer tokens an adapter.
+class BatchShape(NamedTuple):
+    """The static shape of a step, the same for all adapters; a CUDA graph has one of these."""
 
-    An adapter's integers are ids (rows * length), wanted (answers), targets (answers), and the key
-    of its dropout masks. Answer tokens come first, padding after them.
-    """
-
-    rows: int
-    length: int
-    answers: int
+    rows: int  # B
+    length: int  # T
+    answers: int  # N
 
     @property
-    def width(self) -> int:
+    def num_integers(self) -> int:
+        """Integers of one adapter in a step: see `StepInput`."""
         return self.rows * self.length + 2 * self.answers + 1
 
 
-def trimmed(
-    ids: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids (1, rows, length), wanted and targets (1, answers) of one adapter's step without what no
-    answer token is predicted from: padding, and the last token of the longest row."""
-    length, count = ids.shape[2], int((targets != IGNORED).sum())
-    wanted, targets = wanted[:, :count], targets[:, :count]
-    row, place = wanted // length, wanted % length
-    rows, tokens = (int(part.max()) + 1 for part in (row, place))
-    return ids[:, :rows, :tokens], row * tokens + place, targets
+class LossNumbers(NamedTuple):
+    """What an adapter's loss needs in a step beside its tokens; by default, of an idle slot."""
+
+    loss_weight: float = 0.0  # 1 / its number of answer tokens
+    label_smoothing: float = 0.0
+    lora_dropout: float = 0.0
+
+
+class StepInput(NamedTuple):
+    """One step of all slots, on the CPU. Each slot has one row in both tensors.
+
+    integers: ids (B * T), answer positions (N), targets (N), key of the dropout masks (1); answer
+    tokens come first, then padding with targets of IGNORED.
+    reals: the optimizer's hyper-parameters (its `columns`), then LossNumbers.
+    """
+
+    shape: BatchShape
+    integers: torch.Tensor  # (K, shape.num_integers)
+    reals: torch.Tensor  # (K, columns + 3)
 
 
 class AdapterState(NamedTuple):
-    """All that one adapter is: weights and optimizer moments of each site: a (in, r), b (r,
-    out)."""
+    """One adapter and its optimizer state, each one pair per adapted layer."""
 
-    weights: list[Lora]
-    first: list[Lora]
-    second: list[Lora]
+    params: list[LoraPair]
+    optimizer: tuple[list[LoraPair], ...]  # in the order of the optimizer's `state_names`
 
     @property
     def rank(self) -> int:
-        return self.weights[0].a.shape[1]
+        return self.params[0].a.shape[1]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a step is computed; none of it changes what is computed.
-
-    `at_once` adapters go through the base together (None: all of them), which bounds the memory of
-    their activations; one that goes alone on a CPU is computed without the padding that its
-    neighbours need. `kernels` takes those of kernels.py; `compiled` fuses each block by
-    torch.compile instead; `graphs` replays each bucket as one CUDA graph.
-    """
+    """How a step is computed; no option changes what is computed."""
 
     graphs: bool = False
+    """Replay each batch shape as one CUDA graph."""
     kernels: bool = False
-    compiled: bool = False
+    """Use the Triton kernels of `kernels`."""
     at_once: int | None = None
+    """Adapters that go through the base together, which bounds the memory of their activations;
+    None: all. On a CPU, 1 saves the padding that an adapter needs only beside its neighbours."""
     head_chunk: int = 4096
+    """Answer tokens whose logits exist at once."""
+
+
+def idle_row(optimizer: type[Optimizer]) -> tuple[float, ...]:
+    """The reals of an idle slot, which trains nothing."""
+    return (*optimizer.idle, *LossNumbers())
 
 
 class Pack:
@@ -85,192 +93,207 @@ class Pack:
         slots: int,
         rank: int,
         *,
-        kind: str = "adamw",
+        optimizer: type[Optimizer] = AdamW,
         dropout: bool = False,
         options: Options = Options(),  # noqa: B008
     ):
-        self.base, self.slots, self.rank, self.kind = base, slots, rank, kind
+        self.base, self.slots, self.rank, self.optimizer = base, slots, rank, optimizer
         self.dropout, self.options = dropout, options
-        self.layout = Layout(base.stacks, rank)
-        # Adapters train in fp32 whatever the products are in: 16 bits lose small updates.
+        self.layout = FlatLayout(base.stack_shapes, rank)
+        # Adapters train in fp32 whatever the compute dtype is: 16 bits lose small updates.
         wide = torch.float64 if base.dtype == torch.float64 else torch.float32
-        self.weights, self.first, self.second = (
-            torch.zeros(slots, self.layout.width, dtype=wide, device=base.device) for _ in range(3)
-        )
-        self.scales = torch.ones(slots, 1, dtype=wide, device=base.device)
-        # The weights as the products read them, B with its adapter's scale in it.
-        self.work, self.gradients = (
-            torch.zeros(slots, self.layout.width, dtype=base.dtype, device=base.device)
-            for _ in range(2)
-        )
+
+        def zeros(dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(slots, self.layout.num_params, dtype=dtype, device=base.device)
+
+        self.params = zeros(wide)  # (K, P)
+        self.state = tuple(zeros(wide) for _ in optimizer.state_names)  # (K, P) each
+        self.scales = torch.ones(slots, 1, dtype=wide, device=base.device)  # (K, 1) alpha / r
+        self.compute_params = zeros(base.dtype)  # (K, P) as the products read them: B scaled
+        self.grads = zeros(base.dtype)  # (K, P) of compute_params
+        # (3, K): loss in nats, gradient norm before clipping, 1 where the adapter stepped
         self.results = torch.zeros(3, slots, dtype=wide, device=base.device)
-        self._ops, self._block, self._update = Ops(), block, update_
-        self._fused: Any = None
-        self._stale = True  # whether `work` is older than the weights
+        self._kernels = KernelSet()
+        self._fused_adamw: Any = None
+        self._compute_params_stale = True
         if options.kernels:
             from src.models.multi_lora import kernels
 
-            self._ops = kernels.OPS
-            if kind == "adamw":
-                self._fused = kernels.adamw_
-        if options.compiled:
-            self._block = torch.compile(block, dynamic=False)
-            self._update = torch.compile(update_, dynamic=False)
-        self._graphs: dict[Bucket, tuple[torch.Tensor, torch.Tensor, Any]] = {}
-        self._pool: Any = None
+            self._kernels = kernels.KERNELS
+            if optimizer is AdamW:
+                self._fused_adamw = kernels.adamw_
+        self._graphs: dict[BatchShape, tuple[torch.Tensor, torch.Tensor, Any]] = {}
+        self._graph_pool: Any = None
 
     def put(self, slot: int, state: AdapterState, scale: float) -> None:
         """Give a slot an adapter; `scale` is its alpha / r."""
-        for flat, pairs in zip((self.weights, self.first, self.second), state, strict=True):
-            self.layout.put(flat, slot, pairs)
+        for flat, pairs in zip(
+            (self.params, *self.state), (state.params, *state.optimizer), strict=True
+        ):
+            self.layout.write(flat, slot, pairs)
         self.scales[slot] = scale
-        self._stale = True
+        self._compute_params_stale = True
 
     def take(self, slot: int, rank: int) -> AdapterState:
-        """A copy of a slot's adapter, on the CPU."""
+        """A copy of a slot's adapter of rank `rank`, on the CPU."""
         return AdapterState(
-            *(
-                self.layout.take(flat, slot, rank)
-                for flat in (self.weights, self.first, self.second)
-            )
+            self.layout.read(self.params, slot, rank),
+            tuple(self.layout.read(flat, slot, rank) for flat in self.state),
         )
 
-    def products(self, slots: Iterable[int] | None = None) -> list[Lora]:
-        """The stacks as the products read them, of these slots or of all."""
-        self._freshen()
-        chosen = self.work if slots is None else self.work[list(slots)]
-        return self.layout.views(chosen)
+    def stacks(self, slots: Sequence[int] | None = None) -> list[LoraStack]:
+        """The adapters of these slots (all by default), as the products read them."""
+        self._update_compute_params_if_stale()
+        flat = self.compute_params if slots is None else self.compute_params[list(slots)]
+        return self.layout.stacks(flat)
 
-    def prepare(self, buckets: Iterable[Bucket]) -> None:
-        """Make what steps of these shapes need, which takes as long as many steps: CUDA graphs."""
-        for bucket in buckets:
-            if self.options.graphs and bucket not in self._graphs:
-                self._graphs[bucket] = self._capture(bucket)
+    def prepare(self, shapes: Iterable[BatchShape]) -> None:
+        """Capture the CUDA graphs of these shapes, which takes as long as many steps."""
+        for shape in shapes:
+            if self.options.graphs and shape not in self._graphs:
+                self._graphs[shape] = self._capture(shape)
 
-    def run(self, steps: Iterable[tuple[Bucket, torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """Take steps, each a bucket with integers (K, bucket.width) and reals (K, REALS) on the
-        CPU.
+    def run(self, steps: Iterable[StepInput]) -> torch.Tensor:
+        """Take steps; returns their `results` (steps, 3, K) on the device.
 
-        Returns (steps, 3, K) on the device: loss in nats, gradient norm before clipping, and 1
-        where the adapter took the step. Nothing waits for the GPU.
+        The host does not wait for the GPU.
         """
         steps = list(steps)
-        self.prepare(bucket for bucket, *_ in steps)
-        self._freshen()
-        integers = self._upload([step[1].int() for step in steps], torch.int32)
-        reals = self._upload([step[2] for step in steps], self.weights.dtype)
-        # With graphs no memory is taken after this: a call that fails has taken no step.
-        found = self.results.new_empty(len(steps), *self.results.shape)
-        for index, ((bucket, *_), whole, real) in enumerate(
-            zip(steps, integers, reals, strict=True)
-        ):
+        self.prepare(step.shape for step in steps)
+        self._update_compute_params_if_stale()
+        integers = self._upload([step.integers.int() for step in steps], torch.int32)
+        reals = self._upload([step.reals for step in steps], self.params.dtype)
+        # With graphs, nothing is allocated after this line: a call that fails has taken no step.
+        results = self.results.new_empty(len(steps), *self.results.shape)
+        for index, step in enumerate(steps):
             if self.options.graphs:
-                held_integers, held_reals, graph = self._graphs[bucket]
-                held_integers.copy_(whole)
-                held_reals.copy_(real)
+                graph_integers, graph_reals, graph = self._graphs[step.shape]
+                graph_integers.copy_(integers[index])
+                graph_reals.copy_(reals[index])
                 graph.replay()
             else:
-                self._compute(bucket, whole.long(), real)
-            found[index] = self.results
-        return found
+                self._compute(step.shape, integers[index].long(), reals[index])
+            results[index] = self.results
+        return results
 
     def _upload(self, tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
         """The tensors on the device, in one copy that the host does not wait for."""
-        whole = torch.cat([tensor.flatten().to(dtype) for tensor in tensors])
+        flat = torch.cat([tensor.flatten().to(dtype) for tensor in tensors])
         if self.base.device.type == "cuda":
-            whole = whole.pin_memory().to(self.base.device, non_blocking=True)
-        parts = whole.split([tensor.numel() for tensor in tensors])
+            flat = flat.pin_memory().to(self.base.device, non_blocking=True)
+        parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def _compute(self, bucket: Bucket, integers: torch.Tensor, reals: torch.Tensor) -> None:
-        """A whole step on the device, with no word to the host."""
+    def _compute(self, shape: BatchShape, integers: torch.Tensor, reals: torch.Tensor) -> None:
+        """A whole step on the device, without a synchronization with the host."""
         at_once = self.options.at_once or self.slots
         for start in range(0, self.slots, at_once):
-            self._differentiate(bucket, integers, reals, slice(start, start + at_once))
-        table, losses, split = reals[:, : len(COLUMNS)], self.results[0], self.layout.width_a
-        state = self.weights, self.first, self.second, self.gradients
-        if self._fused is not None:
-            norms, taken = self._fused(*state, self.work, losses, table, self.scales, split)
+            self._differentiate(shape, integers, reals, slice(start, start + at_once))
+        hyper, losses, b_start = self._hyper(reals), self.results[0], self.layout.b_start
+        tensors = self.params, *self.state, self.grads
+        if self._fused_adamw is not None:
+            norms, stepped = self._fused_adamw(
+                *tensors, self.compute_params, losses, hyper, self.scales, b_start
+            )
         else:
-            self.gradients[:, split:].mul_(self.scales)
-            norms, taken = self._update(self.kind, *state, losses, table)
-            self._refresh()
+            # From the gradient of scale * B to that of B.
+            self.grads[:, b_start:].mul_(self.scales)
+            norms, stepped = self.optimizer.update_(*tensors, losses, hyper)
+            self._update_compute_params()
         self.results[1].copy_(norms)
-        self.results[2].copy_(taken)
+        self.results[2].copy_(stepped)
 
-    def _freshen(self) -> None:
-        if self._stale:
-            self._refresh()
-            self._stale = False
+    def _hyper(self, reals: torch.Tensor) -> torch.Tensor:
+        """The optimizer's columns of reals, (K, columns)."""
+        return reals[:, : len(self.optimizer.columns)]
 
-    def _refresh(self) -> None:
-        split = self.layout.width_a
-        self.work[:, :split].copy_(self.weights[:, :split])
-        torch.mul(self.weights[:, split:], self.scales, out=self.work[:, split:])
+    def _update_compute_params_if_stale(self) -> None:
+        if self._compute_params_stale:
+            self._update_compute_params()
+            self._compute_params_stale = False
+
+    def _update_compute_params(self) -> None:
+        b_start = self.layout.b_start
+        self.compute_params[:, :b_start].copy_(self.params[:, :b_start])
+        torch.mul(self.params[:, b_start:], self.scales, out=self.compute_params[:, b_start:])
 
     def _differentiate(
-        self, bucket: Bucket, integers: torch.Tensor, reals: torch.Tensor, part: slice
+        self, shape: BatchShape, integers: torch.Tensor, reals: torch.Tensor, part: slice
     ) -> None:
-        """Losses and gradients of the adapters `part`, into `results` and `gradients`."""
-        rows, length, answers = bucket
+        """Losses and gradients of the adapters `part`, into `results` and `grads`."""
+        rows, length, answers = shape
         integers, reals = integers[part], reals[part]
-        ids, wanted, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
+        ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
         ids = ids.view(-1, rows, length)
-        # Alone on a CPU an adapter may have a shape of its own: its neighbours' padding costs it
-        # nothing and cannot change its rounding.
+        # An adapter that goes alone on a CPU need not compute the padding that its neighbours'
+        # shape needs; skipping it also keeps its rounding independent of them.
         if len(reals) == 1 and self.base.device.type == "cpu":
-            if not reals[0, 0]:  # an idle slot
-                self.gradients[part], self.results[0, part] = 0, 0
+            if not reals[0, 0]:  # column `active`: an idle slot
+                self.grads[part], self.results[0, part] = 0, 0
                 return
-            ids, wanted, targets = trimmed(ids, wanted, targets)
+            ids, positions, targets = trimmed(ids, positions, targets)
             (_, rows, length), answers = ids.shape, targets.shape[1]
-        share, smoothing, rates = reals[:, len(COLUMNS) :].unbind(1)
+        loss_numbers = reals[:, len(self.optimizer.columns) :]
+        loss_weights, smoothing, dropout_rates = loss_numbers.unbind(1)  # (K,) each, LossNumbers
         leaves = [
-            Lora(*(tensor.detach().requires_grad_() for tensor in stack))
-            for stack in self.layout.views(self.work[part])
+            LoraStack(*(tensor.detach().requires_grad_() for tensor in stack))
+            for stack in self.layout.stacks(self.compute_params[part])
         ]
+        dropout = None
+        if self.dropout:
+            dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
         hidden = hidden_states(
-            self.base,
-            leaves,
-            ids,
-            wanted,
-            drop=Dropout.of(keys[:, 0], rates, rows, length) if self.dropout else None,
-            ops=self._ops,
-            block=self._block,
+            self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels
         )
         losses = answer_losses(
             hidden,
             self.base.head,
             targets,
-            share[:, None].expand(-1, answers),
+            loss_weights[:, None].expand(-1, answers),
             smoothing,
             vocabulary=self.base.vocabulary,
             chunk=self.options.head_chunk,
-            entropy_=self._ops.cross_entropy_,
+            entropy_=self._kernels.cross_entropy_,
         )
-        # The sum gives each adapter the gradient of its own loss: no other's enters it.
-        found = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])
-        # In the order of the layout: every A, then every B.
-        flat = [tensor.flatten(1) for tensor in (*found[::2], *found[1::2])]
-        torch.cat(flat, 1, out=self.gradients[part])
+        # The sum gives each adapter the gradient of its own loss: the terms share no parameter.
+        grads = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])
+        # In the order of FlatLayout: every A, then every B.
+        flat = [grad.flatten(1) for grad in (*grads[::2], *grads[1::2])]
+        torch.cat(flat, 1, out=self.grads[part])
         self.results[0, part] = losses.detach().to(self.results.dtype)
 
-    def _capture(self, bucket: Bucket) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """The graph of a bucket, and the tensors that it reads."""
-        place = self.base.device
-        integers = torch.zeros(self.slots, bucket.width, dtype=torch.long, device=place)
-        reals = torch.tensor(IDLE_REALS, dtype=self.weights.dtype, device=place)
+    def _capture(self, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The CUDA graph of a shape, with the integers and reals that it reads."""
+        device = self.base.device
+        integers = torch.zeros(self.slots, shape.num_integers, dtype=torch.long, device=device)
+        reals = torch.tensor(idle_row(self.optimizer), dtype=self.params.dtype, device=device)
         reals = reals.repeat(self.slots, 1)
-        compute = partial(self._compute, bucket, integers, reals)
+        compute = partial(self._compute, shape, integers, reals)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        # Every slot is idle here, so nothing is trained: a graph only needs its kernels warm.
+        # Warm-up of the kernels before capture; every slot is idle here, so nothing is trained.
         with torch.cuda.stream(side):
             for _ in range(3):
                 compute()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._graph_pool):
             compute()
-        self._pool = self._pool or graph.pool()
+        self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
+
+
+def trimmed(
+    ids: torch.Tensor,  # (1, B, T)
+    answer_positions: torch.Tensor,  # (1, N)
+    targets: torch.Tensor,  # (1, N)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One adapter's step in its smallest shape: without the tokens that no answer depends on.
+
+    These are padding, and the last token of the longest row.
+    """
+    length, count = ids.shape[2], int((targets != IGNORED).sum())
+    answer_positions, targets = answer_positions[:, :count], targets[:, :count]
+    row, position = answer_positions // length, answer_positions % length
+    rows, tokens = (int(part.max()) + 1 for part in (row, position))
+    return ids[:, :rows, :tokens], row * tokens + position, targets

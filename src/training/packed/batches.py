@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from src.models.losses import IGNORED
-from src.models.multi_lora.step import IDLE_REALS, REALS, Bucket
+from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput, idle_row
 from src.training.scoring import Row
 
 if TYPE_CHECKING:
@@ -72,35 +72,32 @@ class BatchBuilder:
         self.pad, self.graphs = pad, graphs
         self._answers: dict[int, int] = {}  # room for answer tokens, by length of the rows
 
-    def step(
-        self, runs: Sequence["PackedRun"], slots: int, offset: int
-    ) -> tuple[Bucket, torch.Tensor, torch.Tensor]:
-        """The step that is `offset` ahead, of every run: its shape, integers (K, ...) and reals
-        (K, REALS). Slots without a run are idle."""
+    def step(self, runs: Sequence["PackedRun"], slots: int, offset: int) -> StepInput:
+        """The step that is `offset` ahead, of every run. Slots without a run are idle."""
         chosen = [run.chosen(run.step + offset) for run in runs]
         lengths = [run.arrays.prompts[c] + run.arrays.answers[c]
                    for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
         counts = [int(run.arrays.answers[c].sum())
                   for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
-        bucket = self._shape(runs, chosen, lengths, counts)
-        rows, length, answers = bucket
+        shape = self._shape(runs, chosen, lengths, counts)
+        rows, length, answers = shape
         ids = np.full((slots, rows, length), self.pad, dtype=np.int32)
-        wanted = np.zeros((slots, answers), dtype=np.int32)
+        positions = np.zeros((slots, answers), dtype=np.int32)
         targets = np.full((slots, answers), IGNORED, dtype=np.int32)
         keys = np.zeros((slots, 1), dtype=np.int32)
-        reals = np.tile(np.array(IDLE_REALS, dtype=np.float64), (slots, 1))
+        reals = np.tile(np.array(idle_row(type(runs[0].optimizer)), dtype=np.float64), (slots, 1))
         for run, mine, own, count in zip(runs, chosen, lengths, counts, strict=True):
             at, config = run.slot, run.config
             width = min(int(own.max()), length)
             ids[at, : len(mine), :width] = run.arrays.ids[mine, :width]
-            wanted[at, :count], targets[at, :count] = run.arrays.labelled(mine, length)
+            positions[at, :count], targets[at, :count] = run.arrays.labelled(mine, length)
             step = run.step + offset
             keys[at] = (config.training.seed * 1_000_003 + step) & 0x7FFFFFFF
-            row = run.rule.row(step + 1, run.rate(step))
-            reals[at] = (*row, 1 / count, config.training.label_smoothing, config.lora.dropout)
-            assert reals.shape[1] == len(REALS)
-        parts = ids.reshape(slots, -1), wanted, targets, keys
-        return bucket, torch.from_numpy(np.concatenate(parts, 1)), torch.from_numpy(reals)
+            hyper = run.optimizer.hyper(step + 1, run.rate(step))
+            numbers = LossNumbers(1 / count, config.training.label_smoothing, config.lora.dropout)
+            reals[at] = (*hyper, *numbers)
+        integers = np.concatenate((ids.reshape(slots, -1), positions, targets, keys), 1)
+        return StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
 
     def _shape(
         self,
@@ -108,13 +105,13 @@ class BatchBuilder:
         chosen: Sequence[np.ndarray],
         lengths: Sequence[np.ndarray],
         counts: Sequence[int],
-    ) -> Bucket:
+    ) -> BatchShape:
         """The shape that holds these rows."""
         # The last token of a row is only predicted, never read.
         length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
         if not self.graphs:
-            return Bucket(max(map(len, chosen)), length, answers)
+            return BatchShape(max(map(len, chosen)), length, answers)
         length = padded_length(length, sum(map(len, chosen)), known=self._answers)
         answers = -(-answers // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE
         self._answers[length] = answers = max(answers, self._answers.get(length, 0))
-        return Bucket(max(run.batch for run in runs), length, answers)
+        return BatchShape(max(run.batch for run in runs), length, answers)

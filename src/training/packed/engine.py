@@ -152,7 +152,7 @@ class _Engine:
         try:
             run = self.reader.read(trial)
             if trial.resume_from is None:
-                run.state = files.fresh_state(self.base.first_weights(run))
+                run.state = files.fresh_state(self.base.initial_weights(run), type(run.optimizer))
             else:
                 self._resume(run, trial.resume_from)
             return run
@@ -187,7 +187,7 @@ class _Engine:
         block = [self.batches.step(slots.runs, slots.count, offset) for offset in range(count)]
         results: list[list[list[float]]] | None = None
         with suppress(torch.OutOfMemoryError):
-            slots.pack.prepare(bucket for bucket, *_ in block)
+            slots.pack.prepare(step.shape for step in block)
             started = time.perf_counter()
             results = slots.pack.run(block).cpu().tolist()
             slots.step_seconds = (time.perf_counter() - started) / len(block)
@@ -339,7 +339,7 @@ class _Engine:
                 part, waiting = group[:at_once], group[at_once:]
                 try:
                     scores = self.scorer.score(
-                        self.slots.pack.products,
+                        self.slots.pack.stacks,
                         [(run.slot, run.rows[split]) for run in part],
                         batch_size=batch_size,
                         max_new_tokens=max_new_tokens,
@@ -399,7 +399,7 @@ class _Engine:
         """Write a checkpoint of the run and return its folder."""
         staging = checkpointing.stage(run.trial.checkpoints_dir)
         folder = staging / f"checkpoint-{run.step}"
-        files.write_adapter(self.base, run, state.weights, folder)
+        files.write_adapter(self.base, run, state.params, folder)
         files.write_training_state(run, state, folder)
         path = checkpointing.commit(
             folder,
@@ -461,13 +461,14 @@ class _Engine:
     def _keep(self, run: PackedRun, step: int) -> None:
         """Put the adapter of `step` into the slot and into final/."""
         if step == run.step:
-            weights = self.slots.pack.take(run.slot, run.rank).weights
+            weights = self.slots.pack.take(run.slot, run.rank).params
         else:
             run.reporter.phase(f"restoring the adapter of step {step}")
             weights = files.read_adapter(
                 self.base, checkpointing.step_dir(run.trial.checkpoints_dir, step)
             )
-            self.slots.pack.put(run.slot, files.fresh_state(weights), run.scale)
+            state = files.fresh_state(weights, type(run.optimizer))
+            self.slots.pack.put(run.slot, state, run.scale)
         staging = checkpointing.stage(run.trial.output_dir)
         files.write_adapter(self.base, run, weights, staging / "final")
         checkpointing.replace_folder(staging / "final", run.trial.output_dir / "final")

@@ -1,7 +1,6 @@
 """Files of packed runs: what the TRL engine writes, under its names and in its formats."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,24 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.models.multi_lora.adapters import Lora, adapter_config, from_peft, to_peft
+from src.models.multi_lora.adapters import (
+    LoraPair,
+    adapter_config,
+    from_peft,
+    to_peft,
+    zeros_like,
+)
+from src.models.multi_lora.optimizer import Optimizer
 from src.models.multi_lora.step import AdapterState
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
 
 
-def write_adapter(base: SharedBase, run: PackedRun, weights: list[Lora], folder: Path) -> None:
+def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], folder: Path) -> None:
     """Write an adapter in PEFT's format, and the tokenizer beside it."""
     folder.mkdir(parents=True)
-    tensors = to_peft(base.sites, weights)
+    tensors = to_peft(base.layer_names, params)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     lora = run.config.lora
     adapter_config(
@@ -69,65 +75,51 @@ def write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> N
     ).save_to_json(str(folder / "trainer_state.json"))
 
 
-def read_adapter(base: SharedBase, checkpoint: Path) -> list[Lora]:
+def read_adapter(base: SharedBase, checkpoint: Path) -> list[LoraPair]:
     """The adapter of a checkpoint of either engine."""
     try:
-        return from_peft(base.sites, load_file(checkpoint / "adapter_model.safetensors"))
+        return from_peft(base.layer_names, load_file(checkpoint / "adapter_model.safetensors"))
     except KeyError as error:
         raise TrainingError(f"{checkpoint} holds another adapter, without {error}") from None
 
 
 def read_state(base: SharedBase, run: PackedRun, checkpoint: Path) -> AdapterState:
-    """Adapter and moments of a checkpoint of either engine."""
-    weights = read_adapter(base, checkpoint)
-    if weights[0].a.shape[1] != run.rank:
+    """Adapter and optimizer state of a checkpoint of either engine."""
+    params = read_adapter(base, checkpoint)
+    if params[0].a.shape[1] != run.rank:
         raise TrainingError(
-            f"{checkpoint.name} has rank {weights[0].a.shape[1]}, and lora.r is {run.rank}"
+            f"{checkpoint.name} has rank {params[0].a.shape[1]}, and lora.r is {run.rank}"
         )
     saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-    moments = [saved["state"].get(index, {}) for index in range(2 * len(weights))]
-    names = ("momentum_buffer",) if run.rule.kind == "sgd" else ("exp_avg", "exp_avg_sq")
-    if any(name not in moment for name in names for moment in moments):
-        raise TrainingError(f"{checkpoint.name} has no state of {run.rule.kind}")
-    stacks = [
-        [Lora(a[name].t(), b[name].t()) for a, b in zip(moments[::2], moments[1::2], strict=True)]
-        for name in names
-    ]
-    return AdapterState(weights, stacks[0], stacks[-1] if len(names) > 1 else zeros_like(weights))
+    # In PEFT's order: A and B of each layer.
+    states = [saved["state"].get(index, {}) for index in range(2 * len(params))]
+    names = run.optimizer.state_names
+    if any(name not in state for name in names for state in states):
+        name = run.config.optimizer.name
+        raise TrainingError(f"{checkpoint.name} has no state of the optimizer {name}")
+    pairs = list(zip(states[::2], states[1::2], strict=True))
+    return AdapterState(
+        params, tuple([LoraPair(a[name].t(), b[name].t()) for a, b in pairs] for name in names)
+    )
 
 
-def zeros_like(pairs: Sequence[Lora]) -> list[Lora]:
-    """Zeros in the shapes of an adapter: the moments of a fresh optimizer."""
-    return [Lora(torch.zeros_like(a), torch.zeros_like(b)) for a, b in pairs]
-
-
-def fresh_state(weights: list[Lora]) -> AdapterState:
+def fresh_state(params: list[LoraPair], optimizer: type[Optimizer]) -> AdapterState:
     """An adapter whose optimizer has taken no step."""
-    return AdapterState(weights, zeros_like(weights), zeros_like(weights))
+    return AdapterState(params, tuple(zeros_like(params) for _ in optimizer.state_names))
 
 
 def _torch_optimizer(run: PackedRun, state: AdapterState) -> torch.optim.Optimizer:
     """The run's optimizer as torch has it, over PEFT's parameters in PEFT's order."""
-    rule, rate = run.rule, run.config.training.learning_rate
-    sides = [
+    params, *states = (
         [side.t().contiguous() for pair in pairs for side in pair]
-        for pairs in (state.weights, state.first, state.second)
-    ]
+        for pairs in (state.params, *state.optimizer)
+    )
     groups = [
-        {"params": sides[0], "weight_decay": rule.weight_decay},
+        {"params": params, "weight_decay": run.optimizer.weight_decay},
         # transformers keeps a group for biases.
         {"params": [], "weight_decay": 0.0},
     ]
-    optimizer: torch.optim.Optimizer
-    if rule.kind == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=rule.momentum)
-    else:
-        betas = rule.beta1, rule.beta2
-        optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=rule.epsilon)
-    for parameter, first, second in zip(*sides, strict=True):
-        optimizer.state[parameter] = (
-            {"momentum_buffer": first}
-            if rule.kind == "sgd"
-            else {"step": torch.tensor(float(run.step)), "exp_avg": first, "exp_avg_sq": second}
-        )
+    optimizer = run.optimizer.to_torch(groups, run.config.training.learning_rate)
+    for parameter, *tensors in zip(params, *states, strict=True):
+        optimizer.state[parameter] = run.optimizer.torch_state(run.step, tensors)
     return optimizer

@@ -9,8 +9,9 @@ import torch
 from src.config import RunConfig
 from src.models import spelling_model as spelling
 from src.models import utils as machine
-from src.models.multi_lora.adapters import Lora, first_weights
+from src.models.multi_lora.adapters import LoraPair, initial_weights
 from src.models.multi_lora.base import FrozenBase, read_base
+from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.training import scoring
 from src.training.data_loaders import Splits, load_splits
 from src.training.early_stopping import stopping_problems
@@ -36,8 +37,8 @@ class SharedBase:
     targets: list[str]  # names of the adapted layers
     parameters: int
     stored_dtype: torch.dtype  # that PEFT rounds a fresh adapter to
-    sites: list[str]  # full name of each adapted layer
-    shapes: list[tuple[int, int]]  # (in, out) of each
+    layer_names: list[str]  # full name of each adapted layer
+    layer_shapes: list[tuple[int, int]]  # (in, out) of each
 
     @staticmethod
     def load(config: RunConfig, reporter: Reporter) -> "SharedBase":
@@ -65,8 +66,8 @@ class SharedBase:
             targets,
             sum(p.numel() for p in model.parameters()),
             model.dtype,
-            [site.name for site in frozen.sites],
-            [(site.width_in, site.width_out) for site in frozen.sites],
+            [layer.name for layer in frozen.adapted_layers],
+            [(layer.in_features, layer.out_features) for layer in frozen.adapted_layers],
         )
 
     @property
@@ -74,18 +75,17 @@ class SharedBase:
         return str(self.settings["model"])
 
     @property
-    def optimizer(self) -> str:
-        """adamw or sgd."""
-        return "sgd" if self.settings["optimizer"] == "sgd" else "adamw"
+    def optimizer(self) -> type[Optimizer]:
+        return OPTIMIZERS[self.settings["optimizer"]]
 
     @property
     def tokenizer(self) -> Any:
         return self.vocabulary.tokenizer
 
-    def first_weights(self, run: PackedRun) -> list[Lora]:
+    def initial_weights(self, run: PackedRun) -> list[LoraPair]:
         """The adapter that PEFT draws for the run's seed."""
-        return first_weights(
-            self.shapes, rank=run.rank, seed=run.config.training.seed, dtype=self.stored_dtype
+        return initial_weights(
+            self.layer_shapes, rank=run.rank, seed=run.config.training.seed, dtype=self.stored_dtype
         )
 
 
@@ -122,7 +122,7 @@ class RunReader:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "versions": machine.versions(),
         }
-        trainable = sum(sum(shape) for shape in self.base.shapes) * config.lora.r
+        trainable = sum(sum(shape) for shape in self.base.layer_shapes) * config.lora.r
         about = {
             "backend": "peft",
             "backend_note": None,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from src.config import RunConfig
-from src.models.multi_lora.optimizer import Rule
+from src.models.multi_lora.optimizer import make_optimizer
 from src.models.multi_lora.step import AdapterState
 from src.training import scoring
 from src.training.early_stopping import History, Rules
@@ -66,14 +66,8 @@ class PackedRun:
         self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
         self.rank, self.scale = config.lora.r, config.lora.alpha / config.lora.r
         self.factor = learning_rate_factor(config)
-        self.rule = Rule(
-            "sgd" if optimizer.name == "sgd" else "adamw",
-            training.max_grad_norm,
-            optimizer.weight_decay,
-            optimizer.beta1,
-            optimizer.beta2,
-            optimizer.epsilon,
-            optimizer.momentum,
+        self.optimizer = make_optimizer(
+            optimizer.name, optimizer.model_dump(exclude={"name"}), training.max_grad_norm
         )
 
     def chosen(self, step: int) -> np.ndarray:

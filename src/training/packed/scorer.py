@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 
 from src.models.losses import IGNORED
-from src.models.multi_lora.adapters import Lora
-from src.models.multi_lora.base import FrozenBase, Ops
+from src.models.multi_lora.adapters import LoraStack
+from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.decode import greedy_tokens, teacher_forced
+from src.models.multi_lora.forward import KernelSet
 from src.models.multi_lora.step import Options
 from src.training import scoring
 from src.training.packed.batches import ExampleArrays
@@ -29,16 +30,16 @@ class Scorer:
     options: Options = field(default_factory=Options)
 
     @property
-    def _ops(self) -> Ops:
+    def _kernels(self) -> KernelSet:
         if not self.options.kernels:
-            return Ops()
+            return KernelSet()
         from src.models.multi_lora import kernels
 
-        return kernels.OPS
+        return kernels.KERNELS
 
     def score(
         self,
-        products: Callable[[list[int]], list[Lora]],
+        stacks_of: Callable[[list[int]], list[LoraStack]],
         members: Sequence[tuple[int, Sequence[scoring.Row]]],
         *,
         batch_size: int,
@@ -46,8 +47,10 @@ class Scorer:
         progress: Callable[[int], None] = lambda done: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[tuple[dict[str, float], pd.DataFrame]] | None:
-        """Metrics and predictions of each member: a slot, whose stacks `products` gives, and rows;
-        None when `stop` said so meanwhile. `progress` hears of rows done.
+        """Metrics and predictions of each member, or None when `stop` said so meanwhile.
+
+        A member is a slot, whose adapter `stacks_of` gives, and its rows. `progress` is called with
+        the number of rows done.
 
         Batches are those of `scoring.score`, longest rows first, because the room for an answer is
         a batch's own.
@@ -61,7 +64,7 @@ class Scorer:
         at_once = self._at_once(rows, batch_size, max(budgets, default=1))
         for first in range(0, len(members), at_once):
             group = range(first, min(first + at_once, len(members)))
-            lora = products([members[index][0] for index in group])
+            stacks = stacks_of([members[index][0] for index in group])
             for start in range(0, max(len(rows[index]) for index in group), batch_size):
                 if stop():
                     return None
@@ -73,8 +76,8 @@ class Scorer:
                     shared.setdefault((id(members[i][1]), *c), [rows[i][at] for at in c])
                     for i, c in zip(group, chosen, strict=True)
                 ]
-                sums, counts, hit = self._forced(lora, batches)
-                answers = self._answers(lora, batches, [budgets[index] for index in group])
+                sums, counts, hit = self._forced(stacks, batches)
+                answers = self._answers(stacks, batches, [budgets[index] for index in group])
                 for place, (index, own) in enumerate(zip(group, chosen, strict=True)):
                     if not own:
                         continue
@@ -94,21 +97,21 @@ class Scorer:
         g = self.base.geometry
         longest = max((len(row.prompt_ids) for own in rows for row in own), default=1) + budget
         batch = min(batch_size, max(map(len, rows), default=1))
-        numbers = 2 * len(self.base.layers) * g.kv_heads * g.head_width * longest * batch
+        numbers = 2 * len(self.base.layers) * g.num_key_value_heads * g.head_dim * longest * batch
         room = CPU_CACHE_BYTES
         if self.base.device.type == "cuda":
             room = torch.cuda.mem_get_info()[0] // 3
         return max(1, room // max(1, numbers * self.base.dtype.itemsize))
 
     def _forced(
-        self, lora: list[Lora], batches: Sequence[Sequence[scoring.Row]]
+        self, stacks: list[LoraStack], batches: Sequence[Sequence[scoring.Row]]
     ) -> tuple[np.ndarray, list[int], np.ndarray]:
         """Sum of log p of each row (adapters, rows), answer tokens and hits of each adapter."""
         count = max(map(len, batches))
         length = max(len(row) for batch in batches for row in batch)
         answers = max(sum(len(row.answer_ids) for row in batch) for batch in batches)
         ids = np.full((len(batches), count, length), self.tokenizer.pad_token_id, dtype=np.int64)
-        wanted = np.zeros((len(batches), answers), dtype=np.int64)
+        positions = np.zeros((len(batches), answers), dtype=np.int64)
         targets = np.full((len(batches), answers), IGNORED, dtype=np.int64)
         owner = np.zeros((len(batches), answers), dtype=np.int64)
         tokens = []
@@ -122,22 +125,25 @@ class Scorer:
                 laid[id(batch)] = arrays, arrays.labelled(np.arange(len(batch)), length)
             arrays, (places, labels) = laid[id(batch)]
             ids[k, : len(batch), : arrays.ids.shape[1]] = arrays.ids
-            wanted[k, : len(places)], targets[k, : len(places)] = places, labels
+            positions[k, : len(places)], targets[k, : len(places)] = places, labels
             owner[k, : len(places)] = places // length
             tokens.append(len(places))
         place = self.base.device
         log_p, hits = teacher_forced(
             self.base,
-            lora,
-            *(torch.from_numpy(part).to(place) for part in (ids, wanted, targets)),
-            ops=self._ops,
+            stacks,
+            *(torch.from_numpy(part).to(place) for part in (ids, positions, targets)),
+            kernels=self._kernels,
         )
         sums = np.zeros((len(batches), count))
         np.add.at(sums, (np.arange(len(batches))[:, None], owner), log_p.double().cpu().numpy())
         return sums, tokens, hits.sum(1).cpu().numpy()
 
     def _answers(
-        self, lora: list[Lora], batches: Sequence[Sequence[scoring.Row]], budgets: Sequence[int]
+        self,
+        stacks: list[LoraStack],
+        batches: Sequence[Sequence[scoring.Row]],
+        budgets: Sequence[int],
     ) -> list[list[list[int]]]:
         """The decoded tokens of each row, up to EOS."""
         count = max(map(len, batches))
@@ -162,10 +168,10 @@ class Scorer:
         place = self.base.device
         tokens = greedy_tokens(
             self.base,
-            lora,
+            stacks,
             *(torch.from_numpy(part).to(place) for part in (ids, lengths, limits)),
             eos=eos,
-            ops=self._ops,
+            kernels=self._kernels,
         ).tolist()
         return [
             [

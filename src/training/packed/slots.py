@@ -129,7 +129,7 @@ class Slots:
                 self.base.frozen,
                 self.count,
                 rank,
-                kind=self.base.optimizer,
+                optimizer=self.base.optimizer,
                 dropout=self.dropout,
                 options=self.options,
             )

@@ -1,0 +1,115 @@
+"""Loss at the answer tokens of several adapters, and scores of given answers.
+
+Dimension letters: __init__.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from src.models.losses import IGNORED
+
+
+def answer_losses(
+    hidden: torch.Tensor,  # (K, N, D) at the token before each answer token
+    head: torch.Tensor,  # (V_pad, D)
+    targets: torch.Tensor,  # (K, N), IGNORED where nothing counts
+    loss_weights: torch.Tensor,  # (K, N) 1 / the adapter's number of answer tokens
+    smoothing: torch.Tensor,  # (K,) label smoothing
+    *,
+    vocabulary: int,
+    chunk: int = 4096,
+    entropy_: Callable[..., torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Each adapter's own `losses.answer_loss` in nats, (K,) fp32 or fp64.
+
+    Logits exist for `chunk` tokens at a time.
+    """
+    losses: torch.Tensor = _AnswerLoss.apply(
+        hidden, head, targets, loss_weights, smoothing, vocabulary, chunk,
+        entropy_ or cross_entropy_,
+    )  # fmt: skip
+    return losses
+
+
+class _AnswerLoss(torch.autograd.Function):
+    """Computes the gradient with the loss: the head is frozen, so a chunk's logits can be dropped
+    as soon as they have been read once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        loss_weights: torch.Tensor,
+        smoothing: torch.Tensor,
+        vocabulary: int,
+        chunk: int,
+        entropy_: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        adapters, tokens, width = hidden.shape
+        flat, labels = hidden.reshape(-1, width), targets.flatten()
+        weights, smooth = loss_weights.flatten(), smoothing.repeat_interleave(tokens)
+        losses = []
+        grad = torch.empty_like(flat)
+        for start in range(0, len(flat), chunk):
+            part = slice(start, start + chunk)
+            logits = flat[part] @ head.t()
+            losses.append(entropy_(logits, labels[part], weights[part], smooth[part], vocabulary))
+            torch.mm(logits, head, out=grad[part])
+        ctx.save_for_backward(grad.view_as(hidden))
+        return torch.cat(losses).view(adapters, tokens).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = ctx.saved_tensors
+        scale = grads[0].to(grad.dtype)[:, None, None]
+        return grad * scale, None, None, None, None, None, None, None
+
+
+def cross_entropy_(
+    logits: torch.Tensor,  # (tokens, V_pad), overwritten by their own gradient
+    targets: torch.Tensor,  # (tokens,)
+    loss_weights: torch.Tensor,  # (tokens,)
+    smoothing: torch.Tensor,  # (tokens,)
+    vocabulary: int,
+) -> torch.Tensor:
+    """Weighted cross-entropy of each token in nats, (tokens,) fp32 or fp64.
+
+    Columns from `vocabulary` on are padding.
+    """
+    scores = logits[:, :vocabulary]
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    counted = targets != IGNORED
+    label = targets.where(counted, 0)[:, None]
+    log_sum = wide.logsumexp(-1, keepdim=True)
+    of_label = (log_sum - wide.gather(-1, label))[:, 0]
+    of_uniform = log_sum[:, 0] - wide.mean(-1)
+    smooth = smoothing.to(wide.dtype)
+    weight = loss_weights.to(wide.dtype)
+    loss = torch.where(counted, weight * ((1 - smooth) * of_label + smooth * of_uniform), 0)
+    weight = weight.where(counted, 0)[:, None]
+    gradient = (wide - log_sum).exp_() - smooth[:, None] / vocabulary
+    gradient.scatter_add_(-1, label, (smooth - 1)[:, None])
+    # `where` as well as the weight: the logits of an ignored token may be nan, and nan * 0 is nan.
+    scores.copy_(torch.where(counted[:, None], gradient.mul_(weight), 0))
+    logits[:, vocabulary:] = 0
+    return loss
+
+
+def row_scores(
+    logits: torch.Tensor,  # (tokens, V_pad)
+    targets: torch.Tensor,  # (tokens,)
+    vocabulary: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each target in nats (fp32 or fp64; 0 where IGNORED), and the arg max.
+
+    Both (tokens,). Columns from `vocabulary` on are padding.
+    """
+    scores = logits[:, :vocabulary]
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    counted = targets != IGNORED
+    log_p = wide.gather(-1, targets.where(counted, 0)[:, None])[:, 0] - wide.logsumexp(-1)
+    return log_p.where(counted, 0), wide.argmax(-1)
