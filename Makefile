@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings base clean
+.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -69,12 +69,15 @@ chaos: setup-dev  ## Run the long proofs of reliability and write their table in
 screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots
 
-docs: settings  ## Build the documentation as a site into results/site
+docs: settings commands  ## Build the documentation as a site into results/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict
 	@echo "open results/site/index.html"
 
 settings: setup-dev  ## Write docs/settings.md from RunConfig
 	$(VENV)/python -m scripts.settings_table
+
+commands: setup-dev  ## Write docs/cli.md from the commands
+	$(VENV)/python -m scripts.cli_reference
 
 base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
 	$(VENV)/python -m pip install --quiet wordfreq==3.1.1

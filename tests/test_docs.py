@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from scripts import settings_table
+from scripts import cli_reference, settings_table
 from src.cli import app
 from src.paths import ROOT
 from tests import live
@@ -120,6 +120,18 @@ def test_every_shown_make_target_exists() -> None:
 
 def test_the_settings_table_is_what_run_config_says() -> None:
     assert settings_table.FILE.read_text() == settings_table.table(), "run `make settings`"
+
+
+def test_the_command_reference_is_what_the_commands_say() -> None:
+    assert cli_reference.FILE.read_text() == cli_reference.page(), "run `make commands`"
+
+
+def test_the_help_of_each_command_begins_with_one_short_sentence() -> None:
+    """Rich keeps a line break inside it in the table of `spelltune --help`."""
+    root: Any = typer.main.get_command(app)
+    for command in [*root.commands.values(), *root.commands["sweep"].commands.values()]:
+        first = command.help.partition("\n\n")[0]
+        assert first.endswith(".") and "\n" not in first, command.name
 
 
 def test_each_recipe_has_five_lines_and_names_what_is_there() -> None:

@@ -1,4 +1,4 @@
-"""This machine: what it can train, the panel, and the reconciler."""
+"""This machine: what it can train, its panel, and the statuses of its runs."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ from src.runs import machine, reconciler
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what would run here: GPU, versions, backends, disk."""
+    """Show what this machine can train with: GPU, versions, backends, disk."""
     document = diagnosis()
     if as_json:
         return print_json(document)
@@ -78,7 +78,7 @@ def installed(package: str) -> str:
 
 
 def needs_gpu(gpus: list[str], version: str) -> str:
-    """`yes`, or why a package that works on NVIDIA GPUs only cannot be used here."""
+    """`yes`, or why a package that needs an NVIDIA GPU cannot be used here."""
     if not gpus:
         return "no: it needs an NVIDIA GPU"
     return "yes" if version != "not installed" else "no: not installed"
@@ -105,7 +105,7 @@ def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) 
 
 
 def reconcile(as_json: AsJson = False) -> None:
-    """Bring the status of every run in line with what its processes really do."""
+    """Update the status of every run from the state of its processes; print those that changed."""
     changed = reconciler.reconcile()
     if as_json:
         return print_json(changed)

@@ -90,14 +90,15 @@ def launch(
     preset: Preset = None,
     changes: Set = [],  # noqa: B006
     once: Annotated[
-        bool, typer.Option("--once", help="Of configs that take the same steps train the first.")
+        bool,
+        typer.Option("--once", help="Train only the first of configs that take the same steps."),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
             help="Launch nothing; measure which runs are best trained in one process, and how long "
-            "that takes.",
+            "they take.",
         ),
     ] = False,
     wait: Wait = False,
@@ -286,7 +287,9 @@ def follow(run_id: str) -> None:
 
 def resume(
     run: RunArgument,
-    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to resume from.")] = None,
+    step: Annotated[
+        int | None, typer.Option("--from", help="Step of the checkpoint; by default the newest.")
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -299,7 +302,9 @@ def resume(
 
 def fork(
     run: RunArgument,
-    step: Annotated[int | None, typer.Option("--from", help="Checkpoint to start from.")] = None,
+    step: Annotated[
+        int | None, typer.Option("--from", help="Step of the checkpoint; by default the newest.")
+    ] = None,
     changes: Set = [],  # noqa: B006
     wait: Wait = False,
     as_json: AsJson = False,

@@ -16,14 +16,14 @@ def find_run(name: str) -> Run:
 
 
 def find_checkpoint(name: str) -> tuple[Run, int | None]:
-    """`RUN@STEP` -> the run and its step; `RUN` -> the run and None, its kept adapter."""
+    """The run and the step of `RUN@STEP`; the step of `RUN` is None: its final adapter."""
     reconciler.reconcile()
     with store.reading() as session:
         return store.find_checkpoint(session, name)
 
 
 def adapter_folder(run: Run, step: int | None) -> Path:
-    """The folder of a checkpoint's adapter, verified, or of the one that the run kept."""
+    """The folder of a checkpoint's adapter, verified, or of a run's final adapter."""
     if step is not None:
         return checkpointing.step_dir(paths.checkpoints_dir(run.id), attempts.verified(run, step))
     adapter = paths.output_dir(run.id) / "final"

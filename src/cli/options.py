@@ -9,30 +9,39 @@ from src.config import parse_override, presets
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or its name where only one has it.")
+    str, typer.Argument(metavar="RUN", help="A run's id, or its name if no other run has it.")
 ]
 CheckpointArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN[@STEP]", help="A run, for the adapter that it kept, or one of its checkpoints."
+        metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
     ),
 ]
 ConfigArgument = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG]", help="A YAML file of settings.")
+    Path | None,
+    typer.Argument(metavar="CONFIG", help="A YAML file of settings; without one, the defaults."),
 ]
 ConfigArguments = Annotated[
-    list[Path], typer.Argument(metavar="[CONFIG]...", help="YAML files of settings.")
+    list[Path],
+    typer.Argument(
+        metavar="CONFIG",
+        help="YAML files of settings, one per run; without one, the defaults.",
+    ),
 ]
 Preset = Annotated[str | None, typer.Option(help=f"Start from a preset: {', '.join(presets())}.")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Stay until the run ends; exit 0 only if it completed.")
+    bool, typer.Option("--wait", help="Wait until the run ends; exit with 0 only if it completed.")
 ]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="SETTING=VALUE", help="Change one setting, such as lora.r=16."),
+    typer.Option(
+        "--set",
+        metavar="SETTING=VALUE",
+        help="Change a setting, such as lora.r=16; may be repeated.",
+    ),
 ]
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:
-    """{setting: value} of all --set options."""
+    """The values of all --set options, by setting."""
     return dict(parse_override(text) for text in changes)

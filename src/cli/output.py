@@ -1,4 +1,4 @@
-"""Printing: answers on standard output, everything about them on standard error."""
+"""Printing: results on standard output, everything about them on standard error."""
 
 from typing import Any, NoReturn
 
@@ -11,7 +11,7 @@ from src import store
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-# Exit codes: 1 the run did not complete, 2 the call cannot be carried out as written.
+# Exit codes: 1 a run did not complete, 2 the command cannot be carried out as written.
 DID_NOT_COMPLETE, BAD_CALL = 1, 2
 
 

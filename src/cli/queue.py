@@ -1,4 +1,4 @@
-"""Reorder the queue."""
+"""Change the order of the queue."""
 
 from typing import Annotated
 
@@ -11,10 +11,10 @@ from src.runs import launcher
 
 
 def first(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Queued runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Queued runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let queued runs be the next to start, in this order."""
+    """Move queued runs to the front of the queue, in this order."""
     with store.writing() as session:
         ids = store.move_to_front(session, [store.find(session, name) for name in runs])
     if as_json:
@@ -23,10 +23,10 @@ def first(
 
 
 def hold(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Queued runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Queued runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let queued runs wait, whatever slot is free, until they are released."""
+    """Keep queued runs from starting until they are released."""
     with store.writing() as session:
         ids = store.hold(session, [store.find(session, name) for name in runs], held=True)
     if as_json:
@@ -35,10 +35,10 @@ def hold(
 
 
 def release(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Held runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Held runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let held runs start when it is their turn, in their old places of the queue."""
+    """Let held runs start again, in their old places in the queue."""
     with store.writing() as session:
         ids = store.hold(session, [store.find(session, name) for name in runs], held=False)
     launcher.fill_slots()

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Two or more runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say which of several runs spell better, and what may be claimed of their configs."""
+    """Compare runs: which adapters spell better, which configs, and how certain that is."""
     from src.analysis import comparison
 
     reconciler.reconcile()
     with store.reading() as session:
         chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
         if len(chosen) < 2:
-            raise store.UnknownRun("compare takes two different runs or more")
+            raise store.UnknownRun("compare needs two or more different runs")
         found = comparison.compare(session, list(chosen.values()))
     if as_json:
         return print_json(comparison.document(found))
@@ -43,23 +43,23 @@ def compare(
 
 
 SplitOption = Annotated[
-    Literal["val", "validation", "test"], typer.Option(help="The test split once it was scored.")
+    Literal["val", "validation", "test"], typer.Option(help="Split whose predictions are read.")
 ]
 
 
 def errors(
     run: CheckpointArgument,
     vs: Annotated[
-        str | None, typer.Option(metavar="RUN[@STEP]", help="What became of RUN's words here.")
+        str | None, typer.Option(metavar="RUN[@STEP]", help="Another adapter to compare with.")
     ] = None,
-    all_words: Annotated[
-        bool, typer.Option("--all", help="Every word, not only the wrong ones.")
-    ] = False,
+    all_words: Annotated[bool, typer.Option("--all", help="List the correct words too.")] = False,
     split: SplitOption = "validation",
     as_json: AsJson = False,
 ) -> None:
-    """Print the words that an adapter misspells and how, or which ones another adapter fixed, broke
-    and still has wrong."""
+    """List the words that an adapter misspells, and how.
+
+    With --vs: the words that the other adapter fixed, broke, or still has wrong.
+    """
     from src.analysis import misspellings
 
     name = "test" if split == "test" else "validation"
@@ -89,7 +89,7 @@ def errors(
 
 
 def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
-    """Print what became of the words of `names[0]` in `names[1]`."""
+    """Print the words that `names[1]` fixed, broke or still has wrong, against `names[0]`."""
     from src.analysis import misspellings
 
     sums = misspellings.balance(both)
@@ -117,7 +117,7 @@ def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json:
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The rows of a frame as JSON has them: no nan."""
+    """The rows of a frame as JSON values, nan as null."""
     from src.analysis import exports
 
     return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
@@ -137,10 +137,10 @@ def print_words(frame: "pd.DataFrame") -> None:
 
 def evaluate(
     checkpoint: CheckpointArgument,
-    data: Annotated[Path, typer.Option(help="File with the columns question and answer.")],
+    data: Annotated[Path, typer.Option(help="A file with the columns question and answer.")],
     as_json: AsJson = False,
 ) -> None:
-    """Score an adapter on any file of questions and answers."""
+    """Score an adapter on a file of questions and answers."""
     row, step = find_checkpoint(checkpoint)
     adapter = adapter_folder(row, step)
 
@@ -165,21 +165,19 @@ def evaluate(
 
 
 def export(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN[@STEP]...", help="Runs or checkpoints.")
-    ],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN[@STEP]", help="Runs or checkpoints.")],
     format: Annotated[
-        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="File format.")
     ] = "csv",
     split: Annotated[
         Literal["val", "validation", "test"] | None,
-        typer.Option(help="One split only; else all that were scored."),
+        typer.Option(help="Only this split; by default, all that were scored."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="File to write; else standard output.")
+        Path | None, typer.Option(help="File to write; by default, standard output.")
     ] = None,
 ) -> None:
-    """Write every prediction of runs with its kind of error as one table."""
+    """Write all predictions of runs, with their kinds of error, as one table."""
     from src.analysis import exports
 
     wanted = [split if split in (None, "test") else "validation"]
@@ -195,6 +193,6 @@ def export(
         output.write_bytes(content)
         err.print(f"{output} holds {sum(e.rows for e in found):,} predictions", highlight=False)
     elif sys.stdout.isatty() and format in ("parquet", "xlsx"):
-        raise typer.BadParameter(f"{format} is no text; name a file with --output")
+        raise typer.BadParameter(f"{format} is a binary format; name a file with --output")
     else:
         sys.stdout.buffer.write(content)

@@ -66,8 +66,10 @@ def runs(as_json: AsJson = False) -> None:
 
 
 def show(run: RunArgument, as_json: AsJson = False) -> None:
-    """Print what is known of one run: status, settings, last metrics, best step, paths,
-    checkpoints."""
+    """Show one run: status, last metrics, best step, paths and attempts.
+
+    With --json its settings, checkpoints and evaluations too.
+    """
     row = find_run(run)
     if as_json:
         with store.reading() as session:
@@ -100,7 +102,7 @@ def print_run(run: Run) -> None:
 
 
 def metrics(run: RunArgument, as_json: AsJson = False) -> None:
-    """Print every recorded point of a run."""
+    """Print every recorded value of a run's metrics: step, name, value."""
     with store.reading() as session:
         points = store.metrics(session, store.find(session, run).id)
     if as_json:
@@ -110,7 +112,7 @@ def metrics(run: RunArgument, as_json: AsJson = False) -> None:
 
 
 def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
-    """List a run's checkpoints and whether each is whole."""
+    """List a run's checkpoints, and verify the files of each."""
     row = find_run(run)
     with store.reading() as session:
         kept = store.checkpoints(session, row.id)
@@ -135,15 +137,15 @@ def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
 
 
 def stop(run: RunArgument, as_json: AsJson = False) -> None:
-    """Stop a run at its next step, with a checkpoint; a queued one is taken out of the queue."""
+    """Stop a run after its current step, with a checkpoint; cancel a queued run."""
     row = find_run(run)
     status = launcher.stop(row.id)
     if as_json:
         return print_json({"id": row.id, "status": status})
     if Status(row.status).ended:
-        done = f"had ended already: {status}"
+        done = f"had already ended: {status}"
     elif status == Status.CANCELLED:
-        done = "is taken out of the queue"
+        done = "is removed from the queue"
     else:
         done = "stops at its next step, with a checkpoint"
     out.print(f"{row.id} {done}", highlight=False)
@@ -151,11 +153,14 @@ def stop(run: RunArgument, as_json: AsJson = False) -> None:
 
 def delete(
     checkpoint: CheckpointArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a run with its metrics, checkpoints, adapter, predictions and logs, or RUN@STEP: one
-    checkpoint."""
+    """Delete a run with all its files, or one of its checkpoints.
+
+    A run's metrics, checkpoints, adapter, predictions and logs go with it. The best checkpoint, the
+    last two that are intact and those that a fork started from cannot be deleted alone.
+    """
     row, step = find_checkpoint(checkpoint)
     what = f"step {step:,} of {row.id}" if step is not None else row.id
     if not yes:

@@ -1,4 +1,4 @@
-"""Take a result elsewhere: to the Hugging Face hub, as a merged model, as a capsule."""
+"""Share a result: on the Hugging Face Hub, as a merged model, as a capsule."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,20 +16,25 @@ from src.runs.processes import FileLock
 
 def push(
     run: RunArgument,
-    repo: Annotated[str, typer.Option(help="Model repository on the hub, such as me/speller.")],
+    repo: Annotated[str, typer.Option(help="Model repository on the Hub, such as me/speller.")],
     merged: Annotated[
-        bool, typer.Option("--merged", help="The base model with the adapter merged into it.")
+        bool,
+        typer.Option(
+            "--merged", help="Upload the base model with the adapter merged into it instead."
+        ),
     ] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="For everybody to see, where it is made anew.")
+        bool, typer.Option("--public", help="Create the repository public (default: private).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only write the folder that would be sent.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Upload nothing; only write the folder that would be uploaded."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the kept adapter to the Hugging Face hub with a model card, as PEFT wrote it or
-    merged."""
+    """Upload a run's final adapter to the Hugging Face Hub, with a model card."""
     from src.analysis import misspellings, model_card
 
     row = find_run(run)
@@ -54,25 +59,27 @@ def push(
     for file in files:
         out.print(f"{file.stat().st_size:>12,} {file.relative_to(folder)}", highlight=False)
     if address:
-        out.print(f"{address} has it", highlight=False)
+        out.print(f"uploaded to {address}", highlight=False)
     else:
-        out.print(f"{folder} is what would go to {escape(repo)}", highlight=False)
+        out.print(f"{folder} would be uploaded to {escape(repo)}", highlight=False)
 
 
 def merge(
     checkpoint: CheckpointArgument,
-    to: Annotated[Path | None, typer.Option(help="Folder to write; it must not exist.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to write, which must not exist yet.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the base model with an adapter merged into it, to use without Spelltune."""
+    """Write the base model with an adapter merged into it, to be used without Spelltune."""
     row, step = find_checkpoint(checkpoint)
     adapter = adapter_folder(row, step)
     target = to or paths.merged_dir(row.id, step)
     if to and to.exists():
-        raise typer.BadParameter(f"{to} exists already; name another folder")
+        raise typer.BadParameter(f"{to} already exists; name another folder")
     lock = FileLock(paths.merge_lock(row.id))
     if not lock.acquire():
-        raise typer.BadParameter(f"a merged model of {row.id} is being written already")
+        raise typer.BadParameter(f"a merged model of {row.id} is already being written")
 
     from src.training.merge import merge as write
 
@@ -85,17 +92,20 @@ def merge(
 
 def capsule(
     run: RunArgument,
-    output: Annotated[Path | None, typer.Option(help="Zip to write; else RUN.zip here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; by default RUN.zip.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a completed run as one zip: settings, data, adapter, predictions, verdicts, and a
-    script that scores and trains it again elsewhere and compares."""
+    """Write a completed run as one zip file that another machine can check.
+
+    It holds settings, data, adapter, predictions, verdicts, and a script that scores the adapter
+    and trains it again, and compares.
+    """
     from src.analysis import capsule as capsules
 
     row = find_run(run)
     target = output or Path(f"{row.id}.zip")
     if target.exists():
-        raise typer.BadParameter(f"{target} exists already; name another file")
+        raise typer.BadParameter(f"{target} already exists; name another file")
     with err.status("packing"):
         capsules.write(row, target)
     if as_json:

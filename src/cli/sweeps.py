@@ -1,4 +1,4 @@
-"""`spelltune sweep`: plan, launch, follow and steer sweeps."""
+"""`spelltune sweep`: plan, launch, follow and control sweeps."""
 
 import sys
 from dataclasses import asdict
@@ -14,10 +14,14 @@ from src.cli.output import err, note, out, print_json
 from src.format import number
 from src.runs import reconciler
 
-app = typer.Typer(no_args_is_help=True, help="Search settings: launch, follow and steer sweeps.")
+app = typer.Typer(
+    no_args_is_help=True, help="Search settings: plan, launch, follow and control sweeps."
+)
 
 
-SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep, as in configs/sweeps/.")]
+SweepFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A sweep file, such as those in configs/sweeps.")
+]
 
 
 SweepArgument = Annotated[
@@ -26,7 +30,7 @@ SweepArgument = Annotated[
 
 
 Budget = Annotated[
-    str | None, typer.Option(help="`200 trials` or `45m`, in place of the file's own.")
+    str | None, typer.Option(help="`200 trials` or `45m`, instead of the file's budget.")
 ]
 
 
@@ -35,11 +39,12 @@ def plan(
     file: SweepFile,
     budget: Budget = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Take real steps for memory and time first.")
+        bool,
+        typer.Option("--measure", help="First measure memory and time with real training steps."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a sweep comes to: trials, duplicates, processes, time."""
+    """Show what a sweep would take: trials, duplicates, processes, time."""
     from src.sweeps import control, estimate
 
     _, config, plan = control.prepare(file, budget=budget)
@@ -58,11 +63,14 @@ def launch(
     budget: Budget = None,
     executor: Annotated[
         Literal["local", "ray"] | None,
-        typer.Option(help="Train here or on a Ray cluster, in place of the file's own."),
+        typer.Option(help="Train here or on a Ray cluster, instead of the file's executor."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a sweep, and say what it comes to. It goes on when this command or the panel ends."""
+    """Start a sweep, and show what it will take.
+
+    It goes on when this command or the panel ends.
+    """
     from src.sweeps import control
 
     _, _, plan = control.prepare(file, budget=budget, executor=executor)
@@ -89,7 +97,7 @@ def list_sweeps(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
-    """Print what became of a sweep's trials, the best setting and what may be claimed of it."""
+    """Show a sweep: outcomes of its trials, the best settings, and how certain they are."""
     reconciler.reconcile()
     found = document(sweep_id)
     if as_json:
@@ -122,19 +130,19 @@ def document(sweep_id: str) -> dict[str, Any]:
 
 @app.command()
 def pause(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
-    """Let no further trial start; those that train go on."""
+    """Start no further trials; those that are training go on."""
     steer("pause", sweep_id, as_json=as_json)
 
 
 @app.command()
 def resume(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
-    """Go on with a paused sweep."""
+    """Resume a paused sweep."""
     steer("resume", sweep_id, as_json=as_json)
 
 
 @app.command()
 def cancel(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
-    """End a sweep: queued trials are cancelled, those that train stop at their next step."""
+    """End a sweep: cancel its queued trials, and stop those that are training."""
     steer("cancel", sweep_id, as_json=as_json)
 
 
@@ -144,7 +152,7 @@ def add(
     more: Annotated[str, typer.Argument(metavar="BUDGET", help="`20 trials` or `30m`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Raise a sweep's budget; one that is complete goes on."""
+    """Add to a sweep's budget; a completed sweep goes on."""
     steer("add", sweep_id, more, as_json=as_json)
 
 
@@ -165,14 +173,14 @@ def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
 def export(
     sweep_id: SweepArgument,
     format: Annotated[
-        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="Kind of file.")
+        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="File format.")
     ] = "csv",
     output: Annotated[
-        Path | None, typer.Option(help="File to write; else standard output.")
+        Path | None, typer.Option(help="File to write; by default, standard output.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
-    """Write one row a trial: its settings, score, time and what became of it."""
+    """Write a table of a sweep's trials: settings, score, time, outcome."""
     from src.analysis import exports
     from src.sweeps import results
 
