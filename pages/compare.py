@@ -8,7 +8,8 @@ import streamlit as st
 from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
-from src.panel import charts, compare, parts
+from src.panel.compare import choose, curves, table, verdicts
+from src.panel.ui import charts, html, navigation
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -23,13 +24,13 @@ HOW = (
 
 def page() -> None:
     st.html('<h1 class="unseen">Compare</h1>')
-    runs = compare.choose()
+    runs = choose.choose()
     if len(runs) < 2:
-        link = parts.link("", "Select runs on the overview", style="button")
+        link = navigation.link("", "Select runs on the overview", style="button")
         if runs:
-            parts.empty("One more run to compare it with", f"{HOW}<br><br>{link}")
+            html.draw_empty("One more run to compare it with", f"{HOW}<br><br>{link}")
         else:
-            parts.empty("Nothing chosen yet", f"{HOW}<br><br>{link}")
+            html.draw_empty("Nothing chosen yet", f"{HOW}<br><br>{link}")
         return
     living = any(not Status(run.status).ended for run in runs)
     # A table that is being edited must not be drawn anew.
@@ -43,52 +44,53 @@ def view(ids: Sequence[str], living: bool) -> None:
         runs = store.runs_of(session, ids)
         found = comparison.compare(session, runs, most_adapters=0)
     if len(runs) < len(ids) or living and all(Status(run.status).ended for run in runs):
-        parts.draw_anew()  # one was deleted, or all have ended
-    verdicts(found, runs)
+        navigation.rerun_page()  # one was deleted, or all have ended
+    draw_verdicts(found, runs)
     shown = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", **HIDDEN
     )
-    {"Curves": curves, "Runs": numbers, "Settings": settings}.get(shown, parallel)(runs, found)
+    draw = {"Curves": draw_curves, "Runs": draw_numbers, "Settings": draw_settings}
+    draw.get(shown, draw_parallel)(runs, found)
 
 
-def verdicts(found: Comparison, runs: Sequence[Run]) -> None:
+def draw_verdicts(found: Comparison, runs: Sequence[Run]) -> None:
     if found.summary:
         st.html(f'<p class="claim"><b>{escape(found.summary)}.</b></p>')
-    st.html(compare.score_table(found))
+    st.html(verdicts.score_table(found))
     if found.configs:
-        st.html(compare.verdict_table(found.configs))
-        compare.draw_missing(found)
+        st.html(verdicts.verdict_table(found.configs))
+        verdicts.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:
             pairs = comparison.compare(session, runs, most_adapters=MOST_ADAPTERS).adapters
         if pairs:
-            st.html(compare.verdict_table(pairs))
+            st.html(verdicts.verdict_table(pairs))
         else:
             why = f"up to {MOST_ADAPTERS} scored runs are compared adapter by adapter"
             st.html(f'<p class="quiet">Here {why}; these are {len(runs)}.</p>')
 
 
-def curves(runs: Sequence[Run], found: Comparison) -> None:
+def draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
         names = charts_of(store.latest_metrics(session, [run.id for run in runs]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         axis = st.segmented_control(
-            "Along", list(compare.AXES), default="step", required=True, key="axis",
+            "Along", list(curves.AXES), default="step", required=True, key="axis",
             bind="query-params",
         )  # fmt: skip
         smoothing = st.selectbox(
-            "Smoothing", list(compare.SMOOTHING), key="smoothing", bind="query-params", width=190,
+            "Smoothing", list(curves.SMOOTHING), key="smoothing", bind="query-params", width=190,
         )  # fmt: skip
-        first = [name for name in compare.FIRST_CURVES if name in names]
+        first = [name for name in curves.FIRST_CURVES if name in names]
         metrics = st.multiselect("Metrics", names, first, key="metrics", bind="query-params")
         band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
     with store.reading() as session:
-        frames = compare.read(session, runs, metrics, axis=axis)
+        frames = curves.read(session, runs, metrics, axis=axis)
     if not any(frames.values()):
-        parts.empty("No curves", "These runs have no points of these metrics on this axis yet.")
+        html.draw_empty("No curves", "These runs have no points of these metrics on this axis yet.")
         return
-    way = compare.Way(axis, compare.SMOOTHING[smoothing], band)
-    drawn = {compare.about(m)[0]: compare.figure(m, found.groups, frames, way) for m in metrics}
+    style = curves.CurveStyle(axis, curves.SMOOTHING[smoothing], band)
+    drawn = {curves.about(m)[0]: curves.figure(m, found.groups, frames, style) for m in metrics}
     charts.draw(drawn, live=False, key="compared curves")
     said = (
         "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
@@ -103,11 +105,11 @@ def charts_of(latest: dict[str, dict[str, float | None]]) -> list[str]:
     return usual + sorted(there - set(usual))
 
 
-def numbers(runs: Sequence[Run], found: Comparison) -> None:
+def draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
         latest = store.latest_metrics(session, [run.id for run in runs])
     names = sorted({name for values in latest.values() for name in values})
-    first = [name for name in compare.FIRST_COLUMNS if name in names]
+    first = [name for name in table.FIRST_COLUMNS if name in names]
     bound = {"bind": "query-params"}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         find = st.text_input("Find", placeholder="words, or val/loss < 0.5", key="find", **bound)
@@ -115,27 +117,29 @@ def numbers(runs: Sequence[Run], found: Comparison) -> None:
         order = st.selectbox("Order by", ["launch", "run", *names], key="order", width=200, **bound)
         ascending = st.toggle("Ascending", key="ascending", **bound)
     columns += [order] if order in names and order not in columns else []
-    frame = compare.run_table(
+    frame = table.run_table(
         runs, latest, columns=columns, find=find, order=order, ascending=ascending
     )
-    compare.edit_runs(frame, columns)
+    table.edit_runs(frame, columns)
     said = f"{len(frame)} of {len(runs)} runs. Tags and notes are saved as you leave a cell."
     st.html(f'<p class="quiet">{said}</p>')
 
 
-def settings(_runs: Sequence[Run], found: Comparison) -> None:
-    if compare.settings_that_differ(found):
-        st.html(compare.settings_table(found))
+def draw_settings(_runs: Sequence[Run], found: Comparison) -> None:
+    if table.settings_that_differ(found):
+        st.html(table.settings_table(found))
     else:
-        parts.empty("No setting differs", "These runs differ in nothing but their seeds.")
+        html.draw_empty("No setting differs", "These runs differ in nothing but their seeds.")
 
 
-def parallel(runs: Sequence[Run], found: Comparison) -> None:
+def draw_parallel(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
         latest = store.latest_metrics(session, [run.id for run in runs])
-    shown = compare.parallel(found, latest, compare.FIRST_COLUMNS)
+    shown = table.parallel_figure(found, latest, table.FIRST_COLUMNS)
     if shown is None:
-        parts.empty("No setting differs", "Choose runs of several configs to see what it changes.")
+        html.draw_empty(
+            "No setting differs", "Choose runs of several configs to see what it changes."
+        )
         return
     charts.draw({"Settings and scores": shown}, live=False, key="parallel")
     st.html('<p class="quiet">A line is a run. Drag along an axis to keep only some of them.</p>')

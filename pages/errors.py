@@ -11,7 +11,8 @@ import streamlit as st
 from src import store
 from src.analysis import exports, misspellings
 from src.format import number, percent
-from src.panel import history, maps, parts, words
+from src.panel.errors import charts, filters, table, word_history
+from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run
 
 ROWS_A_PAGE = 100
@@ -25,7 +26,7 @@ def page() -> None:
     st.html('<h1 class="unseen">Misspelled words</h1>')
     tell_run_from_step()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        run = parts.pick_run()
+        run = navigation.pick_run()
         if run is None:
             return
         split = st.segmented_control(
@@ -43,14 +44,14 @@ def page() -> None:
             name = run.id if step == "best" else f"{run.id}@{step}"
             _, evaluation, _ = store.scored(session, name, split=split)
             other = beside(session, run, evaluation, known, split)
-        st.html(parts.link("monitor", "Curves and log", {"run": run.id}), width="content")
+        st.html(navigation.link("monitor", "Curves and log", {"run": run.id}), width="content")
     try:
         frame = misspellings.read(evaluation.path)
         second = misspellings.read(other[1].path) if other else None
     except OSError as error:
-        parts.empty("The predictions are gone", escape(str(error)))
+        html.draw_empty("The predictions are gone", escape(str(error)))
         return
-    word = partial(history.draw, run, known, other[0] if other else None)
+    word = partial(word_history.draw, run, known, other[0] if other else None)
     if other and second is not None:
         two(run, evaluation, *other, misspellings.compared(frame, second), word)
     else:
@@ -61,13 +62,13 @@ def tell_run_from_step() -> None:
     """`?run=RUN@STEP`, as a checkpoint is named everywhere, becomes `?run=RUN&step=STEP`."""
     run, at, step = st.query_params.get("run", "").rpartition("@")
     if at and step.isdigit():
-        parts.go("errors", st.query_params.to_dict() | {"run": run, "step": step})
+        navigation.go("errors", st.query_params.to_dict() | {"run": run, "step": step})
 
 
 def nothing_yet(run: Run, split: str) -> None:
     text = f"This run is {run.status.lower()} and has not been scored on its {split} words."
-    hint = parts.link("monitor", "Follow it", {"run": run.id})
-    parts.empty("No scored words", f"{escape(text)}<br>{hint}")
+    hint = navigation.link("monitor", "Follow it", {"run": run.id})
+    html.draw_empty("No scored words", f"{escape(text)}<br>{hint}")
 
 
 def beside(
@@ -75,7 +76,7 @@ def beside(
 ) -> tuple[Run, Evaluation] | None:
     """The run or checkpoint that the reader puts beside the first one: `?vs=RUN` or RUN@STEP."""
     asked = st.query_params.get("vs", "")
-    others = [i for i in store.run_ids(session, limit=parts.MOST_CHOICES) if i != run.id]
+    others = [i for i in store.run_ids(session, limit=navigation.MAX_CHOICES) if i != run.id]
     names = [f"{run.id}@{e.step}" for e in known if e.step != shown.step] + others
     try:
         found = store.scored(session, asked, split=split) if asked else None
@@ -102,7 +103,7 @@ def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> No
     changes = misspellings.read_edits(evaluation.path)
     wrong = frame.loc[~frame["correct"], "edit_distance"]
     st.html(
-        parts.facts(
+        html.facts(
             [
                 ("exact match", percent(evaluation.correct / max(evaluation.rows, 1))),
                 ("misspelled words", f"{len(wrong):,} of {evaluation.rows:,}"),
@@ -112,35 +113,35 @@ def one(run: Run, evaluation: Evaluation, frame: pd.DataFrame, word: Draw) -> No
             ]
         )
     )
-    asked, order = filters(frame)
-    tests = words.tests(frame, changes, asked)
-    kept = words.ordered(words.passing(tests, frame), order)
+    asked, order = draw_filters(frame)
+    tests = filters.tests(frame, changes, asked)
+    kept = filters.ordered(filters.passing(tests, frame), order)
     draw_maps(frame, changes, tests)
     word()
     if kept.empty:
         nothing_found("No word is wrong." if wrong.empty else "No word fits these filters.")
         return
-    here = maps.Here()
+    links = filters.FilterLinks()
     head = {"Question": "", "Expected": "word", "Predicted": "word", "Kind": "",
             "Edit distance": "num"}  # fmt: skip
     rows = (
         [
-            question(here, r.question),
-            *words.marked(r.expected, r.predicted),
+            question(links, r.question),
+            *table.marked(r.expected, r.predicted),
             r.kind,
             str(r.edit_distance),
         ]
         for r in on_page(kept, f"{run.id}-{evaluation.step}-{evaluation.split}").itertuples()
     )
-    st.html(parts.table(head, rows, name="words"))
+    st.html(html.table(head, rows, name="words"))
 
 
 def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Series]) -> None:
     """One row of charts; each shows the words that pass all filters but its own."""
-    here = maps.Here()
+    links = filters.FilterLinks()
 
     def without(*names: str) -> pd.DataFrame:
-        return words.passing(tests, frame, but=names)
+        return filters.passing(tests, frame, but=names)
 
     def of(kept: pd.DataFrame) -> pd.DataFrame:
         return changes[changes.index.isin(kept.index)]
@@ -149,27 +150,27 @@ def draw_maps(frame: pd.DataFrame, changes: pd.DataFrame, tests: dict[str, pd.Se
         "Charts", MAPS, default=MAPS[0], required=True, key="map", label_visibility="collapsed",
         **BOUND,
     )  # fmt: skip
-    every = words.OF_ERRORS  # a share needs the right words too
+    every = filters.OF_ERRORS  # a share needs the right words too
     if shown == MAPS[0]:
         cards = [
-            maps.kinds(here, misspellings.counts(without("kind"))),
-            maps.positions(here, without(*every, "length"), of(without("at", "length"))),
+            charts.kinds(links, misspellings.counts(without("kind"))),
+            charts.positions(links, without(*every, "length"), of(without("at", "length"))),
         ]
     else:
         by_letter = misspellings.accuracy_by_letter(without(*every, "letter"))
         by_length = misspellings.accuracy_by(without(*every, "length"), "length")
         shares = [
-            maps.accuracy(here, "Accuracy by letter, most frequent first", "letter", by_letter),
-            maps.accuracy(here, "Accuracy by length, letters", "length", by_length),
+            charts.accuracy(links, "Accuracy by letter, most frequent first", "letter", by_letter),
+            charts.accuracy(links, "Accuracy by length, letters", "length", by_length),
         ]
         if "answer_tokens" in frame:
             by_tokens = misspellings.accuracy_by(without(*every, "tokens"), "answer_tokens")
-            shares.append(maps.accuracy(here, "Accuracy by length, tokens", "tokens", by_tokens))
+            shares.append(charts.accuracy(links, "Accuracy by length, tokens", "tokens", by_tokens))
         if frame["task"].nunique() > 1:
             by_task = misspellings.accuracy_by(without(*every, "task"), "task")
-            shares.append(maps.accuracy(here, "Accuracy by task", "task", by_task))
-        cards = [maps.confusions(here, of(without("letters"))), maps.stack(shares)]
-    st.html(maps.grid(cards))
+            shares.append(charts.accuracy(links, "Accuracy by task", "task", by_task))
+        cards = [charts.confusions(links, of(without("letters"))), charts.stack(shares)]
+    st.html(charts.grid(cards))
 
 
 # --- two beside each other ------------------------------------------------------------------------
@@ -179,12 +180,12 @@ def two(
     a: Run, first: Evaluation, b: Run, second: Evaluation, both: pd.DataFrame, word: Draw
 ) -> None:
     if both.empty:
-        parts.empty("Nothing in common", "These two were scored on different questions.")
+        html.draw_empty("Nothing in common", "These two were scored on different questions.")
         return
     names = {"_a": f"{a.name} @{first.step:,}", "_b": f"{b.name} @{second.step:,}"}
     n = misspellings.balance(both)
     st.html(
-        parts.facts(
+        html.facts(
             [
                 ("exact match, before", percent(n["exact_match_a"])),
                 ("exact match, after", percent(n["exact_match_b"])),
@@ -205,16 +206,16 @@ def two(
     )
     sides = {end: side(both, end) for end in names}
     changes = pd.concat([misspellings.edit_table(own) for own in sides.values()])
-    asked, order = filters(both)
-    tests = words.tests(both, changes, asked)
+    asked, order = draw_filters(both)
+    tests = filters.tests(both, changes, asked)
     ranks = {outcome: place for place, outcome in enumerate(misspellings.OUTCOMES)}
-    kept = words.ordered(words.passing(tests, both), order)
+    kept = filters.ordered(filters.passing(tests, both), order)
     kept = kept.sort_values("outcome", key=lambda c: c.map(ranks), kind="stable")
-    rest = words.passing(tests, both, but=("kind",))
+    rest = filters.passing(tests, both, but=("kind",))
     counts = [misspellings.counts(own.loc[rest.index]) for own in sides.values()]
-    found = words.passing(tests, both, but=("outcome", "wrong"))
-    here = maps.Here()
-    st.html(maps.grid([maps.outcomes(here, found), maps.kinds_beside(here, *counts)]))
+    found = filters.passing(tests, both, but=("outcome", "wrong"))
+    links = filters.FilterLinks()
+    st.html(charts.grid([charts.outcomes(links, found), charts.kinds_beside(links, *counts)]))
     word()
     if kept.empty:
         nothing_found("No word fits these filters.")
@@ -222,12 +223,12 @@ def two(
     head = {"Question": "", "Expected": "word", f"Before: {names['_a']}": "word",
             f"After: {names['_b']}": "word", "": "fit"}  # fmt: skip
     rows = (
-        [question(here, r.question), words.shown(r.expected),
+        [question(links, r.question), html.printable(r.expected),
          answered(r.expected, r.predicted_a, r.kind_a),
          answered(r.expected, r.predicted_b, r.kind_b), escape(r.outcome)]
         for r in on_page(kept, f"{a.id}-{first.step}-{b.id}-{second.step}").itertuples()
     )  # fmt: skip
-    st.html(parts.table(head, rows, name="words"))
+    st.html(html.table(head, rows, name="words"))
 
 
 def side(both: pd.DataFrame, end: str) -> pd.DataFrame:
@@ -237,13 +238,13 @@ def side(both: pd.DataFrame, end: str) -> pd.DataFrame:
 
 
 def answered(expected: str, predicted: str, kind: str) -> str:
-    return words.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"
+    return table.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"
 
 
 # --- filters and rows -----------------------------------------------------------------------------
 
 
-def filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
+def draw_filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
     """The filters that are on, all of which stand in the address, and the order."""
     asked: dict[str, str] = {}
 
@@ -264,12 +265,12 @@ def filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         choose("Length", "length", sorted(frame["length"].unique()), 85)
         if "answer_tokens" in frame:
             choose("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
-        choose("Edit distance", "distance", list(words.DISTANCES)[1:], 110)
-        order = st.selectbox("Order", list(words.ORDERS), width=150, key="order", **BOUND)
+        choose("Edit distance", "distance", list(filters.DISTANCES)[1:], 110)
+        order = st.selectbox("Order", list(filters.ORDERS), width=150, key="order", **BOUND)
         every = st.toggle("Right words too", key="every", **BOUND)
         if not every and asked.get("outcome") != misspellings.OUTCOMES[-1]:
             asked["wrong"] = ""
-    for name, form in words.FROM_CHARTS.items():
+    for name, form in filters.FROM_CHARTS.items():
         value = st.query_params.get(name, "")
         if form.fullmatch(value):
             asked[name] = value
@@ -279,16 +280,16 @@ def filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
 
 def chips(asked: dict[str, str]) -> None:
     """What a click on a chart asked for, each with a way back."""
-    here = maps.Here()
+    links = filters.FilterLinks()
     told = {"at": "place {}", "letters": "letters {}", "letter": "with the letter {}"}
     on = {name: value for name, value in asked.items() if name != "wrong"}
     shown = [
-        here.link(f"{words.shown(form.format(on[name]))} ×", "Take this filter off",
+        links.link(f"{html.printable(form.format(on[name]))} ×", "Take this filter off",
                   {name: on[name]}, "chip")
         for name, form in told.items() if name in on
     ]  # fmt: skip
     if on:
-        shown.append(here.link("Show all", "Take all filters off", dict.fromkeys(on)))
+        shown.append(links.link("Show all", "Take all filters off", dict.fromkeys(on)))
         st.html(f'<p class="chips">{" ".join(shown)}</p>')
 
 
@@ -297,11 +298,11 @@ def counted(count: int) -> str:
 
 
 def nothing_found(text: str) -> None:
-    parts.empty(text, "Turn on “Right words too” to see the others.")
+    html.draw_empty(text, "Turn on “Right words too” to see the others.")
 
 
-def question(here: maps.Here, text: str) -> str:
-    return here.link(words.shown(text), "How this word went over checkpoints and runs",
+def question(links: filters.FilterLinks, text: str) -> str:
+    return links.link(html.printable(text), "How this word went over checkpoints and runs",
                      {"word": text})  # fmt: skip
 
 

@@ -17,15 +17,18 @@ from src.config import (
     steps_per_epoch,
     stored_config,
 )
-from src.panel import data, form, measure, parts
+from src.panel.launch import data_check, form, measure_button
+from src.panel.ui import html, navigation
 from src.runs import attempts, estimate, launcher
 from src.store.tables import Run
+
+LAUNCH = navigation.OneShotButton("launch")
 
 
 def page() -> None:
     st.html('<h1 class="unseen">Launch</h1>')
-    if run_id := parts.pressed_again("launch"):
-        parts.go("monitor", {"run": run_id})
+    if run_id := LAUNCH.pressed_twice():
+        navigation.go("monitor", {"run": run_id})
     origin, base = start()
     if base is None:
         return
@@ -34,16 +37,16 @@ def page() -> None:
     seen = None
     outside: dict[str, str] = {}  # what a look at files or the hub found
     if config:
-        problems = fork_problems(config) | data.out_of_reach(config, base)
+        problems = fork_problems(config) | data_check.out_of_reach(config, base)
     if config and not problems:
-        seen, outside = data.check(config)
+        seen, outside = data_check.check(config)
         problems = outside or estimate.refused(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)
         to_mend(problems, checked=bool(outside))
         if config:
-            measure.draw(config, held=bool(outside))
+            measure_button.draw(config, held=bool(outside))
         if config:
             sizes(config, seen)
         form.draw_changes(origin, base, texts)
@@ -55,9 +58,9 @@ def page() -> None:
         if config and not problems:
             st.html("<h2>Data</h2>")
             if seen:
-                data.show(seen)
+                data_check.show(seen)
             else:
-                data.wait_beside(config)
+                data_check.wait_beside(config)
         st.html("<h2>All other settings</h2>")
         form.draw_rest(base, texts, problems)
 
@@ -65,7 +68,7 @@ def page() -> None:
 def origins(origin: str) -> None:
     """Where the form starts; edits stay when it changes."""
     if forked := fork_of():
-        back = parts.link("launch", "start a new run instead", {"from": forked[0].id})
+        back = navigation.link("launch", "start a new run instead", {"from": forked[0].id})
         text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(forked[0].id)}"
         st.html(f'<p class="banner">{text}, with its optimizer; {back}.</p>')
         return
@@ -82,27 +85,25 @@ def origins(origin: str) -> None:
             "Start from", names, default=origin, key="origin", on_change=write, required=True
         )
         with st.popover("Use my own data"):
-            data.upload()
+            data_check.upload()
 
 
 def launch_button(config: RunConfig | None, problems: dict[str, str]) -> None:
     """The button; pressed, it launches once the data has been checked and goes to the monitor."""
     held = config is None or bool(problems)
-    label, key = "Fork" if fork_of() else "Launch", parts.key_of("launch")
-    pressed = st.button(label, type="primary", width="stretch", disabled=held, key=key)
+    pressed = LAUNCH.draw("Fork" if fork_of() else "Launch", disabled=held)
     if not pressed or not config:
         return
-    made = parts.made("launch")
     with st.spinner("Reading the data first"):
-        wait([data.begun(config)])
-    if data.check(config)[1]:
+        wait([data_check.begun(config)])
+    if data_check.check(config)[1]:
         st.rerun()  # the problems now stand at their fields
     try:
-        made.append(begin(config))
+        run_id = LAUNCH.submit(lambda: begin(config))
     except attempts.CannotResume as error:
         st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
         return
-    parts.go("monitor", {"run": made[-1]})
+    navigation.go("monitor", {"run": run_id})
 
 
 def begin(config: RunConfig) -> str:
@@ -136,7 +137,7 @@ def to_mend(problems: dict[str, str], *, checked: bool) -> None:
         )
         st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
         if checked:
-            st.button("Check again", on_click=data.check_again)
+            st.button("Check again", on_click=data_check.check_again)
 
 
 def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:
@@ -150,7 +151,7 @@ def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:
             ("steps an epoch", f"{epoch:,}"),
             ("epochs", f"{config.training.max_steps / epoch:.3g}"),
         ]
-    st.html(parts.facts(pairs))
+    st.html(html.facts(pairs))
 
 
 def start() -> tuple[str, RunConfig | None]:
@@ -164,8 +165,8 @@ def start() -> tuple[str, RunConfig | None]:
                 config = config.model_copy(update={"name": f"{row.name} fork"[-80:]})
             return row.id, config
         except (store.UnknownRun, ConfigError) as error:
-            back = parts.link("launch", "Start from a preset", style="button")
-            parts.empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")
+            back = navigation.link("launch", "Start from a preset", style="button")
+            html.draw_empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")
             return run, None
     chosen = st.query_params.get("preset")
     if chosen not in presets():

@@ -10,7 +10,9 @@ import streamlit as st
 
 from src import paths, store
 from src.format import duration, number, percent
-from src.panel import charts, checkpoints, form, parts
+from src.panel.launch import form
+from src.panel.monitor import checkpoints
+from src.panel.ui import charts, html, navigation, run_status
 from src.runs import attempts, launcher
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import (
@@ -31,13 +33,17 @@ LOG_BYTES = 16_384
 def page() -> None:
     st.html('<h1 class="unseen">Monitor</h1>')
     with st.container(horizontal=True, vertical_alignment="center"):
-        run = parts.pick_run()
+        run = navigation.pick_run()
         if run is None:
             return
-        st.html(parts.link("errors", "Misspelled words", {"run": run.id}), width="content")
-        st.html(parts.link("launch", "Launch again with edits", {"from": run.id}), width="content")
+        st.html(navigation.link("errors", "Misspelled words", {"run": run.id}), width="content")
+        st.html(
+            navigation.link("launch", "Launch again with edits", {"from": run.id}), width="content"
+        )
         if run.sweep_id:
-            st.html(parts.link("sweeps", "Its sweep", {"sweep": run.sweep_id}), width="content")
+            st.html(
+                navigation.link("sweeps", "Its sweep", {"sweep": run.sweep_id}), width="content"
+            )
         actions(run)
     living = not Status(run.status).ended
     st.fragment(view, run_every=REFRESH_SECONDS if living else None)(run.id, stage(run))
@@ -76,7 +82,7 @@ def actions(run: Run) -> None:
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
         if st.button("Delete this run", type="primary"):
             launcher.delete(run)
-            parts.go("overview")
+            navigation.go("overview")
 
 
 def steer(what: str, run_id: str) -> None:
@@ -99,7 +105,7 @@ def view(run_id: str, drawn: str) -> None:
         try:
             run = store.find(session, run_id)
         except store.UnknownRun:
-            parts.draw_anew()  # somebody deleted it
+            navigation.rerun_page()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
         curves = charts.read_curves(session, run)
         kept = store.checkpoints(session, run.id)
@@ -107,10 +113,12 @@ def view(run_id: str, drawn: str) -> None:
         forks = store.forks(session, run.id)
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if stage(run) != drawn:
-        parts.draw_anew()  # it started or ended meanwhile: other buttons, or no more refreshes
+        navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
     living = drawn != "ended"
     paused = sweep is not None and sweep.status == SweepStatus.PAUSED
-    now = (run.phase if Status(run.status).active else None) or parts.meaning(run, paused=paused)
+    now = (run.phase if Status(run.status).active else None) or run_status.meaning(
+        run, paused=paused
+    )
     head(run, latest, charts.pace(curves.frames.get("train/loss")), run.reason or now)
     stand_out(run, events)
     if curves.frames:
@@ -120,7 +128,7 @@ def view(run_id: str, drawn: str) -> None:
         charts.draw(drawn, live=living, key="curves")
     elif living:
         first = "The first points come once the model is there."
-        parts.empty("No curve yet", f"{first} Now: {escape(now)}.")
+        html.draw_empty("No curve yet", f"{first} Now: {escape(now)}.")
     below(run, kept, curves, events, forks)
 
 
@@ -143,7 +151,7 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None, said: st
         said += f" · best at step {run.best_step:,}"
     processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
     memory = latest.get(f"{processor.lower()}/memory_gib")
-    left = parts.remaining_seconds(run, pace)
+    left = run_status.remaining_seconds(run, pace)
     tested = latest.get("test/exact_match")
     # At its end a run restores its best step and scores that one: not the step of the last loss.
     restored = status in (Status.COMPLETED, Status.STOPPED) and run.best_step is not None
@@ -156,16 +164,17 @@ def head(run: Run, latest: dict[str, float | None], pace: float | None, said: st
         (f"training loss{last}", number(latest.get("train/loss"))),
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", number(memory, ".2f", "GiB")),
-        ("took" if status.ended else "so far", duration(parts.run_seconds(run))),
+        ("took" if status.ended else "so far", duration(run_status.run_seconds(run))),
     ]
     if status.ended:
-        pairs.append(("launched", parts.local_time(run.created_at, "%d %b, %H:%M")))
+        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
     else:
         pairs.append(("time left", f"≈ {duration(left)}" if left else "–"))
     # One element, not two: each costs the browser a few milliseconds at every refresh.
     st.html(
-        f'<div class="run-head">{parts.badge(run)}<span class="reason">{escape(said)}</span>'
-        f'<span class="step">{parts.steps(run)}</span>{parts.bar(run)}</div>{parts.facts(pairs)}'
+        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
+        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
+        f"{html.facts(pairs)}"
     )
 
 
@@ -186,7 +195,7 @@ def below(
     elif shown == "Settings":
         st.html(form.changes_table(run.config))
         used = ([escape(str(k)), escape(str(v))] for k, v in run.used.items())
-        st.html(parts.table({"What the trainer used": "fit", "": ""}, used))
+        st.html(html.table({"What the trainer used": "fit", "": ""}, used))
     elif shown == "Checkpoints":
         checkpoints.draw(run, kept, curves)
     else:
@@ -201,15 +210,15 @@ def lineage_of(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
         reason = f": {run.reason}" if run.reason else ""
         lines.append((run.ended_at, "ended", f"{run.status.lower()}{reason}"))
     items = [
-        f'<li class="{kind}"><time>{parts.local_time(at, "%d %b, %H:%M:%S")}</time>'
+        f'<li class="{kind}"><time>{html.local_time(at, "%d %b, %H:%M:%S")}</time>'
         f"<span>{escape(text)}</span></li>"
         for at, kind, text in sorted(lines)
     ]
     if run.parent_id:
-        link = parts.link("monitor", run.parent_id, {"run": run.parent_id})
+        link = navigation.link("monitor", run.parent_id, {"run": run.parent_id})
         items.insert(0, f'<li class="forked"><span>parent {link}</span></li>')
     for fork in forks:
-        link = parts.link("monitor", fork.id, {"run": fork.id})
+        link = navigation.link("monitor", fork.id, {"run": fork.id})
         items.append(
             f'<li class="forked"><span>fork at step {fork.parent_step:,} {link}</span></li>'
         )

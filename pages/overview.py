@@ -6,7 +6,7 @@ import streamlit as st
 
 from src import store
 from src.format import duration, number, percent
-from src.panel import parts
+from src.panel.ui import html, navigation, run_status
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -33,18 +33,18 @@ def page() -> None:
         runs = store.runs(session, limit=MOST_RUNS)
         latest = store.latest_metrics(session, [r.id for r in runs])
     if not runs:
-        button = parts.link("launch", "Launch the first run", style="button")
-        parts.empty("Teach a language model to spell", f"{FIRST_STEPS}<br><br>{button}")
+        button = navigation.link("launch", "Launch the first run", style="button")
+        html.draw_empty("Teach a language model to spell", f"{FIRST_STEPS}<br><br>{button}")
         return
     # Selected runs stand in the address: a refresh keeps them, and so does a link.
     picked = list(dict.fromkeys(st.query_params.get_all("pick")))
-    buttons = parts.link("launch", "Launch a run", style="button")
+    buttons = navigation.link("launch", "Launch a run", style="button")
     if picked:
         text = f"Compare {len(picked)} {'run' if len(picked) == 1 else 'runs'}"
-        buttons = parts.link("compare", text, {"run": picked}, style="button") + buttons
+        buttons = navigation.link("compare", text, {"run": picked}, style="button") + buttons
     head = f"<h1>Runs</h1><span>{escape(tally(runs))}</span><nav>{buttons}</nav>"
     st.html(f'<div class="top">{head}</div>')
-    st.html(parts.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
+    st.html(html.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
     if len(runs) == MOST_RUNS:
         more = "<code>spelltune runs</code>"
         st.html(f'<p class="quiet">The last {MOST_RUNS} runs; {more} lists all.</p>')
@@ -61,7 +61,7 @@ def picker(run: Run, picked: list[str]) -> str:
     chosen = run.id in picked
     others = [run_id for run_id in picked if run_id != run.id]
     query = {"pick": others if chosen else [*others, run.id]}
-    return parts.link(
+    return navigation.link(
         "overview", "☑" if chosen else "☐", query, style="pick",
         label=f"{'Leave out' if chosen else 'Select'} {run.name}",
     )  # fmt: skip
@@ -77,15 +77,15 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
     why = run.reason if run.status in told else None
     return [
         picker(run, picked),
-        parts.link("monitor", run.name, {"run": run.id})
+        navigation.link("monitor", run.name, {"run": run.id})
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
-        parts.badge(run),
-        f"{parts.bar(run)}<small>{parts.steps(run)}</small>",
+        run_status.badge(run),
+        f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>",
         percent(latest.get("val/exact_match")),
         number(latest.get("val/loss")),
-        duration(parts.run_seconds(run)),
-        parts.local_time(run.created_at),
-        parts.link("errors", "Words", {"run": run.id}),
+        duration(run_status.run_seconds(run)),
+        html.local_time(run.created_at),
+        navigation.link("errors", "Words", {"run": run.id}),
     ]
 
 

@@ -8,7 +8,9 @@ import streamlit as st
 
 from src import store
 from src.analysis import exports
-from src.panel import charts, compare, parts, sweep_form, sweeps
+from src.panel.compare import verdicts
+from src.panel.sweeps import buttons, figures, form, table, view
+from src.panel.ui import charts, html, navigation, tags
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
 from src.sweeps.results import SweepResults
@@ -29,19 +31,19 @@ def page() -> None:
         try:
             row = store.find_sweep(session, asked) if asked else None
         except store.UnknownRun as error:
-            back = parts.link("sweeps", "See all sweeps", style="button")
-            parts.empty("No such sweep", f"{escape(str(error))}<br><br>{back}")
+            back = navigation.link("sweeps", "See all sweeps", style="button")
+            html.draw_empty("No such sweep", f"{escape(str(error))}<br><br>{back}")
             return
         anew = bool(row) and refreshes(session, row)
     if row:
         st.fragment(one, run_every=REFRESH_SECONDS if anew else None)(row.id, anew)
         return
     if rows:
-        st.html(sweeps.list_table(rows))
+        st.html(view.list_table(rows))
         st.html("<h2>Launch a sweep</h2>")
     else:
-        parts.empty("No sweeps yet", parts.with_code(HOW))
-    sweep_form.draw()
+        html.draw_empty("No sweeps yet", html.with_code(HOW))
+    form.draw()
 
 
 def refreshes(session: store.Session, row: Sweep) -> bool:
@@ -58,42 +60,42 @@ def one(sweep_id: str, anew: bool) -> None:
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id)
         if refreshes(session, row) != anew:
-            parts.draw_anew()  # something began or ended: only the whole page has another rhythm
+            navigation.rerun_page()  # only a rerun of the whole page changes `run_every`
         found = results.read(session, row)
         judged, told = results.judge(session, found)
-    back = parts.link("sweeps", "All sweeps")
+    back = navigation.link("sweeps", "All sweeps")
     st.html(
-        f'<div class="top"><h1>{escape(row.name)}</h1>{sweeps.badge(row)}'
+        f'<div class="top"><h1>{escape(row.name)}</h1>{view.badge(row)}'
         f"<span>{escape(about(found))}</span><nav>{back}</nav></div>"
     )
     for note in (row.reason, control.drift_notice(row)):
         if note:
             st.html(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>')
-    st.html(sweeps.facts(found))
-    sweeps.draw_buttons(found)
+    st.html(view.facts(found))
+    buttons.draw(found)
     if found.trials.empty:
-        parts.empty("No trials yet", "The first ones are queued within seconds.")
+        html.draw_empty("No trials yet", "The first ones are queued within seconds.")
         return
     winner(found)
     if judged:
-        st.html(compare.verdict_table(judged))
+        st.html(verdicts.verdict_table(judged))
     if told:
         st.html(f'<p class="quiet">Judged {escape(told)}.</p>')
     elif judged and not results.is_confirming(found):
-        st.html(f'<p class="quiet">“{sweeps.RERUN}” above would tell.</p>')
-    view = st.segmented_control(
+        st.html(f'<p class="quiet">“{buttons.RERUN}” above would tell.</p>')
+    shown = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params",
         label_visibility="collapsed",
     )  # fmt: skip
-    if view == "Trials":
+    if shown == "Trials":
         trials(found)
-    elif view == "Packs":
+    elif shown == "Packs":
         packs(found)
     elif found.settings.empty:
-        parts.empty("No score yet", "It is there when the first trial has ended.")
+        html.draw_empty("No score yet", "It is there when the first trial has ended.")
     else:
         {"Parallel coordinates": parallel, "Importance": importance, "Slices": slices}.get(
-            view, best
+            shown, best
         )(found)
     with st.expander(Path(row.path).name, expanded=False, key="sweep file"):
         st.code(row.file, language="yaml")
@@ -109,25 +111,29 @@ def winner(found: SweepResults) -> None:
     if found.settings.empty:
         return
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
-    link = parts.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
-    again = parts.link("launch", "launch these settings", sweeps.launch_query(found, values))
-    score = sweeps.score(found, row["score"])
+    link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
+    again = navigation.link("launch", "launch these settings", view.launch_query(found, values))
+    score = view.score(found, row["score"])
     st.html(
-        f'<p class="claim"><b>Best so far: {escape(sweeps.values_text(values))}</b>, with '
+        f'<p class="claim"><b>Best so far: {escape(view.values_text(values))}</b>, with '
         f"{escape(found.sweep.metric)} {score} ({link}); {again}.</p>"
     )
     if found.confirming:
-        link = parts.link("compare", "compare them", {"run": [run.id for run in found.confirming]})
-        st.html(f'<p class="quiet">{sweeps.confirmed(found)}; {link}.</p>')
+        link = navigation.link(
+            "compare", "compare them", {"run": [run.id for run in found.confirming]}
+        )
+        st.html(f'<p class="quiet">{view.confirmed(found)}; {link}.</p>')
 
 
 def best(found: SweepResults) -> None:
-    charts.draw(sweeps.best_so_far(found), live=False, key="best so far")
+    charts.draw(figures.best_so_far(found), live=False, key="best so far")
 
 
 def parallel(found: SweepResults) -> None:
-    charts.draw({"Settings and scores": sweeps.parallel(found)}, live=False, key="sweep parallel")
-    many = sweeps.lines_that_stand_out(found)
+    charts.draw(
+        {"Settings and scores": figures.parallel_figure(found)}, live=False, key="sweep parallel"
+    )
+    many = figures.lines_that_stand_out(found)
     best = "the best one is" if many == 1 else f"the best {many} are"
     st.html(
         f'<p class="quiet">A line is a setting; {best} coloured. Drag along an axis to keep only '
@@ -139,14 +145,14 @@ def importance(found: SweepResults) -> None:
     shares = results.importance(found)
     if not shares:
         few = f"It takes {results.MIN_FOR_IMPORTANCE} settings with different scores."
-        parts.empty("Nothing can be said yet", few)
+        html.draw_empty("Nothing can be said yet", few)
         return
-    st.html(sweeps.importance_table(shares))
-    st.html(f'<p class="quiet">Importance {sweeps.METHOD}.</p>')
+    st.html(table.importance_table(shares))
+    st.html(f'<p class="quiet">Importance {table.IMPORTANCE_METHOD}.</p>')
 
 
 def slices(found: SweepResults) -> None:
-    charts.draw(sweeps.slices(found), live=False, key="slices")
+    charts.draw(figures.slices(found), live=False, key="slices")
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 
@@ -154,9 +160,9 @@ def packs(found: SweepResults) -> None:
     with store.reading() as session:
         rows = results.packs(session, found)
     if not rows:
-        parts.empty("No process has ended yet", "Each stands here with its first ended trial.")
+        html.draw_empty("No process has ended yet", "Each stands here with its first ended trial.")
         return
-    st.html(sweeps.packs_table(rows))
+    st.html(table.packs_table(rows))
     asked = "<code>spelltune sweep plan FILE --measure</code>"
     missing = f" Measure before the launch for a prediction: {asked}."
     st.html(
@@ -170,9 +176,9 @@ def trials(found: SweepResults) -> None:
     find = st.text_input(
         "Find", placeholder="words, or score > 0.5", key="find", bind="query-params", width=360
     )
-    if wrong := sweeps.unknown(found.trials, find):
-        parts.problem(wrong)
-    kept = sweeps.matching(found.trials, find)
+    if wrong := table.unknown(found.trials, find):
+        html.draw_problem(wrong)
+    kept = table.matching(found.trials, find)
     percent = "percent" if charts.is_share(found.sweep.metric) else None
     number = st.column_config.NumberColumn
     shown = kept.drop(columns=["setting", "ended_at"])
@@ -189,7 +195,7 @@ def trials(found: SweepResults) -> None:
             "seconds": number(format="%.1f"),
             "tags": st.column_config.ListColumn("tags ✎"),
         },
-        on_change=partial(compare.save_edits, key, list(kept["run"])),
+        on_change=partial(tags.save_edits, key, list(kept["run"])),
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<p class="quiet">{len(kept):,} of {len(found.trials):,} trials.</p>')

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from src import store
 from src.config import load_config
 from src.files import sha256
-from src.panel import data as panel_data
+from src.panel.launch import data_check
 from src.panel.server import OnlyHere
 from src.paths import ROOT
 from src.runs import launcher
@@ -165,20 +165,20 @@ def test_the_panel_reads_only_its_own_folders(home: Path, tmp_path_factory: Any)
     base = load_config()
     outside = tmp_path_factory.mktemp("outside") / "secret.csv"
     outside.write_text("question,answer\na,b\n")
-    inside = panel_data.keep("mine.csv", b"question,answer\na,b\n")
+    inside = data_check.keep("mine.csv", b"question,answer\na,b\n")
     link = inside.parent / "link.csv"
     link.symlink_to(outside)
 
     def problems(path: str) -> dict[str, str]:
         config = load_config(overrides={"data.path": path})
-        return panel_data.out_of_reach(config, base)
+        return data_check.out_of_reach(config, base)
 
     assert problems(str(inside)) == {}
     for path in (str(outside), str(link), f"{inside.parent}/../../../etc/passwd", "/etc/passwd"):
         assert list(problems(path)) == ["data.path"], path
     # What a run of the command line named may be launched again.
     before = load_config(overrides={"data.path": str(outside)})
-    assert panel_data.out_of_reach(before, before) == {}
+    assert data_check.out_of_reach(before, before) == {}
 
 
 @pytest.mark.parametrize(

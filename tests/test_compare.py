@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.analysis import comparison
-from src.panel import charts, compare
+from src.panel.compare import curves, table
+from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
 from tests.panel_store import HOSTILE, fill_predictions, fill_run
@@ -108,15 +109,17 @@ def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are
     with store.reading() as session:
         rows = store.runs_of(session, runs)
         found = comparison.compare(session, rows)
-        for axis in compare.AXES:
-            frames = compare.read(session, rows, ["val/loss"], axis=axis)
-            way = compare.Way(axis, 5, band=True)
-            figure = compare.figure("val/loss", found.groups, frames, way)
+        for axis in curves.AXES:
+            frames = curves.read(session, rows, ["val/loss"], axis=axis)
+            style = curves.CurveStyle(axis, 5, band=True)
+            figure = curves.figure("val/loss", found.groups, frames, style)
             named = [trace.name for trace in figure.data if trace.name]
             assert named == ["a, mean of 3 seeds", "b, mean of 2 seeds"], axis
             assert "mean of 5 points" in figure.layout.yaxis.title.text
-            assert figure.layout.xaxis.title.text == compare.AXES[axis][0]
-        lines = compare.figure("val/loss", found.groups, frames, compare.Way("time", 1, band=False))
+            assert figure.layout.xaxis.title.text == curves.AXES[axis][0]
+        lines = curves.figure(
+            "val/loss", found.groups, frames, curves.CurveStyle("time", 1, band=False)
+        )
     assert len(lines.data) == 5
     middle = [t for t in figure.data if t.name == "a, mean of 3 seeds"][0]
     area = figure.data[0]
@@ -136,7 +139,7 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_eac
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, runs))
         latest = store.latest_metrics(session, runs)
-    (lines,) = compare.parallel(found, latest, compare.FIRST_COLUMNS).data
+    (lines,) = table.parallel_figure(found, latest, table.FIRST_COLUMNS).data
     axes = {axis.label: axis for axis in lines.dimensions}
     assert {"r", "target_modules", "val/exact_match", "val/loss"} == set(axes)
     assert list(axes["r"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]
@@ -151,15 +154,15 @@ def test_the_table_is_found_through_ordered_and_edited_in_place():
         rows = store.runs_of(session, runs)
         latest = store.latest_metrics(session, runs)
     options = {"columns": ["val/loss"], "order": "val/loss"}
-    table = compare.run_table(rows, latest, find="plain", ascending=True, **options)
-    assert list(table["run"]) == ["plain", "plain"] and table["val/loss"].is_monotonic_increasing
-    assert compare.run_table(rows, latest, find="val/loss < 0", ascending=True, **options).empty
-    some = compare.run_table(rows, latest, find="val/loss >= 0 onerror", ascending=True, **options)
+    frame = table.run_table(rows, latest, find="plain", ascending=True, **options)
+    assert list(frame["run"]) == ["plain", "plain"] and frame["val/loss"].is_monotonic_increasing
+    assert table.run_table(rows, latest, find="val/loss < 0", ascending=True, **options).empty
+    some = table.run_table(rows, latest, find="val/loss >= 0 onerror", ascending=True, **options)
     assert list(some.index) == runs[2:]
     edits = {"edited_rows": {0: {"tags": ["best", " best ", ""], "notes": "ship this"}}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare.st, "session_state", {"key": edits})
-        compare.save_edits("key", [runs[1]])
+        patch.setattr(tags.st, "session_state", {"key": edits})
+        tags.save_edits("key", [runs[1]])
     with store.reading() as session:
         run = store.find(session, runs[1])
     assert (run.tags, run.notes) == (["best"], "ship this")

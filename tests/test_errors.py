@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from src import cli, paths, store
 from src.analysis import exports, misspellings
 from src.config import load_config
-from src.panel import words
+from src.panel.errors import filters
 from src.runs.reporter import RunReporter
 from src.runs.tracking import Tracker
 from src.training import scoring
@@ -388,8 +388,8 @@ def test_every_mark_of_every_chart_asks_for_as_many_words_as_it_counts(home):
         for query, title in MARK.findall(page):
             asked = {k: v[0] for k, v in parse_qs(unescape(query), keep_blank_values=True).items()}
             own = {k: v for k, v in asked.items() if k not in ("run", "map", "every")}
-            tests = words.tests(frame, changes, own)
-            found = len(words.passing(tests, frame))
+            tests = filters.tests(frame, changes, own)
+            found = len(filters.passing(tests, frame))
             if "at" in own:
                 share = float(re.search(r"([0-9.]+)%", title)[1])
                 of = (frame["length"] == int(own["length"])).sum()

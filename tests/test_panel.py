@@ -16,8 +16,11 @@ from src import config, paths, store
 from src.analysis import misspellings
 from src.config import get, load_config, parse_override, settings
 from src.format import duration, number
-from src.panel import charts, data, form, parts, words
+from src.panel.errors import filters, table
+from src.panel.launch import data_check, form
 from src.panel.server import KnownHosts
+from src.panel.ui import charts, navigation
+from src.panel.ui import html as ui_html
 from src.runs import attempts, launcher
 from src.store.tables import EventKind, Metric, Status, SweepStatus
 from src.training.data_loaders import DataError
@@ -46,7 +49,7 @@ SEEN = {
 @pytest.fixture(autouse=True)
 def _own_home(home: Path) -> None:
     charts._known.clear()
-    data._begin.clear()
+    data_check._begin.clear()
 
 
 @pytest.fixture
@@ -467,7 +470,7 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
     monkeypatch.setattr(launcher, "check", refuse)
-    file = str(data.keep("words.csv", b"x"))
+    file = str(data_check.keep("words.csv", b"x"))
     test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
     monkeypatch.setattr(launcher, "check", lambda config: SEEN)
@@ -515,14 +518,14 @@ def test_a_page_that_draws_itself_anew_does_not_hold_who_goes_elsewhere():
         import streamlit as st
         from streamlit.runtime.scriptrunner import RerunData, RerunException, get_script_run_ctx
 
-        from src.panel import parts
+        from src.panel.ui import navigation
 
         if "went" in st.session_state:
             return
         requests = get_script_run_ctx().script_requests
         requests.request_rerun(RerunData(page_script_hash="elsewhere"))
         try:
-            parts.draw_anew()
+            navigation.rerun_page()
         except RerunException as asked:
             st.session_state["went"] = asked.rerun_data.page_script_hash
 
@@ -592,12 +595,15 @@ def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
 
 
 def test_an_upload_is_kept_under_home_whatever_its_name(home):
-    kept = [data.keep(n, b"question,answer\n") for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")]
+    kept = [
+        data_check.keep(n, b"question,answer\n")
+        for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
+    ]
     assert all(p.parent == home / "data" and p.is_file() for p in kept)
     assert kept[0].name == "x-y.csv"
-    other = data.keep("w.csv", b"question,answer\nother,one\n")
+    other = data_check.keep("w.csv", b"question,answer\nother,one\n")
     assert other.name == "w-2.csv" and kept[1].read_bytes() == b"question,answer\n"
-    assert data.keep("w.csv", b"question,answer\n") == kept[1]
+    assert data_check.keep("w.csv", b"question,answer\n") == kept[1]
 
 
 # --- the words ------------------------------------------------------------------------------------
@@ -616,8 +622,8 @@ FRAME = pd.DataFrame(
 def test_words_are_found_filtered_and_sorted():
     def select(order="most edits", **asked):
         frame = misspellings.described(FRAME).assign(task="word")
-        tests = words.tests(frame, misspellings.edit_table(frame), asked)
-        return words.ordered(words.passing(tests, frame), order)["question"].tolist()
+        tests = filters.tests(frame, misspellings.edit_table(frame), asked)
+        return filters.ordered(filters.passing(tests, frame), order)["question"].tolist()
 
     assert select(wrong="") == ["=1+1", "rythm", "recieve"]
     assert select(order="fewest edits")[0] == "word"
@@ -631,17 +637,17 @@ def test_words_are_found_filtered_and_sorted():
 
 
 def test_differing_letters_are_marked_by_more_than_colour():
-    assert words.marked("seperate", "separate") == (
+    assert table.marked("seperate", "separate") == (
         '<bdi>sep<mark class="missed">e</mark>rate</bdi>',
         '<bdi>sep<mark class="wrong">a</mark>rate</bdi>',
     )
-    assert '<mark class="gap"></mark>' in words.marked("occurred", "occured")[1]
-    assert words.marked("word", "")[1] == "<i>nothing</i>"
+    assert '<mark class="gap"></mark>' in table.marked("occurred", "occured")[1]
+    assert table.marked("word", "")[1] == "<i>nothing</i>"
     assert "underline" in (paths.ROOT / "src/panel/panel.css").read_text().split("mark {")[1][:120]
 
 
 def test_what_a_model_answers_is_text():
-    assert words.shown("<b>\u202ex\x00\n") == "&lt;b&gt;\\u202ex\\u0000\\u000a"
+    assert ui_html.printable("<b>\u202ex\x00\n") == "&lt;b&gt;\\u202ex\\u0000\\u000a"
 
 
 def test_the_errors_page_restores_its_filters_from_the_address_and_switches_splits():
@@ -698,7 +704,7 @@ def test_numbers_have_units_and_nan_is_a_dash():
 
 
 def test_links_escape_what_they_hold():
-    anchor = parts.link("monitor", "<b>", {"run": 'x"><script>'})
+    anchor = navigation.link("monitor", "<b>", {"run": 'x"><script>'})
     assert anchor == (
         '<a class="inner " href="monitor?run=x%22%3E%3Cscript%3E" target="_self">&lt;b&gt;</a>'
     )
@@ -707,7 +713,10 @@ def test_links_escape_what_they_hold():
 def test_no_page_imports_what_trains():
     code = (
         "import sys, runpy, glob\n"
-        "import app, src.panel.charts, src.panel.data, src.panel.form, src.panel.words\n"
+        "import app, pkgutil, importlib, src.panel\n"
+        "for module in pkgutil.walk_packages(src.panel.__path__, 'src.panel.'):\n"
+        "    if module.name != 'src.panel.main':  # a Streamlit script\n"
+        "        importlib.import_module(module.name)\n"
         "for page in glob.glob('pages/*.py'):\n"
         "    runpy.run_path(page)\n"
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'unsloth', 'wandb'} & set(sys.modules)\n"
@@ -772,6 +781,6 @@ def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
     """The sentence that the page shows is the loader's own."""
     from src.training.data_loaders import load_splits
 
-    path = data.keep("words.csv", b"question,anser\na,b\n")
+    path = data_check.keep("words.csv", b"question,anser\na,b\n")
     with pytest.raises(DataError, match="no column 'answer'.*anser"):
         load_splits(task="mine", path=str(path))

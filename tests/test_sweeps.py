@@ -25,7 +25,10 @@ from src import paths, store
 from src.analysis import exports
 from src.cli import app
 from src.config import ConfigError, RunConfig, load_config, with_overrides
-from src.panel import measure, sweep_form, sweeps
+from src.panel.launch import measure_button
+from src.panel.sweeps import figures, table
+from src.panel.sweeps import form as sweep_form
+from src.panel.sweeps import view as sweep_view
 from src.paths import CONFIGS
 from src.runs import estimate, launcher, packing, reconciler
 from src.runs.processes import holder
@@ -916,29 +919,29 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     # Three processes; a pack counts once, however many train in it.
     assert best["minutes"].iloc[-1] * 60 <= sum(p["seconds"] for p in packs)
     assert store.to_json(document)
-    table = sweeps.matching(found.trials, "score > 0.8 lora.r >= 16")
-    assert len(table) and (table["score"] > 0.8).all() and (table["lora.r"] >= 16).all()
-    assert list(sweeps.matching(found.trials, "CUDA_OOM")["trial"]) == [3]
-    table = sweeps.matching(found.trials, "learning_rate > 0.003")
-    assert len(table) and (table["training.learning_rate"] > 0.003).all()
-    assert sweeps.unknown(found.trials, "learning_rate > 0.003 CUDA_OOM") is None
+    high = table.matching(found.trials, "score > 0.8 lora.r >= 16")
+    assert len(high) and (high["score"] > 0.8).all() and (high["lora.r"] >= 16).all()
+    assert list(table.matching(found.trials, "CUDA_OOM")["trial"]) == [3]
+    fast = table.matching(found.trials, "learning_rate > 0.003")
+    assert len(fast) and (fast["training.learning_rate"] > 0.003).all()
+    assert table.unknown(found.trials, "learning_rate > 0.003 CUDA_OOM") is None
     page = html(show(sweep=sweep_id, view="Trials", find="rate > 0.003"))
     assert "There is no column rate; " in page and "training.learning_rate" in page
     with store.writing() as session:
         store.remark(session, found.trials["run"].iloc[4], tags=["odd one"], notes=None)
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
-    assert list(sweeps.matching(found.trials, "ODD")["trial"]) == [4]
+    assert list(table.matching(found.trials, "ODD")["trial"]) == [4]
     assert b",odd one," in exports.to_csv(found.trials)
-    drawn = sweeps.slices(found)["training.learning_rate"]
+    drawn = figures.slices(found)["training.learning_rate"]
     assert [trace.name for trace in drawn.data] == ["completed", "early stopped", "pruned"]
     assert drawn.layout.xaxis.type == "log" and drawn.layout.yaxis.tickformat == "~%"
-    (lines,) = sweeps.parallel(found).data
+    (lines,) = figures.parallel_figure(found).data
     rank, rate, *_ = lines.dimensions
     assert rank.ticktext == ("4", "8", "16", "32") and set(rank.values) <= {0, 1, 2, 3}
     assert rate.range == pytest.approx((math.log10(2e-4), -2.0))
     assert rate.ticktext == ("0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01")
-    assert list(lines.line.color).count(1) == sweeps.lines_that_stand_out(found) == 10
+    assert list(lines.line.color).count(1) == figures.lines_that_stand_out(found) == 10
 
 
 def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:
@@ -964,13 +967,13 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
         measured(speaker, 1, 0.1, 1.0)
         measured(speaker, packing.FEW, 0.2, 1.5)
 
-    monkeypatch.setattr(measure, "_measure", command)
+    monkeypatch.setattr(measure_button, "_measure", command)
     label = "Measure what it takes"
     for seen in ("a run is training", "1.5 GiB of memory for a full pack. About "):
         test = show(file="tiny")
         assert seen not in html(test)
         next(b for b in test.button if b.label == label).click().run()
-        measure._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
+        measure_button._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
         test = show(file="tiny")
         assert seen in html(test)
     assert asked == [["sweep", "plan", "--measure"]] * 2
@@ -1129,7 +1132,7 @@ def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> No
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
         run = store.find(session, found.settings["run"].iloc[0])
-    query = sweeps.launch_query(found, results.top(found, 1)[0])
+    query = sweep_view.launch_query(found, results.top(found, 1)[0])
     assert query["preset"] == "tiny-spell" and query["training.max_steps"] == "200"
     form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=60)
     for name, text in query.items():

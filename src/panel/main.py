@@ -7,7 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 import streamlit as st
 
 from src import store
-from src.panel.parts import PAGES
+from src.panel.ui.html import draw_problem
+from src.panel.ui.navigation import PAGES, clicked_link
 
 HERE = Path(__file__).parent
 
@@ -25,12 +26,7 @@ pages = {
 }
 page = st.navigation(list(pages.values()), position="top")
 
-# Links in our HTML are real ones, to be copied or opened in a tab; a plain click need not load the
-# panel anew.
-links = st.components.v2.component(
-    "spelltune.links", js=(HERE / "links.js").read_text(encoding="utf-8"), isolate_styles=False
-)
-if clicked := links(key="links", on_to_change=lambda: None).to:
+if clicked := clicked_link():
     address = urlsplit(clicked)
     target = pages.get(address.path.rpartition("/")[2], pages[""])
     st.switch_page(target, query_params=parse_qs(address.query))
@@ -42,4 +38,4 @@ if why := store.why_not_wal():
 try:
     page.run()
 except store.TakesNoWrites as error:
-    st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+    draw_problem(str(error))

@@ -43,7 +43,7 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 
 
 def _attend(closing: threading.Event) -> None:
-    import src.panel.charts  # noqa: F401 (so that the first visitor need not wait for plotly)
+    import src.panel.ui.charts  # noqa: F401 (so that the first visitor need not wait for plotly)
 
     while True:
         try:

@@ -6,7 +6,8 @@ import streamlit as st
 
 from src import store
 from src.analysis import misspellings
-from src.panel import maps, parts, words
+from src.panel.errors import filters
+from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run
 
 MOST_STEPS = 40  # of a run, the last ones
@@ -35,15 +36,15 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
         for one in more:
             rows.append(_row(one, store.evaluations(session, one.id, split=split), asked))
     found = [row for row in rows if row is not None]
-    close = maps.Here().link("Close", "Close the history", {"word": None})
-    title = f"<h2>{words.shown(asked)} {close}</h2>"
+    close = filters.FilterLinks().link("Close", "Close the history", {"word": None})
+    title = f"<h2>{html.printable(asked)} {close}</h2>"
     if not found:
         st.html(
             f'<section class="history">{title}<p class="quiet">Nobody was asked it.</p></section>'
         )
         return
     head = {"Run": "", "Became": "fit", "Answers by step": ""}
-    st.html(f'<section class="history">{title}{parts.table(head, found)}</section>')
+    st.html(f'<section class="history">{title}{html.table(head, found)}</section>')
 
 
 def _same_data(run: Run, shown: Run) -> bool:
@@ -59,11 +60,11 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
     cells = []
     for step, predicted, right in answers:
         sign = "✓" if right else "✗"
-        text = words.shown(predicted) or "<i>nothing</i>"
+        text = html.printable(predicted) or "<i>nothing</i>"
         tone = "good" if right else "bad"
         cells.append(f'<span class="{tone}"><small>{step:,}</small>{sign} <bdi>{text}</bdi></span>')
     told = f'<b class="{story.split()[0]}">{story}</b><small>{MEANING[story]}</small>'
-    name = parts.link("errors", run.name, {"run": run.id, "word": question})
+    name = navigation.link("errors", run.name, {"run": run.id, "word": question})
     return [name, told, f'<div class="steps">{"".join(cells)}</div>']
 
 

@@ -8,8 +8,8 @@ import streamlit as st
 
 from src import paths
 from src.format import number, percent
-from src.panel import parts
-from src.panel.charts import Curves, is_share
+from src.panel.ui import html, navigation
+from src.panel.ui.charts import Curves, is_share
 from src.runs import attempts, launcher
 from src.runs.processes import holder
 from src.store.tables import RESUMABLE, Checkpoint, Run
@@ -21,7 +21,9 @@ COLUMNS = (1, 1.6, 1, 2.4, 1.2)
 def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
     if not kept:
         every = run.config["checkpointing"]["save_steps"]
-        parts.empty("No checkpoint yet", f"One is written every {every:,} steps, and on a stop.")
+        html.draw_empty(
+            "No checkpoint yet", f"One is written every {every:,} steps, and on a stop."
+        )
         return
     metric = run.config["early_stopping"]["metric"]
     known = curves.frames.get(metric)
@@ -57,7 +59,7 @@ def actions(run: Run, step: int, *, usable: bool) -> None:
         later = "Later checkpoints move to a folder of their own."
         st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
     if usable:
-        st.html(parts.link("launch", "Fork from here", {"from": run.id, "fork": step}))
+        st.html(navigation.link("launch", "Fork from here", {"from": run.id, "fork": step}))
         st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
         merged(run, step)
     if st.button("Delete", key=f"delete {step}"):

@@ -2,46 +2,17 @@
 the table: it works by keyboard, needs no script of its own and stands in the address."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from html import escape
 from typing import Any, cast
-from urllib.parse import urlencode
 
 import pandas as pd
-import streamlit as st
 
 from src.analysis import misspellings
-from src.panel import words
+from src.panel.errors.filters import FilterLinks
+from src.panel.ui import html
 
-MARKS = ("row", "row two", "cell", "column")  # styles of links whose text alone says little
 SHADES = 5
 LONGEST_WORD = 24  # letters: longer words share no chart
-
-
-class Here:
-    """The page's address, from which each link keeps what it does not change."""
-
-    def __init__(self) -> None:
-        self.query = {k: v for k, v in st.query_params.items() if k != "page"}
-        self._rest = cache(self._without)
-
-    def _without(self, names: tuple[str, ...]) -> str:
-        rest = {k: v for k, v in self.query.items() if k not in names}
-        return f"errors?{urlencode(rest)}" + "&" * bool(rest)
-
-    def link(self, text: str, title: str, sets: Mapping[str, object], style: str = "") -> str:
-        """HTML: `text` (HTML) that sets filters, and takes off those that are on or set to None;
-        `title` (text) says what it stands for, and is its name where it is a mark in a chart."""
-        on = all(self.query.get(name) == str(value) for name, value in sets.items())
-        wanted = {k: v for k, v in sets.items() if v is not None and not on}
-        href = escape((self._rest(tuple(sets)) + urlencode(wanted)).rstrip("&"))
-        told = escape(title)
-        name = f' aria-label="{told}"' if style in MARKS else ""
-        return (
-            f'<a class="inner {style}" href="{href}" target="_self" '
-            f'title="{told}"{name}{" aria-current=true" if on else ""}'
-            f">{text}</a>"
-        )
 
 
 def card(title: str, body: str, note: str = "") -> str:
@@ -62,7 +33,7 @@ def stack(cards: Iterable[str]) -> str:
 # --- kinds of error -------------------------------------------------------------------------------
 
 
-def kinds(here: Here, counts: Mapping[str, int]) -> str:
+def kinds(links: FilterLinks, counts: Mapping[str, int]) -> str:
     """A bar for each kind of error, the most frequent first."""
     most = max(counts.values(), default=1)
     rows = []
@@ -70,14 +41,14 @@ def kinds(here: Here, counts: Mapping[str, int]) -> str:
         bar = f'<i style="width:{count / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bar}</b><em>{count:,}</em>"
         rows.append(
-            here.link(
+            links.link(
                 text, f"{kind}: {count:,} ({misspellings.KINDS[kind]})", {"kind": kind}, "row"
             )
         )
     return card("Kinds of error", "".join(rows), f"{sum(counts.values()):,} errors")
 
 
-def kinds_beside(here: Here, before: Mapping[str, int], after: Mapping[str, int]) -> str:
+def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[str, int]) -> str:
     """Two bars for each kind of error, the one that grew most first."""
     most = max([*before.values(), *after.values(), 1])
     rows = []
@@ -87,7 +58,7 @@ def kinds_beside(here: Here, before: Mapping[str, int], after: Mapping[str, int]
         bars += f'<i style="width:{b / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({signed(b - a)})</em>"
         title = f"{kind}: {a:,} before, {b:,} after ({misspellings.KINDS[kind]})"
-        rows.append(here.link(text, title, {"kind": kind}, "row two"))
+        rows.append(links.link(text, title, {"kind": kind}, "row two"))
     return card("Kinds of error, before and after", "".join(rows))
 
 
@@ -95,7 +66,7 @@ def signed(count: int) -> str:
     return f"{count:+,}".replace("-", "−") if count else "±0"
 
 
-def outcomes(here: Here, both: pd.DataFrame) -> str:
+def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
     """A bar for each thing that became of a word."""
     counts = {name: int((both["outcome"] == name).sum()) for name in misspellings.OUTCOMES}
     most = max([*list(counts.values())[:-1], 1])
@@ -105,14 +76,14 @@ def outcomes(here: Here, both: pd.DataFrame) -> str:
         width = min(count / most, 1)
         bar = f'<i class="{tone}" style="width:{width:.1%}"></i>'
         text = f"<span>{escape(name)}</span><b>{bar}</b><em>{count:,}</em>"
-        rows.append(here.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
+        rows.append(links.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
     return card("What became of the words", "".join(rows), f"{len(both):,} questions in both")
 
 
 # --- letters --------------------------------------------------------------------------------------
 
 
-def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
+def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     """Word length by place in the word: the share of words whose letter there is wrong."""
     found = misspellings.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
     places = range(1, int(max(found.columns, default=0)) + 1)
@@ -130,7 +101,7 @@ def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
                 title = f"{length} letters, after the end: letters added in {share:.1%}"
             text = f"{share * 100:.0f}" if share >= 0.005 else "&lt;1"
             sets = {"length": length, "at": place}
-            cells.append(_cell(here.link(text, title, sets, "cell"), share / most))
+            cells.append(_cell(links.link(text, title, sets, "cell"), share / most))
         rows.append(f'<tr><th scope="row">{length}</th>{"".join(cells)}</tr>')
     return card(
         "Place of the error, by word length",
@@ -139,7 +110,7 @@ def positions(here: Here, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     )
 
 
-def confusions(here: Here, changes: pd.DataFrame) -> str:
+def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:
     """Which letter (row) became which one (column)."""
     found = misspellings.confusions(changes)
     most = max(found.to_numpy().max(initial=0), 1)
@@ -152,11 +123,11 @@ def confusions(here: Here, changes: pd.DataFrame) -> str:
                 continue
             title = _change(str(was), str(now), int(count))
             pair = f"{was}>{now}"
-            cell = here.link(str(count), title, {"letters": pair}, "cell")
+            cell = links.link(str(count), title, {"letters": pair}, "cell")
             cells.append(_cell(cell, count / most))
-        name = words.shown(str(was)) or '<span title="put in">+</span>'
+        name = html.printable(str(was)) or '<span title="put in">+</span>'
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
-    heads = [words.shown(str(now)) or '<span title="left out">–</span>' for now in found.columns]
+    heads = [html.printable(str(now)) or '<span title="left out">–</span>' for now in found.columns]
     return card(
         "Letters confused",
         _matrix("was ╲ now", heads, rows),
@@ -193,7 +164,7 @@ def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
 UNITS = {"length": "{} letters", "tokens": "{} tokens", "letter": "with {}", "task": "task {}"}
 
 
-def accuracy(here: Here, title: str, name: str, table: pd.DataFrame) -> str:
+def accuracy(links: FilterLinks, title: str, name: str, table: pd.DataFrame) -> str:
     """A column for each value of the filter `name`, as high as the share of right words."""
     columns = []
     for value, row in table.to_dict("index").items():
@@ -201,8 +172,8 @@ def accuracy(here: Here, title: str, name: str, table: pd.DataFrame) -> str:
         what = UNITS[name].format(value)
         if "share" in row:
             what += f" ({row['share']:.1%} of all letters)"
-        text = f'<b><i style="height:{share:.1%}"></i></b>{words.shown(str(value))}'
+        text = f'<b><i style="height:{share:.1%}"></i></b>{html.printable(str(value))}'
         told = f"{what}: {share:.1%} of {count:,} right"
-        columns.append(here.link(text, told, {name: value}, "column"))
+        columns.append(links.link(text, told, {name: value}, "column"))
     scale = '<span class="scale"><em>100%</em><em>50</em><em>0</em></span>'
     return card(title, f'<div class="columns">{scale}{"".join(columns)}</div>')

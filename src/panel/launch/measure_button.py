@@ -11,7 +11,7 @@ import yaml
 
 from src import paths
 from src.config import RunConfig
-from src.panel import parts
+from src.panel.ui import html, navigation
 from src.runs import estimate
 
 POLL_SECONDS = 0.5
@@ -44,7 +44,7 @@ def offer(name: str, label: str, command: list[str], text: str, *, held: bool = 
         st.fragment(lambda: _look(running), run_every=POLL_SECONDS)()
         return
     if running and (error := running.exception()):
-        parts.problem(str(error))
+        html.draw_problem(str(error))
     told = "Three real steps on the longest rows, in about half a minute"
     if st.button(label, width="stretch", disabled=held, help=told):
         begun[name] = _pool.submit(_measure, command, text)
@@ -65,5 +65,5 @@ def _measure(command: list[str], text: str) -> None:
 
 def _look(running: Future[None]) -> None:
     if running.done():
-        parts.draw_anew()
+        navigation.rerun_page()
     st.html('<p class="quiet" role="status">Measuring three steps on the longest rows …</p>')

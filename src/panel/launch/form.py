@@ -31,7 +31,7 @@ from src.config import (
     stored_config,
     to_yaml,
 )
-from src.panel import parts
+from src.panel.ui import html
 from src.training.early_stopping import TRAINING, VALIDATION
 
 # What a free text is most often; any other text may be typed.
@@ -218,7 +218,7 @@ def _widget_value(setting: Setting, text: str) -> Any:
 
 
 def _short(text: str) -> str:
-    return parts.label_text(json.dumps(text, ensure_ascii=False)[1:-1] if text else "none", 24)
+    return html.label_text(json.dumps(text, ensure_ascii=False)[1:-1] if text else "none", 24)
 
 
 def _help(setting: Setting) -> str:
@@ -299,5 +299,5 @@ def changes_table(values: Mapping[str, Any]) -> str:
         [f"<code>{escape(name)}</code>", *(escape(to_text(known[name], v) or "none") for v in pair)]
         for name, pair in differences(config, load_config(preset=preset)).items()
     )
-    table = parts.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)
+    table = html.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)
     return f'{table}<p class="quiet">All others are those of the preset.</p>'

@@ -15,7 +15,7 @@ import streamlit as st
 
 from src import paths
 from src.config import ConfigError, RunConfig
-from src.panel import parts
+from src.panel.ui import html, navigation
 from src.runs import launcher
 from src.training.data_loaders import READERS, preview_notes
 
@@ -89,7 +89,7 @@ def wait_beside(config: RunConfig) -> None:
 
     def look() -> None:
         if begun(config).done():
-            parts.draw_anew()
+            navigation.rerun_page()
         st.html('<p class="quiet" role="status">Reading the data …</p>')
 
     st.fragment(look, run_every=POLL_SECONDS)()
@@ -102,7 +102,7 @@ def show(seen: Mapping[str, Any]) -> None:
     """Rows, token counts, leaks, and how the tokenizer cuts the first rows."""
     rows, tokens = seen["rows"], seen["tokens"]
     st.html(
-        parts.facts(
+        html.facts(
             [
                 *((f"{split} rows", f"{count:,}") for split, count in rows.items()),
                 ("tokens a row", f"{tokens['min']} to {tokens['max']}"),

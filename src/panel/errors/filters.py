@@ -1,17 +1,14 @@
-"""The words of an evaluation as a reader wants them: found, sorted and marked.
-
-What a model answers is untrusted text: it may hold HTML or control characters.
-"""
+"""The filters of the Errors page: which rows pass them, and links that set them."""
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from html import escape
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
-from rapidfuzz.distance import Levenshtein
-
-LONGEST_SHOWN = 200  # characters of a cell
+import streamlit as st
 
 # Title of an order -> column and whether it ascends.
 ORDERS = {
@@ -90,21 +87,33 @@ def ordered(frame: pd.DataFrame, order: str) -> pd.DataFrame:
     )
 
 
-def marked(expected: str, predicted: str) -> tuple[str, str]:
-    """HTML of both, with the letters that differ marked: underlined, not only coloured."""
-    expected, predicted = expected[:LONGEST_SHOWN], predicted[:LONGEST_SHOWN]
-    here, there = "", ""
-    for step in Levenshtein.opcodes(expected, predicted):
-        was = shown(expected[step.src_start : step.src_end])
-        now = shown(predicted[step.dest_start : step.dest_end])
-        if step.tag == "equal":
-            here, there = here + was, there + now
-        else:
-            here += f'<mark class="missed">{was}</mark>' if was else ""
-            there += f'<mark class="wrong">{now}</mark>' if now else '<mark class="gap"></mark>'
-    return f"<bdi>{here}</bdi>", f"<bdi>{there}</bdi>" if predicted else "<i>nothing</i>"
+# --- links that filter ----------------------------------------------------------------------------
+
+# Styles of links whose text alone says little.
+MARKS = ("row", "row two", "cell", "column")
 
 
-def shown(text: str) -> str:
-    """HTML of untrusted text in which what cannot be printed is spelled out."""
-    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))
+class FilterLinks:
+    """The page's address, from which each link keeps what it does not change."""
+
+    def __init__(self) -> None:
+        self.query = {k: v for k, v in st.query_params.items() if k != "page"}
+        self._rest = cache(self._without)
+
+    def _without(self, names: tuple[str, ...]) -> str:
+        rest = {k: v for k, v in self.query.items() if k not in names}
+        return f"errors?{urlencode(rest)}" + "&" * bool(rest)
+
+    def link(self, text: str, title: str, sets: Mapping[str, object], style: str = "") -> str:
+        """HTML: `text` (HTML) that sets filters, and takes off those that are on or set to None;
+        `title` (text) says what it stands for, and is its name where it is a mark in a chart."""
+        on = all(self.query.get(name) == str(value) for name, value in sets.items())
+        wanted = {k: v for k, v in sets.items() if v is not None and not on}
+        href = escape((self._rest(tuple(sets)) + urlencode(wanted)).rstrip("&"))
+        told = escape(title)
+        name = f' aria-label="{told}"' if style in MARKS else ""
+        return (
+            f'<a class="inner {style}" href="{href}" target="_self" '
+            f'title="{told}"{name}{" aria-current=true" if on else ""}'
+            f">{text}</a>"
+        )

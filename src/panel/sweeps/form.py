@@ -26,7 +26,9 @@ from src.config import (
     read_text,
     settings,
 )
-from src.panel import data, form, measure, parts
+from src.panel.launch import data_check, measure_button
+from src.panel.launch import form as run_form
+from src.panel.ui import html, navigation
 from src.sweeps import control, estimate
 from src.sweeps.file import SweepConfig, base_config
 from src.training.data_loaders import DataError
@@ -40,6 +42,7 @@ TITLES = {
     "seeds": "Seeds a setting",
 }
 SPACE = "space."
+LAUNCH = navigation.OneShotButton("launch the sweep")
 HOW = (
     "Values with commas between, or `low: 1e-4, high: 1e-2, log: true`. `step: 0.05` makes it a "
     "grid; `when: {optimizer.name: [sgd]}` searches it only there."
@@ -93,7 +96,9 @@ def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, one in fields().items():
         given = plain.get(name, document.get(name, default_of(name)))
-        found[name] = flow(given or {}) if name == "base.overrides" else form.to_text(one, given)
+        found[name] = (
+            flow(given or {}) if name == "base.overrides" else run_form.to_text(one, given)
+        )
     return found | {SPACE + name: flow(values) for name, values in space.items()}
 
 
@@ -134,7 +139,7 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
         elif name == "base.preset":
             base["preset"] = text
         else:
-            changed[name] = form.from_text(known[name], text)
+            changed[name] = run_form.from_text(known[name], text)
             if name == "metric":  # whether less of it is better is known of each
                 changed.pop("mode", None)
     return changed | {"base": base, "space": space}
@@ -145,7 +150,7 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
 
 def draw() -> None:
     """What is searched, what that comes to, and the button that launches it."""
-    if sweep_id := parts.pressed_again("launch the sweep"):
+    if sweep_id := LAUNCH.pressed_twice():
         show(sweep_id)
     chosen = pick()
     if chosen is None:
@@ -153,7 +158,7 @@ def draw() -> None:
     try:
         document = parse_yaml(original := read_text(chosen), chosen)
     except ConfigError as error:
-        parts.problem(str(error))
+        html.draw_problem(str(error))
         return
     before = texts_of(document)
     texts = edited(before)
@@ -178,19 +183,16 @@ def draw() -> None:
             draw_fields(rest, before, texts, problems)
     with right, st.container(key="summary"):
         held = sweep is None or bool(problems)
-        pressed = st.button(
-            "Launch the sweep", type="primary", width="stretch", disabled=held,
-            key=parts.key_of("launch the sweep"),
-        )  # fmt: skip
+        pressed = LAUNCH.draw("Launch the sweep", disabled=held)
         if problems:
-            parts.problem(str(ConfigError(problems)))
+            html.draw_problem(str(ConfigError(problems)))
         elif sweep and plan:
             said = ". ".join(line[:1].upper() + line[1:] for line in plan.lines())
-            st.html(f'<p class="quiet">{parts.with_code(said)}.</p>')
+            st.html(f'<p class="quiet">{html.with_code(said)}.</p>')
             offer_measure(sweep, text)
         if texts:
             reset = tuple(texts)
-            st.button("Undo all changes", on_click=form.reset, args=reset, type="tertiary")
+            st.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
         # Who reads what is wrong wants to see where; with the same key it would stay as it was.
         with st.expander("As a file", expanded=bool(problems), key=f"as a file {bool(problems)}"):
             st.code(text, language="yaml")
@@ -198,7 +200,7 @@ def draw() -> None:
         try:
             launch(saved(sweep.name, text) if texts else chosen)
         except OSError as error:
-            parts.problem(f"the sweep could not be saved: {error}")
+            html.draw_problem(f"the sweep could not be saved: {error}")
 
 
 def pick() -> Path | None:
@@ -224,7 +226,7 @@ def draw_fields(
         for name in names:
             with st.container(width=448 if name in ("name", "base.overrides") else 216, gap=None):
                 title = TITLES.get(name)
-                form.field(known[name], before[name], texts.get(name, before[name]), title)
+                run_form.field(known[name], before[name], texts.get(name, before[name]), title)
                 draw_problems(name, problems)
 
 
@@ -248,8 +250,8 @@ def draw_space(
             if not text.strip():
                 continue
             with st.container(width=448, gap=None):
-                title = form.label(known[name]) if name in known else name
-                form.field(searched(name), before.get(field, ""), text, title)
+                title = run_form.label(known[name]) if name in known else name
+                run_form.field(searched(name), before.get(field, ""), text, title)
                 draw_problems(field, problems)
     rest = [name for name in known if not given.get(SPACE + name, "").strip()]
     st.selectbox(
@@ -269,7 +271,7 @@ def add_to_space(base: RunConfig) -> None:
 def draw_problems(name: str, problems: Mapping[str, str]) -> None:
     for where, text in problems.items():
         if where == name or where.startswith(f"{name}."):
-            parts.problem(text)
+            html.draw_problem(text)
 
 
 def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
@@ -277,7 +279,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
     if not text_is_new:
         return {}
     base = base_config(sweep)
-    found = data.out_of_reach(base, load_config(preset=sweep.base.preset))
+    found = data_check.out_of_reach(base, load_config(preset=sweep.base.preset))
     problems = {f"base.overrides.{name}": text for name, text in found.items()}
     if "data.path" in sweep.space:
         problems["space.data.path"] = "is for sweeps that are launched from the command line"
@@ -287,7 +289,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 def offer_measure(sweep: SweepConfig, text: str) -> None:
     """A button where real steps would tell memory and time."""
     if estimate.missing_measurements(sweep):
-        measure.offer(
+        measure_button.offer(
             f"sweep {hash(text)}", "Measure what it takes", ["sweep", "plan", "--measure"], text
         )
 
@@ -314,14 +316,13 @@ def saved(name: str, text: str) -> Path:
 
 def launch(file: Path) -> None:
     """Launch and show the sweep, or say why not."""
-    made = parts.made("launch the sweep")
     try:
         with st.spinner("Reading the data first"):
-            made.append(control.launch(file))
+            sweep_id = LAUNCH.submit(lambda: control.launch(file))
     except (ConfigError, DataError) as error:
-        parts.problem(str(error))
+        html.draw_problem(str(error))
         return
-    show(made[-1])
+    show(sweep_id)
 
 
 def show(sweep_id: str) -> None:

@@ -22,6 +22,7 @@ from src.store.tables import Run, Status
 # Of one curve, as sent to the browser: a chart is half as many pixels wide.
 MOST_POINTS = 600
 FEW_POINTS = 60  # up to here each point gets a mark
+PALETTE = 8  # curve colours in panel.css
 MANY_POINTS = 300  # beyond it a noisy curve also shows the mean of its last points
 
 
@@ -219,7 +220,7 @@ def figure(
             **curve | ({"mode": "lines+markers"} if len(points) <= FEW_POINTS else {}),
             **_arrays(points),
             name=label,
-            meta=_last(points["value"], chart.format),
+            meta=last_value(points["value"], chart.format),
             opacity=0.35 if many else 1,
         )
         if many:
@@ -260,7 +261,7 @@ def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
     return {"x": points["step"].to_numpy("int32"), "y": points["value"].to_numpy("float32")}
 
 
-def _last(values: pd.Series, form: str) -> str:
+def last_value(values: pd.Series, form: str) -> str:
     """The last value that is a number, as the legend shows it."""
     known = values.dropna()
     return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))

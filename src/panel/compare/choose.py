@@ -1,0 +1,51 @@
+"""The runs that the Compare page shows: read from its address, chosen from a list."""
+
+from collections.abc import Iterable
+
+import streamlit as st
+
+from src import store
+from src.analysis import comparison
+from src.panel.ui import html, navigation
+from src.store.tables import Run, Status
+
+
+def choose() -> list[Run]:
+    """The runs of the address, in its order; the list above them writes it."""
+    with store.reading() as session:
+        recent = store.runs(session, limit=navigation.MAX_CHOICES)
+        found, problems = [], []
+        for name in dict.fromkeys(st.query_params.get_all("run")):
+            try:
+                found.append(store.find(session, name))
+            except store.UnknownRun as error:
+                problems.append(str(error))
+    known = {run.id: run for run in (*recent, *found)}
+    chosen = list(dict.fromkeys(run.id for run in found))
+    if st.session_state.get("compared") != chosen:
+        st.session_state["compared"] = chosen
+    st.multiselect(
+        "Runs", list(known), chosen, key="compared", placeholder="Choose runs to compare",
+        label_visibility="collapsed",
+        on_change=lambda: st.query_params.update(run=st.session_state["compared"]),
+    )  # fmt: skip
+    for problem in problems:
+        html.draw_problem(problem)
+    runs = [known[run_id] for run_id in chosen]
+    if more := _other_seeds(runs, recent):
+        text = f"Add {len(more)} more {'seed' if len(more) == 1 else 'seeds'} of these configs"
+        st.html(navigation.link("compare", text, {"run": [*chosen, *more]}))
+    return runs
+
+
+def _other_seeds(runs: Iterable[Run], known: Iterable[Run]) -> list[str]:
+    """Completed runs of the same configs that are not shown."""
+    shown = {run.id for run in runs}
+    keys = {comparison.config_key(run) for run in runs}
+    return [
+        run.id
+        for run in known
+        if run.status == Status.COMPLETED
+        and run.id not in shown
+        and comparison.config_key(run) in keys
+    ] if keys else []  # fmt: skip

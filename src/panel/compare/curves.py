@@ -1,0 +1,178 @@
+"""The curves of several runs over each other, by step, tokens or time."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from src import store
+from src.analysis.comparison import Group
+from src.panel.ui import charts
+from src.panel.ui.charts import PALETTE
+from src.store.tables import Run
+
+DASHES = ("solid", "dash", "dot")
+GRID_POINTS = 300  # of a band
+SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
+AXES = {
+    "step": ("step", ",.9~r"),
+    "tokens": ("tokens, about", ".3~s"),
+    "time": ("minutes since the first point", ",.4~g"),
+}
+FIRST_CURVES = ["val/exact_match", "val/loss", "train/loss"]
+
+
+@dataclass(frozen=True)
+class CurveStyle:
+    """How curves are drawn."""
+
+    axis: str  # step, tokens or time
+    window: int  # points of the running mean; 1 is none
+    band: bool  # one line and band a config instead of a line a run
+
+
+def about(metric: str) -> tuple[str, str, str]:
+    """Title, unit and d3 format of a metric."""
+    for chart in charts.CHARTS:
+        if metric in chart.curves:
+            only = len(chart.curves) == 1
+            title = chart.title if only else f"{chart.title}, {chart.curves[metric]}"
+            return title, chart.unit, chart.format
+    return metric, metric, ",.3~g"
+
+
+def read(
+    session: store.Session, runs: Iterable[Run], metrics: Collection[str], *, axis: str
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """{run id: {metric: its frame with a column x}}; without x where the axis is not known."""
+    needed = {*metrics, "tokens_per_second"} if axis == "tokens" else set(metrics)
+    found = {}
+    for run in runs:
+        frames = charts.read_curves(session, run, needed).frames
+        place = _axis(frames, axis)
+        found[run.id] = {
+            name: frame.assign(x=place(frame)).sort_values("x", kind="stable")
+            for name, frame in frames.items()
+            if name in metrics and place is not None and len(frame)
+        }
+    return found
+
+
+def _axis(
+    frames: Mapping[str, pd.DataFrame], axis: str
+) -> Callable[[pd.DataFrame], pd.Series] | None:
+    if axis == "time":
+        begin = min((frame["at"].min() for frame in frames.values() if len(frame)), default=0.0)
+        return lambda frame: (frame["at"] - begin) / 60
+    if axis == "tokens":
+        rate = tokens_per_step(frames.get("tokens_per_second"))
+        return None if rate is None else lambda frame: frame["step"] * rate
+    return lambda frame: frame["step"]
+
+
+def tokens_per_step(speed: pd.DataFrame | None) -> float | None:
+    """Tokens that a run reads in one step, from its speed between two reports; None before the
+    second one. Each step has as many rows, so the median stands for all."""
+    if speed is None or len(speed) < 2:
+        return None
+    tokens = speed["value"].iloc[1:].to_numpy() * np.diff(speed["at"]) / np.diff(speed["step"])
+    return float(np.nanmedian(tokens)) if np.isfinite(tokens).any() else None
+
+
+def figure(
+    metric: str,
+    groups: Sequence[Group],
+    curves: Mapping[str, Mapping[str, pd.DataFrame]],
+    drawn_as: CurveStyle,
+) -> go.Figure:
+    """One metric of all runs over each other, a colour for each config."""
+    _, unit, form = about(metric)
+    traces = []
+    for number, group in enumerate(groups):
+        runs = [run for run in group.runs if metric in curves[run.id]]
+        if not runs:
+            continue
+        frames = [curves[run.id][metric] for run in runs]
+        lines = [_smooth(frame, drawn_as.window) for frame in frames]
+        last = [frame["value"].dropna().iloc[-1:] for frame in frames]
+        mean = charts.last_value(pd.Series([pd.concat(last).mean()]), form)
+        style = {
+            "type": "scatter",
+            "mode": "lines",
+            "legendrank": number % PALETTE + 1,
+            "hovertemplate": f"%{{y:{form}}}",
+            "line": {"dash": DASHES[number // PALETTE % len(DASHES)], "width": 1.75},
+        }
+        if drawn_as.band and len(lines) > 1:
+            traces += _band(style, group.name, lines, mean)
+            continue
+        for place, (run, line) in enumerate(zip(runs, lines, strict=True)):
+            name = f"{group.name}, seed {run.config['training']['seed']}"
+            points = charts.thin(line)
+            marks = {"mode": "lines+markers"} if len(points) <= charts.FEW_POINTS else {}
+            # The legend names each config once.
+            called = [group.name, mean] if len(runs) > 1 else mean
+            legend = {"meta": called} if place == 0 else {}
+            traces.append(style | marks | legend | {"name": name} | _arrays(points))
+    axis, ticks = AXES[drawn_as.axis]
+    smoothing = f", mean of {drawn_as.window} points" if drawn_as.window > 1 else ""
+    return go.Figure(
+        traces,
+        {
+            "template": "none",
+            "uirevision": drawn_as.axis,
+            "xaxis": {"title": {"text": axis}, "tickformat": ticks},
+            "yaxis": {
+                "title": {"text": unit + smoothing},
+                "tickformat": ".0%" if form.endswith("%") else None,
+                "exponentformat": "e",
+                "minexponent": 5,
+                "separatethousands": True,
+            },
+            "separators": ".,",
+        },
+    )
+
+
+def _smooth(frame: pd.DataFrame, window: int) -> pd.DataFrame:
+    if window <= 1:
+        return frame
+    return frame.assign(value=frame["value"].rolling(window, min_periods=1).mean())
+
+
+def _band(
+    style: Mapping[str, Any], name: str, lines: Sequence[pd.DataFrame], last: str
+) -> list[dict[str, Any]]:
+    """The mean of some curves, and an area from the lowest to the highest where there are two."""
+    x = np.unique(np.concatenate([line["x"].to_numpy(float) for line in lines]))
+    if len(x) > GRID_POINTS:
+        x = x[np.linspace(0, len(x) - 1, GRID_POINTS).astype(int)]
+    known = [line.dropna(subset="value") for line in lines]
+    y = np.stack(
+        [np.interp(x, k["x"], k["value"], left=np.nan, right=np.nan) for k in known if len(k)]
+        or [np.full(len(x), np.nan)]
+    )
+    there = np.isfinite(y).sum(axis=0)
+    x, y, there = x[there > 0], y[:, there > 0], there[there > 0]
+    middle = {"x": x, "y": np.nanmean(y, axis=0).astype("float32"), "meta": last} if len(x) else {}
+    several = there > 1
+    edge = x[several]
+    low, high = (
+        (f(y[:, several], axis=0) for f in (np.nanmin, np.nanmax)) if len(edge) else ((), ())
+    )
+    area = {
+        "x": np.concatenate([edge, edge[::-1]]),
+        "y": np.concatenate([high, low[::-1]]).astype("float32"),
+        "fill": "toself",
+        "hoverinfo": "skip",
+        "line": {"width": 0},
+    }
+    hidden = {k: v for k, v in style.items() if k != "hovertemplate"}
+    return [hidden | area, {**style, "name": f"{name}, mean of {len(lines)} seeds", **middle}]
+
+
+def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {"x": points["x"].to_numpy("float64"), "y": points["value"].to_numpy("float32")}

@@ -1,0 +1,113 @@
+"""Several runs in tables: the settings that differ, their metrics, and their tags and notes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from src.analysis import comparison
+from src.analysis.comparison import Comparison
+from src.format import setting_value
+from src.panel.ui import charts, find_box, html, parallel, tags
+from src.panel.ui.charts import PALETTE
+from src.store.tables import Run
+
+FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
+
+
+def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
+    """{setting: {run id: value}} without how runs are called, watched and seeded."""
+    return {
+        name: row for name, row in found.differing.items() if not name.startswith(comparison.ASIDE)
+    }
+
+
+def settings_table(found: Comparison) -> str:
+    """HTML: the settings that differ, a column for each config."""
+    rows = (
+        [
+            f"<code>{escape(name)}</code>",
+            *(escape(setting_value(row[g.runs[0].id])) for g in found.groups),
+        ]
+        for name, row in settings_that_differ(found).items()
+    )
+    return html.table({"Setting": "fit"} | {g.name: "" for g in found.groups}, rows)
+
+
+def parallel_figure(
+    found: Comparison, latest: Mapping[str, Mapping[str, float | None]], metrics: Sequence[str]
+) -> go.Figure | None:
+    """Parallel coordinates: an axis for each setting that differs and each metric, a line for each
+    run. None where no setting differs."""
+    runs = [run for group in found.groups for run in group.runs]
+    colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
+    differ = settings_that_differ(found)
+    axes = [
+        parallel.axis(n.rpartition(".")[2], [row[r.id] for r in runs]) for n, row in differ.items()
+    ]
+    for name in metrics:
+        values = [latest[run.id].get(name) for run in runs]
+        if any(value is not None for value in values):
+            axes.append(parallel.axis(name, values))
+    if not differ:
+        return None
+    return parallel.figure(axes, colour)
+
+
+def run_table(
+    runs: Sequence[Run], latest: Mapping[str, Mapping[str, float | None]], *,
+    columns: Sequence[str], find: str, order: str, ascending: bool,
+) -> pd.DataFrame:  # fmt: skip
+    """A row a run, indexed by id, with the metrics in `columns`: those that hold all words of
+    `find` and fulfil its conditions, such as `val/loss < 0.5`."""
+    words, conditions = find_box.parse(find)
+    kept = []
+    for run in runs:
+        text = " ".join([run.name, run.id, *(run.tags or []), run.notes or ""]).casefold()
+        within = all(c.holds(latest[run.id].get(c.column)) for c in conditions)
+        if within and all(word in text for word in words):
+            kept.append(run)
+    frame = pd.DataFrame(
+        {
+            "run": [run.name for run in kept],
+            "seed": [run.config["training"]["seed"] for run in kept],
+            "status": [run.status.lower() for run in kept],
+            **{name: [latest[run.id].get(name) for run in kept] for name in columns},
+            "tags": [list(run.tags or []) for run in kept],
+            "notes": [run.notes or "" for run in kept],
+        },
+        index=pd.Index([run.id for run in kept], name="id"),
+    )
+    frame[list(columns)] = frame[list(columns)].astype("float64")
+    if order in frame:
+        frame = frame.sort_values(order, ascending=ascending, kind="stable", na_position="last")
+    return frame
+
+
+def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """The table, whose tags and notes are written when a cell is left."""
+    # Edits are kept by row number: another order is another table.
+    key = f"edited {hash(tuple(frame.index))}"
+    shape = {
+        name: st.column_config.NumberColumn(
+            name, format="percent" if charts.is_share(name) else "%.4g"
+        )
+        for name in columns
+    }
+    st.data_editor(
+        frame,
+        key=key,
+        hide_index=True,
+        disabled=["run", "seed", "status", *columns],
+        column_config=shape
+        | {
+            "run": st.column_config.TextColumn("run", pinned=True),
+            "tags": st.column_config.ListColumn("tags ✎", width="medium"),
+            "notes": st.column_config.TextColumn("notes ✎", width="large", max_chars=2000),
+        },
+        on_change=partial(tags.save_edits, key, list(frame.index)),
+    )

@@ -1,0 +1,134 @@
+"""What may be claimed of several configs: verdicts, scores, and the seeds that would decide."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import streamlit as st
+
+from src import store
+from src.analysis import comparison
+from src.analysis.comparison import Comparison
+from src.analysis.verdicts import Verdict
+from src.format import percent
+from src.panel.ui import html
+from src.panel.ui.charts import PALETTE
+from src.runs import launcher
+from src.store.tables import Status
+
+MAX_UNTESTED = 3  # pairs that are shown though there is nothing to show of them yet
+
+
+def verdict_table(found: Sequence[Verdict]) -> str:
+    """HTML: each claim, the lead and its interval on a scale that all share, and the corrected
+    p-value; the clearest first, and those that could not be tested folded."""
+    found = sorted(found, key=lambda v: 2.0 if v.p_value is None else v.p_value)
+    leads = [_lead(v) for v in found]
+    ends = [end for lead in leads if lead for end in lead]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    rows = [
+        [
+            f'<div class="claim">{escape(v.claim)}.</div>',
+            _interval(lead, low, high, won=v.winner is not None) if lead else "",
+            f"{lead[0] * 100:.1f} points" if lead else "–",
+            "–" if v.p_holm is None else "< 0.001" if v.p_holm < 0.001 else f"{v.p_holm:.2g}",
+        ]
+        for v, lead in zip(found, leads, strict=True)
+    ]
+    head = {"What may be claimed": "", "Lead, 95% interval": "fit", "Lead": "num",
+            "p, corrected": "num"}  # fmt: skip
+    shown = max(MAX_UNTESTED, sum(v.p_value is not None for v in found))
+    table = html.table(head, rows[:shown], name="verdicts")
+    if len(rows) <= shown:
+        return table
+    rest = "".join(f"<li>{row[0]}</li>" for row in rows[shown:])
+    folded = f"<summary>{len(rows) - shown} more pairs cannot be told apart yet</summary>"
+    return f'{table}<details class="untested">{folded}<ul>{rest}</ul></details>'
+
+
+def _lead(v: Verdict) -> tuple[float, float, float] | None:
+    """How far the better one is ahead, and the ends of the interval of that."""
+    if v.difference is None or v.ci_low is None or v.ci_high is None:
+        return None
+    return (v.difference, v.ci_low, v.ci_high) if v.difference >= 0 else (
+        -v.difference, -v.ci_high, -v.ci_low
+    )  # fmt: skip
+
+
+def _interval(lead: tuple[float, float, float], low: float, high: float, *, won: bool) -> str:
+    def place(value: float) -> float:
+        return 4 + 92 * (value - low) / ((high - low) or 1)
+
+    middle, start, end = map(place, lead)
+    label = f"{lead[0] * 100:.1f} points, from {lead[1] * 100:.1f} to {lead[2] * 100:.1f}"
+    return (
+        f'<span class="interval {"won" if won else ""}" role="img" aria-label="{label}" '
+        f'title="{label}" style="--zero:{place(0):.1f}%"><i style="left:{start:.1f}%;'
+        f'width:{end - start:.1f}%"></i><b style="left:{middle:.1f}%"></b></span>'
+    )
+
+
+def score_table(found: Comparison) -> str:
+    """HTML: each config with its colour, its scored seeds and its mean exact match."""
+    rows = []
+    for number, group in enumerate(found.groups):
+        score = found.scores[group.name]
+        key = f'<span class="key" style="--key:var(--curve-{number % PALETTE + 1})"></span>'
+        waiting = sum(not Status(run.status).ended for run in group.runs)
+        spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f} points"
+        rows.append(
+            [
+                f"{key}{escape(group.name)}",
+                ", ".join(
+                    [f"{score['seeds']}"] * bool(score["seeds"] or not waiting)
+                    + [f"{waiting} under way"] * bool(waiting)
+                ),
+                percent(score["exact_match"]),
+                spread,
+                score["split"] if score["seeds"] else "",
+            ]
+        )
+    head = {"Config": "", "Scored seeds": "num", "Exact match": "num", "SD over seeds": "num",
+            "Split": "fit"}  # fmt: skip
+    return html.table(head, rows, name="configs")
+
+
+def draw_missing(found: Comparison) -> None:
+    """A button for each pair that more seeds would decide."""
+    groups = {group.name: group for group in found.groups}
+    open_ = [v for v in found.configs if v.more_seeds]
+    with st.container(horizontal=True):
+        for v in sorted(open_, key=lambda v: sum(v.more_seeds or ()))[:4]:
+            totals = {}
+            for name, more in zip((v.a, v.b), v.more_seeds or (), strict=True):
+                group = groups[name]
+                has = len(group.seeds) + more
+                under_way = {r.config["training"]["seed"] for r in group.runs
+                             if not Status(r.status).ended}  # fmt: skip
+                if len(group.seeds) + len(under_way) < has and group.runs[0].parent_id is None:
+                    totals[group.runs[0].id] = (has, has - len(group.seeds) - len(under_way))
+            if totals:
+                missing = sum(more for _, more in totals.values())
+                st.button(
+                    f"Launch {missing} {'seed' if missing == 1 else 'seeds'}: "
+                    f"{html.label_text(v.a, 40)} against {html.label_text(v.b, 40)}",
+                    key=f"launch {v.a} {v.b}",
+                    on_click=launch_missing,
+                    args=({run_id: total for run_id, (total, _) in totals.items()},),
+                )
+
+
+def launch_missing(totals: Mapping[str, int]) -> None:
+    """Bring the configs of these runs to so many seeds, and show them all.
+
+    A second press finds the runs of the first, so it launches nothing.
+    """
+    shown, missing = list(st.query_params.get_all("run")), []
+    with store.reading() as session:
+        known = store.runs(session)
+        for run_id, total in totals.items():
+            (group,) = comparison.grouped([store.find(session, run_id)])
+            there, new = comparison.up_to(group, known, total)
+            shown += there
+            missing += new
+    shown += launcher.launch_all(missing)
+    st.query_params["run"] = list(dict.fromkeys(shown))

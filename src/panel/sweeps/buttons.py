@@ -1,0 +1,90 @@
+"""The buttons that steer a sweep: pause, cancel, rerun the best, raise the budget."""
+
+import streamlit as st
+
+from src import store
+from src.config import ConfigError, get
+from src.store.tables import SweepStatus
+from src.sweeps import control, results
+from src.sweeps.file import base_config
+from src.sweeps.results import SweepResults
+
+REFUSED = (ConfigError, store.CannotSteer, store.TakesNoWrites)  # with a sentence for the reader
+RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} more seeds"
+
+
+def draw(found: SweepResults) -> None:
+    """What can be done to the sweep now."""
+    row, status = found.row, SweepStatus(found.row.status)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if status in control.OPEN:
+            what = "pause" if status == SweepStatus.ACTIVE else "resume"
+            st.button(what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id))
+            ending(row.id, "Cancel", "Cancel this sweep", "It is final: trials that wait never "
+                   "start, those that train stop at their next step.")  # fmt: skip
+        if len(found.settings) > 1 and not results.is_confirming(found):
+            many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
+            st.button(
+                f"{RERUN} ({many} runs)",
+                key="confirm sweep",
+                on_click=confirm,
+                args=(row.id,),
+                help="And the default, so that it is known how much the search gained.",
+            )
+        elif status == SweepStatus.COMPLETED and results.is_confirming(found):
+            ending(row.id, "Stop the confirming runs", "Stop these runs", "Those that wait never "
+                   "start, those that train stop at their next step. The trials stay as they "
+                   "are.")  # fmt: skip
+        # A grid without a budget ends with its last cell.
+        if status != SweepStatus.CANCELLED and (row.most_trials or row.seconds):
+            shown = "20 trials" if row.most_trials else "30 minutes"
+            with st.container(horizontal=True, width=220):
+                st.text_input(
+                    "Add to the budget", placeholder=shown, key="more", width=130,
+                    label_visibility="collapsed",
+                )  # fmt: skip
+                st.button(
+                    "Add", key="add to sweep", on_click=add, args=(row.id,),
+                    help="Raises the budget; a sweep that has ended goes on.",
+                )  # fmt: skip
+
+
+def ending(sweep_id: str, label: str, action: str, what: str) -> None:
+    """A button that asks before it ends what cannot be begun again."""
+    with st.popover(label, key=f"ask {label}"):
+        st.write(what)
+        st.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
+
+
+def steer(what: str, sweep_id: str) -> None:
+    """Pause, resume or cancel; a second press finds that it is done."""
+    try:
+        getattr(control, what)(sweep_id)
+    except REFUSED as error:
+        st.toast(str(error), duration="long")
+
+
+def add(sweep_id: str) -> None:
+    """Raise the budget by what was typed, which stays where it cannot be used."""
+    try:
+        control.add(sweep_id, st.session_state["more"])
+    except REFUSED as error:
+        st.toast(str(error), duration="long")
+        return
+    st.toast(f"Added {st.session_state['more']}.")
+    st.session_state["more"] = ""
+
+
+def confirmed_settings(found: SweepResults) -> int:
+    """Settings that `results.confirm` trains anew: the best, and the default where it is not one
+    of them."""
+    base, best = base_config(found.sweep), results.top(found)
+    default = any(all(get(base, name) == v for name, v in values.items()) for values in best)
+    return len(best) + (not default)
+
+
+def confirm(sweep_id: str) -> None:
+    with store.reading() as session:
+        found = results.read(session, store.find_sweep(session, sweep_id))
+    if not results.is_confirming(found):
+        results.confirm(found)

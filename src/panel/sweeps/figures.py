@@ -1,0 +1,145 @@
+"""Figures of a sweep: best score so far, slices and parallel coordinates."""
+
+import math
+import textwrap
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from src.format import setting_value
+from src.panel.sweeps.view import label, score
+from src.panel.ui import charts, parallel
+from src.sweeps import results
+from src.sweeps.file import Categorical, Parameter
+from src.sweeps.results import SweepResults
+
+MIN_LINES = 10  # of the parallel coordinates stand out, or a tenth
+# How trials that end early are drawn; they are found by their words in the table.
+SYMBOLS = {"completed": "circle", "early stopped": "circle-open", "pruned": "x-thin-open"}
+
+
+def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
+    return {
+        "template": "none",
+        "uirevision": revision,
+        "xaxis": {"title": {"text": x}, "tickformat": ",.3~g"} | axes.get("xaxis", {}),
+        # As many digits as neighbouring ticks need to differ.
+        "yaxis": {"title": {"text": y}, "rangemode": "nonnegative"}
+        | ({"tickformat": "~%"} if charts.is_share(y) else {}),
+        "separators": ".,",
+    }
+
+
+def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
+    """The best score against trials and against the minutes that they took."""
+    points = results.best_so_far(found)
+    figures = {}
+    for axis, title in {"trials": "scored trials", "minutes": "minutes of training"}.items():
+        trace = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "line": {"shape": "hv"},
+            "legendrank": 1,
+            "name": "best",
+            "meta": score(found, points["best"].iloc[-1]) if len(points) else "none yet",
+            "x": points[axis].to_numpy("float64"),
+            "y": points["best"].to_numpy("float64"),
+        }
+        figures[f"Best so far, by {axis}"] = go.Figure(
+            [trace], _layout(title, found.sweep.metric, axis, xaxis={"rangemode": "tozero"})
+        )
+    return figures
+
+
+def slices(found: SweepResults) -> dict[str, go.Figure]:
+    """Each searched setting against the score: a mark is a trial."""
+    figures = {}
+    for name, parameter in found.sweep.space.items():
+        traces = []
+        numbers = all(isinstance(v, int | float) for v in found.trials[name].dropna())
+        for place, (became, symbol) in enumerate(SYMBOLS.items()):
+            rows = found.trials[found.trials["became"] == became]
+            rows = rows[rows[name].notna() & rows["score"].notna()]
+            if rows.empty:
+                continue
+            values = rows[name]
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": became,
+                    "meta": [became, f"{len(rows):,}"],
+                    "marker": {"symbol": symbol, "size": 7},
+                    "legendrank": (1, 2, 8)[place],
+                    "x": values.to_numpy("float64") if numbers else list(map(_lines, values)),
+                    "y": rows["score"].to_numpy("float64"),
+                }
+            )
+        kind = {"type": "log"} if getattr(parameter, "log", False) else {}
+        layout = _layout(label(name), found.sweep.metric, name, xaxis=kind)
+        figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
+    return figures
+
+
+def _lines(value: Any) -> str:
+    """A value in lines that are short enough to stand beside others below an axis."""
+    text = escape(setting_value(value, ".3g")).replace("_", " ")
+    return "<br>".join(textwrap.wrap(text, 12)) or " "
+
+
+def parallel_figure(found: SweepResults) -> go.Figure:
+    """Parallel coordinates: an axis for each setting and the score; the best tenth stands out."""
+    rows, best = found.settings, lines_that_stand_out(found)
+    axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
+    shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
+    axes.append(parallel.axis(found.sweep.metric, list(rows["score"])) | shares)
+    # The last lines are drawn on top.
+    order = range(len(rows) - 1, -1, -1)
+    for axis in axes:
+        axis["values"] = [axis["values"][place] for place in order]
+    colours = [1 if place < best else 0 for place in order]
+    return parallel.figure(axes, colours)
+
+
+def lines_that_stand_out(found: SweepResults) -> int:
+    """How many: the best tenth, without those that are no better than the next one."""
+    scores = list(found.settings["score"])
+    if len(scores) <= 2 * MIN_LINES:
+        return 1
+    best = max(MIN_LINES, len(scores) // 10)
+    return sum(score != scores[best] for score in scores[:best]) or 1
+
+
+def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
+    """An axis of parallel coordinates: listed values at equal distances, a range by its kind."""
+    values = [None if v != v else v for v in column]
+    if isinstance(parameter, Categorical):
+        listed = parameter.values
+        if all(isinstance(value, int | float) for value in listed):
+            listed = sorted(listed)
+        return {
+            "label": label(name),
+            "values": [listed.index(v) if v in listed else math.nan for v in values],
+            "range": [0, max(len(listed) - 1, 1)],
+        } | parallel.ticks([setting_value(value, ".3g") for value in listed])
+    axis = parallel.axis(label(name), values)
+    if not parameter.log:
+        return axis
+    ticks = log_ticks(parameter.low, parameter.high)
+    return axis | {
+        "values": [math.nan if v is None else math.log10(v) for v in values],
+        "range": [math.log10(parameter.low), math.log10(parameter.high)],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [setting_value(tick, ".3g") for tick in ticks],
+    }
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten between both; over more than two powers, these alone."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+    found = [tick for tick in ticks if low <= tick <= high]
+    return found if len(found) > 1 else [low, high]

@@ -1,0 +1,83 @@
+"""Tables of a sweep: importance of its settings, its processes, and the search in its trials."""
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from src.format import duration, number
+from src.panel.ui import find_box, html
+
+TEXTS = ("run", "became", "reason", "tags", "setting", "ended_at")  # or not shown
+IMPORTANCE_METHOD = (
+    "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
+    "others. Exploratory: it shows where to look next and proves nothing"
+)
+
+
+def importance_table(shares: dict[str, float]) -> str:
+    """HTML: each setting with its share as a bar."""
+    rows = [
+        [
+            f"<code>{escape(name)}</code>",
+            f'<span class="bar active" role="img" aria-label="{share:.0%}"><i '
+            f'style="width:{share * 100:.1f}%"></i></span>',
+            f"{share:.0%}",
+        ]
+        for name, share in sorted(shares.items(), key=lambda item: -item[1])
+    ]
+    return html.table({"Setting": "fit", "Share of importance": "", " ": "num"}, rows)
+
+
+def packs_table(packs: list[dict[str, Any]]) -> str:
+    """HTML: a row a process, predictions beside what it was."""
+    head = {"Process": "fit", "Trials": "num", "At once": "num", "Steps": "num"}
+    head |= {"Predicted": "num", "Took": "num", "GiB predicted": "num", "GiB taken": "num"}
+    rows = [
+        [
+            str(place),
+            *(f"{one[name]:,}" for name in ("trials", "at_once", "steps")),
+            *(duration(one[name]) for name in ("predicted_seconds", "seconds")),
+            *(number(one[name], ".1f") for name in ("predicted_gib", "gib")),
+        ]
+        for place, one in enumerate(packs, start=1)
+    ]
+    return html.table(head, rows)
+
+
+def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
+    """The trials whose text holds all words of `find` and that fulfil its conditions, such as
+    `score > 0.5` or `lora.r >= 16`."""
+    words, conditions = find_box.parse(find)
+    text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1)
+    text = (text + " " + trials["tags"].map(" ".join)).str.casefold()
+    kept = pd.Series(True, index=trials.index)
+    for word in words:
+        kept &= text.str.contains(word, regex=False)
+    for condition in conditions:
+        name = _column(trials, condition.column)
+        if name is None:
+            return trials.iloc[:0]
+        numbers = pd.to_numeric(trials[name], errors="coerce")
+        held = [condition.holds(v) for v in numbers]
+        kept &= pd.Series(held, index=trials.index)
+    return trials[kept]
+
+
+def _column(trials: pd.DataFrame, asked: str) -> str | None:
+    """The column of that name, or the only one whose last part it is: `learning_rate`."""
+    names = list(map(str, trials.columns))
+    if asked in names:
+        return asked
+    ends = [name for name in names if name.rpartition(".")[2] == asked]
+    return ends[0] if len(ends) == 1 else None
+
+
+def unknown(trials: pd.DataFrame, find: str) -> str | None:
+    """A sentence where a condition in `find` names no column."""
+    _, conditions = find_box.parse(find)
+    missing = [c.column for c in conditions if _column(trials, c.column) is None]
+    if not missing:
+        return None
+    there = ", ".join(str(name) for name in trials.columns if name not in TEXTS)
+    return f"There is no column {missing[0]}; conditions may be on {there}."

@@ -1,0 +1,104 @@
+"""A sweep as a page shows it: what its trials became, and how they score."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from src import store
+from src.config import DEFAULT_PRESET, with_absolute_paths, with_overrides
+from src.format import duration, number, percent, setting_value
+from src.panel.launch import form as run_form
+from src.panel.ui import charts, html, navigation
+from src.store.tables import Status, Sweep, SweepStatus
+from src.sweeps import results
+from src.sweeps.file import base_config
+from src.sweeps.results import SweepResults
+
+MEANING = {
+    SweepStatus.ACTIVE: "queues trials",
+    SweepStatus.PAUSED: "starts no further trial",
+    SweepStatus.CANCELLED: "was ended by a person",
+    SweepStatus.COMPLETED: "has ended",
+}
+SHORT = {
+    "training.per_device_train_batch_size": "batch size",
+    "training.gradient_accumulation_steps": "accumulation",
+}
+
+
+def badge(row: Sweep) -> str:
+    meaning = MEANING[SweepStatus(row.status)]
+    return f'<span class="badge {row.status.lower()}" title="{meaning}">{row.status.lower()}</span>'
+
+
+def list_table(rows: list[Sweep]) -> str:
+    """HTML: each sweep with what became of its trials."""
+    head = {"Sweep": "", "Status": "fit", "Trials": "", "Took": "num", "Launched": "fit"}
+    with store.reading() as session:
+        counts = store.trial_counts(session)
+    body = []
+    for row in rows:
+        found = counts.get(row.id, {})
+        told = ", ".join(f"{n:,} {status.lower()}" for status, n in found.items()) or "none yet"
+        body.append(
+            [
+                navigation.link("sweeps", row.name, {"sweep": row.id})
+                + f"<small>{escape(row.reason or row.id)}</small>",
+                badge(row),
+                escape(told),
+                duration(row.spent_seconds),
+                html.local_time(row.created_at),
+            ]
+        )
+    return html.table(head, body)
+
+
+def facts(found: SweepResults) -> str:
+    """HTML: what became of the trials, the time, and the best score."""
+    row, counts = found.row, found.counts
+    total = results.total(found)
+    of = "" if total is None else f" of {total:,}"
+    pairs = [("trials", f"{len(found.trials):,}{of}")]
+    pairs += [(what, f"{count:,}") for what, count in counts.items()]
+    limit = f" of {duration(row.seconds)}" if row.seconds else ""
+    pairs.append(("time", duration(row.spent_seconds) + limit))
+    if len(found.settings):
+        pairs.append((f"best {found.sweep.metric}", score(found, found.settings["score"].iloc[0])))
+    return html.facts(pairs)
+
+
+def score(found: SweepResults, value: float) -> str:
+    share = charts.is_share(found.sweep.metric)
+    return percent(value) if share else number(value)
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """`r 8, learning_rate 0.001`."""
+    return ", ".join(
+        f"{label(name)} {setting_value(value, '.3g')}" for name, value in values.items()
+    )
+
+
+def label(setting: str) -> str:
+    """What is told apart in a few letters: `learning rate`, and `scheduler` for its name."""
+    section, _, leaf = setting.rpartition(".")
+    return SHORT.get(setting, (section if leaf == "name" else leaf).replace("_", " "))
+
+
+def confirmed(found: SweepResults) -> str:
+    """`2 of 20 confirming runs are done, 18 were stopped`."""
+    statuses = [Status(run.status) for run in found.confirming]
+    stopped = sum(status in (Status.STOPPED, Status.CANCELLED) for status in statuses)
+    failed = sum(status in (Status.FAILED, Status.INTERRUPTED) for status in statuses)
+    said = f"{statuses.count(Status.COMPLETED)} of {len(statuses)} confirming runs are done"
+    for many, what in ((stopped, "stopped"), (failed, "lost to an error")):
+        said += f", {many} {'was' if many == 1 else 'were'} {what}" if many else ""
+    return said
+
+
+def launch_query(found: SweepResults, values: dict[str, Any]) -> dict[str, str]:
+    """The address of the Launch page with these settings of the sweep."""
+    own = {"name": f"{found.row.name} best"}
+    config = with_overrides(base_config(found.sweep).model_dump(), values | own)
+    config = with_absolute_paths(config, Path(found.row.folder))
+    return run_form.query(config, found.sweep.base.preset or DEFAULT_PRESET)

@@ -1,0 +1,73 @@
+"""HTML that several pages share: tables, facts, problems, empty states, times, untrusted text.
+
+Whatever comes from a run (names, reasons, model output) is untrusted text: `html.escape` it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from html import escape
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+
+def label_text(text: str, limit: int) -> str:
+    """Escape text for a widget's label, which is Markdown, and cut it to `limit` characters."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", short)
+
+
+def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:
+    """A UTC time in the reader's time zone."""
+    if at is None:
+        return "–"
+    try:
+        zone = ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (KeyError, ValueError, OSError):
+        zone = None
+    return datetime.fromtimestamp(at, zone).strftime(form)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """A row of small labels over large values; both are text."""
+    cells = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
+    return f'<dl class="facts">{"".join(cells)}</dl>'
+
+
+def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str = "") -> str:
+    """An HTML table. `head` maps a column's title to its class; cells are HTML: escape what is
+    not."""
+    titles = "".join(f'<th scope="col" class="{c}">{escape(t)}</th>' for t, c in head.items())
+    classes = list(head.values())
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td class="{c}">{cell}</td>' for c, cell in zip(classes, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="wide"><table class="rows {name}"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def with_code(text: str) -> str:
+    """HTML of a text in which backticks stand around code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def draw_problem(text: str) -> None:
+    """What is wrong, each line on one of its own."""
+    lines = "<br>".join(escape(line) for line in text.split("\n"))
+    st.html(f'<p class="problem" role="alert">{lines}</p>')
+
+
+def draw_empty(title: str, advice: str) -> None:
+    """What an empty page says: why, and what to do next (HTML)."""
+    st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
+
+
+def printable(text: str) -> str:
+    """HTML of untrusted text in which what cannot be printed is spelled out."""
+    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))

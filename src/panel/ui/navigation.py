@@ -1,0 +1,130 @@
+"""Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
+
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from src import store
+from src.panel.ui import html
+from src.paths import ROOT
+from src.store.tables import Run
+
+PAGES = ROOT / "pages"
+MAX_CHOICES = 300  # runs in the list to choose from; an address reaches older ones too
+
+
+def link(
+    page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
+    label: str = "",
+) -> str:  # fmt: skip
+    """An anchor to a page of the panel, also as a `button`; `label` names it where `text` is a
+    sign. A plain click stays in the session (links.js)."""
+    address = ("" if page == "overview" else page) + (f"?{urlencode(query, True)}" if query else "")
+    href = escape(address or "./")
+    name = f' aria-label="{escape(label)}" title="{escape(label)}"' if label else ""
+    return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
+
+
+# Links in our HTML are real ones, to be copied or opened in a tab. links.js handles plain clicks,
+# so that they do not load the panel again.
+_links = st.components.v2.component(
+    "spelltune.links",
+    js=Path(__file__).with_name("links.js").read_text(encoding="utf-8"),
+    isolate_styles=False,
+)
+
+
+def clicked_link() -> str | None:
+    """Path and query of the link to another page that was just clicked, or None."""
+    return cast("str | None", _links(key="links", on_to_change=lambda: None).to)
+
+
+def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
+    """Show another page."""
+    st.switch_page(PAGES / f"{page}.py", query_params=query)
+
+
+def rerun_page() -> None:
+    """Rerun the page. Yields first, so that a pending click wins: `st.rerun` would discard its
+    navigation."""
+    st.empty()  # any Streamlit call yields: the script ends here if a click waits
+    st.rerun()
+
+
+class OneShotButton:
+    """A button that submits once, also on a double click.
+
+    Streamlit ends a running script when the button is pressed again, which may be after the script
+    launched something and before it could show the result. So the session keeps the ids of what
+    each button created, and the button's widget key changes with each of them: in the rerun, a
+    pressed widget under an older key is the second press.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # unique in the panel: part of the widget's key
+
+    def draw(self, label: str, *, disabled: bool) -> bool:
+        """Draw the button; True if it was pressed."""
+        key = self._key(len(self._created()))
+        return st.button(label, type="primary", width="stretch", disabled=disabled, key=key)
+
+    def submit(self, create: Callable[[], str]) -> str:
+        """Call `create` and return the id that it returns."""
+        created = self._created()  # first: session state yields, and nothing may after `create`
+        created.append(create())
+        return created[-1]
+
+    def pressed_twice(self) -> str | None:
+        """Id of what the last press created if the button was then pressed a second time."""
+        created = self._created()
+        if created and st.session_state.get(self._key(len(created) - 1)):
+            return created[-1]
+        return None
+
+    def _key(self, number: int) -> str:
+        return f"{self.name} {number}"
+
+    def _created(self) -> list[str]:
+        return cast("list[str]", st.session_state.setdefault(f"created by {self.name}", []))
+
+
+def pick_run() -> Run | None:
+    """The run that the page shows: `?run=` in the address, else the newest.
+
+    None, after drawing what to do about it, where there is none.
+    """
+    with store.reading() as session:
+        known = store.run_ids(session, limit=MAX_CHOICES)
+        asked = st.query_params.get("run") or next(iter(known), None)
+        try:
+            found = store.find(session, asked) if asked else None
+        except store.UnknownRun as error:
+            html.draw_empty(
+                "No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}"
+            )
+            return None
+    if found is None:
+        html.draw_empty("No runs yet", link("launch", "Launch the first run", style="button"))
+        return None
+    chosen = found.id
+    if chosen not in known:
+        known.append(chosen)
+    if st.query_params.get("run") != chosen:
+        st.query_params["run"] = chosen
+    # The address decides; the widget only writes it. Its options are told apart by their text, so
+    # that must not change with the status.
+    if st.session_state.get("picked run") != chosen:
+        st.session_state["picked run"] = chosen
+    st.selectbox(
+        "Run",
+        known,
+        known.index(chosen),
+        label_visibility="collapsed",
+        key="picked run",
+        on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
+    )
+    return found

@@ -1,0 +1,61 @@
+"""A run's status and progress as every page shows them."""
+
+import time
+
+from src.store.tables import Run, Status
+
+# What a status means to the reader, beside its word: colour is never the only mark.
+MEANING = {
+    Status.QUEUED: "waits for a free slot",
+    Status.STARTING: "is loading",
+    Status.RUNNING: "is training",
+    Status.STOPPING: "stops at its next step",
+    Status.STOPPED: "was stopped",
+    Status.COMPLETED: "ended by itself",
+    Status.FAILED: "ended by an error",
+    Status.INTERRUPTED: "lost its processes",
+    Status.CANCELLED: "was taken out of the queue",
+}
+
+
+def meaning(run: Run, *, paused: bool = False) -> str:
+    """What the status means to the reader; `paused` says that its sweep is."""
+    if run.status == Status.QUEUED and run.held_at:
+        return "held until somebody releases it"
+    if run.status == Status.QUEUED and paused:
+        return "waits while its sweep is paused"
+    return MEANING[Status(run.status)]
+
+
+def badge(run: Run) -> str:
+    shown = "held" if run.status == Status.QUEUED and run.held_at else run.status.lower()
+    return f'<span class="badge {shown}" title="{meaning(run)}">{shown}</span>'
+
+
+def steps(run: Run) -> str:
+    attempt = f"attempt {run.attempt} · " if run.attempt > 1 else ""
+    return f"{attempt}step {run.step or 0:,} of {run.max_steps:,}"
+
+
+def bar(run: Run) -> str:
+    """Progress as a bar, for those who cannot see it as `step N of M`."""
+    share = min(1.0, (run.step or 0) / run.max_steps)
+    return (
+        f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{steps(run)}" '
+        f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
+        f'<i style="width:{share * 100:.1f}%"></i></span>'
+    )
+
+
+def run_seconds(run: Run) -> float | None:
+    """How long a run has been training, or trained."""
+    if run.started_at is None:
+        return None
+    return (run.ended_at or time.time()) - run.started_at
+
+
+def remaining_seconds(run: Run, pace: float | None) -> float | None:
+    """Seconds to the last step at `pace` steps a second; None while that is not known."""
+    if not pace or not run.step or Status(run.status) is not Status.RUNNING:
+        return None
+    return (run.max_steps - run.step) / pace

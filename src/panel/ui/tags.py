@@ -1,0 +1,20 @@
+"""Tags and notes of runs, as edited in a table."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from src import store
+from src.runs import snapshots
+
+
+def save_edits(key: str, ids: Sequence[str]) -> None:
+    """Write the tags and notes that were edited in the table of these runs."""
+    for row, values in st.session_state[key]["edited_rows"].items():
+        run_id = ids[int(row)]
+        with store.writing() as session:
+            run = store.find(session, run_id)
+            tags = values.get("tags", run.tags) or []
+            tags = list(dict.fromkeys(str(tag).strip() for tag in tags if str(tag).strip()))
+            store.remark(session, run_id, tags=tags, notes=values.get("notes", run.notes))
+        snapshots.remember(run_id)
