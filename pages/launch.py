@@ -11,10 +11,8 @@ from src.config import (
     DEFAULT_PRESET,
     ConfigError,
     RunConfig,
-    effective_batch,
     load_config,
     presets,
-    steps_per_epoch,
     stored_config,
 )
 from src.panel.launch import data_check, form, measure_button
@@ -142,10 +140,10 @@ def to_mend(problems: dict[str, str], *, checked: bool) -> None:
 
 def sizes(config: RunConfig, seen: dict[str, Any] | None) -> None:
     """What the settings come to."""
-    rows = effective_batch(config)
+    rows = config.rows_per_step
     pairs = [("rows a step", f"{rows:,}")]
     if seen:
-        epoch = steps_per_epoch(config, seen["rows"]["train"])
+        epoch = config.steps_per_epoch(seen["rows"]["train"])
         pairs += [
             ("tokens a step", f"≈ {rows * seen['tokens']['median']:,.0f}"),
             ("steps an epoch", f"{epoch:,}"),

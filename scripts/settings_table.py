@@ -12,8 +12,8 @@ from src.sweeps.file import Base, Categorical, Range, SweepConfig
 FILE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings
 
-<!-- Written by `make settings` from src/config.py and src/sweeps/file.py; a test fails where they
-differ. -->
+<!-- Written by `make settings` from src/config/schema.py and src/sweeps/file.py; a test fails
+where they differ. -->
 
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line
 (`--set lora.r=16`) and in the run's row. The values below are those of configs/training and

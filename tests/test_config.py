@@ -5,18 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import config as settings_module
 from src.config import (
     ConfigError,
+    Setting,
     differences,
-    effective_batch,
     get,
     load_config,
     parse_config,
     parse_override,
     presets,
     settings,
-    steps_per_epoch,
     to_yaml,
 )
 from src.paths import CONFIGS, ROOT
@@ -29,7 +27,7 @@ def problems(**overrides: object) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("setting", list(settings()), ids=lambda s: s.name)
-def test_every_setting_says_what_it_is(setting: settings_module.Setting) -> None:
+def test_every_setting_says_what_it_is(setting: Setting) -> None:
     assert len(setting.help) > 20 and setting.help.endswith(".")
 
 
@@ -117,8 +115,8 @@ def test_the_older_flat_shape_is_read(tmp_path: Path) -> None:
     assert config.lora.dropout == 0.1
     assert (config.scheduler.warmup_steps, config.training.max_steps) == (11, 99)
     assert config.training.learning_rate == 1e-4
-    assert effective_batch(config) == 8
-    assert steps_per_epoch(config, 17) == 3
+    assert config.rows_per_step == 8
+    assert config.steps_per_epoch(17) == 3
 
 
 @pytest.mark.parametrize(

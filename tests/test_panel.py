@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
-from src import config, paths, store
+from src import paths, store
 from src.analysis import misspellings
-from src.config import get, load_config, parse_override, settings
+from src.config import RunConfig, get, load_config, loading, parse_override, settings
 from src.format import duration, number
 from src.panel.errors import filters, table
 from src.panel.launch import data_check, form
@@ -580,12 +581,12 @@ def test_every_value_survives_its_text():
 
 
 def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
-    class Wider(config.RunConfig):
-        novelty: int = config.Field(default=3, ge=1)
+    class Wider(RunConfig):
+        novelty: int = pydantic.Field(default=3, ge=1)
         """How new it is."""
 
-    monkeypatch.setattr(config, "RunConfig", Wider)
-    monkeypatch.setattr(config.settings, "__defaults__", (Wider, ""))
+    monkeypatch.setattr(loading, "RunConfig", Wider)
+    monkeypatch.setattr(settings, "__defaults__", (Wider, ""))
     widget = show("launch", novelty="0").number_input(key="set novelty")
     assert (widget.label, widget.value) == ("Novelty :orange[was 3]", 0)
     assert "How new it is." in widget.help and "At least 1." in widget.help

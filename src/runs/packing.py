@@ -70,7 +70,7 @@ def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
         values = config.model_dump(mode="json", exclude={"name", "tracking", "supervision"})
         training = values["training"]
         if not config.lora.dropout:
-            training["rows"] = rows_a_step(config)
+            training["rows"] = config.rows_per_step
             del training["per_device_train_batch_size"], training["gradient_accumulation_steps"]
         there = first.setdefault(json.dumps(values, sort_keys=True), place)
         if there != place:
@@ -78,17 +78,12 @@ def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
     return found
 
 
-def rows_a_step(config: RunConfig) -> int:
-    training = config.training
-    return training.per_device_train_batch_size * training.gradient_accumulation_steps
-
-
 def _alike(config: RunConfig) -> tuple[Any, ...]:
     """What the runs of one pack have in common, if they are not to wait for each other: what the
     engine needs, and rows of the same number and length."""
     data = tuple(config.data.model_dump().items())
     packed = config.model_copy(update={"engine": "packed", "pack_size": 1})
-    return (*pack_key(packed), data, rows_a_step(config), config.engine == "trl")
+    return (*pack_key(packed), data, config.rows_per_step, config.engine == "trl")
 
 
 def _pack(places: list[int], configs: list[RunConfig]) -> Pack:

@@ -37,8 +37,8 @@ from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, col, delete, select
 
 from src import paths
-from src.config import RunConfig, nearest
-from src.errors import UserError
+from src.config import RunConfig
+from src.errors import UserError, did_you_mean
 from src.store.tables import (
     ACTIVE,
     BEGIN_AN_ATTEMPT,
@@ -457,7 +457,7 @@ def find(session: Session, run: str) -> Run:
         raise UnknownRun(
             f"no run {run!r}: there are no runs yet; start one with `spelltune launch`"
         )
-    raise UnknownRun(f"no run {run!r}{nearest(run, known) or '; `spelltune runs` lists them'}")
+    raise UnknownRun(f"no run {run!r}{did_you_mean(run, known) or '; `spelltune runs` lists them'}")
 
 
 def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:
@@ -731,7 +731,7 @@ def find_sweep(session: Session, name: str) -> Sweep:
         )
     named = next((sweep for sweep in known if sweep.name == name), None)
     if named is None:
-        raise UnknownRun(f"no sweep {name!r}{nearest(name, [s.id for s in known])}")
+        raise UnknownRun(f"no sweep {name!r}{did_you_mean(name, [s.id for s in known])}")
     return named
 
 

@@ -8,7 +8,6 @@ from statistics import median
 from src.config import (
     ConfigError,
     RunConfig,
-    effective_batch,
     get,
     stored_config,
     with_overrides,
@@ -96,7 +95,7 @@ def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> 
     trials = None if settings is None else settings * sweep.seeds
     packed = base.engine == "packed"
     pace = None if packed else _row_seconds(base.model.name, known)
-    rows = base.training.max_steps * effective_batch(base)
+    rows = base.training.max_steps * base.rows_per_step
     one = None if pace is None else STARTUP_SECONDS + pace * rows
     speaker = largest_config(sweep, base)
     if (wrong := refused(speaker)) and _is_as_large_as_any(speaker, sweep):
@@ -184,7 +183,7 @@ def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
         config = run.config
         alike = config["model"]["name"] == model and config.get("engine") != "packed"
         if run.status == Status.COMPLETED and alike and run.step and run.started_at:
-            rows = run.step * effective_batch(stored_config(config))
+            rows = run.step * stored_config(config).rows_per_step
             took = (run.ended_at or run.started_at) - run.started_at - STARTUP_SECONDS
             found.append((rows, max(took, 0.0) / rows))
     most = max((rows for rows, _ in found), default=0)

@@ -15,12 +15,12 @@ from src.config import (
     Setting,
     get,
     load_config,
-    nearest,
     parse_yaml,
     read_text,
     settings,
     with_overrides,
 )
+from src.errors import did_you_mean
 from src.training.early_stopping import LESS, TRAINING, VALIDATION
 
 STARTUP_SECONDS = 10  # from the start of a trial to its first step
@@ -225,7 +225,7 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
         match item["type"]:
             case "extra_forbidden":
                 known = SweepConfig if len(path) == 1 else Range if path[0] == "space" else Base
-                message = f"no such field{nearest(path[-1], known.model_fields)}"
+                message = f"no such field{did_you_mean(path[-1], known.model_fields)}"
             case "missing":
                 message = "no value given"
             case "model_type" | "model_attributes_type" | "dict_type" if path[0] == "space":
@@ -249,7 +249,9 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
         if name not in known:
             leaves = {n.rpartition(".")[2]: n for n in known}
             leaf = name.rpartition(".")[2]
-            near = f"; did you mean {leaves[leaf]!r}?" if leaf in leaves else nearest(name, known)
+            near = (
+                f"; did you mean {leaves[leaf]!r}?" if leaf in leaves else did_you_mean(name, known)
+            )
             yield f"space.{name}", f"no such setting{near}"
             continue
         why = (
@@ -266,7 +268,7 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
         above[name] = parameter
     if sweep.metric not in VALIDATION + TRAINING:
         names = ", ".join(VALIDATION + TRAINING)
-        near = nearest(sweep.metric, VALIDATION + TRAINING)
+        near = did_you_mean(sweep.metric, VALIDATION + TRAINING)
         yield "metric", f"{sweep.metric!r} is not recorded{near or f'; take one of {names}'}"
     if sweep.method != "grid" and sweep.budget is None:
         yield "budget", f"{sweep.method} search has no end; set one, such as `50 trials`"

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from src.config import BUILT_IN_TASKS, nearest
-from src.errors import UserError
+from src.config import BUILT_IN_TASKS
+from src.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "answer")
@@ -100,7 +100,7 @@ def load_splits(
     if hub_id:
         return _own(_read_hub(hub_id, revision), source=hub_id)
     if task not in BUILT_IN_TASKS:
-        raise DataError(f"no task {task!r}{nearest(task, BUILT_IN_TASKS)}")
+        raise DataError(f"no task {task!r}{did_you_mean(task, BUILT_IN_TASKS)}")
     return {"spell_out": spell_out, "correct": correct}[task]()
 
 
@@ -201,7 +201,7 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
             there = [str(name) for name in table.columns]
             raise DataError(
                 f"{source} has no column {column!r}; it has {', '.join(there) or 'none'}"
-                f"{nearest(column, there)} Rename one, since question and answer are both needed"
+                f"{did_you_mean(column, there)} Rename one: question and answer are both needed"
             )
     for column in COLUMNS:
         for number, cell in enumerate(table[column], start=1):

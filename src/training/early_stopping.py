@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from statistics import linear_regression
 from typing import Any
 
-from src.config import EarlyStoppingConfig, nearest
+from src.config import EarlyStoppingConfig
+from src.errors import did_you_mean
 
 # Metrics that may be watched: those of an evaluation, and what the training logged last before it.
 VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
@@ -196,7 +197,7 @@ def stopping_problems(asked: EarlyStoppingConfig) -> dict[str, str]:
         problems["early_stopping.metric"] = f"{asked.metric!r} is not recorded; take one of {names}"
     if unknown := [name for name in asked.criteria if name not in CRITERIA]:
         problems["early_stopping.criteria"] = (
-            f"no criterion {unknown[0]!r}{nearest(unknown[0], CRITERIA)}; registered are "
+            f"no criterion {unknown[0]!r}{did_you_mean(unknown[0], CRITERIA)}; registered are "
             f"{', '.join(CRITERIA)} (src/training/early_stopping.py)"
         )
     return problems
