@@ -118,6 +118,18 @@ def test_every_shown_make_target_exists() -> None:
         assert wanted <= targets, page.name
 
 
+def test_the_file_tree_of_the_readme_is_true() -> None:
+    (tree,) = [text for _, text in fences(ROOT / "README.md") if text.startswith("app.py")]
+    folders: list[str] = []
+    for line in tree.splitlines():
+        path = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [path]
+        assert (ROOT / "".join(folders)).exists(), line
+    there = {f.name for f in (ROOT / "src").iterdir() if not f.name.startswith("__")}
+    assert there <= {line.split()[0].rstrip("/") for line in tree.splitlines()}, "src/ has more"
+
+
 def test_the_settings_table_is_what_run_config_says() -> None:
     assert settings_table.FILE.read_text() == settings_table.table(), "run `make settings`"
 
