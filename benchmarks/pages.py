@@ -261,7 +261,7 @@ def main() -> None:
         os.environ["SPELLTUNE_HOME"] = str(asked.home or folder)
         os.environ.pop("SPELLTUNE_DATABASE_URL", None)
         with store.reading() as session:
-            ids = [run.id for run in reversed(store.runs(session))]
+            ids = [run.id for run in reversed(store.list_runs(session))]
         if not ids:
             ids = fill(asked.runs, asked.points, asked.rows)
         print(f"{len(ids):,} runs, {os.cpu_count()} cores\n")

@@ -80,13 +80,13 @@ def leave_out(folder: Path) -> tuple[int, int]:
 
 def train(home: Path, evaluations: int) -> None:
     with store.reading() as session:
-        there = {(r.name, r.config["training"]["seed"]) for r in store.runs(session)}
+        there = {(r.name, r.config["training"]["seed"]) for r in store.list_runs(session)}
     for preset, changes in wanted(home, evaluations):
         if (changes["name"], changes.get("training.seed", 42)) not in there:
             launcher.launch(load_config(preset=preset, overrides=changes))
     while True:
         with store.reading() as session:
-            if all(Status(run.status).ended for run in store.runs(session)):
+            if all(Status(run.status).ended for run in store.list_runs(session)):
                 return
         time.sleep(2)
 
@@ -96,7 +96,7 @@ def kinds_table(session: store.Session, runs: Sequence[Run]) -> str:
     means over the seeds."""
     shares: dict[str, list[Counter[str]]] = {"before": [], "after": []}
     for run in runs:
-        first = store.evaluations(session, run.id, split="validation")
+        first = store.list_evaluations(session, run.id, split="validation")
         files = {"before": min(first, key=lambda e: e.step), "after": None}
         files["after"] = store.final_evaluations(session, [run])[run.id, "validation"]
         for when, evaluation in files.items():
@@ -116,7 +116,7 @@ def kinds_table(session: store.Session, runs: Sequence[Run]) -> str:
 
 def report(home: Path, left_out: tuple[int, int]) -> None:
     with store.reading() as session:
-        every = store.runs(session)
+        every = store.list_runs(session)
         for preset in TASKS:
             names = [name_of(preset, config) for config in CONFIGS]
             runs = [run for run in every if run.name in names]

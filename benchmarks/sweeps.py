@@ -143,7 +143,7 @@ def sweep_file(home: Path, shape: str | None) -> Path:
 def phase_grid(home: Path, shape: str | None, confirm: bool) -> None:
     file = sweep_file(home, shape)
     with store.reading() as session:
-        there = store.sweeps(session)
+        there = store.list_sweeps(session)
     started = time.time()
     if there:
         sweep_id = there[0].id
@@ -219,7 +219,7 @@ def summary(found: results.SweepResults) -> None:
 def phase_replay() -> None:
     """Trials one after the other, as one slot trains them, each as the table says."""
     with store.reading() as session:
-        row = store.sweeps(session)[0]
+        row = store.list_sweeps(session)[0]
         found = results.read(session, row)
         curves: dict[str, dict[int, float]] = {}
         for run, step, value, _ in store.reports(session, row.id, found.sweep.metric):

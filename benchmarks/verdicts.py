@@ -130,19 +130,19 @@ def simulated() -> None:
 def train(count: int = RUNS) -> None:
     """Launch the seeds that are missing, and wait for all."""
     with store.reading() as session:
-        there = {run.config["training"]["seed"] for run in store.runs(session)}
+        there = {run.config["training"]["seed"] for run in store.list_runs(session)}
     for seed in sorted(set(range(count)) - there):
         launcher.launch(load_config(preset="tiny-spell", overrides=SHORT | {"training.seed": seed}))
     while True:
         with store.reading() as session:
-            if all(Status(run.status).ended for run in store.runs(session)):
+            if all(Status(run.status).ended for run in store.list_runs(session)):
                 return
         time.sleep(2)
 
 
 def real() -> None:
     with store.reading() as session:
-        (config,) = comparison.grouped(store.runs(session))
+        (config,) = comparison.grouped(store.list_runs(session))
         scored = store.final_evaluations(session, config.seeds)
         latest = store.latest_metrics(session, [run.id for run in config.seeds])
     found = [

@@ -34,7 +34,7 @@ def page() -> None:
             key="split", label_visibility="collapsed", **BOUND,
         )  # fmt: skip
         with store.reading() as session:
-            known = store.evaluations(session, run.id, split=split)
+            known = store.list_evaluations(session, run.id, split=split)
         if not known:
             nothing_yet(run, split)
             return

@@ -95,7 +95,7 @@ def steer(what: str, run_id: str) -> None:
                 st.toast("It is the next to start.")
             else:
                 store.hold(session, [run], held=what == "hold")
-    except store.CannotSteer as error:
+    except store.InvalidState as error:
         st.toast(str(error))
     launcher.fill_slots()
 
@@ -108,8 +108,8 @@ def view(run_id: str, drawn: str) -> None:
             navigation.rerun_page()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
         curves = charts.read_curves(session, run)
-        kept = store.checkpoints(session, run.id)
-        events = store.events(session, run.id)
+        kept = store.list_checkpoints(session, run.id)
+        events = store.list_events(session, run.id)
         forks = store.forks(session, run.id)
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if stage(run) != drawn:

@@ -30,7 +30,7 @@ HEAD = {
 
 def page() -> None:
     with store.reading() as session:
-        runs = store.runs(session, limit=MOST_RUNS)
+        runs = store.list_runs(session, limit=MOST_RUNS)
         latest = store.latest_metrics(session, [r.id for r in runs])
     if not runs:
         button = navigation.link("launch", "Launch the first run", style="button")

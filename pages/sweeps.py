@@ -26,7 +26,7 @@ HOW = (
 def page() -> None:
     st.html('<h1 class="unseen">Sweeps</h1>')
     with store.reading() as session:
-        rows = list(store.sweeps(session))
+        rows = list(store.list_sweeps(session))
         asked = st.query_params.get("sweep")
         try:
             row = store.find_sweep(session, asked) if asked else None

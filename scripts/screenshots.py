@@ -110,7 +110,7 @@ def ended(run: Any) -> bool:
 def end_all() -> None:
     """No run may outlive its folder."""
     with store.reading() as session:
-        runs = store.runs(session)
+        runs = store.list_runs(session)
     for run in runs:
         launcher.stop(run.id)
     for run in runs:

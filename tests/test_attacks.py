@@ -43,7 +43,7 @@ def test_a_run_leaves_no_secret_no_trace_of_its_name_and_nothing_for_others(
     settings = small | {"name": HOSTILE.format(touched)[:80], "tracking.mode": "offline"}
     command("launch", *(f"--set={k}={json.dumps(v)}" for k, v in settings.items()))
     with store.reading() as session:
-        run = store.runs(session)[0]
+        run = store.list_runs(session)[0]
     run = wait(run.id, training)
     for pid in (run.supervisor_pid, run.trainer_pid):
         assert CANARY not in " ".join(psutil.Process(pid).cmdline())

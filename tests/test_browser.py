@@ -635,7 +635,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
                 "its steps",
             )
             with store.reading() as session:
-                assert [r.status for r in store.runs(session)] == [Status.COMPLETED]
+                assert [r.status for r in store.list_runs(session)] == [Status.COMPLETED]
 
 
 def by_keyboard(page: Any, name: str, tag: str = "INPUT") -> None:
@@ -692,7 +692,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
             page.wait_for_selector(".run-head")
             page.wait_for_timeout(1500)
             with store.reading() as session:
-                (run,) = store.runs(session)
+                (run,) = store.list_runs(session)
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Stop this run").click()
             wait_for(partial(stop_is_asked, run.id), "the stop is asked for")

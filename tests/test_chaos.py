@@ -246,7 +246,7 @@ def test_23_killed_for_memory(small: dict[str, Any], outcome: Outcome) -> None:
         sets.append("--set=supervision.self_heal=true")
         subprocess.run(["sh", "-c", inside + ' "$@"', "sh", *sets], cwd=ROOT, check=True)
         with store.reading() as session:
-            run_id = store.runs(session)[0].id
+            run_id = store.list_runs(session)[0].id
         run = wait(run_id, ended, seconds=60)
         time.sleep(3)
         assert run.status == Status.FAILED and (run.reason or "").startswith("oom:"), run.reason

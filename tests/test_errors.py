@@ -170,7 +170,7 @@ def test_a_run_keeps_every_prediction_with_its_edits_and_kind(home):
 def test_files_without_the_columns_are_described_when_they_are_read(home):
     run_id = fill_run()
     with store.reading() as session:
-        (kept,) = store.evaluations(session, run_id)
+        (kept,) = store.list_evaluations(session, run_id)
     assert "kind" not in pd.read_parquet(kept.path).columns
     frame = misspellings.read(kept.path)
     assert sum(misspellings.counts(frame).values()) == 12

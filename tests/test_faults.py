@@ -329,7 +329,7 @@ def test_29_checkpoints_that_cannot_be_written_are_refused_before_the_start(
         answer = command("launch", f"--set=data.path={data}", check=False)
         assert answer.returncode == 2 and "Read-only file system" in answer.stderr
     with store.reading() as session:
-        assert [run.id for run in store.runs(session)] == [run_id]
+        assert [run.id for run in store.list_runs(session)] == [run_id]
 
 
 # --- the run table --------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_a_table_that_takes_no_writes_is_a_sentence(
     home: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     def locked() -> list[str]:
-        raise store.TakesNoWrites("another process keeps the run table locked; try again")
+        raise store.DatabaseUnavailable("another process keeps the run table locked; try again")
 
     monkeypatch.setattr(reconciler, "reconcile", locked)
     answer = CliRunner().invoke(app, command.split())

@@ -68,7 +68,7 @@ def only(free: float) -> Iterator[None]:
 
 def texts(run_id: str) -> list[str]:
     with store.reading() as session:
-        return [event.text for event in store.events(session, run_id)]
+        return [event.text for event in store.list_events(session, run_id)]
 
 
 def config_of(settings: dict[str, Any]) -> RunConfig:

@@ -68,7 +68,7 @@ def finished(made: Path, home: Path) -> Run:
     shutil.copytree(made, home, dirs_exist_ok=True)
     old, new = str(made), str(home)
     with store.writing() as session:
-        run = store.runs(session)[0]
+        run = store.list_runs(session)[0]
         run.config = json.loads(json.dumps(run.config).replace(old, new))
         for table in (Checkpoint, Evaluation):
             for found in session.exec(select(table)).all():
@@ -94,7 +94,7 @@ def launched(settings: dict[str, Any], **more: Any) -> Run:
 
 def kinds(run_id: str) -> list[str]:
     with store.reading() as session:
-        return [event.kind for event in store.events(session, run_id)]
+        return [event.kind for event in store.list_events(session, run_id)]
 
 
 def test_a_resume_from_an_earlier_step_sets_the_later_ones_aside(stopped: Run) -> None:
@@ -139,7 +139,7 @@ def test_while_a_resume_catches_up_the_curve_ends_where_it_began(stopped: Run) -
         store.record_event(session, stopped.id, 2, EventKind.RESUMED, "resumed", step=3)
     with store.reading() as session:
         assert store.curve(session, stopped.id, "train/loss")["step"].max() == 3
-        assert max(p["step"] for p in store.metrics(session, stopped.id)) == 3
+        assert max(p["step"] for p in store.metric_points(session, stopped.id)) == 3
 
 
 def test_a_fork_goes_on_with_other_settings_and_needs_its_parent_no_more(finished: Run) -> None:
@@ -168,7 +168,7 @@ def test_a_fork_goes_on_with_other_settings_and_needs_its_parent_no_more(finishe
 
 def metrics(run_id: str, name: str) -> list[dict[str, Any]]:
     with store.reading() as session:
-        return [p for p in store.metrics(session, run_id) if p["name"] == name]
+        return [p for p in store.metric_points(session, run_id) if p["name"] == name]
 
 
 def test_a_fork_without_edits_takes_the_way_of_its_parent(finished: Run) -> None:
@@ -192,7 +192,7 @@ def test_what_a_fork_cannot_change(finished: Run, change: dict[str, Any], words:
     with pytest.raises(ConfigError, match=words):
         attempts.fork(finished, config, step=6)
     with store.reading() as session:
-        assert len(store.runs(session)) == 1
+        assert len(store.list_runs(session)) == 1
 
 
 def test_what_cannot_be_resumed_and_what_to_do_instead(stopped: Run) -> None:
@@ -277,7 +277,9 @@ def test_what_is_damaged_does_not_count_among_the_last_two(
     assert checkpointing.steps(folder / "attempt-1") == [12]
     assert (run.best_step or 0) <= 9
     with store.reading() as session:
-        assert [c.step for c in store.checkpoints(session, run.id)] == checkpointing.steps(folder)
+        assert [c.step for c in store.list_checkpoints(session, run.id)] == checkpointing.steps(
+            folder
+        )
 
 
 # Whatever the gradients and however this processor rounds, the penalty alone makes the weights grow

@@ -154,7 +154,9 @@ def until(seen: Callable[[], Any], *machines: Machine, seconds: float = 240) -> 
     while not (found := seen()):
         if time.monotonic() > end:
             with store.reading() as session:
-                told = [(r.id, r.host, r.status, r.attempt, r.reason) for r in store.runs(session)]
+                told = [
+                    (r.id, r.host, r.status, r.attempt, r.reason) for r in store.list_runs(session)
+                ]
             raise AssertionError(f"{told}\n" + "\n".join(m.logs() for m in machines))
         time.sleep(0.2)
     return found
@@ -245,7 +247,7 @@ def test_a_sweep_over_two_machines_loses_one_and_ends_each_trial_once(
         assert sorted((e.run_id, e.attempt) for e in scored) == sorted(
             (run.id, run.attempt) for run in ended
         )
-        events = [e for run_id in lost for e in store.events(session, run_id)]
+        events = [e for run_id in lost for e in store.list_events(session, run_id)]
     again = [e for e in events if e.kind in BEGIN_AN_ATTEMPT]
     assert {e.run_id for e in again} == lost and len(again) == len(lost)
     anew = "relaunched from scratch (1 of 10) after: beta is gone: Ray lost its node"

@@ -50,7 +50,7 @@ def test_experiments_that_may_share_a_process_do(home: Path, packed: dict[str, A
         run = row(folder.name)
         assert run.status == Status.COMPLETED and run.step == results["step"] == 4
         with store.reading() as session:
-            points = {(p["step"], p["name"]) for p in store.metrics(session, run.id)}
+            points = {(p["step"], p["name"]) for p in store.metric_points(session, run.id)}
         tested = (run.best_step, "test/exact_match")
         assert {(4, "train/loss"), (4, "val/exact_match"), tested} <= points
         assert "step 4:" in paths.log_file(run.id).read_text()

@@ -167,7 +167,9 @@ def test_a_trial_leads_to_its_sweep_and_says_that_it_is_paused():
     file = paths.CONFIGS / "sweeps" / "tiny.yaml"
     sweep_id = fill_sweep(file, trials=4, status=SweepStatus.PAUSED, states=states)
     with store.reading() as session:
-        (run,) = (run for run in store.trials(session, sweep_id) if run.status == Status.QUEUED)
+        (run,) = (
+            run for run in store.list_trials(session, sweep_id) if run.status == Status.QUEUED
+        )
     body = html(show("monitor", run=run.id))
     assert f"sweeps?sweep={sweep_id}" in body and "Now: waits while its sweep is paused." in body
 
@@ -188,7 +190,7 @@ def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
     assert [b.label for b in test.button] == ["Delete this run"]
     test.button[0].click().run()
     with store.reading() as session:
-        assert not store.runs(session)
+        assert not store.list_runs(session)
     assert not paths.log_file(run_id).exists() and not paths.predictions_dir(run_id).exists()
 
 

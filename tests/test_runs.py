@@ -104,7 +104,7 @@ def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, dat
     run_id = ""
     while not run_id:
         with store.reading() as session:
-            run_id = next((r.id for r in store.runs(session)), "")
+            run_id = next((r.id for r in store.list_runs(session)), "")
         time.sleep(0.1)
     wait(run_id, training)
     os.killpg(shell.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, dat
     run = wait(run_id, ended)
     assert run.status == Status.STOPPED and run.step and run.step < run.max_steps
     with store.reading() as session:
-        assert [c.step for c in store.checkpoints(session, run_id)][-1] == run.step
+        assert [c.step for c in store.list_checkpoints(session, run_id)][-1] == run.step
     assert (paths.output_dir(run_id) / "final" / "adapter_config.json").exists()
     assert not left_over(home, seconds=60)
 
@@ -186,7 +186,7 @@ def test_who_lost_the_run_writes_no_more(data: Path) -> None:
     run = wait(run_id, training)
     with store.writing() as session:
         session.execute(update(Run).where(col(Run.id) == run_id).values(token="another", attempt=2))
-        before = len(store.metrics(session, run_id))
+        before = len(store.metric_points(session, run_id))
     pids = (run.trainer_pid, run.supervisor_pid)
     end = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < end:
@@ -195,7 +195,7 @@ def test_who_lost_the_run_writes_no_more(data: Path) -> None:
     after = row(run_id)
     assert (after.status, after.token, after.reason) == (Status.RUNNING, "another", None)
     with store.reading() as session:
-        assert len(store.metrics(session, run_id)) == before
+        assert len(store.metric_points(session, run_id)) == before
 
 
 def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_bad_call_is_refused_with_a_sentence_and_queues_nothing(
     assert answer.returncode == 2 and answer.stdout == ""
     assert words in " ".join(answer.stderr.split()) and "Traceback" not in answer.stderr
     with store.reading() as session:
-        assert not store.runs(session)
+        assert not store.list_runs(session)
 
 
 def test_doctor_says_what_would_run() -> None:

@@ -92,13 +92,13 @@ def test_metrics_curves_and_latest_values() -> None:
         assert curve["value"].tolist() == [1 / 3, 9.0, 0.2]
         latest = store.latest_metrics(session, [run.id, "none"])
         assert latest == {run.id: {"train/loss": 9.0, "val/loss": 0.5}, "none": {}}
-        points = store.metrics(session, run.id)
+        points = store.metric_points(session, run.id)
         assert {"step": 4, "name": "val/loss", "value": None} in points
         assert {"step": 3, "name": "train/loss", "value": 9.0} in points and len(points) == 7
         assert store.metric_names(session, run.id) == ["train/loss", "val/loss"]
     record(run, [(3, "train/loss", 8.0)], attempt=2)  # written again: replaced, not doubled
     with store.reading() as session:
-        assert len(store.metrics(session, run.id)) == 7
+        assert len(store.metric_points(session, run.id)) == 7
 
 
 @pytest.mark.usefixtures("database")
@@ -116,7 +116,7 @@ def test_evaluations_checkpoints_and_deletion(home: Path) -> None:
             store.record_evaluation(session, run.id, 1, step, "validation", file, rows=2, correct=1)
         store.record_evaluation(session, run.id, 1, 2, "test", file, rows=2, correct=1)
     with store.reading() as session:
-        kept = store.checkpoints(session, run.id)
+        kept = store.list_checkpoints(session, run.id)
         assert [(c.step, c.is_best, c.size_bytes) for c in kept] == [(1, False, 10), (2, True, 10)]
         row = store.find(session, run.id)
         latest = store.final_evaluation(session, row)
@@ -132,8 +132,10 @@ def test_evaluations_checkpoints_and_deletion(home: Path) -> None:
         assert store.request_stop(session, run.id) == Status.CANCELLED
         store.delete_rows(session, run.id)
     with store.reading() as session:
-        assert not store.runs(session) and not store.metrics(session, run.id)
-        assert not store.checkpoints(session, run.id) and not store.evaluations(session, run.id)
+        assert not store.list_runs(session) and not store.metric_points(session, run.id)
+        assert not store.list_checkpoints(session, run.id) and not store.list_evaluations(
+            session, run.id
+        )
 
 
 def test_ids_are_safe_for_a_path_and_never_meet() -> None:
@@ -171,8 +173,8 @@ def test_the_queue_is_first_come_first_served() -> None:
     ids = [enqueue(f"run{i}").id for i in range(3)]
     with store.reading() as session:
         assert [r.id for r in store.queue(session)] == ids
-        assert [r.id for r in store.runs(session)] == ids[::-1]
-        assert [r.id for r in store.runs(session, statuses=ACTIVE)] == []
+        assert [r.id for r in store.list_runs(session)] == ids[::-1]
+        assert [r.id for r in store.list_runs(session, statuses=ACTIVE)] == []
 
 
 def test_a_newer_schema_is_refused(home: Path) -> None:
@@ -202,7 +204,7 @@ def test_eight_processes_write_at_once_and_nothing_is_lost() -> None:
         writer.join()
     assert [w.exitcode for w in writers] == [0] * 8
     with store.reading() as session:
-        assert len(store.metrics(session, run.id)) == 8 * 40
+        assert len(store.metric_points(session, run.id)) == 8 * 40
 
 
 def test_one_document_a_run() -> None:
@@ -252,7 +254,7 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
         run = store.find(session, "old")
         assert (run.parent_id, run.host, run.status) == (None, None, Status.STOPPED)
         assert (run.tags, run.notes) == (None, None)
-        assert not store.events(session, "old")
+        assert not store.list_events(session, "old")
 
 
 @pytest.mark.postgresql
@@ -288,7 +290,7 @@ def test_one_machine_starts_a_queued_run_and_one_leads_a_sweep() -> None:
 
     def give(machine: str, seen: Run) -> bool:
         with store.writing() as session:
-            return store.give_slot(session, seen, 0, host=machine, now=time.time())
+            return store.assign_slot(session, seen, 0, host=machine, now=time.time())
 
     assert give("alpha", run) and not give("beta", run)  # both saw that it had no slot
     with store.reading() as session:
@@ -302,7 +304,7 @@ def test_one_machine_starts_a_queued_run_and_one_leads_a_sweep() -> None:
 
     def lead(machine: str, lease: float) -> bool:
         with store.writing() as session:
-            return store.lead_sweep(session, "s", host=machine, lease=lease)
+            return store.acquire_lease(session, "s", host=machine, lease=lease)
 
     assert not lead("beta", 60)
     assert lead("beta", 20) and not lead("alpha", 20) and lead("beta", 20)
@@ -326,7 +328,7 @@ def test_a_resumed_run_waits_for_the_machine_that_has_its_checkpoint() -> None:
     with store.reading() as session:
         assert store.find(session, run.id).resume_step is None
         assert [row.id for row in launcher.startable(session)] == [run.id]
-        (event,) = store.events(session, run.id)
+        (event,) = store.list_events(session, run.id)
     assert event.text == "from scratch: its checkpoint is on beta: Ray lost its node"
 
 
@@ -349,6 +351,8 @@ def test_a_run_table_that_is_not_there_is_a_sentence_without_its_password(
 
 def test_a_table_on_a_server_asks_for_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPELLTUNE_DATABASE_URL", "postgresql+psycopg://me:canary@host/runs")
-    why = store.no_table(ModuleNotFoundError("No module named 'psycopg'", name="psycopg"))
+    why = store.explain_unreachable(
+        ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+    )
     assert why is not None and ".[ray]" in why and "canary" not in why
-    assert store.no_table(ModuleNotFoundError("No module named 'x'", name="x")) is None
+    assert store.explain_unreachable(ModuleNotFoundError("No module named 'x'", name="x")) is None

@@ -313,7 +313,7 @@ def sweep_row(sweep_id: str) -> Sweep:
 
 def trials_of(sweep_id: str) -> list[Run]:
     with store.reading() as session:
-        return list(store.trials(session, sweep_id))
+        return list(store.list_trials(session, sweep_id))
 
 
 def until(sweep_id: str, seen: Callable[[list[Run]], bool], seconds: float = 120) -> list[Run]:
@@ -368,7 +368,7 @@ def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     good = [run for run in trials if run not in lost]
     assert [run.status for run in lost] == [Status.FAILED] * 3, [run.reason for run in lost]
     with store.reading() as session:
-        kinds = [[e.kind for e in store.events(session, run.id)] for run in lost]
+        kinds = [[e.kind for e in store.list_events(session, run.id)] for run in lost]
     assert kinds == [[EventKind.RETRIED, EventKind.SET_ASIDE]] * 3
     assert [(run.status, run.attempt) for run in good] == [(Status.COMPLETED, 1)] * 3
     summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
@@ -621,7 +621,7 @@ def test_an_interrupted_trial_is_launched_again(
         assert trials_of(sweep_id)[0].status == Status.INTERRUPTED
     assert not driver.round()
     with store.reading() as session:
-        last = store.events(session, run.id)[-1]
+        last = store.list_events(session, run.id)[-1]
     assert last.kind == EventKind.SET_ASIDE and "the machine restarted" in last.text
     assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
 
@@ -825,7 +825,7 @@ def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch)
     test = show(budget="6 trials")
     test.button[0].click().run()
     with store.reading() as session:
-        (row,) = store.sweeps(session)
+        (row,) = store.list_sweeps(session)
     assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
     assert "No trials yet" in html(show(sweep=row.id))
 
@@ -863,7 +863,7 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     assert not [w for w in test.text_input if w.key == "set space.scheduler.name"]
     test.button[0].click().run()
     with store.reading() as session:
-        (row,) = store.sweeps(session)
+        (row,) = store.list_sweeps(session)
     sweep = control.launched_config(row)
     assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
     assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space
@@ -928,7 +928,7 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     page = html(show(sweep=sweep_id, view="Trials", find="rate > 0.003"))
     assert "There is no column rate; " in page and "training.learning_rate" in page
     with store.writing() as session:
-        store.remark(session, found.trials["run"].iloc[4], tags=["odd one"], notes=None)
+        store.set_notes(session, found.trials["run"].iloc[4], tags=["odd one"], notes=None)
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
     assert list(table.matching(found.trials, "ODD")["trial"]) == [4]
@@ -1081,7 +1081,7 @@ def test_runs_that_confirm_settings_can_be_stopped_together() -> None:
     with store.reading() as session:
         assert {run.status for run in store.runs_of(session, ids)} == {Status.CANCELLED}
     assert sweep_row(sweep_id).status == SweepStatus.COMPLETED
-    with pytest.raises(store.CannotSteer, match="only a sweep that is ACTIVE or PAUSED can be can"):
+    with pytest.raises(store.InvalidState, match="only a sweep that is ACTIVE or PAUSED can be"):
         control.cancel(sweep_id)
 
 

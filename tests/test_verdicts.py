@@ -375,7 +375,7 @@ def test_more_seeds_are_new_ones_whatever_runs_are_shown(home):
     right = seeds(3)
     ids = [scored("a", seed, right[0]) for seed in (0, 2, 3)]
     with store.reading() as session:
-        runs = store.runs(session)
+        runs = store.list_runs(session)
         (group,) = comparison.grouped([store.find(session, ids[0])])
         there, new = comparison.up_to(group, runs, 5)
     assert sorted(there) == sorted(ids)

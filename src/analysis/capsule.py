@@ -91,7 +91,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     with store.reading() as session:
         shown = store.show(session, run)
         scored = store.final_evaluations(session, [run])
-        same = [r for r in store.runs(session, statuses=[Status.COMPLETED])
+        same = [r for r in store.list_runs(session, statuses=[Status.COMPLETED])
                 if r.used.get("data_fingerprint") == splits.fingerprint]  # fmt: skip
         others = [r for r in same if r.id != run.id][: MOST_COMPARED - 1]
         found = comparison.compare(session, [run, *others], most_adapters=0)

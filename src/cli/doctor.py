@@ -61,7 +61,7 @@ def diagnosis() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "disk_free_gib": round(disk.free / 2**30, 1),
         "home": str(paths.home()),
-        "database": store.make_url(paths.database_url()).render_as_string(hide_password=True),
+        "database": store.location(),
         "sqlite": f"{store.sqlite_driver.sqlite_version} ({journal})",
         "versions": versions,
         "backends": {"peft": "yes", "unsloth": unsloth, "4-bit": four_bit},

@@ -23,7 +23,7 @@ class Commands(TyperGroup):
             # UnknownRun is a LookupError, whose str() is plain; a KeyError's would be quoted.
             output.refuse(str(error))
         except (SQLAlchemyError, ImportError) as error:
-            if why := store.no_table(error):
+            if why := store.explain_unreachable(error):
                 output.refuse(why)
             raise
 

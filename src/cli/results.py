@@ -185,7 +185,9 @@ def export(
     with store.reading() as session:
         for name in runs:
             run, step = store.find_checkpoint(session, name)
-            there = {e.split for e in store.evaluations(session, run.id) if step in (None, e.step)}
+            there = {
+                e.split for e in store.list_evaluations(session, run.id) if step in (None, e.step)
+            }
             for one in wanted if split else sorted(there, reverse=True) or ["validation"]:
                 found.append(store.scored(session, name, split=str(one))[1])
     content = exports.FORMATS[format][2](exports.predictions(found))

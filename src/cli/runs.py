@@ -23,7 +23,7 @@ def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
     reconciler.reconcile()
     with store.reading() as session:
-        found = store.runs(session)
+        found = store.list_runs(session)
         latest = store.latest_metrics(session, [r.id for r in found])
         if as_json:
             return print_json(
@@ -104,7 +104,7 @@ def print_run(run: Run) -> None:
 def metrics(run: RunArgument, as_json: AsJson = False) -> None:
     """Print every recorded value of a run's metrics: step, name, value."""
     with store.reading() as session:
-        points = store.metrics(session, store.find(session, run).id)
+        points = store.metric_points(session, store.find(session, run).id)
     if as_json:
         return print_json(points)
     for point in points:
@@ -115,7 +115,7 @@ def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
     """List a run's checkpoints, and verify the files of each."""
     row = find_run(run)
     with store.reading() as session:
-        kept = store.checkpoints(session, row.id)
+        kept = store.list_checkpoints(session, row.id)
     found = [
         {
             "step": c.step,

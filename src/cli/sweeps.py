@@ -88,7 +88,7 @@ def list_sweeps(as_json: AsJson = False) -> None:
     """List all sweeps, newest first."""
     reconciler.reconcile()
     with store.reading() as session:
-        rows = store.sweeps(session)
+        rows = store.list_sweeps(session)
     if as_json:
         return print_json([row.model_dump(exclude={"file", "base"}) for row in rows])
     for row in rows:

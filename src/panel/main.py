@@ -37,5 +37,5 @@ if why := store.why_not_wal():
 
 try:
     page.run()
-except store.TakesNoWrites as error:
+except store.DatabaseUnavailable as error:
     draw_problem(str(error))

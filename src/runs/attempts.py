@@ -265,7 +265,7 @@ def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int
     In the session that wrote the verdict; `step` is its newest verified checkpoint (None: from
     scratch).
     """
-    before = sum(e.kind == EventKind.HEALED for e in store.events(session, run.id))
+    before = sum(e.kind == EventKind.HEALED for e in store.list_events(session, run.id))
     # The trainer wrote what it used after the run was claimed.
     found = remedy(store.find(session, run.id), verdict)
     if found is None or before >= MOST_HEALS:
@@ -286,7 +286,7 @@ def resume_by_itself(run: Run) -> bool:
     if not allowed:
         return False
     with store.reading() as session:
-        events = store.events(session, run.id)
+        events = store.list_events(session, run.id)
     if any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events):
         return False  # decided before
     done = sum(e.kind == EventKind.AUTO_RESUMED for e in events)

@@ -132,7 +132,7 @@ def _free_slot() -> tuple[int, FileLock]:
             if lock.acquire():
                 return slot, lock
         with store.reading() as session:
-            active = store.runs(session, statuses=ACTIVE)
+            active = store.list_runs(session, statuses=ACTIVE)
         here = [run for run in active if run.host in (None, host())]
         train = {run.slot for run in here if run.stop_requested_at is None}
         if train.issuperset(range(slot_count())):

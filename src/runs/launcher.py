@@ -115,12 +115,12 @@ def fill_slots() -> None:
         # One whose supervisor has not claimed it in time is given a slot again.
         ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start]
         # A trainer that lost its supervisor still has its GPU, though nobody holds the slot's lock.
-        active = store.runs(session, statuses=ACTIVE)
+        active = store.list_runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
         taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
         free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
         for slot, run in zip(free, ready, strict=False):
-            if store.give_slot(session, run, slot, host=host(), now=now):
+            if store.assign_slot(session, run, slot, host=host(), now=now):
                 started.append((run.id, slot))
     for run_id, slot in started:
         start_supervisor(run_id, slot)

@@ -46,11 +46,11 @@ def reconcile() -> list[str]:
 
 def _round() -> list[str]:
     with store.reading() as session:
-        active = store.runs(session, statuses=ACTIVE)
+        active = store.list_runs(session, statuses=ACTIVE)
     changed = [run.id for run in active if _reconcile(run, active)]
     with store.reading() as session:
-        interrupted = store.runs(session, statuses=[Status.INTERRUPTED])
-        sweeps = {sweep.id: sweep for sweep in store.sweeps(session)}
+        interrupted = store.list_runs(session, statuses=[Status.INTERRUPTED])
+        sweeps = {sweep.id: sweep for sweep in store.list_sweeps(session)}
     ends = (SweepStatus.CANCELLED, SweepStatus.COMPLETED)
     over = {sweep.id for sweep in sweeps.values() if sweep.status in ends}
     for run in interrupted:
@@ -91,7 +91,7 @@ def give_up_hosts(gone: Collection[str], why: str) -> None:
     """End the runs of machines that are said to be gone, where they give no sign of life either;
     what was queued to go on from a checkpoint there begins anew."""
     with store.reading() as session:
-        active = [run for run in store.runs(session, statuses=ACTIVE) if run.host in gone]
+        active = [run for run in store.list_runs(session, statuses=ACTIVE) if run.host in gone]
         # Homes may lie on a shared disk: then a living machine starts these before they are lost.
         queued = [run for run in store.queue(session) if run.host in gone]
     now = time.time()
@@ -101,7 +101,7 @@ def give_up_hosts(gone: Collection[str], why: str) -> None:
     for run in queued:
         if run.resume_step is not None and now - (run.heartbeat_at or 0) > TIMEOUTS.lease:
             with store.writing() as session:
-                store.begin_anew(session, run, f"its checkpoint is on {run.host}: {why}")
+                store.restart_from_scratch(session, run, f"its checkpoint is on {run.host}: {why}")
 
 
 def _reconcile(run: Run, active: Sequence[Run]) -> bool:
@@ -129,7 +129,7 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
 def _end(run: Run, reason: str) -> bool:
     verdict = read_result(run.id, run.attempt) or {"status": Status.INTERRUPTED, "reason": reason}
     # Insists, and so gives up the reserve where the disk is full.
-    ended = store.insist(lambda session: store.end(session, run, verdict), seconds=1)
+    ended = store.write_with_retry(lambda session: store.end(session, run, verdict), seconds=1)
     if ended:
         snapshots.settle(run.id)
     return ended

@@ -137,7 +137,7 @@ class RunReporter:
     def _loop(self) -> None:
         pending: list[tuple[str, tuple[Any, ...]]] = []
         # While it waits nothing of the log is made safe.
-        store.patience.set(PATIENCE_SECONDS)
+        store.busy_timeout_seconds.set(PATIENCE_SECONDS)
         while True:
             last = self._closing.wait(INTERVAL_SECONDS)
             while not self._jobs.empty():

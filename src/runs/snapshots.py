@@ -23,7 +23,7 @@ def remember(run_id: str) -> None:
     """Write a run's row and events to its run.json. A full disk is no reason to fail."""
     with store.reading() as session:
         row = store.find(session, run_id).model_dump()
-        events = [event.model_dump(exclude={"id"}) for event in store.events(session, run_id)]
+        events = [event.model_dump(exclude={"id"}) for event in store.list_events(session, run_id)]
     try:
         write_atomic(_file(run_id), json.dumps({"run": row, "events": events}, indent=2) + "\n")
     except OSError as error:
@@ -56,7 +56,7 @@ def settle(run_id: str) -> None:
     points = logged(run_id)
     with store.reading() as session:
         missing = store.points_missing(session, run_id, points)
-        known = {c.step for c in store.checkpoints(session, run_id)}
+        known = {c.step for c in store.list_checkpoints(session, run_id)}
     there = set(checkpointing.steps(folder))
     if missing or known != there:
         with store.writing() as session:
@@ -110,7 +110,7 @@ def restore_database() -> Path | None:
 
     The path that it was moved to; None where another process was faster or it is whole.
     """
-    database, notice = store.sqlite_file(), store.damage_notice()
+    database, notice = store.sqlite_file(), store.damage_marker()
     if database is None or notice is None:
         return None
     lock = FileLock(paths.locks_dir() / "restore.lock")
@@ -123,11 +123,11 @@ def restore_database() -> Path | None:
         aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         fresh = database.with_name(f"{database.name}.restoring")
         fresh.unlink(missing_ok=True)
-        with store.database_at(fresh):
-            for file in sorted(paths.results().glob("sweeps/*.json")):
-                _restore_sweep(file)
-            for file in sorted(paths.results().glob("runs/*/run.json")):
-                _restore_run(file)
+        url = f"sqlite:///{fresh}"
+        for file in sorted(paths.results().glob("sweeps/*.json")):
+            _restore_sweep(file, url)
+        for file in sorted(paths.results().glob("runs/*/run.json")):
+            _restore_run(file, url)
         os.link(database, aside)
         for ending in ("-wal", "-shm"):
             part = database.with_name(database.name + ending)
@@ -143,17 +143,17 @@ def restore_database() -> Path | None:
         lock.release()
 
 
-def _restore_sweep(file: Path) -> None:
+def _restore_sweep(file: Path, url: str) -> None:
     try:
         sweep = Sweep(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
         print(f"warning: cannot read {file}: {error}", file=sys.stderr)
         return
-    with store.writing() as session:
+    with store.writing(url) as session:
         session.add(sweep)
 
 
-def _restore_run(file: Path) -> None:
+def _restore_run(file: Path, url: str) -> None:
     import pandas as pd  # takes longer to load than all else here, and a table is seldom lost
 
     try:
@@ -163,7 +163,7 @@ def _restore_run(file: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"warning: cannot read {file}: {error}", file=sys.stderr)
         return
-    with store.writing() as session:
+    with store.writing(url) as session:
         session.add(run)
         session.flush()
         session.add_all(events)

@@ -43,7 +43,7 @@ def read_and_estimate(text: str, source: str | Path) -> tuple[SweepConfig, estim
     """The sweep that a text describes, and its estimate on this machine."""
     sweep = parse_sweep(text, source)
     with store.reading() as session:
-        known = store.runs(session, statuses=[Status.COMPLETED], limit=100)
+        known = store.list_runs(session, statuses=[Status.COMPLETED], limit=100)
     return sweep, estimate.estimate_sweep(sweep, sweep.seed, known)
 
 
@@ -159,7 +159,7 @@ def add(sweep_id: str, more: str) -> None:
     has, amount = getattr(row, name), extra.trials if extra.trials is not None else extra.seconds
     if has is None:
         kind = "trials" if name == "most_trials" else "time"
-        raise store.CannotSteer(f"{row.id} has no budget of {kind} that could be raised")
+        raise store.InvalidState(f"{row.id} has no budget of {kind} that could be raised")
     leave = (*OPEN, SweepStatus.COMPLETED)
     columns = {name: has + amount, "ended_at": None, "reason": None}
     to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
@@ -174,9 +174,9 @@ def _requeue_cancelled(sweep_id: str) -> None:
     Their parameters would otherwise be missing from the search.
     """
     with store.writing() as session:
-        for run in store.trials(session, sweep_id):
+        for run in store.list_trials(session, sweep_id):
             if run.status == Status.CANCELLED and (run.reason or "").startswith("pruned:"):
-                store.uncancel(session, run.id)
+                store.requeue_cancelled(session, run.id)
 
 
 def _change(
@@ -191,7 +191,7 @@ def _change(
         row = store.find_sweep(session, sweep_id)
         if not store.change_sweep(session, row.id, to, leave=leave, **columns):
             may = " or ".join(leave)
-            raise store.CannotSteer(
+            raise store.InvalidState(
                 f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
             )
     snapshots.remember_sweep(row.id)

@@ -48,7 +48,7 @@ class SweepResults:
 
 def read(session: store.Session, row: Sweep) -> SweepResults:
     sweep = control.launched_config(row)
-    runs = store.trials(session, row.id)
+    runs = store.list_trials(session, row.id)
     metrics = store.trial_metrics(session, row.id, {sweep.metric, TEST})
     names = list(sweep.space)
     columns = ["trial", "setting", "run", "became", "score", "test", "step", "max_steps",

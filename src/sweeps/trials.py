@@ -93,7 +93,7 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
     """Queue trials up to `max_concurrent`; returns how many, or None where none is left to try."""
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id)
-        trials = store.trials(session, sweep_id)
+        trials = store.list_trials(session, sweep_id)
         learns = sweep.method == "tpe"
         metrics = store.trial_metrics(session, sweep_id, [sweep.metric]) if learns else {}
         reports = store.reports(session, sweep_id, sweep.metric) if learns else []
@@ -155,7 +155,7 @@ def _insert(
 def retry(run: Run, retries: int) -> bool:
     """Queue a failed or interrupted trial again, or set it aside; True if it goes on."""
     with store.reading() as session:
-        events = store.events(session, run.id)
+        events = store.list_events(session, run.id)
     if any(e.kind == EventKind.SET_ASIDE and e.attempt == run.attempt for e in events):
         return False
     failed = run.status == Status.FAILED

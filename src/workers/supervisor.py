@@ -131,7 +131,7 @@ class Supervision:
             session.expunge(run)
             return run if mine else None
 
-        if not (run := store.insist(take, seconds=TIMEOUTS.start)):
+        if not (run := store.write_with_retry(take, seconds=TIMEOUTS.start)):
             lock.release()
             return None
         if run.resume_step is None and run.attempt > 1:
@@ -145,7 +145,7 @@ class Supervision:
         """Take over the trainer of a run that lost its supervisor, with all that it trains."""
         with store.reading() as session:
             self.token = store.find(session, run_id).token or ""
-            active = store.runs(session, statuses=ACTIVE)
+            active = store.list_runs(session, statuses=ACTIVE)
             runs = [run for run in active if run.token == self.token]
             session.expunge_all()
         for run in runs:
@@ -229,13 +229,13 @@ class Supervision:
 
         def write(session: store.Session) -> bool:
             if verdict["status"] == Status.QUEUED:
-                return store.unclaim(session, run)
+                return store.release(session, run)
             mine = store.end(session, run, verdict)
             if mine and verdict["status"] == Status.FAILED:
                 attempts.heal(session, run, verdict, newest)
             return mine
 
-        if store.insist(write, seconds=TIMEOUTS.write):
+        if store.write_with_retry(write, seconds=TIMEOUTS.write):
             snapshots.settle(run.id)
         self.watched.remove(watched)
         watched.lock.release()

@@ -87,7 +87,7 @@ class Driver:
         if not store.is_shared() or time.monotonic() - self.led_at < TIMEOUTS.heartbeat:
             return True  # the lock is enough on one machine
         with store.writing() as session:
-            mine = store.lead_sweep(session, self.sweep_id, host=host(), lease=TIMEOUTS.lease)
+            mine = store.acquire_lease(session, self.sweep_id, host=host(), lease=TIMEOUTS.lease)
         self.led_at = time.monotonic()
         return mine
 
@@ -101,7 +101,7 @@ class Driver:
     def round(self) -> bool:
         with store.reading() as session:
             row = store.find_sweep(session, self.sweep_id)
-            trials = store.trials(session, self.sweep_id)
+            trials = store.list_trials(session, self.sweep_id)
         if row.status not in control.OPEN:
             return False
         paused = row.status == SweepStatus.PAUSED

@@ -13,7 +13,7 @@ from src.store.tables import Run, Status
 def choose() -> list[Run]:
     """The runs of the address, in its order; the list above them writes it."""
     with store.reading() as session:
-        recent = store.runs(session, limit=navigation.MAX_CHOICES)
+        recent = store.list_runs(session, limit=navigation.MAX_CHOICES)
         found, problems = [], []
         for name in dict.fromkeys(st.query_params.get_all("run")):
             try:

@@ -124,7 +124,7 @@ def launch_missing(totals: Mapping[str, int]) -> None:
     """
     shown, missing = list(st.query_params.get_all("run")), []
     with store.reading() as session:
-        known = store.runs(session)
+        known = store.list_runs(session)
         for run_id, total in totals.items():
             (group,) = comparison.grouped([store.find(session, run_id)])
             there, new = comparison.up_to(group, known, total)

@@ -30,11 +30,11 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
     split = known[0].split
     rows = [_row(run, known, asked)]
     with store.reading() as session:
-        alike = [r for r in store.runs(session, limit=MOST_LOOKED_AT) if _same_data(r, run)]
+        alike = [r for r in store.list_runs(session, limit=MOST_LOOKED_AT) if _same_data(r, run)]
         more = [other] if other and other.id != run.id else []
         more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MOST_RUNS]
         for one in more:
-            rows.append(_row(one, store.evaluations(session, one.id, split=split), asked))
+            rows.append(_row(one, store.list_evaluations(session, one.id, split=split), asked))
     found = [row for row in rows if row is not None]
     close = filters.FilterLinks().link("Close", "Close the history", {"word": None})
     title = f"<h2>{html.printable(asked)} {close}</h2>"

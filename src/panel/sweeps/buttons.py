@@ -9,7 +9,8 @@ from src.sweeps import control, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
-REFUSED = (ConfigError, store.CannotSteer, store.TakesNoWrites)  # with a sentence for the reader
+# Errors whose sentence is shown.
+REFUSED = (ConfigError, store.InvalidState, store.DatabaseUnavailable)
 RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} more seeds"
 
 

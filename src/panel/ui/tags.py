@@ -16,5 +16,5 @@ def save_edits(key: str, ids: Sequence[str]) -> None:
             run = store.find(session, run_id)
             tags = values.get("tags", run.tags) or []
             tags = list(dict.fromkeys(str(tag).strip() for tag in tags if str(tag).strip()))
-            store.remark(session, run_id, tags=tags, notes=values.get("notes", run.notes))
+            store.set_notes(session, run_id, tags=tags, notes=values.get("notes", run.notes))
         snapshots.remember(run_id)

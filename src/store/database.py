@@ -1,0 +1,168 @@
+"""Sessions on the run table: to read, to write, and to write with retries."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import CursorResult, Engine, Table, Update, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+from sqlmodel import Session, SQLModel
+
+from src import paths
+from src.errors import UserError
+from src.store import sqlite
+from src.store.damage import mark_damage
+from src.store.migrations import migrate
+from src.store.sqlite import sqlite_file
+
+T = TypeVar("T")
+
+RESERVE_BYTES = 256 * 1024
+
+
+class DatabaseUnavailable(UserError, SQLAlchemyError):
+    """The run table cannot be written now: its disk is full, or another process has locked it."""
+
+
+@contextmanager
+def reading(url: str | None = None) -> Iterator[Session]:
+    """A session that sees one consistent state and does not write.
+
+    `url` names another database than the run table.
+    """
+    with mark_damage(), Session(_engine(url or paths.database_url(), os.getpid())) as session:
+        yield session
+
+
+@contextmanager
+def writing(url: str | None = None) -> Iterator[Session]:
+    """A session that holds the write lock from its start and commits at its end: keep it short.
+
+    DatabaseUnavailable if the disk is full, or another process keeps the lock.
+    """
+    with mark_damage():
+        engine = _engine(url or paths.database_url(), os.getpid())
+        engine = engine.execution_options(immediate=True)
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                session.connection()  # takes the lock now, not with the first statement
+                yield session
+        except OperationalError as error:
+            if (file := sqlite_file()) and sqlite.is_full(file.parent):
+                text = f"no space is left for the run table {file}; free some, and try again"
+            elif "locked" in str(error.orig):
+                text = "another process keeps the run table locked; try again when it is done"
+            else:
+                raise
+            raise DatabaseUnavailable(text) from error
+
+
+def write_with_retry(write: Callable[[Session], T], *, seconds: float) -> T:
+    """Call `write` in a `writing` session and return its result.
+
+    Retries every second for up to `seconds` while the table is locked or the disk full.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with writing() as session:
+                return write(session)
+        except (OperationalError, DatabaseUnavailable) as error:
+            if _reserve().exists() and sqlite.is_full(_reserve().parent):
+                _reserve().unlink(missing_ok=True)
+            if time.monotonic() > deadline:
+                raise
+            print(f"warning: {error}; trying again", file=sys.stderr, flush=True)
+            time.sleep(1)
+
+
+def keep_reserve() -> None:
+    """Preallocate 256 KiB, freed on a full disk so that the final status can be written."""
+    try:
+        if not _reserve().exists():
+            _reserve().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _reserve().write_bytes(os.urandom(RESERVE_BYTES))  # zeros might take no space
+    except OSError:
+        _reserve().unlink(missing_ok=True)
+
+
+def _reserve() -> Path:
+    return paths.results() / ".reserve"
+
+
+@cache
+def _engine(url: str, pid: int) -> Engine:
+    """One engine per process: SQLite connections must not be carried over a fork, hence `pid`."""
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite":
+        file = Path(location.database or "")
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        engine = create_engine(
+            url,
+            module=sqlite.sqlite_driver,
+            poolclass=NullPool,
+            creator=lambda: sqlite.connect(file),
+        )
+        event.listen(engine, "begin", sqlite.begin)
+    else:
+        engine = create_engine(url, poolclass=NullPool)
+    migrate(engine.execution_options(immediate=True))
+    return engine
+
+
+def is_shared() -> bool:
+    """True if a database server has the run table, so that several machines may write to it."""
+    return sqlite_file() is None
+
+
+def location() -> str:
+    """URL of the run table without its password, for people to read."""
+    return make_url(paths.database_url()).render_as_string(hide_password=True)
+
+
+def explain_unreachable(error: Exception) -> str | None:
+    """Say why `SPELLTUNE_DATABASE_URL` leads to no run table; None if that is not the error."""
+    given = os.environ.get("SPELLTUNE_DATABASE_URL")
+    if not given:
+        return None
+    example = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+    try:
+        url = make_url(given)
+        url.get_dialect()
+    except ArgumentError:
+        return f"SPELLTUNE_DATABASE_URL is no address of a run table, such as {example}"
+    where = url.render_as_string(hide_password=True)
+    if isinstance(error, ImportError) and error.name == "psycopg":
+        return f'{where} needs psycopg, which is not installed here: pip install -e ".[ray]"'
+    if isinstance(error, OperationalError) and is_shared():
+        why = str(error.orig).partition("\n")[0]
+        return f"the run table's server does not answer at {where}: {why}"
+    return None
+
+
+def changed_a_row(session: Session, statement: Update) -> bool:
+    """Execute an update; True if it changed a row."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount > 0
+
+
+def upsert(session: Session, table: type[SQLModel], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; where the primary key exists, replace the other columns."""
+    if not rows:
+        return
+    target: Table = table.__table__  # type: ignore[attr-defined]
+    # ON CONFLICT is the only syntax that differs; import only the dialect in use.
+    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")
+    statement = dialect.insert(target)
+    keys = [c.name for c in target.primary_key]
+    rest = {c.name: statement.excluded[c.name] for c in target.columns if c.name not in keys}
+    session.connection().execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=rest), list(rows)
+    )

@@ -1,0 +1,89 @@
+"""Numbered migrations that bring an older run table up to the schema of `tables.py`."""
+
+from sqlalchemy import Connection, Engine, inspect, text
+from sqlmodel import SQLModel
+
+from src.store import tables  # noqa: F401  (importing it registers the tables)
+
+
+def _create_missing_tables(connection: Connection) -> None:
+    SQLModel.metadata.create_all(connection)
+
+
+def _add_lineage(connection: Connection) -> None:
+    _add_columns(connection, "run", "host", "parent_id", "parent_step")
+    _create_missing_tables(connection)
+
+
+def _add_notes(connection: Connection) -> None:
+    _add_columns(connection, "run", "tags", "notes")
+
+
+def _add_sweeps(connection: Connection) -> None:
+    _add_columns(connection, "run", "sweep_id", "number", "seed_index", "searched")
+    _add_columns(connection, "run", "stop_reason", "queue_at")
+    _create_missing_tables(connection)
+    for index in SQLModel.metadata.tables["run"].indexes:
+        index.create(connection, checkfirst=True)
+
+
+def _add_sweep_lease(connection: Connection) -> None:
+    _add_columns(connection, "sweep", "host", "seen_at")
+
+
+def _add_hold(connection: Connection) -> None:
+    _add_columns(connection, "run", "held_at")
+
+
+def _add_sweep_base(connection: Connection) -> None:
+    _add_columns(connection, "sweep", "base")
+
+
+def _add_columns(connection: Connection, table: str, *names: str) -> None:
+    """Add columns as tables.py defines them; a table that was created today has them already."""
+    existing = {column["name"] for column in inspect(connection).get_columns(table)}
+    for name in names:
+        if name not in existing:
+            column = SQLModel.metadata.tables[table].columns[name]
+            kind = column.type.compile(connection.dialect)
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
+
+
+# Each brings the schema from its index to the next number; never change one that has been released.
+MIGRATIONS = [
+    _create_missing_tables,
+    _add_lineage,
+    _add_notes,
+    _add_sweeps,
+    _add_sweep_lease,
+    _add_hold,
+    _add_sweep_base,
+]
+
+
+def migrate(engine: Engine) -> None:
+    """Run the migrations that the database has not seen, in one transaction.
+
+    RuntimeError if a newer Spelltune wrote it.
+    """
+    with engine.execution_options(immediate=False).connect() as connection:
+        known = inspect(connection).has_table("schema_version")
+        if known and _version(connection) == len(MIGRATIONS):
+            return
+    with engine.begin() as connection:
+        connection.execute(
+            text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+        )
+        version = _version(connection)
+        if version > len(MIGRATIONS):
+            raise RuntimeError(
+                f"the run table has schema {version} and this Spelltune knows {len(MIGRATIONS)}: "
+                "update Spelltune"
+            )
+        for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+            migration(connection)
+            connection.execute(text("INSERT INTO schema_version VALUES (:n)"), {"n": number})
+
+
+def _version(connection: Connection) -> int:
+    return connection.execute(text("SELECT max(version) FROM schema_version")).scalar() or 0

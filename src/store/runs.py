@@ -1,0 +1,169 @@
+"""Queries that find and list runs, their queue, events and forks, and add or delete a run."""
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlmodel import Session, SQLModel, col, delete, select
+
+from src.config import RunConfig
+from src.errors import UserError, did_you_mean
+from src.store.tables import (
+    Checkpoint,
+    Evaluation,
+    Event,
+    EventKind,
+    LatestMetric,
+    Metric,
+    Run,
+    Status,
+    Sweep,
+    SweepStatus,
+)
+
+
+class UnknownRun(UserError, LookupError):
+    """No run has that id, or several have that name."""
+
+
+class RunIsActive(UserError, RuntimeError):
+    """The run has living processes, so this cannot be done to it."""
+
+
+def new_id(session: Session, table: type[SQLModel], name: str, at: float) -> str:
+    """The name, made safe for a path, and the UTC time of the launch."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
+    stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}"
+    found, number = stem, 1
+    while session.get(table, found):
+        number += 1
+        found = f"{stem}-{number}"
+    return found
+
+
+def enqueue(
+    session: Session, config: RunConfig, *, now: float | None = None, **columns: Any
+) -> Run:
+    """Insert one QUEUED run, with more columns where a sweep launches it."""
+    created_at = time.time() if now is None else now
+    run = Run(
+        id=new_id(session, Run, config.name, created_at),
+        name=config.name,
+        status=Status.QUEUED,
+        config=config.model_dump(),
+        max_steps=config.training.max_steps,
+        created_at=created_at,
+        tags=list(config.tracking.tags),
+        **columns,
+    )
+    session.add(run)
+    session.flush()
+    return run
+
+
+def find(session: Session, run: str) -> Run:
+    """The run with that id or, where only one has it, that name. UnknownRun names the nearest, or
+    the candidates."""
+    if found := session.get(Run, run):
+        return found
+    named = session.exec(select(Run).where(Run.name == run).order_by(col(Run.created_at))).all()
+    if len(named) == 1:
+        return named[0]
+    if named:
+        ids = ", ".join(r.id for r in named[-5:])
+        raise UnknownRun(f"{len(named)} runs are called {run!r}; name one by its id: {ids}")
+    known = [text for pair in session.exec(select(Run.id, Run.name)) for text in pair]
+    if not known:
+        raise UnknownRun(
+            f"no run {run!r}: there are no runs yet; start one with `spelltune launch`"
+        )
+    raise UnknownRun(f"no run {run!r}{did_you_mean(run, known) or '; `spelltune runs` lists them'}")
+
+
+def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:
+    """`RUN@STEP` -> the run and the step; `RUN` -> the run and None."""
+    run, at, step = name.rpartition("@")
+    if at and step.isdigit():
+        return find(session, run), int(step)
+    return find(session, name), None
+
+
+def list_runs(
+    session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None
+) -> Sequence[Run]:
+    """Runs, newest first."""
+    query = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc())
+    if statuses := tuple(statuses):
+        query = query.where(col(Run.status).in_(statuses))
+    return session.exec(query.limit(limit) if limit else query).all()
+
+
+def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
+    """The runs of these ids that there are, in the same order."""
+    found = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}
+    return [found[run_id] for run_id in ids if run_id in found]
+
+
+def run_ids(session: Session, *, limit: int) -> list[str]:
+    """Ids of runs, newest first."""
+    return list(
+        session.exec(
+            select(Run.id).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
+        )
+    )
+
+
+def queue(session: Session) -> Sequence[Run]:
+    """QUEUED runs, the next to start first; held ones and those of a paused sweep stay out."""
+    paused = select(Sweep.id).where(Sweep.status == SweepStatus.PAUSED)
+    return session.exec(
+        select(Run)
+        .where(Run.status == Status.QUEUED, col(Run.held_at).is_(None))
+        .where(col(Run.sweep_id).is_(None) | col(Run.sweep_id).not_in(paused))
+        .order_by(func.coalesce(Run.queue_at, Run.created_at), col(Run.created_at), col(Run.id))
+    ).all()
+
+
+def set_notes(session: Session, run_id: str, *, tags: Sequence[str], notes: str | None) -> None:
+    """Write what a person says of a run."""
+    row = update(Run).where(col(Run.id) == run_id)
+    session.execute(row.values(tags=list(tags), notes=notes or None))
+
+
+def delete_rows(session: Session, run_id: str) -> None:
+    """Delete a run and all that points to it. RunIsActive while it is queued or running."""
+    run = find(session, run_id)
+    if not Status(run.status).ended:
+        raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
+    for table in (Metric, LatestMetric, Checkpoint, Evaluation, Event):
+        session.execute(delete(table).where(col(table.run_id) == run.id))
+    session.execute(delete(Run).where(col(Run.id) == run.id))
+
+
+def record_event(
+    session: Session,
+    run_id: str,
+    attempt: int,
+    kind: EventKind,
+    text: str,
+    *,
+    step: int | None = None,
+) -> None:
+    """Add a line to what happened to a run."""
+    session.add(
+        Event(run_id=run_id, attempt=attempt, step=step, kind=kind, text=text, at=time.time())
+    )
+
+
+def list_events(session: Session, run_id: str) -> Sequence[Event]:
+    """What happened to a run, in order."""
+    return session.exec(select(Event).where(Event.run_id == run_id).order_by(col(Event.id))).all()
+
+
+def forks(session: Session, run_id: str) -> Sequence[Run]:
+    """Runs that went on from a checkpoint of this one, oldest first."""
+    return session.exec(
+        select(Run).where(Run.parent_id == run_id).order_by(col(Run.created_at))
+    ).all()

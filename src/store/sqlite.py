@@ -1,0 +1,91 @@
+"""The run table as a SQLite file: where it is, how it is opened, and when its disk is full."""
+
+import shutil
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy.engine import make_url
+
+from src import paths
+
+try:
+    import pysqlite3 as sqlite_driver  # bundles a newer SQLite than most Pythons link
+except ImportError:
+    import sqlite3 as sqlite_driver
+
+__all__ = ["busy_timeout_seconds", "connect", "is_full", "sqlite_driver", "sqlite_file"]
+
+NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster", "vboxsf", "afs")
+
+# With less free space than this, SQLite cannot create the -wal and -shm files beside a database.
+MIN_FREE_BYTES = 64 * 1024
+
+# SQLite's busy timeout in this thread: how long a write waits for another one to finish.
+busy_timeout_seconds = ContextVar("busy_timeout_seconds", default=15.0)
+
+
+def sqlite_file() -> Path | None:
+    """Path of the run table's SQLite file; None if a database server has the table."""
+    url = make_url(paths.database_url())
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
+def connect(file: Path) -> Any:
+    """A DBAPI connection to a SQLite file, with the pragmas that the run table needs."""
+    timeout = busy_timeout_seconds.get()
+    connection = sqlite_driver.connect(file, timeout=timeout, check_same_thread=False)
+    try:
+        _set_pragmas(connection)
+    except sqlite_driver.OperationalError:
+        connection.close()
+        if not is_full(file.parent) or _size(file.with_name(f"{file.name}-wal")):
+            raise
+        # Opening a WAL database creates -wal and -shm, which fails on a full disk. No -wal means
+        # that there is no other writer, so `immutable=1` is safe.
+        address = f"{file.absolute().as_uri()}?immutable=1"
+        connection = sqlite_driver.connect(address, uri=True, check_same_thread=False)
+        connection.isolation_level = None
+    return connection
+
+
+def _set_pragmas(connection: Any) -> None:
+    connection.isolation_level = None  # `begin` starts transactions explicitly
+    connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
+    # Without a limit the log keeps the size that one long read once let it grow to.
+    connection.execute("PRAGMA journal_size_limit=4194304")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def begin(connection: Any) -> None:
+    """Begin a transaction on a SQLAlchemy connection; with the write lock if it is `immediate`."""
+    # A deferred transaction that reads and then writes fails under load, whatever the timeout.
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+@cache
+def why_not_wal() -> str | None:
+    """Why SQLite must use DELETE mode here, which is slower but safe; None if WAL is safe."""
+    # 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint.
+    if sqlite_driver.sqlite_version_info < (3, 51, 3):
+        return f"SQLite {sqlite_driver.sqlite_version} is older than 3.51.3; pip install pysqlite3"
+    file = sqlite_file()
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    at = next((str(p) for p in file.absolute().parents if str(p) in mounts), "/") if file else "/"
+    kind = mounts.get(at, "")
+    if kind.startswith(NETWORK_DISKS):
+        return f"{at} is a network disk ({kind}); set SPELLTUNE_HOME to a local one"
+    return None
+
+
+def is_full(folder: Path) -> bool:
+    """True if the disk of `folder` has no room for the files that SQLite writes to."""
+    return shutil.disk_usage(folder).free < MIN_FREE_BYTES
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -1,0 +1,161 @@
+"""Sweeps, and queries over the runs that a sweep launched."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import defer
+from sqlmodel import Session, col, select
+
+from src.errors import did_you_mean
+from src.store.database import changed_a_row
+from src.store.runs import UnknownRun
+from src.store.tables import LatestMetric, Metric, Run, Sweep, SweepStatus
+
+
+def list_sweeps(session: Session, *, statuses: Iterable[SweepStatus] = ()) -> Sequence[Sweep]:
+    """Sweeps, newest first."""
+    query = select(Sweep).order_by(col(Sweep.created_at).desc(), col(Sweep.id).desc())
+    if statuses := tuple(statuses):
+        query = query.where(col(Sweep.status).in_(statuses))
+    return session.exec(query).all()
+
+
+def find_sweep(session: Session, name: str) -> Sweep:
+    """The sweep with that id or, the newest first, that name; UnknownRun names the nearest."""
+    if found := session.get(Sweep, name):
+        return found
+    known = list_sweeps(session)
+    if not known:
+        raise UnknownRun(
+            f"no sweep {name!r}: there are none yet; start one with `spelltune sweep launch FILE`"
+        )
+    named = next((sweep for sweep in known if sweep.name == name), None)
+    if named is None:
+        raise UnknownRun(f"no sweep {name!r}{did_you_mean(name, [s.id for s in known])}")
+    return named
+
+
+def change_sweep(
+    session: Session, sweep_id: str, to: SweepStatus | None, *, leave: Iterable[SweepStatus],
+    **columns: Any,
+) -> bool:  # fmt: skip
+    """Change a sweep's status (None keeps it) and columns if it is in one of `leave`."""
+    if to is not None:
+        columns["status"] = to
+    return changed_a_row(
+        session,
+        update(Sweep)
+        .where(col(Sweep.id) == sweep_id, col(Sweep.status).in_(tuple(leave)))
+        .values(**columns),
+    )
+
+
+def acquire_lease(session: Session, sweep_id: str, *, host: str, lease: float) -> bool:
+    """Whether this machine's driver looks after the sweep: no other one does, or it was silent for
+    `lease` seconds."""
+    now = time.time()
+    return changed_a_row(
+        session,
+        update(Sweep)
+        .where(col(Sweep.id) == sweep_id)
+        .where(
+            col(Sweep.host).is_(None)
+            | (col(Sweep.host) == host)
+            | (func.coalesce(Sweep.seen_at, 0) < now - lease)
+        )
+        .values(host=host, seen_at=now),
+    )
+
+
+def list_trials(session: Session, sweep_id: str) -> Sequence[Run]:
+    """The trials of a sweep by number, without `config` and `used`: there may be thousands."""
+    return session.exec(
+        select(Run)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .order_by(col(Run.number))
+        .options(defer(Run.config, raiseload=True), defer(Run.used, raiseload=True))  # type: ignore[arg-type]
+    ).all()
+
+
+def trial_counts(session: Session) -> dict[str, dict[str, int]]:
+    """{sweep: {status: how many of its trials}}."""
+    found: dict[str, dict[str, int]] = {}
+    query = (
+        select(Run.sweep_id, Run.status, func.count())
+        .where(col(Run.number).is_not(None))
+        .group_by(col(Run.sweep_id), col(Run.status))
+        .order_by(col(Run.status))
+    )
+    for sweep_id, status, count in session.execute(query):
+        found.setdefault(sweep_id, {})[status] = count
+    return found
+
+
+def runs_of_sweep(session: Session, sweep_id: str) -> Sequence[Run]:
+    """All runs that a sweep launched: its trials, and those that confirm settings."""
+    return [*list_trials(session, sweep_id), *confirmations(session, sweep_id)]
+
+
+def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
+    """Runs that a sweep launched to confirm settings, which take no part in the search."""
+    return session.exec(
+        select(Run)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_(None))
+        .order_by(col(Run.created_at), col(Run.id))
+    ).all()
+
+
+def trial_metrics(
+    session: Session, sweep_id: str, names: Iterable[str]
+) -> dict[str, dict[str, float | None]]:
+    """{run id: {metric: the value written last}} of the runs of a sweep."""
+    found: dict[str, dict[str, float | None]] = {}
+    query = (
+        select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value)
+        .join(Run, col(Run.id) == col(LatestMetric.run_id))
+        .where(Run.sweep_id == sweep_id, col(LatestMetric.name).in_(tuple(names)))
+    )
+    for run_id, name, value in session.exec(query):
+        found.setdefault(run_id, {})[name] = value
+    return found
+
+
+def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, int, float, float]]:
+    """(run, step, value, at) of a metric of all trials after their first step, as it was
+    recorded."""
+    query = (
+        select(Metric.run_id, Metric.step, Metric.value, Metric.at)
+        .join(Run, col(Run.id) == col(Metric.run_id))
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .where(Metric.name == name, Metric.step > 0, col(Metric.value).is_not(None))
+        .order_by(col(Metric.at), col(Metric.run_id), col(Metric.step))
+    )
+    return [tuple(row) for row in session.execute(query)]
+
+
+def processes(session: Session, sweep_id: str) -> list[dict[str, Any]]:
+    """Of each process that trained trials of a sweep to their last end: how many {trials}, their
+    {steps}, {seconds} from the first start to the last end, and the most {gib} of memory."""
+    used = (
+        select(LatestMetric.run_id, func.max(LatestMetric.value).label("gib"))
+        .where(col(LatestMetric.name).in_(("gpu/memory_gib", "cpu/memory_gib")))
+        .group_by(col(LatestMetric.run_id))
+        .subquery()
+    )
+    query = (
+        select(
+            func.count(),
+            func.sum(Run.step),
+            func.max(Run.ended_at) - func.min(Run.started_at),
+            func.max(used.c.gib),
+        )
+        .outerjoin(used, used.c.run_id == Run.id)
+        .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
+        .where(col(Run.token).is_not(None), col(Run.ended_at).is_not(None))
+        .group_by(col(Run.token))
+        .order_by(func.min(Run.started_at))
+    )
+    names = ("trials", "steps", "seconds", "gib")
+    return [dict(zip(names, row, strict=True)) for row in session.execute(query)]
