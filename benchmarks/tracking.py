@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 
 from src.config import load_config
-from src.runs import tracking
+from src.workers.trackers import start_tracker
+from src.workers.trackers.base import End, close
 
 POINTS = 500
 EVERY_SECONDS = 0.005
@@ -35,7 +36,7 @@ def processor_seconds() -> float:
 
 def main(way: str) -> None:
     config = load_config(overrides={f"tracking.{k}": v for k, v in WAYS[way].items()})
-    tracker = tracking.Tracker(config, "run", Path(os.environ["SPELLTUNE_HOME"]))
+    tracker = start_tracker(config, "run", Path(os.environ["SPELLTUNE_HOME"]))
     tracker.log(0, VALUES)
     time.sleep(6)  # imports and init, which go on beside the loading of the model
     before, calls = processor_seconds(), []
@@ -48,9 +49,9 @@ def main(way: str) -> None:
     took = processor_seconds() - before
     median, worst = statistics.median(calls) * 1e6, max(calls) * 1e6
     print(f"| {way} | {median:.1f} | {worst:.0f} | {took / POINTS * 1e3:.2f} |", flush=True)
-    tracker.end(tracking.End())
+    tracker.end(End())
     sys.stdout = sys.stderr
-    tracking.close([tracker])
+    close([tracker])
 
 
 if __name__ == "__main__":

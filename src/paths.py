@@ -35,6 +35,11 @@ def output_dir(run_id: str) -> Path:
     return results() / "runs" / run_id
 
 
+def result_file(run_id: str) -> Path:
+    """What the trainer says of the end of the run's latest attempt."""
+    return output_dir(run_id) / "result.json"
+
+
 def merged_dir(run_id: str, step: int | None) -> Path:
     """Base model and adapter of a step (None: the kept one) as one model."""
     return output_dir(run_id) / ("merged" if step is None else f"merged-step-{step}")

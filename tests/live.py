@@ -21,7 +21,7 @@ from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import attempts, launcher, machine, snapshots
-from src.runs.processes import FileLock, holder
+from src.runs.locks import FileLock, holder
 from src.store.tables import Run, Status
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}

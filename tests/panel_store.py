@@ -16,7 +16,8 @@ from streamlit.runtime.scriptrunner import RerunData, get_script_run_ctx
 
 from src import paths, store
 from src.config import load_config
-from src.runs.processes import FileLock, boot_id
+from src.runs.locks import FileLock
+from src.runs.machine import boot_id
 from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.sweeps import search
 from src.sweeps.file import base_config, load_sweep, trial_config

@@ -17,9 +17,9 @@ from src import cli, paths, store
 from src.analysis import exports, misspellings
 from src.config import load_config
 from src.panel.errors import filters
-from src.runs.reporter import RunReporter
-from src.runs.tracking import Tracker
 from src.training import scoring
+from src.workers.reporter import RunReporter
+from src.workers.trackers import start_tracker
 from tests.panel_store import HOSTILE, MISSPELLED, fill_predictions, fill_run
 from tests.test_panel import html, show
 
@@ -156,7 +156,7 @@ def test_a_run_keeps_every_prediction_with_its_edits_and_kind(home):
     with store.reading() as session:
         run = store.find(session, run_id)
     config = load_config(overrides={"tracking.mode": "off"})
-    reporter = RunReporter(run, Tracker(config, run_id, home))
+    reporter = RunReporter(run, start_tracker(config, run_id, home))
     frame = predicted(("receive", "recieve"), ("word", "word"))
     reporter.evaluation(50, "validation", frame.assign(answer_tokens=3, log_probability=-1.5))
     reporter.close()

@@ -27,14 +27,14 @@ from src.config import load_config
 from src.paths import ROOT
 from src.runs import attempts, launcher, reconciler
 from src.runs.attempts import CannotResume
+from src.runs.locks import FileLock, holder
 from src.runs.machine import slot_lock
-from src.runs.processes import FileLock, holder
-from src.runs.reporter import RunReporter
-from src.runs.tracking import Tracker
 from src.store.tables import Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, is_verified, step_dir
 from src.training.train import train
+from src.workers.reporter import RunReporter
+from src.workers.trackers import start_tracker
 from tests import tiny
 from tests.live import (
     FEW,
@@ -157,7 +157,7 @@ def test_09_a_zombie_holds_nothing(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from src.runs.processes import FileLock
+from src.runs.locks import FileLock
 assert FileLock(Path({str(file)!r})).acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -415,7 +415,7 @@ def test_a_power_loss_costs_five_seconds_of_points_while_the_table_is_locked(
         assert store.claim(session, run, token="t", slot=0)
         session.refresh(run)
         session.expunge(run)
-    reporter = RunReporter(run, Tracker(config, run.id, home))
+    reporter = RunReporter(run, start_tracker(config, run.id, home))
     with store.writing():
         locked = time.monotonic()
         for step in range(60):

@@ -24,8 +24,8 @@ from sqlmodel import select
 from src import store
 from src.config import ConfigError
 from src.paths import ROOT
+from src.runs import checks
 from src.store.tables import BEGIN_AN_ATTEMPT, Evaluation, Run, Status, SweepStatus
-from src.workers import ray_nodes
 from tests import live
 
 RAY = Path(sys.executable).with_name("ray")
@@ -275,7 +275,7 @@ def test_without_a_cluster_the_launch_says_how_to_start_one(
 
 def test_what_keeps_ray_from_it_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="set SPELLTUNE_DATABASE_URL to PostgreSQL"):
-        ray_nodes.check()
+        checks.check_ray()
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r'Ray is not installed here: pip install "spelltune\['):
-        ray_nodes.check()
+        checks.check_ray()

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 from src.paths import CONFIGS, ROOT
 from src.runs import machine
-from src.runs.processes import FileLock
+from src.runs.locks import FileLock
 from src.store.tables import Status
 from tests import live, panel_store
 

@@ -12,7 +12,7 @@ import yaml
 from src import paths, store
 from src.config import load_config
 from src.runs import attempts, launcher, machine, reconciler
-from src.runs.processes import holder
+from src.runs.locks import holder
 from src.store.tables import Status
 from src.training.train import run_experiments
 from tests.live import FEW, alive, command, ended, row, training, wait

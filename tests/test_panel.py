@@ -22,7 +22,7 @@ from src.panel.launch import data_check, form
 from src.panel.server import KnownHosts
 from src.panel.ui import charts, navigation
 from src.panel.ui import html as ui_html
-from src.runs import attempts, launcher
+from src.runs import attempts, checks, launcher
 from src.store.tables import EventKind, Metric, Status, SweepStatus
 from src.training.data_loaders import DataError
 from tests.panel_store import (
@@ -64,7 +64,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return ids[-1]
 
     monkeypatch.setattr(launcher, "launch", launch)
-    monkeypatch.setattr(launcher, "check", lambda config: SEEN)
+    monkeypatch.setattr(checks, "check", lambda config: SEEN)
     return ids
 
 
@@ -472,11 +472,11 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
     def refuse(config):
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
-    monkeypatch.setattr(launcher, "check", refuse)
+    monkeypatch.setattr(checks, "check", refuse)
     file = str(data_check.keep("words.csv", b"x"))
     test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
-    monkeypatch.setattr(launcher, "check", lambda config: SEEN)
+    monkeypatch.setattr(checks, "check", lambda config: SEEN)
     next(b for b in test.button if b.label == "Check again").click().run()
     assert not settled(test).button[0].disabled
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from src.paths import ROOT
-from src.runs.processes import FileLock, boot_id, child_environment, holder
+from src.runs.environment import child_environment
+from src.runs.locks import FileLock, holder
+from src.runs.machine import boot_id
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from src.runs.processes import FileLock
+from src.runs.locks import FileLock
 print(FileLock(Path(sys.argv[1])).acquire(), flush=True)
 time.sleep(60)
 """

@@ -12,7 +12,7 @@ import pytest
 
 from src import paths, store
 from src.config import load_config
-from src.runs import launcher, processes, reconciler
+from src.runs import launcher, machine, reconciler
 from src.runs.timeouts import TIMEOUTS
 from src.store import sqlite_driver
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
@@ -262,7 +262,7 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
 @pytest.mark.usefixtures("database")
 def test_a_run_of_another_machine_is_ended_only_when_its_lease_is_over() -> None:
     run = enqueue()
-    here = processes.host()
+    here = machine.host()
     with store.writing() as session:
         row = store.find(session, run.id)
         columns = {"slot": 0, "token": "t", "supervisor_pid": 1, "boot_id": "another boot"}

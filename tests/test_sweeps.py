@@ -30,8 +30,8 @@ from src.panel.sweeps import figures, table
 from src.panel.sweeps import form as sweep_form
 from src.panel.sweeps import view as sweep_view
 from src.paths import CONFIGS
-from src.runs import estimate, launcher, packing, reconciler
-from src.runs.processes import holder
+from src.runs import checks, estimate, launcher, packing, reconciler
+from src.runs.locks import holder
 from src.store.tables import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
 from src.sweeps import control, results, search, trials
 from src.sweeps import estimate as sweep_estimate
@@ -580,7 +580,7 @@ def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
 ) -> None:
     base = {name: value for name, value in small.items() if name != "data.path"}
     space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
-    monkeypatch.setattr(launcher, "check", lambda config: {})
+    monkeypatch.setattr(checks, "check", lambda config: {})
     sweep_id = control.launch(written(home, base, space=space))
     until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
     assert "data.path: and hub_id are both set; keep one of them" in (

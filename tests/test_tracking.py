@@ -13,8 +13,11 @@ import pytest
 from src import paths
 from src.config import RunConfig, load_config
 from src.paths import ROOT
-from src.runs import launcher, tracking
-from src.runs.tracking import End, Tracker, Wandb, resolve_mode
+from src.runs import checks, launcher
+from src.runs.checks import resolve_mode
+from src.workers.trackers import base, start_tracker, wandb
+from src.workers.trackers.base import End
+from src.workers.trackers.wandb import Wandb
 from tests import live, panel_store
 
 
@@ -72,14 +75,14 @@ def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
 
     monkeypatch.setattr(Wandb, "start", fail if where == "init" else lambda self: None)
     monkeypatch.setattr(Wandb, "log", fail)
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(base, "CLOSE_SECONDS", 0.5)
     started = time.monotonic()
-    tracker = Tracker(config_of("offline"), "run", home)
+    tracker = start_tracker(config_of("offline"), "run", home)
     for step in range(1000):
         tracker.log(step, {"train/loss": 1.0})
     assert time.monotonic() - started < 0.3
     tracker.end(End())
-    tracking.close([tracker])
+    base.close([tracker])
     assert time.monotonic() - started < 2
     said = capsys.readouterr().out
     assert ("did not answer" if what == "hangs" else "W&B gave up: ConnectionError") in said
@@ -133,14 +136,14 @@ def test_what_fails_online_goes_on_offline_with_every_point(
     fake = FakeWandb(good, hangs)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", "k")
-    monkeypatch.setattr(tracking, "INIT_SECONDS", -0.5)
+    monkeypatch.setattr(wandb, "INIT_SECONDS", -0.5)
     # What does not hang has time to answer.
-    monkeypatch.setattr(tracking, "LOG_SECONDS", 2 if hangs else 30)
-    tracker = Tracker(config_of("online"), "run", home)
+    monkeypatch.setattr(wandb, "LOG_SECONDS", 2 if hangs else 30)
+    tracker = start_tracker(config_of("online"), "run", home)
     for step in range(10):
         tracker.log(step, {"train/loss": float(step)})
     tracker.end(End({"status": "COMPLETED"}))
-    tracking.close([tracker])
+    base.close([tracker])
     online, offline = fake.runs
     assert [online.given["mode"], offline.given["mode"]] == ["online", "offline"]
     assert [p["step"] for run in fake.runs for p in run.points] == list(range(10))
@@ -155,11 +158,11 @@ def test_a_key_without_a_network_saves_locally(
     monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
     # Nothing listens there: as good as no network, and never a request to the real service.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 3)
-    tracker = Tracker(config_of("online"), "run-1", home)
+    monkeypatch.setattr(wandb, "INIT_SECONDS", 3)
+    tracker = start_tracker(config_of("online"), "run-1", home)
     tracker.log(1, {"train/loss": 1.0})
     tracker.end(End())
-    tracking.close([tracker])
+    base.close([tracker])
     said, problems = capsys.readouterr()
     assert "out of reach" in said and "wandb sync" in said, problems
     (file,) = home.glob("wandb/offline-run-*/*.wandb")
@@ -168,24 +171,24 @@ def test_a_key_without_a_network_saves_locally(
         assert b"f" * 40 not in file.read_bytes(), file
 
 
-def begun(run_id: str, **settings: Any) -> Tracker:
+def begun(run_id: str, **settings: Any) -> start_tracker:
     """A tracker of a run that has an adapter and scored words."""
     run_id = panel_store.fill_run(name=run_id, steps=10)
     output_dir = paths.output_dir(run_id)
     (output_dir / "final").mkdir(parents=True)
     (output_dir / "final" / "adapter_model.safetensors").write_bytes(b"weights")
     config = load_config(overrides={f"tracking.{name}": value for name, value in settings.items()})
-    return Tracker(config, run_id, output_dir)
+    return start_tracker(config, run_id, output_dir)
 
 
-def finish(*trackers: Tracker) -> None:
+def finish(*trackers: start_tracker) -> None:
     """A hundred points, and the end."""
     for step in range(100):
         for tracker in trackers:
             tracker.log(step, {"train/loss": 1000.25 + step})
     for tracker in trackers:
         tracker.end(End({"status": "COMPLETED", "val/exact_match": 0.75}, best_step=10))
-    tracking.close(trackers)
+    base.close(trackers)
 
 
 def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
@@ -243,11 +246,11 @@ def test_tensorboard_keeps_every_metric(home: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_refused_before_launch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     asked = load_config(
         overrides={"tracking.tracker": "trackio", "tracking.tensorboard": True}
     ).tracking
-    problems = tracking.tracking_problems(asked)
+    problems = checks.tracking_problems(asked)
     assert set(problems) == {"tracking.tracker", "tracking.tensorboard"}
     assert "pip install trackio" in problems["tracking.tracker"]
 

@@ -28,7 +28,7 @@ from src.cli.runs import print_run
 from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
 from src.format import duration
-from src.runs import attempts, estimate, launcher, packing
+from src.runs import attempts, checks, estimate, launcher, packing
 from src.store.tables import Status
 
 
@@ -40,7 +40,7 @@ def preview(
 ) -> None:
     """Show a config's data: rows, token counts, leaks, and how the tokenizer splits the words."""
     loaded = load_config(config, preset=preset, overrides=overrides(changes))
-    seen = launcher.check(loaded)
+    seen = checks.check(loaded)
     if as_json:
         return print_json(seen)
 
@@ -147,7 +147,7 @@ def check(config: RunConfig) -> None:
 
 def check_data(config: RunConfig) -> None:
     """Print notes on a config's data; ConfigError if it cannot be trained here."""
-    seen = launcher.check(config)
+    seen = checks.check(config)
 
     from src.training.data_loaders import preview_notes
 
@@ -169,7 +169,7 @@ def print_plan(
 ) -> None:
     """Print which runs are best trained in one process, from measurements of one and of a few."""
     for config in configs:
-        launcher.check(config)
+        checks.check(config)
     with err.status("three steps of one run and of a few"):
         plan = packing.plan(configs, once=once)
     launcher.fill_slots()

@@ -11,7 +11,7 @@ from src.cli.lookup import adapter_folder, find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
 from src.cli.output import err, out, print_json
 from src.config import stored_config
-from src.runs.processes import FileLock
+from src.runs.locks import FileLock
 
 
 def push(

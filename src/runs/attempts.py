@@ -25,6 +25,7 @@ from src.config import (
 from src.errors import UserError
 from src.format import setting_value
 from src.runs import launcher, snapshots
+from src.runs.checks import check_writable
 from src.store.tables import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
@@ -52,7 +53,7 @@ def resume(run: Run, *, step: int | None = None) -> int:
             Status.QUEUED: "it waits for its turn",
         }.get(Status(run.status), f"stop it first: `spelltune stop {run.id}`")
         raise CannotResume(f"{run.id} is {run.status}: {advice}")
-    launcher.check_writable(paths.checkpoints_dir(run.id), CannotResume)
+    check_writable(paths.checkpoints_dir(run.id), CannotResume)
     step = verified(run, step)
     same_data(run, step)
     text = f"resumed from step {step:,} after {run.status.lower()}"
@@ -173,7 +174,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     if problems := fork_problems(run, config, step):
         raise ConfigError(problems)
     source = paths.checkpoints_dir(run.id)
-    launcher.check_writable(source.parent, CannotResume)
+    check_writable(source.parent, CannotResume)
     checkpointing.keep_for_fork(source, step)
     manifest = manifest_of(run, step) | {
         # A new run begins its own comparison, and may have other data.

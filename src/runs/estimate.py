@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,8 +18,10 @@ from src import paths, store
 from src.config import RunConfig, with_absolute_paths, with_overrides
 from src.errors import UserError
 from src.format import duration
-from src.runs.machine import environment, gpus, slot_count, slot_lock
-from src.runs.processes import FileLock, child_environment, host
+from src.runs import spawn
+from src.runs.environment import slot_environment
+from src.runs.locks import FileLock
+from src.runs.machine import gpus, host, slot_count, slot_lock
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE
 
@@ -161,15 +161,7 @@ def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
 
 def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
     asked = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
-    done = subprocess.run(
-        [sys.executable, "-m", "src.workers.memory_probe"],
-        input=json.dumps(asked),
-        cwd=paths.ROOT,
-        env=child_environment(**environment(slot)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = spawn.run(spawn.Worker.MEMORY_PROBE, json.dumps(asked), **slot_environment(slot))
     if done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         # Killed for memory, or C++ had none to allocate.
         there = psutil.virtual_memory().total / 2**30

@@ -1,75 +1,22 @@
 """Puts runs in the queue, starts their supervisors, stops and deletes them. A queued run without a
 slot is only a row."""
 
-import importlib.util
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from src import paths, store
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.errors import UserError
-from src.paths import base_model
 from src.runs import estimate, snapshots
-from src.runs.machine import gpus, slot_count, slot_lock
-from src.runs.processes import child_environment, holder, host
+from src.runs.locks import holder
+from src.runs.machine import host, slot_count, slot_lock
+from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
-from src.runs.tracking import tracking_problems
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
-from src.training.early_stopping import stopping_problems
-from src.training.packed.eligibility import packed_problems
 from src.training.results import forget_results
-
-
-def check(config: RunConfig) -> dict[str, Any]:
-    """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
-    be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
-    # pandas takes longer to load than all else here, and only who looks at data needs it.
-    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
-
-    check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
-    problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
-    if config.model.load_in_4bit and not gpus():
-        problems["model.load_in_4bit"] = (
-            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
-        )
-    if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
-        problems["backend"] = "unsloth is not installed here; use auto or peft"
-    if config.engine == "packed":
-        problems |= packed_problems(config)
-    model = base_model(config.model.name)
-    seen: dict[str, Any] = {}
-    tokenizer = source = None
-    try:
-        tokenizer = tokenizer_file(model, config.model.revision)
-    except DataError as error:
-        problems["model.name"] = str(error)
-    data = config.data
-    field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
-    try:
-        source = load_splits(
-            task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
-        )
-    except DataError as error:
-        problems[field] = str(error)
-    if source and tokenizer:
-        length = config.model.max_length
-        seen = preview(source, tokenizer=tokenizer, template=data.template, max_length=length)
-        if seen["too_long"]:
-            problems["model.max_length"] = (
-                f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
-                f"{seen['tokens']['max']:,}; raise it or shorten the rows"
-            )
-    if problems:
-        raise ConfigError(problems)
-    return seen
 
 
 def launch(config: RunConfig) -> str:
@@ -91,19 +38,6 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
         snapshots.remember(run_id)
     fill_slots()
     return run_ids
-
-
-def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:
-    """Raise `error` with a sentence where no checkpoint could be written into `folder`."""
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    try:
-        # Trying is the only test that also holds for root and for disks mounted read-only.
-        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
-    except OSError as found:
-        raise error(
-            f"checkpoints cannot be written to {folder}: {found.strerror}; make it writable, or "
-            "set SPELLTUNE_HOME to a folder that is"
-        ) from None
 
 
 def fill_slots() -> None:
@@ -139,54 +73,21 @@ def _has_its_start(run: Run) -> bool:
 
 
 def start_driver(sweep_id: str) -> None:
-    """Start the driver of a sweep, in a session of its own as a supervisor is. Where one lives
-    already it ends at once."""
-    log = paths.sweep_log(sweep_id)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(log, "ab") as output:
-        subprocess.Popen(
-            [sys.executable, "-m", "src.workers.sweep_driver", sweep_id],
-            cwd=paths.ROOT,
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    """Start the driver of a sweep. It ends at once if another one holds the sweep's lock."""
+    start_detached(Worker.SWEEP_DRIVER, sweep_id, log=paths.sweep_log(sweep_id))
 
 
 def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
-    """Start a run's supervisor in a session of its own: Ctrl-C on the caller does not reach it.
-
-    With `adopt` it takes over a living trainer that lost its supervisor.
-    """
-    log = paths.log_file(run_id)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "src.workers.supervisor", run_id, "--slot", str(slot)]
-    with open(log, "ab") as output:
-        subprocess.Popen(
-            [*command, "--adopt"] if adopt else command,
-            cwd=paths.ROOT,
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    """Start a run's supervisor; with `adopt` it takes over a living trainer that lost its own."""
+    arguments = [run_id, "--slot", str(slot), *(["--adopt"] if adopt else [])]
+    start_detached(Worker.SUPERVISOR, *arguments, log=paths.log_file(run_id))
 
 
 def start_merge(run_id: str, step: int) -> None:
-    """Write a merged model of a checkpoint from a process of its own: `spelltune merge`."""
-    with open(_merge_log(run_id, step), "wb") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "src.cli", "merge", f"{run_id}@{step}"],
-            cwd=paths.ROOT,
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    """Start writing the merged model of a checkpoint."""
+    log = _merge_log(run_id, step)
+    log.unlink(missing_ok=True)  # of an earlier try, whose failure is no longer true
+    start_detached(Worker.MERGE, run_id, str(step), log=log)
 
 
 def merge_failure(run_id: str, step: int) -> str | None:

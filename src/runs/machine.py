@@ -3,7 +3,9 @@
 A slot is a lock file; whoever holds it may train.
 """
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 from src import paths
@@ -36,16 +38,29 @@ def slot_lock(slot: int) -> Path:
     return paths.locks_dir() / f"slot-{slot}.lock"
 
 
-def environment(slot: int) -> dict[str, str]:
-    """What tells a training process of its share of the machine."""
-    cores = len(os.sched_getaffinity(0))
-    found = {
-        "PYTHONUNBUFFERED": "1",
-        # Threads that spin while they wait take the cores from the panel and from other trainers:
-        # two trainers on two cores are over ten times slower with them.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "SPELLTUNE_THREADS": str(max(1, cores // slot_count())),
-    }
-    if there := list(gpus()):
-        found["CUDA_VISIBLE_DEVICES"] = there[slot]
-    return found
+def boot_id() -> str:
+    """Changes with every boot of the machine: a pid from before it means nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def host() -> str:
+    """Name of this machine, where several share one run table."""
+    return socket.gethostname()
+
+
+def memory_kills(pid: int) -> int:
+    """How often the kernel has killed for memory in the control group of a process or, where the
+    group does not say, on the machine."""
+    files = [Path("/proc/vmstat")]
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            root = Path("/sys/fs/cgroup")
+            if controllers == "memory":
+                files.insert(0, root / "memory" / group.lstrip("/") / "memory.oom_control")
+            elif not controllers:
+                files.insert(0, root / group.lstrip("/") / "memory.events")
+    for file in files:
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            return int(dict(x.split() for x in file.read_text().splitlines())["oom_kill"])
+    return 0

@@ -5,11 +5,8 @@ command line reads. It never signals a process that is not the run's own, and a 
 always believed.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Collection, Sequence
 
@@ -18,12 +15,11 @@ from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
 from src.runs import attempts, launcher, snapshots
-from src.runs.processes import FileLock, boot_id, child_environment, holder, host
+from src.runs.locks import FileLock, holder
+from src.runs.machine import boot_id, host
+from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
-
-# What a trainer may say of its end.
-RESULTS = (Status.COMPLETED, Status.STOPPED, Status.FAILED)
 
 
 def reconcile() -> list[str]:
@@ -135,18 +131,6 @@ def _end(run: Run, reason: str) -> bool:
     return ended
 
 
-def read_result(run_id: str, attempt: int) -> dict[str, object] | None:
-    """The trainer's result file {status, reason, step, best_step}, if it is valid and of this
-    attempt."""
-    try:
-        result = json.loads((paths.output_dir(run_id) / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(result, dict) or result.get("attempt") != attempt:
-        return None
-    return result if result.get("status") in RESULTS else None
-
-
 def kill_marked(token: str | None) -> None:
     """SIGKILL to every process that carries this token in its environment, and to no other."""
     if not token:
@@ -157,16 +141,3 @@ def kill_marked(token: str | None) -> None:
                 process.send_signal(signal.SIGKILL)  # checks pid and start time first
         except psutil.Error:
             continue
-
-
-def start_detached() -> None:
-    """Reconcile from a process of its own, for a trainer that ends without a supervisor."""
-    subprocess.Popen(
-        [sys.executable, "-m", "src.cli", "reconcile"],
-        cwd=paths.ROOT,
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )

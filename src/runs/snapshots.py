@@ -14,7 +14,7 @@ from typing import Any
 
 from src import paths, store
 from src.files import write_atomic
-from src.runs.processes import FileLock
+from src.runs.locks import FileLock
 from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 

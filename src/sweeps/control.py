@@ -8,8 +8,8 @@ import yaml
 
 from src import store
 from src.config import ConfigError, get, parse_yaml, read_text, settings
-from src.runs import launcher, snapshots
-from src.runs.processes import host
+from src.runs import checks, launcher, snapshots
+from src.runs.machine import host
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.sweeps import estimate, search
 from src.sweeps.file import (
@@ -20,7 +20,6 @@ from src.sweeps.file import (
     parse_sweep,
     trial_config,
 )
-from src.workers import ray_nodes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 
@@ -51,11 +50,11 @@ def launch(file: Path, *, budget: str | None = None, executor: str | None = None
     """Record a sweep, start its driver, and return its id."""
     text, sweep, _ = prepare(file, budget=budget, executor=executor)
     if sweep.executor == "ray":
-        ray_nodes.check()
+        checks.check_ray()
     base = base_config(sweep)
     first = search.suggest(sweep, sweep.seed, 0, [])
     assert first is not None
-    launcher.check(trial_config(sweep, base, first, 0))
+    checks.check(trial_config(sweep, base, first, 0))
     store.keep_reserve()
     limits, now = sweep.limits, time.time()
     with store.writing() as session:

@@ -1,0 +1,16 @@
+"""One file per kind of process, started by name (src/runs/spawn.py) and imported by nobody.
+
+| process | started by | lock | log | ends when |
+|---|---|---|---|---|
+| supervisor RUN | launcher (for a free slot), reconciler (adopts a trainer) | slot-N, RUN.supervisor | RUN.log | the trainer has exited and each of its runs has an end |
+| trainer RUN ATTEMPT, or --pack | supervisor | RUN.trainer of each run | RUN.log | the result.json of each run is written |
+| sweep_driver SWEEP | launcher, reconciler | SWEEP.driver | SWEEP.log | the sweep is COMPLETED or CANCELLED |
+| reconcile | a trainer that lost its supervisor | reconciler | none | it has reconciled once |
+| measure | the panel | slot-N | errors on stderr | each measurement is kept |
+| memory_probe | measure, `spelltune preflight` and `plan` | its caller's slot-N | JSON on stdout | six steps and an evaluation are done, or it is out of memory |
+| merge RUN STEP | the panel | RUN.merge | merged-step-STEP.log of the run | the folder is written |
+| ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
+| node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
+
+reporter.py and trackers/ are the trainer's: what a training reports, to the run table and elsewhere.
+"""  # noqa: E501

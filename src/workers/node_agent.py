@@ -5,27 +5,22 @@ standard input; what it started goes on.
 """
 
 import os
-import select
 import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.runs import reconciler
+from src.runs.environment import parent_has_exited
 from src.runs.timeouts import TIMEOUTS
 
 
 def main() -> None:
     os.umask(0o077)
-    while not caller_is_gone(TIMEOUTS.reconcile):
+    while not parent_has_exited(TIMEOUTS.reconcile):
         try:
             reconciler.reconcile()
         except (SQLAlchemyError, OSError) as error:
             print(f"warning: {error}", file=sys.stderr, flush=True)
-
-
-def caller_is_gone(seconds: float) -> bool:
-    """Waits so long; whether nobody holds the other end of the standard input any more."""
-    return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
 if __name__ == "__main__":

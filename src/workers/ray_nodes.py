@@ -5,63 +5,19 @@ supervisors. So Ray has one task a node, which keeps `src.workers.node_agent` al
 tells which nodes are gone. A process of its own, because Ray ends the one that loses its cluster.
 """
 
-import importlib.util
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths, store
-from src.config import ConfigError
+from src import paths
 from src.runs import reconciler
-from src.runs.processes import child_environment
+from src.runs.checks import RAY_NOT_REACHED
+from src.runs.environment import parent_has_exited
 from src.runs.timeouts import TIMEOUTS
-from src.workers.node_agent import caller_is_gone
-
-NOT_REACHED = (
-    "no Ray cluster is reached from here; start one with `ray start --head`, or join this machine "
-    "to it with `ray start --address=HOST:6379`"
-)
-
-
-def check() -> None:
-    """ConfigError with a sentence where nothing could be trained over a Ray cluster."""
-    problem = None
-    if importlib.util.find_spec("ray") is None:
-        problem = 'Ray is not installed here: pip install "spelltune[ray]"'
-    elif not store.is_shared():
-        problem = (
-            "several machines cannot share a run table in SQLite; set SPELLTUNE_DATABASE_URL to "
-            "PostgreSQL on all of them"
-        )
-    else:
-        asked = start("--check")
-        try:
-            # A silent address it would try for minutes.
-            reached = asked.wait(TIMEOUTS.ray) == 0
-        except subprocess.TimeoutExpired:
-            asked.kill()
-            reached = False
-        if not reached:
-            problem = NOT_REACHED
-    if problem:
-        raise ConfigError({"executor": problem})
-
-
-def start(*arguments: str, output: Any = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-    """This module as a process, which ends with the caller."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.workers.ray_nodes", *arguments],
-        cwd=paths.ROOT,
-        env=child_environment(RAY_USAGE_STATS_ENABLED="0"),
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-    )
 
 
 def main() -> int:
@@ -71,12 +27,12 @@ def main() -> int:
         address = os.environ.get("RAY_ADDRESS") or "auto"
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        print(f"warning: {NOT_REACHED}: {error}", file=sys.stderr)
+        print(f"warning: {RAY_NOT_REACHED}: {error}", file=sys.stderr)
         return 1
     if "--check" in sys.argv:
         return 0
     tasks: dict[str, Any] = {}
-    while not caller_is_gone(TIMEOUTS.reconcile):
+    while not parent_has_exited(TIMEOUTS.reconcile):
         nodes = ray.nodes()
         keep_at_work(nodes, tasks)
         try:
@@ -112,18 +68,19 @@ def keep_at_work(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> N
 def keep(database_url: str) -> str:
     """Run a keeper until it ends; its last words.
 
-    On a node, whose Ray gets this function by value: it knows nothing of this module. The URL may
+    On a node, whose Ray gets this function by value: it has nothing of this module. The URL may
     hold a password, so it comes as an argument: Ray's logs show a runtime environment.
     """
     import collections
     import os
     import subprocess
-    import sys
+
+    from src.runs.spawn import Worker, command
 
     # Ray kills the children of its workers, so a keeper dies with its task. What it starts has a
     # session of its own and does not.
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "src.workers.node_agent"],
+        command(Worker.NODE_AGENT),
         env=os.environ | {"SPELLTUNE_DATABASE_URL": database_url},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

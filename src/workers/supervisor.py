@@ -23,23 +23,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
-from src.runs import attempts, launcher, snapshots
-from src.runs.machine import environment, slot_lock
-from src.runs.processes import (
-    FileLock,
-    boot_id,
-    child_environment,
-    holder,
-    host,
-    memory_kills,
-    print_even_on_a_full_disk,
-)
-from src.runs.reconciler import kill_marked, read_result, reconcile
+from src.runs import attempts, launcher, snapshots, spawn
+from src.runs.environment import ignore_output_errors, slot_environment
+from src.runs.locks import FileLock, holder
+from src.runs.machine import boot_id, host, memory_kills, slot_lock
+from src.runs.reconciler import kill_marked, reconcile
+from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.packed.eligibility import pack_key
-from src.workers.trainer import DISK_FULL
 
 LOG_BYTES = 32 * 2**20
 
@@ -58,7 +51,7 @@ def main() -> int:
             return 0  # someone else was faster; the queue is filled again when a slot gets free
         time.sleep(TIMEOUTS.poll)
     os.umask(0o077)
-    print_even_on_a_full_disk()
+    ignore_output_errors()
     supervision = Supervision(arguments.slot)
     if arguments.adopt:
         supervision.adopt(arguments.run)
@@ -106,14 +99,14 @@ class Supervision:
             self.pack = pack_key(config)
             self.join(first)
             self.recruit(config.pack_size - 1)
-        (paths.output_dir(run_id) / "result.json").unlink(missing_ok=True)
+        forget_result(run_id)
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
-        self.trainer = subprocess.Popen(
-            [sys.executable, "-m", "src.workers.trainer", *what],
-            cwd=paths.ROOT,
-            env=child_environment(SPELLTUNE_TOKEN=self.token, **environment(self.slot)),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
+        self.trainer = spawn.start_detached(
+            spawn.Worker.TRAINER,
+            *what,
+            log=paths.log_file(run_id),
+            SPELLTUNE_TOKEN=self.token,
+            **slot_environment(self.slot),
         )
         self.update(trainer_pid=self.trainer.pid)
 
@@ -160,7 +153,7 @@ class Supervision:
 
     def join(self, watched: Watched) -> None:
         """Tell the trainer of a member of its pack."""
-        (paths.output_dir(watched.run.id) / "result.json").unlink(missing_ok=True)
+        forget_result(watched.run.id)
         with open(paths.pack_file(self.token), "a", encoding="utf-8") as file:
             file.write(json.dumps([watched.run.id, watched.run.attempt]) + "\n")
 
@@ -288,7 +281,7 @@ class Supervision:
         if code == -signal.SIGKILL and memory_kills(os.getpid()) > self.memory_kills:
             reason = "oom: the machine ran out of memory and killed the trainer"
             return {"status": Status.FAILED, "reason": reason}
-        if code == DISK_FULL:
+        if code == EXIT_DISK_FULL:
             reason = "disk_full: no space left on the disk"
             return {"status": Status.FAILED, "reason": reason}
         if self.pack is not None and code in (0, 1):

@@ -18,14 +18,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from src import paths, store
 from src.config import ConfigError
 from src.runs import reconciler, snapshots
-from src.runs.processes import FileLock, host, print_even_on_a_full_disk
+from src.runs.environment import ignore_output_errors
+from src.runs.locks import FileLock
+from src.runs.machine import host
+from src.runs.spawn import Worker, start_attached
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.sweeps import control
 from src.sweeps.file import base_config
 from src.sweeps.pruning import Pruning
 from src.sweeps.trials import enqueue, retry
-from src.workers import ray_nodes
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     if not lock.acquire():
         return 0  # another one is at it
     os.umask(0o077)
-    print_even_on_a_full_disk()
+    ignore_output_errors()
     try:
         driver = Driver(sweep_id)
         while driver.goes_on():
@@ -96,7 +98,10 @@ class Driver:
         lost = self.nodes is None or self.nodes.poll() is not None
         now = time.monotonic()
         if self.sweep.executor == "ray" and lost and now - self.nodes_at >= TIMEOUTS.start:
-            self.nodes, self.nodes_at = ray_nodes.start(output=sys.stderr), now
+            self.nodes, self.nodes_at = (
+                start_attached(Worker.RAY_NODES, output=sys.stderr, RAY_USAGE_STATS_ENABLED="0"),
+                now,
+            )
 
     def round(self) -> bool:
         with store.reading() as session:

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,31 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 from src import paths, store
 from src.config import RunConfig, stored_config
-from src.files import write_atomic
-from src.runs import reconciler
-from src.runs.processes import FileLock, holder, print_even_on_a_full_disk
+from src.runs import spawn
+from src.runs.environment import ignore_output_errors
+from src.runs.locks import FileLock, holder
+from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.store.tables import Run
 from src.training.results import write_results
 from src.training.utils import TrainingResult, loading
 
 if TYPE_CHECKING:
-    from src.runs.tracking import Tracker
-
-# Exit code where not even the result file could be written.
-DISK_FULL = errno.ENOSPC
+    from src.workers.trackers.base import Tracker
 
 
 class Attempt:
     """One attempt of one run in this process, from its lock to its result file."""
 
     def __init__(self, run: Run, config: RunConfig, lock: FileLock):
-        from src.runs.reporter import RunReporter, append_to_log
-        from src.runs.tracking import Tracker
+        from src.workers.reporter import RunReporter, append_to_log
+        from src.workers.trackers import start_tracker
 
         self.run, self.config, self.lock = run, config, lock
         self.output_dir = paths.output_dir(run.id)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.tracker = Tracker(config, run.id, self.output_dir, partial(append_to_log, run.id))
+        self.tracker = start_tracker(
+            config, run.id, self.output_dir, partial(append_to_log, run.id)
+        )
         self.reporter = RunReporter(run, self.tracker)
 
     def arguments(self) -> dict[str, Any]:
@@ -60,8 +59,8 @@ class Attempt:
     def end(self, outcome: Any, waits_for: Sequence["Tracker"]) -> int:
         """Write how it ended, a TrainingResult or an error, and give the exit code. The process may
         be ended as soon as it is written, so these trackers have a little time before."""
-        from src.runs.reporter import Fenced
-        from src.runs.tracking import End, close
+        from src.workers.reporter import LostOwnership
+        from src.workers.trackers.base import End, close
 
         result: dict[str, Any] = {}
         try:
@@ -96,12 +95,12 @@ class Attempt:
             close(waits_for)
         self.reporter.close()
         try:
-            if isinstance(outcome, Fenced):
+            if isinstance(outcome, LostOwnership):
                 return 1
             write_result(self.run.id, self.run.attempt, result)
         except OSError as error:
             print(f"cannot write the result: {error}", file=sys.stderr)
-            return DISK_FULL if kind_of(error) == "disk_full" else 1
+            return EXIT_DISK_FULL if kind_of(error) == "disk_full" else 1
         return 1 if result["status"] == "FAILED" else 0
 
 
@@ -138,7 +137,7 @@ def main(run_id: str, attempt: int) -> int:
         outcome = error
     code = own.end(outcome, [own.tracker])
     if holder(paths.supervisor_lock(run_id)) is None:
-        reconciler.start_detached()  # nobody else would write the verdict
+        spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the verdict
     return code
 
 
@@ -188,7 +187,7 @@ def main_of_a_pack() -> int:
             _, own = members.popitem()
             codes.append(own.end(error, [] if members else trackers))
     if all(holder(paths.supervisor_lock(run_id)) is None for run_id in last):
-        reconciler.start_detached()
+        spawn.start_detached(spawn.Worker.RECONCILE)
     return max(codes)
 
 
@@ -210,14 +209,9 @@ def reason_of(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def write_result(run_id: str, attempt: int, result: dict[str, object]) -> None:
-    document = {"attempt": attempt, "ended_at": time.time(), **result}
-    write_atomic(paths.output_dir(run_id) / "result.json", json.dumps(document, indent=2) + "\n")
-
-
 if __name__ == "__main__":
     os.umask(0o077)
-    print_even_on_a_full_disk()
+    ignore_output_errors()
     packed = sys.argv[1:] == ["--pack"]
     code = main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2]))
     sys.stdout.flush()

@@ -16,7 +16,7 @@ import streamlit as st
 from src import paths
 from src.config import ConfigError, RunConfig
 from src.panel.ui import html, navigation
-from src.runs import launcher
+from src.runs import checks
 from src.training.data_loaders import READERS, preview_notes
 
 UPLOAD_MIB = 50
@@ -67,7 +67,7 @@ def begun(config: RunConfig) -> Future[dict[str, Any]]:
 
 @st.cache_resource(max_entries=64, ttl=600, show_spinner=False)
 def _begin(looked_at: str, state: Any, _config: RunConfig) -> Future[dict[str, Any]]:
-    return _pool.submit(launcher.check, _config)
+    return _pool.submit(checks.check, _config)
 
 
 def check_again() -> None:

@@ -1,18 +1,15 @@
 """What a run or a sweep would take, measured beside its form, shown there and kept."""
 
-import subprocess
-import sys
-import tempfile
+import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from html import escape
+from typing import Any
 
 import streamlit as st
-import yaml
 
-from src import paths
 from src.config import RunConfig
 from src.panel.ui import html, navigation
-from src.runs import estimate
+from src.runs import estimate, spawn
 
 POLL_SECONDS = 0.5
 
@@ -32,13 +29,13 @@ def draw(config: RunConfig, *, held: bool) -> None:
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
     label = "Measure again" if found else "Measure what it takes"
-    text = yaml.safe_dump(config.model_dump(mode="json"))
-    offer(estimate.file_of(config).name, label, ["preflight"], text, held=held)
+    asked = {"run": config.model_dump(mode="json")}
+    offer(estimate.file_of(config).name, label, asked, held=held)
 
 
-def offer(name: str, label: str, command: list[str], text: str, *, held: bool = False) -> None:
-    """A button that has `spelltune COMMAND` measure what a file with this text asks for; while that
-    goes on, or failed, a line says so under the same `name`."""
+def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -> None:
+    """A button that starts src/workers/measure.py on what is asked for; while that goes on, or
+    failed, a line says so under the same `name`."""
     begun = _begun()
     if (running := begun.get(name)) and not running.done():
         st.fragment(lambda: _look(running), run_every=POLL_SECONDS)()
@@ -47,20 +44,16 @@ def offer(name: str, label: str, command: list[str], text: str, *, held: bool = 
         html.draw_problem(str(error))
     told = "Three real steps on the longest rows, in about half a minute"
     if st.button(label, width="stretch", disabled=held, help=told):
-        begun[name] = _pool.submit(_measure, command, text)
+        begun[name] = _pool.submit(_measure, asked)
         st.rerun()
 
 
-def _measure(command: list[str], text: str) -> None:
-    """By a process: a lock belongs to one, and the panel's own looks at the slots would let go of
-    one that it held."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
-        command = [sys.executable, "-m", "src.cli", *command, file.name, "--json"]
-        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    if not done.stdout:
-        raise estimate.CannotMeasure(done.stderr.strip().removeprefix("error: "))
+def _measure(asked: dict[str, Any]) -> None:
+    """Measure in a subprocess: POSIX locks are per process, and the panel's lock probes would
+    release the slot."""
+    done = spawn.run(spawn.Worker.MEASURE, json.dumps(asked))
+    if done.returncode:
+        raise estimate.CannotMeasure((done.stderr.strip().splitlines() or ["no reason given"])[-1])
 
 
 def _look(running: Future[None]) -> None:

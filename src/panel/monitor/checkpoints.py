@@ -11,7 +11,7 @@ from src.format import number, percent
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves, is_share
 from src.runs import attempts, launcher
-from src.runs.processes import holder
+from src.runs.locks import holder
 from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
 

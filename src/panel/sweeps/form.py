@@ -289,9 +289,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 def offer_measure(sweep: SweepConfig, text: str) -> None:
     """A button where real steps would tell memory and time."""
     if estimate.missing_measurements(sweep):
-        measure_button.offer(
-            f"sweep {hash(text)}", "Measure what it takes", ["sweep", "plan", "--measure"], text
-        )
+        measure_button.offer(f"sweep {hash(text)}", "Measure what it takes", {"sweep": text})
 
 
 # --- launch ---------------------------------------------------------------------------------------

@@ -20,14 +20,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.analysis import misspellings
-from src.runs.tracking import Tracker
 from src.store.tables import ACTIVE, EventKind, Run
+from src.workers.trackers.base import Tracker
 
 INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
 
 
-class Fenced(RuntimeError):
+class LostOwnership(RuntimeError):
     """Another attempt owns this run now, so this process must not write any more."""
 
 
@@ -126,7 +126,7 @@ class RunReporter:
 
     def stop_requested(self) -> bool:
         if self._fenced:
-            raise Fenced(f"{self.run_id} belongs to another attempt now")
+            raise LostOwnership(f"{self.run_id} belongs to another attempt now")
         return self._stop
 
     def close(self) -> None:

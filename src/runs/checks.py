@@ -1,0 +1,139 @@
+"""Checks of a config before it is launched: everything that can be known to fail later."""
+
+import importlib.util
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from src import paths, store
+from src.config import ConfigError, RunConfig, TrackingConfig
+from src.paths import base_model
+from src.runs.machine import gpus
+from src.runs.spawn import Worker, start_attached
+from src.runs.timeouts import TIMEOUTS
+from src.training.early_stopping import stopping_problems
+from src.training.packed.eligibility import packed_problems
+
+
+def check(config: RunConfig) -> dict[str, Any]:
+    """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
+    be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
+    # pandas takes longer to load than all else here, and only who looks at data needs it.
+    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+
+    check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
+    problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
+    if config.model.load_in_4bit and not gpus():
+        problems["model.load_in_4bit"] = (
+            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
+        )
+    if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        problems["backend"] = "unsloth is not installed here; use auto or peft"
+    if config.engine == "packed":
+        problems |= packed_problems(config)
+    model = base_model(config.model.name)
+    seen: dict[str, Any] = {}
+    tokenizer = source = None
+    try:
+        tokenizer = tokenizer_file(model, config.model.revision)
+    except DataError as error:
+        problems["model.name"] = str(error)
+    data = config.data
+    field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
+    try:
+        source = load_splits(
+            task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
+        )
+    except DataError as error:
+        problems[field] = str(error)
+    if source and tokenizer:
+        length = config.model.max_length
+        seen = preview(source, tokenizer=tokenizer, template=data.template, max_length=length)
+        if seen["too_long"]:
+            problems["model.max_length"] = (
+                f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
+                f"{seen['tokens']['max']:,}; raise it or shorten the rows"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return seen
+
+
+def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:
+    """Raise `error` with a sentence where no checkpoint could be written into `folder`."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        # Trying is the only test that also holds for root and for disks mounted read-only.
+        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
+    except OSError as found:
+        raise error(
+            f"checkpoints cannot be written to {folder}: {found.strerror}; make it writable, or "
+            "set SPELLTUNE_HOME to a folder that is"
+        ) from None
+
+
+def resolve_mode(mode: str) -> Literal["online", "offline", "off"]:
+    """online, offline or off: online only where it was asked for and a key exists."""
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "offline")
+    if mode in ("off", "disabled"):
+        return "off"
+    return "online" if mode == "online" and has_key() else "offline"
+
+
+def has_key() -> bool:
+    """Whether wandb would find an API key, in the environment or in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+        return b"wandb" in netrc.read_bytes()
+    except (OSError, RuntimeError):  # no such file, or nobody knows where home is
+        return False
+
+
+def tracking_problems(asked: TrackingConfig) -> dict[str, str]:
+    """A sentence for each tracker that was asked for and is not installed: {setting: sentence}."""
+    wanted = {"tracking.tensorboard": "tensorboard"} if asked.tensorboard else {}
+    if asked.tracker == "trackio" and resolve_mode(asked.mode) != "off":
+        wanted["tracking.tracker"] = "trackio"
+    return {
+        setting: f"{package} is not installed here: `pip install {package}`, or do without it"
+        for setting, package in wanted.items()
+        if importlib.util.find_spec(package) is None
+    }
+
+
+RAY_NOT_REACHED = (
+    "no Ray cluster is reached from here; start one with `ray start --head`, or join this machine "
+    "to it with `ray start --address=HOST:6379`"
+)
+
+
+def check_ray() -> None:
+    """ConfigError if no sweep could be trained over a Ray cluster from this machine."""
+    problem = None
+    if importlib.util.find_spec("ray") is None:
+        problem = 'Ray is not installed here: pip install "spelltune[ray]"'
+    elif not store.is_shared():
+        problem = (
+            "several machines cannot share a run table in SQLite; set SPELLTUNE_DATABASE_URL to "
+            "PostgreSQL on all of them"
+        )
+    elif not _ray_answers():
+        problem = RAY_NOT_REACHED
+    if problem:
+        raise ConfigError({"executor": problem})
+
+
+def _ray_answers() -> bool:
+    probe = start_attached(Worker.RAY_NODES, "--check", RAY_USAGE_STATS_ENABLED="0")
+    try:
+        # Ray tries a silent address for minutes.
+        return probe.wait(TIMEOUTS.ray) == 0
+    except subprocess.TimeoutExpired:
+        probe.kill()
+        return False

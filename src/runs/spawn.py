@@ -1,0 +1,77 @@
+"""Starts Spelltune's own processes. No other module of the packages does, and none starts the
+command line."""
+
+import os
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from src import paths
+from src.runs.environment import child_environment
+
+
+class Worker(StrEnum):
+    """The module that each kind of process runs; src/workers/__init__.py describes them."""
+
+    SUPERVISOR = "src.workers.supervisor"
+    TRAINER = "src.workers.trainer"
+    SWEEP_DRIVER = "src.workers.sweep_driver"
+    RECONCILE = "src.workers.reconcile"
+    MEASURE = "src.workers.measure"
+    MEMORY_PROBE = "src.workers.memory_probe"
+    MERGE = "src.workers.merge"
+    RAY_NODES = "src.workers.ray_nodes"
+    NODE_AGENT = "src.workers.node_agent"
+
+
+def command(worker: Worker, *arguments: str) -> list[str]:
+    """The command line of a worker, in the Python that runs this."""
+    return [sys.executable, "-m", worker.value, *arguments]
+
+
+def start_detached(
+    worker: Worker, *arguments: str, log: Path | None = None, **environment: str
+) -> "subprocess.Popen[bytes]":
+    """Start a worker that outlives its caller: in a session of its own, so that Ctrl-C does not
+    reach it. What it prints is appended to `log`, or dropped without one."""
+    file = log or Path(os.devnull)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(file, "ab") as output:
+        return subprocess.Popen(
+            command(worker, *arguments),
+            cwd=paths.ROOT,
+            env=child_environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def start_attached(
+    worker: Worker, *arguments: str, output: Any = subprocess.DEVNULL, **environment: str
+) -> "subprocess.Popen[bytes]":
+    """Start a worker that ends with its caller: its standard input is a pipe that closes then."""
+    return subprocess.Popen(
+        command(worker, *arguments),
+        cwd=paths.ROOT,
+        env=child_environment(**environment),
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+    )
+
+
+def run(worker: Worker, document: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a worker to its end on a document at its standard input, and collect what it prints."""
+    return subprocess.run(
+        command(worker),
+        input=document,
+        cwd=paths.ROOT,
+        env=child_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
