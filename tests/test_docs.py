@@ -132,6 +132,13 @@ def test_the_file_tree_of_the_readme_is_true() -> None:
     assert there <= {line.split()[0].rstrip("/") for line in tree.splitlines()}, "src/ has more"
 
 
+def test_each_file_that_the_documentation_names_exists() -> None:
+    named = re.compile(r"\b(?:src|pages|tests|scripts|benchmarks|configs|notebooks)/[\w./-]+\.\w+")
+    for page in PAGES:
+        missing = {name for name in named.findall(page.read_text()) if not (ROOT / name).exists()}
+        assert missing <= {"pages/NAME.py"}, (page.name, missing)
+
+
 def test_the_settings_table_is_what_run_config_says() -> None:
     assert settings_table.FILE.read_text() == settings_table.table(), "run `make settings`"
 
