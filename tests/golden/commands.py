@@ -1,0 +1,182 @@
+"""The calls of `spelltune` whose documents are held, on the store that make_fixture.py wrote.
+
+Names no module of src: what is held is what people and programs outside see.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from typer.testing import CliRunner
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WRITTEN_AT = "/tmp/spelltune-golden"  # home of the store when it was written
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "SPELLTUNE_DATABASE_URL": "",
+}
+
+# Of these nothing may differ: they tell of what lies on the disk.
+RECORDED = [
+    "runs",
+    *(f"show {name}" for name in ("whole-trl", "whole-packed", "stopped-trl", "stopped-packed")),
+    *(f"show {name}" for name in ("failed", "forked", "'rates 0'")),
+    "metrics failed",
+    "compare whole-trl forked",
+    "compare 'rates 0' 'rates 1' 'rates 2' 'rates 3'",
+    "errors whole-trl",
+    "errors whole-trl@40 --split test",
+    "errors whole-trl --all --split test",
+    "errors whole-trl --vs whole-packed",
+    "checkpoints whole-trl",
+    "checkpoints stopped-packed",
+    "preview {home}/config.yaml",
+    "sweep list",
+    "sweep show rates",
+    "sweep export rates",
+    "export whole-trl whole-packed --format json",
+    "reconcile",
+]
+# These do or measure something: the keys, the types and the exit code are held.
+DONE = [
+    "doctor",
+    "preflight {home}/config.yaml",
+    "launch {home}/config.yaml {home}/config.yaml --dry-run",
+    "evaluate whole-trl --data {home}/words/test.jsonl",
+    "merge whole-trl@20 --to {home}/merged",
+    "capsule whole-trl --output {home}/whole.zip",
+    "push whole-trl --repo me/speller --dry-run",
+    "resume stopped-trl --wait",
+    "resume stopped-packed --wait",
+]
+# The same, while no slot is free: what is queued stays so.
+QUEUED = [
+    "launch {home}/config.yaml --set name=one",
+    "launch {home}/config.yaml {home}/wrong.yaml --set name=two",
+    "fork whole-trl --from 20 --set name=three",
+    "first three one",
+    "hold one",
+    "release one",
+    "stop one",
+    "resume failed",
+    "delete whole-packed@20 --yes",
+    "delete forked --yes",
+    "sweep plan {home}/rates.yaml",
+    "sweep launch {home}/rates.yaml --budget '3 trials'",
+    "sweep pause rates",
+    "sweep resume rates",
+    "sweep add rates '1 trials'",
+    "sweep cancel rates",
+]
+REFUSED = [
+    "show nobody",
+    "show whole-trl@20 --nothing",
+    "compare whole-trl",
+    "launch --set lora.rank=16",
+    "launch {home}/wrong.yaml",
+    "errors failed --split test",
+    "resume whole-trl",
+    "sweep show nothing",
+    "export whole-trl --format docx",
+    "merge whole-trl --to {home}/words",
+]
+
+
+def spelltune(arguments: str, home: Path) -> tuple[int, str]:
+    """Exit code and standard output of one call in this process."""
+    module, _, name = scripts()["spelltune"].partition(":")
+    app = getattr(importlib.import_module(module), name)
+    words = [word.format(home=home) for word in shlex.split(arguments)]
+    if not arguments.startswith("export"):
+        words.append("--json")
+    result = CliRunner().invoke(app, words)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def scripts() -> dict[str, str]:
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+
+
+def document(arguments: str, home: Path) -> dict[str, Any]:
+    """The exit code and the JSON document of one call, its paths as in the recorded one."""
+    code, text = spelltune(arguments, home)
+    text = text.replace(str(home), "HOME").replace(str(ROOT), "ROOT")
+    return {"exit": code, "document": json.loads(text) if text else None}
+
+
+def cpu() -> str:
+    """The processor's name: another one may round otherwise."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith("model name")), "").split(": ")[-1]
+
+
+def unpack(home: Path) -> None:
+    """The store in `home`, as if it had been written there."""
+    with tarfile.open(HERE / "store.tar.xz") as archive:
+        archive.extractall(home, filter="data")
+    for file in home.rglob("*"):
+        if file.suffix in (".json", ".yaml", ".jsonl", ".log") and "checkpoints" not in file.parts:
+            file.write_text(file.read_text().replace(WRITTEN_AT, str(home)))
+    table = sqlite3.connect(home / "results" / "spelltune.db")
+    tables = [
+        name for (name,) in table.execute("SELECT name FROM sqlite_master WHERE type='table'")
+    ]
+    for name in tables:
+        for column in [row[1] for row in table.execute(f'PRAGMA table_info("{name}")')]:
+            moved = f'UPDATE "{name}" SET "{column}" = replace("{column}", ?, ?) '
+            table.execute(moved + f"WHERE typeof(\"{column}\") = 'text'", (WRITTEN_AT, str(home)))
+    table.commit()
+    table.close()
+
+
+@contextlib.contextmanager
+def no_slot_free(home: Path) -> Iterator[None]:
+    """Another process holds the slots."""
+    folder = home / "results" / "locks"
+    folder.mkdir(exist_ok=True)
+    hold = (
+        "import fcntl, sys; files = [open(name, 'w') for name in sys.argv[1:]];"
+        "[fcntl.lockf(file, fcntl.LOCK_EX) for file in files]; print(flush=True); sys.stdin.read()"
+    )
+    names = [str(folder / f"slot-{number}.lock") for number in range(16)]
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout and holder.stdin
+        holder.stdout.readline()
+        yield
+        holder.stdin.close()
+
+
+def kill_all(home: Path) -> None:
+    """SIGKILL to every process that works for this home."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            own = process.pid == os.getpid()
+            if not own and process.environ().get("SPELLTUNE_HOME") == str(home):
+                process.kill()
+                process.wait(10)
+
+
+def documents(home: Path) -> dict[str, dict[str, Any]]:
+    """{call: its exit code and document}, all on one store."""
+    found = {call: document(call, home) for call in [*RECORDED, *DONE]}
+    with no_slot_free(home):
+        found |= {call: document(call, home) for call in [*QUEUED, *REFUSED]}
+        kill_all(home)
+    return found
