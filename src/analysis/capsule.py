@@ -22,7 +22,7 @@ from src.training.data_loaders import load_splits
 
 FORMAT = 1
 MOST_COMPARED = 20  # runs on the same data, the newest first, that the verdicts speak of
-REPLAY = Path(__file__).with_name("replay.py")
+REPLAY = Path(__file__).with_name("capsule_replay.py")
 # Most that a score may differ. An adapter's is the same but for rounding, which turns a word or
 # two; a training on another device is another draw, much as with another seed.
 TOLERANCE = {

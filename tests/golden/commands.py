@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def spelltune(arguments: str, home: Path) -> tuple[int, str]:
         words.append("--json")
     result = CliRunner().invoke(app, words)
     if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
+        traceback.print_exception(result.exception)
+        return 1, json.dumps(repr(result.exception))
     return result.exit_code, result.stdout
 
 

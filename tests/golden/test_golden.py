@@ -300,7 +300,7 @@ def test_the_environment_is_read_under_the_same_names():
 
 ERRORS = [
     {"split": "test"}, {"step": "20"}, {"vs": "{whole-packed}"}, {"map": "Letters and lengths"},
-    {"kind": "substitution"}, {"length": "7"}, {"distance": "1"}, {"find": "b"}, {"every": "true"},
+    {"kind": "substitution"}, {"length": "4"}, {"distance": "1"}, {"find": "b"}, {"every": "true"},
     {"order": "expected, A to Z"}, {"at": "2"}, {"letter": "b"}, {"letters": "e>u"},
     {"word": "b e n t"},
 ]  # fmt: skip
