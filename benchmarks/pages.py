@@ -115,7 +115,7 @@ def answered(asked: pd.DataFrame, noise: random.Random, *, skill: float) -> pd.D
     frame["edit_distance"] = [edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)]
     frame["answer_tokens"] = [2 + len(e) // 3 for e in expected]
     frame["log_probability"] = [-noise.expovariate(0.5) for _ in expected]
-    return misspellings.described(frame)
+    return misspellings.with_kinds(frame)
 
 
 def slip(word: str, noise: random.Random) -> str:

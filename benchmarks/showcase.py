@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from src import store
-from src.analysis import comparison, misspellings
+from src.analysis import comparison, misspellings, paired
 from src.config import load_config
 from src.runs import launcher
 from src.store.tables import Run, Status
@@ -139,8 +139,8 @@ def report(home: Path, left_out: tuple[int, int]) -> None:
         whole = next(run for run in every if run.name == name_of("tiny-correct", "as it ships"))
         files = store.final_evaluations(session, [whole, planted])
         frames = [misspellings.read(files[run.id, "test"].path) for run in (whole, planted)]
-    both = misspellings.compared(*frames)
-    n = misspellings.balance(both)
+    both = paired.pair_answers(*frames)
+    n = paired.balance(both)
     counts = [misspellings.counts(frame) for frame in frames]
     print(f"\n**A planted regression.** {left_out[0]:,} of {left_out[1]:,} training rows, the "
           f"misspellings of the kind {LEFT_OUT}, were left out. Against {whole.id} on "

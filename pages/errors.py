@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from src import store
-from src.analysis import exports, misspellings
+from src.analysis import exports, misspellings, paired
 from src.format import number, percent
 from src.panel.errors import charts, filters, table, word_history
 from src.panel.ui import html, navigation
@@ -53,7 +53,7 @@ def page() -> None:
         return
     word = partial(word_history.draw, run, known, other[0] if other else None)
     if other and second is not None:
-        two(run, evaluation, *other, misspellings.compared(frame, second), word)
+        two(run, evaluation, *other, paired.pair_answers(frame, second), word)
     else:
         one(run, evaluation, frame, word)
 
@@ -183,7 +183,7 @@ def two(
         html.draw_empty("Nothing in common", "These two were scored on different questions.")
         return
     names = {"_a": f"{a.name} @{first.step:,}", "_b": f"{b.name} @{second.step:,}"}
-    n = misspellings.balance(both)
+    n = paired.balance(both)
     st.html(
         html.facts(
             [
@@ -196,7 +196,7 @@ def two(
             ]
         )
     )
-    left = misspellings.left_out(first.rows, second.rows, both)
+    left = paired.unpaired(first.rows, second.rows, both)
     out = f" {left:,} questions that only one of them was asked are left out." if left else ""
     more, points = n["fixed"] - n["broken"], n["difference"] * 100
     sums = f"= {more:+,} of {n['questions']:,} questions, {points:+.1f} points".replace("-", "−")
@@ -208,7 +208,7 @@ def two(
     changes = pd.concat([misspellings.edit_table(own) for own in sides.values()])
     asked, order = draw_filters(both)
     tests = filters.tests(both, changes, asked)
-    ranks = {outcome: place for place, outcome in enumerate(misspellings.OUTCOMES)}
+    ranks = {outcome: place for place, outcome in enumerate(paired.OUTCOMES)}
     kept = filters.ordered(filters.passing(tests, both), order)
     kept = kept.sort_values("outcome", key=lambda c: c.map(ranks), kind="stable")
     rest = filters.passing(tests, both, but=("kind",))
@@ -258,7 +258,7 @@ def draw_filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         if find.strip():
             asked["find"] = find
         if "outcome" in frame:
-            choose("Became", "outcome", misspellings.OUTCOMES, 150)
+            choose("Became", "outcome", paired.OUTCOMES, 150)
         if frame["task"].nunique() > 1:
             choose("Task", "task", sorted(frame["task"].unique()), 120)
         choose("Kind", "kind", misspellings.KINDS, 160)
@@ -268,7 +268,7 @@ def draw_filters(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         choose("Edit distance", "distance", list(filters.DISTANCES)[1:], 110)
         order = st.selectbox("Order", list(filters.ORDERS), width=150, key="order", **BOUND)
         every = st.toggle("Right words too", key="every", **BOUND)
-        if not every and asked.get("outcome") != misspellings.OUTCOMES[-1]:
+        if not every and asked.get("outcome") != paired.OUTCOMES[-1]:
             asked["wrong"] = ""
     for name, form in filters.FROM_CHARTS.items():
         value = st.query_params.get(name, "")

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from src import cli, paths, store
-from src.analysis import exports, misspellings
+from src.analysis import exports, misspellings, paired
 from src.config import load_config
 from src.panel.errors import filters
 from src.training import scoring
@@ -122,7 +122,7 @@ def test_edits_lead_from_the_expected_letters_to_the_answer():
 
 def test_the_kinds_of_an_evaluation_sum_to_its_errors():
     pairs = [(e, a) for _, e, a in DOCUMENTED] + [(right, right) for _, right, _ in MISSPELLED]
-    frame = misspellings.described(predicted(*pairs, *((e, a) for _, e, a in MISSPELLED)))
+    frame = misspellings.with_kinds(predicted(*pairs, *((e, a) for _, e, a in MISSPELLED)))
     assert sum(misspellings.counts(frame).values()) == (~frame["correct"]).sum() == 25
     assert set(frame.loc[frame["correct"], "kind"]) == {""}
     assert frame.loc[0, ["edits", "length"]].tolist() == ["replace@1:r>R insert@8:.", 7]
@@ -179,7 +179,7 @@ def test_files_without_the_columns_are_described_when_they_are_read(home):
 
 # --- where the letters go wrong -------------------------------------------------------------------
 
-MAPPED = misspellings.described(
+MAPPED = misspellings.with_kinds(
     predicted(
         ("r e c e i v e", "r e c i e v e"),  # ei swapped at 4
         ("w e i r d", "w a i r d"),  # e>a at 2
@@ -223,12 +223,12 @@ def two_runs() -> tuple[str, str]:
 def both_of(*names: str) -> pd.DataFrame:
     with store.reading() as session:
         found = [store.scored(session, name)[1] for name in names]
-    return misspellings.compared(*(misspellings.read(evaluation.path) for evaluation in found))
+    return paired.pair_answers(*(misspellings.read(evaluation.path) for evaluation in found))
 
 
 def test_fixed_and_broken_words_reconcile_with_the_difference_in_accuracy(home):
     both = both_of(*two_runs())
-    sums = misspellings.balance(both)
+    sums = paired.balance(both)
     assert (sums["fixed"], sums["broken"], sums["still_wrong"]) == (2, 1, 10)
     assert (sums["same_mistake"], sums["another_mistake"]) == (9, 1)
     assert sums["difference"] == pytest.approx(sums["exact_match_b"] - sums["exact_match_a"])
@@ -242,7 +242,7 @@ def test_fixed_and_broken_words_reconcile_with_the_difference_in_accuracy(home):
      ([1, 0, 1], "learned"), ([1, 1], "always right"), ([], "never")],
 )  # fmt: skip
 def test_stories(right, told):
-    assert misspellings.story(right) == told
+    assert paired.history(right) == told
 
 
 # --- commands -------------------------------------------------------------------------------------

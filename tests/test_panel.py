@@ -624,7 +624,7 @@ FRAME = pd.DataFrame(
 
 def test_words_are_found_filtered_and_sorted():
     def select(order="most edits", **asked):
-        frame = misspellings.described(FRAME).assign(task="word")
+        frame = misspellings.with_kinds(FRAME).assign(task="word")
         tests = filters.tests(frame, misspellings.edit_table(frame), asked)
         return filters.ordered(filters.passing(tests, frame), order)["question"].tolist()
 

@@ -1,5 +1,5 @@
-"""A completed run as one zip that another machine can check: what went in, what came out, and a
-script that scores the adapter and trains it again."""
+"""Packs a completed run as one zip that another machine can check: data, config, adapter, scores,
+and a script that scores the adapter and trains it again."""
 
 import hashlib
 import platform
@@ -21,10 +21,10 @@ from src.store.tables import Run, Status
 from src.training.data_loaders import load_splits
 
 FORMAT = 1
-MOST_COMPARED = 20  # runs on the same data, the newest first, that the verdicts speak of
+MAX_COMPARED = 20  # runs on the same data, newest first, that the verdicts include
 REPLAY = Path(__file__).with_name("capsule_replay.py")
-# Most that a score may differ. An adapter's is the same but for rounding, which turns a word or
-# two; a training on another device is another draw, much as with another seed.
+# Largest allowed difference of a score. The same adapter scores the same but for rounding, worth a
+# word or two; training on another device is another draw, much like another seed.
 TOLERANCE = {
     "adapter": {"test/exact_match": 0.005, "test/loss": 0.01},
     "training": {"test/exact_match": 0.03, "test/loss": 0.1},
@@ -43,11 +43,11 @@ capsule.json holds seed, versions, scores, tolerances and the hash of every file
 
 
 class CannotPack(UserError, ValueError):
-    """Why a run makes no capsule, and what to do."""
+    """A run that cannot become a capsule; the text says why and what to do."""
 
 
 def write(run: Run, target: Path) -> Path:
-    """Write the capsule of a completed run to the zip `target`; that file."""
+    """Write the capsule of a completed run to the zip file `target`, and return `target`."""
     if run.status != Status.COMPLETED:
         raise CannotPack(
             f"{run.id} is {run.status}: only a completed run has scores to compare a replay with"
@@ -69,7 +69,7 @@ def write(run: Run, target: Path) -> Path:
 
 
 def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
-    """Write the capsule's files into a folder, and give what capsule.json says of them."""
+    """Write the capsule's files into a folder; returns the content of capsule.json."""
     data = config.data
     splits = load_splits(task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision)
     if splits.fingerprint != run.used.get("data_fingerprint"):
@@ -93,7 +93,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         scored = store.final_evaluations(session, [run])
         same = [r for r in store.list_runs(session, statuses=[Status.COMPLETED])
                 if r.used.get("data_fingerprint") == splits.fingerprint]  # fmt: skip
-        others = [r for r in same if r.id != run.id][: MOST_COMPARED - 1]
+        others = [r for r in same if r.id != run.id][: MAX_COMPARED - 1]
         found = comparison.compare(session, [run, *others], most_adapters=0)
     (root / "predictions").mkdir()
     for (_, split), evaluation in scored.items():
@@ -131,7 +131,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
 
 
 def weights(config: RunConfig) -> str | None:
-    """sha256 of the weights of a base model that lies in a folder; None where the hub has it."""
+    """SHA-256 of the weights of a base model in a local folder; None for a hub id."""
     folder = Path(paths.base_model(config.model.name))
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []

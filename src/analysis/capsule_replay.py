@@ -1,7 +1,7 @@
 """Check a capsule on this machine: `python replay.py [--adapter-only] [--model FOLDER]`.
 
-Lies in every capsule. Needs an installed Spelltune. Exit code 0 when each score is within the
-tolerance that capsule.json states, 1 when one is not, 2 when it could not be tried.
+A copy of it is in every capsule. Needs an installed Spelltune. Exit code 0 if every score is within
+the tolerance of capsule.json, 1 if one is not, 2 if it could not be tried.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def scored(changes: dict[str, str], capsule: dict[str, Any]) -> dict[str, float]
 
 
 def trained(changes: dict[str, str]) -> dict[str, Any]:
-    """What `spelltune show` tells of a new training with the same settings."""
+    """The `spelltune show --json` document of a new training with the same settings."""
     sets = [f"--set={name}={value}" for name, value in changes.items()]
     command = [sys.executable, "-m", "src.cli", "launch", str(HERE / "config.yaml"), *sets]
     done = subprocess.run([*command, "--wait", "--json"], stdout=subprocess.PIPE, text=True)
@@ -69,7 +69,7 @@ def trained(changes: dict[str, str]) -> dict[str, Any]:
 
 
 def agrees(what: str, values: dict[str, float], capsule: dict[str, Any]) -> bool:
-    """Whether scores are those of the capsule within its tolerance; prints each."""
+    """True if every score is within its tolerance of the capsule's; prints each."""
     good = True
     for name, most in capsule["tolerance"][what].items():
         then, now = capsule["scores"][name], values[name]

@@ -1,4 +1,4 @@
-"""Runs beside each other: which of them are seeds of one config, and the verdicts on them."""
+"""Compares runs: groups them as seeds of one config, and judges configs and adapters."""
 
 import json
 import os
@@ -28,22 +28,21 @@ Scored = Mapping[tuple[str, str], Evaluation]  # (run id, split) -> its final sc
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one config, that is of equal settings but for the seed."""
+    """Runs of one config: equal settings but for the seed."""
 
     name: str
     runs: tuple[Run, ...]  # oldest first
 
     @cached_property
     def seeds(self) -> tuple[Run, ...]:
-        """The completed runs, one a seed: the same seed again says nothing new, nor does one that
-        was pruned."""
+        """The completed runs, one per seed: a repeated seed or a pruned run adds no evidence."""
         done = (r for r in self.runs if r.status == Status.COMPLETED and r.stop_reason is None)
         return tuple({run.config["training"]["seed"]: run for run in done}.values())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     groups: list[Group]
     differing: dict[str, dict[str, Any]]  # setting -> {run id: value}, where they are not all equal
@@ -108,7 +107,7 @@ def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_key(run: Run) -> str:
-    """Equal for runs that differ in no more than seed, name and what does not touch training."""
+    """A key that is equal for runs that differ only in seed and in settings aside from training."""
     kept = {k: v for k, v in flat(run.config).items() if not k.startswith(ASIDE)}
     return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
 
@@ -129,8 +128,7 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
 
 
 def _names(members: Sequence[Sequence[Run]]) -> list[str]:
-    """A config is called like its runs; where several would be called the same, what differs is
-    added."""
+    """Names of configs: that of their runs, with the differing settings added where names clash."""
     names = [Counter(run.name for run in runs).most_common(1)[0][0] for runs in members]
     for name, times in Counter(names).items():
         if times == 1:
@@ -156,8 +154,10 @@ def differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def up_to(group: Group, known: Iterable[Run], seeds: int) -> tuple[list[str], list[RunConfig]]:
-    """What brings a config to so many seeds: the ids of runs in `known` that have or are training
-    one, and configs of the new ones that are still missing."""
+    """Runs that bring a config to `seeds` seeds.
+
+    Ids of runs in `known` that have or are training one, and configs of those still missing.
+    """
     key = config_key(group.runs[0])
     alike = [run for run in known if config_key(run) == key]
     good = (r for r in alike if r.status == Status.COMPLETED or not Status(r.status).ended)
@@ -219,7 +219,7 @@ def _adapter_pair(
 
 
 def _answers(scored: Scored, run: Run, split: str) -> Answers | None:
-    """What the kept adapter of a run answered; None where its file is gone."""
+    """The answers of a run's kept adapter; None if their file is gone."""
     try:
         return _read(run.id, split, *_file(scored[run.id, split]))
     except OSError:
@@ -274,7 +274,7 @@ REPORTED = (
 
 
 def document(found: Comparison) -> dict[str, Any]:
-    """What `spelltune compare --json` prints."""
+    """The document that `spelltune compare --json` prints."""
     shown = (*found.configs, *found.adapters)
     return {
         "verdicts": [{name: getattr(verdict, name) for name in REPORTED} for verdict in shown],

@@ -1,7 +1,7 @@
-"""What kind of mistake each wrong answer is, letter by letter, and what changed between two models.
+"""Kinds of misspelling, letter by letter, and where in the word they are.
 
-A kind is decided on the letters: where a word is asked for letter by letter ("r e c e i v e") the
-spaces between them are its form, not part of it.
+A kind is decided on the letters alone: in a word spelled out ("r e c e i v e") the spaces are its
+form, not part of it.
 """
 
 import gzip
@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from jellyfish import metaphone
 from rapidfuzz.distance import Levenshtein
 
 from src import paths
 from src.training.data_loaders import SPELLED_OUT, misspellings, target_words, task_of
 
-# In the order in which they are looked for: the first that fits is the kind of an error.
+# In the order of precedence: the first that fits is the kind of an error.
 KINDS = {
     "wrong format": "not in the form that was asked for, or wrong in upper and lower case only",
     "stopped early": "right as far as it goes, then it ends; also no answer at all",
@@ -40,20 +37,19 @@ KINDS = {
     "omission": "most edits leave a letter out",
     "insertion": "most edits put a letter in",
 }
-ADDED = ["edits", "kind", "length"]  # by `described`
-
-# What became of a question from one model to another.
-OUTCOMES = ["fixed", "broken", "same mistake", "another mistake", "right in both"]
-KEY = ["question", "expected"]
+ADDED_COLUMNS = ["edits", "kind", "length"]  # by `with_kinds`
 
 VOWELS = frozenset("aeiouy")
-RARE = 1e-6  # of a word among all words: lists of rarer ones are full of names and slips
+MIN_WORD_SHARE = 1e-6  # of all words in a corpus; rarer entries are mostly names and slips
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One step from the expected letters to the predicted ones; `at` counts expected letters from
-    1. An insertion stands before its letter, at the end one beyond the last."""
+    """One edit from the expected letters to the predicted ones.
+
+    `at` counts expected letters from 1. An insertion is placed before its letter; at the end, one
+    beyond the last.
+    """
 
     what: str  # replace, delete, insert or swap
     at: int
@@ -74,8 +70,7 @@ def letters(text: str, expected: str) -> str:
 
 
 def edits(expected: str, predicted: str) -> list[Edit]:
-    """The fewest edits of letters by a Levenshtein alignment, in which two neighbours that changed
-    places are one edit."""
+    """A shortest list of letter edits (Levenshtein), with a swap of two neighbours as one edit."""
     was, now = letters(expected, expected), letters(predicted, expected)
     found: list[Edit] = []
     rest = _aligned(was, now)
@@ -101,8 +96,10 @@ def edits(expected: str, predicted: str) -> list[Edit]:
 
 
 def _aligned(was: str, now: str) -> list[tuple[str, int, int]]:
-    """(tag, place in `was`, place in `now`) of a shortest Levenshtein alignment: the leftmost or
-    rightmost, whichever replaces fewer vowels by consonants and consonants by vowels."""
+    """Triples (tag, index in `was`, index in `now`) of a shortest Levenshtein alignment.
+
+    The leftmost or the rightmost one, whichever replaces fewer vowels by consonants and vice versa.
+    """
     left = [(op.tag, op.src_pos, op.dest_pos) for op in Levenshtein.editops(was, now)]
     mirrored = [
         (op.tag, len(was) - op.src_pos - (op.tag != "insert"),
@@ -157,8 +154,11 @@ def _kind(expected: str, predicted: str, found: Sequence[Edit]) -> str:
 
 
 def _in_form(expected: str, predicted: str) -> bool:
-    """Whether an answer looks like the expected one: as many words or single letters with one space
-    between, and no sign but letters and what the expected one has."""
+    """True if an answer has the expected form.
+
+    As many words, or single letters with one space between, and no characters but letters and
+    those of the expected answer.
+    """
     if task_of(expected) == "spell out":
         fits = len(predicted) == 1 or SPELLED_OUT.fullmatch(predicted) is not None
     else:
@@ -182,14 +182,16 @@ def _doubled(was: str, now: str, found: Sequence[Edit]) -> str:
 
 @cache
 def real_words() -> frozenset[str]:
-    """Words that exist: those that the built-in tasks ask for, and English words that are not rare;
-    no known misspelling is one."""
+    """Existing words: the targets of the built-in tasks and frequent English words.
+
+    A known misspelling is never one.
+    """
     frequent: list[str] = []
     file = Path(paths.base_model("spelltune-tiny")) / "pretraining_words.txt.gz"
     if file.is_file():
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             pairs = (line.split() for line in lines)
-            frequent = [word for word, share in pairs if float(share) >= RARE]
+            frequent = [word for word, share in pairs if float(share) >= MIN_WORD_SHARE]
     wrong = {wrong for wrong, _ in misspellings()}
     long = {word for word in frequent if len(word) > 2}
     return frozenset((long - wrong) | set(target_words()))
@@ -198,10 +200,12 @@ def real_words() -> frozenset[str]:
 # --- all answers of an evaluation -----------------------------------------------------------------
 
 
-def described(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions with the columns `edits` (as text), `kind` ("" where right) and `length` (letters
-    of the expected answer), which files of older versions do not have."""
-    if set(ADDED) <= set(predictions.columns):
+def with_kinds(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Predictions with the columns that files of older versions lack.
+
+    `edits` (as text), `kind` ("" where right) and `length` (letters of the expected answer).
+    """
+    if set(ADDED_COLUMNS) <= set(predictions.columns):
         return predictions
     pairs = list(zip(predictions["expected"], predictions["predicted"], strict=True))
     wrong = [e.strip() != p.strip() for e, p in pairs]
@@ -218,18 +222,18 @@ def described(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """The described predictions of a file; not to be changed in place, since readers share them."""
+    """Predictions of a file, as of `with_kinds`; shared, so never change it in place."""
     return _read(str(path), os.stat(path).st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _read(path: str, changed: int) -> pd.DataFrame:
-    frame = described(pd.read_parquet(path))
+    frame = with_kinds(pd.read_parquet(path))
     return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
 
 
 def read_edits(path: str | Path) -> pd.DataFrame:
-    """`edit_table` of the predictions of a file; as in `read`, not to be changed in place."""
+    """The `edit_table` of a file's predictions; shared, so never change it in place."""
     return _read_edits(str(path), os.stat(path).st_mtime_ns)
 
 
@@ -239,7 +243,7 @@ def _read_edits(path: str, changed: int) -> pd.DataFrame:
 
 
 def counts(frame: pd.DataFrame) -> dict[str, int]:
-    """{kind: errors} of described predictions, most frequent first; they sum to the errors."""
+    """{kind: number of errors} of `with_kinds` predictions, most frequent first."""
     return {str(k): int(n) for k, n in frame.loc[~frame["correct"], "kind"].value_counts().items()}
 
 
@@ -247,8 +251,10 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def edit_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row an edit of described predictions, by their index: what, at, was, now. Answers in a
-    wrong format have none: their letters say little."""
+    """One row per edit, indexed as the predictions: what, at, was, now.
+
+    Answers in a wrong format have none: their letters say little.
+    """
     texts = frame.loc[~frame["correct"] & (frame["kind"] != "wrong format"), "edits"]
     found = texts[texts != ""].str.split(" ").explode()
     table = found.str.extract(r"^(?P<what>[a-z]+)@(?P<at>\d+):(?P<first>.)>?(?P<second>.?)$")
@@ -264,22 +270,27 @@ def edit_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def position_map(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
-    """Share of the words of each length (index) whose letter at each place (columns, from 1) is
-    wrong; the place beyond the last letter stands for what was added there."""
+    """Error rate by word length (index) and letter position (columns, from 1), in [0, 1].
+
+    The position beyond the last letter counts letters added there.
+    """
     at = changes[["at"]].join(frame["length"]).reset_index().drop_duplicates()
     words = frame["length"].value_counts()
     return at.groupby(["length", "at"]).size().unstack(fill_value=0).div(words, axis=0).dropna()
 
 
 def confusions(changes: pd.DataFrame) -> pd.DataFrame:
-    """How often a letter (index) became another one (columns): "" as a column counts letters left
-    out, as an index letters put in. Swaps, in which no letter is lost, do not count."""
+    """Confusion counts: expected letter (index) by predicted letter (columns).
+
+    The column "" counts omitted letters, the index "" inserted ones. Swaps lose no letter and are
+    not counted.
+    """
     counted = changes[changes["what"] != "swap"]
     return pd.crosstab(counted["was"].str.lower(), counted["now"].str.lower())
 
 
 def accuracy_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Columns right (share) and words, for each value of a column."""
+    """Columns right (share in [0, 1]) and words (count), for each value of a column."""
     groups = frame.groupby(column)["correct"]
     return pd.DataFrame({"right": groups.mean(), "words": groups.size()})
 
@@ -300,66 +311,3 @@ def accuracy_by_letter(frame: pd.DataFrame) -> pd.DataFrame:
     table = {"right": [right[c] / words[c] for c in known], "words": [words[c] for c in known],
              "share": [uses[c] / uses.total() for c in known]}  # fmt: skip
     return pd.DataFrame(table, index=pd.Index(known, dtype=object))
-
-
-# --- two models, and many -------------------------------------------------------------------------
-
-
-def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """One row for each question that both answered: what is the same for both, what differs with
-    the endings _a and _b, and `outcome`, one of OUTCOMES."""
-    own = ["predicted", "correct", "kind", "edits", "edit_distance", "log_probability"]
-    asked = [*KEY, "word", "task", "length", "answer_tokens"]
-    left = a[[c for c in (*asked, *own) if c in a]].drop_duplicates(KEY)
-    right = b[[c for c in (*KEY, *own) if c in b]].drop_duplicates(KEY)
-    both = left.merge(right, on=KEY, suffixes=("_a", "_b"))
-    before, after = both["correct_a"], both["correct_b"]
-    tests = [~before & after, before & ~after, before & after,
-             both["predicted_a"] == both["predicted_b"]]  # fmt: skip
-    names = ["fixed", "broken", "right in both", "same mistake"]
-    return both.assign(outcome=np.select(tests, names, "another mistake"))
-
-
-def balance(both: pd.DataFrame) -> dict[str, Any]:
-    """Counts of `compared` that add up: `difference` is (fixed - broken) / questions."""
-    n = {outcome: int((both["outcome"] == outcome).sum()) for outcome in OUTCOMES}
-    questions = max(len(both), 1)
-    return {
-        "questions": len(both),
-        "fixed": n["fixed"],
-        "broken": n["broken"],
-        "still_wrong": n["same mistake"] + n["another mistake"],
-        "same_mistake": n["same mistake"],
-        "another_mistake": n["another mistake"],
-        "exact_match_a": int(both["correct_a"].sum()) / questions,
-        "exact_match_b": int(both["correct_b"].sum()) / questions,
-        "difference": (n["fixed"] - n["broken"]) / questions,
-    }
-
-
-def left_out(a: int, b: int, both: pd.DataFrame) -> int:
-    """How many of the `a` and `b` questions were asked on one side only."""
-    return max(a + b - 2 * len(both), 0)
-
-
-def answer(path: str | Path, question: str) -> tuple[str, str, bool] | None:
-    """(expected, predicted, correct) of one question in a file of predictions; None where it was
-    not asked."""
-    return _answer(str(path), os.stat(path).st_mtime_ns, question)
-
-
-@lru_cache(maxsize=4096)
-def _answer(path: str, changed: int, question: str) -> tuple[str, str, bool] | None:
-    columns = ["expected", "predicted", "correct"]
-    rows = pq.read_table(path, columns=columns, filters=[("question", "=", question)]).to_pylist()
-    return (rows[0]["expected"], rows[0]["predicted"], rows[0]["correct"]) if rows else None
-
-
-def story(right: Sequence[bool]) -> str:
-    """What became of a word over checkpoints in their order: never, learned, forgotten or always
-    right."""
-    if not any(right):
-        return "never"
-    if not right[-1]:
-        return "forgotten"
-    return "always right" if all(right) else "learned"

@@ -1,5 +1,4 @@
-"""An adapter as a folder for the Hugging Face hub: its files, and a model card that is written from
-the run."""
+"""Packs an adapter as a folder for the Hugging Face hub, with a model card written from its run."""
 
 import json
 import shutil
@@ -24,11 +23,11 @@ METRICS = {
     "edit_distance": "mean edit distance",
     "loss": "loss, nats a token",
 }
-MOST_WORDS = 20
+MAX_EXAMPLES = 20  # wrong answers that the card shows
 
 
 class CannotPush(UserError, ValueError):
-    """Why nothing was sent to the hub, and what to do."""
+    """Nothing was pushed to the hub; the text says why and what to do."""
 
 
 def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
@@ -41,8 +40,7 @@ def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
 
 
 def public_name(config: RunConfig) -> str:
-    """The base model as others may know it: a hub id or one that ships, else a folder's last
-    name."""
+    """The base model's name for others: a hub id, a shipped one, or the last part of a folder."""
     name = config.model.name
     return Path(name).name if Path(name).is_dir() and base_model(name) == name else name
 
@@ -56,9 +54,10 @@ def write(
     about: Mapping[str, Any],
     predictions: pd.DataFrame | None,
 ) -> list[Path]:
-    """Write everything that belongs to a repository of the hub into the folder `target`, and give
-    its files. `about` is what `store.show` tells of the run, `predictions` those of the kept
-    adapter."""
+    """Write the files of a hub repository into the folder `target`; returns their paths.
+
+    `about` is the run's `store.show` document, `predictions` those of the kept adapter.
+    """
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if merged:
@@ -71,8 +70,10 @@ def write(
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:
-    """Send a folder to a model repository, made where there is none; its address. CannotPush says
-    what is missing."""
+    """Upload a folder to a model repository, created if missing; returns its URL.
+
+    CannotPush says what is missing.
+    """
     import httpx
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -136,7 +137,7 @@ def card(
             _table(("kind", "answers"), kinds),
             _table(
                 ("question", "expected", "answered"),
-                wrong[["question", "expected", "predicted"]].head(MOST_WORDS).values.tolist(),
+                wrong[["question", "expected", "predicted"]].head(MAX_EXAMPLES).values.tolist(),
             ),
         ]
     parts += [
@@ -190,7 +191,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _settings(config: RunConfig) -> str:
-    """What decides the result, as YAML, without a path of this machine."""
+    """The settings that decide the result, as YAML, without local paths."""
     values = config.model_dump(exclude={"name", "supervision", "tracking"})
     values["model"]["name"] = public_name(config)
     if config.data.path:

@@ -1,4 +1,4 @@
-"""What may be claimed of fine-tunings: pure functions from right and wrong answers to a sentence.
+"""Verdicts on fine-tunings: pure functions from right and wrong answers to a sentence.
 
 Two kinds of claim. Of two *adapters*, scored on the same questions: McNemar's exact test and a
 paired bootstrap; they say nothing of another training. Of two *configs*, each trained with several
@@ -16,8 +16,8 @@ import scipy  # which loads scipy.special when it is first used
 METRIC = "exact_match"
 ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
 POWER = 0.8  # chance to see a difference of the size seen now, at which "N more seeds" aims
-FEWEST_SEEDS = 3
-MOST_MORE_SEEDS = 20  # beyond it no number is given
+MIN_SEEDS = 3
+MAX_MORE_SEEDS = 20  # beyond it no number is given
 RESAMPLES = 10_000
 OTHER_QUESTIONS = "not compared: they were scored on different questions"
 
@@ -27,7 +27,7 @@ OTHER_QUESTIONS = "not compared: they were scored on different questions"
 
 @dataclass(frozen=True)
 class Answers:
-    """Which of a set of questions one adapter answered right, in an order that the set decides."""
+    """The questions that one adapter answered right, in an order that the question set decides."""
 
     name: str
     split: str  # validation or test
@@ -56,7 +56,7 @@ def answers(predictions: pd.DataFrame, *, name: str, split: str) -> Answers:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said of `b` against `a`. Shares in [0, 1]; None where nothing could be tested."""
+    """The comparison of `b` with `a`. Shares in [0, 1]; None where nothing could be tested."""
 
     a: str
     b: str
@@ -155,8 +155,10 @@ class Estimate:
         return self.difference - reach, self.difference + reach
 
     def shows(self, more: int, *, pairs: int) -> bool:
-        """Whether a true difference of this size would be seen with the chance POWER, as the least
-        clear of so many pairs, after so many more seeds on each side."""
+        """True if a difference of this size would be detected with probability POWER.
+
+        With `more` seeds on each side, as the least clear of `pairs` pairs.
+        """
         error, freedom = self.spread(more)
         needed = scipy.special.stdtrit(freedom, 1 - ALPHA / pairs / 2)
         missed = scipy.special.nctdtr(freedom, abs(self.difference) / error, needed)
@@ -218,8 +220,8 @@ def judge_configs(a: Sequence[Answers], b: Sequence[Answers], *, names: tuple[st
     verdict = Verdict(*names, "configs", runs[0].split if runs else "test", seeds=seeds)
     if len({run.fingerprint for run in runs}) > 1:
         return replace(verdict, claim=OTHER_QUESTIONS)
-    if min(seeds) < FEWEST_SEEDS:
-        missing = (max(FEWEST_SEEDS - seeds[0], 0), max(FEWEST_SEEDS - seeds[1], 0))
+    if min(seeds) < MIN_SEEDS:
+        missing = (max(MIN_SEEDS - seeds[0], 0), max(MIN_SEEDS - seeds[1], 0))
         return replace(verdict, more_seeds=missing, claim=_too_few(names, seeds))
     correct_a, correct_b = (np.stack([run.correct for run in side]) for side in (a, b))
     found = two_level(correct_a, correct_b, a[0].words)
@@ -323,20 +325,20 @@ def _missing(estimate: Estimate | None, pairs: int) -> tuple[int | None, str]:
     """Seeds that each side still needs, and how the sentence says so."""
     if estimate is None:
         return None, ""
-    for more in range(1, MOST_MORE_SEEDS + 1):
+    for more in range(1, MAX_MORE_SEEDS + 1):
         if estimate.shows(more, pairs=pairs):
             return more, f" yet: about {more} more {'seed' if more == 1 else 'seeds'} on each side"
     if estimate.shows(10**6, pairs=pairs):
-        return None, f", not even with {MOST_MORE_SEEDS} more seeds on each side"
+        return None, f", not even with {MAX_MORE_SEEDS} more seeds on each side"
     return None, ", however many seeds: so small a difference needs more questions"
 
 
 def _too_few(names: tuple[str, str], seeds: tuple[int, int]) -> str:
     counts = {0: "no scored seed", 1: "one seed"}
     few = [f"{counts.get(k, f'{k} seeds')} of {name}"
-           for name, k in zip(names, seeds, strict=True) if k < FEWEST_SEEDS]  # fmt: skip
+           for name, k in zip(names, seeds, strict=True) if k < MIN_SEEDS]  # fmt: skip
     return (
-        f"cannot tell: {' and '.join(few)}; from {FEWEST_SEEDS} seeds on each side it is known how "
+        f"cannot tell: {' and '.join(few)}; from {MIN_SEEDS} seeds on each side it is known how "
         "much they differ by chance"
     )
 

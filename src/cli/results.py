@@ -60,7 +60,7 @@ def errors(
 
     With --vs: the words that the other adapter fixed, broke, or still has wrong.
     """
-    from src.analysis import misspellings
+    from src.analysis import misspellings, paired
 
     name = "test" if split == "test" else "validation"
     with store.reading() as session:
@@ -68,14 +68,14 @@ def errors(
         other = store.scored(session, vs, split=name)[:2] if vs else None
     frame = misspellings.read(evaluation.path)
     if other:
-        both = misspellings.compared(frame, misspellings.read(other[1].path))
+        both = paired.pair_answers(frame, misspellings.read(other[1].path))
         names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
         if both.empty:
             raise store.UnknownRun(
                 f"{names[0]} and {names[1]} have no {name} question in common, so nothing can be "
                 "called fixed or broken; name two that were scored on the same data"
             )
-        left_out = misspellings.left_out(len(frame), other[1].rows, both)
+        left_out = paired.unpaired(len(frame), other[1].rows, both)
         if left_out:
             err.print(f"{left_out:,} {name} questions that only one of them was asked are left out")
         return tell_changes(both, names, name, as_json=as_json)
@@ -90,9 +90,9 @@ def errors(
 
 def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
     """Print the words that `names[1]` fixed, broke or still has wrong, against `names[0]`."""
-    from src.analysis import misspellings
+    from src.analysis import paired
 
-    sums = misspellings.balance(both)
+    sums = paired.balance(both)
     groups = {
         "fixed": both[both["outcome"] == "fixed"],
         "broken": both[both["outcome"] == "broken"],
@@ -154,7 +154,7 @@ def evaluate(
             data,
             progress=lambda done: status.update(f"{done:,} words scored"),
         )
-    wrong = misspellings.described(frame)[~frame["correct"]]
+    wrong = misspellings.with_kinds(frame)[~frame["correct"]]
     if as_json:
         document = {"id": row.id, "adapter": str(adapter), "data": str(data), "rows": len(frame)}
         return print_json(document | {"metrics": values, "errors": records(wrong)})

@@ -253,7 +253,7 @@ def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], s
     that are corrected for all the settings that it was compared with.
     """
     groups = comparison.grouped(found.confirming)
-    ready = [group for group in groups if len(group.seeds) >= verdicts.FEWEST_SEEDS]
+    ready = [group for group in groups if len(group.seeds) >= verdicts.MIN_SEEDS]
     # Where it was done twice, the newer winner counts.
     ready.sort(key=lambda group: -group.runs[0].created_at)
     ready.sort(key=lambda group: not _is_first(group))

@@ -91,7 +91,7 @@ class RunReporter:
         staged = file.with_suffix(".writing")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            misspellings.described(predictions).to_parquet(staged, index=False)
+            misspellings.with_kinds(predictions).to_parquet(staged, index=False)
             staged.replace(file)
         except OSError as error:
             staged.unlink(missing_ok=True)

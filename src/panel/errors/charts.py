@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from src.analysis import misspellings
+from src.analysis import misspellings, paired
 from src.panel.errors.filters import FilterLinks
 from src.panel.ui import html
 
@@ -68,7 +68,7 @@ def signed(count: int) -> str:
 
 def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
     """A bar for each thing that became of a word."""
-    counts = {name: int((both["outcome"] == name).sum()) for name in misspellings.OUTCOMES}
+    counts = {name: int((both["outcome"] == name).sum()) for name in paired.OUTCOMES}
     most = max([*list(counts.values())[:-1], 1])
     rows = []
     for name, count in counts.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import streamlit as st
 
 from src import store
-from src.analysis import misspellings
+from src.analysis import paired
 from src.panel.errors import filters
 from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run
@@ -56,7 +56,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
     answers = list(_answers(known[-MOST_STEPS:], question))
     if not answers:
         return None
-    story = misspellings.story([right for *_, right in answers])
+    story = paired.history([right for *_, right in answers])
     cells = []
     for step, predicted, right in answers:
         sign = "✓" if right else "✗"
@@ -71,7 +71,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
 def _answers(known: Iterable[Evaluation], question: str) -> Iterable[tuple[int, str, bool]]:
     for evaluation in known:
         try:
-            found = misspellings.answer(evaluation.path, question)
+            found = paired.answer(evaluation.path, question)
         except OSError:
             continue  # its file is gone
         if found:

@@ -1,0 +1,76 @@
+"""Answers of two models, or of several checkpoints, to the same questions."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+# Outcomes of a question from one model to another.
+OUTCOMES = ["fixed", "broken", "same mistake", "another mistake", "right in both"]
+KEY = ["question", "expected"]
+
+
+def pair_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """One row per question that both answered, with `outcome`, one of OUTCOMES.
+
+    Columns that differ between the two end in _a and _b.
+    """
+    own = ["predicted", "correct", "kind", "edits", "edit_distance", "log_probability"]
+    asked = [*KEY, "word", "task", "length", "answer_tokens"]
+    left = a[[c for c in (*asked, *own) if c in a]].drop_duplicates(KEY)
+    right = b[[c for c in (*KEY, *own) if c in b]].drop_duplicates(KEY)
+    both = left.merge(right, on=KEY, suffixes=("_a", "_b"))
+    before, after = both["correct_a"], both["correct_b"]
+    tests = [~before & after, before & ~after, before & after,
+             both["predicted_a"] == both["predicted_b"]]  # fmt: skip
+    names = ["fixed", "broken", "right in both", "same mistake"]
+    return both.assign(outcome=np.select(tests, names, "another mistake"))
+
+
+def balance(both: pd.DataFrame) -> dict[str, Any]:
+    """Counts of `pair_answers` that add up: `difference` is (fixed - broken) / questions."""
+    n = {outcome: int((both["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+    questions = max(len(both), 1)
+    return {
+        "questions": len(both),
+        "fixed": n["fixed"],
+        "broken": n["broken"],
+        "still_wrong": n["same mistake"] + n["another mistake"],
+        "same_mistake": n["same mistake"],
+        "another_mistake": n["another mistake"],
+        "exact_match_a": int(both["correct_a"].sum()) / questions,
+        "exact_match_b": int(both["correct_b"].sum()) / questions,
+        "difference": (n["fixed"] - n["broken"]) / questions,
+    }
+
+
+def unpaired(a: int, b: int, both: pd.DataFrame) -> int:
+    """The number of the `a` and `b` questions that only one side was asked."""
+    return max(a + b - 2 * len(both), 0)
+
+
+def answer(path: str | Path, question: str) -> tuple[str, str, bool] | None:
+    """(expected, predicted, correct) of one question in a file of predictions; None where it was
+    not asked."""
+    return _answer(str(path), os.stat(path).st_mtime_ns, question)
+
+
+@lru_cache(maxsize=4096)
+def _answer(path: str, changed: int, question: str) -> tuple[str, str, bool] | None:
+    columns = ["expected", "predicted", "correct"]
+    rows = pq.read_table(path, columns=columns, filters=[("question", "=", question)]).to_pylist()
+    return (rows[0]["expected"], rows[0]["predicted"], rows[0]["correct"]) if rows else None
+
+
+def history(right: Sequence[bool]) -> str:
+    """The history of a word over ordered checkpoints: never, learned, forgotten or always right."""
+    if not any(right):
+        return "never"
+    if not right[-1]:
+        return "forgotten"
+    return "always right" if all(right) else "learned"
