@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from src import paths, store
 from src.cli.options import AsJson
-from src.cli.output import out, print_json
+from src.cli.output import out, print_facts, print_json
 from src.runs import machine, reconciler
 
 
@@ -23,13 +21,13 @@ def doctor(as_json: AsJson = False) -> None:
     document = diagnosis()
     if as_json:
         return print_json(document)
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in document.items():
-        text = "\n".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        table.add_row(key, escape(", ".join(text) if isinstance(text, list) else str(text)))
-    out.print(table)
+    print_facts((name, text_of(value)) for name, value in document.items())
+
+
+def text_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{k} {v}" for k, v in value.items())
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 PACKAGES = [
@@ -91,17 +89,12 @@ def existing(path: Path) -> Path:
 
 def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) -> None:
     """Open the panel in the browser."""
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(paths.ROOT / "app.py"),
-        "--server.port",
-        str(port),
-    ]
+    app = str(paths.ROOT / "app.py")
     os.chdir(paths.ROOT)  # Streamlit reads .streamlit/config.toml there
-    os.execv(command[0], command)
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "streamlit", "run", app, "--server.port", str(port)],
+    )
 
 
 def reconcile(as_json: AsJson = False) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from src import store
 from src.cli.lookup import find_run
@@ -23,7 +22,7 @@ from src.cli.options import (
     Wait,
     overrides,
 )
-from src.cli.output import DID_NOT_COMPLETE, err, error, note, out, print_json
+from src.cli.output import DID_NOT_COMPLETE, err, error, note, out, print_json, print_table
 from src.cli.runs import print_run
 from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
@@ -175,14 +174,18 @@ def print_plan(
     launcher.fill_slots()
     if as_json:
         return print_json(asdict(plan) | {"seconds": plan.seconds, "launched": []})
-    table = Table("runs", "at once", "engine", "at most", "GiB", "why", box=None,
-                  header_style="bold")  # fmt: skip
-    for pack in plan.packs:
-        table.add_row(
-            f"{len(pack.members):,}", f"{pack.size:,}", pack.engine, duration(pack.seconds),
-            f"{pack.peak_gib:.1f} of {pack.room_gib:.1f}", escape(pack.why),
-        )  # fmt: skip
-    out.print(table)
+    rows = [
+        (
+            f"{len(pack.members):,}",
+            f"{pack.size:,}",
+            pack.engine,
+            duration(pack.seconds),
+            f"{pack.peak_gib:.1f} of {pack.room_gib:.1f}",
+            pack.why,
+        )
+        for pack in plan.packs
+    ]
+    print_table(["runs", "at once", "engine", "at most", "GiB", "why"], rows)
     for pack in plan.packs:
         if {packing_of(configs[i], len(pack.members)) for i in pack.members} != {
             (pack.engine, pack.size)

@@ -47,8 +47,8 @@ app = typer.Typer(
 
 
 @app.callback()
-def private() -> None:
-    # What runs leave behind is for their owner alone.
+def set_umask() -> None:
+    # Only the owner may read what runs write.
     os.umask(0o077)
 
 
@@ -68,7 +68,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
     ],
     "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
     "Compare": [results.compare, results.errors, results.evaluate, results.export],
-    "Sweep": [],
+    "Sweep": [],  # a subcommand: sweeps.app
     "Share": [share.push, share.merge, share.capsule],
     "Machine": [doctor.doctor],
 }

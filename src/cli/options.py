@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,11 @@ Set = Annotated[
         help="Change a setting, such as lora.r=16; may be repeated.",
     ),
 ]
+
+Format = Annotated[
+    Literal["csv", "json", "parquet", "xlsx"], typer.Option("--format", help="File format.")
+]
+Output = Annotated[Path | None, typer.Option(help="File to write; by default, standard output.")]
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """Results of runs: verdicts, misspellings, scores and predictions."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from src import store
 from src.cli.lookup import adapter_folder, find_checkpoint
-from src.cli.options import AsJson, CheckpointArgument
-from src.cli.output import err, out, print_json
+from src.cli.options import AsJson, CheckpointArgument, Format, Output
+from src.cli.output import err, out, print_json, print_table, write_export
 from src.config import stored_config
 from src.format import number
 from src.runs import reconciler
@@ -33,18 +31,13 @@ def compare(
         chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
         if len(chosen) < 2:
             raise store.UnknownRun("compare needs two or more different runs")
-        found = comparison.compare(session, list(chosen.values()))
+        compared = comparison.compare(session, list(chosen.values()))
     if as_json:
-        return print_json(comparison.document(found))
-    for verdict in (*found.configs, *found.adapters):
+        return print_json(comparison.document(compared))
+    for verdict in (*compared.configs, *compared.adapters):
         out.print(escape(verdict.claim), highlight=False)
-    if found.summary:
-        out.print(escape(found.summary), highlight=False)
-
-
-SplitOption = Annotated[
-    Literal["val", "validation", "test"], typer.Option(help="Split whose predictions are read.")
-]
+    if compared.summary:
+        out.print(escape(compared.summary), highlight=False)
 
 
 def errors(
@@ -53,14 +46,17 @@ def errors(
         str | None, typer.Option(metavar="RUN[@STEP]", help="Another adapter to compare with.")
     ] = None,
     all_words: Annotated[bool, typer.Option("--all", help="List the correct words too.")] = False,
-    split: SplitOption = "validation",
+    split: Annotated[
+        Literal["val", "validation", "test"],
+        typer.Option(help="The split whose predictions are read."),
+    ] = "validation",
     as_json: AsJson = False,
 ) -> None:
     """List the words that an adapter misspells, and how.
 
     With --vs: the words that the other adapter fixed, broke, or still has wrong.
     """
-    from src.analysis import misspellings, paired
+    from src.analysis import misspellings
 
     name = "test" if split == "test" else "validation"
     with store.reading() as session:
@@ -68,30 +64,36 @@ def errors(
         other = store.scored(session, vs, split=name)[:2] if vs else None
     frame = misspellings.read(evaluation.path)
     if other:
-        both = paired.pair_answers(frame, misspellings.read(other[1].path))
         names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
-        if both.empty:
-            raise store.UnknownRun(
-                f"{names[0]} and {names[1]} have no {name} question in common, so nothing can be "
-                "called fixed or broken; name two that were scored on the same data"
-            )
-        left_out = paired.unpaired(len(frame), other[1].rows, both)
-        if left_out:
-            err.print(f"{left_out:,} {name} questions that only one of them was asked are left out")
-        return tell_changes(both, names, name, as_json=as_json)
-    shown = frame if all_words else frame[~frame["correct"]]
+        return print_changes(frame, misspellings.read(other[1].path), names, name, as_json=as_json)
+    listed = frame if all_words else frame[~frame["correct"]]
     if as_json:
-        return print_json(records(shown))
-    print_words(shown)
-    told = ", ".join(f"{count:,} {kind}" for kind, count in misspellings.counts(frame).items())
+        return print_json(records(listed))
+    print_words(listed)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in misspellings.counts(frame).items())
     wrong = evaluation.rows - evaluation.correct
-    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {told}")
+    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {kinds}")
 
 
-def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json: bool) -> None:
+def print_changes(
+    before: "pd.DataFrame",
+    after: "pd.DataFrame",
+    names: list[str],
+    split: str,
+    *,
+    as_json: bool,
+) -> None:
     """Print the words that `names[1]` fixed, broke or still has wrong, against `names[0]`."""
     from src.analysis import paired
 
+    both = paired.pair_answers(before, after)
+    if both.empty:
+        raise store.UnknownRun(
+            f"{names[0]} and {names[1]} have no {split} question in common, so nothing can be "
+            "called fixed or broken; name two that were scored on the same data"
+        )
+    if left_out := paired.unpaired(len(before), len(after), both):
+        err.print(f"{left_out:,} {split} questions that only one of them was asked are left out")
     sums = paired.balance(both)
     groups = {
         "fixed": both[both["outcome"] == "fixed"],
@@ -101,12 +103,12 @@ def tell_changes(both: "pd.DataFrame", names: list[str], split: str, *, as_json:
     if as_json:
         about = {"a": names[0], "b": names[1], "split": split, "counts": sums}
         return print_json(about | {group: records(words) for group, words in groups.items()})
-    table = Table("", "question", "expected", *names, box=None, header_style="bold")
-    for group, words in groups.items():
-        for row in words.itertuples():
-            cells = (row.question, row.expected, row.predicted_a, row.predicted_b)
-            table.add_row(group.replace("_", " "), *(escape(str(cell)) for cell in cells))
-    out.print(table)
+    rows = [
+        (group.replace("_", " "), *map(str, cells))
+        for group, words in groups.items()
+        for cells in words[["question", "expected", "predicted_a", "predicted_b"]].to_numpy()
+    ]
+    print_table(["", "question", "expected", *names], rows)
     out.print(
         f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
         f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
@@ -123,16 +125,10 @@ def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
 
 
-SHOWN = ["question", "expected", "predicted", "correct", "edit_distance"]
-
-
 def print_words(frame: "pd.DataFrame") -> None:
-    table = Table("question", "expected", "predicted", "edits", "kind", box=None,
-                  header_style="bold")  # fmt: skip
-    for row in frame[[*SHOWN, "kind"]].itertuples():
-        cells = (row.question, row.expected, row.predicted)
-        table.add_row(*(escape(str(c)) for c in cells), str(row.edit_distance), str(row.kind))
-    out.print(table)
+    columns = ["question", "expected", "predicted", "edit_distance", "kind"]
+    rows = [[str(cell) for cell in row] for row in frame[columns].to_numpy()]
+    print_table(["question", "expected", "predicted", "edits", "kind"], rows)
 
 
 def evaluate(
@@ -166,35 +162,24 @@ def evaluate(
 
 def export(
     runs: Annotated[list[str], typer.Argument(metavar="RUN[@STEP]", help="Runs or checkpoints.")],
-    format: Annotated[
-        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="File format.")
-    ] = "csv",
+    format: Format = "csv",
     split: Annotated[
         Literal["val", "validation", "test"] | None,
         typer.Option(help="Only this split; by default, all that were scored."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="File to write; by default, standard output.")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write all predictions of runs, with their kinds of error, as one table."""
     from src.analysis import exports
 
-    wanted = [split if split in (None, "test") else "validation"]
-    found = []
+    evaluations = []
     with store.reading() as session:
         for name in runs:
             run, step = store.find_checkpoint(session, name)
-            there = {
-                e.split for e in store.list_evaluations(session, run.id) if step in (None, e.step)
-            }
-            for one in wanted if split else sorted(there, reverse=True) or ["validation"]:
-                found.append(store.scored(session, name, split=str(one))[1])
-    content = exports.FORMATS[format][2](exports.predictions(found))
-    if output:
-        output.write_bytes(content)
-        err.print(f"{output} holds {sum(e.rows for e in found):,} predictions", highlight=False)
-    elif sys.stdout.isatty() and format in ("parquet", "xlsx"):
-        raise typer.BadParameter(f"{format} is a binary format; name a file with --output")
-    else:
-        sys.stdout.buffer.write(content)
+            scored = store.list_evaluations(session, run.id)
+            splits = sorted({e.split for e in scored if step in (None, e.step)}, reverse=True)
+            if split or not splits:
+                splits = ["test" if split == "test" else "validation"]
+            evaluations += [store.scored(session, name, split=one)[1] for one in splits]
+    content = exports.FORMATS[format][2](exports.predictions(evaluations))
+    write_export(content, format, output, f"{sum(e.rows for e in evaluations):,} predictions")

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from src import store
 from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
-from src.cli.output import err, out, print_json
+from src.cli.output import err, out, print_facts, print_json, print_table
 from src.format import number
 from src.runs import launcher, reconciler
 from src.store.tables import Run, Status
@@ -23,33 +23,32 @@ def runs(as_json: AsJson = False) -> None:
     """List all runs, newest first."""
     reconciler.reconcile()
     with store.reading() as session:
-        found = store.list_runs(session)
-        latest = store.latest_metrics(session, [r.id for r in found])
-        if as_json:
-            return print_json(
-                [
-                    {
-                        "id": r.id,
-                        "name": r.name,
-                        "status": r.status,
-                        "reason": r.reason,
-                        "step": r.step or 0,
-                        "max_steps": r.max_steps,
-                        "metrics": latest[r.id],
-                        "created_at": r.created_at,
-                        "started_at": r.started_at,
-                        "ended_at": r.ended_at,
-                    }
-                    for r in found
-                ]
-            )
-    if not found:
+        rows = store.list_runs(session)
+        latest = store.latest_metrics(session, [run.id for run in rows])
+    if as_json:
+        return print_json(
+            [
+                {
+                    "id": run.id,
+                    "name": run.name,
+                    "status": run.status,
+                    "reason": run.reason,
+                    "step": run.step or 0,
+                    "max_steps": run.max_steps,
+                    "metrics": latest[run.id],
+                    "created_at": run.created_at,
+                    "started_at": run.started_at,
+                    "ended_at": run.ended_at,
+                }
+                for run in rows
+            ]
+        )
+    if not rows:
         err.print("no runs yet; start one with `spelltune launch`")
         return None
     heads = ("run", "status", "step", "exact match", "loss", "launched")
-    columns = [Column(head, no_wrap=True) for head in heads]
-    table = Table(*columns, box=None, header_style="bold")
-    for run in found:
+    table = Table(*(Column(head, no_wrap=True) for head in heads), box=None, header_style="bold")
+    for run in rows:
         values = latest[run.id]
         table.add_row(
             escape(run.id),
@@ -59,10 +58,10 @@ def runs(as_json: AsJson = False) -> None:
             number(values.get("train/loss")),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         )
-    # An id is there to be copied and a status to be read: nothing is cut, however narrow the
-    # terminal or the pipe.
+    # Ids are copied and statuses read, so neither is cut, however narrow the terminal or the pipe.
     widest = Console(width=1000).measure(table).maximum
     Console(width=max(out.width, widest)).print(table)
+    return None
 
 
 def show(run: RunArgument, as_json: AsJson = False) -> None:
@@ -80,25 +79,16 @@ def show(run: RunArgument, as_json: AsJson = False) -> None:
 def print_run(run: Run) -> None:
     with store.reading() as session:
         document = store.show(session, run)
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key in ("id", "status", "reason", "phase"):
-        if document[key]:
-            table.add_row(key, escape(str(document[key])))
-    table.add_row("step", f"{document['step']:,} of {document['max_steps']:,}")
+    heads = ("id", "status", "reason", "phase")
+    facts = [(name, str(document[name])) for name in heads if document[name]]
+    facts.append(("step", f"{document['step']:,} of {document['max_steps']:,}"))
     if best := document["best"]:
-        table.add_row("best", f"step {best['step']:,}, {best['metric']} {number(best['value'])}")
-    for name, value in sorted(document["metrics"].items()):
-        table.add_row(name, number(value))
-    for name, path in document["paths"].items():
-        if path:
-            table.add_row(name, escape(str(path)))
-    for event in document["lineage"]:
-        table.add_row(f"attempt {event['attempt']}", escape(event["text"]))
-    for child in document["forks"]:
-        table.add_row("fork", escape(child))
-    out.print(table)
+        facts.append(("best", f"step {best['step']:,}, {best['metric']} {number(best['value'])}"))
+    facts += [(name, number(value)) for name, value in sorted(document["metrics"].items())]
+    facts += [(name, str(path)) for name, path in document["paths"].items() if path]
+    facts += [(f"attempt {event['attempt']}", event["text"]) for event in document["lineage"]]
+    facts += [("fork", child) for child in document["forks"]]
+    print_facts(facts)
 
 
 def metrics(run: RunArgument, as_json: AsJson = False) -> None:
@@ -116,7 +106,7 @@ def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
     row = find_run(run)
     with store.reading() as session:
         kept = store.list_checkpoints(session, row.id)
-    found = [
+    documents: list[dict[str, Any]] = [
         {
             "step": c.step,
             "is_best": c.is_best,
@@ -127,13 +117,18 @@ def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:
         for c in kept
     ]
     if as_json:
-        return print_json(found)
-    table = Table("step", "best", "verified", "MiB", "path", box=None, header_style="bold")
-    for c, whole in zip(kept, found, strict=True):
-        best, verified = "best" if c.is_best else "", "yes" if whole["verified"] else "NO"
-        size = f"{c.size_bytes / 2**20:.1f}"
-        table.add_row(f"{c.step:,}", best, verified, size, escape(c.path))
-    out.print(table)
+        return print_json(documents)
+    rows = [
+        (
+            f"{c['step']:,}",
+            "best" if c["is_best"] else "",
+            "yes" if c["verified"] else "NO",
+            f"{c['size_bytes'] / 2**20:.1f}",
+            str(c["path"]),
+        )
+        for c in documents
+    ]
+    print_table(["step", "best", "verified", "MiB", "path"], rows)
 
 
 def stop(run: RunArgument, as_json: AsJson = False) -> None:

@@ -1,6 +1,6 @@
 """`spelltune sweep`: plan, launch, follow and control sweeps."""
 
-import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 
 from src import store
-from src.cli.options import AsJson
-from src.cli.output import err, note, out, print_json
+from src.cli.options import AsJson, Format, Output
+from src.cli.output import err, note, out, print_json, write_export
 from src.format import number
 from src.runs import reconciler
 
@@ -18,17 +18,12 @@ app = typer.Typer(
     no_args_is_help=True, help="Search settings: plan, launch, follow and control sweeps."
 )
 
-
 SweepFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="A sweep file, such as those in configs/sweeps.")
 ]
-
-
 SweepArgument = Annotated[
     str, typer.Argument(metavar="ID", help="A sweep's id, or its name for the newest one.")
 ]
-
-
 Budget = Annotated[
     str | None, typer.Option(help="`200 trials` or `45m`, instead of the file's budget.")
 ]
@@ -47,13 +42,13 @@ def plan(
     """Show what a sweep would take: trials, duplicates, processes, time."""
     from src.sweeps import control, estimate
 
-    _, config, plan = control.prepare(file, budget=budget)
+    _, config, planned = control.prepare(file, budget=budget)
     if measure:
         estimate.measure_missing(config)
-        _, _, plan = control.prepare(file, budget=budget)
+        _, _, planned = control.prepare(file, budget=budget)
     if as_json:
-        return print_json(asdict(plan))
-    for line in plan.lines():
+        return print_json(asdict(planned))
+    for line in planned.lines():
         out.print(line, highlight=False)
 
 
@@ -73,8 +68,8 @@ def launch(
     """
     from src.sweeps import control
 
-    _, _, plan = control.prepare(file, budget=budget, executor=executor)
-    for line in plan.lines():
+    _, _, planned = control.prepare(file, budget=budget, executor=executor)
+    for line in planned.lines():
         err.print(line, highlight=False)
     sweep_id = control.launch(file, budget=budget, executor=executor)
     if as_json:
@@ -102,9 +97,9 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     found = document(sweep_id)
     if as_json:
         return print_json(found)
-    told = ", ".join(f"{count:,} {what}" for what, count in found["counts"].items())
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in found["counts"].items())
     out.print(f"{found['id']}  {found['status']}  {found['reason'] or ''}".rstrip())
-    out.print(told or "no trials yet", highlight=False)
+    out.print(counts or "no trials yet", highlight=False)
     if best := found["best"]:
         values = ", ".join(f"{name} {value}" for name, value in best["settings"].items())
         out.print(
@@ -131,19 +126,25 @@ def document(sweep_id: str) -> dict[str, Any]:
 @app.command()
 def pause(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     """Start no further trials; those that are training go on."""
-    steer("pause", sweep_id, as_json=as_json)
+    from src.sweeps import control
+
+    change(control.pause, sweep_id, as_json=as_json)
 
 
 @app.command()
 def resume(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     """Resume a paused sweep."""
-    steer("resume", sweep_id, as_json=as_json)
+    from src.sweeps import control
+
+    change(control.resume, sweep_id, as_json=as_json)
 
 
 @app.command()
 def cancel(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     """End a sweep: cancel its queued trials, and stop those that are training."""
-    steer("cancel", sweep_id, as_json=as_json)
+    from src.sweeps import control
+
+    change(control.cancel, sweep_id, as_json=as_json)
 
 
 @app.command()
@@ -153,17 +154,18 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add to a sweep's budget; a completed sweep goes on."""
-    steer("add", sweep_id, more, as_json=as_json)
-
-
-def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
     from src.sweeps import control
 
+    change(control.add, sweep_id, more, as_json=as_json)
+
+
+def change(action: Callable[..., object], sweep_id: str, *arguments: str, as_json: bool) -> None:
+    """Apply an action to a sweep, and print its new status."""
     with store.reading() as session:
-        found = store.find_sweep(session, sweep_id).id
-    getattr(control, what)(found, *arguments)
+        full_id = store.find_sweep(session, sweep_id).id
+    action(full_id, *arguments)
     with store.reading() as session:
-        row = store.find_sweep(session, found)
+        row = store.find_sweep(session, full_id)
     if as_json:
         return print_json(row.model_dump(exclude={"file", "base"}))
     out.print(f"{row.status} {row.id}", highlight=False)
@@ -172,12 +174,8 @@ def steer(what: str, sweep_id: str, *arguments: str, as_json: bool) -> None:
 @app.command()
 def export(
     sweep_id: SweepArgument,
-    format: Annotated[
-        Literal["csv", "json", "parquet", "xlsx"], typer.Option(help="File format.")
-    ] = "csv",
-    output: Annotated[
-        Path | None, typer.Option(help="File to write; by default, standard output.")
-    ] = None,
+    format: Format = "csv",
+    output: Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
 ) -> None:
     """Write a table of a sweep's trials: settings, score, time, outcome."""
@@ -185,10 +183,7 @@ def export(
     from src.sweeps import results
 
     with store.reading() as session:
-        found = results.read(session, store.find_sweep(session, sweep_id))
-    content = exports.FORMATS["json" if as_json else format][2](found.trials)
-    if output:
-        output.write_bytes(content)
-        err.print(f"{output} holds {len(found.trials):,} trials", highlight=False)
-    else:
-        sys.stdout.buffer.write(content)
+        trials = results.read(session, store.find_sweep(session, sweep_id)).trials
+    chosen = "json" if as_json else format
+    content = exports.FORMATS[chosen][2](trials)
+    write_export(content, chosen, output, f"{len(trials):,} trials")
