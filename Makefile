@@ -69,7 +69,7 @@ chaos: setup-dev  ## Run the long proofs of reliability and write their table in
 screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots
 
-docs: settings commands  ## Build the documentation as a site into results/site
+docs: settings commands tree  ## Build the documentation as a site into results/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict
 	@echo "open results/site/index.html"
 
@@ -78,6 +78,9 @@ settings: setup-dev  ## Write docs/settings.md from RunConfig
 
 commands: setup-dev  ## Write docs/cli.md from the commands
 	$(VENV)/python -m scripts.cli_reference
+
+tree: setup-dev  ## Write the tree of files into docs/architecture.md
+	$(VENV)/python -m scripts.file_tree
 
 base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
 	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
