@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from src.config import RunConfig, stored_config
 from src.training import checkpointing
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
-from src.training.run_policy import resume_exactness
+from src.training.identity import resume_exactness
 from src.training.train import train
 from src.training.utils import TrainingError, TrainingResult
 from tests import tiny

@@ -6,26 +6,35 @@ from pathlib import Path
 
 import pytest
 
+from src.config import load_config
 from src.training import early_stopping
-from src.training.early_stopping import CRITERIA, History, Rules, criterion
+from src.training.early_stopping import CRITERIA, EarlyStopping, criterion
 from src.training.train import train
 from src.training.utils import TrainingError
 from tests import tiny
 
 
+def stopping(metric: str = "val/loss", mode: str = "min", **changes: object) -> EarlyStopping:
+    """Early stopping of which nothing is on but what `changes` says."""
+    nothing = {"min_delta": 0.0, "patience": None, "warmup_evaluations": 0}
+    values = nothing | {"metric": metric, "mode": mode} | changes
+    overrides = {f"early_stopping.{name}": value for name, value in values.items()}
+    return EarlyStopping(load_config(overrides=overrides).early_stopping)
+
+
 def fed(values: list[float], metric: str = "val/loss", mode: str = "min", **rules: object) -> str:
     """The first verdict over these evaluations at steps 1, 2, ..., as `step: reason`."""
-    history = History(Rules(metric, mode, **rules))  # type: ignore[arg-type]
+    history = stopping(metric, mode, **rules)
     for step, value in enumerate(values, start=1):
         history.record({metric: value})
         history.evaluated(step)
-        if why := history.verdict():
+        if why := history.stop_reason():
             return f"{step}: {why}"
     return "goes on"
 
 
 def test_the_best_needs_the_smallest_change_and_is_never_nan() -> None:
-    history = History(Rules("val/loss", "min", min_delta=0.1))
+    history = stopping("val/loss", "min", min_delta=0.1)
     seen = []
     for step, value in enumerate([1.0, 0.95, 0.8, math.nan, 0.75]):
         history.record({"val/loss": value})
@@ -36,12 +45,12 @@ def test_the_best_needs_the_smallest_change_and_is_never_nan() -> None:
 
 def test_of_equal_scores_that_of_the_lower_loss_is_the_best() -> None:
     """At first no word is right; the newest adapter is still far better than the first."""
-    history = History(Rules("val/exact_match", "max"))
+    history = stopping("val/exact_match", "max")
     for step, (score, loss) in enumerate([(0, 9.7), (0, 2.4), (0, 3.1), (0, 1.4)], start=1):
         history.record({"val/exact_match": score, "val/loss": loss})
         history.evaluated(step)
     assert (history.best_step, history.without_better) == (4, 3)
-    assert not History(Rules("val/cer", "max")).evaluated(1)  # nobody recorded it
+    assert not stopping("val/cer", "max").evaluated(1)  # nobody recorded it
 
 
 @pytest.mark.parametrize(
@@ -72,7 +81,7 @@ def test_more_may_be_better() -> None:
 
 
 def test_divergence_compares_with_the_lowest_loss() -> None:
-    history = History(Rules("val/loss", "min", divergence_factor=2.0))
+    history = stopping("val/loss", "min", divergence_factor=2.0)
     found = []
     for loss in (3.0, 1.0, 1.9, 2.1, math.nan):
         history.record({"train/loss": loss})
@@ -83,16 +92,13 @@ def test_divergence_compares_with_the_lowest_loss() -> None:
 
 
 def test_a_history_survives_a_checkpoint() -> None:
-    history = History(Rules("val/loss", "min", patience=3))
+    history = stopping("val/loss", "min", patience=3)
     for step, value in enumerate([3.0, 2.0, 2.5], start=1):
         history.record({"train/loss": value, "val/loss": value})
         history.evaluated(step)
-    copy = History(history.rules)
+    copy = EarlyStopping(history.settings)
     copy.restore(json.loads(json.dumps(history.state())))
     assert copy.state() == history.state()
-    # As the first release wrote it.
-    copy.restore({"best": {"step": 7, "value": 1.0, "without_better": 2, "mode": "max"}})
-    assert copy.best_step == 7 and copy.rules.mode == "min"
 
 
 def test_a_training_stops_by_the_criterion_of_a_user(
@@ -103,8 +109,8 @@ def test_a_training_stops_by_the_criterion_of_a_user(
     monkeypatch.setattr(early_stopping, "CRITERIA", CRITERIA)
 
     @criterion
-    def second_evaluation(history: History) -> str | None:
-        return "it was the second" if len(history.evaluations) == 2 else None
+    def second_evaluation(run: EarlyStopping) -> str | None:
+        return "it was the second" if len(run.evaluations) == 2 else None
 
     try:
         config = tiny.config_of(base, **{"early_stopping.criteria": ["second_evaluation"]})

@@ -1,6 +1,6 @@
-"""Which evaluation is the best so far, and whether to go on.
+"""Early stopping: the best evaluation so far, and whether the run is to end.
 
-A criterion is a function that reads a `History` and returns why to stop, or None to go on. To add
+A criterion is a function that reads an `EarlyStopping` and returns why to stop, or None. To add
 one, write it here under `@criterion` and put its name into `early_stopping.criteria`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from src.config import EarlyStoppingConfig
 from src.errors import did_you_mean
 
-# Metrics that may be watched: those of an evaluation, and what the training logged last before it.
+# Metrics that may be monitored: those of an evaluation, and what training logged last before it.
 VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
 TRAINING = ("train/loss", "lr", "grad_norm", "tokens_per_second")
 LOSS = VALIDATION[0]
@@ -22,33 +22,17 @@ LESS = ("val/loss", "val/cer", "val/edit_distance", "train/loss", "grad_norm")
 
 
 class Diverged(ArithmeticError):
-    """The training loss is no number any more."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The settings of early stopping: see EarlyStoppingConfig, whose fields these are."""
-
-    metric: str
-    mode: str  # min or max: whether less or more of the metric is better
-    min_delta: float = 0.0
-    warmup_evaluations: int = 0
-    patience: int | None = None
-    target: float | None = None
-    divergence_factor: float | None = None
-    plateau_evaluations: int | None = None
-    criteria: tuple[str, ...] | list[str] = ()
+    """The training loss, a gradient or a weight is not finite."""
 
 
 @dataclass
-class History:
-    """What a training has recorded so far and which evaluation was the best; it travels in each
-    checkpoint.
+class EarlyStopping:
+    """The metrics that a run has recorded and its best evaluation; saved in each checkpoint.
 
-    The adapter before training takes no part: step 0 is the baseline, not a candidate.
+    The adapter before training is not a candidate: step 0 is the baseline.
     """
 
-    rules: Rules
+    settings: EarlyStoppingConfig
     recorded: dict[str, float] = field(default_factory=dict)  # the newest value of each metric
     # (step, each metric's value then), one an evaluation
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -64,12 +48,12 @@ class History:
             self.lowest_loss = values["train/loss"]
 
     def evaluated(self, step: int) -> bool:
-        """Take what is recorded as the evaluation of `step`; whether it is a new best. nan never
-        is, and of equal ones that of the lower validation loss is."""
+        """Take what is recorded as the evaluation of `step`; True if it is the new best. nan never
+        is; of equal values the one with the lower validation loss is."""
         self.evaluations.append((step, dict(self.recorded)))
-        value = self.recorded.get(self.rules.metric, math.nan)
+        value = self.recorded.get(self.settings.metric, math.nan)
         better = not math.isnan(value) and (
-            self.best_value is None or self.gain(self.best_value, value) > self.rules.min_delta
+            self.best_value is None or self.gain(self.best_value, value) > self.settings.min_delta
         )
         if better:
             self.best_value, self.best_step, self.without_better = value, step, 0
@@ -81,28 +65,28 @@ class History:
         return False
 
     def _has_lower_loss(self) -> bool:
-        """Whether the newest evaluation has a lower loss than the best one. Where no word is right
-        yet, only the loss tells a trained adapter from a new one."""
+        """True if the newest evaluation has a lower loss than the best one. While no word is right,
+        only the loss tells a trained adapter from a fresh one."""
         best = next(then for step, then in self.evaluations if step == self.best_step)
         return self.recorded.get(LOSS, math.nan) < best.get(LOSS, math.nan)
 
     def gain(self, before: float, after: float) -> float:
-        """How much better `after` is, in the metric's unit; negative where it is worse."""
-        return before - after if self.rules.mode == "min" else after - before
+        """Improvement from `before` to `after` in the metric's unit; negative if it is worse."""
+        return before - after if self.settings.mode == "min" else after - before
 
     def values(self) -> list[float]:
-        """The watched metric at each evaluation, oldest first."""
-        return [then.get(self.rules.metric, math.nan) for _, then in self.evaluations]
+        """The monitored metric at each evaluation, oldest first."""
+        return [then.get(self.settings.metric, math.nan) for _, then in self.evaluations]
 
-    def verdict(self) -> str | None:
-        """Why to stop after this evaluation, or None."""
-        if len(self.evaluations) <= self.rules.warmup_evaluations:
+    def stop_reason(self) -> str | None:
+        """Why to stop after the newest evaluation, or None."""
+        if len(self.evaluations) <= self.settings.warmup_evaluations:
             return None
-        names = (*BUILT_IN, *self.rules.criteria)
+        names = (*BUILT_IN, *self.settings.criteria)
         return next((why for name in names if (why := CRITERIA[name](self))), None)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, for `restore`."""
+        """The content of a checkpoint's manifest, for `restore`."""
         return {
             "best": {
                 "step": self.best_step,
@@ -118,13 +102,17 @@ class History:
         best = state["best"]
         self.best_step, self.best_value = best["step"], best["value"]
         self.without_better = best["without_better"]
-        # Checkpoints of the first release hold the best alone.
-        self.lowest_loss = state.get("lowest_loss", math.inf)
-        self.evaluations = [(step, dict(then)) for step, then in state.get("evaluations", [])]
-        self.recorded = dict(state.get("recorded", {}))
+        self.lowest_loss = state["lowest_loss"]
+        self.evaluations = [(step, dict(then)) for step, then in state["evaluations"]]
+        self.recorded = dict(state["recorded"])
+
+    def withdraw(self, best: Mapping[str, Any]) -> None:
+        """Undo that the newest evaluation is the best: `best` is that part of an earlier state."""
+        self.restore(self.state() | {"best": best})
+        self.without_better += 1
 
 
-Criterion = Callable[[History], str | None]
+Criterion = Callable[[EarlyStopping], str | None]
 CRITERIA: dict[str, Criterion] = {}
 
 
@@ -135,57 +123,55 @@ def criterion(function: Criterion) -> Criterion:
 
 
 @criterion
-def divergence(history: History) -> str | None:
-    """The training loss is nan, or above a multiple of its lowest; looked at whenever it is
-    logged."""
-    factor, loss = history.rules.divergence_factor, history.recorded.get("train/loss")
+def divergence(stopping: EarlyStopping) -> str | None:
+    """The training loss is nan, or above a multiple of its lowest; checked at each logging step."""
+    factor, loss = stopping.settings.divergence_factor, stopping.recorded.get("train/loss")
     if factor is None or loss is None:
         return None
     if not math.isfinite(loss):
         return f"the training loss is {loss}"
-    if loss > factor * history.lowest_loss:
+    if loss > factor * stopping.lowest_loss:
         return (
             f"the training loss {loss:.4g} is above {factor:g} times its lowest, "
-            f"{history.lowest_loss:.4g}"
+            f"{stopping.lowest_loss:.4g}"
         )
     return None
 
 
 @criterion
-def target_reached(history: History) -> str | None:
-    target, value = history.rules.target, history.values()[-1]
-    if target is not None and history.gain(target, value) >= 0:
-        return f"{history.rules.metric} reached {value:.4g}, the target was {target:g}"
+def target_reached(stopping: EarlyStopping) -> str | None:
+    target, value = stopping.settings.target, stopping.values()[-1]
+    if target is not None and stopping.gain(target, value) >= 0:
+        return f"{stopping.settings.metric} reached {value:.4g}, the target was {target:g}"
     return None
 
 
 @criterion
-def patience(history: History) -> str | None:
-    limit = history.rules.patience
-    if limit is not None and history.without_better >= limit:
-        than = "ever" if history.best_step is None else f"than at step {history.best_step}"
-        return (
-            f"{history.rules.metric} was not better {than} in {history.without_better} evaluations"
-        )
+def patience(stopping: EarlyStopping) -> str | None:
+    limit = stopping.settings.patience
+    if limit is not None and stopping.without_better >= limit:
+        than = "ever" if stopping.best_step is None else f"than at step {stopping.best_step}"
+        name, count = stopping.settings.metric, stopping.without_better
+        return f"{name} was not better {than} in {count} evaluations"
     return None
 
 
 @criterion
-def plateau(history: History) -> str | None:
+def plateau(stopping: EarlyStopping) -> str | None:
     """The least-squares line through the last evaluations gains no more than min_delta from its
     first to its last."""
-    window = history.rules.plateau_evaluations
-    values = history.values()[-window:] if window else []
+    window = stopping.settings.plateau_evaluations
+    values = stopping.values()[-window:] if window else []
     if window is None or len(values) < window or not all(map(math.isfinite, values)):
         return None
     slope = linear_regression(range(window), values).slope
-    gained = history.gain(0.0, slope) * (window - 1)
-    if gained <= history.rules.min_delta:
-        return f"{history.rules.metric} has a trend of {gained:+.4g} over {window} evaluations"
+    gained = stopping.gain(0.0, slope) * (window - 1)
+    if gained <= stopping.settings.min_delta:
+        return f"{stopping.settings.metric} has a trend of {gained:+.4g} over {window} evaluations"
     return None
 
 
-# They rest while their setting is empty; the names in `criteria` come after them.
+# Inactive while their setting is empty; the names in `criteria` come after them.
 BUILT_IN = ("divergence", "target_reached", "patience", "plateau")
 
 

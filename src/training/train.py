@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ import yaml
 
 from src.config import RunConfig
 from src.paths import ROOT
-from src.training import checkpointing
 from src.training.data_loaders import load_splits
 from src.training.packed.eligibility import EngineChoice, choose_engine
-from src.training.run_policy import resume_exactness
 from src.training.trl_arguments import TrlPlan, plan
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
@@ -84,6 +82,9 @@ def train(
     from src.models import spelling_model as spelling
     from src.models import utils as machine
     from src.training import scoring
+    from src.training.examples import Examples
+    from src.training.identity import run_identity
+    from src.training.run_policy import RunPolicy
 
     if threads := os.environ.get("SPELLTUNE_THREADS"):
         torch.set_num_threads(int(threads))
@@ -93,124 +94,73 @@ def train(
 
     reporter.phase(f"reading {config.data.task}")
     splits = load_splits(**asked.data)
-    validation = splits.validation
-    if asked.max_rows is not None and len(validation) > asked.max_rows:
-        # The same rows in every run, whatever its seed: runs are compared on them.
-        validation = validation.sample(asked.max_rows, random_state=0).sort_index()
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)
-    tokenizer, context = vocabulary.tokenizer, vocabulary.context_tokens
-    rows = {}
-    for split, frame in (
-        ("train", splits.train),
-        ("validation", validation),
-        ("test", splits.test),
-    ):
-        rows[split] = scoring.encode(tokenizer, frame, asked.template)
-        scoring.check_lengths(
-            rows[split], split, max_length=config.model.max_length, context=context
-        )
-
-    identity = {
-        "config": config.model_dump(),
-        "data": splits.fingerprint,
-        "tokenizer": vocabulary.fingerprint,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": machine.versions(),
-    }
-    manifest: dict[str, Any] | None = None
+    examples = Examples.of(splits, vocabulary, config)
+    policy = RunPolicy(
+        config,
+        reporter,
+        output_dir=output_dir,
+        checkpoints_dir=checkpoints_dir,
+        identity=run_identity(config, data=examples.fingerprint, tokenizer=vocabulary.fingerprint),
+    )
     if resume_from is not None:
-        manifest = checkpointing.verify(resume_from)
-        reporter.used({"resume": resume_exactness(manifest, identity, resume_from.name)})
+        policy.resume(resume_from)
 
     reporter.phase(f"loading {config.model.name}")
     model, backend, note = _load(asked, vocabulary, backend, note)
     model, targets = spelling.add_lora(model, backend=backend, **asked.lora)
-    reporter.used(
-        {
-            "backend": backend,
-            "backend_note": note,
-            "engine": "trl",
-            "engine_note": engine.reason,
-            "precision": precision,
-            "device": identity["device"],
-            "threads": torch.get_num_threads(),
-            "target_modules": targets,
-            "rows": {split: len(encoded) for split, encoded in rows.items()},
-            "rows_dropped_as_duplicates": splits.duplicates,
-            "words_in_two_splits": splits.leaks,
-            "longest_row_tokens": max(len(row) for encoded in rows.values() for row in encoded),
-            "data_fingerprint": identity["data"],
-            **machine.parameter_counts(model),
-            "versions": identity["versions"],
-        }
+    policy.begin(
+        examples,
+        backend=backend,
+        backend_note=note,
+        engine="trl",
+        engine_note=engine.reason,
+        precision=precision,
+        target_modules=targets,
+        **machine.parameter_counts(model),
     )
 
     def scored(split: str, step: int) -> dict[str, float] | None:
-        """Metrics by name of the adapter as it is, reported; None when a stop came in between."""
-        prefix = "val" if split == "validation" else split
+        """Score the current adapter as that of `step`, and report it; None if a stop came first."""
+        rows = examples.rows[split]
         with machine.random_state_kept():
-            found = scoring.score(
+            scores = scoring.score(
                 model,
-                tokenizer,
-                rows[split],
-                context=context,
-                progress=lambda done: reporter.phase(f"{split} {done:,} of {len(rows[split]):,}"),
+                vocabulary.tokenizer,
+                rows,
+                context=vocabulary.context_tokens,
+                progress=lambda done: policy.progress(split, done, len(rows)),
                 stop=reporter.stop_requested,
                 **asked.evaluation,
             )
-        if found is None:
-            return None
-        values = {f"{prefix}/{name}": value for name, value in found[0].items()}
-        reporter.metrics(step, values)
-        reporter.evaluation(step, split, found[1])
-        reporter.phase("training")
-        return values
+        return None if scores is None else policy.scored(split, step, *scores)
 
-    from src.training.trl import build_trainer
+    from src.training.trl import build_trainer, save_adapter
 
     trainer = build_trainer(
-        asked, model, tokenizer, rows["train"], reporter, scored, checkpoints_dir, backend, identity
+        asked,
+        policy,
+        model,
+        vocabulary.tokenizer,
+        examples.rows["train"],
+        backend=backend,
+        validate=lambda: scored("validation", policy.step),
     )
-    reporter.metrics(manifest["step"] if manifest else 0, machine.memory_gib())
-    if manifest is None:
-        begun = scored("validation", 0) is not None
-        if begun:
-            trainer.train()
-        step = trainer.state.global_step
-        stopped = trainer.stopped or not begun
-    else:
-        assert resume_from is not None
-        _restore(model, resume_from)
-        trainer.go_on_from(resume_from, manifest)
-        step = manifest["step"]
-        if step < config.training.max_steps and not (trainer.stopped or trainer.early_stop):
-            trainer.train(resume_from_checkpoint=str(resume_from))
-            step = trainer.state.global_step
-        stopped = trainer.stopped
+    if resume_from is not None:
+        _load_adapter(model, resume_from)
+    if policy.evaluation_due:
+        policy.evaluated(scored("validation", policy.step))
+    if not policy.over:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
-    best_step = step if trainer.history.best_step is None else trainer.history.best_step
-    if best_step != step:
-        reporter.phase(f"restoring the adapter of step {best_step}")
-        _restore(model, checkpointing.step_dir(checkpoints_dir, best_step))
-    _save_final(model, tokenizer, output_dir)
-
-    validation_values: Mapping[str, float] | None = trainer.best_values
-    test_values = None
-    if not stopped:
-        if best_step != step or not validation_values:
-            # Again, so that the numbers are those of the adapter that was saved.
-            validation_values = scored("validation", best_step)
-        if validation_values is not None:
-            test_values = scored("test", best_step)
-        stopped = test_values is None
-    reporter.phase("")
-    return TrainingResult(
-        stopped=stopped,
-        reason=f"stopped at step {step}" if stopped else trainer.early_stop,
-        step=step,
-        best_step=best_step,
-        metrics={**(validation_values or trainer.best_values), **(test_values or {})},
+    policy.keep_best(
+        load=lambda checkpoint: _load_adapter(model, checkpoint),
+        write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
     )
+    for split in ("validation", "test"):
+        if policy.final_due(split):
+            policy.final_scores(scored(split, policy.kept_step))
+    return policy.result()
 
 
 def _load(
@@ -228,7 +178,7 @@ def _load(
         return load_base(backend="peft", **arguments), "peft", f"{error}, so PEFT trains."
 
 
-def _restore(model: Any, checkpoint: Path) -> None:
+def _load_adapter(model: Any, checkpoint: Path) -> None:
     """Load the adapter of a checkpoint into the model."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -237,15 +187,6 @@ def _restore(model: Any, checkpoint: Path) -> None:
     outcome: Any = set_peft_model_state_dict(model, weights)
     if strange := outcome.unexpected_keys:
         raise TrainingError(f"{checkpoint} holds another adapter, with {strange[0]}")
-
-
-def _save_final(model: Any, tokenizer: Any, output_dir: Path) -> None:
-    from src.training.trl import save_adapter
-
-    staging = checkpointing.stage(output_dir)
-    save_adapter(model, tokenizer, staging / "final")
-    checkpointing.replace_folder(staging / "final", output_dir / "final")
-    staging.rmdir()
 
 
 def run_experiment(config_path: str | Path) -> tuple[Path, dict[str, Any]]:

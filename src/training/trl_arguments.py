@@ -5,7 +5,6 @@ from typing import Any
 
 from src.config import RunConfig
 from src.paths import base_model
-from src.training.early_stopping import stopping_problems
 from src.training.utils import TrainingError
 
 
@@ -23,17 +22,10 @@ class TrlPlan:
     optimizer: tuple[str, dict[str, Any]]  # class in torch.optim, its arguments
     label_smoothing: float
     evaluation: dict[str, Any]  # score
-    max_rows: int | None
-    flow: dict[str, Any]  # Flow
-    keep: dict[str, Any]  # checkpointing.retain
-    stopping: dict[str, Any]  # Rules
-    self_heal: bool
 
 
 def plan(config: RunConfig, *, precision: str) -> TrlPlan:
     """What `config` means to the libraries, with its precision resolved to bf16, fp16 or fp32."""
-    if wrong := stopping_problems(config.early_stopping):
-        raise TrainingError("; ".join(f"{name}: {text}" for name, text in wrong.items()))
     training, optimizer = config.training, config.optimizer
     shared = {
         "max_length": config.model.max_length,
@@ -83,7 +75,7 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
             "logging_first_step": True,
             # The filter reads the loss back from the GPU in every micro-batch, and hides a nan.
             "logging_nan_inf_filter": False,
-            # Evaluation and saving are Flow's.
+            # Evaluation and saving are RunPolicy's.
             "eval_strategy": "no",
             "save_strategy": "no",
             # The rows come tokenised, checked and labelled; nothing is cut, packed or flattened.
@@ -123,17 +115,6 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
             "max_new_tokens": config.evaluation.max_new_tokens,
             "precision": precision,
         },
-        max_rows=config.evaluation.max_rows,
-        flow={
-            "eval_steps": config.evaluation.eval_steps,
-            "save_steps": config.checkpointing.save_steps,
-        },
-        keep={
-            "keep_last": config.checkpointing.keep_last,
-            "max_gib": config.checkpointing.max_gib,
-        },
-        stopping=config.early_stopping.model_dump(),
-        self_heal=config.supervision.self_heal,
     )
 
 

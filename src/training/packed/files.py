@@ -39,7 +39,13 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
     base.tokenizer.save_pretrained(str(folder))
 
 
-def write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> None:
+def write_checkpoint(base: SharedBase, run: PackedRun, state: AdapterState, folder: Path) -> None:
+    """Write the adapter of a run and all that a resume needs."""
+    write_adapter(base, run, state.params, folder)
+    _write_training_state(run, state, folder)
+
+
+def _write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> None:
     """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
     from transformers import get_scheduler
     from transformers.trainer_callback import TrainerControl, TrainerState
@@ -47,7 +53,7 @@ def write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> N
     config = run.config
     optimizer = _torch_optimizer(run, state)
     scheduler: Any = get_scheduler(
-        config.scheduler.name, optimizer, config.scheduler.warmup_steps, run.last
+        config.scheduler.name, optimizer, config.scheduler.warmup_steps, config.training.max_steps
     )
     rate = run.rate(run.step)
     for group in optimizer.param_groups:
@@ -66,7 +72,7 @@ def write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> N
     torch.save(random_state, folder / "rng_state.pth")
     TrainerState(
         global_step=run.step,
-        max_steps=run.last,
+        max_steps=config.training.max_steps,
         epoch=run.step / run.epoch_steps,
         logging_steps=config.training.logging_steps,
         train_batch_size=config.training.per_device_train_batch_size,

@@ -12,12 +12,13 @@ from src.models import utils as machine
 from src.models.multi_lora.adapters import LoraPair, initial_weights
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
-from src.training import scoring
-from src.training.data_loaders import Splits, load_splits
-from src.training.early_stopping import stopping_problems
+from src.training.data_loaders import load_splits
+from src.training.examples import Examples
+from src.training.identity import run_identity
 from src.training.packed.batches import ExampleArrays
 from src.training.packed.eligibility import refusal, shared_settings
 from src.training.packed.run import PackedRun, Trial
+from src.training.run_policy import RunPolicy
 from src.training.utils import Reporter, TrainingError
 
 
@@ -88,81 +89,63 @@ class SharedBase:
             self.layer_shapes, rank=run.rank, seed=run.config.training.seed, dtype=self.stored_dtype
         )
 
+    def setup(self, config: RunConfig) -> dict[str, Any]:
+        """What a run in this pack really uses, for its record."""
+        trainable = sum(sum(shape) for shape in self.layer_shapes) * config.lora.r
+        return {
+            "backend": "peft",
+            "backend_note": None,
+            "engine": "packed",
+            "engine_note": None,
+            "precision": self.settings["precision"],
+            "target_modules": self.targets,
+            "trainable_parameters": trainable,
+            "parameters": self.parameters + trainable,
+        }
+
 
 class RunReader:
-    """Reads the data of trials; trials with the same data share their rows."""
+    """Reads the data of trials; trials with the same data share their examples."""
 
     def __init__(self, base: SharedBase):
         self.base = base
         self._splits = cache(load_splits)
-        self._encoded: dict[
-            tuple[Any, ...], tuple[dict[str, list[scoring.Row]], ExampleArrays]
-        ] = {}
+        self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
 
     def read(self, trial: Trial) -> PackedRun:
         """The run of a trial, without an adapter. Refuses what the pack cannot train."""
         config, reporter = trial.config, trial.reporter
         if why := refusal(config):
             raise TrainingError(why)
-        if wrong := stopping_problems(config.early_stopping):
-            raise TrainingError("; ".join(f"{name}: {text}" for name, text in wrong.items()))
         own, shared = settings_of_a_pack(config), self.base.settings
         if other := [name for name in own if own[name] != shared[name]]:
             raise TrainingError(f"this trial has another {other[0]} than its pack")
         reporter.phase(f"reading {config.data.task}")
+        examples, arrays = self._read(config)
+        policy = RunPolicy(
+            config,
+            reporter,
+            output_dir=trial.output_dir,
+            checkpoints_dir=trial.checkpoints_dir,
+            identity=run_identity(
+                config,
+                data=examples.fingerprint,
+                tokenizer=self.base.vocabulary.fingerprint,
+                engine="packed",
+            ),
+        )
+        return PackedRun(trial, examples, arrays, policy)
+
+    def _read(self, config: RunConfig) -> tuple[Examples, ExampleArrays]:
+        """The examples of all splits, and those of training as arrays."""
         data = config.data
         splits = self._splits(
             task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
         )
-        rows, arrays = self._rows(config, splits)
-        identity = {
-            "config": config.model_dump(),
-            "data": splits.fingerprint,
-            "tokenizer": self.base.vocabulary.fingerprint,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "versions": machine.versions(),
-        }
-        trainable = sum(sum(shape) for shape in self.base.layer_shapes) * config.lora.r
-        about = {
-            "backend": "peft",
-            "backend_note": None,
-            "engine": "packed",
-            "engine_note": None,
-            "precision": shared["precision"],
-            "device": identity["device"],
-            "threads": torch.get_num_threads(),
-            "target_modules": self.base.targets,
-            "rows": {split: len(encoded) for split, encoded in rows.items()},
-            "rows_dropped_as_duplicates": splits.duplicates,
-            "words_in_two_splits": splits.leaks,
-            "longest_row_tokens": max(len(row) for encoded in rows.values() for row in encoded),
-            "data_fingerprint": splits.fingerprint,
-            "trainable_parameters": trainable,
-            "parameters": self.base.parameters + trainable,
-            "versions": identity["versions"],
-        }
-        return PackedRun(trial, rows, arrays, identity, about)
-
-    def _rows(
-        self, config: RunConfig, splits: Splits
-    ) -> tuple[dict[str, list[scoring.Row]], ExampleArrays]:
-        """The rows of each split, and those of training as arrays."""
-        limit, template = config.evaluation.max_rows, config.data.template
-        length = config.model.max_length
-        key = (splits.fingerprint, template, limit, length)
-        if key not in self._encoded:
-            validation = splits.validation
-            if limit is not None and len(validation) > limit:
-                # The same rows in every run, whatever its seed: runs are compared on them.
-                validation = validation.sample(limit, random_state=0).sort_index()
-            tokenizer = self.base.tokenizer
-            frames = {"train": splits.train, "validation": validation, "test": splits.test}
-            rows = {
-                split: scoring.encode(tokenizer, frame, template) for split, frame in frames.items()
-            }
-            for split, encoded in rows.items():
-                scoring.check_lengths(
-                    encoded, split, max_length=length, context=self.base.vocabulary.context_tokens
-                )
-            self._encoded[key] = rows, ExampleArrays.of(rows["train"], tokenizer.pad_token_id)
-        return self._encoded[key]
+        limits = config.evaluation.max_rows, config.model.max_length
+        key = (splits.fingerprint, data.template, *limits)
+        if key not in self._examples:
+            examples = Examples.of(splits, self.base.vocabulary, config)
+            arrays = ExampleArrays.of(examples.rows["train"], self.base.tokenizer.pad_token_id)
+            self._examples[key] = examples, arrays
+        return self._examples[key]

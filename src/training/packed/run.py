@@ -11,9 +11,9 @@ import torch
 from src.config import RunConfig
 from src.models.multi_lora.optimizer import make_optimizer
 from src.models.multi_lora.step import AdapterState
-from src.training import scoring
-from src.training.early_stopping import History, Rules
+from src.training.examples import Examples
 from src.training.packed.batches import ExampleArrays
+from src.training.run_policy import RunPolicy
 from src.training.sampling import Shuffled
 from src.training.utils import Reporter, TrainingResult
 
@@ -34,33 +34,23 @@ Outcome = TrainingResult | Exception
 
 @dataclass(eq=False)
 class PackedRun:
-    """A trial with its data and its adapter, in a slot or waiting for one."""
+    """A trial with its examples and its adapter, in a slot or waiting for one."""
 
     trial: Trial
-    rows: dict[str, list[scoring.Row]]
-    arrays: ExampleArrays
-    identity: dict[str, Any]
-    about: dict[str, Any]  # for reporter.used
+    examples: Examples
+    arrays: ExampleArrays  # of the training split
+    policy: RunPolicy
     slot: int = -1
-    step: int = 0
     state: AdapterState | None = None  # while it has no slot
     begun: bool = False
-    stopped: bool = False
-    early_stop: str | None = None
-    evaluation_owed: bool = False
-    best_values: dict[str, float] = field(default_factory=dict)
-    best_before: dict[str, Any] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)  # since the last log
+    losses: list[float] = field(default_factory=list)  # since the last log, nats
     tokens: int = 0  # since the last log
-    clock: float = 0.0
     order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
 
     def __post_init__(self) -> None:
         config = self.trial.config
         training, optimizer = config.training, config.optimizer
         self.reporter, self.config = self.trial.reporter, config
-        self.history = History(Rules(**config.early_stopping.model_dump()))
-        self.last = training.max_steps
         self.batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         # Accumulation does not cross the end of an epoch, so its last step may be smaller.
         self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
@@ -83,14 +73,10 @@ class PackedRun:
         """The learning rate of step `step` (from 0)."""
         return float(self.config.training.learning_rate * self.factor(step))
 
-    def until_event(self) -> int:
-        """Steps to the next one after which this run evaluates, saves or ends."""
-        every = self.config.evaluation.eval_steps, self.config.checkpointing.save_steps
-        return min(self.last - self.step, *(n - self.step % n for n in every))
-
     @property
-    def over(self) -> bool:
-        return self.stopped or bool(self.early_stop) or self.step >= self.last
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.policy.step
 
 
 def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:

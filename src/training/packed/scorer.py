@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from src.models.multi_lora.forward import KernelSet
 from src.models.multi_lora.step import Options
 from src.training import scoring
 from src.training.packed.batches import ExampleArrays
+from src.training.packed.run import PackedRun
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
+
+Scores = tuple[dict[str, float], pd.DataFrame]  # metrics by name, one prediction per row
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Scorer:
         max_new_tokens: int | None,
         progress: Callable[[int], None] = lambda done: None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> list[tuple[dict[str, float], pd.DataFrame]] | None:
+    ) -> list[Scores] | None:
         """Metrics and predictions of each member, or None when `stop` said so meanwhile.
 
         A member is a slot, whose adapter `stacks_of` gives, and its rows. `progress` is called with
@@ -180,3 +184,60 @@ class Scorer:
             ]
             for own, batch in zip(tokens, batches, strict=True)
         ]
+
+
+def score_runs(
+    scorer: Scorer,
+    stacks: Callable[[list[int]], list[LoraStack]],
+    runs: Sequence[PackedRun],
+    split: str,
+) -> list[tuple[PackedRun, Scores | None]]:
+    """Score each run's adapter on `split`, together where their settings agree and memory allows.
+    None for the runs of a group that were all asked to stop meanwhile."""
+    results: list[tuple[PackedRun, Scores | None]] = []
+    groups: dict[tuple[int, int | None], list[PackedRun]] = {}
+    for run in runs:
+        asked = run.config.evaluation
+        groups.setdefault((asked.batch_size, asked.max_new_tokens), []).append(run)
+    for (batch_size, max_new_tokens), group in groups.items():
+        count = len(group)
+        while group:
+            part, waiting = group[:count], group[count:]
+            try:
+                scores = scorer.score(
+                    stacks,
+                    [(run.slot, run.examples.rows[split]) for run in part],
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    progress=partial(_progress, part, split),
+                    stop=partial(_all_stopped, part),
+                )
+            except torch.OutOfMemoryError:
+                if count == 1:
+                    raise
+                count = -(-count // 2)
+                torch.cuda.empty_cache()
+                continue
+            if scores is None:
+                results += [(run, None) for run in part]
+            else:
+                results += zip(part, scores, strict=True)
+            group = waiting
+    return results
+
+
+def _progress(runs: Sequence[PackedRun], split: str, done: int) -> None:
+    for run in runs:
+        run.policy.progress(split, done, len(run.examples.rows[split]))
+
+
+def _all_stopped(runs: Sequence[PackedRun]) -> bool:
+    """True if every run of the group was asked to stop."""
+    return not any(_waits(run) for run in runs)
+
+
+def _waits(run: PackedRun) -> bool:
+    try:
+        return not run.reporter.stop_requested()
+    except RuntimeError:
+        return False  # another process owns it now; it ends at its own next look

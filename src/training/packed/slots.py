@@ -1,6 +1,5 @@
 """The slots of a pack: which run has which, how many there are, and what is done out of memory."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -91,7 +90,7 @@ class Slots:
             return
         self._put(run, free[0])
         self.runs.append(run)
-        run.clock = time.perf_counter()
+        run.policy.throughput.restart()
 
     def remove(self, run: PackedRun) -> None:
         """Free the slot of a run that ended."""

@@ -1,0 +1,55 @@
+"""What makes a resumed training the same run, and when it is exact."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from src.config import RunConfig, stored_config
+from src.models import utils as machine
+from src.training.utils import TrainingError
+
+
+def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: str) -> dict[str, Any]:
+    """What tells in each checkpoint whether a resume is the same run and exact: settings,
+    fingerprints of data and tokenizer, device, versions and, of a packed run, its engine."""
+    return {
+        **engine,
+        "config": config.model_dump(),
+        "data": data,
+        "tokenizer": tokenizer,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": machine.versions(),
+    }
+
+
+def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
+    """`exact`, or `warm` and why: then the resumed training is valid, but not bit for bit the
+    uninterrupted one. TrainingError where data or tokenizer differ: that is another run.
+    """
+    for what in ("data", "tokenizer"):
+        # The first checkpoint of a fork leaves the data open: it may go on with other rows.
+        if manifest[what] != now[what] and manifest[what] is not None:
+            raise TrainingError(
+                f"the {what} changed since {name} was written, so the run cannot go on from it; "
+                f"bring the old {what} back, or launch a new run with the new one"
+            )
+    changed = [what for what in ("device", "versions") if manifest[what] != now[what]]
+    if manifest.get("engine") != now.get("engine"):
+        changed.append("engine")
+    if _decisive(manifest["config"]) != _decisive(now["config"]):
+        changed.insert(0, "config")
+    if changed:
+        return f"warm from {name}: another {' and '.join(changed)}"
+    if now["device"] != "cpu":
+        return f"warm from {name}: on a GPU"
+    # A pack computes in stacks whose shape depends on the other runs in it.
+    return f"warm from {name}: in a pack" if "engine" in now else f"exact from {name}"
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide the weights; the data's fingerprint stands for the data. A setting
+    that is newer than the checkpoint has its default."""
+    config = stored_config(config).model_dump()
+    kept = {k: v for k, v in config.items() if k not in ("name", "data", "supervision", "tracking")}
+    return kept | {"template": config["data"]["template"]}
