@@ -1,4 +1,4 @@
-# `make run` on a fresh machine is all a newcomer types.
+# `make run` is all that a fresh machine needs.
 PYTHON ?= python3
 PORT ?= 8501
 VENV := .venv/bin
@@ -16,7 +16,7 @@ run: setup  ## Set up what is missing, then open the panel on 127.0.0.1:$(PORT)
 
 setup: .venv/.ready  ## Make .venv with the requirements of this machine
 
-.venv/.ready: $(REQUIREMENTS) pyproject.toml
+.venv/.ready: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Spelltune needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make run PYTHON=python3.12)" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
@@ -29,7 +29,7 @@ setup-dev: .venv/.ready-dev
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-test: setup-dev  ## Run every test that this machine can
+test: setup-dev  ## Run every test that this machine can run
 	$(VENV)/python -m pytest -m "not chaos and not timed" -n 2 --dist loadfile
 	$(VENV)/python -m pytest -m timed
 
@@ -38,11 +38,11 @@ lint: setup-dev  ## Check style and types
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
-format: setup-dev  ## Mend what can be mended
+format: setup-dev  ## Fix style problems that can be fixed automatically
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 
-bench: setup-dev  ## Measure the presets and the way from launch to first step on this machine
+bench: setup-dev  ## Measure the presets, and the time from launch to first step, on this machine
 	$(VENV)/python -m benchmarks.presets
 
 bench-pages: setup-dev  ## Measure each page on a store of 1,000 runs (10 minutes, 700 MB of disk)
@@ -63,10 +63,10 @@ bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unslo
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
 
-chaos: setup-dev  ## Run the long proofs of reliability and write their table into docs/results.md (20 minutes)
+chaos: setup-dev  ## Run the long reliability tests and write their table into docs/results.md (20 minutes)
 	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos_table
 
-screenshots: setup-dev  ## Photograph each page into docs/images (needs Chromium)
+screenshots: setup-dev  ## Take screenshots of each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots
 
 docs: settings commands tree  ## Build the documentation as a site into results/site
@@ -82,7 +82,7 @@ commands: setup-dev  ## Write docs/cli.md from the commands
 tree: setup-dev  ## Write the tree of files into docs/architecture.md
 	$(VENV)/python -m scripts.file_tree
 
-base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
+base: setup-dev  ## Pretrain checkpoints/base/spelltune-tiny again (needs an NVIDIA GPU for minutes, a CPU for hours)
 	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
 	$(VENV)/python -m scripts.pretrain_base lists
 	$(VENV)/python -m scripts.pretrain_base train
