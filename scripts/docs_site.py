@@ -1,4 +1,4 @@
-"""What MkDocs asks while it builds the site (`make docs`): the README is its first page."""
+"""Hooks of MkDocs for the site of `make docs`: README.md becomes its first page."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from src.paths import ROOT
 
 def on_files(files: Files, config: Any) -> Files:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    # The pages of docs/ lie beside the first page there.
+    # In the site the pages of docs/ are beside the first page.
     files.append(File.generated(config, "index.md", content=text.replace("](docs/", "](")))
     icon = (ROOT / "src" / "panel" / "icon.svg").read_bytes()
     files.append(File.generated(config, "images/icon.svg", content=icon))
@@ -18,5 +18,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to files of the repository that are no pages become plain names."""
+    """Replace links to files of the repository that are not pages by their names."""
     return re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"`\1`", markdown)

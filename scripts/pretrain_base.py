@@ -1,11 +1,12 @@
-"""Makes checkpoints/base/spelltune-tiny, the base model that ships.
+"""Pretrain checkpoints/base/spelltune-tiny, the base model that ships.
 
-`python -m scripts.pretrain_base lists` writes the words that it may see (needs the package
-wordfreq); `... train` trains the tokenizer and the model from that file alone (a GPU, minutes).
+`python -m scripts.pretrain_base lists` writes the words that it may be trained on (this needs the
+package wordfreq); `... train` trains the tokenizer and the model from that file alone (minutes on a
+GPU).
 
-A GPT-2 of 3.5M parameters reads lines of words: by frequency; letter by letter; and beside
-themselves, cut in other pieces or with a slip. No validation or test word of the built-in tasks,
-and no misspelling of one, is in the list, so none is in the data in any form.
+A GPT-2 of 3.5M parameters is trained on lines of words: sampled by frequency; letter by letter; and
+next to a copy that is tokenized differently or misspelled. No validation or test word of the
+built-in tasks, and no misspelling of one, is in the list, so none is in the data in any form.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Photographs each page into docs/images: light and dark, 1280 and 800 pixels wide.
+"""Take screenshots of each page into docs/images: light and dark, 1280 and 800 pixels wide.
 
 `make screenshots` trains three real runs and a small sweep first, on the base model that ships: ten
-minutes on two CPU cores. The Compare page is photographed by benchmarks/showcase.py, which trains
-what is worth comparing.
+minutes on two CPU cores. benchmarks/showcase.py takes those of the Compare page, because it trains
+runs worth comparing.
 """
 
 import contextlib

@@ -1,5 +1,4 @@
-"""Write docs/settings.md, the tables of all settings, from RunConfig and SweepConfig: `make
-settings`."""
+"""Write docs/settings.md, the tables of all settings, from their schemas: `make settings`."""
 
 import json
 from itertools import groupby
@@ -16,19 +15,18 @@ HEAD = """# Settings
 where they differ. -->
 
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line
-(`--set lora.r=16`) and in the run's row. The values below are those of configs/training and
-configs/models, from which every run starts; a preset, your own YAML file and `--set` go on top, in
-this order.
+(`--set lora.r=16`) and in the run's row. The defaults below are those of configs/training and
+configs/models. A preset, a YAML file and `--set` override them, in this order.
 """
 SWEEP = """
 ## A sweep file
 
-What the files in configs/sweeps say, and yours. A setting under `space` has a list of values, or
-`low` and `high`. What has no value here has to be given.
+The keys of a sweep file, such as those in configs/sweeps. A setting under `space` has a list of
+values, or `low` and `high`. A key without a default is required.
 
 """
-COLUMNS = "| setting | value | allowed | what it does |\n|---|---|---|---|"
-# Of a sweep file: where a section's fields stand.
+COLUMNS = "| setting | default | allowed | meaning |\n|---|---|---|---|"
+# The sections of a sweep file, and the models of their fields.
 SECTIONS = (
     ("", SweepConfig),
     ("base.", Base),
@@ -38,13 +36,13 @@ SECTIONS = (
 
 
 def table() -> str:
-    """The page: one table a section of RunConfig, and one for a sweep file."""
+    """The text of docs/settings.md: a table per section of RunConfig, and one for a sweep file."""
     values = defaults()
     parts = [HEAD]
-    for section, found in groupby(settings(), key=lambda s: s.name.rpartition(".")[0]):
+    for section, members in groupby(settings(), key=lambda s: s.name.rpartition(".")[0]):
         parts.append(f"\n## {section or 'The run'}\n\n{COLUMNS}")
         inside = values[section] if section else values
-        parts += [row(s, inside[s.name.rpartition(".")[2]]) for s in found]
+        parts += [row(s, inside[s.name.rpartition(".")[2]]) for s in members]
     rows: dict[str, str] = {}
     for prefix, kind in SECTIONS:
         for setting in settings(kind, prefix):
@@ -56,7 +54,7 @@ def table() -> str:
 
 
 def row(setting: Setting, value: Any) -> str:
-    """A line of the table; a value of `...` is one that has to be given."""
+    """A row of a table; a value of `...` means that the setting is required."""
     shown = "" if value is ... else f"`{json.dumps(value, ensure_ascii=False)}`"
     cells = (f"`{setting.name}`", shown, allowed(setting), setting.help)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
