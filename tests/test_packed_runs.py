@@ -191,7 +191,9 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
     good = trial(config_of(base), tmp_path / "good")
     bad = {
         "no file /nowhere.csv": config_of(base, data__path="/nowhere.csv"),
-        "another target_modules than its pack": config_of(base, lora__target_modules=["c_attn"]),
+        "another lora.target_modules than its pack": config_of(
+            base, lora__target_modules=["c_attn"]
+        ),
         "no 4-bit base": config_of(base, model__load_in_4bit=True),
         "lora.bias: the packed engine trains no biases": config_of(base, lora__bias="all"),
     }

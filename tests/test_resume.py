@@ -158,6 +158,9 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
     assert resume_exactness(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
     now = stored_config(one["config"]).model_dump()  # settings that came later than the checkpoint
     assert resume_exactness(one, one | {"config": now}, "step-3") == "exact from step-3"
+    now["checkpointing"]["keep_last"] += 1  # nothing that the weights or scores depend on
+    now["pack_size"] += 1
+    assert resume_exactness(one, one | {"config": now}, "step-3") == "exact from step-3"
     now["lora"]["r"] += 1
     assert (
         resume_exactness(one, one | {"config": now}, "step-3") == "warm from step-3: another config"

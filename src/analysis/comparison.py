@@ -15,11 +15,9 @@ import pandas as pd
 from src import store
 from src.analysis import verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import RunConfig, settings, stored_config
+from src.config import RunConfig, affecting, flattened, settings, stored_config
 from src.store.tables import Evaluation, Run, Status
 
-# What does not make another config: how the run is called, watched and looked after.
-ASIDE = ("name", "training.seed", "tracking.", "supervision.")
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
 COLUMNS = ["word", "question", "expected", "correct"]
 
@@ -88,27 +86,29 @@ def against(session: store.Session, one: Group, others: Sequence[Group]) -> list
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a run's row by dotted name; one that came later than the run has its default."""
-    return _defaults() | _flattened(values)
+    return _defaults() | flattened(values)
 
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return _flattened(stored_config({}).model_dump())
+    return flattened(stored_config({}).model_dump())
 
 
-def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            named |= {f"{name}.{inner}": v for inner, v in value.items()}
-        else:
-            named[name] = value
-    return named
+@cache
+def _indifferent() -> frozenset[str]:
+    """Settings that affect nothing, and the seed: runs of one config differ in it."""
+    return frozenset(s.name for s in settings()) - affecting() | {"training.seed"}
+
+
+def distinguishes(name: str) -> bool:
+    """True if runs that differ in this setting are of different configs. So does a setting that
+    this version does not know."""
+    return name not in _indifferent()
 
 
 def config_key(run: Run) -> str:
     """A key that is equal for runs that differ only in seed and in settings aside from training."""
-    kept = {k: v for k, v in flat(run.config).items() if not k.startswith(ASIDE)}
+    kept = {name: value for name, value in flat(run.config).items() if distinguishes(name)}
     return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
 
 
@@ -138,7 +138,7 @@ def _names(members: Sequence[Sequence[Run]]) -> list[str]:
         differ = differing([members[i][0] for i in alike])
         for run_id, i in first.items():
             told = [f"{k.rpartition('.')[2]} {values[run_id]}" for k, values in differ.items()
-                    if not k.startswith(ASIDE)]  # fmt: skip
+                    if distinguishes(k)]  # fmt: skip
             names[i] = f"{name} ({', '.join(told[:3])})" if told else members[i][0].id
     # What was cut off may have been all that differed.
     return [n if names.count(n) == 1 else r[0].id for n, r in zip(names, members, strict=True)]

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from src.analysis import misspellings
-from src.config import RunConfig
+from src.config import RunConfig, affecting, subset
 from src.errors import UserError
 from src.paths import base_model
 from src.training.merge import merge
@@ -192,7 +192,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _settings(config: RunConfig) -> str:
     """The settings that decide the result, as YAML, without local paths."""
-    values = config.model_dump(exclude={"name", "supervision", "tracking"})
+    values = subset(config, affecting())
     values["model"]["name"] = public_name(config)
     if config.data.path:
         values["data"]["path"] = Path(config.data.path).name

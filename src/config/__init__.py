@@ -1,6 +1,14 @@
 """Every setting of a run: its definition, its description, and the YAML that it is read from."""
 
-from src.config.fields import Setting, differences, get, settings
+from src.config.fields import (
+    Setting,
+    affecting,
+    differences,
+    flattened,
+    get,
+    settings,
+    subset,
+)
 from src.config.loading import (
     DEFAULT_PRESET,
     ConfigError,
@@ -36,8 +44,10 @@ __all__ = [
     "Section",
     "Setting",
     "TrackingConfig",
+    "affecting",
     "defaults",
     "differences",
+    "flattened",
     "get",
     "load_config",
     "parse_config",
@@ -48,6 +58,7 @@ __all__ = [
     "read_yaml",
     "settings",
     "stored_config",
+    "subset",
     "to_yaml",
     "with_absolute_paths",
     "with_overrides",

@@ -2,15 +2,16 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from src.config.schema import RunConfig
+from src.config.schema import EFFECTS, Effect, RunConfig
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,12 @@ class Setting:
     name: str  # dotted, such as lora.r
     annotation: Any
     help: str
-    first: bool
-    low: float | None  # bounds; `low_open` and `high_open` exclude the bound itself
-    high: float | None
-    low_open: bool
-    high_open: bool
+    effects: frozenset[Effect] = EFFECTS
+    basic: bool = False  # people change it most
+    low: float | None = None  # bounds; `low_open` and `high_open` exclude the bound itself
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
 
     @property
     def optional(self) -> bool:
@@ -45,14 +47,16 @@ class Setting:
 
 def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Setting]:
     """Every setting, in the order of its definition."""
+    shared = _extra(section.model_config)
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from settings(field.annotation, f"{prefix}{name}.")
         else:
-            yield _setting(prefix + name, field)
+            yield _setting(prefix + name, field, shared)
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
+def _setting(name: str, field: FieldInfo, shared: Mapping[str, Any]) -> Setting:
+    """One setting; `shared` is the metadata of its section, for what the field leaves open."""
     low: Any = None
     high: Any = None
     low_open = high_open = False
@@ -66,11 +70,52 @@ def _setting(name: str, field: FieldInfo) -> Setting:
                 high = bound
             case Lt(bound):
                 high, high_open = bound, True
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    text = " ".join((field.description or "").split())
+    own = {**shared, **_extra({"json_schema_extra": field.json_schema_extra})}
     return Setting(
-        name, field.annotation, text, bool(extra.get("first")), low, high, low_open, high_open
+        name=name,
+        annotation=field.annotation,
+        help=" ".join((field.description or "").split()),
+        basic=bool(own.get("basic")),
+        effects=frozenset(own.get("affects", EFFECTS)),
+        low=low,
+        high=high,
+        low_open=low_open,
+        high_open=high_open,
     )
+
+
+def _extra(holder: Mapping[str, Any]) -> dict[str, Any]:
+    extra = holder.get("json_schema_extra")
+    return extra if isinstance(extra, dict) else {}
+
+
+@cache
+def affecting(*effects: Effect) -> frozenset[str]:
+    """Dotted names of the settings that have one of these effects, or any where none is given."""
+    return frozenset(s.name for s in settings() if s.effects & (set(effects) or EFFECTS))
+
+
+def subset(config: RunConfig, names: Iterable[str]) -> dict[str, Any]:
+    """The nested values of these settings alone, as JSON holds them."""
+    include: dict[str, Any] = {}
+    for name in names:
+        section, _, field = name.rpartition(".")
+        if section:
+            include.setdefault(section, {})[field] = True
+        else:
+            include[field] = True
+    return config.model_dump(mode="json", include=include)
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested sections by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def get(config: BaseModel, name: str) -> Any:

@@ -17,6 +17,7 @@ from src import paths, store
 from src.config import (
     ConfigError,
     RunConfig,
+    affecting,
     differences,
     get,
     stored_config,
@@ -31,9 +32,6 @@ from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
 
 MOST_HEALS = 2
-
-# What the weights and the optimizer state of a checkpoint are made for.
-SHAPE = ("model.", "lora.r", "lora.target_modules", "lora.bias", "optimizer.name")
 
 
 class CannotResume(UserError, ValueError):
@@ -156,7 +154,7 @@ def fork_problems(run: Run, config: RunConfig, step: int) -> dict[str, str]:
     problems = {
         name: f"a fork keeps the shape of its adapter: this must stay as in {run.id}"
         for name in changed
-        if name.startswith(SHAPE)
+        if name in affecting("checkpoint")
     }
     if config.training.max_steps <= step:
         problems["training.max_steps"] = f"a fork from step {step:,} must go beyond it"

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from src import paths, store
-from src.config import RunConfig, with_absolute_paths, with_overrides
+from src.config import RunConfig, affecting, subset, with_absolute_paths, with_overrides
 from src.errors import UserError
 from src.format import duration
 from src.runs import spawn
@@ -24,15 +24,6 @@ from src.runs.locks import FileLock
 from src.runs.machine import gpus, host, slot_count, slot_lock
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE
-
-# Settings that change neither the memory of a step nor its time.
-FREE = {
-    "training": {"max_steps", "learning_rate", "label_smoothing", "max_grad_norm", "logging_steps",
-                 "seed"},
-    "lora": {"alpha"},
-    "evaluation": {"eval_steps", "max_rows"},
-}  # fmt: skip
-SECTIONS = ("backend", "engine", "model", "lora", "data", "training", "evaluation")
 
 
 class CannotMeasure(UserError, ValueError):
@@ -184,7 +175,7 @@ def refused(config: RunConfig) -> dict[str, str]:
 
 def file_of(config: RunConfig, adapters: int = 1) -> Path:
     """Where a measurement is kept: its name changes with what decides memory and time."""
-    values = config.model_dump(mode="json", include=set(SECTIONS), exclude=FREE)
+    values = subset(config, affecting("cost"))
     machine = list(gpus().values()) or [f"{os.cpu_count()} {psutil.virtual_memory().total}"]
-    key = json.dumps([values, config.optimizer.name, machine, adapters], sort_keys=True)
+    key = json.dumps([values, machine, adapters], sort_keys=True)
     return paths.results() / "preflight" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.config import RunConfig
+from src.config import RunConfig, affecting, subset
 from src.runs.estimate import Measured, kept, measure
 from src.runs.machine import gpus
 from src.training.packed.eligibility import pack_key, packed_problems
@@ -67,7 +67,7 @@ def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
     first: dict[str, int] = {}
     found = {}
     for place, config in enumerate(configs):
-        values = config.model_dump(mode="json", exclude={"name", "tracking", "supervision"})
+        values = subset(config, affecting())
         training = values["training"]
         if not config.lora.dropout:
             training["rows"] = config.rows_per_step
@@ -81,7 +81,7 @@ def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
 def _alike(config: RunConfig) -> tuple[Any, ...]:
     """What the runs of one pack have in common, if they are not to wait for each other: what the
     engine needs, and rows of the same number and length."""
-    data = tuple(config.data.model_dump().items())
+    data = json.dumps(subset(config, affecting("data")), sort_keys=True)
     packed = config.model_copy(update={"engine": "packed", "pack_size": 1})
     return (*pack_key(packed), data, config.rows_per_step, config.engine == "trl")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from src.config import RunConfig, stored_config
+from src.config import RunConfig, affecting, stored_config, subset
 from src.models import utils as machine
 from src.training.utils import TrainingError
 
@@ -48,8 +48,6 @@ def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: 
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the weights; the data's fingerprint stands for the data. A setting
-    that is newer than the checkpoint has its default."""
-    config = stored_config(config).model_dump()
-    kept = {k: v for k, v in config.items() if k not in ("name", "data", "supervision", "tracking")}
-    return kept | {"template": config["data"]["template"]}
+    """The settings that decide the weights and scores; the data's fingerprint stands for the data.
+    A setting that is newer than the checkpoint has its default."""
+    return subset(stored_config(config), affecting("weights", "scores"))

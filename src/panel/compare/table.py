@@ -21,9 +21,7 @@ FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
 def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
     """{setting: {run id: value}} without how runs are called, watched and seeded."""
-    return {
-        name: row for name, row in found.differing.items() if not name.startswith(comparison.ASIDE)
-    }
+    return {name: row for name, row in found.differing.items() if comparison.distinguishes(name)}
 
 
 def settings_table(found: Comparison) -> str:

@@ -135,12 +135,12 @@ def reset(*names: str) -> None:
 
 def draw_first(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
     """The settings that people change first."""
-    fields([s for s in settings() if s.first], base, texts, problems)
+    fields([s for s in settings() if s.basic], base, texts, problems)
 
 
 def draw_rest(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
     """The others, folded by section; one with a problem is open."""
-    rest = [s for s in settings() if not s.first]
+    rest = [s for s in settings() if not s.basic]
     with st.container(gap="xxsmall"):
         for section, group in groupby(rest, key=_section):
             found = list(group)

@@ -64,7 +64,7 @@ def searched(name: str) -> Setting:
     """A searched setting as a text of values."""
     known = {one.name: one for one in settings()}
     told = f"{known[name].help}\n\n{HOW}" if name in known else HOW
-    return Setting(SPACE + name, str, told, False, None, None, False, False)
+    return Setting(SPACE + name, str, told)
 
 
 def flow(value: Any) -> str:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.config import RunConfig
+from src.config import RunConfig, affecting, get
 from src.models.multi_lora.shapes import SHAPES, shape_problem
 from src.paths import base_model
 
@@ -38,18 +38,15 @@ def choose_engine(config: RunConfig) -> EngineChoice:
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
     """The settings, by name, in which all runs of one pack must agree."""
-    return {
-        "model": base_model(config.model.name),
-        "revision": config.model.revision,
-        "target_modules": tuple(sorted(config.lora.target_modules or ())),
-        "precision": config.training.precision,
-        "optimizer": config.optimizer.name,
+    return {name: get(config, name) for name in sorted(affecting("pack"))} | {
+        "model.name": base_model(config.model.name),
+        "lora.target_modules": tuple(sorted(config.lora.target_modules or ())),
     }
 
 
 def pack_key(config: RunConfig) -> tuple[Any, ...]:
     """Equal for queued runs that may be given to one process."""
-    return (config.engine, config.pack_size, *shared_settings(config).values())
+    return tuple(shared_settings(config).values())
 
 
 def packed_problems(config: RunConfig) -> dict[str, str]:

@@ -25,7 +25,7 @@ from src.training.utils import Reporter, TrainingError
 def settings_of_a_pack(config: RunConfig) -> dict[str, Any]:
     """`shared_settings` with the precision that this machine resolves it to."""
     precision = machine.resolve_precision(config.training.precision)
-    return shared_settings(config) | {"precision": precision}
+    return shared_settings(config) | {"training.precision": precision}
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,22 @@ class SharedBase:
         """The base of a pack with this run in it."""
         settings = settings_of_a_pack(config)
         reporter.phase(f"loading {config.model.name}")
-        vocabulary = spelling.load_vocabulary(settings["model"], revision=settings["revision"])
+        vocabulary = spelling.load_vocabulary(
+            settings["model.name"], revision=settings["model.revision"]
+        )
         model = spelling.load_base(
-            settings["model"],
+            settings["model.name"],
             vocabulary,
-            revision=settings["revision"],
+            revision=settings["model.revision"],
             load_in_4bit=False,
             max_length=config.model.max_length,
-            precision=settings["precision"],
+            precision=settings["training.precision"],
             backend="peft",
             gradient_checkpointing=False,
             seed=config.training.seed,
         )
         targets = spelling.resolve_targets(model, config.lora.target_modules)
-        frozen = read_base(model, targets, machine.dtype_of(settings["precision"]))
+        frozen = read_base(model, targets, machine.dtype_of(settings["training.precision"]))
         return SharedBase(
             settings,
             vocabulary,
@@ -73,11 +75,11 @@ class SharedBase:
 
     @property
     def name(self) -> str:
-        return str(self.settings["model"])
+        return str(self.settings["model.name"])
 
     @property
     def optimizer(self) -> type[Optimizer]:
-        return OPTIMIZERS[self.settings["optimizer"]]
+        return OPTIMIZERS[self.settings["optimizer.name"]]
 
     @property
     def tokenizer(self) -> Any:
@@ -97,7 +99,7 @@ class SharedBase:
             "backend_note": None,
             "engine": "packed",
             "engine_note": None,
-            "precision": self.settings["precision"],
+            "precision": self.settings["training.precision"],
             "target_modules": self.targets,
             "trainable_parameters": trainable,
             "parameters": self.parameters + trainable,
