@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from src.cli import app
 from src.config import ConfigError, RunConfig, load_config
 from src.paths import ROOT, home
 from src.runs import estimate, launcher, machine, packing
@@ -195,6 +197,25 @@ def test_a_dry_run_tells_which_runs_share_a_process(home: Path, five: list[RunCo
     assert [run.name for run in runs] == ["run 0", "run 1", "run 2", "run 4"]
     assert {run.status for run in runs} == {Status.COMPLETED}
     assert [run.trainer_pid == runs[0].trainer_pid for run in runs] == [True] * 3 + [False]
+
+
+def test_a_dry_run_prints_the_command_that_trains_as_planned(
+    home: Path, packed: dict[str, Any]
+) -> None:
+    long = {"training.max_steps": 2000, "training.per_device_train_batch_size": 4}
+    configs = [config_of(packed | long, engine="auto", training__seed=n) for n in range(3)]
+    known(configs[0], 1, "trl", 0.2)
+    for adapters, step in ((1, 0.1), (3, 0.12)):
+        engine = {"engine": "packed"}
+        known(configs[0].model_copy(update=engine), adapters, "packed", step)
+    files = [written(home / f"{n}.yaml", config) for n, config in enumerate(configs)]
+    told = CliRunner().invoke(app, ["launch", *files, "--dry-run"])
+    planned = f"spelltune launch {' '.join(files)} --set engine=packed --set pack_size=3"
+    assert planned in told.stdout.splitlines(), told.output
+    # That one is planned as it is.
+    asked = ["--set", "engine=packed", "--set", "pack_size=3"]
+    told = CliRunner().invoke(app, ["launch", *files, "--dry-run", *asked])
+    assert told.exit_code == 0 and "spelltune launch" not in told.stdout
 
 
 @pytest.mark.timed
