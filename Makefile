@@ -64,7 +64,7 @@ test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
 
 chaos: setup-dev  ## Run the long reliability tests and write their table into docs/results.md (20 minutes)
-	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos_table
+	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos.table
 
 screenshots: setup-dev  ## Take screenshots of each page into docs/images (needs Chromium)
 	$(VENV)/python -m scripts.screenshots

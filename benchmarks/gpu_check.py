@@ -39,7 +39,7 @@ def run_case(shape: str, bits: int, backend: str) -> dict[str, Any]:
     """Train `STEPS` steps in this process and say how it went."""
     from src.config import load_config
     from src.training.train import train
-    from tests import tiny
+    from tests.helpers import tiny
 
     class Timed(tiny.Recorder):
         def __init__(self) -> None:
@@ -54,7 +54,7 @@ def run_case(shape: str, bits: int, backend: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         # transformers must not be imported before Unsloth, so another process writes the model.
-        code = "import sys; from tests import tiny; tiny.save_model(*sys.argv[1:], 768, 12)"
+        code = "import sys; from tests.helpers import tiny; tiny.save_model(*sys.argv[1:], 768, 12)"
         subprocess.run([sys.executable, "-c", code, str(home / "base"), shape], check=True)
         config = load_config(
             preset="tiny-spell",

@@ -437,7 +437,7 @@ def save_base(shape: str, folder: Path) -> float:
     import torch
 
     from src.models.multi_lora.base import read_base
-    from tests import tiny
+    from tests.helpers import tiny
 
     # In another process transformers would be imported anew; Unsloth patches only its own.
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
@@ -665,7 +665,7 @@ def phase_solo(results: Results, options: argparse.Namespace) -> None:
 def sweep_run(options: argparse.Namespace) -> None:
     from src.training.packed.engine import train_pack
     from src.training.packed.run import Trial
-    from tests.tiny import Recorder
+    from tests.helpers.tiny import Recorder
 
     class Clocked(Recorder):
         first = 0.0
@@ -702,7 +702,7 @@ def sweep_run(options: argparse.Namespace) -> None:
 
 def solo_run(options: argparse.Namespace) -> None:
     from src.training.train import train
-    from tests.tiny import Recorder
+    from tests.helpers.tiny import Recorder
 
     options.out.mkdir(parents=True)
     config = sweep_config(options.base, options.solo_run, options)
@@ -721,7 +721,7 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
     from src.models.multi_lora.step import Options
     from src.training import scoring
     from src.training.packed.scorer import Scorer
-    from tests import tiny
+    from tests.helpers import tiny
 
     adapters = 4 if options.shape.startswith("tiny") else 64
     count = 40 if options.shape.startswith("tiny") else 400
@@ -824,7 +824,7 @@ def engine_run(options: argparse.Namespace) -> None:
     from src.training.packed.engine import train_pack
     from src.training.packed.run import Trial
     from src.training.train import train
-    from tests.tiny import Recorder
+    from tests.helpers.tiny import Recorder
 
     at: dict[int, tuple[float, float]] = {}
 
@@ -897,7 +897,7 @@ def seed_run(options: argparse.Namespace) -> None:
     from src.training.packed.engine import train_pack
     from src.training.packed.run import Trial
     from src.training.train import train
-    from tests.tiny import Recorder
+    from tests.helpers.tiny import Recorder
 
     steps = options.seed_steps
     configs = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.live import Panel
+    from tests.helpers.live import Panel
 
 # As the supervisor sets it for its trainers; before torch is imported by any test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -62,7 +62,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random GPT-2 in gpt2/ and words to spell in words/, as `tiny.config_of` takes
     it."""
-    from tests import tiny  # only here: most tests need no torch
+    from tests.helpers import tiny  # only here: most tests need no torch
 
     folder = tmp_path_factory.mktemp("base")
     tiny.save_model(folder / "gpt2", "gpt2")
@@ -73,7 +73,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(home: Path) -> Iterator[Path]:
     """A small data file in an empty home; at the end no process that works for it is left."""
-    from tests import live
+    from tests.helpers import live
 
     yield live.words(home)
     live.kill_all(home)
@@ -81,7 +81,7 @@ def data(home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def busy(home: Path) -> Iterator[None]:
-    from tests import live
+    from tests.helpers import live
 
     with live.taken_slots():
         yield
@@ -90,7 +90,7 @@ def busy(home: Path) -> Iterator[None]:
 @pytest.fixture
 def small(data: Path, base: Path) -> dict[str, Any]:
     """Settings of a run of the random model without end."""
-    from tests import live
+    from tests.helpers import live
 
     return live.MANY | {
         "backend": "peft",
@@ -104,7 +104,7 @@ def small(data: Path, base: Path) -> dict[str, Any]:
 @pytest.fixture
 def panel(home: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Panel]":
     """A panel in an empty home that looks at its runs each second."""
-    from tests import live
+    from tests.helpers import live
 
     monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"reconcile": 1.0, "heartbeat": 1.0}))
     found = live.Panel()

@@ -17,8 +17,8 @@ from src.training import checkpointing
 from src.training.early_stopping import CRITERIA, Diverged, EarlyStopping, criterion
 from src.training.train import train
 from src.training.utils import TrainingResult
-from tests import tiny
-from tests.live import mounted
+from tests.helpers import tiny
+from tests.helpers.live import mounted
 
 ENGINES = ("trl", "packed")
 

@@ -18,7 +18,7 @@ from src.paths import ROOT
 from src.runs import machine
 from src.store.tables import Run, Status
 from src.training.train import run_experiments
-from tests.live import (
+from tests.helpers.live import (
     FEW,
     MANY,
     alive,

@@ -26,7 +26,7 @@ from src.config import ConfigError
 from src.paths import ROOT
 from src.runs import checks
 from src.store.tables import BEGIN_AN_ATTEMPT, Evaluation, Run, Status, SweepStatus
-from tests import live
+from tests.helpers import live
 
 RAY = Path(sys.executable).with_name("ray")
 URL = "postgresql+psycopg://postgres@127.0.0.1/postgres"

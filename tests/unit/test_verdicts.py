@@ -13,7 +13,7 @@ from src import cli, store
 from src.analysis import comparison, verdicts
 from src.analysis.verdicts import Answers, judge_adapters, judge_configs, together
 from src.store.tables import Status
-from tests.panel_store import fill_predictions, fill_run
+from tests.helpers.store import fill_predictions, fill_run
 
 QUESTIONS = 300
 WORDS = np.arange(QUESTIONS)

@@ -25,7 +25,7 @@ from src.runs import attempts, launcher, reconciler
 from src.store.tables import Run, Status
 from src.training import checkpointing
 from src.workers import supervisor
-from tests.live import (
+from tests.helpers.live import (
     Panel,
     alive,
     command,
@@ -293,7 +293,7 @@ def test_26_a_reader_of_a_minute(small: dict[str, Any], outcome: Outcome) -> Non
 
 
 def test_32_a_gigabyte_of_log(data: Path, outcome: Outcome) -> None:
-    from tests.test_panel import show as page
+    from tests.panel.test_panel import show as page
 
     with store.writing() as session:
         run_id = store.enqueue(session, load_config()).id

@@ -19,7 +19,7 @@ from src.training.early_stopping import VALIDATION, Diverged
 from src.training.train import train
 from src.training.trl_arguments import plan
 from src.training.utils import TrainingError, TrainingResult
-from tests import tiny
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from src.panel.compare import curves, table
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
-from tests.panel_store import HOSTILE, fill_predictions, fill_run
+from tests.helpers.store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600
 

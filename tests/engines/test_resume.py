@@ -13,7 +13,7 @@ from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
 from src.training.identity import resume_exactness
 from src.training.train import train
 from src.training.utils import TrainingError, TrainingResult
-from tests import tiny
+from tests.helpers import tiny
 
 
 def run(

@@ -11,7 +11,7 @@ from src.training import early_stopping
 from src.training.early_stopping import CRITERIA, EarlyStopping, criterion
 from src.training.train import train
 from src.training.utils import TrainingError
-from tests import tiny
+from tests.helpers import tiny
 
 
 def stopping(metric: str = "val/loss", mode: str = "min", **changes: object) -> EarlyStopping:

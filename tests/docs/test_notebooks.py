@@ -18,7 +18,8 @@ from src.paths import CONFIGS, ROOT
 from src.runs import machine
 from src.runs.locks import FileLock
 from src.store.tables import Status
-from tests import live, panel_store
+from tests.helpers import live
+from tests.helpers.store import MISSPELLED, fill_predictions, fill_run, fill_sweep
 
 NOTEBOOKS = ROOT / "notebooks"
 MOST_BYTES = 40_000
@@ -69,29 +70,29 @@ def kernel(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_monitor_shows_a_stopped_run_and_resumes_it(home: Path) -> None:
-    run_id = panel_store.fill_run(status=Status.STOPPED, steps=300, reason="stopped at step 300")
+    run_id = fill_run(status=Status.STOPPED, steps=300, reason="stopped at step 300")
     slot = FileLock(machine.slot_lock(0))
     assert slot.acquire()  # so that the resumed run waits in the queue
     shown = execute("training_monitor", home)
     assert f"{run_id} STOPPED 300 of 600 steps" in shown
     assert "resumes from step 300" in shown and "nats per token" in shown
     assert live.row(run_id).status == Status.QUEUED
-    execute("training_monitor", home, keep=False, RUN=panel_store.fill_run(), STOP=True)
+    execute("training_monitor", home, keep=False, RUN=fill_run(), STOP=True)
     slot.release()
 
 
 def with_wrong(count: int) -> list[tuple[str, str, str]]:
     """The same questions for every run, of which so many are answered wrong."""
-    known = panel_store.MISSPELLED
+    known = MISSPELLED
     return known[:count] + [(asked, expected, expected) for asked, expected, _ in known[count:]]
 
 
 def test_performance_compares_two_configs_and_reads_a_sweep(home: Path) -> None:
-    panel_store.fill_sweep(CONFIGS / "sweeps" / "tiny.yaml")
+    fill_sweep(CONFIGS / "sweeps" / "tiny.yaml")
     for rank, wrong in ((8, 12), (16, 4)):
         for seed in range(3):
             settings = {"name": f"rank {rank}", "lora__r": rank, "training__seed": seed}
-            panel_store.fill_run(words=with_wrong(wrong - seed % 2), rows=60, **settings)
+            fill_run(words=with_wrong(wrong - seed % 2), rows=60, **settings)
     shown = execute("performance_analysis", home)
     assert "rank 16 spells 13.3 points better than rank 8" in shown
     assert "360 predictions" in shown
@@ -99,8 +100,8 @@ def test_performance_compares_two_configs_and_reads_a_sweep(home: Path) -> None:
 
 
 def test_error_analysis_tells_what_was_fixed(home: Path) -> None:
-    run_id = panel_store.fill_run(words=with_wrong(5), rows=60)
-    panel_store.fill_predictions(run_id, 100, panel_store.MISSPELLED, rows=60)
+    run_id = fill_run(words=with_wrong(5), rows=60)
+    fill_predictions(run_id, 100, MISSPELLED, rows=60)
     shown = execute("error_analysis", home)
     assert "5 of 60 wrong; compared with step 100" in shown
     assert "fixed" in shown and "-> never" in shown

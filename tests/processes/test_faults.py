@@ -35,8 +35,8 @@ from src.training.checkpointing import REQUIRED, is_verified, step_dir
 from src.training.train import train
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
-from tests import tiny
-from tests.live import (
+from tests.helpers import tiny
+from tests.helpers.live import (
     FEW,
     Panel,
     alive,

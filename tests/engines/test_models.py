@@ -11,7 +11,7 @@ import torch
 
 from src.models import spelling_model as spelling
 from src.models.utils import ModelError, parameter_counts, random_state_kept, resolve_precision
-from tests import tiny
+from tests.helpers import tiny
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 

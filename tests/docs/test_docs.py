@@ -18,7 +18,7 @@ from src import workers
 from src.cli import app
 from src.paths import ROOT
 from src.runs.spawn import Worker
-from tests import live
+from tests.helpers import live
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)

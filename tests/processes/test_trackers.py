@@ -18,7 +18,8 @@ from src.runs.checks import resolve_mode
 from src.workers.trackers import base, start_tracker, wandb
 from src.workers.trackers.base import End
 from src.workers.trackers.wandb import Wandb
-from tests import live, panel_store
+from tests.helpers import live
+from tests.helpers.store import fill_run
 
 
 def config_of(mode: str) -> RunConfig:
@@ -173,7 +174,7 @@ def test_a_key_without_a_network_saves_locally(
 
 def begun(run_id: str, **settings: Any) -> start_tracker:
     """A tracker of a run that has an adapter and scored words."""
-    run_id = panel_store.fill_run(name=run_id, steps=10)
+    run_id = fill_run(name=run_id, steps=10)
     output_dir = paths.output_dir(run_id)
     (output_dir / "final").mkdir(parents=True)
     (output_dir / "final" / "adapter_model.safetensors").write_bytes(b"weights")
@@ -223,8 +224,8 @@ def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
 def test_trackio_keeps_every_metric(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In a process of its own, as in a run: Trackio reads its folder when it is imported.
     code = (
-        "from tests.test_tracking import *; finish(begun('one', tracker='trackio', mode='offline',"
-        "group='sweep-7', artifacts=True))"
+        "from tests.processes.test_trackers import *; finish(begun('one', tracker='trackio', "
+        "mode='offline', group='sweep-7', artifacts=True))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "Trackio saved locally" in done.stdout, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from src import paths, store
 from src.config import ConfigError, RunConfig, load_config, stored_config
 from src.runs import attempts, estimate, launcher
 from src.store.tables import Run, Status
-from tests.live import ended, row, wait
+from tests.helpers.live import ended, row, wait
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

@@ -16,7 +16,8 @@ from src.analysis import capsule, model_card
 from src.analysis.capsule import CannotPack
 from src.paths import ROOT
 from src.store.tables import Status
-from tests import live, panel_store
+from tests.helpers import live
+from tests.helpers.store import fill_run
 
 CANARY = "canary-58d0e7b4"
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
@@ -109,10 +110,10 @@ def test_no_secret_leaves_with_a_run(
 
 
 def test_what_makes_no_capsule_says_why(home: Path) -> None:
-    stopped = live.row(panel_store.fill_run(status=Status.STOPPED, steps=20))
+    stopped = live.row(fill_run(status=Status.STOPPED, steps=20))
     with pytest.raises(CannotPack, match="is STOPPED: only a completed run"):
         capsule.write(stopped, home / "x.zip")
-    other = live.row(panel_store.fill_run())
+    other = live.row(fill_run())
     with pytest.raises(CannotPack, match="are not those that it was trained on"):
         capsule.write(other, home / "x.zip")
     assert not (home / "x.zip").exists()

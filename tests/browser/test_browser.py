@@ -20,7 +20,7 @@ import pytest
 
 from src import paths, store
 from src.store.tables import Status
-from tests.panel_store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
+from tests.helpers.store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.chromium, pytest.mark.timeout(300)]
@@ -586,7 +586,7 @@ def proxying(port: int, keep_host: bool) -> Iterator[int]:
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model with random weights, made in a process of its own: torch stays out of here."""
     folder = tmp_path_factory.mktemp("base")
-    code = "import sys; from pathlib import Path; from tests.tiny import save_model; "
+    code = "import sys; from pathlib import Path; from tests.helpers.tiny import save_model; "
     code += "save_model(Path(sys.argv[1]), 'gpt2')"
     subprocess.run(
         [sys.executable, "-c", code, str(folder)], check=True, cwd=paths.ROOT, capture_output=True

@@ -26,8 +26,8 @@ from src.store.tables import Status
 from src.training import checkpointing
 from src.training.data_loaders import DataError, _read_hub
 from src.training.train import train
-from tests import tiny
-from tests.live import command, ended, left_over, training, wait
+from tests.helpers import tiny
+from tests.helpers.live import command, ended, left_over, training, wait
 
 CANARY = "canary-7f3a91c2"
 HOSTILE = ';$(touch {0}) `touch {0}` ../<img src=x onerror="alert(1)">'

@@ -15,7 +15,7 @@ from src.runs import attempts, launcher, machine, reconciler
 from src.runs.locks import holder
 from src.store.tables import Status
 from src.training.train import run_experiments
-from tests.live import FEW, alive, command, ended, row, training, wait
+from tests.helpers.live import FEW, alive, command, ended, row, training, wait
 
 pytestmark = pytest.mark.skipif(machine.slot_count() > 1, reason="several slots share a queue")
 
