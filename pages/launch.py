@@ -38,7 +38,7 @@ def page() -> None:
         problems = fork_problems(config) | data_check.out_of_reach(config, base)
     if config and not problems:
         seen, outside = data_check.check(config)
-        problems = outside or estimate.refused(config)
+        problems = outside or estimate.memory_problems(config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         launch_button(config, problems)

@@ -138,7 +138,7 @@ def check(config: RunConfig) -> None:
     """Print notes on a config's data and what it is known to take; ConfigError if it cannot be
     trained here."""
     check_data(config)
-    if measured := estimate.kept(config):
+    if measured := estimate.load(config):
         if problems := measured.problems(config):
             raise ConfigError(problems)
         err.print(f"it {measured.sentence(config)}", highlight=False)

@@ -31,7 +31,7 @@ from src.store.tables import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
 
-MOST_HEALS = 2
+MAX_HEALS = 2
 
 
 class CannotResume(UserError, ValueError):
@@ -52,23 +52,23 @@ def resume(run: Run, *, step: int | None = None) -> int:
         }.get(Status(run.status), f"stop it first: `spelltune stop {run.id}`")
         raise CannotResume(f"{run.id} is {run.status}: {advice}")
     check_writable(paths.checkpoints_dir(run.id), CannotResume)
-    step = verified(run, step)
-    same_data(run, step)
+    step = verified_step(run, step)
+    check_same_data(run, step)
     text = f"resumed from step {step:,} after {run.status.lower()}"
     with store.writing() as session:
-        if not go_on(session, run, EventKind.RESUMED, text, step=step):
+        if not queue_next_attempt(session, run, EventKind.RESUMED, text, step=step):
             raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
-    snapshots.remember(run.id)
+    snapshots.write_run(run.id)
     launcher.fill_slots()
     return step
 
 
-def verified(run: Run, step: int | None = None) -> int:
+def verified_step(run: Run, step: int | None = None) -> int:
     """`step`, or the newest one, whose checkpoint is as it was written; CannotResume offers
     others."""
     folder = paths.checkpoints_dir(run.id)
     if step is None:
-        if (found := newest_verified(run)) is None:
+        if (found := newest_verified_step(run)) is None:
             raise CannotResume(f"{run.id} has no verified checkpoint; launch it again")
         return found
     try:
@@ -81,14 +81,14 @@ def verified(run: Run, step: int | None = None) -> int:
     return step
 
 
-def newest_verified(run: Run, *, after: int = -1) -> int | None:
+def newest_verified_step(run: Run, *, after: int = -1) -> int | None:
     """Step of the newest checkpoint beyond `after` that is as it was written."""
     folder = paths.checkpoints_dir(run.id)
     later = (s for s in reversed(checkpointing.steps(folder)) if s > after)
     return next((s for s in later if is_verified(step_dir(folder, s))), None)
 
 
-def same_data(run: Run, step: int) -> None:
+def check_same_data(run: Run, step: int) -> None:
     """CannotResume where the run's data are not those that the checkpoint has seen."""
     from src.training.data_loaders import DataError, load_splits  # with pandas, so only here
 
@@ -116,7 +116,7 @@ def manifest_of(run: Run, step: int) -> dict[str, Any]:
     return dict(json.loads(file.read_text()))
 
 
-def go_on(
+def queue_next_attempt(
     session: store.Session,
     run: Run,
     kind: EventKind,
@@ -168,7 +168,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     It gets the checkpoint's files for its own (as hard links, where the disk has them), so neither
     run needs the other. CannotResume as in `resume`, ConfigError for a setting that cannot change.
     """
-    step = verified(run, step)
+    step = verified_step(run, step)
     if problems := fork_problems(run, config, step):
         raise ConfigError(problems)
     source = paths.checkpoints_dir(run.id)
@@ -203,7 +203,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
             child_id = child.id
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    snapshots.remember(child_id)
+    snapshots.write_run(child_id)
     launcher.fill_slots()
     return child_id
 
@@ -267,15 +267,15 @@ def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int
     before = sum(e.kind == EventKind.HEALED for e in store.list_events(session, run.id))
     # The trainer wrote what it used after the run was claimed.
     found = remedy(store.find(session, run.id), verdict)
-    if found is None or before >= MOST_HEALS:
+    if found is None or before >= MAX_HEALS:
         return False
     config, words = found
     start = "from scratch" if step is None else f"from step {step:,}"
     text = f"healed after {verdict['kind']}: {words}; goes on {start}"
-    return go_on(session, run, EventKind.HEALED, text, step=step, config=config)
+    return queue_next_attempt(session, run, EventKind.HEALED, text, step=step, config=config)
 
 
-def resume_by_itself(run: Run) -> bool:
+def auto_resume(run: Run) -> bool:
     """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
     from a checkpoint that is newer than where it began."""
     try:
@@ -290,7 +290,7 @@ def resume_by_itself(run: Run) -> bool:
         return False  # decided before
     done = sum(e.kind == EventKind.AUTO_RESUMED for e in events)
     began = -1 if run.resume_step is None else run.resume_step
-    step = newest_verified(run, after=began) if done < allowed else None
+    step = newest_verified_step(run, after=began) if done < allowed else None
     with store.writing() as session:
         if step is None:
             why = "no checkpoint since it began" if done < allowed else f"it was {done} times"
@@ -298,4 +298,4 @@ def resume_by_itself(run: Run) -> bool:
             store.record_event(session, run.id, run.attempt, EventKind.LEFT, text)
             return False
         text = f"resumed by itself from step {step:,} ({done + 1} of {allowed})"
-        return go_on(session, run, EventKind.AUTO_RESUMED, text, step=step)
+        return queue_next_attempt(session, run, EventKind.AUTO_RESUMED, text, step=step)

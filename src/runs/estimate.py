@@ -31,7 +31,7 @@ class CannotMeasure(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What one run takes, or `adapters` of them in one process. Of a run that does not fit only the
     memory is known."""
 
@@ -83,28 +83,28 @@ class Measured:
         return {"training.per_device_train_batch_size": text}
 
 
-def kept(config: RunConfig, *, adapters: int = 1) -> Measured | None:
+def load(config: RunConfig, *, adapters: int = 1) -> Measurement | None:
     """What is known of this config on this machine."""
     try:
-        return Measured(**json.loads(file_of(config, adapters).read_text()))
+        return Measurement(**json.loads(measurement_file(config, adapters).read_text()))
     except FileNotFoundError:
         return None
 
 
-def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
+def measure(config: RunConfig, *, adapters: int = 1) -> Measurement:
     """Measure and keep it; seconds to a minute, and first those that a stopped run takes to end.
     CannotMeasure while all slots train, or where the config cannot train at all."""
-    slot, lock = _free_slot()
+    slot, lock = _acquire_slot()
     try:
-        found = _tried(config, adapters, slot)
+        found = _probe(config, adapters, slot)
         if not found.fits and adapters == 1:
-            for changes in smaller(config, found.engine):
-                if _tried(with_overrides(config.model_dump(), changes), 1, slot).fits:
+            for changes in smaller_batches(config, found.engine):
+                if _probe(with_overrides(config.model_dump(), changes), 1, slot).fits:
                     found.largest.update(changes)
                     break
     finally:
         lock.release()
-    file = file_of(config, adapters)
+    file = measurement_file(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = file.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps(asdict(found)))
@@ -112,7 +112,7 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measured:
     return found
 
 
-def _free_slot() -> tuple[int, FileLock]:
+def _acquire_slot() -> tuple[int, FileLock]:
     """A slot that is now this process's. One whose runs were all asked to stop, or have ended but
     for their processes, or that measures, is waited for; CannotMeasure where every slot trains."""
     # By then a supervisor has used force, or claimed the run that it was started for.
@@ -136,7 +136,7 @@ def _free_slot() -> tuple[int, FileLock]:
         time.sleep(TIMEOUTS.poll)
 
 
-def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
+def smaller_batches(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
     """The same training in less memory, largest first: smaller micro-batches, and more of them."""
     name, other = "per_device_train_batch_size", "gradient_accumulation_steps"
     rows, times = getattr(config.training, name), getattr(config.training, other)
@@ -150,13 +150,13 @@ def smaller(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
         yield changes | {f"training.{name}": rows, f"training.{other}": times}
 
 
-def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
+def _probe(config: RunConfig, adapters: int, slot: int) -> Measurement:
     asked = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
     done = spawn.run(spawn.Worker.MEMORY_PROBE, json.dumps(asked), **slot_environment(slot))
     if done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         # Killed for memory, or C++ had none to allocate.
         there = psutil.virtual_memory().total / 2**30
-        return Measured(False, adapters, None, there, there, {})
+        return Measurement(False, adapters, None, there, there, {})
     try:
         found = json.loads(done.stdout)
     except json.JSONDecodeError:
@@ -164,16 +164,16 @@ def _tried(config: RunConfig, adapters: int, slot: int) -> Measured:
         raise CannotMeasure(f"the measurement ended with {last}") from None
     if "error" in found:
         raise CannotMeasure(found["error"])
-    return Measured(adapters=adapters, **found)
+    return Measurement(adapters=adapters, **found)
 
 
-def refused(config: RunConfig) -> dict[str, str]:
+def memory_problems(config: RunConfig) -> dict[str, str]:
     """{setting: sentence} where it is known not to fit."""
-    found = kept(config)
+    found = load(config)
     return found.problems(config) if found else {}
 
 
-def file_of(config: RunConfig, adapters: int = 1) -> Path:
+def measurement_file(config: RunConfig, adapters: int = 1) -> Path:
     """Where a measurement is kept: its name changes with what decides memory and time."""
     values = subset(config, affecting("cost"))
     machine = list(gpus().values()) or [f"{os.cpu_count()} {psutil.virtual_memory().total}"]

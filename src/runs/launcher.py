@@ -29,13 +29,13 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
     """`launch` several runs together, so that those that may share a pack do; their ids.
     ConfigError, and nothing is launched, where one is known not to fit into memory."""
     for config in configs:
-        if problems := estimate.refused(config):
+        if problems := estimate.memory_problems(config):
             raise ConfigError(problems)
     store.keep_reserve()
     with store.writing() as session:
         run_ids = [store.enqueue(session, with_absolute_paths(config)).id for config in configs]
     for run_id in run_ids:
-        snapshots.remember(run_id)
+        snapshots.write_run(run_id)
     fill_slots()
     return run_ids
 

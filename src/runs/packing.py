@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.config import RunConfig, affecting, subset
-from src.runs.estimate import Measured, kept, measure
+from src.runs.estimate import Measurement, load, measure
 from src.runs.machine import gpus
 from src.training.packed.eligibility import pack_key, packed_problems
 
-FEW = 4  # adapters of the second measurement
-MEMORY = 0.9  # share of the memory that a plan may fill
-PAYS = 0.95  # a pack must take less than this share of the time of its runs one by one
+FEW_ADAPTERS = 4  # adapters of the second measurement
+MAX_MEMORY_SHARE = 0.9  # share of the memory that a plan may fill
+MAX_TIME_SHARE = 0.95  # a pack must take less than this share of the time of its runs one by one
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
     if problems := packed_problems(heaviest):
         return one_by_one(next(iter(problems.values())))
     packed = heaviest.model_copy(update={"engine": "packed"})
-    count = min(FEW, len(configs))
+    count = min(FEW_ADAPTERS, len(configs))
     one, few = _known(packed), _known(packed, adapters=count)
     # The packed engine may be the faster one for runs that share nothing, too.
     if one.fits and (own := sum(one.seconds(config) for config in configs)) < slow:
@@ -119,20 +119,20 @@ def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
     )
     if size == 1:
         return one_by_one("pack_size or memory leaves room for one at a time")
-    if fast > PAYS * slow:
+    if fast > MAX_TIME_SHARE * slow:
         return one_by_one(f"{size} at once would take {fast / slow:.0%} of the time one by one")
     why = f"{slow / fast:.1f} times faster than one by one"
     return Pack(places, size, "packed", fast, slow, peak, few.room_gib, why)
 
 
-def _known(config: RunConfig, *, adapters: int = 1) -> Measured:
-    return kept(config, adapters=adapters) or measure(config, adapters=adapters)
+def _known(config: RunConfig, *, adapters: int = 1) -> Measurement:
+    return load(config, adapters=adapters) or measure(config, adapters=adapters)
 
 
-def sized(config: RunConfig, most: int, one: Measured, few: Measured) -> tuple[int, float]:
+def sized(config: RunConfig, most: int, one: Measurement, few: Measurement) -> tuple[int, float]:
     """Adapters at once of a pack of `most` runs like this one, and the GiB that they take."""
     each = max(few.peak_gib - one.peak_gib, 1e-6) / (few.adapters - 1)
-    room = int((MEMORY * few.room_gib - one.peak_gib) / each) + 1
+    room = int((MAX_MEMORY_SHARE * few.room_gib - one.peak_gib) / each) + 1
     size = max(1, min(most, config.pack_size, room))
     return size, one.peak_gib + (size - 1) * each
 
@@ -140,20 +140,23 @@ def sized(config: RunConfig, most: int, one: Measured, few: Measured) -> tuple[i
 def predicted(config: RunConfig, runs: int) -> tuple[float, float] | None:
     """Seconds and GiB of a pack of so many runs like this one, or of that one alone; None where it
     was not measured or does not fit."""
-    one = kept(config)
+    one = load(config)
     if one is None or not one.fits:
         return None
     if runs == 1:
         return one.seconds(config), one.peak_gib
-    few = kept(config, adapters=FEW)
+    few = load(config, adapters=FEW_ADAPTERS)
     if few is None or not few.fits:
         return None
     size, peak = sized(config, runs, one, few)
     return pack_seconds([config] * runs, size, one, few), peak
 
 
-def pack_seconds(configs: Sequence[RunConfig], size: int, one: Measured, few: Measured) -> float:
-    """Seconds of a pack of `size` slots that the queue refills, at most: see Measured.seconds."""
+def pack_seconds(
+    configs: Sequence[RunConfig], size: int, one: Measurement, few: Measurement
+) -> float:
+    """Upper bound on the seconds of a pack of `size` slots that the queue refills; see
+    `Measurement.seconds`."""
     assert one.step_seconds and few.step_seconds and few.start_seconds
     assert one.evaluation_seconds is not None and few.evaluation_seconds is not None
     more = max(few.step_seconds - one.step_seconds, 0.0) / (few.adapters - 1)

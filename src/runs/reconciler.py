@@ -31,16 +31,16 @@ def reconcile() -> list[str]:
     try:
         snapshots.restore_database()
         try:
-            return _round()
+            return _reconcile_all()
         except DatabaseError:
             if snapshots.restore_database() is None:
                 raise
-            return _round()
+            return _reconcile_all()
     finally:
         lock.release()
 
 
-def _round() -> list[str]:
+def _reconcile_all() -> list[str]:
     with store.reading() as session:
         active = store.list_runs(session, statuses=ACTIVE)
     changed = [run.id for run in active if _reconcile(run, active)]
@@ -53,7 +53,7 @@ def _round() -> list[str]:
         # A run that confirms a setting has no number, and begins when the search is over.
         wanted = run.sweep_id not in over or run.number is None
         if wanted and _is_resumed_here(run):
-            attempts.resume_by_itself(run)
+            attempts.auto_resume(run)
     for sweep in sweeps.values():
         if (
             sweep.status == SweepStatus.ACTIVE
@@ -83,7 +83,7 @@ def _is_resumed_here(run: Run) -> bool:
     return not lived or time.time() - ended > TIMEOUTS.lease
 
 
-def give_up_hosts(gone: Collection[str], why: str) -> None:
+def end_runs_of_lost_hosts(gone: Collection[str], why: str) -> None:
     """End the runs of machines that are said to be gone, where they give no sign of life either;
     what was queued to go on from a checkpoint there begins anew."""
     with store.reading() as session:
@@ -118,7 +118,7 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
             launcher.start_supervisor(living[0].id, run.slot or 0, adopt=True)
         return False
     # What is left of it, a data-loader worker say, carries its token in the environment.
-    kill_marked(run.token)
+    kill_by_token(run.token)
     return _end(run, "its processes are gone without a result")
 
 
@@ -127,11 +127,11 @@ def _end(run: Run, reason: str) -> bool:
     # Insists, and so gives up the reserve where the disk is full.
     ended = store.write_with_retry(lambda session: store.end(session, run, verdict), seconds=1)
     if ended:
-        snapshots.settle(run.id)
+        snapshots.sync_from_files(run.id)
     return ended
 
 
-def kill_marked(token: str | None) -> None:
+def kill_by_token(token: str | None) -> None:
     """SIGKILL to every process that carries this token in its environment, and to no other."""
     if not token:
         return

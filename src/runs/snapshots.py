@@ -19,7 +19,7 @@ from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 
 
-def remember(run_id: str) -> None:
+def write_run(run_id: str) -> None:
     """Write a run's row and events to its run.json. A full disk is no reason to fail."""
     with store.reading() as session:
         row = store.find(session, run_id).model_dump()
@@ -34,7 +34,7 @@ def _file(run_id: str) -> Path:
     return paths.output_dir(run_id) / "run.json"
 
 
-def remember_sweep(sweep_id: str) -> None:
+def write_sweep(sweep_id: str) -> None:
     """Write a sweep's row to its file. A full disk is no reason to fail."""
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id).model_dump()
@@ -45,7 +45,7 @@ def remember_sweep(sweep_id: str) -> None:
         print(f"warning: cannot write {file}: {error}", file=sys.stderr)
 
 
-def settle(run_id: str) -> None:
+def sync_from_files(run_id: str) -> None:
     """Bring the rows of a run that has no processes in line with its files: the disk is the truth.
 
     Half-written checkpoints go, points that only the metrics log has come in, rows of checkpoints
@@ -53,7 +53,7 @@ def settle(run_id: str) -> None:
     """
     folder = paths.checkpoints_dir(run_id)
     checkpointing.sweep(folder)
-    points = logged(run_id)
+    points = read_metrics_log(run_id)
     with store.reading() as session:
         missing = store.points_missing(session, run_id, points)
         known = {c.step for c in store.list_checkpoints(session, run_id)}
@@ -66,10 +66,10 @@ def settle(run_id: str) -> None:
                 store.remove_checkpoint(session, run_id, step)
             for step in sorted(there - known):
                 _record_checkpoint(session, run_id, step)
-    remember(run_id)
+    write_run(run_id)
 
 
-def logged(run_id: str) -> dict[int, list[tuple[int, str, float, float]]]:
+def read_metrics_log(run_id: str) -> dict[int, list[tuple[int, str, float, float]]]:
     """{attempt: points (step, name, value, at)} of the metrics log; a line cut by a crash is left
     out."""
     found: dict[int, list[tuple[int, str, float, float]]] = {}
@@ -167,7 +167,7 @@ def _restore_run(file: Path, url: str) -> None:
         session.add(run)
         session.flush()
         session.add_all(events)
-        for attempt, points in sorted(logged(run.id).items()):
+        for attempt, points in sorted(read_metrics_log(run.id).items()):
             store.record_metrics(session, run.id, attempt, points)
         for step in checkpointing.steps(paths.checkpoints_dir(run.id)):
             _record_checkpoint(session, run.id, step)

@@ -74,7 +74,7 @@ def launch(file: Path, *, budget: str | None = None, executor: str | None = None
             seen_at=now,
         )
         session.add(row)
-    snapshots.remember_sweep(row.id)
+    snapshots.write_sweep(row.id)
     launcher.start_driver(row.id)
     return row.id
 
@@ -193,4 +193,4 @@ def _change(
             raise store.InvalidState(
                 f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
             )
-    snapshots.remember_sweep(row.id)
+    snapshots.write_sweep(row.id)

@@ -13,7 +13,7 @@ from src.config import (
     with_overrides,
 )
 from src.runs import packing
-from src.runs.estimate import file_of, kept, measure, refused
+from src.runs.estimate import load, measure, measurement_file, memory_problems
 from src.runs.machine import slot_count
 from src.store.tables import Run, Status
 from src.sweeps import search
@@ -98,7 +98,7 @@ def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> 
     rows = base.training.max_steps * base.rows_per_step
     one = None if pace is None else STARTUP_SECONDS + pace * rows
     speaker = largest_config(sweep, base)
-    if (wrong := refused(speaker)) and _is_as_large_as_any(speaker, sweep):
+    if (wrong := memory_problems(speaker)) and _is_as_large_as_any(speaker, sweep):
         raise ConfigError({f"base.overrides.{name}": text for name, text in wrong.items()})
     measured = packing.predicted(speaker, 1)
     if measured:
@@ -152,7 +152,9 @@ def _is_as_large_as_any(speaker: RunConfig, sweep: SweepConfig) -> bool:
             else [parameter.low, parameter.high]
         )  # fmt: skip
         trials = [with_overrides(speaker.model_dump(), {name: value}) for value in values]
-        if name != "lora.r" and {file_of(t) for t in trials} != {file_of(speaker)}:
+        if name != "lora.r" and {measurement_file(t) for t in trials} != {
+            measurement_file(speaker)
+        }:
             return False
     return True
 
@@ -161,8 +163,8 @@ def missing_measurements(sweep: SweepConfig) -> list[tuple[RunConfig, int]]:
     """(run, adapters at once) that `estimate_sweep` wants to know and nobody measured."""
     base = base_config(sweep)
     speaker = largest_config(sweep, base)
-    sizes = (1, packing.FEW) if base.engine == "packed" else (1,)
-    return [(speaker, adapters) for adapters in sizes if kept(speaker, adapters=adapters) is None]
+    sizes = (1, packing.FEW_ADAPTERS) if base.engine == "packed" else (1,)
+    return [(speaker, adapters) for adapters in sizes if load(speaker, adapters=adapters) is None]
 
 
 def measure_missing(sweep: SweepConfig) -> None:

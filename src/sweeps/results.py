@@ -231,7 +231,7 @@ def confirm(found: SweepResults) -> list[str]:
     with store.writing() as session:
         ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
     for run_id in ids:
-        snapshots.remember(run_id)
+        snapshots.write_run(run_id)
     launcher.fill_slots()
     return ids
 

@@ -147,7 +147,7 @@ def _insert(
     except IntegrityError:
         return 0  # another driver gave these numbers first
     for run_id in run_ids:
-        snapshots.remember(run_id)
+        snapshots.write_run(run_id)
     launcher.fill_slots()
     return len(run_ids)
 
@@ -168,7 +168,7 @@ def retry(run: Run, retries: int) -> bool:
     if failed and (run.reason or "").startswith(("oom:", "cuda_oom:")):
         allowed = 0
     done = sum(e.kind == kind for e in events)
-    step = attempts.newest_verified(run)
+    step = attempts.newest_verified_step(run)
     with store.writing() as session:
         if run.sweep_id and store.find_sweep(session, run.sweep_id).status not in OPEN:
             return False  # it was cancelled just now
@@ -178,9 +178,9 @@ def retry(run: Run, retries: int) -> bool:
         else:
             start = "from scratch" if step is None else f"from step {step:,}"
             text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
-            if not attempts.go_on(session, run, kind, text, step=step):
+            if not attempts.queue_next_attempt(session, run, kind, text, step=step):
                 return True  # someone else was faster
-    snapshots.remember(run.id)
+    snapshots.write_run(run.id)
     if done >= allowed:
         with store.reading() as session:
             config = store.find(session, run.id).config  # trials are read without theirs

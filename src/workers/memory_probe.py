@@ -28,7 +28,7 @@ STEPS = 3
 GIB = 2**30
 
 
-class Clock:
+class StepTimer:
     """A reporter that notes when what was done."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Clock:
     def warning(self, step: int, text: str) -> None: ...
 
 
-def shortened(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
+def shorten(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
     """`config` for 2 x STEPS steps on its longest rows, which are written into `folder`. The first
     half warms up; the second is measured."""
     training = config.training
@@ -92,12 +92,12 @@ def shortened(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
     return with_overrides(config.model_dump(), changes)
 
 
-def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
+def probe(config: RunConfig, adapters: int) -> dict[str, Any]:
     """What `adapters` runs of this config take at once."""
     started = time.perf_counter()
-    room = _bounded()
+    room = _limit_memory()
     splits = load_splits(**config.data.model_dump(include={"task", "path", "hub_id", "revision"}))
-    clocks = [Clock() for _ in range(adapters)]
+    timers = [StepTimer() for _ in range(adapters)]
     found: dict[str, Any] = {
         "fits": False,
         "engine": None,
@@ -105,52 +105,52 @@ def tried(config: RunConfig, adapters: int) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        short = shortened(config, folder, splits)
+        short = shorten(config, folder, splits)
         try:
-            _train(short, clocks, folder)
-            clock, last = clocks[0], 2 * STEPS
-            warm = next(at for at in clock.begun_training if at >= clock.scored[STEPS])
+            _train(short, timers, folder)
+            timer, last = timers[0], 2 * STEPS
+            warm = next(at for at in timer.begun_training if at >= timer.scored[STEPS])
             found |= {
                 "fits": True,
                 # With one evaluation of one batch.
-                "start_seconds": clock.begun_training[0] - started,
-                "step_seconds": (clock.trained[last] - warm) / STEPS,
-                "evaluation_seconds": clock.scored[last] - clock.trained[last],  # of one batch
+                "start_seconds": timer.begun_training[0] - started,
+                "step_seconds": (timer.trained[last] - warm) / STEPS,
+                "evaluation_seconds": timer.scored[last] - timer.trained[last],  # of one batch
             }
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-    found["engine"] = clocks[0].told.get("engine")
+    found["engine"] = timers[0].told.get("engine")
     return found | _memory(room)
 
 
-def _train(config: RunConfig, clocks: list[Clock], folder: Path) -> None:
+def _train(config: RunConfig, timers: list[StepTimer], folder: Path) -> None:
     with loading():
         from src.training.packed import engine
         from src.training.packed.run import Trial
         from src.training.train import load_libraries, train
 
-        if len(clocks) == 1:
+        if len(timers) == 1:
             choice = load_libraries(config)
         else:
             engine.load_libraries()
-    if len(clocks) == 1:
+    if len(timers) == 1:
         train(
             config,
-            clocks[0],
+            timers[0],
             output_dir=folder / "out",
             checkpoints_dir=folder / "steps",
             engine=choice,
         )
         return
     trials = [
-        Trial(config, clock, folder / f"out-{i}", folder / f"steps-{i}")
-        for i, clock in enumerate(clocks)
+        Trial(config, timer, folder / f"out-{i}", folder / f"steps-{i}")
+        for i, timer in enumerate(timers)
     ]
     for _, outcome in engine.train_pack(trials, slots=len(trials)):
         if isinstance(outcome, Exception):
             raise outcome
-    if clocks[0].told["slots"] < len(trials):
+    if timers[0].told["slots"] < len(trials):
         raise MemoryError("out of memory for so many at once")
 
 
@@ -163,7 +163,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _bounded() -> int:
+def _limit_memory() -> int:
     """The bytes of memory that are free for a run now: the GPU's, or on a machine without one those
     of the machine, and then this process is kept within them, so that it fails where a run would
     drive the machine to swap or kill."""
@@ -199,7 +199,7 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        found = tried(parse_config(asked["config"]), asked["adapters"])
+        found = probe(parse_config(asked["config"]), asked["adapters"])
     except (ValueError, OSError) as error:
         found = {"error": str(error)}
     json.dump(found, answer)

@@ -20,7 +20,7 @@ def main(run_id: str, step: int) -> int:
     try:
         with store.reading() as session:
             run = store.find(session, run_id)
-        verified = attempts.verified(run, step)
+        verified = attempts.verified_step(run, step)
         from src.training.merge import merge  # loads torch, so after what may refuse
 
         adapter = checkpointing.step_dir(paths.checkpoints_dir(run_id), verified)

@@ -34,21 +34,21 @@ def main() -> int:
     tasks: dict[str, Any] = {}
     while not parent_has_exited(TIMEOUTS.reconcile):
         nodes = ray.nodes()
-        keep_at_work(nodes, tasks)
+        start_agents(nodes, tasks)
         try:
-            end_lost(nodes)
+            end_lost_hosts(nodes)
         except SQLAlchemyError as error:
             print(f"warning: {error}", file=sys.stderr, flush=True)
     return 0
 
 
-def keep_at_work(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> None:
+def start_agents(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> None:
     """Start a keeper on each living node that has none; `tasks` are those that were started."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # The slots count the cores and GPUs of a node: to Ray the keeper takes none.
-    task = ray.remote(num_cpus=0, max_retries=0)(keep)
+    task = ray.remote(num_cpus=0, max_retries=0)(run_agent)
     if tasks:
         for ended in ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=0)[0]:
             lost = next(node for node, one in tasks.items() if one == ended)
@@ -65,7 +65,7 @@ def keep_at_work(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> N
             tasks[node["NodeID"]] = started
 
 
-def keep(database_url: str) -> str:
+def run_agent(database_url: str) -> str:
     """Run a keeper until it ends; its last words.
 
     On a node, whose Ray gets this function by value: it has nothing of this module. The URL may
@@ -92,12 +92,12 @@ def keep(database_url: str) -> str:
     return f"exit code {keeper.wait()}: {''.join(last).strip()}"
 
 
-def end_lost(nodes: Sequence[Mapping[str, Any]]) -> None:
+def end_lost_hosts(nodes: Sequence[Mapping[str, Any]]) -> None:
     """End what trained on machines whose nodes are all dead."""
     hosts = {alive: {n["NodeManagerHostname"] for n in nodes if n["Alive"] is alive}
              for alive in (True, False)}  # fmt: skip
     if gone := hosts[False] - hosts[True]:
-        reconciler.give_up_hosts(gone, "Ray lost its node")
+        reconciler.end_runs_of_lost_hosts(gone, "Ray lost its node")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from src.runs import attempts, launcher, snapshots, spawn
 from src.runs.environment import ignore_output_errors, slot_environment
 from src.runs.locks import FileLock, holder
 from src.runs.machine import boot_id, host, memory_kills, slot_lock
-from src.runs.reconciler import kill_marked, reconcile
+from src.runs.reconciler import kill_by_token, reconcile
 from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status
@@ -52,18 +52,18 @@ def main() -> int:
         time.sleep(TIMEOUTS.poll)
     os.umask(0o077)
     ignore_output_errors()
-    supervision = Supervision(arguments.slot)
+    supervisor = Supervisor(arguments.slot)
     if arguments.adopt:
-        supervision.adopt(arguments.run)
+        supervisor.adopt(arguments.run)
     else:
-        supervision.start(arguments.run)
-    supervision.supervise()
+        supervisor.start(arguments.run)
+    supervisor.supervise()
     slot.release()
     launcher.fill_slots()
     return 0
 
 
-class Watched:
+class SupervisedRun:
     """One attempt of one run, as its supervisor sees it."""
 
     def __init__(self, run: Run, lock: FileLock):
@@ -71,16 +71,16 @@ class Watched:
         # On the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
-        snapshots.remember(run.id)
+        snapshots.write_run(run.id)
 
 
-class Supervision:
+class Supervisor:
     """One trainer process from its start (or adoption) to the verdicts on the runs that it trains:
     one, or where the engine is `packed` those too that it may train beside it."""
 
     def __init__(self, slot: int):
         self.slot = slot
-        self.watched: list[Watched] = []
+        self.runs: list[SupervisedRun] = []
         self.token = secrets.token_hex(16)
         self.pack: tuple[Any, ...] | None = None  # what its members have in common
         self.trainer: subprocess.Popen[bytes] | None = None
@@ -98,7 +98,7 @@ class Supervision:
         if config.engine == "packed":
             self.pack = pack_key(config)
             self.join(first)
-            self.recruit(config.pack_size - 1)
+            self.claim_more(config.pack_size - 1)
         forget_result(run_id)
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = spawn.start_detached(
@@ -110,7 +110,7 @@ class Supervision:
         )
         self.update(trainer_pid=self.trainer.pid)
 
-    def claim(self, run_id: str) -> Watched | None:
+    def claim(self, run_id: str) -> SupervisedRun | None:
         """Make a queued run this supervisor's; None where another one was faster."""
         lock = FileLock(paths.supervisor_lock(run_id))
         if not lock.acquire():
@@ -131,8 +131,8 @@ class Supervision:
             # This machine may have trained it before others did: what lies here is another way.
             folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt - 1}"
             checkpointing.set_aside(folder, after=-1, name=name)
-        self.watched.append(Watched(run, lock))
-        return self.watched[-1]
+        self.runs.append(SupervisedRun(run, lock))
+        return self.runs[-1]
 
     def adopt(self, run_id: str) -> None:
         """Take over the trainer of a run that lost its supervisor, with all that it trains."""
@@ -147,17 +147,17 @@ class Supervision:
                 with store.writing() as session:
                     mine = store.transition(session, run, None, leave=ACTIVE, **self.me)
                 if mine:
-                    self.watched.append(Watched(run, lock))
-        if paths.pack_file(self.token).exists() and self.watched:
-            self.pack = pack_key(stored_config(self.watched[0].run.config))
+                    self.runs.append(SupervisedRun(run, lock))
+        if paths.pack_file(self.token).exists() and self.runs:
+            self.pack = pack_key(stored_config(self.runs[0].run.config))
 
-    def join(self, watched: Watched) -> None:
+    def join(self, supervised: SupervisedRun) -> None:
         """Tell the trainer of a member of its pack."""
-        forget_result(watched.run.id)
+        forget_result(supervised.run.id)
         with open(paths.pack_file(self.token), "a", encoding="utf-8") as file:
-            file.write(json.dumps([watched.run.id, watched.run.attempt]) + "\n")
+            file.write(json.dumps([supervised.run.id, supervised.run.attempt]) + "\n")
 
-    def recruit(self, room: int) -> None:
+    def claim_more(self, room: int) -> None:
         """Claim up to `room` queued runs that may share the process."""
         if self.pack is None or room < 1:
             return
@@ -171,54 +171,56 @@ class Supervision:
                 and pack_key(stored_config(run.config)) == self.pack
             ]
         for run_id in ready[:room]:
-            if watched := self.claim(run_id):
+            if supervised := self.claim(run_id):
                 if self.trainer is not None:
                     with store.writing() as session:
                         pid = self.trainer.pid
-                        store.transition(session, watched.run, None, leave=ACTIVE, trainer_pid=pid)
-                self.join(watched)
+                        store.transition(
+                            session, supervised.run, None, leave=ACTIVE, trainer_pid=pid
+                        )
+                self.join(supervised)
 
     def supervise(self) -> None:
-        if not self.watched:
+        if not self.runs:
             return  # another one was faster
         over = threading.Event()
         # Beside the training: what it does may take longer than a beat.
-        threading.Thread(target=look_around, args=(over,), daemon=True).start()
+        threading.Thread(target=keep_reconciling, args=(over,), daemon=True).start()
         beat = -TIMEOUTS.heartbeat
-        size = stored_config(self.watched[0].run.config).pack_size
-        while self.watched and self.alive():
+        size = stored_config(self.runs[0].run.config).pack_size
+        while self.runs and self.alive():
             time.sleep(TIMEOUTS.poll)
             now = time.monotonic()
-            with unshaken():
+            with log_write_errors():
                 if now - beat >= TIMEOUTS.heartbeat:
                     beat = now
                     self.update(heartbeat_at=time.time())
                 self.follow(now)
-                for watched in self.watched:
-                    cut_log(watched.run.id)
+                for supervised in self.runs:
+                    cut_log(supervised.run.id)
                 if self.pack is not None:
                     self.end_members()
-                    self.recruit(size - len(self.watched))
+                    self.claim_more(size - len(self.runs))
         # Data-loader workers and other children of the trainer must not outlive it.
-        kill_marked(self.token)
-        for watched in list(self.watched):
-            self.end(watched, self.verdict(watched))
+        kill_by_token(self.token)
+        for supervised in list(self.runs):
+            self.end(supervised, self.verdict(supervised))
         paths.pack_file(self.token).unlink(missing_ok=True)
         over.set()
 
     def end_members(self) -> None:
         """Write the verdicts on those members of a pack that came to their end."""
-        for watched in list(self.watched):
-            if found := read_result(watched.run.id, watched.run.attempt):
-                self.end(watched, found)
+        for supervised in list(self.runs):
+            if found := read_result(supervised.run.id, supervised.run.attempt):
+                self.end(supervised, found)
 
-    def verdict(self, watched: Watched) -> dict[str, object]:
-        found = read_result(watched.run.id, watched.run.attempt)
-        return found or self.verdict_without_result(watched)
+    def verdict(self, supervised: SupervisedRun) -> dict[str, object]:
+        found = read_result(supervised.run.id, supervised.run.attempt)
+        return found or self.verdict_without_result(supervised)
 
-    def end(self, watched: Watched, verdict: dict[str, object]) -> None:
-        run = watched.run
-        newest = attempts.newest_verified(run) if verdict["status"] == Status.FAILED else None
+    def end(self, supervised: SupervisedRun, verdict: dict[str, object]) -> None:
+        run = supervised.run
+        newest = attempts.newest_verified_step(run) if verdict["status"] == Status.FAILED else None
 
         def write(session: store.Session) -> bool:
             if verdict["status"] == Status.QUEUED:
@@ -229,33 +231,33 @@ class Supervision:
             return mine
 
         if store.write_with_retry(write, seconds=TIMEOUTS.write):
-            snapshots.settle(run.id)
-        self.watched.remove(watched)
-        watched.lock.release()
+            snapshots.sync_from_files(run.id)
+        self.runs.remove(supervised)
+        supervised.lock.release()
 
     def alive(self) -> bool:
         if self.trainer is not None:
             return self.trainer.poll() is None
-        return any(holder(paths.trainer_lock(w.run.id)) is not None for w in self.watched)
+        return any(holder(paths.trainer_lock(w.run.id)) is not None for w in self.runs)
 
     def follow(self, now: float) -> None:
         """Bring the rows along (RUNNING, STOPPING) and press a stop with growing force."""
         with store.reading() as session:
-            rows = {run.id: run for run in store.runs_of(session, [w.run.id for w in self.watched])}
-        for watched in self.watched:
-            row = rows.get(watched.run.id)
+            rows = {run.id: run for run in store.runs_of(session, [w.run.id for w in self.runs])}
+        for supervised in self.runs:
+            row = rows.get(supervised.run.id)
             if row is None:
                 continue
             if row.status == Status.STARTING and row.step is not None:
-                self.change(watched, Status.RUNNING)
-            if row.stop_requested_at is not None and watched.stop_seen_at is None:
-                watched.stop_seen_at = now
-                self.change(watched, Status.STOPPING)
+                self.change(supervised, Status.RUNNING)
+            if row.stop_requested_at is not None and supervised.stop_seen_at is None:
+                supervised.stop_seen_at = now
+                self.change(supervised, Status.STOPPING)
         # Force reaches the whole process, so it waits until all of it was asked to stop.
-        asked = [w.stop_seen_at for w in self.watched]
+        asked = [w.stop_seen_at for w in self.runs]
         if not asked or None in asked:
             return
-        last = self.watched[0]
+        last = self.runs[0]
         if last.terminated_at is None and now - max(t for t in asked if t) > TIMEOUTS.stop:
             last.terminated_at = now
             self.signal_trainer(signal.SIGTERM)
@@ -265,16 +267,16 @@ class Supervision:
     def signal_trainer(self, number: signal.Signals) -> None:
         """Signal the process group that the trainer leads."""
         # Only the holder of the trainer's lock is the trainer; a pid alone may be a stranger's.
-        for watched in self.watched:
-            if pid := holder(paths.trainer_lock(watched.run.id)):
+        for supervised in self.runs:
+            if pid := holder(paths.trainer_lock(supervised.run.id)):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, number)
                 return
 
-    def verdict_without_result(self, watched: Watched) -> dict[str, object]:
+    def verdict_without_result(self, supervised: SupervisedRun) -> dict[str, object]:
         """How a run ended whose trainer left no result file for it."""
         code = self.trainer.returncode if self.trainer is not None else None
-        if watched.stop_seen_at is not None:
+        if supervised.stop_seen_at is not None:
             return {"status": Status.STOPPED, "reason": "stopped by force: it did not end in time"}
         if code is None:
             return {"status": Status.INTERRUPTED, "reason": "the trainer died without a result"}
@@ -296,32 +298,32 @@ class Supervision:
         reason = f"the trainer ended with {how} and no result; see the log"
         return {"status": Status.FAILED, "reason": reason}
 
-    def change(self, watched: Watched, to: Status) -> None:
+    def change(self, supervised: SupervisedRun, to: Status) -> None:
         with store.writing() as session:
-            mine = store.transition(session, watched.run, to, leave=ACTIVE)
+            mine = store.transition(session, supervised.run, to, leave=ACTIVE)
         if not mine:
-            self.lose(watched)
+            self.abandon(supervised)
 
     def update(self, **columns: object) -> None:
         with store.writing() as session:
             lost = [
-                watched
-                for watched in self.watched
-                if not store.transition(session, watched.run, None, leave=ACTIVE, **columns)
+                supervised
+                for supervised in self.runs
+                if not store.transition(session, supervised.run, None, leave=ACTIVE, **columns)
             ]
-        for watched in lost:
-            self.lose(watched)
+        for supervised in lost:
+            self.abandon(supervised)
 
-    def lose(self, watched: Watched) -> None:
-        print(f"{watched.run.id} is not this supervisor's any more; leaving it", file=sys.stderr)
-        self.watched.remove(watched)
-        watched.lock.release()
-        if not self.watched:
+    def abandon(self, supervised: SupervisedRun) -> None:
+        print(f"{supervised.run.id} is not this supervisor's any more; leaving it", file=sys.stderr)
+        self.runs.remove(supervised)
+        supervised.lock.release()
+        if not self.runs:
             sys.exit(1)
 
 
 @contextlib.contextmanager
-def unshaken() -> Iterator[None]:
+def log_write_errors() -> Iterator[None]:
     """Go on after a failed write: a locked table or a full disk is no reason to leave a training
     alone."""
     try:
@@ -330,7 +332,7 @@ def unshaken() -> Iterator[None]:
         print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
-def look_around(over: threading.Event) -> None:
+def keep_reconciling(over: threading.Event) -> None:
     """Reconcile until the training is over: no panel need be there for what else this machine
     trains, for its sweeps, and for a damaged run table."""
     while True:

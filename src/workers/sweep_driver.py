@@ -40,8 +40,8 @@ def main() -> int:
     os.umask(0o077)
     ignore_output_errors()
     try:
-        driver = Driver(sweep_id)
-        while driver.goes_on():
+        driver = SweepDriver(sweep_id)
+        while driver.run_round():
             time.sleep(TIMEOUTS.sweep)
     except ConfigError as error:
         # Settings that are good one by one may not be together, or a preset is gone.
@@ -53,7 +53,7 @@ def main() -> int:
     return 0
 
 
-class Driver:
+class SweepDriver:
     """What one process knows of the sweep that it looks after."""
 
     def __init__(self, sweep_id: str):
@@ -65,35 +65,35 @@ class Driver:
         self.set_aside: set[tuple[str, int]] = set()  # run and attempt
         self.looked_at = time.monotonic()
         self.reconciled_at = -TIMEOUTS.reconcile
-        self.led_at = -TIMEOUTS.heartbeat
+        self.lease_acquired_at = -TIMEOUTS.heartbeat
         self.nodes: subprocess.Popen[bytes] | None = None
         self.nodes_at = -TIMEOUTS.start
 
-    def goes_on(self) -> bool:
+    def run_round(self) -> bool:
         """One round; False once the sweep has ended."""
         try:
-            if not self.leads():
+            if not self.acquire_lease():
                 return False
-            self.keep_nodes()
+            self.ensure_ray_nodes()
             if time.monotonic() - self.reconciled_at >= TIMEOUTS.reconcile:
                 self.reconciled_at = time.monotonic()
                 reconciler.reconcile()
-            return self.round()
+            return self.look_after_trials()
         except (SQLAlchemyError, OSError) as error:
             # A locked table or a full disk is no reason to leave the trials alone.
             print(f"warning: {error}", file=sys.stderr, flush=True)
             return True
 
-    def leads(self) -> bool:
+    def acquire_lease(self) -> bool:
         """Whether no other machine's driver looks after the sweep; tells them that this does."""
-        if not store.is_shared() or time.monotonic() - self.led_at < TIMEOUTS.heartbeat:
+        if not store.is_shared() or time.monotonic() - self.lease_acquired_at < TIMEOUTS.heartbeat:
             return True  # the lock is enough on one machine
         with store.writing() as session:
             mine = store.acquire_lease(session, self.sweep_id, host=host(), lease=TIMEOUTS.lease)
-        self.led_at = time.monotonic()
+        self.lease_acquired_at = time.monotonic()
         return mine
 
-    def keep_nodes(self) -> None:
+    def ensure_ray_nodes(self) -> None:
         """Have the nodes of the Ray cluster train too. Without it the sweep goes on here alone."""
         lost = self.nodes is None or self.nodes.poll() is not None
         now = time.monotonic()
@@ -103,7 +103,7 @@ class Driver:
                 now,
             )
 
-    def round(self) -> bool:
+    def look_after_trials(self) -> bool:
         with store.reading() as session:
             row = store.find_sweep(session, self.sweep_id)
             trials = store.list_trials(session, self.sweep_id)
@@ -128,10 +128,10 @@ class Driver:
             left = any(again) or more is not None
         if left or any(not Status(run.status).ended for run in trials):
             return True
-        self.end("its time is over" if over else self.why_so_few(row, trials))
+        self.end("its time is over" if over else self.why_exhausted(row, trials))
         return False
 
-    def why_so_few(self, row: Sweep, trials: Sequence[Run]) -> str | None:
+    def why_exhausted(self, row: Sweep, trials: Sequence[Run]) -> str | None:
         """A sentence where there is nothing left to try before the budget is spent."""
         most = row.most_trials
         if self.sweep.method == "grid" or most is None or len(trials) > most - self.sweep.seeds:
@@ -177,7 +177,7 @@ class Driver:
                 session, self.sweep_id, SweepStatus.COMPLETED, leave=[SweepStatus.ACTIVE],
                 ended_at=time.time(), reason=reason,
             )  # fmt: skip
-        snapshots.remember_sweep(self.sweep_id)
+        snapshots.write_sweep(self.sweep_id)
 
 
 if __name__ == "__main__":

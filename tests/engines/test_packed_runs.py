@@ -351,11 +351,11 @@ def test_what_is_measured_of_a_pack_is_of_all_that_was_asked_for(
             raise torch.OutOfMemoryError("no memory")
         original(self, base, slots, rank, **options)
 
-    clocks = [memory_probe.Clock() for _ in range(4)]
+    timers = [memory_probe.StepTimer() for _ in range(4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "__init__", make)
         with pytest.raises(MemoryError, match="so many at once"):
-            memory_probe._train(config_of(base, training__max_steps=2), clocks, tmp_path)
+            memory_probe._train(config_of(base, training__max_steps=2), timers, tmp_path)
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:

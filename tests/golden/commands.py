@@ -142,6 +142,8 @@ def unpack(home: Path) -> None:
         for column in [row[1] for row in table.execute(f'PRAGMA table_info("{name}")')]:
             moved = f'UPDATE "{name}" SET "{column}" = replace("{column}", ?, ?) '
             table.execute(moved + f"WHERE typeof(\"{column}\") = 'text'", (WRITTEN_AT, str(home)))
+    # The folder that it was launched from, which the recorded documents name ROOT.
+    table.execute("UPDATE sweep SET folder = ?", (str(ROOT),))
     table.commit()
     table.close()
 

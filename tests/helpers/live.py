@@ -159,7 +159,9 @@ def points_of(run_id: str) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
     """(step, name) of every point in the table, and in the metrics log."""
     with store.reading() as session:
         table = {(p["step"], p["name"]) for p in store.metric_points(session, run_id)}
-    logged = {(p[0], p[1]) for points in snapshots.logged(run_id).values() for p in points}
+    logged = {
+        (p[0], p[1]) for points in snapshots.read_metrics_log(run_id).values() for p in points
+    }
     return table, logged
 
 

@@ -73,7 +73,7 @@ def finished(made: Path, home: Path) -> Run:
         for table in (Checkpoint, Evaluation):
             for found in session.exec(select(table)).all():
                 found.path = found.path.replace(old, new)
-    snapshots.remember(run.id)
+    snapshots.write_run(run.id)
     return row(run.id)
 
 
@@ -305,7 +305,7 @@ def test_a_diverged_run_heals_with_half_the_learning_rate(own: dict[str, Any]) -
         launcher.launch(load_config(overrides=settings)),
         lambda r: ended(r) and (r.attempt == 3 or r.status == Status.COMPLETED),
     )
-    assert kinds(run.id) == [EventKind.HEALED] * attempts.MOST_HEALS
+    assert kinds(run.id) == [EventKind.HEALED] * attempts.MAX_HEALS
     document = json.loads(command("show", run.id, "--json").stdout)
     for event, change in zip(document["lineage"], ("10 -> 5", "5 -> 2.5"), strict=True):
         assert f"diverged: training.learning_rate {change}" in event["text"]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from src.cli import app
 from src.config import ConfigError, RunConfig, load_config
 from src.paths import ROOT, home
 from src.runs import estimate, launcher, machine, packing
@@ -38,10 +40,10 @@ def written(file: Path, config: RunConfig) -> str:
 
 def known(config: RunConfig, adapters: int, by: str, step: float) -> None:
     """As if that had been measured on this machine: 10 s to start, 0.1 s a batch to score."""
-    file = estimate.file_of(config, adapters)
+    file = estimate.measurement_file(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows, gib = {"validation": 4, "test": 4}, 1 + adapters / 10
-    found = estimate.Measured(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
+    found = estimate.Measurement(True, adapters, by, gib, 16.0, rows, 10.0, step, 0.1)
     file.write_text(json.dumps(asdict(found)))
 
 
@@ -64,12 +66,12 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     small: dict[str, Any],
 ) -> None:
     config = config_of(small, training__max_steps=30, evaluation__eval_steps=10)
-    assert estimate.kept(config) is None
+    assert estimate.load(config) is None
     found = estimate.measure(config)
     assert found.fits and found.engine == "trl" and 0.1 < found.peak_gib < found.room_gib
     assert found.step_seconds and found.step_seconds > 0
-    assert estimate.kept(config_of(small, training__learning_rate=1e-5)) == found
-    assert estimate.kept(config_of(small, training__per_device_train_batch_size=2)) is None
+    assert estimate.load(config_of(small, training__learning_rate=1e-5)) == found
+    assert estimate.load(config_of(small, training__per_device_train_batch_size=2)) is None
     longer = config_of(small, training__max_steps=60, evaluation__eval_steps=20)
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
@@ -145,7 +147,7 @@ def test_a_pack_is_planned_only_where_it_pays(
     one = 0.1 if engine == "packed" else 0.2
     known(configs[0].model_copy(update={"engine": "auto"}), 1, "trl", 0.15)
     known(configs[0], 1, "packed", one)
-    known(configs[0], packing.FEW, "packed", few_step)
+    known(configs[0], packing.FEW_ADAPTERS, "packed", few_step)
     (pack,) = packing.plan(configs).packs
     assert (pack.size, pack.engine) == (size, "auto" if engine == "trl" else engine), pack
     steps = 8 * max_steps * (0.1 if engine == "packed" else 0.15)
@@ -173,7 +175,7 @@ def test_a_dry_run_tells_which_runs_share_a_process(home: Path, five: list[RunCo
     known(heaviest.model_copy(update={"engine": "auto"}), 1, "trl", 0.2)
     known(heaviest, 1, "packed", 0.1)
     known(heaviest, 3, "packed", 0.12)
-    known(heaviest, packing.FEW, "packed", 0.13)
+    known(heaviest, packing.FEW_ADAPTERS, "packed", 0.13)
     known(five[4], 1, "trl", 0.2)
     files = [written(home / f"{n}.yaml", config) for n, config in enumerate(five)]
     # A dry run changes nothing; a config is left out only where that was asked for.
@@ -195,6 +197,25 @@ def test_a_dry_run_tells_which_runs_share_a_process(home: Path, five: list[RunCo
     assert [run.name for run in runs] == ["run 0", "run 1", "run 2", "run 4"]
     assert {run.status for run in runs} == {Status.COMPLETED}
     assert [run.trainer_pid == runs[0].trainer_pid for run in runs] == [True] * 3 + [False]
+
+
+def test_a_dry_run_prints_the_command_that_trains_as_planned(
+    home: Path, packed: dict[str, Any]
+) -> None:
+    long = {"training.max_steps": 2000, "training.per_device_train_batch_size": 4}
+    configs = [config_of(packed | long, engine="auto", training__seed=n) for n in range(3)]
+    known(configs[0], 1, "trl", 0.2)
+    for adapters, step in ((1, 0.1), (3, 0.12)):
+        engine = {"engine": "packed"}
+        known(configs[0].model_copy(update=engine), adapters, "packed", step)
+    files = [written(home / f"{n}.yaml", config) for n, config in enumerate(configs)]
+    told = CliRunner().invoke(app, ["launch", *files, "--dry-run"])
+    planned = f"spelltune launch {' '.join(files)} --set engine=packed --set pack_size=3"
+    assert planned in told.stdout.splitlines(), told.output
+    # That one is planned as it is.
+    asked = ["--set", "engine=packed", "--set", "pack_size=3"]
+    told = CliRunner().invoke(app, ["launch", *files, "--dry-run", *asked])
+    assert told.exit_code == 0 and "spelltune launch" not in told.stdout
 
 
 @pytest.mark.timed

@@ -49,8 +49,8 @@ from src.sweeps.file import (
 )
 from src.sweeps.pruning import Pruning
 from src.sweeps.search import PastTrial
-from src.workers.supervisor import Supervision
-from src.workers.sweep_driver import Driver
+from src.workers.supervisor import Supervisor
+from src.workers.sweep_driver import SweepDriver
 from src.workers.sweep_driver import main as driver_main
 from tests.helpers import live
 from tests.helpers.live import FEW, command
@@ -468,21 +468,21 @@ def test_a_budget_of_time_is_kept(
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=3), budget="45m")
-    driver = Driver(sweep_id)
-    assert driver.round() and len(trials_of(sweep_id)) == 3
+    driver = SweepDriver(sweep_id)
+    assert driver.look_after_trials() and len(trials_of(sweep_id)) == 3
     trains = trials_of(sweep_id)[0].id
     with store.writing() as session:
         assert store.claim(session, store.find(session, trains), token="t", slot=0)
     driver.looked_at -= 44 * 60
-    assert driver.round() and len(trials_of(sweep_id)) == 3
+    assert driver.look_after_trials() and len(trials_of(sweep_id)) == 3
     driver.looked_at -= 60
-    assert driver.round()  # one still trains
+    assert driver.look_after_trials()  # one still trains
     trials = trials_of(sweep_id)
     assert [run.status for run in trials] == [Status.STARTING] + [Status.CANCELLED] * 2
     assert trials[0].stop_reason == "pruned: the 2,700 seconds of the sweep are over"
     with store.writing() as session:
         store.end(session, store.find(session, trains), {"status": Status.STOPPED})
-    assert not driver.round()
+    assert not driver.look_after_trials()
     row = sweep_row(sweep_id)
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
@@ -490,8 +490,8 @@ def test_a_budget_of_time_is_kept(
     # With more time those are queued again that it found waiting: no setting may be missing.
     control.add(sweep_id, "30 minutes")
     assert [run.status for run in trials_of(sweep_id)[1:3]] == [Status.QUEUED] * 2
-    driver = Driver(sweep_id)
-    driver.round()
+    driver = SweepDriver(sweep_id)
+    driver.look_after_trials()
     assert {run.number for run in trials_of(sweep_id) if run.status == Status.QUEUED} == {1, 2, 3}
 
 
@@ -501,16 +501,16 @@ def test_time_counts_while_the_trials_of_a_paused_sweep_train_on(
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=1), budget="45m")
-    driver = Driver(sweep_id)
-    driver.round()
+    driver = SweepDriver(sweep_id)
+    driver.look_after_trials()
     control.pause(sweep_id)
     driver.looked_at -= 600
-    driver.round()
+    driver.look_after_trials()
     assert sweep_row(sweep_id).spent_seconds < 60
     with store.writing() as session:
         assert store.claim(session, trials_of(sweep_id)[0], token="t", slot=0)
     driver.looked_at -= 600
-    driver.round()
+    driver.look_after_trials()
     assert sweep_row(sweep_id).spent_seconds == pytest.approx(600, abs=60)
 
 
@@ -544,10 +544,10 @@ def test_a_driver_that_fails_pauses_its_sweep_and_says_why(
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=1))
 
-    def fails(self: Driver) -> bool:
+    def fails(self: SweepDriver) -> bool:
         raise KeyError("lora.r")
 
-    monkeypatch.setattr(Driver, "round", fails)
+    monkeypatch.setattr(SweepDriver, "look_after_trials", fails)
     monkeypatch.setattr(sys, "argv", ["driver", sweep_id])
     assert driver_main() == 0
     row = sweep_row(sweep_id)
@@ -560,7 +560,7 @@ def test_a_trial_of_a_cancelled_sweep_or_out_of_memory_is_not_launched_again(
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=2))
-    Driver(sweep_id).round()
+    SweepDriver(sweep_id).look_after_trials()
     for run, reason in zip(trials_of(sweep_id), ("oom: the machine ran out", "no"), strict=True):
         with store.writing() as session:
             store.claim(session, run, token=run.id, slot=0)
@@ -596,7 +596,7 @@ def test_relative_paths_go_from_where_the_sweep_was_launched(
     monkeypatch.chdir(home)
     sweep_id = control.launch(written(home, small | {"data.path": "words.jsonl"}))
     monkeypatch.chdir("/")
-    assert Driver(sweep_id).round()
+    assert SweepDriver(sweep_id).look_after_trials()
     with store.reading() as session:
         run = store.find(session, trials_of(sweep_id)[0].id)
     assert run.config["data"]["path"] == str(home / "words.jsonl")
@@ -610,16 +610,16 @@ def test_an_interrupted_trial_is_launched_again(
     """One without a checkpoint begins anew, however few retries a failure has."""
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=1, retries=0), budget="1 trial")
-    driver = Driver(sweep_id)
+    driver = SweepDriver(sweep_id)
     for attempt in range(1, trials.MAX_RELAUNCHES + 2):
-        assert driver.round()
+        assert driver.look_after_trials()
         (run,) = trials_of(sweep_id)
         assert (run.status, run.attempt) == (Status.QUEUED, attempt)
         with store.writing() as session:
             store.claim(session, store.find(session, run.id), token="t", boot_id="another")
         reconciler.reconcile()
         assert trials_of(sweep_id)[0].status == Status.INTERRUPTED
-    assert not driver.round()
+    assert not driver.look_after_trials()
     with store.reading() as session:
         last = store.list_events(session, run.id)[-1]
     assert last.kind == EventKind.SET_ASIDE and "the machine restarted" in last.text
@@ -664,7 +664,7 @@ def test_held_runs_wait_and_keep_their_places(monkeypatch: pytest.MonkeyPatch) -
         # A supervisor that was on its way finds that it may not.
         assert not store.claim(session, held, slot=0, token="t", supervisor_pid=1, boot_id="b")
         assert "held" in (held.reason or "")
-    late = Supervision(slot=0)
+    late = Supervisor(slot=0)
     late.start(ids[0])
     late.supervise()
     assert cli("release", *ids[:2]).exit_code == 0
@@ -946,10 +946,10 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
 
 def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:
     """As if that had been measured on this machine."""
-    file = estimate.file_of(config, adapters)
+    file = estimate.measurement_file(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = {"validation": 400, "test": 400}
-    found = estimate.Measured(True, adapters, "packed", gib, 16.0, rows, 8.0, step, 0.5)
+    found = estimate.Measurement(True, adapters, "packed", gib, 16.0, rows, 8.0, step, 0.5)
     file.write_text(json.dumps(asdict(found)))
 
 
@@ -965,7 +965,7 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
             raise estimate.CannotMeasure("a run is training")
         speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
         measured(speaker, 1, 0.1, 1.0)
-        measured(speaker, packing.FEW, 0.2, 1.5)
+        measured(speaker, packing.FEW_ADAPTERS, 0.2, 1.5)
 
     monkeypatch.setattr(measure_button, "_measure", command)
     label = "Measure what it takes"
@@ -985,10 +985,10 @@ def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() 
     sweep = load_sweep(TINY)
     speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
     assert speaker.lora.r == 32
-    file = estimate.file_of(speaker)
+    file = estimate.measurement_file(speaker)
     file.parent.mkdir(parents=True)
     largest = {"training.per_device_train_batch_size": 8}
-    found = estimate.Measured(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
+    found = estimate.Measurement(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
     file.write_text(json.dumps(asdict(found)))
     with pytest.raises(ConfigError, match="what fits: training.per_device_train_batch_size 8"):
         control.launch(TINY)
@@ -1011,7 +1011,7 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
     speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
     assert speaker.lora.r == 32
     measured(speaker, 1, 0.1, 1.0)
-    measured(speaker, packing.FEW, 0.2, 1.6)
+    measured(speaker, packing.FEW_ADAPTERS, 0.2, 1.6)
     plan = sweep_estimate.estimate_sweep(sweep, 0)
     # Each adapter beyond the first takes 0.2 GiB and 1/30 s a step more.
     assert plan.peak_gib == pytest.approx(1.0 + 23 * 0.2)

@@ -324,7 +324,7 @@ def test_a_resumed_run_waits_for_the_machine_that_has_its_checkpoint() -> None:
         there.mkdir(parents=True)
         assert launcher.startable(session) == [row]
         there.rmdir()
-    reconciler.give_up_hosts({"beta"}, "Ray lost its node")
+    reconciler.end_runs_of_lost_hosts({"beta"}, "Ray lost its node")
     with store.reading() as session:
         assert store.find(session, run.id).resume_step is None
         assert [row.id for row in launcher.startable(session)] == [run.id]

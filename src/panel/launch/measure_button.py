@@ -25,12 +25,12 @@ def _begun() -> dict[str, Future[None]]:
 
 def draw(config: RunConfig, *, held: bool) -> None:
     """What is known of the config, and the button that measures it, dead while `held`."""
-    found = estimate.kept(config)
+    found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
     label = "Measure again" if found else "Measure what it takes"
     asked = {"run": config.model_dump(mode="json")}
-    offer(estimate.file_of(config).name, label, asked, held=held)
+    offer(estimate.measurement_file(config).name, label, asked, held=held)
 
 
 def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -> None:

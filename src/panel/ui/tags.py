@@ -17,4 +17,4 @@ def save_edits(key: str, ids: Sequence[str]) -> None:
             tags = values.get("tags", run.tags) or []
             tags = list(dict.fromkeys(str(tag).strip() for tag in tags if str(tag).strip()))
             store.set_notes(session, run_id, tags=tags, notes=values.get("notes", run.notes))
-        snapshots.remember(run_id)
+        snapshots.write_run(run_id)
