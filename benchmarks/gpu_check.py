@@ -1,7 +1,7 @@
-"""Trains GPT-2 and Llama shapes in 16 and in 4 bits, through PEFT and through Unsloth.
+"""Train GPT-2 and Llama shapes in 16 and in 4 bits, with PEFT and with Unsloth.
 
 `python -m benchmarks.gpu_check [--parallel N] [--out FOLDER]` prints a table and, with --out,
-writes it with gpu_check.json. Weights are random: it shows that a way works and what it costs.
+writes it with gpu_check.json. Weights are random: it shows that each way works, and its cost.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 def run_case(shape: str, bits: int, backend: str) -> dict[str, Any]:
-    """Train `STEPS` steps in this process and say how it went."""
+    """Train `STEPS` steps in this process and return its measurements."""
     from src.config import load_config
     from src.training.train import train
     from tests.helpers import tiny
@@ -95,7 +95,7 @@ def run_case(shape: str, bits: int, backend: str) -> dict[str, Any]:
 
 
 def start_case(case: tuple[str, int, str], logs: Path) -> dict[str, Any]:
-    """`run_case` in a process of its own: Unsloth patches libraries for good."""
+    """Run `run_case` in a subprocess, because Unsloth patches libraries permanently."""
     shape, bits, backend = case
     out = logs / f"{shape}-{bits}-{backend}.json"
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--case", *map(str, case)]

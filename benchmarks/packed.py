@@ -1,9 +1,9 @@
-"""Measures the packed engine beside TRL, with random weights and without a network.
+"""Compare the packed engine with TRL, with random weights and without a network.
 
 `python -m benchmarks.packed --out FOLDER --shape gpt2 --phases check,peak,packed,baselines`
 writes FOLDER/SHAPE.json and SHAPE.md, and again after each measurement, so that nothing measured is
-lost; the whole profiles lie beside them. `--tiny` takes a model that a CPU trains in seconds. Each
-phase ends after `--seconds`.
+lost; the profiles are written next to them. `--tiny` uses a model that a CPU trains in seconds.
+Each phase ends after `--seconds`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class Results:
-    """Rows of measurements, on disk from the moment that they are made."""
+    """Rows of measurements, each written to disk as soon as it is made."""
 
     def __init__(self, folder: Path, shape: str):
         self.file = folder / f"{shape}.json"
@@ -63,7 +63,7 @@ class Results:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """One table a phase, a column for each key that its rows have."""
+    """One table per phase, with a column for each key of its rows."""
     parts = []
     for phase in dict.fromkeys(row["phase"] for row in rows):
         mine = [{k: v for k, v in row.items() if k != "phase"} for row in rows
@@ -195,7 +195,7 @@ def synchronize() -> None:
 
 
 def timed(work: Callable[[], Any], seconds: float, least: int = 3) -> list[float]:
-    """Seconds of each of as many calls as fit, at least `least`."""
+    """Seconds of each call, for as many calls as fit, at least `least`."""
     found: list[float] = []
     end = time.perf_counter() + seconds
     while len(found) < least or time.perf_counter() < end:
@@ -235,7 +235,7 @@ def parse(variant: str) -> tuple[int, dict[str, Any]]:
 
 
 def phase_peak(results: Results, options: argparse.Namespace) -> None:
-    """The rate of a large bf16 product, and of the base's own products at K = 64."""
+    """Measure the rate of a large bf16 product, and of the base's own products at K = 64."""
     import torch
 
     if device() == "cpu":
@@ -259,7 +259,7 @@ def phase_peak(results: Results, options: argparse.Namespace) -> None:
 
 
 def phase_check(results: Results, options: argparse.Namespace) -> None:
-    """The GPU's ways of a step against the plain one: one step's loss and gradients."""
+    """Compare loss and gradients of one step by each GPU implementation with the plain one."""
     import torch
 
     from src.models.multi_lora.base import read_base
@@ -322,7 +322,7 @@ def shown() -> list[str]:
 
 
 def phase_packed(results: Results, options: argparse.Namespace) -> None:
-    """Steps of each variant: K, and how a step is computed."""
+    """Measure the steps of each variant: K, and how a step is computed."""
     import torch
 
     from src.models.multi_lora.base import read_base
@@ -369,7 +369,7 @@ def measure(
 
 
 def profile(results: Results, variant: str, pack: Any, steps: list[Any], file: Path) -> None:
-    """Where the time of these steps goes: the longest kernels, and all of them in a text file."""
+    """Profile these steps: the longest kernels, and all of them in a text file."""
     import torch
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
@@ -401,7 +401,7 @@ def profile(results: Results, variant: str, pack: Any, steps: list[Any], file: P
 
 
 def phase_baselines(results: Results, options: argparse.Namespace) -> None:
-    """TRL's trainer in processes of its own: as a user sets it and tuned, with PEFT and Unsloth."""
+    """Measure TRL's trainer in subprocesses: default and tuned, with PEFT and with Unsloth."""
     backends = options.backends.split(",") if device() == "cuda" else ["peft"]
     cases = [(backend, setting) for backend in backends for setting in ("default", "tuned")]
     with tempfile.TemporaryDirectory() as folder:
@@ -413,7 +413,7 @@ def phase_baselines(results: Results, options: argparse.Namespace) -> None:
 
 
 def phase_processes(results: Results, options: argparse.Namespace) -> None:
-    """Several TRL processes at once on the one GPU."""
+    """Measure several TRL processes at once on one GPU."""
     with tempfile.TemporaryDirectory() as folder:
         flop = save_base(options.shape, Path(folder) / "base")
         for count in (4,) if options.shape.startswith("tiny") else (4, 8):
@@ -453,7 +453,7 @@ def save_base(shape: str, folder: Path) -> float:
 def run_baselines(
     folder: Path, backend: str, setting: str, count: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Steps a second of `count` processes while all of them train."""
+    """Steps per second of `count` processes while all of them train."""
     files = [folder / f"{backend}-{setting}-{count}-{n}.json" for n in range(count)]
     command = [sys.executable, "-m", "benchmarks.packed", "--baseline", backend, setting]
     command += ["--shape", options.shape, "--base", str(folder / "base")]
@@ -608,7 +608,7 @@ def sweep_files(options: argparse.Namespace, folder: Path) -> None:
 
 
 def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[float, str]:
-    """Seconds of this script as a process of its own, and the last line that it printed."""
+    """Run this script as a subprocess; its seconds, and the last line that it printed."""
     command = [sys.executable, "-m", "benchmarks.packed", "--shape", options.shape, "--base"]
     command += [str(folder), "--sweep-steps", str(options.sweep_steps), "--trials"]
     command += [str(options.trials), "--solo-engine", options.solo_engine, *arguments]
@@ -628,7 +628,7 @@ def child(options: argparse.Namespace, folder: Path, *arguments: str) -> tuple[f
 
 
 def phase_sweep(results: Results, options: argparse.Namespace) -> None:
-    """The whole grid from launch to evaluated, saved adapters, in one packed process."""
+    """Measure the whole grid in one packed process, from launch to evaluated, saved adapters."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sweep_files(options, folder)
@@ -641,7 +641,7 @@ def phase_sweep(results: Results, options: argparse.Namespace) -> None:
 
 
 def phase_solo(results: Results, options: argparse.Namespace) -> None:
-    """Some trials of the grid alone, a process each, `--at-once` of them beside each other."""
+    """Measure some trials of the grid, one process each, `--at-once` at the same time."""
 
     def one(index: int) -> None:
         trial = (index * 7) % options.trials
@@ -713,7 +713,7 @@ def solo_run(options: argparse.Namespace) -> None:
 
 
 def phase_decode(results: Results, options: argparse.Namespace) -> None:
-    """Evaluation of 64 adapters x 400 words: packed, and with generate adapter by adapter."""
+    """Evaluate 64 adapters x 400 words: packed, and with generate adapter by adapter."""
     import torch
 
     from src.models import spelling_model as spelling
@@ -862,8 +862,10 @@ def engine_run(options: argparse.Namespace) -> None:
 
 
 def phase_seeds(results: Results, options: argparse.Namespace) -> None:
-    """Whether a pack spells as well as solo runs of the same seeds, whose spread is the measure:
-    the preset tiny-spell, on a GPU in bf16."""
+    """Compare a pack with solo runs of the same seeds of tiny-spell, on a GPU in bf16.
+
+    The spread of the solo runs is the yardstick.
+    """
     found = {}
     with tempfile.TemporaryDirectory() as name:
         for engine in ("trl", "packed"):
@@ -892,7 +894,7 @@ def phase_seeds(results: Results, options: argparse.Namespace) -> None:
 
 
 def seed_run(options: argparse.Namespace) -> None:
-    """Train the seeds in this process, one by one through TRL or in a pack."""
+    """Train the seeds in this process, one by one with TRL or in a pack."""
     from src.config import load_config
     from src.training.packed.engine import train_pack
     from src.training.packed.run import Trial

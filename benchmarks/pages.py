@@ -1,9 +1,8 @@
-"""How long each page takes where 1,000 runs of 5,000 points and 2,000 predictions are in the store:
-`make bench-pages`.
+"""Measure each page on a store of 1,000 runs, 5,000 points and 2,000 predictions each.
 
-Fills a fresh SPELLTUNE_HOME, then prints two tables: the server's time for each page, as a browser
-would ask for it over a WebSocket, each time in a new session and of other runs; and in Chromium the
-time from a click to the error table of a run that nobody has opened yet.
+`make bench-pages` fills a fresh SPELLTUNE_HOME, then prints two tables: the server's time for each
+page, as a browser asks for it over a WebSocket, each time in a new session and of other runs; and
+in Chromium the time from a click to the error table of a run that nobody has opened yet.
 """
 
 import argparse
@@ -106,7 +105,7 @@ def fill(runs: int, points: int, rows: int) -> list[str]:
 
 
 def answered(asked: pd.DataFrame, noise: random.Random, *, skill: float) -> pd.DataFrame:
-    """Predictions as a trainer leaves them, `skill` of them right."""
+    """Predictions as a trainer writes them, a share of `skill` correct."""
     expected = asked["answer"].tolist()
     predicted = [e if noise.random() < skill else slip(e, noise) for e in expected]
     frame = pd.DataFrame({"word": expected, "question": asked["question"], "expected": expected})
@@ -119,7 +118,7 @@ def answered(asked: pd.DataFrame, noise: random.Random, *, skill: float) -> pd.D
 
 
 def slip(word: str, noise: random.Random) -> str:
-    """The word with one or two slips."""
+    """The word with one or two misspellings."""
     i = noise.randrange(1, len(word))
     made = noise.choice(
         [
@@ -139,7 +138,7 @@ def slip(word: str, noise: random.Random) -> str:
 
 
 def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], tuple[str, str]]]:
-    """{what is opened: a page's name and query, of other runs at each call}."""
+    """{page: its name and query, with other runs at each call}."""
 
     def of(page: str, **query: str | list[str]) -> Callable[[], tuple[str, str]]:
         def drawn(value: str) -> str:
@@ -168,7 +167,7 @@ def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], t
 
 
 def server_time(address: str, page: str, query: str) -> float:
-    """Seconds from asking for a page, in a new session, to the last word of the server's answer."""
+    """Seconds from the request of a page in a new session to the end of the server's answer."""
     with connect(f"{address.replace('http', 'ws')}/_stcore/stream", subprotocols=["streamlit"],
                  max_size=None) as socket:  # fmt: skip
         asked = BackMsg()

@@ -1,4 +1,4 @@
-"""Makes "Comparisons and mistakes" of docs/results.md: `python -m benchmarks.showcase --home DIR`.
+"""Write "Comparisons and mistakes" of docs/results.md: `python -m benchmarks.showcase --home DIR`.
 
 Trains in DIR what is missing there (half an hour on one CPU core): three configs x three seeds of
 the small model on both tasks, and one run that never saw an omission in training. Prints the

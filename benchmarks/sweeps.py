@@ -1,4 +1,4 @@
-"""Makes the figures of "Sweeps" in docs/results.md.
+"""Measure the figures of "Sweeps" in docs/results.md.
 
 `python -m benchmarks.sweeps --home DIR --phases plan,grid,replay` prints them as Markdown.
 
@@ -6,7 +6,7 @@ plan    plans and lists the 4,096 trials of configs/sweeps/seed-grid.yaml.
 grid    trains its sub-grid of rank, alpha and learning rate, a real sweep of 64 trials: of the
         small model that ships, or with `--shape gpt2` of random weights in that shape, for which
         it needs a GPU. `--confirm` trains the three best and the default with five more seeds.
-        What DIR has already is not trained again.
+        Runs that DIR has already are not trained again.
 replay  lets grid, random, TPE and TPE with ASHA search that fully measured table at equal cost.
 """
 
@@ -57,7 +57,7 @@ def timed(what: Any, repeats: int = 5) -> tuple[float, float, float]:
 
 
 def phase_plan() -> None:
-    """In a store of its own."""
+    """Measure planning and listing, in a separate store."""
     own = os.environ["SPELLTUNE_HOME"]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPELLTUNE_HOME"] = folder

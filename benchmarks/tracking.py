@@ -1,7 +1,7 @@
-"""What a tracker costs a training: `python -m benchmarks.tracking`, a minute, no GPU, no network.
+"""Measure the cost of each tracker: `python -m benchmarks.tracking`, a minute, no GPU, no network.
 
-Logs points without a training and prints two costs of each: the call in the training's thread, and
-all processor time that the process and its children took meanwhile.
+Logs points without a training and prints two costs of each: the call in the training thread, and
+the total processor time of the process and its children.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How often a verdict is wrong, and how often it is found: `python -m benchmarks.verdicts`.
+"""Measure false positives and power of verdicts: `python -m benchmarks.verdicts`.
 
 Simulated pairs of configs are judged as the panel judges real ones. `--home DIR` judges real runs:
 24 seeds of one config, trained in DIR where they are missing (about a minute each on two CPU
@@ -62,8 +62,10 @@ WORLDS = (
 def pair(
     world: World, seeds: int, rng: np.random.Generator, *, better: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right answers of two configs, (seeds, questions) each, and the words asked. The second one's
-    expected exact match is higher by `better`."""
+    """Correct answers of two configs, (seeds, questions) each, and the words asked.
+
+    The second one's expected exact match is higher by `better`.
+    """
     words = np.arange(world.questions) // world.per_word
     share = world.exact_match
     spread = np.sqrt(1 + world.luck**2 + world.taste**2)
