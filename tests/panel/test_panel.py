@@ -19,6 +19,7 @@ from src.config import RunConfig, get, load_config, loading, parse_override, set
 from src.format import duration, number
 from src.panel.errors import filters, table
 from src.panel.launch import data_check, form
+from src.panel.monitor import actions, tabs
 from src.panel.server import KnownHosts
 from src.panel.ui import charts, navigation
 from src.panel.ui import html as ui_html
@@ -156,10 +157,10 @@ def test_a_queued_run_says_what_it_waits_for_and_its_buttons_follow_its_status()
     assert "Now: waits for a free slot." in html(test)
     test.button[0].click().run()
     assert test.toast[0].value == "It is the next to start."
-    view = page_module("monitor")["stage"]
     with store.reading() as session:
         run = store.find(session, run_id)
-    assert view(run) == "queued" and view(run.model_copy(update={"status": "STARTING"})) == "active"
+    starting = run.model_copy(update={"status": "STARTING"})
+    assert actions.stage(run) == "queued" and actions.stage(starting) == "active"
 
 
 def test_a_trial_leads_to_its_sweep_and_says_that_it_is_paused():
@@ -327,21 +328,12 @@ def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
 
 
 def test_the_log_tail_is_bounded_and_keeps_what_a_progress_bar_said_last(tmp_path):
-    module = page_module("monitor")
     log = tmp_path / "log"
     log.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")
-    tail = module["log_tail"](log)
-    assert tail.endswith("line 99999\n30%") and len(tail) <= module["LOG_BYTES"]
+    tail = tabs.log_tail(log)
+    assert tail.endswith("line 99999\n30%") and len(tail) <= tabs.LOG_BYTES
     assert tail.startswith("line "), "a cut line is left out"
-    assert module["log_tail"](tmp_path / "none") == ""
-
-
-def page_module(name: str) -> dict:
-    """The functions of a page, without running it."""
-    source = (PAGES / f"{name}.py").read_text().removesuffix("page()\n")
-    values: dict = {}
-    exec(compile(source, name, "exec"), values)
-    return values
+    assert tabs.log_tail(tmp_path / "none") == ""
 
 
 def figures_of(test: AppTest) -> dict:
@@ -625,7 +617,7 @@ FRAME = pd.DataFrame(
 def test_words_are_found_filtered_and_sorted():
     def select(order="most edits", **asked):
         frame = misspellings.with_kinds(FRAME).assign(task="word")
-        tests = filters.tests(frame, misspellings.edit_table(frame), asked)
+        tests = filters.masks(frame, misspellings.edit_table(frame), asked)
         return filters.ordered(filters.passing(tests, frame), order)["question"].tolist()
 
     assert select(wrong="") == ["=1+1", "rythm", "recieve"]

@@ -388,7 +388,7 @@ def test_every_mark_of_every_chart_asks_for_as_many_words_as_it_counts(home):
         for query, title in MARK.findall(page):
             asked = {k: v[0] for k, v in parse_qs(unescape(query), keep_blank_values=True).items()}
             own = {k: v for k, v in asked.items() if k not in ("run", "map", "every")}
-            tests = filters.tests(frame, changes, own)
+            tests = filters.masks(frame, changes, own)
             found = len(filters.passing(tests, frame))
             if "at" in own:
                 share = float(re.search(r"([0-9.]+)%", title)[1])

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from src.analysis import misspellings, paired
-from src.panel.errors.filters import FilterLinks
+from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
 
 SHADES = 5

@@ -1,14 +1,21 @@
-"""The filters of the Errors page: which rows pass them, and links that set them."""
+"""The filters of the Errors page: their widgets, and which rows pass them.
+
+All filters stand in the address: most have a widget, the others are set by a click on a chart.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
-from html import escape
-from urllib.parse import urlencode
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
+
+from src.analysis import misspellings, paired
+from src.panel.errors.links import FilterLinks
+from src.panel.ui import html
+
+BOUND: dict[str, Any] = {"bind": "query-params"}
 
 # Title of an order -> column and whether it ascends.
 ORDERS = {
@@ -19,101 +26,136 @@ ORDERS = {
 }
 DISTANCES = {"any": (0, None), "1": (1, 1), "2": (2, 2), "3": (3, 3), "4 or more": (4, None)}
 
-
-# Filters that no widget sets, only a click on a chart.
+# Filters that only a click on a chart sets -> the values that the address may give them.
 FROM_CHARTS = {
     "at": re.compile(r"\d{1,3}"),
     "letters": re.compile(r".?>.?"),
     "letter": re.compile(r"\S"),
 }
-OF_ERRORS = ("wrong", "kind", "distance", "at", "letters", "outcome")  # right words pass none
+CHIPS = {"at": "place {}", "letters": "letters {}", "letter": "with the letter {}"}
+
+# Filters that no correctly spelled word passes.
+OF_ERRORS = ("wrong", "kind", "distance", "at", "letters", "outcome")
 
 
-def tests(
-    frame: pd.DataFrame, changes: pd.DataFrame, asked: Mapping[str, str]
+# --- widgets --------------------------------------------------------------------------------------
+
+
+def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
+    """Draw the widgets; return {filter: value} of the active filters, and the order of the rows."""
+    active: dict[str, str] = {}
+
+    def select(label: str, name: str, options: Iterable[Any], width: int) -> None:
+        chosen = st.selectbox(label, ["any", *map(str, options)], width=width, key=name, **BOUND)
+        if chosen != "any":
+            active[name] = chosen
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        find = st.text_input("Find", placeholder="some letters", width=130, key="find", **BOUND)
+        if find.strip():
+            active["find"] = find
+        if "outcome" in frame:
+            select("Outcome", "outcome", paired.OUTCOMES, 150)
+        if frame["task"].nunique() > 1:
+            select("Task", "task", sorted(frame["task"].unique()), 120)
+        select("Kind", "kind", misspellings.KINDS, 160)
+        select("Length", "length", sorted(frame["length"].unique()), 85)
+        if "answer_tokens" in frame:
+            select("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
+        select("Edit distance", "distance", list(DISTANCES)[1:], 110)
+        order = st.selectbox("Order", list(ORDERS), width=150, key="order", **BOUND)
+        show_right = st.toggle("Right words too", key="every", **BOUND)
+        if not show_right and active.get("outcome") != paired.OUTCOMES[-1]:
+            active["wrong"] = ""
+    for name, form in FROM_CHARTS.items():
+        value = st.query_params.get(name, "")
+        if form.fullmatch(value):
+            active[name] = value
+    _draw_chips(active)
+    return active, order
+
+
+def _draw_chips(active: Mapping[str, str]) -> None:
+    """Draw a chip for each filter that a click on a chart set; a click on the chip clears it."""
+    links = FilterLinks()
+    shown = [
+        links.link(
+            f"{html.printable(label.format(active[name]))} ×", "Take this filter off",
+            {name: active[name]}, "chip",
+        )
+        for name, label in CHIPS.items() if name in active
+    ]  # fmt: skip
+    if clearable := {name: None for name in active if name != "wrong"}:
+        shown.append(links.link("Show all", "Take all filters off", clearable))
+        st.html(f'<p class="chips">{" ".join(shown)}</p>')
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def masks(
+    frame: pd.DataFrame, edits: pd.DataFrame, active: Mapping[str, str]
 ) -> dict[str, pd.Series]:
-    """{filter: which rows pass it} for the filters that are on. `changes` are the edits of the rows
-    (errors.edit_table); of two models beside each other one that passes is enough."""
+    """{filter: boolean mask of the rows that pass it} for the active filters.
 
-    def either(name: str) -> list[str]:
+    `edits` is `misspellings.edit_table` of the rows. If the frame holds the answers of two models
+    (columns ending in _a and _b), a row passes if either answer does.
+    """
+
+    def columns(name: str) -> list[str]:
         return [c for c in frame.columns if c in (name, f"{name}_a", f"{name}_b")]
 
-    def passes(name: str, value: str) -> pd.Series:
-        if name == "find":
-            columns = ["question", "expected", *either("predicted")]
-            wanted = value.strip().casefold()
-            return frame[columns].apply(
-                lambda c: c.str.casefold().str.contains(wanted, regex=False)
-            ).any(axis=1)  # fmt: skip
-        if name == "distance":
-            low, high = DISTANCES[value]
-            most = float("inf") if high is None else high
-            return frame[either("edit_distance")].apply(lambda c: c.between(low, most)).any(axis=1)
-        if name == "wrong":
-            return ~frame[either("correct")].all(axis=1)
-        if name == "at":
-            return pd.Series(
-                frame.index.isin(changes.index[changes["at"] == int(value)]), frame.index
-            )
-        if name == "letters":
-            was, now = (value[:1], value[2:]) if value[1:2] == ">" else ("", value[1:])
-            found = (changes["what"] != "swap") & (changes["was"].str.lower() == was)
-            found &= changes["now"].str.lower() == now
-            return pd.Series(frame.index.isin(changes.index[found]), frame.index)
-        if name == "letter":
-            return frame["expected"].str.lower().str.contains(value, regex=False)
-        if name in ("length", "tokens"):
-            column = {"tokens": "answer_tokens"}.get(name, name)
-            return frame[column] == int(value)
-        return (frame[either(name)] == value).any(axis=1)
+    def has_edit(chosen: pd.Series) -> pd.Series:
+        return pd.Series(frame.index.isin(edits.index[chosen]), frame.index)
 
-    return {name: passes(name, value) for name, value in asked.items()}
+    def mask(name: str, value: str) -> pd.Series:
+        match name:
+            case "find":
+                text = frame[["question", "expected", *columns("predicted")]]
+                part = value.strip().casefold()
+                return text.apply(
+                    lambda c: c.str.casefold().str.contains(part, regex=False)
+                ).any(axis=1)  # fmt: skip
+            case "distance":
+                low, high = DISTANCES[value]
+                limit = float("inf") if high is None else high
+                distances = frame[columns("edit_distance")]
+                return distances.apply(lambda c: c.between(low, limit)).any(axis=1)
+            case "wrong":
+                return ~frame[columns("correct")].all(axis=1)
+            case "at":
+                return has_edit(edits["at"] == int(value))
+            case "letters":
+                was, now = (value[:1], value[2:]) if value[1:2] == ">" else ("", value[1:])
+                same_was = edits["was"].str.lower() == was
+                same_now = edits["now"].str.lower() == now
+                return has_edit((edits["what"] != "swap") & same_was & same_now)
+            case "letter":
+                return frame["expected"].str.lower().str.contains(value, regex=False)
+            case "length":
+                return frame["length"] == int(value)
+            case "tokens":
+                return frame["answer_tokens"] == int(value)
+            case _:
+                return (frame[columns(name)] == value).any(axis=1)
+
+    return {name: mask(name, value) for name, value in active.items()}
 
 
 def passing(
-    tests: Mapping[str, pd.Series], frame: pd.DataFrame, *, but: Iterable[str] = ()
+    masks: Mapping[str, pd.Series], frame: pd.DataFrame, *, ignoring: Iterable[str] = ()
 ) -> pd.DataFrame:
-    """The rows that pass all tests; those of the names in `but` do not count."""
-    kept = [test for name, test in tests.items() if name not in tuple(but)]
-    return frame[np.logical_and.reduce(kept)] if kept else frame
+    """The rows that pass all filters, except those of the names in `ignoring`."""
+    ignored = frozenset(ignoring)
+    counted = [mask for name, mask in masks.items() if name not in ignored]
+    return frame[np.logical_and.reduce(counted)] if counted else frame
 
 
 def ordered(frame: pd.DataFrame, order: str) -> pd.DataFrame:
+    """The rows in one of ORDERS; of two models, by the second one's edits."""
     column, ascending = ORDERS[order]
     if column not in frame:
         column = f"{column}_b"
     return frame.sort_values(
         [column, "question"], ascending=[ascending, True], kind="stable", ignore_index=True
     )
-
-
-# --- links that filter ----------------------------------------------------------------------------
-
-# Styles of links whose text alone says little.
-MARKS = ("row", "row two", "cell", "column")
-
-
-class FilterLinks:
-    """The page's address, from which each link keeps what it does not change."""
-
-    def __init__(self) -> None:
-        self.query = {k: v for k, v in st.query_params.items() if k != "page"}
-        self._rest = cache(self._without)
-
-    def _without(self, names: tuple[str, ...]) -> str:
-        rest = {k: v for k, v in self.query.items() if k not in names}
-        return f"errors?{urlencode(rest)}" + "&" * bool(rest)
-
-    def link(self, text: str, title: str, sets: Mapping[str, object], style: str = "") -> str:
-        """HTML: `text` (HTML) that sets filters, and takes off those that are on or set to None;
-        `title` (text) says what it stands for, and is its name where it is a mark in a chart."""
-        on = all(self.query.get(name) == str(value) for name, value in sets.items())
-        wanted = {k: v for k, v in sets.items() if v is not None and not on}
-        href = escape((self._rest(tuple(sets)) + urlencode(wanted)).rstrip("&"))
-        told = escape(title)
-        name = f' aria-label="{told}"' if style in MARKS else ""
-        return (
-            f'<a class="inner {style}" href="{href}" target="_self" '
-            f'title="{told}"{name}{" aria-current=true" if on else ""}'
-            f">{text}</a>"
-        )

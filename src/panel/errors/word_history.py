@@ -6,13 +6,13 @@ import streamlit as st
 
 from src import store
 from src.analysis import paired
-from src.panel.errors import filters
+from src.panel.errors.links import FilterLinks
 from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run
 
-MOST_STEPS = 40  # of a run, the last ones
-MOST_LOOKED_AT = 50  # runs, the newest, for such with the same data
-MOST_RUNS = 10  # of them are shown
+MAX_STEPS = 40  # of a run, the last ones
+MAX_SEARCHED = 50  # newest runs that are searched for ones with the same data
+MAX_RUNS = 10  # with the same data, shown below the chosen ones
 
 MEANING = {
     "learned": "wrong at first, right at the end",
@@ -30,13 +30,13 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
     split = known[0].split
     rows = [_row(run, known, asked)]
     with store.reading() as session:
-        alike = [r for r in store.list_runs(session, limit=MOST_LOOKED_AT) if _same_data(r, run)]
+        alike = [r for r in store.list_runs(session, limit=MAX_SEARCHED) if _same_data(r, run)]
         more = [other] if other and other.id != run.id else []
-        more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MOST_RUNS]
+        more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MAX_RUNS]
         for one in more:
             rows.append(_row(one, store.list_evaluations(session, one.id, split=split), asked))
     found = [row for row in rows if row is not None]
-    close = filters.FilterLinks().link("Close", "Close the history", {"word": None})
+    close = FilterLinks().link("Close", "Close the history", {"word": None})
     title = f"<h2>{html.printable(asked)} {close}</h2>"
     if not found:
         st.html(
@@ -53,7 +53,7 @@ def _same_data(run: Run, shown: Run) -> bool:
 
 def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | None:
     """Cells of a table: the run, what became of the word, and its answer at each step."""
-    answers = list(_answers(known[-MOST_STEPS:], question))
+    answers = list(_answers(known[-MAX_STEPS:], question))
     if not answers:
         return None
     story = paired.history([right for *_, right in answers])

@@ -4,6 +4,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import streamlit as st
+
 from src import store
 from src.config import DEFAULT_PRESET, with_absolute_paths, with_overrides
 from src.format import duration, number, percent, setting_value
@@ -53,6 +55,18 @@ def list_table(rows: list[Sweep]) -> str:
     return html.table(head, body)
 
 
+def head(found: SweepResults) -> str:
+    """HTML: name, status, method and facts of a sweep."""
+    sweep, many = found.sweep, len(found.sweep.space)
+    pruned = "" if sweep.pruner == "none" else f", pruned by {sweep.pruner}"
+    about = f"{sweep.method} over {many} {'setting' if many == 1 else 'settings'}{pruned}"
+    back = navigation.link("sweeps", "All sweeps")
+    return (
+        f'<div class="top"><h1>{escape(found.row.name)}</h1>{badge(found.row)}'
+        f"<span>{escape(about)}</span><nav>{back}</nav></div>"
+    )
+
+
 def facts(found: SweepResults) -> str:
     """HTML: what became of the trials, the time, and the best score."""
     row, counts = found.row, found.counts
@@ -65,6 +79,23 @@ def facts(found: SweepResults) -> str:
     if len(found.settings):
         pairs.append((f"best {found.sweep.metric}", score(found, found.settings["score"].iloc[0])))
     return html.facts(pairs)
+
+
+def draw_winner(found: SweepResults) -> None:
+    """Draw the best settings, and how far the runs are that confirm them."""
+    if found.settings.empty:
+        return
+    values, row = results.top(found, 1)[0], found.settings.iloc[0]
+    link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
+    again = navigation.link("launch", "launch these settings", launch_query(found, values))
+    st.html(
+        f'<p class="claim"><b>Best so far: {escape(values_text(values))}</b>, with '
+        f"{escape(found.sweep.metric)} {score(found, row['score'])} ({link}); {again}.</p>"
+    )
+    if found.confirming:
+        runs = [run.id for run in found.confirming]
+        link = navigation.link("compare", "compare them", {"run": runs})
+        st.html(f'<p class="quiet">{confirmed(found)}; {link}.</p>')
 
 
 def score(found: SweepResults, value: float) -> str:

@@ -1,0 +1,99 @@
+"""The misspelled words of one evaluation: numbers, charts that filter, and the table of words."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from src.analysis import misspellings
+from src.format import number, percent
+from src.panel.errors import charts, filters, table
+from src.panel.errors.links import FilterLinks
+from src.panel.ui import html
+from src.store.tables import Evaluation, Run
+
+CHARTS = ["Kinds and places", "Letters and lengths"]
+HEAD = {"Question": "", "Expected": "word", "Predicted": "word", "Kind": "", "Edit distance": "num"}
+
+
+def draw(
+    run: Run, evaluation: Evaluation, frame: pd.DataFrame, draw_history: Callable[[], None]
+) -> None:
+    """Draw one evaluation; `draw_history` comes between charts and table."""
+    edits = misspellings.read_edits(evaluation.path)
+    wrong = frame.loc[~frame["correct"], "edit_distance"]
+    st.html(
+        html.facts(
+            [
+                ("exact match", percent(evaluation.correct / max(evaluation.rows, 1))),
+                ("misspelled words", f"{len(wrong):,} of {evaluation.rows:,}"),
+                ("one edit away", table.counted(int((wrong == 1).sum()))),
+                ("edit distance, median", number(wrong.median(), "g")),
+                ("scored at step", f"{evaluation.step:,}"),
+            ]
+        )
+    )
+    active, order = filters.draw(frame)
+    masks = filters.masks(frame, edits, active)
+    words = filters.ordered(filters.passing(masks, frame), order)
+    links = FilterLinks()
+    _draw_charts(links, frame, edits, masks)
+    draw_history()
+    if words.empty:
+        table.draw_none("No word is wrong." if wrong.empty else "No word fits these filters.")
+        return
+
+    def cells(row: Any) -> Iterable[str]:
+        expected, predicted = table.marked(row.expected, row.predicted)
+        link = table.question(links, row.question)
+        return link, expected, predicted, row.kind, str(row.edit_distance)
+
+    table.draw(words, HEAD, cells, file_name=f"{run.id}-{evaluation.step}-{evaluation.split}")
+
+
+def _draw_charts(
+    links: FilterLinks, frame: pd.DataFrame, edits: pd.DataFrame, masks: dict[str, pd.Series]
+) -> None:
+    """Draw a row of charts, each of the words that pass all filters except its own."""
+
+    def without(*names: str) -> pd.DataFrame:
+        return filters.passing(masks, frame, ignoring=names)
+
+    def with_right_words(*names: str) -> pd.DataFrame:
+        return without(*filters.OF_ERRORS, *names)
+
+    def edits_of(words: pd.DataFrame) -> pd.DataFrame:
+        return edits[edits.index.isin(words.index)]
+
+    shown = st.segmented_control(
+        "Charts", CHARTS, default=CHARTS[0], required=True, key="map",
+        label_visibility="collapsed", bind="query-params",
+    )  # fmt: skip
+    if shown == CHARTS[0]:
+        cards = [
+            charts.kinds(links, misspellings.counts(without("kind"))),
+            charts.positions(
+                links, with_right_words("length"), edits_of(without("at", "length"))
+            ),
+        ]  # fmt: skip
+        st.html(charts.grid(cards))
+        return
+    columns = {
+        "length": ("Accuracy by length, letters", "length"),
+        "tokens": ("Accuracy by length, tokens", "answer_tokens"),
+        "task": ("Accuracy by task", "task"),
+    }
+    if "answer_tokens" not in frame:
+        del columns["tokens"]
+    if frame["task"].nunique() <= 1:
+        del columns["task"]
+    by_letter = misspellings.accuracy_by_letter(with_right_words("letter"))
+    stacked = [
+        charts.accuracy(links, "Accuracy by letter, most frequent first", "letter", by_letter)
+    ]
+    for name, (title, column) in columns.items():
+        accuracy = misspellings.accuracy_by(with_right_words(name), column)
+        stacked.append(charts.accuracy(links, title, name, accuracy))
+    confusions = charts.confusions(links, edits_of(without("letters")))
+    st.html(charts.grid([confusions, charts.stack(stacked)]))

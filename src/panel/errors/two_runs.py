@@ -1,0 +1,91 @@
+"""Two evaluations beside each other: what the second fixed and broke, and both answers per word."""
+
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from src.analysis import misspellings, paired
+from src.format import percent
+from src.panel.errors import charts, filters, table
+from src.panel.errors.links import FilterLinks
+from src.panel.ui import html
+from src.store.tables import Evaluation, Run
+
+Side = tuple[Run, Evaluation]
+
+
+def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[], None]) -> None:
+    """Draw two evaluations; `both` is `paired.pair_answers` of them, whose columns end in _a for
+    the first and _b for the second. `draw_history` comes between charts and table."""
+    if both.empty:
+        html.draw_empty("Nothing in common", "These two were scored on different questions.")
+        return
+    names = [f"{run.name} @{evaluation.step:,}" for run, evaluation in (before, after)]
+    balance = paired.balance(both)
+    _draw_balance(balance, names, paired.unpaired(before[1].rows, after[1].rows, both))
+    answers = [_answers(both, end) for end in ("_a", "_b")]
+    edits = pd.concat([misspellings.edit_table(own) for own in answers])
+    active, order = filters.draw(both)
+    masks = filters.masks(both, edits, active)
+    ranks = {outcome: place for place, outcome in enumerate(paired.OUTCOMES)}
+    words = filters.ordered(filters.passing(masks, both), order)
+    words = words.sort_values("outcome", key=lambda c: c.map(ranks), kind="stable")
+    of_any_kind = filters.passing(masks, both, ignoring=("kind",))
+    kinds = [misspellings.counts(own.loc[of_any_kind.index]) for own in answers]
+    of_any_outcome = filters.passing(masks, both, ignoring=("outcome", "wrong"))
+    links = FilterLinks()
+    cards = [charts.outcomes(links, of_any_outcome), charts.kinds_beside(links, *kinds)]
+    st.html(charts.grid(cards))
+    draw_history()
+    if words.empty:
+        table.draw_none("No word fits these filters.")
+        return
+
+    def cells(row: Any) -> Iterable[str]:
+        first = _answer(row.expected, row.predicted_a, row.kind_a)
+        second = _answer(row.expected, row.predicted_b, row.kind_b)
+        link = table.question(links, row.question)
+        return link, html.printable(row.expected), first, second, escape(row.outcome)
+
+    head = {"Question": "", "Expected": "word", f"Before: {names[0]}": "word",
+            f"After: {names[1]}": "word", "": "fit"}  # fmt: skip
+    ends = "-".join(f"{run.id}-{evaluation.step}" for run, evaluation in (before, after))
+    table.draw(words, head, cells, file_name=ends)
+
+
+def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -> None:
+    """Draw the counts of words fixed and broken, and their sum in a sentence."""
+    st.html(
+        html.facts(
+            [
+                ("exact match, before", percent(balance["exact_match_a"])),
+                ("exact match, after", percent(balance["exact_match_b"])),
+                ("fixed", table.counted(balance["fixed"])),
+                ("broken", table.counted(balance["broken"])),
+                ("still wrong", table.counted(balance["still_wrong"])),
+                ("of them the same mistake", table.counted(balance["same_mistake"])),
+            ]
+        )
+    )
+    gain, points = balance["fixed"] - balance["broken"], balance["difference"] * 100
+    total = f"= {gain:+,} of {balance['questions']:,} questions, {points:+.1f} points"
+    rest = f" {left_out:,} questions that only one of them was asked are left out."
+    st.html(
+        f'<p class="quiet">From {escape(names[0])} to {escape(names[1])}: '
+        f"{balance['fixed']:,} fixed − {balance['broken']:,} broken {total.replace('-', '−')}."
+        f"{rest if left_out else ''}</p>"
+    )
+
+
+def _answers(both: pd.DataFrame, end: str) -> pd.DataFrame:
+    """The answers of one of the two, as `misspellings.edit_table` takes them."""
+    own = both[[f"correct{end}", f"kind{end}", f"edits{end}"]]
+    return own.rename(columns=lambda name: name.removesuffix(end))
+
+
+def _answer(expected: str, predicted: str, kind: str) -> str:
+    """HTML: an answer with its wrong letters marked, over its kind of error."""
+    return table.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"

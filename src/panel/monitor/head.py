@@ -1,0 +1,61 @@
+"""The head of a run's page: status, progress, the numbers that one looks for first, warnings."""
+
+import time
+from collections.abc import Sequence
+from html import escape
+
+import streamlit as st
+
+from src.format import duration, number, percent
+from src.panel.ui import html, run_status
+from src.runs.timeouts import TIMEOUTS
+from src.store.tables import Event, EventKind, Run, Status
+
+
+def draw(run: Run, latest: dict[str, float | None], pace: float | None, said: str) -> None:
+    """Draw status and `said`, which explains it, then progress and the latest metrics.
+
+    `pace` is in steps per second, None while unknown.
+    """
+    status = Status(run.status)
+    if run.best_step is not None:
+        said += f" · best at step {run.best_step:,}"
+    processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
+    memory = latest.get(f"{processor.lower()}/memory_gib")
+    left = run_status.remaining_seconds(run, pace)
+    tested = latest.get("test/exact_match")
+    # At its end a run restores its best step and scores that one: not the step of the last loss.
+    restored = status in (Status.COMPLETED, Status.STOPPED) and run.best_step is not None
+    apart = restored and run.best_step != run.step
+    best, last = (", best step", ", last step") if apart else ("", "")
+    pairs = [
+        *([("test exact match", percent(tested))] if tested is not None else []),
+        (f"exact match{best}", percent(latest.get("val/exact_match"))),
+        (f"validation loss{best}", number(latest.get("val/loss"))),
+        (f"training loss{last}", number(latest.get("train/loss"))),
+        ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
+        (f"{processor} memory", number(memory, ".2f", "GiB")),
+        ("took" if status.ended else "so far", duration(run_status.run_seconds(run))),
+    ]
+    if status.ended:
+        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
+    else:
+        pairs.append(("time left", f"≈ {duration(left)}" if left else "–"))
+    # One element, not two: each costs the browser a few milliseconds at every refresh.
+    st.html(
+        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
+        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
+        f"{html.facts(pairs)}"
+    )
+
+
+def draw_warnings(run: Run, events: Sequence[Event]) -> None:
+    """Draw banners: no sign of life, and what failed without ending the run."""
+    silent = time.time() - (run.heartbeat_at or time.time())
+    if Status(run.status).active and silent > TIMEOUTS.stale:
+        text = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded."
+        st.html(f'<p class="banner" role="status">{text} The run is not lost.</p>')
+    warnings = [event for event in events if event.kind == EventKind.WARNING]
+    if warnings:
+        many = f" ({len(warnings)} warnings, see Lineage)" if len(warnings) > 1 else ""
+        st.html(f'<p class="banner" role="status">{escape(warnings[-1].text)}{many}</p>')

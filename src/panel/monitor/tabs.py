@@ -1,0 +1,79 @@
+"""What stands below a run's curves: its log, checkpoints, lineage or settings."""
+
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import streamlit as st
+
+from src import paths
+from src.panel.launch import form
+from src.panel.monitor import checkpoints
+from src.panel.ui import html, navigation
+from src.panel.ui.charts import Curves
+from src.store.tables import Checkpoint, Event, Run
+
+LOG_BYTES = 16_384  # of the log's end, as shown
+
+
+def draw(
+    run: Run,
+    known: Sequence[Checkpoint],
+    curves: Curves,
+    events: Sequence[Event],
+    forks: Sequence[Run],
+) -> None:
+    """Draw the choice of a tab, and the chosen one."""
+    shown = st.segmented_control(
+        "Below the curves", ["Log", "Checkpoints", "Lineage", "Settings"], default="Log",
+        required=True, key="view", bind="query-params", label_visibility="collapsed",
+    )  # fmt: skip
+    if shown == "Log":
+        lines = log_tail(paths.log_file(run.id)) or "nothing yet"
+        st.html(f'<div class="log" tabindex="0" role="log"><pre>{escape(lines)}</pre></div>')
+    elif shown == "Settings":
+        st.html(form.changes_table(run.config))
+        used = ([escape(str(k)), escape(str(v))] for k, v in run.used.items())
+        st.html(html.table({"What the trainer used": "fit", "": ""}, used))
+    elif shown == "Checkpoints":
+        checkpoints.draw(run, known, curves)
+    else:
+        st.html(_lineage(run, events, forks))
+
+
+def _lineage(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
+    """HTML: what happened to a run since its launch, its parent and its forks."""
+    lines = [(run.created_at, "launched", "launched")]
+    lines += [(e.at, e.kind, f"attempt {e.attempt}: {e.text}") for e in events]
+    if run.ended_at:
+        reason = f": {run.reason}" if run.reason else ""
+        lines.append((run.ended_at, "ended", f"{run.status.lower()}{reason}"))
+    items = [
+        f'<li class="{kind}"><time>{html.local_time(at, "%d %b, %H:%M:%S")}</time>'
+        f"<span>{escape(text)}</span></li>"
+        for at, kind, text in sorted(lines)
+    ]
+    if run.parent_id:
+        link = navigation.link("monitor", run.parent_id, {"run": run.parent_id})
+        items.insert(0, f'<li class="forked"><span>parent {link}</span></li>')
+    for fork in forks:
+        link = navigation.link("monitor", fork.id, {"run": fork.id})
+        items.append(
+            f'<li class="forked"><span>fork at step {fork.parent_step:,} {link}</span></li>'
+        )
+    return f'<ol class="lineage">{"".join(items)}</ol>'
+
+
+def log_tail(path: Path) -> str:
+    """The last lines of a log; reads at most LOG_BYTES of it."""
+    try:
+        with open(path, "rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - LOG_BYTES)
+            file.seek(start)
+            text = file.read(LOG_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    # A progress bar overwrites its line with carriage returns: keep what it said last.
+    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join(lines[1 if start else 0 :]).rstrip()
