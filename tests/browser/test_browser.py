@@ -611,7 +611,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
         with serving(home) as address, reading(browser) as page:
             start = f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
             page.goto(f"{start}&evaluation.eval_steps=200&training.logging_steps=2")
-            page.get_by_text("steps an epoch").wait_for()
+            page.get_by_text("steps per epoch").wait_for()
             by_keyboard(page, "Max steps")
             page.keyboard.press("ControlOrMeta+A")
             page.keyboard.type("400")
@@ -687,7 +687,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
             page.goto(
                 f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
             )
-            page.get_by_text("steps an epoch").wait_for()
+            page.get_by_text("steps per epoch").wait_for()
             page.get_by_role("button", name="Launch", exact=True).dblclick()
             page.wait_for_selector(".run-head")
             page.wait_for_timeout(1500)

@@ -18,7 +18,7 @@ from src.analysis import misspellings
 from src.config import RunConfig, get, load_config, loading, parse_override, settings
 from src.format import duration, number
 from src.panel.errors import filters, table
-from src.panel.launch import data_check, form
+from src.panel.launch import data_check, form, upload
 from src.panel.monitor import actions, tabs
 from src.panel.server import KnownHosts
 from src.panel.ui import charts, navigation
@@ -465,7 +465,7 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
     monkeypatch.setattr(checks, "check", refuse)
-    file = str(data_check.keep("words.csv", b"x"))
+    file = str(upload.keep("words.csv", b"x"))
     test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
     monkeypatch.setattr(checks, "check", lambda config: SEEN)
@@ -476,7 +476,7 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
 def test_the_form_shows_what_the_settings_come_to(launched):
     body = html(settled(show("launch", **{"training.gradient_accumulation_steps": "2"})))
     for text in ("<dd>64</dd>", "<dd>≈ 1,600</dd>", "<dd>5</dd>", "<dd>120</dd>"):
-        assert text in body, text  # rows and tokens a step, steps an epoch, epochs
+        assert text in body, text  # rows and tokens a step, steps per epoch, epochs
     assert "3 words are in both train and test" in body and "2 duplicate rows" in body
     assert "<span>:⏎</span>" in body
 
@@ -591,14 +591,13 @@ def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
 
 def test_an_upload_is_kept_under_home_whatever_its_name(home):
     kept = [
-        data_check.keep(n, b"question,answer\n")
-        for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
+        upload.keep(n, b"question,answer\n") for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
     ]
     assert all(p.parent == home / "data" and p.is_file() for p in kept)
     assert kept[0].name == "x-y.csv"
-    other = data_check.keep("w.csv", b"question,answer\nother,one\n")
+    other = upload.keep("w.csv", b"question,answer\nother,one\n")
     assert other.name == "w-2.csv" and kept[1].read_bytes() == b"question,answer\n"
-    assert data_check.keep("w.csv", b"question,answer\n") == kept[1]
+    assert upload.keep("w.csv", b"question,answer\n") == kept[1]
 
 
 # --- the words ------------------------------------------------------------------------------------
@@ -776,6 +775,6 @@ def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
     """The sentence that the page shows is the loader's own."""
     from src.training.data_loaders import load_splits
 
-    path = data_check.keep("words.csv", b"question,anser\na,b\n")
+    path = upload.keep("words.csv", b"question,anser\na,b\n")
     with pytest.raises(DataError, match="no column 'answer'.*anser"):
         load_splits(task="mine", path=str(path))

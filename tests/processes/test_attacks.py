@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from src import store
 from src.config import load_config
 from src.files import sha256
-from src.panel.launch import data_check
+from src.panel.launch import data_check, upload
 from src.panel.server import OnlyHere
 from src.paths import ROOT
 from src.runs import launcher
@@ -165,7 +165,7 @@ def test_the_panel_reads_only_its_own_folders(home: Path, tmp_path_factory: Any)
     base = load_config()
     outside = tmp_path_factory.mktemp("outside") / "secret.csv"
     outside.write_text("question,answer\na,b\n")
-    inside = data_check.keep("mine.csv", b"question,answer\na,b\n")
+    inside = upload.keep("mine.csv", b"question,answer\na,b\n")
     link = inside.parent / "link.csv"
     link.symlink_to(outside)
 

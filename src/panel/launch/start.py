@@ -1,0 +1,80 @@
+"""Where the Launch form starts: a preset, an earlier run, or a run to fork."""
+
+from html import escape
+
+import streamlit as st
+
+from src import store
+from src.config import (
+    DEFAULT_PRESET,
+    ConfigError,
+    RunConfig,
+    load_config,
+    presets,
+    stored_config,
+)
+from src.panel.launch import upload
+from src.panel.ui import html, navigation
+from src.runs import attempts
+from src.store.tables import Run
+
+
+def read() -> tuple[str, RunConfig | None]:
+    """Name and settings of what the form starts from: `?from=RUN` or `?preset=NAME`.
+
+    The settings are None, after an explanation is drawn, if there is no such run.
+    """
+    if run := st.query_params.get("from"):
+        try:
+            with store.reading() as session:
+                row = store.find(session, run)
+            config = stored_config(row.config)
+            if "fork" in st.query_params:
+                config = config.model_copy(update={"name": f"{row.name} fork"[-80:]})
+            return row.id, config
+        except (store.UnknownRun, ConfigError) as error:
+            back = navigation.link("launch", "Start from a preset", style="button")
+            html.draw_empty("Cannot start from that run", f"{escape(str(error))}<br><br>{back}")
+            return run, None
+    chosen = st.query_params.get("preset")
+    if chosen not in presets():
+        chosen = DEFAULT_PRESET
+    return chosen, load_config(preset=chosen)
+
+
+def draw(origin: str) -> None:
+    """Draw the choice of a start, which keeps edits, and of own data; for a fork, what it forks."""
+    if forked := fork_of():
+        back = navigation.link("launch", "start a new run instead", {"from": forked[0].id})
+        text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(forked[0].id)}"
+        st.html(f'<p class="banner">{text}, with its optimizer; {back}.</p>')
+        return
+    names = presets() if origin in presets() else [origin, *presets()]
+    if st.session_state.get("origin") != origin:
+        st.session_state["origin"] = origin
+
+    def write() -> None:
+        st.query_params.pop("from", None)
+        st.query_params["preset"] = st.session_state["origin"]
+
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control(
+            "Start from", names, default=origin, key="origin", on_change=write, required=True
+        )
+        with st.popover("Use my own data"):
+            upload.draw()
+
+
+def fork_of() -> tuple[Run, int] | None:
+    """The run and the step of `?from=RUN&fork=STEP`, None for a new run."""
+    step = st.query_params.get("fork", "")
+    if not step.isdigit() or "from" not in st.query_params:
+        return None
+    with store.reading() as session:
+        return store.find(session, st.query_params["from"]), int(step)
+
+
+def fork_problems(config: RunConfig) -> dict[str, str]:
+    """{setting: why a fork cannot change it}; empty for a new run."""
+    forked = fork_of()
+    return attempts.fork_problems(forked[0], config, forked[1]) if forked else {}
