@@ -13,9 +13,8 @@ from src.panel.ui import charts, html, navigation
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
-MOST_ADAPTERS = 8  # runs of which each pair gets a verdict
+MAX_ADAPTERS = 8  # more runs are not compared adapter by adapter
 VIEWS = ["Curves", "Runs", "Settings", "Parallel coordinates"]
-HIDDEN = {"label_visibility": "collapsed"}
 HOW = (
     "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
     "which config spells better; runs that differ in nothing but their seed are one config."
@@ -33,7 +32,7 @@ def page() -> None:
             html.draw_empty("Nothing chosen yet", f"{HOW}<br><br>{link}")
         return
     living = any(not Status(run.status).ended for run in runs)
-    # A table that is being edited must not be drawn anew.
+    # A refresh would interrupt who edits the table.
     edited = st.query_params.get("view") == "Runs"
     every = REFRESH_SECONDS if living and not edited else None
     st.fragment(view, run_every=every)([run.id for run in runs], living)
@@ -47,7 +46,13 @@ def view(ids: Sequence[str], living: bool) -> None:
         navigation.rerun_page()  # one was deleted, or all have ended
     draw_verdicts(found, runs)
     shown = st.segmented_control(
-        "View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params", **HIDDEN
+        "View",
+        VIEWS,
+        default=VIEWS[0],
+        required=True,
+        key="view",
+        bind="query-params",
+        label_visibility="collapsed",
     )
     draw = {"Curves": draw_curves, "Runs": draw_numbers, "Settings": draw_settings}
     draw.get(shown, draw_parallel)(runs, found)
@@ -62,20 +67,20 @@ def draw_verdicts(found: Comparison, runs: Sequence[Run]) -> None:
         verdicts.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:
-            pairs = comparison.compare(session, runs, most_adapters=MOST_ADAPTERS).adapters
+            pairs = comparison.compare(session, runs, most_adapters=MAX_ADAPTERS).adapters
         if pairs:
             st.html(verdicts.verdict_table(pairs))
         else:
-            why = f"up to {MOST_ADAPTERS} scored runs are compared adapter by adapter"
+            why = f"up to {MAX_ADAPTERS} scored runs are compared adapter by adapter"
             st.html(f'<p class="quiet">Here {why}; these are {len(runs)}.</p>')
 
 
 def draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
-        names = charts_of(store.latest_metrics(session, [run.id for run in runs]))
+        names = metric_names(store.latest_metrics(session, [run.id for run in runs]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         axis = st.segmented_control(
-            "Along", list(curves.AXES), default="step", required=True, key="axis",
+            "X axis", list(curves.AXES), default="step", required=True, key="axis",
             bind="query-params",
         )  # fmt: skip
         smoothing = st.selectbox(
@@ -98,8 +103,8 @@ def draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     st.html(f'<p class="quiet">{said if band else "A line is a run, a colour is a config."}</p>')
 
 
-def charts_of(latest: dict[str, dict[str, float | None]]) -> list[str]:
-    """Metrics that any run has a curve of, the usual ones first."""
+def metric_names(latest: dict[str, dict[str, float | None]]) -> list[str]:
+    """Names of the metrics that any run has a curve of, those of CHARTS first."""
     there = {name for values in latest.values() for name in values if not name.startswith("test/")}
     usual = [name for chart in charts.CHARTS for name in chart.curves if name in there]
     return usual + sorted(there - set(usual))

@@ -1,5 +1,6 @@
 """What is running, what ran last, and what to do first."""
 
+from collections.abc import Sequence
 from html import escape
 
 import streamlit as st
@@ -10,7 +11,7 @@ from src.panel.ui import html, navigation, run_status
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
-MOST_RUNS = 100
+MAX_RUNS = 100
 FIRST_STEPS = (
     "The settings are filled in. On two CPU cores a run takes about two minutes; you can watch it "
     "learn, and then read the words that it still gets wrong."
@@ -30,7 +31,7 @@ HEAD = {
 
 def page() -> None:
     with store.reading() as session:
-        runs = store.list_runs(session, limit=MOST_RUNS)
+        runs = store.list_runs(session, limit=MAX_RUNS)
         latest = store.latest_metrics(session, [r.id for r in runs])
     if not runs:
         button = navigation.link("launch", "Launch the first run", style="button")
@@ -45,19 +46,19 @@ def page() -> None:
     head = f"<h1>Runs</h1><span>{escape(tally(runs))}</span><nav>{buttons}</nav>"
     st.html(f'<div class="top">{head}</div>')
     st.html(html.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
-    if len(runs) == MOST_RUNS:
+    if len(runs) == MAX_RUNS:
         more = "<code>spelltune runs</code>"
-        st.html(f'<p class="quiet">The last {MOST_RUNS} runs; {more} lists all.</p>')
+        st.html(f'<p class="quiet">The last {MAX_RUNS} runs; {more} lists all.</p>')
 
 
-def tally(runs: list[Run]) -> str:
-    """`1 running, 2 queued`, or that nothing runs."""
+def tally(runs: Sequence[Run]) -> str:
+    """`1 running, 2 queued`, or `nothing is running`."""
     counts = [(s, sum(r.status == s for r in runs)) for s in Status if not s.ended]
     return ", ".join(f"{n} {s.lower()}" for s, n in counts if n) or "nothing is running"
 
 
 def picker(run: Run, picked: list[str]) -> str:
-    """A link that selects the run for a comparison, or no longer does."""
+    """HTML: a link that selects the run for a comparison, or deselects it."""
     chosen = run.id in picked
     others = [run_id for run_id in picked if run_id != run.id]
     query = {"pick": others if chosen else [*others, run.id]}

@@ -381,7 +381,7 @@ def test_thinning_keeps_extremes_and_gaps_within_a_thousand_points():
     value[2000:2100] = np.nan
     frame = pd.DataFrame({"step": np.arange(5000), "value": value})
     thin = charts.thin(frame)
-    assert len(thin) <= charts.MOST_POINTS
+    assert len(thin) <= charts.MAX_POINTS
     assert 9.0 in thin["value"].to_numpy()
     assert thin["value"].isna().sum() == 1 and thin["step"].is_monotonic_increasing
     assert charts.thin(frame.head(10)).equals(frame.head(10))

@@ -941,7 +941,7 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     assert rank.ticktext == ("4", "8", "16", "32") and set(rank.values) <= {0, 1, 2, 3}
     assert rate.range == pytest.approx((math.log10(2e-4), -2.0))
     assert rate.ticktext == ("0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01")
-    assert list(lines.line.color).count(1) == figures.lines_that_stand_out(found) == 10
+    assert list(lines.line.color).count(1) == figures.highlighted_count(found) == 10
 
 
 def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:

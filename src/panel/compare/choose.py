@@ -11,7 +11,7 @@ from src.store.tables import Run, Status
 
 
 def choose() -> list[Run]:
-    """The runs of the address, in its order; the list above them writes it."""
+    """Draw the choice of runs; return those of `?run=` in the address, in its order."""
     with store.reading() as session:
         recent = store.list_runs(session, limit=navigation.MAX_CHOICES)
         found, problems = [], []
@@ -39,7 +39,7 @@ def choose() -> list[Run]:
 
 
 def _other_seeds(runs: Iterable[Run], known: Iterable[Run]) -> list[str]:
-    """Completed runs of the same configs that are not shown."""
+    """Ids of completed runs of the same configs that are not among `runs`."""
     shown = {run.id for run in runs}
     keys = {comparison.config_key(run) for run in runs}
     return [

@@ -15,9 +15,10 @@ from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
 
 DASHES = ("solid", "dash", "dot")
-GRID_POINTS = 300  # of a band
+MAX_BAND_POINTS = 300
+# Choice -> points of the running mean.
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
-AXES = {
+AXES = {  # choice -> title and d3 format of the x axis
     "step": ("step", ",.9~r"),
     "tokens": ("tokens, about", ".3~s"),
     "time": ("minutes since the first point", ",.4~g"),
@@ -27,11 +28,11 @@ FIRST_CURVES = ["val/exact_match", "val/loss", "train/loss"]
 
 @dataclass(frozen=True)
 class CurveStyle:
-    """How curves are drawn."""
+    """Axis, smoothing and grouping of curves, as chosen on the page."""
 
     axis: str  # step, tokens or time
     window: int  # points of the running mean; 1 is none
-    band: bool  # one line and band a config instead of a line a run
+    band: bool  # one line and band per config instead of a line per run
 
 
 def about(metric: str) -> tuple[str, str, str]:
@@ -47,7 +48,7 @@ def about(metric: str) -> tuple[str, str, str]:
 def read(
     session: store.Session, runs: Iterable[Run], metrics: Collection[str], *, axis: str
 ) -> dict[str, dict[str, pd.DataFrame]]:
-    """{run id: {metric: its frame with a column x}}; without x where the axis is not known."""
+    """{run id: {metric: frame with a column x}}; no metrics for a run whose x is not known."""
     needed = {*metrics, "tokens_per_second"} if axis == "tokens" else set(metrics)
     found = {}
     for run in runs:
@@ -64,6 +65,7 @@ def read(
 def _axis(
     frames: Mapping[str, pd.DataFrame], axis: str
 ) -> Callable[[pd.DataFrame], pd.Series] | None:
+    """A function that gives x of a frame's points; None while a run's tokens are not known."""
     if axis == "time":
         begin = min((frame["at"].min() for frame in frames.values() if len(frame)), default=0.0)
         return lambda frame: (frame["at"] - begin) / 60
@@ -74,8 +76,10 @@ def _axis(
 
 
 def tokens_per_step(speed: pd.DataFrame | None) -> float | None:
-    """Tokens that a run reads in one step, from its speed between two reports; None before the
-    second one. Each step has as many rows, so the median stands for all."""
+    """Median tokens per step, from the speed (tokens per second) and times of the reports.
+
+    None before the second report.
+    """
     if speed is None or len(speed) < 2:
         return None
     tokens = speed["value"].iloc[1:].to_numpy() * np.diff(speed["at"]) / np.diff(speed["step"])
@@ -88,7 +92,7 @@ def figure(
     curves: Mapping[str, Mapping[str, pd.DataFrame]],
     drawn_as: CurveStyle,
 ) -> go.Figure:
-    """One metric of all runs over each other, a colour for each config."""
+    """One metric of all runs in one chart, a colour per config."""
     _, unit, form = about(metric)
     traces = []
     for number, group in enumerate(groups):
@@ -112,32 +116,35 @@ def figure(
         for place, (run, line) in enumerate(zip(runs, lines, strict=True)):
             name = f"{group.name}, seed {run.config['training']['seed']}"
             points = charts.thin(line)
-            marks = {"mode": "lines+markers"} if len(points) <= charts.FEW_POINTS else {}
+            marks = {"mode": "lines+markers"} if len(points) <= charts.MAX_POINTS_WITH_MARKS else {}
             # The legend names each config once.
             called = [group.name, mean] if len(runs) > 1 else mean
             legend = {"meta": called} if place == 0 else {}
             traces.append(style | marks | legend | {"name": name} | _arrays(points))
+    return go.Figure(traces, _layout(unit, form, drawn_as))
+
+
+def _layout(unit: str, form: str, drawn_as: CurveStyle) -> dict[str, Any]:
+    """The layout of one metric's chart; the reader's zoom stays while the x axis does."""
     axis, ticks = AXES[drawn_as.axis]
     smoothing = f", mean of {drawn_as.window} points" if drawn_as.window > 1 else ""
-    return go.Figure(
-        traces,
-        {
-            "template": "none",
-            "uirevision": drawn_as.axis,
-            "xaxis": {"title": {"text": axis}, "tickformat": ticks},
-            "yaxis": {
-                "title": {"text": unit + smoothing},
-                "tickformat": ".0%" if form.endswith("%") else None,
-                "exponentformat": "e",
-                "minexponent": 5,
-                "separatethousands": True,
-            },
-            "separators": ".,",
+    return {
+        "template": "none",
+        "uirevision": drawn_as.axis,
+        "xaxis": {"title": {"text": axis}, "tickformat": ticks},
+        "yaxis": {
+            "title": {"text": unit + smoothing},
+            "tickformat": ".0%" if form.endswith("%") else None,
+            "exponentformat": "e",
+            "minexponent": 5,
+            "separatethousands": True,
         },
-    )
+        "separators": ".,",
+    }
 
 
 def _smooth(frame: pd.DataFrame, window: int) -> pd.DataFrame:
+    """The frame with a running mean over `window` points."""
     if window <= 1:
         return frame
     return frame.assign(value=frame["value"].rolling(window, min_periods=1).mean())
@@ -146,10 +153,10 @@ def _smooth(frame: pd.DataFrame, window: int) -> pd.DataFrame:
 def _band(
     style: Mapping[str, Any], name: str, lines: Sequence[pd.DataFrame], last: str
 ) -> list[dict[str, Any]]:
-    """The mean of some curves, and an area from the lowest to the highest where there are two."""
+    """Traces: the mean of several curves, and an area from the lowest to the highest of them."""
     x = np.unique(np.concatenate([line["x"].to_numpy(float) for line in lines]))
-    if len(x) > GRID_POINTS:
-        x = x[np.linspace(0, len(x) - 1, GRID_POINTS).astype(int)]
+    if len(x) > MAX_BAND_POINTS:
+        x = x[np.linspace(0, len(x) - 1, MAX_BAND_POINTS).astype(int)]
     known = [line.dropna(subset="value") for line in lines]
     y = np.stack(
         [np.interp(x, k["x"], k["value"], left=np.nan, right=np.nan) for k in known if len(k)]

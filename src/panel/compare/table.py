@@ -20,7 +20,7 @@ FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
 
 def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
-    """{setting: {run id: value}} without how runs are called, watched and seeded."""
+    """{setting: {run id: value}}, except settings that cannot change a score, and seeds."""
     return {name: row for name, row in found.differing.items() if comparison.distinguishes(name)}
 
 
@@ -39,8 +39,10 @@ def settings_table(found: Comparison) -> str:
 def parallel_figure(
     found: Comparison, latest: Mapping[str, Mapping[str, float | None]], metrics: Sequence[str]
 ) -> go.Figure | None:
-    """Parallel coordinates: an axis for each setting that differs and each metric, a line for each
-    run. None where no setting differs."""
+    """Parallel coordinates: an axis per differing setting and metric, a line per run.
+
+    None if no setting differs.
+    """
     runs = [run for group in found.groups for run in group.runs]
     colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
     differ = settings_that_differ(found)
@@ -60,8 +62,8 @@ def run_table(
     runs: Sequence[Run], latest: Mapping[str, Mapping[str, float | None]], *,
     columns: Sequence[str], find: str, order: str, ascending: bool,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row a run, indexed by id, with the metrics in `columns`: those that hold all words of
-    `find` and fulfil its conditions, such as `val/loss < 0.5`."""
+    """A row per run that matches `find` (see ui/find_box.py), indexed by id, with the metrics in
+    `columns`."""
     words, conditions = find_box.parse(find)
     kept = []
     for run in runs:
@@ -87,8 +89,8 @@ def run_table(
 
 
 def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """The table, whose tags and notes are written when a cell is left."""
-    # Edits are kept by row number: another order is another table.
+    """Draw the table; edited tags and notes are stored when their cell loses focus."""
+    # Streamlit keeps edits by row number, so rows in another order need another widget.
     key = f"edited {hash(tuple(frame.index))}"
     shape = {
         name: st.column_config.NumberColumn(

@@ -15,12 +15,15 @@ from src.panel.ui.charts import PALETTE
 from src.runs import launcher
 from src.store.tables import Status
 
-MAX_UNTESTED = 3  # pairs that are shown though there is nothing to show of them yet
+MAX_UNTESTED = 3  # untested pairs that are shown, not folded, if no more are tested
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:
-    """HTML: each claim, the lead and its interval on a scale that all share, and the corrected
-    p-value; the clearest first, and those that could not be tested folded."""
+    """HTML: each verdict with its lead, the lead's interval on a common scale, and its p-value.
+
+    The smallest p-value comes first (Holm-corrected where shown); pairs that could not be tested
+    are folded.
+    """
     found = sorted(found, key=lambda v: 2.0 if v.p_value is None else v.p_value)
     leads = [_lead(v) for v in found]
     ends = [end for lead in leads if lead for end in lead]
@@ -34,7 +37,7 @@ def verdict_table(found: Sequence[Verdict]) -> str:
         ]
         for v, lead in zip(found, leads, strict=True)
     ]
-    head = {"What may be claimed": "", "Lead, 95% interval": "fit", "Lead": "num",
+    head = {"Verdict": "", "Lead, 95% interval": "fit", "Lead": "num",
             "p, corrected": "num"}  # fmt: skip
     shown = max(MAX_UNTESTED, sum(v.p_value is not None for v in found))
     table = html.table(head, rows[:shown], name="verdicts")
@@ -46,7 +49,7 @@ def verdict_table(found: Sequence[Verdict]) -> str:
 
 
 def _lead(v: Verdict) -> tuple[float, float, float] | None:
-    """How far the better one is ahead, and the ends of the interval of that."""
+    """Lead of the better side and its confidence limits, as fractions; None if untested."""
     if v.difference is None or v.ci_low is None or v.ci_high is None:
         return None
     return (v.difference, v.ci_low, v.ci_high) if v.difference >= 0 else (
@@ -55,6 +58,8 @@ def _lead(v: Verdict) -> tuple[float, float, float] | None:
 
 
 def _interval(lead: tuple[float, float, float], low: float, high: float, *, won: bool) -> str:
+    """HTML: a lead and its limits as dot and bar on the scale from `low` to `high`."""
+
     def place(value: float) -> float:
         return 4 + 92 * (value - low) / ((high - low) or 1)
 
@@ -68,7 +73,7 @@ def _interval(lead: tuple[float, float, float], low: float, high: float, *, won:
 
 
 def score_table(found: Comparison) -> str:
-    """HTML: each config with its colour, its scored seeds and its mean exact match."""
+    """HTML: each config with its colour, number of scored seeds and mean exact match."""
     rows = []
     for number, group in enumerate(found.groups):
         score = found.scores[group.name]
@@ -87,13 +92,13 @@ def score_table(found: Comparison) -> str:
                 score["split"] if score["seeds"] else "",
             ]
         )
-    head = {"Config": "", "Scored seeds": "num", "Exact match": "num", "SD over seeds": "num",
+    head = {"Config": "", "Seeds scored": "num", "Exact match": "num", "SD over seeds": "num",
             "Split": "fit"}  # fmt: skip
     return html.table(head, rows, name="configs")
 
 
 def draw_missing(found: Comparison) -> None:
-    """A button for each pair that more seeds would decide."""
+    """Draw a button for each of up to four pairs of configs that more seeds would decide."""
     groups = {group.name: group for group in found.groups}
     open_ = [v for v in found.configs if v.more_seeds]
     with st.container(horizontal=True):
@@ -118,9 +123,9 @@ def draw_missing(found: Comparison) -> None:
 
 
 def launch_missing(totals: Mapping[str, int]) -> None:
-    """Bring the configs of these runs to so many seeds, and show them all.
+    """Launch seeds until each run's config has its total, and add them to the address.
 
-    A second press finds the runs of the first, so it launches nothing.
+    `totals` is {run id: seeds}. A second press finds the runs of the first and launches none.
     """
     shown, missing = list(st.query_params.get_all("run")), []
     with store.reading() as session:

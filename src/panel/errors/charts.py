@@ -1,5 +1,7 @@
-"""The mistakes of an evaluation as charts of HTML in which each bar and cell is a link that filters
-the table: it works by keyboard, needs no script of its own and stands in the address."""
+"""Charts of misspellings in plain HTML, in which each bar and cell is a link that sets a filter.
+
+So they work by keyboard, need no script, and the filter stands in the address.
+"""
 
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -11,22 +13,24 @@ from src.analysis import misspellings, paired
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
 
-SHADES = 5
-LONGEST_WORD = 24  # letters: longer words share no chart
+SHADES = 5  # of heat map cells, in panel.css
+MAX_LETTERS = 24  # longer words are left out of the map of places
 
 
 def card(title: str, body: str, note: str = "") -> str:
+    """HTML of a chart's frame: title, note (both plain text) and body (HTML)."""
     quiet = f'<span class="last quiet">{escape(note)}</span>' if note else ""
     head = f"<header><h3>{escape(title)}</h3>{quiet}</header>"
     return f'<section class="chart map">{head}<div class="wide">{body}</div></section>'
 
 
 def grid(cards: Iterable[str]) -> str:
+    """HTML: cards beside each other."""
     return f'<div class="charts">{"".join(cards)}</div>'
 
 
 def stack(cards: Iterable[str]) -> str:
-    """Cards over each other in one place of the grid."""
+    """HTML: cards over each other in one cell of the grid."""
     return f'<div class="stack">{"".join(cards)}</div>'
 
 
@@ -34,7 +38,7 @@ def stack(cards: Iterable[str]) -> str:
 
 
 def kinds(links: FilterLinks, counts: Mapping[str, int]) -> str:
-    """A bar for each kind of error, the most frequent first."""
+    """HTML: a bar per kind of error, the most frequent first."""
     most = max(counts.values(), default=1)
     rows = []
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
@@ -49,25 +53,26 @@ def kinds(links: FilterLinks, counts: Mapping[str, int]) -> str:
 
 
 def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    """Two bars for each kind of error, the one that grew most first."""
+    """HTML: two bars per kind of error, the kind that grew most first."""
     most = max([*before.values(), *after.values(), 1])
     rows = []
     for kind in sorted({*before, *after}, key=lambda k: before.get(k, 0) - after.get(k, 0)):
         a, b = before.get(kind, 0), after.get(kind, 0)
         bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
         bars += f'<i style="width:{b / most:.1%}"></i>'
-        text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({signed(b - a)})</em>"
+        text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({_signed(b - a)})</em>"
         title = f"{kind}: {a:,} before, {b:,} after ({misspellings.KINDS[kind]})"
         rows.append(links.link(text, title, {"kind": kind}, "row two"))
     return card("Kinds of error, before and after", "".join(rows))
 
 
-def signed(count: int) -> str:
+def _signed(count: int) -> str:
+    """`+3`, `−3` with a minus sign, `±0`."""
     return f"{count:+,}".replace("-", "−") if count else "±0"
 
 
 def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
-    """A bar for each thing that became of a word."""
+    """HTML: a bar per outcome of a word: fixed, broken and so on."""
     counts = {name: int((both["outcome"] == name).sum()) for name in paired.OUTCOMES}
     most = max([*list(counts.values())[:-1], 1])
     rows = []
@@ -77,15 +82,15 @@ def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
         bar = f'<i class="{tone}" style="width:{width:.1%}"></i>'
         text = f"<span>{escape(name)}</span><b>{bar}</b><em>{count:,}</em>"
         rows.append(links.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
-    return card("What became of the words", "".join(rows), f"{len(both):,} questions in both")
+    return card("Outcome of the words", "".join(rows), f"{len(both):,} questions in both")
 
 
 # --- letters --------------------------------------------------------------------------------------
 
 
 def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
-    """Word length by place in the word: the share of words whose letter there is wrong."""
-    found = misspellings.position_map(frame[frame["length"] <= LONGEST_WORD], changes)
+    """HTML: a heat map of word length by place: the share of words whose letter there is wrong."""
+    found = misspellings.position_map(frame[frame["length"] <= MAX_LETTERS], changes)
     places = range(1, int(max(found.columns, default=0)) + 1)
     most = found.to_numpy().max(initial=0)
     rows = []
@@ -111,7 +116,7 @@ def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) ->
 
 
 def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:
-    """Which letter (row) became which one (column)."""
+    """HTML: a heat map of expected letters (rows) by the letters written instead (columns)."""
     found = misspellings.confusions(changes)
     most = max(found.to_numpy().max(initial=0), 1)
     rows = []
@@ -130,24 +135,25 @@ def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:
     heads = [html.printable(str(now)) or '<span title="left out">–</span>' for now in found.columns]
     return card(
         "Letters confused",
-        _matrix("was ╲ now", heads, rows),
+        _matrix("expected ╲ written", heads, rows),
         "– left out, + put in",
     )
 
 
 def _cell(link: str, share: float) -> str:
-    """`share` of the highest value decides the shade."""
+    """HTML: a cell of a heat map, shaded by its share of the highest value."""
     return f'<td class="shade-{min(int(share * SHADES) + 1, SHADES)}">{link}</td>'
 
 
 def _change(was: str, now: str, count: int) -> str:
+    """`a became e: 3`, `r left out: 2`, `s put in: 1`."""
     if not was:
         return f"{now} put in: {count:,}"
     return f"{was} became {now}: {count:,}" if now else f"{was} left out: {count:,}"
 
 
 def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
-    """`heads` are HTML, `rows` are rows of an HTML table."""
+    """HTML of a heat map; `corner` is plain text, `heads` and `rows` are HTML."""
     titles = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join(rows)
     if not body:
@@ -161,11 +167,12 @@ def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
 # --- accuracy -------------------------------------------------------------------------------------
 
 
+# Filter -> what one value of it means.
 UNITS = {"length": "{} letters", "tokens": "{} tokens", "letter": "with {}", "task": "task {}"}
 
 
 def accuracy(links: FilterLinks, title: str, name: str, table: pd.DataFrame) -> str:
-    """A column for each value of the filter `name`, as high as the share of right words."""
+    """HTML: a column per value of the filter `name`, as high as the share of right words."""
     columns = []
     for value, row in table.to_dict("index").items():
         share, count = float(row["right"]), int(row["words"])

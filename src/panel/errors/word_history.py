@@ -1,4 +1,4 @@
-"""How one word went over the checkpoints of a run, and in other runs."""
+"""The answers to one question at each checkpoint of a run, and in other runs of the same data."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,27 +23,27 @@ MEANING = {
 
 
 def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
-    """The history of the word that the address asks for (`?word=`), where it asks for one."""
-    asked = st.query_params.get("word")
-    if not asked:
+    """Draw the history of the question in `?word=`; nothing if there is none."""
+    question = st.query_params.get("word")
+    if not question:
         return
     split = known[0].split
-    rows = [_row(run, known, asked)]
+    rows = [_row(run, known, question)]
     with store.reading() as session:
         alike = [r for r in store.list_runs(session, limit=MAX_SEARCHED) if _same_data(r, run)]
         more = [other] if other and other.id != run.id else []
         more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MAX_RUNS]
         for one in more:
-            rows.append(_row(one, store.list_evaluations(session, one.id, split=split), asked))
+            rows.append(_row(one, store.list_evaluations(session, one.id, split=split), question))
     found = [row for row in rows if row is not None]
     close = FilterLinks().link("Close", "Close the history", {"word": None})
-    title = f"<h2>{html.printable(asked)} {close}</h2>"
+    title = f"<h2>{html.printable(question)} {close}</h2>"
     if not found:
         st.html(
-            f'<section class="history">{title}<p class="quiet">Nobody was asked it.</p></section>'
+            f'<section class="history">{title}<p class="quiet">No run was asked it.</p></section>'
         )
         return
-    head = {"Run": "", "Became": "fit", "Answers by step": ""}
+    head = {"Run": "", "Outcome": "fit", "Answers by step": ""}
     st.html(f'<section class="history">{title}{html.table(head, found)}</section>')
 
 
@@ -52,7 +52,7 @@ def _same_data(run: Run, shown: Run) -> bool:
 
 
 def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | None:
-    """Cells of a table: the run, what became of the word, and its answer at each step."""
+    """Cells of a table: the run, the outcome, and the answer at each step; None if never asked."""
     answers = list(_answers(known[-MAX_STEPS:], question))
     if not answers:
         return None
@@ -69,6 +69,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
 
 
 def _answers(known: Iterable[Evaluation], question: str) -> Iterable[tuple[int, str, bool]]:
+    """(step, answer, is it right) of each evaluation that asked the question."""
     for evaluation in known:
         try:
             found = paired.answer(evaluation.path, question)

@@ -1,7 +1,7 @@
-"""RunConfig as a form: a widget for each setting, its text in the address, its problem beneath.
+"""RunConfig as a form: a widget per setting, with its value in the address and its problem below.
 
-The address holds the preset (or the run to start from) and the settings that differ from it, as
-`--set` takes them; the widgets only show and write it.
+The address holds the preset (or the run to start from) and the settings that differ from it, in
+the notation of `--set`; the widgets only show and write the address.
 """
 
 import json
@@ -34,7 +34,7 @@ from src.config import (
 from src.panel.ui import html
 from src.training.early_stopping import TRAINING, VALIDATION
 
-# What a free text is most often; any other text may be typed.
+# Choices offered for settings that are free text.
 SUGGESTED = {
     "data.task": BUILT_IN_TASKS,
     "model.name": (
@@ -51,7 +51,7 @@ SUGGESTED = {
 
 
 def to_text(setting: Setting, value: Any) -> str:
-    """The value as its widget and the address write it; empty for none."""
+    """The value as text of a widget or the address; empty for None."""
     if value is None:
         return ""
     if setting.type is bool:
@@ -62,7 +62,7 @@ def to_text(setting: Setting, value: Any) -> str:
 
 
 def from_text(setting: Setting, text: str) -> Any:
-    """What `text` means for the setting; RunConfig judges it."""
+    """The value that a text stands for, which RunConfig still has to validate."""
     if setting.optional and not text.strip():
         return None
     if setting.type is str or setting.choices:
@@ -72,7 +72,7 @@ def from_text(setting: Setting, text: str) -> Any:
     return parse_override(f"{setting.name}={text}")[1]
 
 
-# Names that say more than the setting's own; the others are made from theirs.
+# Labels of settings whose own names say too little.
 LABELS = {
     "name": "Name of the run",
     "lora.r": "Rank",
@@ -85,7 +85,7 @@ LABELS = {
 
 
 def label(setting: Setting) -> str:
-    """`Learning rate`; a section's `name` is called like the section."""
+    """`Learning rate` of training.learning_rate; a section's `name` is called like the section."""
     section, _, leaf = setting.name.rpartition(".")
     words = (section if leaf == "name" and section else leaf).replace("_", " ")
     return LABELS.get(setting.name, words[:1].upper() + words[1:])
@@ -95,14 +95,14 @@ def label(setting: Setting) -> str:
 
 
 def edited(base: RunConfig) -> dict[str, str]:
-    """{setting: text} of what the address changes from `base`."""
+    """{setting: text} of the settings that the address changes from `base`."""
     known = {s.name: s for s in settings()}
     given = {name: st.query_params[name] for name in st.query_params if name in known}
     return {n: text for n, text in given.items() if text != to_text(known[n], get(base, n))}
 
 
 def read(base: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig | None, dict[str, str]]:
-    """`base` with `texts` on top, or None and a sentence for each setting that cannot be used."""
+    """`base` with the changes, and {setting: why it cannot be used}; None if any cannot."""
     values = base.model_dump()
     for setting in settings():
         if setting.name in texts:
@@ -125,7 +125,7 @@ def query(config: RunConfig, preset: str) -> dict[str, str]:
 
 
 def reset(*names: str) -> None:
-    """Take settings back to where the form started."""
+    """Reset settings to the form's start."""
     for name in names:
         st.query_params.pop(name, None)
 
@@ -134,12 +134,12 @@ def reset(*names: str) -> None:
 
 
 def draw_first(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
-    """The settings that people change first."""
+    """Draw the settings that people change first."""
     fields([s for s in settings() if s.basic], base, texts, problems)
 
 
 def draw_rest(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
-    """The others, folded by section; one with a problem is open."""
+    """Draw the other settings, folded by section; a section with a problem is open."""
     rest = [s for s in settings() if not s.basic]
     with st.container(gap="xxsmall"):
         for section, group in groupby(rest, key=_section):
@@ -167,15 +167,15 @@ def fields(
                 before = to_text(setting, get(base, setting.name))
                 field(setting, before, texts.get(setting.name, before))
                 if setting.name in problems:
-                    st.html(f'<p class="problem" role="alert">{escape(problems[setting.name])}</p>')
+                    html.draw_problem(problems[setting.name])
 
 
 def field(setting: Setting, before: str, text: str, title: str | None = None) -> None:
-    """One widget, showing `text`; it writes the address when that differs from `before`."""
+    """Draw one widget that shows `text`; an edit writes the address if it differs from `before`."""
     key = f"set {setting.name}"
     value = _widget_value(setting, text)
-    # Assigned only where it differs, or it would wipe what the reader is typing; and given to the
-    # widget too, since a page that runs twice at once shows what it is given.
+    # Assigned only if it differs, or it would wipe what is being typed; and passed to the widget
+    # as well, because a rerun that overlaps another one shows what it is passed.
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
 
@@ -198,8 +198,8 @@ def field(setting: Setting, before: str, text: str, title: str | None = None) ->
         options = list(dict.fromkeys([*SUGGESTED[setting.name], before, text]))
         st.selectbox(name, options, options.index(text), accept_new_options=True, **shown)
     elif setting.type is int:
-        # No limits here: the browser would keep a number out of bounds to itself, and the launch
-        # would take the one before it. RunConfig refuses it, with a sentence beneath.
+        # No limits here: the browser would not send a number out of bounds, and the launch would
+        # use the one before it. RunConfig refuses it, with a sentence below.
         st.number_input(name, value=value, step=1, placeholder="none", **shown)
     elif "\n" in before:
         st.text_area(name, value, height=72, **shown)
@@ -236,7 +236,7 @@ def _help(setting: Setting) -> str:
 
 
 def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
-    """What differs from the start, each with one press back."""
+    """Draw what differs from the start, each with a button to undo it."""
     if not texts:
         st.html(f'<p class="quiet">All settings are those of {escape(origin)}.</p>')
         return
@@ -256,7 +256,7 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
 
 
 def draw_copies(config: RunConfig, origin: str) -> None:
-    """The config as a command and as YAML, to copy."""
+    """Draw the config as a command and as YAML, to copy."""
     preset = origin if origin in presets() else nearest_preset(config)
     with st.container(horizontal=True):
         with st.popover("Copy as command"):
@@ -269,19 +269,19 @@ def draw_copies(config: RunConfig, origin: str) -> None:
 
 
 def nearest_preset(config: RunConfig) -> str:
-    """The preset with the fewest settings to change."""
+    """The preset from which the fewest settings differ."""
     return min(presets(), key=lambda name: len(differences(config, load_config(preset=name))))
 
 
 def as_command(config: RunConfig, preset: str) -> str:
-    """The `spelltune launch` that gives this config."""
+    """The `spelltune launch` command that gives this config."""
     changed = differences(config, load_config(preset=preset))
     given = ["--set " + shlex.quote(f"{n}={_yaml(here)}") for n, (here, _) in changed.items()]
     return " \\\n  ".join([f"spelltune launch --preset {preset}", *given])
 
 
 def _yaml(value: Any) -> str:
-    """One line of YAML; JSON is always that, and a plain word needs no quotes."""
+    """The value as one line of YAML: JSON, which YAML includes, or a plain word without quotes."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
         return value if yaml.safe_load(value) == value else json.dumps(value)
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a run or a sweep would take, measured beside its form, shown there and kept."""
+"""The button that measures time and memory of a run or a sweep, beside its form."""
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +19,12 @@ _pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preflight")
 
 @st.cache_resource
 def _begun() -> dict[str, Future[None]]:
-    """By the name of the kept file: measurements that go on, or failed."""
+    """{name: measurement that is running or has failed}."""
     return {}
 
 
 def draw(config: RunConfig, *, held: bool) -> None:
-    """What is known of the config, and the button that measures it, dead while `held`."""
+    """Draw what has been measured of the config, and the button, disabled while `held`."""
     found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
@@ -34,8 +34,10 @@ def draw(config: RunConfig, *, held: bool) -> None:
 
 
 def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -> None:
-    """A button that starts src/workers/measure.py on what is asked for; while that goes on, or
-    failed, a line says so under the same `name`."""
+    """Draw a button that starts the worker `measure` on `asked`, or how that went.
+
+    `name` tells measurements apart.
+    """
     begun = _begun()
     if (running := begun.get(name)) and not running.done():
         st.fragment(lambda: _look(running), run_every=POLL_SECONDS)()

@@ -1,4 +1,4 @@
-"""The checkpoints of a run as a list with what can be done with each."""
+"""The list of a run's checkpoints, with the actions on each."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -33,10 +33,10 @@ def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
         for column, text in zip(st.columns(COLUMNS), heads, strict=True):
             column.html(f'<span class="quiet">{escape(text)}</span>')
         for checkpoint in reversed(kept):
-            row(run, checkpoint, values.get(checkpoint.step), is_share(metric))
+            draw_row(run, checkpoint, values.get(checkpoint.step), is_share(metric))
 
 
-def row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> None:
+def draw_row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> None:
     step, folder = checkpoint.step, Path(checkpoint.path)
     broken = problem(str(folder), _state(folder))
     cells = st.columns(COLUMNS, vertical_alignment="center")
@@ -48,11 +48,11 @@ def row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> N
     state = " · ".join(["verified", *words])
     cells[3].html(f'<span class="problem">{escape(broken)}</span>' if broken else state)
     with cells[4].popover("Actions", key=f"actions {step}", width="stretch"):
-        actions(run, step, usable=broken is None)
+        draw_actions(run, step, usable=broken is None)
 
 
-def actions(run: Run, step: int, *, usable: bool) -> None:
-    """What can be done with one checkpoint, and what each means."""
+def draw_actions(run: Run, step: int, *, usable: bool) -> None:
+    """Draw the actions on one checkpoint, each with what it does."""
     if usable and run.status in RESUMABLE:
         if st.button("Resume from here", key=f"resume {step}"):
             attempt(lambda: attempts.resume(run, step=step))
@@ -61,23 +61,24 @@ def actions(run: Run, step: int, *, usable: bool) -> None:
     if usable:
         st.html(navigation.link("launch", "Fork from here", {"from": run.id, "fork": step}))
         st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
-        merged(run, step)
+        draw_merge(run, step)
     if st.button("Delete", key=f"delete {step}"):
         attempt(lambda: launcher.delete_checkpoint(run, step))
     st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
 
 
 def attempt(action: Callable[[], object]) -> None:
+    """Call `action` and rerun the page, or draw why it failed."""
     try:
         action()
     except (attempts.CannotResume, launcher.CheckpointNeeded, OSError) as error:
-        st.html(f'<p class="problem" role="alert">{escape(str(error))}</p>')
+        html.draw_problem(str(error))
     else:
         st.rerun()
 
 
-def merged(run: Run, step: int) -> None:
-    """Export base and adapter as one model, from a process of its own."""
+def draw_merge(run: Run, step: int) -> None:
+    """Draw the export of base and adapter as one model, which runs in a process of its own."""
     target = paths.merged_dir(run.id, step)
     if target.is_dir():
         st.html(f"<p>The merged model is in <code>{escape(str(target))}</code></p>")
@@ -94,7 +95,7 @@ def merged(run: Run, step: int) -> None:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def problem(folder: str, state: tuple[tuple[str, int, int], ...]) -> str | None:
-    """What is wrong with a checkpoint; read again only when a file of it changed."""
+    """Why a checkpoint is broken, or None; verified again only when one of its files changed."""
     try:
         verify(Path(folder))
     except BrokenCheckpoint as error:

@@ -15,14 +15,17 @@ RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} mo
 
 
 def draw(found: SweepResults) -> None:
-    """What can be done to the sweep now."""
+    """Draw the buttons that fit the sweep's status."""
     row, status = found.row, SweepStatus(found.row.status)
     with st.container(horizontal=True, vertical_alignment="center"):
         if status in control.OPEN:
             what = "pause" if status == SweepStatus.ACTIVE else "resume"
             st.button(what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id))
-            ending(row.id, "Cancel", "Cancel this sweep", "It is final: trials that wait never "
-                   "start, those that train stop at their next step.")  # fmt: skip
+            _draw_end(
+                row.id, "Cancel", "Cancel this sweep",
+                "It is final: trials that wait never start, those that train stop at their next "
+                "step.",
+            )  # fmt: skip
         if len(found.settings) > 1 and not results.is_confirming(found):
             many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
             st.button(
@@ -33,9 +36,11 @@ def draw(found: SweepResults) -> None:
                 help="And the default, so that it is known how much the search gained.",
             )
         elif status == SweepStatus.COMPLETED and results.is_confirming(found):
-            ending(row.id, "Stop the confirming runs", "Stop these runs", "Those that wait never "
-                   "start, those that train stop at their next step. The trials stay as they "
-                   "are.")  # fmt: skip
+            _draw_end(
+                row.id, "Stop the confirming runs", "Stop these runs",
+                "Those that wait never start, those that train stop at their next step. The trials "
+                "stay as they are.",
+            )  # fmt: skip
         # A grid without a budget ends with its last cell.
         if status != SweepStatus.CANCELLED and (row.most_trials or row.seconds):
             shown = "20 trials" if row.most_trials else "30 minutes"
@@ -50,15 +55,15 @@ def draw(found: SweepResults) -> None:
                 )  # fmt: skip
 
 
-def ending(sweep_id: str, label: str, action: str, what: str) -> None:
-    """A button that asks before it ends what cannot be begun again."""
+def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:
+    """Draw a button that asks before it cancels, which cannot be undone."""
     with st.popover(label, key=f"ask {label}"):
         st.write(what)
         st.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
 
 
 def steer(what: str, sweep_id: str) -> None:
-    """Pause, resume or cancel; a second press finds that it is done."""
+    """Pause, resume or cancel the sweep; a second press changes nothing."""
     try:
         getattr(control, what)(sweep_id)
     except REFUSED as error:
@@ -66,7 +71,7 @@ def steer(what: str, sweep_id: str) -> None:
 
 
 def add(sweep_id: str) -> None:
-    """Raise the budget by what was typed, which stays where it cannot be used."""
+    """Raise the budget by the typed amount; text that cannot be used stays in its field."""
     try:
         control.add(sweep_id, st.session_state["more"])
     except REFUSED as error:
@@ -77,14 +82,15 @@ def add(sweep_id: str) -> None:
 
 
 def confirmed_settings(found: SweepResults) -> int:
-    """Settings that `results.confirm` trains anew: the best, and the default where it is not one
-    of them."""
+    """Number of parameter sets that `results.confirm` reruns: the best, and the default unless it
+    is one of them."""
     base, best = base_config(found.sweep), results.top(found)
     default = any(all(get(base, name) == v for name, v in values.items()) for values in best)
     return len(best) + (not default)
 
 
 def confirm(sweep_id: str) -> None:
+    """Launch the confirming runs; a second press finds them and launches none."""
     with store.reading() as session:
         found = results.read(session, store.find_sweep(session, sweep_id))
     if not results.is_confirming(found):

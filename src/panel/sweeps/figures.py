@@ -15,12 +15,13 @@ from src.sweeps import results
 from src.sweeps.file import Categorical, Parameter
 from src.sweeps.results import SweepResults
 
-MIN_LINES = 10  # of the parallel coordinates stand out, or a tenth
-# How trials that end early are drawn; they are found by their words in the table.
+MIN_HIGHLIGHTED = 10  # lines of parallel coordinates, or a tenth of them if that is more
+# Outcome of a trial -> its Plotly symbol.
 SYMBOLS = {"completed": "circle", "early stopped": "circle-open", "pruned": "x-thin-open"}
 
 
 def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
+    """A layout with these axis titles; the reader's zoom stays while `revision` does."""
     return {
         "template": "none",
         "uirevision": revision,
@@ -33,7 +34,7 @@ def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
 
 
 def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
-    """The best score against trials and against the minutes that they took."""
+    """The best score so far against scored trials, and against minutes of training."""
     points = results.best_so_far(found)
     figures = {}
     for axis, title in {"trials": "scored trials", "minutes": "minutes of training"}.items():
@@ -54,7 +55,7 @@ def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
 
 
 def slices(found: SweepResults) -> dict[str, go.Figure]:
-    """Each searched setting against the score: a mark is a trial."""
+    """A figure per searched setting: its values against the score, a mark per trial."""
     figures = {}
     for name, parameter in found.sweep.space.items():
         traces = []
@@ -84,14 +85,14 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
 
 
 def _lines(value: Any) -> str:
-    """A value in lines that are short enough to stand beside others below an axis."""
+    """A value wrapped to lines that are short enough for a tick label, as HTML."""
     text = escape(setting_value(value, ".3g")).replace("_", " ")
     return "<br>".join(textwrap.wrap(text, 12)) or " "
 
 
 def parallel_figure(found: SweepResults) -> go.Figure:
-    """Parallel coordinates: an axis for each setting and the score; the best tenth stands out."""
-    rows, best = found.settings, lines_that_stand_out(found)
+    """Parallel coordinates: an axis per setting and the score; the best lines are coloured."""
+    rows, best = found.settings, highlighted_count(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
     shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
     axes.append(parallel.axis(found.sweep.metric, list(rows["score"])) | shares)
@@ -103,17 +104,17 @@ def parallel_figure(found: SweepResults) -> go.Figure:
     return parallel.figure(axes, colours)
 
 
-def lines_that_stand_out(found: SweepResults) -> int:
-    """How many: the best tenth, without those that are no better than the next one."""
+def highlighted_count(found: SweepResults) -> int:
+    """Number of coloured lines: the best tenth, without those that tie with the next one."""
     scores = list(found.settings["score"])
-    if len(scores) <= 2 * MIN_LINES:
+    if len(scores) <= 2 * MIN_HIGHLIGHTED:
         return 1
-    best = max(MIN_LINES, len(scores) // 10)
+    best = max(MIN_HIGHLIGHTED, len(scores) // 10)
     return sum(score != scores[best] for score in scores[:best]) or 1
 
 
 def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
-    """An axis of parallel coordinates: listed values at equal distances, a range by its kind."""
+    """An axis of parallel coordinates: categories at equal distances, a range linear or log."""
     values = [None if v != v else v for v in column]
     if isinstance(parameter, Categorical):
         listed = parameter.values
@@ -137,7 +138,7 @@ def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each power of ten between both; over more than two powers, these alone."""
+    """Ticks from `low` to `high`: 1, 2 and 5 times powers of ten; only the powers over many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if last - first <= 3 else (1,)
     ticks = [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]

@@ -1,7 +1,6 @@
-"""SweepConfig as a form: it starts from a file, and what differs from it stands in the address.
+"""SweepConfig as a form: it starts from a sweep file; the address holds what differs from it.
 
-The fields are those of the file, and a sweep that was edited is saved as a file before its launch:
-a sweep that a person has not written down cannot be read or repeated.
+An edited sweep is saved as a file before its launch, so that it can be read and repeated.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,7 +38,7 @@ TITLES = {
     "name": "Name of the sweep",
     "base.preset": "Preset",
     "base.overrides": "Settings of all trials",
-    "seeds": "Seeds a setting",
+    "seeds": "Seeds per setting",
 }
 SPACE = "space."
 LAUNCH = navigation.OneShotButton("launch the sweep")
@@ -52,8 +51,8 @@ HOW = (
 
 
 def fields() -> dict[str, Setting]:
-    """The fields of a sweep file as settings of a form; its space has its own, and `mode` follows
-    from the metric."""
+    """{name: setting} of a sweep file, except the search space, which has its own fields, and
+    `mode`, which follows from the metric."""
     known = {one.name: one for one in settings(SweepConfig)}
     preset = replace(known["base.preset"], annotation=Literal[tuple(presets())])
     known["base.preset"] = preset
@@ -61,14 +60,14 @@ def fields() -> dict[str, Setting]:
 
 
 def searched(name: str) -> Setting:
-    """A searched setting as a text of values."""
+    """The field for the values of a searched setting."""
     known = {one.name: one for one in settings()}
     told = f"{known[name].help}\n\n{HOW}" if name in known else HOW
     return Setting(SPACE + name, str, told)
 
 
 def flow(value: Any) -> str:
-    """A list or a mapping as YAML in one line, without its brackets."""
+    """A list or a mapping as one line of YAML without its outer brackets; other values as text."""
     if not isinstance(value, list | dict):
         return str(value)
     line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
@@ -76,18 +75,18 @@ def flow(value: Any) -> str:
 
 
 def unflow(text: str) -> Any:
-    """What `flow` wrote, or the text itself where it is neither list nor mapping."""
+    """The inverse of `flow`; the text itself if it is neither list nor mapping."""
     try:
         found = yaml.load(f"[{text}]", Loader)
         if found and all(isinstance(one, dict) for one in found):
             return yaml.load(f"{{{text}}}", Loader)
-    except (yaml.YAMLError, ValueError):  # a date that there is not
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         return text
     return found
 
 
 def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
-    """What the form shows of a sweep file: {field: text}."""
+    """{field: text} of a sweep file, as the form shows it."""
     base, space = section(document, "base"), section(document, "space")
     plain = {
         "base.preset": base.get("preset") or DEFAULT_PRESET,
@@ -103,18 +102,19 @@ def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A mapping in the file; empty where something else stands there, which is refused as it is."""
+    """A mapping of the file; empty if it is something else, which validation refuses."""
     found = document.get(name)
     return dict(found) if isinstance(found, dict) else {}
 
 
 def default_of(name: str) -> Any:
+    """The default of a field of a sweep file, None if it has none."""
     field = SweepConfig.model_fields.get(name)
     return None if field is None or field.is_required() else field.default
 
 
 def edited(before: Mapping[str, str]) -> dict[str, str]:
-    """{field: text} of what the address changes; an empty text takes a setting out of the space."""
+    """{field: text} of what the address changes; an empty text removes a searched setting."""
     known = {one.name for one in settings()}
     return {
         name: text
@@ -149,7 +149,7 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
 
 
 def draw() -> None:
-    """What is searched, what that comes to, and the button that launches it."""
+    """Draw the fields, what the sweep would take, and the button that launches it."""
     if sweep_id := LAUNCH.pressed_twice():
         show(sweep_id)
     chosen = pick()
@@ -193,7 +193,7 @@ def draw() -> None:
         if texts:
             reset = tuple(texts)
             st.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
-        # Who reads what is wrong wants to see where; with the same key it would stay as it was.
+        # Opens with the first problem; under an unchanged key it would stay closed.
         with st.expander("As a file", expanded=bool(problems), key=f"as a file {bool(problems)}"):
             st.code(text, language="yaml")
     if pressed and sweep and not held:
@@ -204,7 +204,7 @@ def draw() -> None:
 
 
 def pick() -> Path | None:
-    """The file that the form starts from: those that ship, and those launched from here before."""
+    """Draw the choice of the file to start from: shipped ones and those saved by this form."""
     files = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"), reverse=True)}
     files |= {f"{path.stem} (own)": path for path in sorted(paths.own_sweeps().glob("*.yaml"))}
     shown = st.selectbox(
@@ -236,7 +236,7 @@ def draw_space(
     texts: Mapping[str, str],
     problems: Mapping[str, str],
 ) -> None:
-    """The searched settings, each with its values, and the choice of further ones."""
+    """Draw the searched settings with their values, and the choice of further ones."""
     known = {one.name: one for one in settings()}
     given = {name: text for name, text in before.items() if name.startswith(SPACE)} | {
         name: text for name, text in texts.items() if name.startswith(SPACE)
@@ -262,7 +262,7 @@ def draw_space(
 
 
 def add_to_space(base: RunConfig) -> None:
-    """Search the chosen setting, first at the value that it has."""
+    """Search the chosen setting too, starting with its present value."""
     if name := st.session_state["one more"]:
         st.query_params[SPACE + name] = flow([get(base, name)])
         st.session_state["one more"] = None
@@ -275,7 +275,7 @@ def draw_problems(name: str, problems: Mapping[str, str]) -> None:
 
 
 def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
-    """As for a run: the panel's readers may name files of its own folder alone."""
+    """{field: why it is refused} if edits name files outside the folders that readers may use."""
     if not text_is_new:
         return {}
     base = base_config(sweep)
@@ -287,7 +287,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 
 
 def offer_measure(sweep: SweepConfig, text: str) -> None:
-    """A button where real steps would tell memory and time."""
+    """Draw a button that measures, if no measurement of this sweep is kept."""
     if estimate.missing_measurements(sweep):
         measure_button.offer(f"sweep {hash(text)}", "Measure what it takes", {"sweep": text})
 
@@ -296,7 +296,7 @@ def offer_measure(sweep: SweepConfig, text: str) -> None:
 
 
 def saved(name: str, text: str) -> Path:
-    """The file of an edited sweep; one of that name that says something else stays as it is."""
+    """Save an edited sweep; beside a file of that name with other content it gets a number."""
     folder = paths.own_sweeps()
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -313,7 +313,7 @@ def saved(name: str, text: str) -> Path:
 
 
 def launch(file: Path) -> None:
-    """Launch and show the sweep, or say why not."""
+    """Launch the sweep and show it, or draw why it cannot be launched."""
     try:
         with st.spinner("Reading the data first"):
             sweep_id = LAUNCH.submit(lambda: control.launch(file))
@@ -324,5 +324,6 @@ def launch(file: Path) -> None:
 
 
 def show(sweep_id: str) -> None:
+    """Rerun the page for this sweep."""
     st.query_params.from_dict({"sweep": sweep_id})  # and none of the edits
     st.rerun()

@@ -8,7 +8,8 @@ import pandas as pd
 from src.format import duration, number
 from src.panel.ui import find_box, html
 
-TEXTS = ("run", "became", "reason", "tags", "setting", "ended_at")  # or not shown
+# Columns that conditions cannot be on: texts, and those that are not shown.
+NOT_NUMBERS = ("run", "became", "reason", "tags", "setting", "ended_at")
 IMPORTANCE_METHOD = (
     "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
     "others. Exploratory: it shows where to look next and proves nothing"
@@ -16,7 +17,7 @@ IMPORTANCE_METHOD = (
 
 
 def importance_table(shares: dict[str, float]) -> str:
-    """HTML: each setting with its share as a bar."""
+    """HTML: each setting with its share of importance as a bar."""
     rows = [
         [
             f"<code>{escape(name)}</code>",
@@ -30,7 +31,7 @@ def importance_table(shares: dict[str, float]) -> str:
 
 
 def packs_table(packs: list[dict[str, Any]]) -> str:
-    """HTML: a row a process, predictions beside what it was."""
+    """HTML: a row per trainer process, with predicted and measured time and memory."""
     head = {"Process": "fit", "Trials": "num", "At once": "num", "Steps": "num"}
     head |= {"Predicted": "num", "Took": "num", "GiB predicted": "num", "GiB taken": "num"}
     rows = [
@@ -46,8 +47,8 @@ def packs_table(packs: list[dict[str, Any]]) -> str:
 
 
 def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
-    """The trials whose text holds all words of `find` and that fulfil its conditions, such as
-    `score > 0.5` or `lora.r >= 16`."""
+    """The trials that match `find` (see ui/find_box.py); conditions may name a setting by its last
+    part, such as `learning_rate > 0.003`."""
     words, conditions = find_box.parse(find)
     text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1)
     text = (text + " " + trials["tags"].map(" ".join)).str.casefold()
@@ -65,7 +66,7 @@ def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
 
 
 def _column(trials: pd.DataFrame, asked: str) -> str | None:
-    """The column of that name, or the only one whose last part it is: `learning_rate`."""
+    """The column of that name, or the only one whose last part it is; None if there is none."""
     names = list(map(str, trials.columns))
     if asked in names:
         return asked
@@ -74,10 +75,10 @@ def _column(trials: pd.DataFrame, asked: str) -> str | None:
 
 
 def unknown(trials: pd.DataFrame, find: str) -> str | None:
-    """A sentence where a condition in `find` names no column."""
+    """A sentence if a condition in `find` names no column, else None."""
     _, conditions = find_box.parse(find)
     missing = [c.column for c in conditions if _column(trials, c.column) is None]
     if not missing:
         return None
-    there = ", ".join(str(name) for name in trials.columns if name not in TEXTS)
+    there = ", ".join(str(name) for name in trials.columns if name not in NOT_NUMBERS)
     return f"There is no column {missing[0]}; conditions may be on {there}."

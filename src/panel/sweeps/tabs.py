@@ -62,7 +62,7 @@ def _draw_parallel(found: SweepResults) -> None:
     charts.draw(
         {"Settings and scores": figures.parallel_figure(found)}, live=False, key="sweep parallel"
     )
-    many = figures.lines_that_stand_out(found)
+    many = figures.highlighted_count(found)
     best = "the best one is" if many == 1 else f"the best {many} are"
     st.html(
         f'<p class="quiet">A line is a setting; {best} coloured. Drag along an axis to keep only '

@@ -1,4 +1,4 @@
-"""A sweep as a page shows it: what its trials became, and how they score."""
+"""A sweep's head, facts and winner, and the list of all sweeps."""
 
 from html import escape
 from pathlib import Path
@@ -16,25 +16,26 @@ from src.sweeps import results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
-MEANING = {
+MEANING = {  # tooltip of a status
     SweepStatus.ACTIVE: "queues trials",
     SweepStatus.PAUSED: "starts no further trial",
     SweepStatus.CANCELLED: "was ended by a person",
     SweepStatus.COMPLETED: "has ended",
 }
-SHORT = {
+SHORT_NAMES = {
     "training.per_device_train_batch_size": "batch size",
     "training.gradient_accumulation_steps": "accumulation",
 }
 
 
 def badge(row: Sweep) -> str:
+    """HTML: the status as a coloured word, its meaning as a tooltip."""
     meaning = MEANING[SweepStatus(row.status)]
     return f'<span class="badge {row.status.lower()}" title="{meaning}">{row.status.lower()}</span>'
 
 
 def list_table(rows: list[Sweep]) -> str:
-    """HTML: each sweep with what became of its trials."""
+    """HTML: a row per sweep, with its trials by status."""
     head = {"Sweep": "", "Status": "fit", "Trials": "", "Took": "num", "Launched": "fit"}
     with store.reading() as session:
         counts = store.trial_counts(session)
@@ -68,7 +69,7 @@ def head(found: SweepResults) -> str:
 
 
 def facts(found: SweepResults) -> str:
-    """HTML: what became of the trials, the time, and the best score."""
+    """HTML: trials by outcome, time spent and the best score."""
     row, counts = found.row, found.counts
     total = results.total(found)
     of = "" if total is None else f" of {total:,}"
@@ -99,6 +100,7 @@ def draw_winner(found: SweepResults) -> None:
 
 
 def score(found: SweepResults, value: float) -> str:
+    """A score of the sweep's metric as text."""
     share = charts.is_share(found.sweep.metric)
     return percent(value) if share else number(value)
 
@@ -111,9 +113,9 @@ def values_text(values: dict[str, Any]) -> str:
 
 
 def label(setting: str) -> str:
-    """What is told apart in a few letters: `learning rate`, and `scheduler` for its name."""
+    """A short name: `learning rate`, or `scheduler` for scheduler.name."""
     section, _, leaf = setting.rpartition(".")
-    return SHORT.get(setting, (section if leaf == "name" else leaf).replace("_", " "))
+    return SHORT_NAMES.get(setting, (section if leaf == "name" else leaf).replace("_", " "))
 
 
 def confirmed(found: SweepResults) -> str:

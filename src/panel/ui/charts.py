@@ -19,11 +19,10 @@ from src import store
 from src.panel.server import PLOTLY_JS
 from src.store.tables import Run, Status
 
-# Of one curve, as sent to the browser: a chart is half as many pixels wide.
-MOST_POINTS = 600
-FEW_POINTS = 60  # up to here each point gets a mark
+MAX_POINTS = 600  # of one curve, as sent to the browser: a chart is half as many pixels wide
+MAX_POINTS_WITH_MARKS = 60
+MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
 PALETTE = 8  # curve colours in panel.css
-MANY_POINTS = 300  # beyond it a noisy curve also shows the mean of its last points
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Chart:
 
 
 def _by_task(metric: str) -> dict[str, str]:
-    """The curves of a run whose questions are of both tasks."""
+    """{metric of one task: its name in the legend}, for runs of both tasks."""
     return {f"{metric}/spell_out": "spelled out", f"{metric}/word": "whole words"}
 
 
@@ -59,7 +58,7 @@ CHARTS = (
     ),
     Chart(
         "Edit distance",
-        "edits a word",
+        "edits per word",
         {"val/edit_distance": "validation mean"} | _by_task("val/edit_distance"),
     ),
     Chart("Learning rate", "learning rate", {"lr": "rate"}),
@@ -70,13 +69,13 @@ CHARTS = (
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is read in percent."""
+    """True if the metric is shown in percent."""
     name = metric.replace("test/", "val/")
     return any(chart.format.endswith("%") for chart in CHARTS if name in chart.curves)
 
 
 def charts(names: Iterable[str]) -> list[Chart]:
-    """The charts for the metrics that a run has; one that no chart knows gets its own."""
+    """The charts for these metrics; one that is in none of CHARTS gets a chart of its own."""
     # The test set is scored once: a number, no curve.
     names = [name for name in names if not name.startswith("test/")]
     known = {name for chart in CHARTS for name in chart.curves}
@@ -89,7 +88,7 @@ def charts(names: Iterable[str]) -> list[Chart]:
 
 @dataclass
 class _Known:
-    """Points of one run that this process has read already."""
+    """Points of one run that this process has already read."""
 
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,8 +96,8 @@ class _Known:
 
 @st.cache_resource(max_entries=128, show_spinner=False)
 def _known(run_id: str, attempt: int, ended: bool) -> _Known:
-    # A resume may write steps again that the attempt before it had reached, and the end reports the
-    # restored best again: both start from an empty cache.
+    # Keyed by attempt and end: a resume rewrites steps of the attempt before it, and the end
+    # reports the restored best step again. Both must start from an empty cache.
     return _Known()
 
 
@@ -111,7 +110,7 @@ class Curves:
 
 
 def read_curves(session: store.Session, run: Run, names: Collection[str] | None = None) -> Curves:
-    """A run's curves, or those of some metrics. Reads only points that this process has not."""
+    """A run's curves, or those of some metrics. Reads only points new to this process."""
     own = _own_curves(session, run, names)
     parent = session.get(Run, run.parent_id) if run.parent_id else None
     if parent is None:
@@ -126,7 +125,7 @@ def read_curves(session: store.Session, run: Run, names: Collection[str] | None 
 
 
 def _joined(before: pd.DataFrame, own: pd.DataFrame | None) -> pd.DataFrame:
-    """The parent's points, then the fork's, which scores its first checkpoint anew."""
+    """The parent's points, then the fork's, which scores its first checkpoint again."""
     if own is None:
         return before
     return pd.concat([before[~before["step"].isin(own["step"])], own], ignore_index=True)
@@ -147,7 +146,7 @@ def _own_curves(
 
 
 def pace(frame: pd.DataFrame | None, points: int = 20) -> float | None:
-    """Steps a second over the last points, evaluations included; None before two points."""
+    """Steps per second over the last points, evaluations included; None before two points."""
     if frame is None or len(frame) < 2:
         return None
     last = frame.iloc[-points:]
@@ -155,15 +154,17 @@ def pace(frame: pd.DataFrame | None, points: int = 20) -> float | None:
     return float((last["step"].iloc[-1] - last["step"].iloc[0]) / seconds) if seconds > 0 else None
 
 
-def thin(frame: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
-    """At most `most` rows that look the same when drawn: extremes stay, and each gap of nan stays a
-    gap."""
-    if len(frame) <= most:
+def thin(frame: pd.DataFrame, limit: int = MAX_POINTS) -> pd.DataFrame:
+    """At most `limit` rows that look the same when drawn: extremes and gaps of nan stay.
+
+    By MinMaxLTTB (Van Der Donckt et al. 2023).
+    """
+    if len(frame) <= limit:
         return frame
     missing = frame["value"].isna().to_numpy()
-    gaps = np.flatnonzero(missing & ~np.roll(missing, 1))[: most // 4]
+    gaps = np.flatnonzero(missing & ~np.roll(missing, 1))[: limit // 4]
     drawn = np.flatnonzero(~missing)
-    room = most - len(gaps)
+    room = limit - len(gaps)
     if len(drawn) > room:
         values = frame["value"].to_numpy()[drawn]
         drawn = drawn[MinMaxLTTBDownsampler().downsample(values, n_out=room)]
@@ -175,7 +176,7 @@ def thin(frame: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Mark:
-    """A step that a reader should find in every chart: an upright line with a word or two."""
+    """A step that is marked in every chart by a vertical line with a label."""
 
     kind: str  # best, stop or fork: decides the colour
     step: int
@@ -183,7 +184,7 @@ class Mark:
 
 
 def marks(run: Run) -> list[Mark]:
-    """Where a run was best, where it began from another one, and where it ended early."""
+    """The steps at which a run forked from its parent, ended early and was best."""
     found = []
     if run.parent_id and run.parent_step is not None:
         found.append(Mark("fork", run.parent_step, "fork"))
@@ -207,17 +208,17 @@ def figure(
     branches: Mapping[str, pd.DataFrame] | None = None,
     marks: Iterable[Mark] = (),
 ) -> go.Figure:
-    """The chart of these frames. `revision` names what is shown: while it stays, so does the
-    zoom."""
+    """A chart of these frames, with `branches` dotted. The reader's zoom stays while `revision`
+    does."""
     drawn = go.Figure()
     shown = {name: label for name, label in chart.curves.items() if name in frames}
     for number, (name, label) in enumerate(shown.items(), start=1):
         frame = frames[name]
         points = thin(frame)
-        many = chart.noisy and len(frame) > MANY_POINTS
+        many = chart.noisy and len(frame) >= MIN_POINTS_FOR_MEAN
         curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": number}
         drawn.add_scatter(
-            **curve | ({"mode": "lines+markers"} if len(points) <= FEW_POINTS else {}),
+            **curve | ({"mode": "lines+markers"} if len(points) <= MAX_POINTS_WITH_MARKS else {}),
             **_arrays(points),
             name=label,
             meta=last_value(points["value"], chart.format),
@@ -262,14 +263,16 @@ def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def last_value(values: pd.Series, form: str) -> str:
-    """The last value that is a number, as the legend shows it."""
+    """The last value that is not nan, formatted for the legend."""
     known = values.dropna()
     return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))
 
 
 def draw(figures: Mapping[str, go.Figure], *, live: bool, key: str) -> None:
-    """A grid of charts by title, each with its last values as its legend. Keeps zoom and pan; while
-    `live`, a refresh draws the charts in turns, but all of them where a mark has moved."""
+    """Draw a grid of charts by title, whose legends show the last values. Keeps zoom and pan.
+
+    While `live`, a refresh redraws the charts in turns, but all of them if a mark has moved.
+    """
     marks = [[(m.name, m.x0) for m in shown.layout.shapes] for shown in figures.values()]
     _grid(
         key=key,

@@ -19,7 +19,7 @@ def label_text(text: str, limit: int) -> str:
 
 
 def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:
-    """A UTC time in the reader's time zone."""
+    """A Unix time in the reader's time zone, by a strftime format; a dash for None."""
     if at is None:
         return "–"
     try:
@@ -30,14 +30,14 @@ def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """A row of small labels over large values; both are text."""
+    """HTML: a row of small labels over large values; both are plain text."""
     cells = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs)
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str = "") -> str:
-    """An HTML table. `head` maps a column's title to its class; cells are HTML: escape what is
-    not."""
+    """HTML of a table. `head` maps titles of columns to CSS classes; cells are HTML, so escape
+    plain text."""
     titles = "".join(f'<th scope="col" class="{c}">{escape(t)}</th>' for t, c in head.items())
     classes = list(head.values())
     body = "".join(
@@ -53,21 +53,21 @@ def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str =
 
 
 def with_code(text: str) -> str:
-    """HTML of a text in which backticks stand around code."""
+    """HTML of a plain text in which backticks mark code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def draw_problem(text: str) -> None:
-    """What is wrong, each line on one of its own."""
+    """Draw an error message; its line breaks are kept."""
     lines = "<br>".join(escape(line) for line in text.split("\n"))
     st.html(f'<p class="problem" role="alert">{lines}</p>')
 
 
 def draw_empty(title: str, advice: str) -> None:
-    """What an empty page says: why, and what to do next (HTML)."""
+    """Draw an empty state: why nothing is shown, and what to do next (HTML)."""
     st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
 
 
 def printable(text: str) -> str:
-    """HTML of untrusted text in which what cannot be printed is spelled out."""
+    """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes."""
     return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))

@@ -21,8 +21,11 @@ def link(
     page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
     label: str = "",
 ) -> str:  # fmt: skip
-    """An anchor to a page of the panel, also as a `button`; `label` names it where `text` is a
-    sign. A plain click stays in the session (links.js)."""
+    """HTML of a link to a page of the panel; `style` may be "button".
+
+    `label` is the accessible name of a link whose text is a symbol. A plain click keeps the
+    session (links.js).
+    """
     address = ("" if page == "overview" else page) + (f"?{urlencode(query, True)}" if query else "")
     href = escape(address or "./")
     name = f' aria-label="{escape(label)}" title="{escape(label)}"' if label else ""
@@ -44,7 +47,7 @@ def clicked_link() -> str | None:
 
 
 def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
-    """Show another page."""
+    """End the script and show another page."""
     st.switch_page(PAGES / f"{page}.py", query_params=query)
 
 
@@ -93,9 +96,9 @@ class OneShotButton:
 
 
 def pick_run() -> Run | None:
-    """The run that the page shows: `?run=` in the address, else the newest.
+    """Draw the choice of a run; return the one of `?run=` in the address, else the newest.
 
-    None, after drawing what to do about it, where there is none.
+    None, after an explanation is drawn, if there is no such run.
     """
     with store.reading() as session:
         known = store.run_ids(session, limit=MAX_CHOICES)
@@ -103,9 +106,8 @@ def pick_run() -> Run | None:
         try:
             found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
-            html.draw_empty(
-                "No such run", f"{escape(str(error))}<br>{link('overview', 'See all runs')}"
-            )
+            back = link("overview", "See all runs")
+            html.draw_empty("No such run", f"{escape(str(error))}<br>{back}")
             return None
     if found is None:
         html.draw_empty("No runs yet", link("launch", "Launch the first run", style="button"))
@@ -115,8 +117,8 @@ def pick_run() -> Run | None:
         known.append(chosen)
     if st.query_params.get("run") != chosen:
         st.query_params["run"] = chosen
-    # The address decides; the widget only writes it. Its options are told apart by their text, so
-    # that must not change with the status.
+    # The address decides; the widget only writes it. Streamlit identifies options by their text, so
+    # it must not change with the status.
     if st.session_state.get("picked run") != chosen:
         st.session_state["picked run"] = chosen
     st.selectbox(

@@ -4,7 +4,7 @@ import time
 
 from src.store.tables import Run, Status
 
-# What a status means to the reader, beside its word: colour is never the only mark.
+# Shown beside the status word: colour is never the only mark.
 MEANING = {
     Status.QUEUED: "waits for a free slot",
     Status.STARTING: "is loading",
@@ -19,7 +19,7 @@ MEANING = {
 
 
 def meaning(run: Run, *, paused: bool = False) -> str:
-    """What the status means to the reader; `paused` says that its sweep is."""
+    """What the status means, in a few words; `paused`: its sweep is."""
     if run.status == Status.QUEUED and run.held_at:
         return "held until somebody releases it"
     if run.status == Status.QUEUED and paused:
@@ -28,17 +28,19 @@ def meaning(run: Run, *, paused: bool = False) -> str:
 
 
 def badge(run: Run) -> str:
+    """HTML: the status as a coloured word, its meaning as a tooltip."""
     shown = "held" if run.status == Status.QUEUED and run.held_at else run.status.lower()
     return f'<span class="badge {shown}" title="{meaning(run)}">{shown}</span>'
 
 
 def steps(run: Run) -> str:
+    """`attempt 2 · step 30 of 600`."""
     attempt = f"attempt {run.attempt} · " if run.attempt > 1 else ""
     return f"{attempt}step {run.step or 0:,} of {run.max_steps:,}"
 
 
 def bar(run: Run) -> str:
-    """Progress as a bar, for those who cannot see it as `step N of M`."""
+    """HTML: progress as a bar; a screen reader says `step N of M`."""
     share = min(1.0, (run.step or 0) / run.max_steps)
     return (
         f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{steps(run)}" '
@@ -48,14 +50,14 @@ def bar(run: Run) -> str:
 
 
 def run_seconds(run: Run) -> float | None:
-    """How long a run has been training, or trained."""
+    """Seconds since the attempt started, up to its end; None before the start."""
     if run.started_at is None:
         return None
     return (run.ended_at or time.time()) - run.started_at
 
 
 def remaining_seconds(run: Run, pace: float | None) -> float | None:
-    """Seconds to the last step at `pace` steps a second; None while that is not known."""
+    """Seconds to the last step at `pace` steps per second; None while unknown."""
     if not pace or not run.step or Status(run.status) is not Status.RUNNING:
         return None
     return (run.max_steps - run.step) / pace

@@ -9,7 +9,7 @@ from src.runs import snapshots
 
 
 def save_edits(key: str, ids: Sequence[str]) -> None:
-    """Write the tags and notes that were edited in the table of these runs."""
+    """Store the edits of a data editor: `key` is its widget key, `ids` its runs by row."""
     for row, values in st.session_state[key]["edited_rows"].items():
         run_id = ids[int(row)]
         with store.writing() as session:
