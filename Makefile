@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands base clean
+.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -83,6 +83,11 @@ tree: setup-dev  ## Write the tree of files into docs/architecture.md
 	$(VENV)/python -m scripts.file_tree
 
 base: setup-dev  ## Pretrain checkpoints/base/spelltune-tiny again (needs an NVIDIA GPU for minutes, a CPU for hours)
+
+diagram: setup-dev  ## Write the state diagram of docs/architecture.md from TRANSITIONS
+	$(VENV)/python -m scripts.state_diagram
+
+base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
 	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
 	$(VENV)/python -m scripts.pretrain_base lists
 	$(VENV)/python -m scripts.pretrain_base train

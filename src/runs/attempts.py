@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from src.errors import UserError
 from src.format import setting_value
 from src.runs import launcher, snapshots
 from src.runs.checks import check_writable
+from src.store.outcome import Outcome, Remedy
 from src.store.tables import RESUMABLE, EventKind, Run, Status
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
@@ -220,23 +220,23 @@ def _link(source: str, target: str) -> None:
 # --- by itself ------------------------------------------------------------------------------------
 
 
-def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None:
+def remedy(run: Run, outcome: Outcome) -> tuple[RunConfig, str] | None:
     """The settings with which a failed run may go on, and what changed in words; None where nothing
     helps."""
     config = stored_config(run.config)
     if not config.supervision.self_heal:
         return None
     changes: dict[str, Any]
-    match verdict.get("kind"):
-        case "cuda_oom" | "oom" if str(verdict.get("phase")).startswith(("validation", "test")):
+    match outcome.end_reason.heals_by:
+        case Remedy.SMALLER_BATCH if outcome.scoring:
             size = config.evaluation.batch_size
             if size == 1:
                 return None
             changes = {"evaluation.batch_size": size // 2}
-        case "cuda_oom" | "oom" if run.used.get("engine") == "packed":
+        case Remedy.SMALLER_BATCH if run.used.get("engine") == "packed":
             # It takes a whole step's rows at once, whatever the micro-batches.
             changes = {"engine": "trl"}
-        case "cuda_oom" | "oom":
+        case Remedy.SMALLER_BATCH:
             size = config.training.per_device_train_batch_size
             times = config.training.gradient_accumulation_steps
             # Half, or the next part that leaves the rows of a step as they are.
@@ -247,7 +247,7 @@ def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None
                 "training.per_device_train_batch_size": half,
                 "training.gradient_accumulation_steps": times * (size // half),
             }
-        case "diverged":
+        case Remedy.LOWER_LEARNING_RATE:
             changes = {"training.learning_rate": config.training.learning_rate / 2}
         case _:
             return None
@@ -258,20 +258,20 @@ def remedy(run: Run, verdict: Mapping[str, Any]) -> tuple[RunConfig, str] | None
     return with_overrides(config.model_dump(), changes), ", ".join(words)
 
 
-def heal(session: store.Session, run: Run, verdict: Mapping[str, Any], step: int | None) -> bool:
+def heal(session: store.Session, run: Run, outcome: Outcome, step: int | None) -> bool:
     """Queue the next attempt of a run that just failed, mended, where its settings allow it.
 
-    In the session that wrote the verdict; `step` is its newest verified checkpoint (None: from
+    In the session that wrote the outcome; `step` is its newest verified checkpoint (None: from
     scratch).
     """
     before = sum(e.kind == EventKind.HEALED for e in store.list_events(session, run.id))
     # The trainer wrote what it used after the run was claimed.
-    found = remedy(store.find(session, run.id), verdict)
+    found = remedy(store.find(session, run.id), outcome)
     if found is None or before >= MAX_HEALS:
         return False
     config, words = found
     start = "from scratch" if step is None else f"from step {step:,}"
-    text = f"healed after {verdict['kind']}: {words}; goes on {start}"
+    text = f"healed after {outcome.end_reason}: {words}; goes on {start}"
     return queue_next_attempt(session, run, EventKind.HEALED, text, step=step, config=config)
 
 

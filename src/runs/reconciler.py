@@ -19,6 +19,7 @@ from src.runs.locks import FileLock, holder
 from src.runs.machine import boot_id, host
 from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 
 
@@ -123,9 +124,9 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
 
 
 def _end(run: Run, reason: str) -> bool:
-    verdict = read_result(run.id, run.attempt) or {"status": Status.INTERRUPTED, "reason": reason}
-    # Insists, and so gives up the reserve where the disk is full.
-    ended = store.write_with_retry(lambda session: store.end(session, run, verdict), seconds=1)
+    outcome = read_result(run.id, run.attempt) or Outcome(EndReason.LOST, reason)
+    # With retries, which free the reserve if the disk is full.
+    ended = store.write_with_retry(lambda session: store.end(session, run, outcome), seconds=1)
     if ended:
         snapshots.sync_from_files(run.id)
     return ended

@@ -3,11 +3,10 @@
 import errno
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from src import paths
 from src.files import write_atomic
+from src.store.outcome import Outcome
 from src.store.tables import Status
 
 # Exit code of a trainer that found no space even for this file.
@@ -17,22 +16,25 @@ EXIT_DISK_FULL = errno.ENOSPC
 REPORTED = (Status.COMPLETED, Status.STOPPED, Status.FAILED)
 
 
-def write_result(run_id: str, attempt: int, result: Mapping[str, object]) -> None:
+def write_result(run_id: str, attempt: int, outcome: Outcome) -> None:
     """Write the result file of an attempt."""
-    document = {"attempt": attempt, "ended_at": time.time(), **result}
+    document = {"attempt": attempt, "ended_at": time.time(), **outcome.to_document()}
     write_atomic(paths.result_file(run_id), json.dumps(document, indent=2) + "\n")
 
 
-def read_result(run_id: str, attempt: int) -> dict[str, Any] | None:
-    """The result {status, reason, step, best_step} of this attempt; None if the file is missing,
-    unreadable or of another attempt."""
+def read_result(run_id: str, attempt: int) -> Outcome | None:
+    """The outcome of this attempt; None if the file is missing, invalid or of another attempt."""
     try:
-        result = json.loads(paths.result_file(run_id).read_text())
+        document = json.loads(paths.result_file(run_id).read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(result, dict) or result.get("attempt") != attempt:
+    if not isinstance(document, dict) or document.get("attempt") != attempt:
         return None
-    return result if result.get("status") in REPORTED else None
+    try:
+        outcome = Outcome.from_document(document)
+    except (KeyError, ValueError):
+        return None
+    return outcome if outcome.status in REPORTED else None
 
 
 def forget_result(run_id: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from src import paths, store
 from src.files import write_atomic
 from src.runs.locks import FileLock
+from src.store.migrations import values_of_schema_8
 from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 
@@ -158,7 +159,10 @@ def _restore_run(file: Path, url: str) -> None:
 
     try:
         document: dict[str, Any] = json.loads(file.read_text())
-        run = Run(**document["run"])
+        row = document["run"]
+        if "end_reason" not in row:  # written before schema 8
+            row |= values_of_schema_8(row)
+        run = Run(**row)
         events = [Event(**event) for event in document["events"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"warning: cannot read {file}: {error}", file=sys.stderr)

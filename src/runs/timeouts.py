@@ -20,7 +20,7 @@ class Timeouts:
     sweep: float = 1.0  # between two looks of a sweep's driver at its trials
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
     reconcile: float = 3.0  # between two rounds of a living panel, supervisor or driver
-    write: float = 600.0  # how long a supervisor tries to write a verdict to a locked run table
+    write: float = 600.0  # how long a supervisor tries to write an outcome to a locked run table
 
 
 TIMEOUTS = Timeouts(**json.loads(os.environ.get("SPELLTUNE_TIMEOUTS") or "{}"))

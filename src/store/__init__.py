@@ -47,6 +47,7 @@ from src.store.metrics import (
     points_missing,
     record_metrics,
 )
+from src.store.outcome import EndReason, Outcome, Remedy
 from src.store.runs import (
     RunIsActive,
     UnknownRun,
@@ -66,7 +67,9 @@ from src.store.runs import (
 )
 from src.store.sqlite import busy_timeout_seconds, sqlite_driver, sqlite_file, why_not_wal
 from src.store.status import (
+    TRANSITIONS,
     InvalidState,
+    InvalidTransition,
     assign_slot,
     claim,
     end,
@@ -81,6 +84,7 @@ from src.store.status import (
     stop_reason,
     stop_requested,
     transition,
+    update_attempt,
 )
 from src.store.sweeps import (
     acquire_lease,

@@ -1,9 +1,14 @@
 """Numbered migrations that bring an older run table up to the schema of `tables.py`."""
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlmodel import SQLModel
 
-from src.store import tables  # noqa: F401  (importing it registers the tables)
+from src.store.outcome import end_reason_of_sentence
+from src.store.tables import Status  # importing it registers the tables
 
 
 def _create_missing_tables(connection: Connection) -> None:
@@ -39,6 +44,30 @@ def _add_sweep_base(connection: Connection) -> None:
     _add_columns(connection, "sweep", "base")
 
 
+def _add_end_reason(connection: Connection) -> None:
+    _add_columns(connection, "run", "end_reason", "confirmed_rank")
+    names = "id, name, status, reason, stop_reason, sweep_id, number"
+    for row in connection.execute(text(f"SELECT {names} FROM run")).mappings().all():
+        connection.execute(
+            text(
+                "UPDATE run SET end_reason = :end_reason, confirmed_rank = :confirmed_rank "
+                "WHERE id = :id"
+            ),
+            values_of_schema_8(dict(row)) | {"id": row["id"]},
+        )
+
+
+def values_of_schema_8(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the columns that schema 8 added, for a run's row from before it."""
+    pruned = row["stop_reason"] is not None
+    place = re.search(r" place (\d+)$", row["name"])
+    confirms = row["sweep_id"] is not None and row["number"] is None and place
+    return {
+        "end_reason": end_reason_of_sentence(Status(row["status"]), row["reason"], pruned=pruned),
+        "confirmed_rank": int(place[1]) if confirms and place else None,
+    }
+
+
 def _add_columns(connection: Connection, table: str, *names: str) -> None:
     """Add columns as tables.py defines them; a table that was created today has them already."""
     existing = {column["name"] for column in inspect(connection).get_columns(table)}
@@ -58,6 +87,7 @@ MIGRATIONS = [
     _add_sweep_lease,
     _add_hold,
     _add_sweep_base,
+    _add_end_reason,
 ]
 
 

@@ -1,53 +1,112 @@
-"""All that moves a run from one status to the next."""
+"""Everything that moves a run: its place in the queue, and each step from one status to the next.
+
+`_move` is the only function that writes the status of a row that exists. It checks TRANSITIONS,
+from which scripts/state_diagram.py draws the diagram in docs/architecture.md.
+"""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
 from src.config import RunConfig
 from src.errors import UserError
 from src.store.database import changed_a_row
+from src.store.outcome import EndReason, Outcome
 from src.store.runs import record_event
 from src.store.tables import ACTIVE, RESUMABLE, EventKind, Run, Status
 
+ENDS = frozenset({Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED})
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    # Claimed by a supervisor; taken out of the queue.
+    Status.QUEUED: frozenset({Status.STARTING, Status.CANCELLED}),
+    # First metric; stop asked for; never read by the trainer of its pack.
+    Status.STARTING: ENDS | {Status.RUNNING, Status.STOPPING, Status.QUEUED},
+    Status.RUNNING: ENDS | {Status.STOPPING},
+    Status.STOPPING: ENDS,
+    # The next attempt.
+    Status.STOPPED: frozenset({Status.QUEUED}),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.INTERRUPTED: frozenset({Status.QUEUED}),
+    # Its sweep was given more budget.
+    Status.CANCELLED: frozenset({Status.QUEUED}),
+    Status.COMPLETED: frozenset(),
+}
+
 
 class InvalidState(UserError, ValueError):
-    """Why this cannot be done to a sweep or a queued run, and what can be done instead."""
+    """A run or a sweep is not in a state in which this can be done; says what can be done."""
 
 
-def move_to_front(session: Session, runs: Sequence[Run]) -> list[str]:
-    """Let these queued runs be the next to start, in this order; their ids."""
-    if late := next((run for run in runs if run.status != Status.QUEUED), None):
-        raise InvalidState(
-            f"{late.id} is {late.status}: only queued runs have a place in the queue"
-        )
-    place = func.coalesce(Run.queue_at, Run.created_at)
-    first = session.exec(select(func.min(place)).where(Run.status == Status.QUEUED)).one()
-    for number, run in enumerate(runs):
-        run.queue_at = first - len(runs) + number
-        session.add(run)
-    return [run.id for run in runs]
+class InvalidTransition(RuntimeError):
+    """A programming error: the caller asked for a change of status that TRANSITIONS lacks."""
 
 
-def hold(session: Session, runs: Sequence[Run], *, held: bool) -> list[str]:
-    """Let these queued runs wait until they are let go, or let them go to their old places; their
-    ids. InvalidState where one is not queued."""
-    if late := next((run for run in runs if run.status != Status.QUEUED), None):
-        raise InvalidState(f"{late.id} is {late.status}: only queued runs can be held or released")
-    if free := next((run for run in runs if not held and run.held_at is None), None):
-        raise InvalidState(f"{free.id} is not held: it waits for its turn in the queue")
-    for run in runs:
-        run.held_at = (run.held_at or time.time()) if held else None
-        run.reason = "held until somebody releases it" if held else None
-        session.add(run)
-    return [run.id for run in runs]
+def _move(
+    session: Session,
+    run_id: str,
+    to: Status,
+    *conditions: ColumnElement[bool],
+    leave: Iterable[Status],
+    end_reason: EndReason | None = None,
+    **columns: Any,
+) -> bool:
+    """Write a status and other columns if the run is in one of `leave` and all conditions hold.
+
+    `end_reason` belongs to a status that ends an attempt, and is cleared by every other one.
+    """
+    leave = tuple(leave)
+    for status in leave:
+        if to not in TRANSITIONS[status]:
+            raise InvalidTransition(f"no run goes from {status} to {to}")
+    if to.ended != (end_reason is not None) or (end_reason and end_reason.status != to):
+        raise InvalidTransition(f"{to} for the reason {end_reason}")
+    where = (col(Run.id) == run_id, col(Run.status).in_(leave), *conditions)
+    columns |= {"status": to, "end_reason": end_reason}
+    return changed_a_row(session, update(Run).where(*where).values(**columns))
+
+
+def _is_same_attempt(run: Run) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Conditions that fail once another attempt or another supervisor has the run."""
+    token = col(Run.token).is_not_distinct_from(run.token)
+    return col(Run.attempt) == run.attempt, token
+
+
+def transition(
+    session: Session, run: Run, to: Status, *, leave: Iterable[Status], **columns: Any
+) -> bool:
+    """Move a run that is in one of `leave`, if its attempt and token are still those of `run`.
+
+    False means that the caller does not own it any more: it must not write anything else.
+    InvalidTransition for a change that TRANSITIONS does not have.
+    """
+    return _move(session, run.id, to, *_is_same_attempt(run), leave=leave, **columns)
+
+
+def update_attempt(
+    session: Session, run: Run, *, leave: Iterable[Status] = ACTIVE, **columns: Any
+) -> bool:
+    """Write columns of an active run, its status aside; False as in `transition`."""
+    if "status" in columns or "end_reason" in columns:
+        raise InvalidTransition("a status is written by `transition`")
+    where = (col(Run.id) == run.id, col(Run.status).in_(tuple(leave)), *_is_same_attempt(run))
+    return changed_a_row(session, update(Run).where(*where).values(**columns))
+
+
+def owns(session: Session, run: Run) -> bool:
+    """True if this attempt with this token may still write."""
+    row = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run.id)).first()
+    return bool(row and tuple(row[:2]) == (run.attempt, run.token) and Status(row[2]).active)
+
+
+# --- an attempt, from its slot to its end ---------------------------------------------------------
 
 
 def assign_slot(session: Session, run: Run, slot: int, *, host: str, now: float) -> bool:
-    """Let a QUEUED run start in a slot of this machine. False: another machine was faster."""
+    """Give a QUEUED run a slot of this machine; False if another machine was faster."""
     return changed_a_row(
         session,
         update(Run)
@@ -63,85 +122,64 @@ def assign_slot(session: Session, run: Run, slot: int, *, host: str, now: float)
 def claim(session: Session, run: Run, **owner: Any) -> bool:
     """Make a QUEUED run a supervisor's, whose slot, token, supervisor_pid and boot_id are `owner`.
 
-    False: another one was faster, or the run was cancelled or held.
+    False if another supervisor was faster, or if the run was cancelled or held.
     """
     now = time.time()
-    return changed_a_row(
+    return _move(
         session,
-        update(Run)
-        .where(col(Run.id) == run.id, col(Run.status) == Status.QUEUED, col(Run.held_at).is_(None))
-        .values(
-            status=Status.STARTING,
-            started_at=now,
-            ended_at=None,
-            heartbeat_at=now,
-            trainer_pid=None,
-            reason=None,
-            phase="starting",
-            **owner,
-        ),
+        run.id,
+        Status.STARTING,
+        col(Run.held_at).is_(None),
+        leave=[Status.QUEUED],
+        started_at=now,
+        ended_at=None,
+        heartbeat_at=now,
+        trainer_pid=None,
+        reason=None,
+        phase="starting",
+        **owner,
     )
 
 
 def release(session: Session, run: Run) -> bool:
-    """Put a claimed run that no trainer ever read back into the queue, where it stood."""
+    """Put a claimed run that no trainer ever read back to its old place in the queue."""
     return transition(
         session, run, Status.QUEUED, leave=[Status.STARTING], token=None, slot=None,
         slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None,
     )  # fmt: skip
 
 
-def transition(
-    session: Session, run: Run, to: Status | None, *, leave: Iterable[Status], **columns: Any
-) -> bool:
-    """Change a run's status (None keeps it) and columns if it is in one of `leave` and its attempt
-    and token are still those of `run`.
-
-    False means it is no longer yours: exit without writing anything else.
-    """
-    if to is not None:
-        columns["status"] = to
-    return changed_a_row(
-        session,
-        update(Run)
-        .where(
-            col(Run.id) == run.id,
-            col(Run.status).in_(tuple(leave)),
-            col(Run.attempt) == run.attempt,
-            col(Run.token).is_not_distinct_from(run.token),
-        )
-        .values(**columns),
-    )
-
-
-def end(session: Session, run: Run, verdict: Mapping[str, Any]) -> bool:
-    """Write the last status of an attempt: {status, reason, step, best_step}; see `transition`."""
-    columns = {k: verdict[k] for k in ("step", "best_step") if verdict.get(k) is not None}
+def end(session: Session, run: Run, outcome: Outcome) -> bool:
+    """Write how an attempt ended; False as in `transition`."""
+    steps = {"step": outcome.step, "best_step": outcome.best_step}
     return transition(
         session,
         run,
-        Status(verdict["status"]),
+        outcome.status,
         leave=ACTIVE,
-        reason=verdict.get("reason"),
+        end_reason=outcome.end_reason,
+        reason=outcome.reason,
         ended_at=time.time(),
         phase=None,
-        **columns,
+        **{name: step for name, step in steps.items() if step is not None},
     )
 
 
 def request_stop(session: Session, run_id: str, *, reason: str | None = None) -> Status:
-    """Ask a run to stop: a QUEUED one is CANCELLED at once, an active one stops at its next step
-    boundary. With a `reason` that completes it: its sweep has seen enough of it.
+    """Cancel a QUEUED run at once, or ask an active one to stop at its next step boundary.
 
-    Returns the status afterwards; a run that has ended stays as it is.
+    A `reason` is its sweep's: it completes an active run. Returns the status afterwards; a run that
+    has ended stays as it is.
     """
     now = time.time()
-    session.execute(
-        update(Run)
-        .where(col(Run.id) == run_id, col(Run.status) == Status.QUEUED)
-        .values(
-            status=Status.CANCELLED, ended_at=now, reason=reason or "cancelled before it started"
-        )
+    _move(
+        session,
+        run_id,
+        Status.CANCELLED,
+        leave=[Status.QUEUED],
+        end_reason=EndReason.WITHDRAWN if reason else EndReason.CANCELLED,
+        ended_at=now,
+        reason=reason or "cancelled before it started",
     )
     session.execute(
         update(Run)
@@ -153,26 +191,27 @@ def request_stop(session: Session, run_id: str, *, reason: str | None = None) ->
     return Status(session.exec(select(Run.status).where(Run.id == run_id)).one())
 
 
-def requeue_cancelled(session: Session, run_id: str) -> None:
-    """Queue a run again that was CANCELLED before it started."""
-    session.execute(
-        update(Run)
-        .where(col(Run.id) == run_id, col(Run.status) == Status.CANCELLED)
-        .values(status=Status.QUEUED, ended_at=None, reason=None)
-    )
+def stop_requested(session: Session, run_id: str) -> bool:
+    """True if somebody asked the run to stop."""
+    return session.exec(select(Run.stop_requested_at).where(Run.id == run_id)).first() is not None
 
 
-def owns(session: Session, run: Run) -> bool:
-    """Whether this attempt with this token may still write."""
-    now = session.exec(select(Run.attempt, Run.token, Run.status).where(Run.id == run.id)).first()
-    return bool(now and tuple(now[:2]) == (run.attempt, run.token) and Status(now[2]).active)
+def stop_reason(session: Session, run_id: str) -> str | None:
+    """Why its sweep asked a run to stop; None if it did not."""
+    return session.exec(select(Run.stop_reason).where(Run.id == run_id)).first()
+
+
+# --- the next attempt -----------------------------------------------------------------------------
 
 
 def requeue(
     session: Session, run: Run, *, resume_step: int | None, config: RunConfig | None
 ) -> bool:
-    """Put a run that ended early in the queue again, as the next attempt from a checkpoint (None:
-    from scratch), with other settings where `config` is given."""
+    """Queue the next attempt of a run that ended early; False as in `transition`.
+
+    It resumes from the checkpoint of `resume_step` (None: from scratch), with other settings if a
+    `config` is given.
+    """
     columns: dict[str, Any] = {} if config is None else {"config": config.model_dump()}
     return transition(
         session,
@@ -193,19 +232,50 @@ def requeue(
     )
 
 
+def requeue_cancelled(session: Session, run_id: str) -> bool:
+    """Queue a run again that was CANCELLED before it started, as the same attempt."""
+    return _move(
+        session, run_id, Status.QUEUED, leave=[Status.CANCELLED], ended_at=None, reason=None
+    )
+
+
 def restart_from_scratch(session: Session, run: Run, reason: str) -> bool:
-    """Let a QUEUED run start from scratch, for the checkpoint that it should go on from is lost."""
-    anew = {"resume_step": None, "step": None}
-    if not transition(session, run, None, leave=[Status.QUEUED], **anew):
+    """Make a QUEUED run start from scratch because the checkpoint to resume from is lost."""
+    scratch = {"resume_step": None, "step": None}
+    if not update_attempt(session, run, leave=[Status.QUEUED], **scratch):
         return False
     record_event(session, run.id, run.attempt, EventKind.RELAUNCHED, f"from scratch: {reason}")
     return True
 
 
-def stop_reason(session: Session, run_id: str) -> str | None:
-    """Why a run was asked to stop, where that completes it."""
-    return session.exec(select(Run.stop_reason).where(Run.id == run_id)).first()
+# --- the queue ------------------------------------------------------------------------------------
 
 
-def stop_requested(session: Session, run_id: str) -> bool:
-    return session.exec(select(Run.stop_requested_at).where(Run.id == run_id)).first() is not None
+def move_to_front(session: Session, runs: Sequence[Run]) -> list[str]:
+    """Make these QUEUED runs the next to start, in this order; returns their ids."""
+    if late := next((run for run in runs if run.status != Status.QUEUED), None):
+        raise InvalidState(
+            f"{late.id} is {late.status}: only queued runs have a place in the queue"
+        )
+    place = func.coalesce(Run.queue_at, Run.created_at)
+    first = session.exec(select(func.min(place)).where(Run.status == Status.QUEUED)).one()
+    for number, run in enumerate(runs):
+        run.queue_at = first - len(runs) + number
+        session.add(run)
+    return [run.id for run in runs]
+
+
+def hold(session: Session, runs: Sequence[Run], *, held: bool) -> list[str]:
+    """Hold QUEUED runs back, or release them to their old places; returns their ids.
+
+    InvalidState if one is not queued.
+    """
+    if late := next((run for run in runs if run.status != Status.QUEUED), None):
+        raise InvalidState(f"{late.id} is {late.status}: only queued runs can be held or released")
+    if free := next((run for run in runs if not held and run.held_at is None), None):
+        raise InvalidState(f"{free.id} is not held: it waits for its turn in the queue")
+    for run in runs:
+        run.held_at = (run.held_at or time.time()) if held else None
+        run.reason = "held until somebody releases it" if held else None
+        session.add(run)
+    return [run.id for run in runs]

@@ -76,7 +76,8 @@ class Run(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str = Field(index=True)
     status: str = Field(index=True)
-    reason: str | None = None  # one sentence: why it ended as it did
+    reason: str | None = None  # one sentence for people: why it ended as it did
+    end_reason: str | None = None  # the same for programs (outcome.EndReason); None until it ends
     config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # a resume is the next attempt
@@ -113,6 +114,8 @@ class Run(SQLModel, table=True):
     seed_index: int | None = None  # of a trial: which of the seeds of its setting it has
     # {setting: value} that its sweep searched; a healed trial goes on with others.
     searched: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
+    # Of a run that confirms parameters: their rank in its sweep when it was launched, from 1.
+    confirmed_rank: int | None = None
 
 
 class Metric(SQLModel, table=True):

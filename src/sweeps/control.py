@@ -10,6 +10,7 @@ from src import store
 from src.config import ConfigError, get, parse_yaml, read_text, settings
 from src.runs import checks, launcher, snapshots
 from src.runs.machine import host
+from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.sweeps import estimate, search
 from src.sweeps.file import (
@@ -174,7 +175,7 @@ def _requeue_cancelled(sweep_id: str) -> None:
     """
     with store.writing() as session:
         for run in store.list_trials(session, sweep_id):
-            if run.status == Status.CANCELLED and (run.reason or "").startswith("pruned:"):
+            if run.end_reason == EndReason.WITHDRAWN:
                 store.requeue_cancelled(session, run.id)
 
 

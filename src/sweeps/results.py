@@ -17,6 +17,7 @@ from src.analysis.comparison import Group
 from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, packing, snapshots
+from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep
 from src.sweeps import control, estimate, search, trials
 from src.sweeps.file import Categorical, SweepConfig, base_config
@@ -83,7 +84,7 @@ def outcome(run: Run) -> str:
         return "pruned"
     if run.status in ACTIVE:
         return "training"
-    if run.status == Status.COMPLETED and (run.reason or "").startswith("early stopping"):
+    if run.end_reason == EndReason.EARLY_STOPPED:
         return "early stopped"
     return run.status.lower()
 
@@ -219,17 +220,21 @@ def confirm(found: SweepResults) -> list[str]:
     base = base_config(found.sweep)
     last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
     begin = base.training.seed + found.sweep.seeds if last is None else last + 1
-    chosen = {f"place {n}": values for n, values in enumerate(top(found), start=1)}
-    if not any(_is_default(base, values) for values in chosen.values()):
-        chosen["default"] = {}
+    chosen: list[tuple[int | None, dict[str, Any]]] = [*enumerate(top(found), start=1)]
+    if not any(_is_default(base, values) for _, values in chosen):
+        chosen.append((None, {}))
     configs = []
-    for name, values in chosen.items():
+    for rank, values in chosen:
+        name = "default" if rank is None else f"place {rank}"
         for seed in range(begin, begin + CONFIRMATION_SEEDS):
             own = {"name": f"{found.row.name} {name}", "training.seed": seed}
             config = with_overrides(base.model_dump(), values | own)
-            configs.append(with_absolute_paths(config, Path(found.row.folder)))
+            configs.append((rank, with_absolute_paths(config, Path(found.row.folder))))
     with store.writing() as session:
-        ids = [store.enqueue(session, config, sweep_id=found.row.id).id for config in configs]
+        ids = [
+            store.enqueue(session, config, sweep_id=found.row.id, confirmed_rank=rank).id
+            for rank, config in configs
+        ]
     for run_id in ids:
         snapshots.write_run(run_id)
     launcher.fill_slots()
@@ -242,7 +247,7 @@ def _is_default(base: RunConfig, values: dict[str, Any]) -> bool:
 
 def _is_first(group: Group) -> bool:
     """True if the runs confirm the parameters that were the best when they were launched."""
-    return group.runs[0].name.endswith("place 1")
+    return group.runs[0].confirmed_rank == 1
 
 
 def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], str]:

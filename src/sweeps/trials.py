@@ -14,6 +14,7 @@ from src import paths, store
 from src.config import RunConfig, with_absolute_paths
 from src.runs import attempts, launcher, snapshots
 from src.runs.machine import slot_count
+from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import search
 from src.sweeps.control import OPEN
@@ -165,7 +166,7 @@ def retry(run: Run, retries: int) -> bool:
     kind = EventKind.RETRIED if failed else EventKind.RELAUNCHED
     allowed = retries if failed else MAX_RELAUNCHES
     # With the same memory it would end in the same way.
-    if failed and (run.reason or "").startswith(("oom:", "cuda_oom:")):
+    if failed and run.end_reason and not EndReason(run.end_reason).may_retry:
         allowed = 0
     done = sum(e.kind == kind for e in events)
     step = attempts.newest_verified_step(run)

@@ -153,7 +153,7 @@ class RunPolicy:
         return self.evaluation_owed and not self.stopped and not self._diverged
 
     def progress(self, split: str, done: int, total: int) -> None:
-        self.reporter.phase(f"{split} {done:,} of {total:,}")
+        self.reporter.phase(f"{split} {done:,} of {total:,}", scoring=True)
 
     def scored(
         self, split: str, step: int, metrics: Mapping[str, float], predictions: "pd.DataFrame"

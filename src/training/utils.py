@@ -41,8 +41,11 @@ class Reporter(Protocol):
     def warning(self, step: int, text: str) -> None:
         """Record a failure that did not end the run."""
 
-    def phase(self, text: str) -> None:
-        """Show what is being done now: `loading gpt2`, `validation 400 of 1,386`."""
+    def phase(self, text: str, *, scoring: bool = False) -> None:
+        """Show what is being done now: `loading gpt2`, `validation 400 of 1,386`.
+
+        `scoring` is true while a split is scored: what fails then is no matter of the training.
+        """
 
     def stop_requested(self) -> bool:
         """True if a user asked this run to stop. Cheap: it looks at most once per second."""
@@ -57,6 +60,11 @@ class TrainingResult:
     step: int  # the last optimizer step
     best_step: int  # the step whose adapter was kept
     metrics: dict[str, float] = field(default_factory=dict)  # of the kept adapter
+
+    @property
+    def early_stopped(self) -> bool:
+        """True if a criterion of early stopping ended it."""
+        return self.reason is not None and not self.stopped
 
 
 @contextmanager

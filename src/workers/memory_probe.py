@@ -37,7 +37,7 @@ class StepTimer:
         self.scored: dict[int, float] = {}
         self.told: dict[str, Any] = {}
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, *, scoring: bool = False) -> None:
         if text == "training":
             self.begun_training.append(time.perf_counter())
 

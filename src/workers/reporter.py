@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.analysis import misspellings
-from src.store.tables import ACTIVE, EventKind, Run
+from src.store.tables import EventKind, Run
 from src.workers.trackers.base import Tracker
 
 INTERVAL_SECONDS = 1.0
@@ -47,7 +47,7 @@ class RunReporter:
         self._columns: dict[str, Any] = {}  # of the run's row, not written yet
         self._used: dict[str, Any] = {}
         self._step = 0
-        self.doing = ""  # the phase told last
+        self.doing, self.scoring = "", False  # as told last
         self._lock = threading.Lock()
         self._stop = self._fenced = False
         self.stop_reason: str | None = None  # why, where that completes the run
@@ -119,8 +119,8 @@ class RunReporter:
         self._warn(text)
         self._jobs.put(("warning", (step, text)))
 
-    def phase(self, text: str) -> None:
-        self.doing = text
+    def phase(self, text: str, *, scoring: bool = False) -> None:
+        self.doing, self.scoring = text, scoring
         with self._lock:
             self._columns["phase"] = text
 
@@ -206,7 +206,7 @@ class RunReporter:
                         session, self.run_id, self.attempt, EventKind.WARNING, warned, step=step
                     )
             if columns:
-                store.transition(session, self.run, None, leave=ACTIVE, **columns)
+                store.update_attempt(session, self.run, **columns)
 
     def _look(self, session: store.Session) -> None:
         self._fenced = not store.owns(session, self.run)

@@ -3,7 +3,7 @@ the store, no torch.
 
 Takes the slot, claims the row, and with the packed engine the rows that may share its process;
 starts the trainer in a process group of its own, passes on stops, by force if need be, and writes
-the verdicts. The only writer of a claimed run's status.
+how each run ended. The only writer of a claimed run's status.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +30,7 @@ from src.runs.machine import boot_id, host, memory_kills, slot_lock
 from src.runs.reconciler import kill_by_token, reconcile
 from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result
 from src.runs.timeouts import TIMEOUTS
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.packed.eligibility import pack_key
@@ -75,7 +76,7 @@ class SupervisedRun:
 
 
 class Supervisor:
-    """One trainer process from its start (or adoption) to the verdicts on the runs that it trains:
+    """One trainer process from its start (or adoption) to the outcomes of the runs that it trains:
     one, or where the engine is `packed` those too that it may train beside it."""
 
     def __init__(self, slot: int):
@@ -145,7 +146,7 @@ class Supervisor:
             lock = FileLock(paths.supervisor_lock(run.id))
             if lock.acquire():
                 with store.writing() as session:
-                    mine = store.transition(session, run, None, leave=ACTIVE, **self.me)
+                    mine = store.update_attempt(session, run, **self.me)
                 if mine:
                     self.runs.append(SupervisedRun(run, lock))
         if paths.pack_file(self.token).exists() and self.runs:
@@ -175,9 +176,7 @@ class Supervisor:
                 if self.trainer is not None:
                     with store.writing() as session:
                         pid = self.trainer.pid
-                        store.transition(
-                            session, supervised.run, None, leave=ACTIVE, trainer_pid=pid
-                        )
+                        store.update_attempt(session, supervised.run, trainer_pid=pid)
                 self.join(supervised)
 
     def supervise(self) -> None:
@@ -204,30 +203,33 @@ class Supervisor:
         # Data-loader workers and other children of the trainer must not outlive it.
         kill_by_token(self.token)
         for supervised in list(self.runs):
-            self.end(supervised, self.verdict(supervised))
+            self.end(supervised, self.outcome(supervised))
         paths.pack_file(self.token).unlink(missing_ok=True)
         over.set()
 
     def end_members(self) -> None:
-        """Write the verdicts on those members of a pack that came to their end."""
+        """Write the outcomes of those members of a pack that have ended."""
         for supervised in list(self.runs):
-            if found := read_result(supervised.run.id, supervised.run.attempt):
-                self.end(supervised, found)
+            if outcome := read_result(supervised.run.id, supervised.run.attempt):
+                self.end(supervised, outcome)
 
-    def verdict(self, supervised: SupervisedRun) -> dict[str, object]:
-        found = read_result(supervised.run.id, supervised.run.attempt)
-        return found or self.verdict_without_result(supervised)
+    def outcome(self, supervised: SupervisedRun) -> Outcome | None:
+        """How a run ended whose trainer is gone; None if the trainer never read it."""
+        result = read_result(supervised.run.id, supervised.run.attempt)
+        return result or self.outcome_without_result(supervised)
 
-    def end(self, supervised: SupervisedRun, verdict: dict[str, object]) -> None:
+    def end(self, supervised: SupervisedRun, outcome: Outcome | None) -> None:
+        """Write an outcome, and queue the next attempt if it can heal; None requeues the run."""
         run = supervised.run
-        newest = attempts.newest_verified_step(run) if verdict["status"] == Status.FAILED else None
+        failed = outcome is not None and outcome.status == Status.FAILED
+        newest = attempts.newest_verified_step(run) if failed else None
 
         def write(session: store.Session) -> bool:
-            if verdict["status"] == Status.QUEUED:
+            if outcome is None:
                 return store.release(session, run)
-            mine = store.end(session, run, verdict)
-            if mine and verdict["status"] == Status.FAILED:
-                attempts.heal(session, run, verdict, newest)
+            mine = store.end(session, run, outcome)
+            if mine and failed:
+                attempts.heal(session, run, outcome, newest)
             return mine
 
         if store.write_with_retry(write, seconds=TIMEOUTS.write):
@@ -249,10 +251,12 @@ class Supervisor:
             if row is None:
                 continue
             if row.status == Status.STARTING and row.step is not None:
-                self.change(supervised, Status.RUNNING)
+                self.change(supervised, Status.RUNNING, leave=[Status.STARTING])
             if row.stop_requested_at is not None and supervised.stop_seen_at is None:
                 supervised.stop_seen_at = now
-                self.change(supervised, Status.STOPPING)
+                if row.status != Status.STOPPING:  # as an adopted run may be
+                    leave = [Status.STARTING, Status.RUNNING]
+                    self.change(supervised, Status.STOPPING, leave=leave)
         # Force reaches the whole process, so it waits until all of it was asked to stop.
         asked = [w.stop_seen_at for w in self.runs]
         if not asked or None in asked:
@@ -273,43 +277,41 @@ class Supervisor:
                     os.killpg(pid, number)
                 return
 
-    def verdict_without_result(self, supervised: SupervisedRun) -> dict[str, object]:
-        """How a run ended whose trainer left no result file for it."""
+    def outcome_without_result(self, supervised: SupervisedRun) -> Outcome | None:
+        """How a run ended whose trainer left no result.json for it; None if it never read it."""
         code = self.trainer.returncode if self.trainer is not None else None
         if supervised.stop_seen_at is not None:
-            return {"status": Status.STOPPED, "reason": "stopped by force: it did not end in time"}
+            return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
         if code is None:
-            return {"status": Status.INTERRUPTED, "reason": "the trainer died without a result"}
+            return Outcome(EndReason.LOST, "the trainer died without a result")
         if code == -signal.SIGKILL and memory_kills(os.getpid()) > self.memory_kills:
             reason = "oom: the machine ran out of memory and killed the trainer"
-            return {"status": Status.FAILED, "reason": reason}
+            return Outcome(EndReason.OOM_KILLED, reason)
         if code == EXIT_DISK_FULL:
-            reason = "disk_full: no space left on the disk"
-            return {"status": Status.FAILED, "reason": reason}
+            return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
         if self.pack is not None and code in (0, 1):
-            # It came to its end without having heard of this one.
-            return {"status": Status.QUEUED}
+            # The trainer exited before it read this run from the pack file.
+            return None
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         if self.pack is not None:
-            reason = f"the process of its pack ended with {how}"
-            return {"status": Status.INTERRUPTED, "reason": reason}
+            return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
         if code < 0:
-            return {"status": Status.FAILED, "reason": f"{how} ended the trainer"}
+            return Outcome(EndReason.KILLED, f"{how} ended the trainer")
         reason = f"the trainer ended with {how} and no result; see the log"
-        return {"status": Status.FAILED, "reason": reason}
+        return Outcome(EndReason.ERROR, reason)
 
-    def change(self, supervised: SupervisedRun, to: Status) -> None:
+    def change(self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status]) -> None:
         with store.writing() as session:
-            mine = store.transition(session, supervised.run, to, leave=ACTIVE)
+            mine = store.transition(session, supervised.run, to, leave=leave)
         if not mine:
             self.abandon(supervised)
 
-    def update(self, **columns: object) -> None:
+    def update(self, **columns: Any) -> None:
         with store.writing() as session:
             lost = [
                 supervised
                 for supervised in self.runs
-                if not store.transition(session, supervised.run, None, leave=ACTIVE, **columns)
+                if not store.update_attempt(session, supervised.run, **columns)
             ]
         for supervised in lost:
             self.abandon(supervised)

@@ -20,6 +20,7 @@ from src.runs import spawn
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock, holder
 from src.runs.result_file import EXIT_DISK_FULL, write_result
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run
 from src.training.results import write_results
 from src.training.utils import TrainingResult, loading
@@ -56,52 +57,58 @@ class Attempt:
             "resume_from": None if step is None else step_dir(checkpoints, step),
         }
 
-    def end(self, outcome: Any, waits_for: Sequence["Tracker"]) -> int:
-        """Write how it ended, a TrainingResult or an error, and give the exit code. The process may
-        be ended as soon as it is written, so these trackers have a little time before."""
+    def end(self, result: TrainingResult | Exception, waits_for: Sequence["Tracker"]) -> int:
+        """Write result.json and return the exit code.
+
+        The process may be ended as soon as it is written, so wait a little for these trackers
+        first.
+        """
         from src.workers.reporter import LostOwnership
         from src.workers.trackers.base import End, close
 
-        result: dict[str, Any] = {}
+        ended: Outcome | None = None
         try:
-            if isinstance(outcome, TrainingResult):
-                if outcome.stopped and (why := self.reporter.stop_reason):
-                    outcome = replace(outcome, stopped=False, reason=why)
+            if isinstance(result, TrainingResult):
+                end_reason = end_reason_of_result(result)
+                if result.stopped and (why := self.reporter.stop_reason):
+                    result = replace(result, stopped=False, reason=why)
+                    end_reason = EndReason.PRUNED
                 write_results(
-                    outcome,
+                    result,
                     run_id=self.run.id,
                     output_dir=self.output_dir,
                     metrics_file=paths.final_metrics(self.run.id),
                     summary_file=paths.summary_file(),
                     config=self.config.model_dump(),
                 )
-                result = {
-                    "status": "STOPPED" if outcome.stopped else "COMPLETED",
-                    "reason": outcome.reason,
-                    "step": outcome.step,
-                    "best_step": outcome.best_step,
-                }
+                ended = Outcome(end_reason, result.reason, result.step, result.best_step)
         except OSError as error:
-            outcome = error
-        if isinstance(outcome, Exception):
-            self.reporter.say("".join(traceback.format_exception(outcome)))
-            kind = kind_of(outcome)
-            reason = f"{kind}: {reason_of(outcome)}" if kind else reason_of(outcome)
-            doing = self.reporter.doing
-            result = {"status": "FAILED", "reason": reason, "kind": kind, "phase": doing}
-        scores = outcome.metrics if isinstance(outcome, TrainingResult) else {}
-        self.tracker.end(End({**result, **scores}, result.get("best_step")))
+            result = error
+        if isinstance(result, Exception):
+            self.reporter.say("".join(traceback.format_exception(result)))
+            ended = self.failure(result)
+        assert ended is not None
+        scores = result.metrics if isinstance(result, TrainingResult) else {}
+        self.tracker.end(End({**ended.to_document(), **scores}, ended.best_step))
         if waits_for:
             close(waits_for)
         self.reporter.close()
         try:
-            if isinstance(outcome, LostOwnership):
+            if isinstance(result, LostOwnership):
                 return 1
-            write_result(self.run.id, self.run.attempt, result)
+            write_result(self.run.id, self.run.attempt, ended)
         except OSError as error:
             print(f"cannot write the result: {error}", file=sys.stderr)
-            return EXIT_DISK_FULL if kind_of(error) == "disk_full" else 1
-        return 1 if result["status"] == "FAILED" else 0
+            return EXIT_DISK_FULL if end_reason_of(error) == EndReason.DISK_FULL else 1
+        return 1 if isinstance(result, Exception) else 0
+
+    def failure(self, error: Exception) -> Outcome:
+        """The outcome of a training that ended with this error."""
+        end_reason, reason = end_reason_of(error), reason_of(error)
+        if end_reason != EndReason.ERROR:
+            reason = f"{end_reason}: {reason}"
+        reporter = self.reporter
+        return Outcome(end_reason, reason, phase=reporter.doing, scoring=reporter.scoring)
 
 
 def begin(run_id: str, attempt: int) -> Attempt | None:
@@ -131,13 +138,13 @@ def main(run_id: str, attempt: int) -> int:
             from src.training.train import load_libraries, train
 
             engine = load_libraries(own.config)
-        outcome: Any = train(**own.arguments(), engine=engine)
+        result: TrainingResult | Exception = train(**own.arguments(), engine=engine)
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
-        outcome = error
-    code = own.end(outcome, [own.tracker])
+        result = error
+    code = own.end(result, [own.tracker])
     if holder(paths.supervisor_lock(run_id)) is None:
-        spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the verdict
+        spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the outcome
     return code
 
 
@@ -191,16 +198,26 @@ def main_of_a_pack() -> int:
     return max(codes)
 
 
-def kind_of(error: BaseException) -> str | None:
-    """disk_full, cuda_oom, oom or diverged, for what a supervisor or a reader treats apart."""
-    text = str(error)
+def end_reason_of_result(result: TrainingResult) -> EndReason:
+    """The reason of a training that ended with a result."""
+    if result.stopped:
+        return EndReason.STOPPED
+    return EndReason.EARLY_STOPPED if result.early_stopped else EndReason.COMPLETED
+
+
+def end_reason_of(error: BaseException) -> EndReason:
+    """The reason of a training that ended with this error."""
+    # By name: the classes are torch's and the engines', which this process may not have imported.
+    name, text = type(error).__name__, str(error)
+    # torch and safetensors raise their own errors for a full disk, without an errno.
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
-        return "disk_full"
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text:
-        return "cuda_oom"
+        return EndReason.DISK_FULL
+    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return EndReason.CUDA_OUT_OF_MEMORY
+    # torch's allocator of host memory raises a bare RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
-        return "oom"
-    return "diverged" if type(error).__name__ == "Diverged" else None
+        return EndReason.OUT_OF_MEMORY
+    return EndReason.DIVERGED if name == "Diverged" else EndReason.ERROR
 
 
 def reason_of(error: Exception) -> str:

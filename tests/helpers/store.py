@@ -18,6 +18,7 @@ from src import paths, store
 from src.config import load_config
 from src.runs.locks import FileLock
 from src.runs.machine import boot_id
+from src.store.outcome import end_reason_of_sentence
 from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.sweeps import search
 from src.sweeps.file import base_config, load_sweep, trial_config
@@ -210,6 +211,11 @@ class _Config:
 
 
 def _update(session: store.Session, run_id: str, **columns: Any) -> None:
+    if "status" in columns:
+        pruned = columns.get("stop_reason") is not None
+        columns["end_reason"] = end_reason_of_sentence(
+            columns["status"], columns["reason"], pruned=pruned
+        )
     session.execute(update(Run).where(Run.id == run_id).values(**columns))
 
 

@@ -153,7 +153,7 @@ class Recorder:
     def warning(self, step: int, text: str) -> None:
         self.warnings.append((step, text))
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, *, scoring: bool = False) -> None:
         self.phases.append(text)
 
     def stop_requested(self) -> bool:

@@ -17,6 +17,7 @@ from src.config import ConfigError, load_config, stored_config, with_overrides
 from src.runs import attempts, launcher, reconciler, snapshots
 from src.runs.attempts import CannotResume
 from src.runs.launcher import CheckpointNeeded
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import Checkpoint, Evaluation, EventKind, Metric, Run, Status
 from src.training import checkpointing
 from tests.helpers import tiny
@@ -359,9 +360,9 @@ def test_a_remedy_knows_what_the_trainer_wrote_after_the_claim(home: Path) -> No
     written = update(Run).values(used={"engine": "packed"}, status="FAILED")
     with store.writing() as session:
         session.execute(written.where(col(Run.id) == claimed.id))
-    verdict = {"kind": "cuda_oom", "phase": "training"}
+    outcome = Outcome(EndReason.CUDA_OUT_OF_MEMORY)
     with store.writing() as session:
-        assert attempts.heal(session, claimed, verdict, None)
+        assert attempts.heal(session, claimed, outcome, None)
     with store.reading() as session:
         run = store.find(session, claimed.id)
     assert run.status == "QUEUED" and run.attempt == 2 and run.config["engine"] == "trl"
@@ -369,13 +370,13 @@ def test_a_remedy_knows_what_the_trainer_wrote_after_the_claim(home: Path) -> No
 
 def test_settings_of_a_remedy() -> None:
     def changed(
-        kind: str, phase: str = "training", by: str = "trl", **settings: Any
+        kind: str, scoring: bool = False, by: str = "trl", **settings: Any
     ) -> dict[str, Any] | None:
         values = {k.replace("__", "."): v for k, v in settings.items()}
         config = load_config(overrides={"supervision.self_heal": True} | values)
         run = Run(id="r", name="r", status="FAILED", config=config.model_dump(), max_steps=1,
                   created_at=0, used={"engine": by})  # fmt: skip
-        found = attempts.remedy(run, {"kind": kind, "phase": phase})
+        found = attempts.remedy(run, Outcome(EndReason(kind), scoring=scoring))
         if found and by == "packed":
             return {"engine": found[0].engine, "words": found[1]}
         return found and {
@@ -390,7 +391,7 @@ def test_settings_of_a_remedy() -> None:
     assert changed("cuda_oom") == like | {"rows": 16, "times": 2}
     assert changed("oom", **{batch: 15}) == like | {"rows": 5, "times": 3}
     assert changed("cuda_oom", **{batch: 1}) is None
-    assert changed("cuda_oom", "validation 3 of 9") == like | {"scored": 100}
+    assert changed("cuda_oom", scoring=True) == like | {"scored": 100}
     assert changed("diverged") == like | {"rate": 1e-3}
     # The packed engine takes a whole step's rows at once: smaller micro-batches would not help it.
     other = {"engine": "trl", "words": "engine auto -> trl"}

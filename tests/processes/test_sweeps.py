@@ -32,6 +32,7 @@ from src.panel.sweeps import view as sweep_view
 from src.paths import CONFIGS
 from src.runs import checks, estimate, launcher, packing, reconciler
 from src.runs.locks import holder
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, LatestMetric, Run, Status, Sweep, SweepStatus
 from src.sweeps import control, results, search, trials
 from src.sweeps import estimate as sweep_estimate
@@ -481,7 +482,7 @@ def test_a_budget_of_time_is_kept(
     assert [run.status for run in trials] == [Status.STARTING] + [Status.CANCELLED] * 2
     assert trials[0].stop_reason == "pruned: the 2,700 seconds of the sweep are over"
     with store.writing() as session:
-        store.end(session, store.find(session, trains), {"status": Status.STOPPED})
+        store.end(session, store.find(session, trains), Outcome(EndReason.STOPPED))
     assert not driver.look_after_trials()
     row = sweep_row(sweep_id)
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
@@ -561,12 +562,13 @@ def test_a_trial_of_a_cancelled_sweep_or_out_of_memory_is_not_launched_again(
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     sweep_id = control.launch(written(home, small, at_once=2))
     SweepDriver(sweep_id).look_after_trials()
-    for run, reason in zip(trials_of(sweep_id), ("oom: the machine ran out", "no"), strict=True):
+    reasons = (EndReason.OOM_KILLED, EndReason.ERROR)
+    for run, end_reason in zip(trials_of(sweep_id), reasons, strict=True):
         with store.writing() as session:
             store.claim(session, run, token=run.id, slot=0)
         with store.writing() as session:
-            verdict = {"status": Status.FAILED, "reason": reason}
-            assert store.end(session, store.find(session, run.id), verdict)
+            outcome = Outcome(end_reason, "a sentence that no program reads")
+            assert store.end(session, store.find(session, run.id), outcome)
     hungry, failed = trials_of(sweep_id)
     assert not trials.retry(hungry, retries=3)
     control.cancel(sweep_id)

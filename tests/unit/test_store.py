@@ -15,6 +15,7 @@ from src.config import load_config
 from src.runs import launcher, machine, reconciler
 from src.runs.timeouts import TIMEOUTS
 from src.store import sqlite_driver
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.training import checkpointing
 from tests.helpers import live
@@ -66,18 +67,20 @@ def test_a_run_from_queue_to_verdict() -> None:
         for attempt, token, leave in (
             (2, "t", ACTIVE),
             (1, "u", ACTIVE),
-            (1, "t", [Status.QUEUED]),
+            (1, "t", [Status.STARTING]),
         ):
             other = Run(**mine.model_dump() | {"attempt": attempt, "token": token})
-            assert not store.transition(session, other, Status.FAILED, leave=leave)
+            failed = {"end_reason": EndReason.ERROR}
+            assert not store.transition(session, other, Status.FAILED, leave=leave, **failed)
         assert store.owns(session, mine)
     with store.writing() as session:
-        assert store.end(session, mine, {"status": "COMPLETED", "step": 600, "best_step": 300})
+        assert store.end(session, mine, Outcome(EndReason.COMPLETED, step=600, best_step=300))
         assert not store.owns(session, mine)
-        assert not store.end(session, mine, {"status": "FAILED", "reason": "late"})
+        assert not store.end(session, mine, Outcome(EndReason.ERROR, "late"))
     with store.reading() as session:
         ended = store.find(session, run.id)
         assert (ended.status, ended.step, ended.best_step) == ("COMPLETED", 600, 300)
+        assert ended.end_reason == EndReason.COMPLETED
 
 
 @pytest.mark.usefixtures("database")
@@ -239,7 +242,7 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
     old = sqlite_driver.connect(file)
     later = (
         *("host", "parent_id", "parent_step", "tags", "notes", "sweep_id", "number"),
-        *("seed_index", "searched", "stop_reason", "queue_at"),
+        *("seed_index", "searched", "stop_reason", "queue_at", "end_reason", "confirmed_rank"),
     )
     known = [c for c in Run.__table__.columns if c.name not in later]
     columns = ", ".join(f"{c.name} {c.type.compile()}" for c in known)
@@ -253,6 +256,7 @@ def test_a_table_of_the_first_schema_is_brought_up_to_date() -> None:
     with store.reading() as session:
         run = store.find(session, "old")
         assert (run.parent_id, run.host, run.status) == (None, None, Status.STOPPED)
+        assert run.end_reason == EndReason.STOPPED
         assert (run.tags, run.notes) == (None, None)
         assert not store.list_events(session, "old")
 
@@ -273,7 +277,7 @@ def test_a_run_of_another_machine_is_ended_only_when_its_lease_is_over() -> None
         with store.writing() as session:
             row = store.find(session, run.id)
             columns = {"heartbeat_at": time.time() - seconds_ago}
-            assert store.transition(session, row, None, leave=ACTIVE, **columns)
+            assert store.update_attempt(session, row, **columns)
         reconciler.reconcile()
         with store.reading() as session:
             return Status(store.find(session, run.id).status)

@@ -17,6 +17,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from src import store
 from src.panel.server import PLOTLY_JS
+from src.store.outcome import EndReason
 from src.store.tables import Run, Status
 
 MAX_POINTS = 600  # of one curve, as sent to the browser: a chart is half as many pixels wide
@@ -188,7 +189,7 @@ def marks(run: Run) -> list[Mark]:
     found = []
     if run.parent_id and run.parent_step is not None:
         found.append(Mark("fork", run.parent_step, "fork"))
-    early = run.status == Status.STOPPED or (run.reason or "").startswith("early stopping")
+    early = run.end_reason in (EndReason.STOPPED, EndReason.EARLY_STOPPED)
     if (early or run.stop_reason) and run.step:
         words = (
             "pruned" if run.stop_reason else "stopped" if run.status == Status.STOPPED
