@@ -82,12 +82,10 @@ commands: setup-dev  ## Write docs/cli.md from the commands
 tree: setup-dev  ## Write the tree of files into docs/architecture.md
 	$(VENV)/python -m scripts.file_tree
 
-base: setup-dev  ## Pretrain checkpoints/base/spelltune-tiny again (needs an NVIDIA GPU for minutes, a CPU for hours)
-
 diagram: setup-dev  ## Write the state diagram of docs/architecture.md from TRANSITIONS
 	$(VENV)/python -m scripts.state_diagram
 
-base: setup-dev  ## Make checkpoints/base/spelltune-tiny anew (needs an NVIDIA GPU for minutes, a CPU for hours)
+base: setup-dev  ## Pretrain checkpoints/base/spelltune-tiny again (needs an NVIDIA GPU for minutes, a CPU for hours)
 	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
 	$(VENV)/python -m scripts.pretrain_base lists
 	$(VENV)/python -m scripts.pretrain_base train
