@@ -106,14 +106,14 @@ class Processes(RuleBasedStateMachine):
         self.patch.setenv("SPELLTUNE_HOME", str(self.home))
         self.patch.delenv("SPELLTUNE_DATABASE_URL", raising=False)
         self.asked: list[tuple[str, int, bool]] = []  # for a supervisor, which has not begun
-        self.supervisors: list[tuple[supervisor.Supervision, FileLock]] = []
+        self.supervisors: list[tuple[supervisor.Supervisor, FileLock]] = []
         self.trainers: dict[str, Trainer] = {}  # by token
         self.seen: list[Run] = []  # rows as somebody read them at some time
         self.trials = 0
         self.patch.setattr(launcher, "start_supervisor", self.ask)
         self.patch.setattr(launcher, "start_driver", lambda sweep_id: None)
         self.patch.setattr(launcher, "slot_count", lambda: SLOTS)
-        self.patch.setattr(reconciler, "kill_marked", lambda token: None)
+        self.patch.setattr(reconciler, "kill_by_token", lambda token: None)
         self.patch.setattr(spawn, "start_detached", self.start_trainer)
         self.patch.setattr(supervisor, "memory_kills", lambda pid: 0)
         with store.writing() as session:
@@ -125,8 +125,8 @@ class Processes(RuleBasedStateMachine):
         for _, slot in self.supervisors:
             slot.release()
         for own, _ in self.supervisors:
-            for watched in own.watched:
-                watched.lock.release()
+            for one in own.runs:
+                one.lock.release()
         for trainer in self.trainers.values():
             trainer.exit(0)
         self.patch.undo()
@@ -189,7 +189,9 @@ class Processes(RuleBasedStateMachine):
             return
         now = next(run for run in self.rows() if run.id == seen.id)
         with store.writing() as session:
-            done = attempts.go_on(session, seen, EventKind.RESUMED, "resumed", step=None)
+            done = attempts.queue_next_attempt(
+                session, seen, EventKind.RESUMED, "resumed", step=None
+            )
         resumable = now.status in (Status.STOPPED, Status.FAILED, Status.INTERRUPTED)
         assert done == (resumable and (now.attempt, now.token) == (seen.attempt, seen.token))
         launcher.fill_slots()
@@ -227,12 +229,12 @@ class Processes(RuleBasedStateMachine):
             return
         lock = FileLock(slot_lock(slot))
         assert lock.acquire()
-        own = supervisor.Supervision(slot)
+        own = supervisor.Supervisor(slot)
         if adopt:
             own.adopt(run_id)
         else:
             own.start(run_id)
-        if own.watched:
+        if own.runs:
             self.supervisors.append((own, lock))
         else:
             lock.release()
@@ -251,16 +253,16 @@ class Processes(RuleBasedStateMachine):
         own.follow(time.monotonic())
         if own.pack is not None:
             own.end_members()
-            own.recruit(3 - len(own.watched))
+            own.claim_more(3 - len(own.runs))
 
     @precondition(lambda self: self.supervisors)
     @rule(index=PICK)
     def supervisor_ends(self, index: int) -> None:
         own, lock = self.supervisors[index % len(self.supervisors)]
-        if own.watched and own.alive():
+        if own.runs and own.alive():
             return
-        for watched in list(own.watched):
-            own.end(watched, own.outcome(watched))
+        for one in list(own.runs):
+            own.end(one, own.outcome(one))
         self.supervisors.remove((own, lock))
         lock.release()
         launcher.fill_slots()
@@ -269,8 +271,8 @@ class Processes(RuleBasedStateMachine):
     @rule(index=PICK)
     def supervisor_dies(self, index: int) -> None:
         own, lock = self.supervisors.pop(index % len(self.supervisors))
-        for watched in own.watched:
-            watched.lock.release()
+        for one in own.runs:
+            one.lock.release()
         lock.release()
 
     # --- trainers ---

@@ -19,7 +19,7 @@ from src.store.status import TRANSITIONS
 from src.store.tables import ACTIVE, RESUMABLE, Status
 from src.workers import trainer
 
-SRC = Path(__file__).parents[1] / "src"
+SRC = Path(__file__).parents[2] / "src"
 
 
 @pytest.mark.usefixtures("home")
