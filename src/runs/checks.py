@@ -19,9 +19,12 @@ from src.training.packed.eligibility import packed_problems
 
 
 def check(config: RunConfig) -> dict[str, Any]:
-    """The preview of a config's data (see data_loaders.preview), or ConfigError with all that can
-    be known before launch to fail: no GPU for 4-bit, unusable data, rows beyond max_length."""
-    # pandas takes longer to load than all else here, and only who looks at data needs it.
+    """Preview of a config's data (see data_loaders.preview).
+
+    ConfigError with every problem that can be known before launch: no GPU for 4-bit, unusable data,
+    rows longer than max_length.
+    """
+    # Imported lazily: pandas loads slowly, and only this function needs it.
     from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
 
     check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
@@ -63,20 +66,20 @@ def check(config: RunConfig) -> dict[str, Any]:
 
 
 def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:
-    """Raise `error` with a sentence where no checkpoint could be written into `folder`."""
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    """Raise `error` if no checkpoint can be written into `folder`."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
     try:
-        # Trying is the only test that also holds for root and for disks mounted read-only.
-        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=there))
-    except OSError as found:
+        # Only a try is right for root and for disks that are mounted read-only, too.
+        os.rmdir(tempfile.mkdtemp(prefix=".writable-", dir=existing))
+    except OSError as cause:
         raise error(
-            f"checkpoints cannot be written to {folder}: {found.strerror}; make it writable, or "
+            f"checkpoints cannot be written to {folder}: {cause.strerror}; make it writable, or "
             "set SPELLTUNE_HOME to a folder that is"
         ) from None
 
 
 def resolve_mode(mode: str) -> Literal["online", "offline", "off"]:
-    """online, offline or off: online only where it was asked for and a key exists."""
+    """Resolve `auto`, and fall back to offline without an API key: online, offline or off."""
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "offline")
     if mode in ("off", "disabled"):
@@ -85,18 +88,18 @@ def resolve_mode(mode: str) -> Literal["online", "offline", "off"]:
 
 
 def has_key() -> bool:
-    """Whether wandb would find an API key, in the environment or in ~/.netrc."""
+    """True if wandb would find an API key in the environment or in ~/.netrc."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
         netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
         return b"wandb" in netrc.read_bytes()
-    except (OSError, RuntimeError):  # no such file, or nobody knows where home is
+    except (OSError, RuntimeError):  # no such file, or no home directory
         return False
 
 
 def tracking_problems(asked: TrackingConfig) -> dict[str, str]:
-    """A sentence for each tracker that was asked for and is not installed: {setting: sentence}."""
+    """{setting: error} for each tracker that is asked for but not installed."""
     wanted = {"tracking.tensorboard": "tensorboard"} if asked.tensorboard else {}
     if asked.tracker == "trackio" and resolve_mode(asked.mode) != "off":
         wanted["tracking.tracker"] = "trackio"

@@ -1,4 +1,4 @@
-"""What the project's processes inherit, and their standard streams."""
+"""Environment variables and standard streams of the processes that Spelltune starts."""
 
 import io
 import os
@@ -8,8 +8,7 @@ from typing import Any
 
 from src.runs.machine import gpus, slot_count
 
-# A run's processes inherit these and no others, so that a stray secret of the shell cannot reach a
-# log.
+# A run's processes inherit these and no others, so that no secret of the shell reaches a log.
 ENVIRONMENT = frozenset(
     {
         "PATH",
@@ -31,7 +30,7 @@ ENVIRONMENT = frozenset(
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
         "NETRC",
-        # Where the Ray cluster is, and the file with its token; not the token itself.
+        # Address of the Ray cluster and the path of its token file; not the token itself.
         "RAY_ADDRESS",
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN_PATH",
@@ -56,14 +55,15 @@ ENVIRONMENT_PREFIXES = (
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The allowed part of this process's environment, with `extra` on top."""
-    kept = {
+    allowed = {
         name: value
         for name, value in os.environ.items()
         if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
-    kept.pop("SPELLTUNE_TOKEN", None)  # marks the processes of one trainer, and no others
-    kept.pop("WANDB_SERVICE", None)  # another process's, with which it ends
-    return kept | extra
+    # The token marks the processes of one trainer; the W&B service ends with its own process.
+    allowed.pop("SPELLTUNE_TOKEN", None)
+    allowed.pop("WANDB_SERVICE", None)
+    return allowed | extra
 
 
 def slot_environment(slot: int) -> dict[str, str]:
@@ -71,13 +71,13 @@ def slot_environment(slot: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     values = {
         "PYTHONUNBUFFERED": "1",
-        # Threads that spin while they wait take the cores from the panel and from other trainers:
-        # two trainers on two cores are over ten times slower with them.
+        # Spinning threads take cores from the panel and from other trainers: with them two trainers
+        # on two cores are more than ten times slower.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "SPELLTUNE_THREADS": str(max(1, cores // slot_count())),
     }
-    if there := list(gpus()):
-        values["CUDA_VISIBLE_DEVICES"] = there[slot]
+    if devices := list(gpus()):
+        values["CUDA_VISIBLE_DEVICES"] = devices[slot]
     return values
 
 

@@ -1,5 +1,7 @@
-"""What a run takes, measured before its launch by src/workers/memory_probe.py in a process of its
-own, and kept by what decides it: a launch that would not fit is refused."""
+"""Memory and time that a run takes, measured before its launch by src/workers/memory_probe.py.
+
+A measurement is stored by the settings that decide it, and a launch that would not fit is refused.
+"""
 
 import hashlib
 import json
@@ -27,53 +29,53 @@ from src.store.tables import ACTIVE
 
 
 class CannotMeasure(UserError, ValueError):
-    """Why no measurement was made, and what can be done."""
+    """No measurement can be made now."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run takes, or `adapters` of them in one process. Of a run that does not fit only the
-    memory is known."""
+    """Memory and time of one run, or of `adapters` runs in one process. Times are None if it does
+    not fit."""
 
     fits: bool
     adapters: int
-    engine: str | None  # that trained
+    engine: str | None  # the one that trained
     peak_gib: float
-    room_gib: float  # there is so much
-    rows: dict[str, int]  # to score, of validation and test
-    start_seconds: float | None = None  # to the first step, with a score of one batch
-    step_seconds: float | None = None  # of all adapters together, on the longest rows
-    evaluation_seconds: float | None = None  # of one batch of the longest rows
-    largest: dict[str, Any] = field(default_factory=dict)  # settings that fit instead, if any do
+    room_gib: float  # available
+    rows: dict[str, int]  # of the validation and test splits
+    start_seconds: float | None = None  # until the first step, with one evaluation batch
+    step_seconds: float | None = None  # a step of all adapters, on the longest rows
+    evaluation_seconds: float | None = None  # one batch of the longest rows
+    largest: dict[str, Any] = field(default_factory=dict)  # changes with which it fits, if any
 
     def seconds(self, config: RunConfig) -> float:
-        """From launch to end, at most: rows and answers count as if all were the longest."""
+        """Upper bound from launch to end: counts every row and answer as one of the longest."""
         assert self.start_seconds is not None
         assert self.step_seconds is not None and self.evaluation_seconds is not None
-        every, last = config.evaluation.eval_steps, config.training.max_steps
+        interval, steps = config.evaluation.eval_steps, config.training.max_steps
         rows = min(self.rows["validation"], config.evaluation.max_rows or math.inf)
         size = config.evaluation.batch_size
-        # Before the first step, at intervals, after the last, and of the best one once more.
-        scored = (2 + math.ceil(last / every)) * math.ceil(rows / size)
-        scored += math.ceil(self.rows["test"] / size)
-        return self.start_seconds + last * self.step_seconds + scored * self.evaluation_seconds
+        # Validation: before the first step, at intervals, after the last, and of the best adapter.
+        batches = (2 + math.ceil(steps / interval)) * math.ceil(rows / size)
+        batches += math.ceil(self.rows["test"] / size)
+        return self.start_seconds + steps * self.step_seconds + batches * self.evaluation_seconds
 
     def sentence(self, config: RunConfig) -> str:
-        """`takes 4 min 10 s at most, ...`, of a run that fits."""
+        """`takes 4 min 10 s at most, ...`; only for a run that fits."""
         return (
-            f"takes {duration(self.seconds(config))} at most: {self.step_seconds:.3g} s a step on "
-            f"the longest rows ({self.engine} engine), {self.peak_gib:.1f} of the "
-            f"{self.room_gib:.1f} GiB there are"
+            f"takes {duration(self.seconds(config))} at most: {self.step_seconds:.3g} s per step "
+            f"on the longest rows ({self.engine} engine), {self.peak_gib:.1f} of the "
+            f"{self.room_gib:.1f} GiB available"
         )
 
     def problems(self, config: RunConfig) -> dict[str, str]:
-        """{setting: sentence} where it does not fit; empty where it does."""
+        """{setting: error} if it does not fit, else empty."""
         if self.fits:
             return {}
         rows = config.training.per_device_train_batch_size
         text = (
             f"a micro-batch of {rows:,} of the longest rows takes more than the "
-            f"{self.room_gib:.1f} GiB there are"
+            f"{self.room_gib:.1f} GiB available"
         )
         if self.largest:
             text += "; what fits: " + ", ".join(f"{k} {v}" for k, v in self.largest.items())
@@ -84,7 +86,7 @@ class Measurement:
 
 
 def load(config: RunConfig, *, adapters: int = 1) -> Measurement | None:
-    """What is known of this config on this machine."""
+    """The stored measurement of this config on this machine, or None."""
     try:
         return Measurement(**json.loads(measurement_file(config, adapters).read_text()))
     except FileNotFoundError:
@@ -92,8 +94,8 @@ def load(config: RunConfig, *, adapters: int = 1) -> Measurement | None:
 
 
 def measure(config: RunConfig, *, adapters: int = 1) -> Measurement:
-    """Measure and keep it; seconds to a minute, and first those that a stopped run takes to end.
-    CannotMeasure while all slots train, or where the config cannot train at all."""
+    """Measure a config and store the result: seconds to a minute, after waiting for runs that were
+    asked to stop. CannotMeasure while all slots train, or if the config cannot train at all."""
     slot, lock = _acquire_slot()
     try:
         found = _probe(config, adapters, slot)
@@ -113,9 +115,9 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measurement:
 
 
 def _acquire_slot() -> tuple[int, FileLock]:
-    """A slot that is now this process's. One whose runs were all asked to stop, or have ended but
-    for their processes, or that measures, is waited for; CannotMeasure where every slot trains."""
-    # By then a supervisor has used force, or claimed the run that it was started for.
+    """Acquire a free slot. Waits for slots that are being vacated or that measure; CannotMeasure if
+    every slot trains."""
+    # By then a supervisor has killed its trainer, or claimed the run that it was started for.
     deadline = time.monotonic() + TIMEOUTS.stop + TIMEOUTS.terminate + TIMEOUTS.start
     while True:
         for slot in range(slot_count()):
@@ -125,23 +127,22 @@ def _acquire_slot() -> tuple[int, FileLock]:
         with store.reading() as session:
             active = store.list_runs(session, statuses=ACTIVE)
         here = [run for run in active if run.host in (None, host())]
-        train = {run.slot for run in here if run.stop_requested_at is None}
-        if train.issuperset(range(slot_count())):
+        training = {run.slot for run in here if run.stop_requested_at is None}
+        if training.issuperset(range(slot_count())):
             raise CannotMeasure(
-                "a run is training, and beside it neither time nor memory can be measured; wait "
-                "for its end or stop it"
+                "a run is training, and measuring needs an idle slot; wait for its end or stop it"
             )
         if time.monotonic() > deadline:
-            raise CannotMeasure("other processes take all the slots; try again once they end")
+            raise CannotMeasure("other processes hold all slots; try again once they end")
         time.sleep(TIMEOUTS.poll)
 
 
 def smaller_batches(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
-    """The same training in less memory, largest first: smaller micro-batches, and more of them."""
+    """Changes that train the same in less memory: ever smaller micro-batches, and more of them."""
     name, other = "per_device_train_batch_size", "gradient_accumulation_steps"
     rows, times = getattr(config.training, name), getattr(config.training, other)
     changes: dict[str, Any] = {}
-    if engine == "packed":  # it takes a whole step's rows at once
+    if engine == "packed":  # it takes all rows of a step at once
         changes = {"engine": "trl"}
         yield changes
     while rows > 1:
@@ -151,16 +152,16 @@ def smaller_batches(config: RunConfig, engine: str | None) -> Iterator[dict[str,
 
 
 def _probe(config: RunConfig, adapters: int, slot: int) -> Measurement:
-    asked = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
-    done = spawn.run(spawn.Worker.MEMORY_PROBE, json.dumps(asked), **slot_environment(slot))
+    request = {"config": with_absolute_paths(config).model_dump(), "adapters": adapters}
+    done = spawn.run(spawn.Worker.MEMORY_PROBE, json.dumps(request), **slot_environment(slot))
     if done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
-        # Killed for memory, or C++ had none to allocate.
-        there = psutil.virtual_memory().total / 2**30
-        return Measurement(False, adapters, None, there, there, {})
+        # Killed by the OOM killer, or C++ failed to allocate.
+        total_gib = psutil.virtual_memory().total / 2**30
+        return Measurement(False, adapters, None, total_gib, total_gib, {})
     try:
         found = json.loads(done.stdout)
     except json.JSONDecodeError:
-        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise CannotMeasure(f"the measurement ended with {last}") from None
     if "error" in found:
         raise CannotMeasure(found["error"])
@@ -168,13 +169,13 @@ def _probe(config: RunConfig, adapters: int, slot: int) -> Measurement:
 
 
 def memory_problems(config: RunConfig) -> dict[str, str]:
-    """{setting: sentence} where it is known not to fit."""
+    """{setting: error} if a config is known not to fit into memory."""
     found = load(config)
     return found.problems(config) if found else {}
 
 
 def measurement_file(config: RunConfig, adapters: int = 1) -> Path:
-    """Where a measurement is kept: its name changes with what decides memory and time."""
+    """File of a measurement; its name depends on all settings that decide memory and time."""
     values = subset(config, affecting("cost"))
     machine = list(gpus().values()) or [f"{os.cpu_count()} {psutil.virtual_memory().total}"]
     key = json.dumps([values, machine, adapters], sort_keys=True)

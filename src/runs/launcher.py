@@ -1,5 +1,7 @@
-"""Puts runs in the queue, starts their supervisors, stops and deletes them. A queued run without a
-slot is only a row."""
+"""Queues runs, starts their supervisors, stops and deletes runs.
+
+A queued run without a slot is a row and nothing else.
+"""
 
 import shutil
 import time
@@ -20,14 +22,15 @@ from src.training.results import forget_results
 
 
 def launch(config: RunConfig) -> str:
-    """Queue a run, start what fits, and return the run's id. The run lives on when the caller
-    dies."""
+    """Queue a run, fill the free slots, and return the run's id. The run outlives the caller."""
     return launch_all([config])[0]
 
 
 def launch_all(configs: Sequence[RunConfig]) -> list[str]:
-    """`launch` several runs together, so that those that may share a pack do; their ids.
-    ConfigError, and nothing is launched, where one is known not to fit into memory."""
+    """Queue several runs together, so that those that can share a pack do, and return their ids.
+
+    ConfigError, and nothing is launched, if one is known not to fit into memory.
+    """
     for config in configs:
         if problems := estimate.memory_problems(config):
             raise ConfigError(problems)
@@ -41,14 +44,14 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
 
 
 def fill_slots() -> None:
-    """Start a supervisor for the next queued runs, one for each free slot."""
+    """Start a supervisor for each free slot, as long as runs are queued."""
     started = []
     now = time.time()
     with store.writing() as session:
         waiting = startable(session)
-        # One whose supervisor has not claimed it in time is given a slot again.
+        # A run whose supervisor has not claimed it in time is assigned a slot again.
         ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start]
-        # A trainer that lost its supervisor still has its GPU, though nobody holds the slot's lock.
+        # A trainer that lost its supervisor still uses its GPU, though the slot's lock is free.
         active = store.list_runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
         taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
@@ -61,12 +64,14 @@ def fill_slots() -> None:
 
 
 def startable(session: store.Session) -> list[Run]:
-    """Queued runs that may start on this machine, the next one first."""
-    return [run for run in store.queue(session) if not store.is_shared() or _has_its_start(run)]
+    """Queued runs that can start on this machine, in the order of the queue."""
+    return [
+        run for run in store.queue(session) if not store.is_shared() or _has_start_checkpoint(run)
+    ]
 
 
-def _has_its_start(run: Run) -> bool:
-    """Whether this machine has the checkpoint that a run goes on from: another one may have it."""
+def _has_start_checkpoint(run: Run) -> bool:
+    """True unless the checkpoint that the run resumes from is on another machine."""
     step = run.resume_step
     folder = paths.checkpoints_dir(run.id)
     return step is None or checkpointing.step_dir(folder, step).exists()
@@ -91,7 +96,7 @@ def start_merge(run_id: str, step: int) -> None:
 
 
 def merge_failure(run_id: str, step: int) -> str | None:
-    """The last line of a merge that wrote no model, or None."""
+    """The error of the latest merge of this checkpoint, or None."""
     try:
         lines = _merge_log(run_id, step).read_text(errors="replace").strip().splitlines()
     except OSError:
@@ -104,20 +109,20 @@ def _merge_log(run_id: str, step: int) -> Path:
 
 
 class CheckpointNeeded(UserError, ValueError):
-    """Why a checkpoint is not deleted."""
+    """This checkpoint must not be deleted."""
 
 
 def delete_checkpoint(run: Run, step: int) -> None:
-    """Delete one checkpoint of a run; CheckpointNeeded for the best, one of the last two that are
-    whole, or a fork's."""
+    """Delete one checkpoint of a run. CheckpointNeeded for the best one, the two newest verified
+    ones, and one that a fork began from."""
     folder = paths.checkpoints_dir(run.id)
-    there = checkpointing.steps(folder)
-    if step not in there:
+    steps = checkpointing.steps(folder)
+    if step not in steps:
         raise CheckpointNeeded(f"{run.id} has no checkpoint of step {step:,}")
-    whole = [s for s in there if checkpointing.is_verified(checkpointing.step_dir(folder, s))]
+    verified = [s for s in steps if checkpointing.is_verified(checkpointing.step_dir(folder, s))]
     why = (
         "it is the best one" if step == run.best_step
-        else "the last two are kept for a resume" if step in whole[-2:]
+        else "the last two are kept for a resume" if step in verified[-2:]
         else "a fork began from it" if checkpointing.is_kept_for_fork(folder, step)
         else None
     )  # fmt: skip
@@ -129,14 +134,13 @@ def delete_checkpoint(run: Run, step: int) -> None:
 
 
 def stop(run_id: str) -> Status:
-    """Ask a run to stop and return its status: CANCELLED where it was only queued, else it stops at
-    its next step."""
+    """Ask a run to stop at its next step, or cancel it if it is queued; return its status."""
     with store.writing() as session:
         return store.request_stop(session, store.find(session, run_id).id)
 
 
 def delete(run: Run) -> None:
-    """Delete a run's rows and then its files. RunIsActive while it is queued or running."""
+    """Delete a run's rows, then its files. RunIsActive while it is queued or running."""
     with store.writing() as session:
         store.delete_rows(session, run.id)
     for folder in (

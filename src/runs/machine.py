@@ -1,6 +1,6 @@
-"""Where a run may train: a slot for each GPU, and one on a machine without.
+"""This machine: its GPUs, its slots (one per GPU, or one without any), host name and boot id.
 
-A slot is a lock file; whoever holds it may train.
+A slot is a lock file; the process that holds it may train.
 """
 
 import contextlib
@@ -14,43 +14,46 @@ from src import paths
 def gpus() -> dict[str, str]:
     """NVIDIA GPUs that a run may use: {CUDA_VISIBLE_DEVICES value: "NVIDIA H200, 139.8 GiB"}; empty
     without a driver."""
-    import pynvml  # only here: a machine without a GPU need not load it
+    import pynvml  # lazily: a machine without a GPU need not load it
 
     try:
         pynvml.nvmlInit()
-        found = {}
+        devices = {}
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
             gib = pynvml.nvmlDeviceGetMemoryInfo(device).total / 2**30
-            found[str(index)] = f"{pynvml.nvmlDeviceGetName(device)}, {gib:.1f} GiB"
+            devices[str(index)] = f"{pynvml.nvmlDeviceGetName(device)}, {gib:.1f} GiB"
     except pynvml.NVMLError:
         return {}
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if allowed is None else {i: found[i] for i in allowed.split(",") if i in found}
+    if allowed is None:
+        return devices
+    return {index: devices[index] for index in allowed.split(",") if index in devices}
 
 
 def slot_count() -> int:
-    """Runs that may train at once: one per GPU, one on a machine without."""
+    """Number of processes that may train at once: one per GPU, one on a machine without any."""
     return max(1, len(gpus()))
 
 
 def slot_lock(slot: int) -> Path:
+    """Lock file of a slot."""
     return paths.locks_dir() / f"slot-{slot}.lock"
 
 
 def boot_id() -> str:
-    """Changes with every boot of the machine: a pid from before it means nothing."""
+    """Id that changes with every boot: a pid from an earlier boot means nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def host() -> str:
-    """Name of this machine, where several share one run table."""
+    """Name of this machine among those that share a run table."""
     return socket.gethostname()
 
 
 def memory_kills(pid: int) -> int:
-    """How often the kernel has killed for memory in the control group of a process or, where the
-    group does not say, on the machine."""
+    """Count of the kernel's OOM kills in the cgroup of a process, or on the machine if the cgroup
+    does not count them."""
     files = [Path("/proc/vmstat")]
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():

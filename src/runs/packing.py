@@ -1,6 +1,6 @@
-"""Which runs share a process, how many at once, and what that takes.
+"""Which runs share a process, how many at once, and the memory and time that they take.
 
-Predicted from a measurement of one and of a few adapters (src/runs/estimate.py).
+Predicted from a measurement of one adapter and one of a few (src/runs/estimate.py).
 """
 
 import json
@@ -15,16 +15,16 @@ from src.runs.estimate import Measurement, load, measure
 from src.runs.machine import gpus
 from src.training.packed.eligibility import pack_key, packed_problems
 
-FEW_ADAPTERS = 4  # adapters of the second measurement
-MAX_MEMORY_SHARE = 0.9  # share of the memory that a plan may fill
-MAX_TIME_SHARE = 0.95  # a pack must take less than this share of the time of its runs one by one
+FEW_ADAPTERS = 4  # of the second measurement
+MAX_MEMORY_SHARE = 0.9  # of the memory that a plan may fill
+MAX_TIME_SHARE = 0.95  # of the time one by one; a pack that takes more does not pay
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs that are trained in one process, `size` at a time, or one by one where `size` is 1."""
+    """Runs that train in one process, `size` at a time; one by one if `size` is 1."""
 
-    members: list[int]  # places in the list that was planned
+    members: list[int]  # indices into the planned configs
     size: int
     engine: str
     seconds: float  # predicted
@@ -36,7 +36,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class Plan:
-    """Packs, and {place: the earlier place that takes the same steps}."""
+    """Packs, and the duplicates {index: the earlier index that takes the same steps}."""
 
     packs: list[Pack]
     duplicates: dict[int, int] = field(default_factory=dict)
@@ -48,9 +48,9 @@ class Plan:
 
 
 def plan(configs: Sequence[RunConfig], *, once: bool = False) -> Plan:
-    """How to train these configs. Measures what is not known yet: seconds to minutes.
+    """Plan how to train these configs. Measures what is not known yet: seconds to minutes.
 
-    With `once`, of several that take the same steps only the first is trained.
+    With `once`, only the first of several that take the same steps is trained.
     """
     same = duplicates(configs)
     alike: dict[Any, list[int]] = defaultdict(list)
@@ -62,8 +62,8 @@ def plan(configs: Sequence[RunConfig], *, once: bool = False) -> Plan:
 
 
 def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
-    """{place: the first place that takes the same steps}, but for rounding: the same rows a step,
-    in whatever micro-batches. With dropout these draw other masks, so they are other runs."""
+    """{index: the first index that takes the same steps up to rounding}: equal rows per step, in
+    any micro-batches. With dropout other micro-batches draw other masks, so they are different."""
     first: dict[str, int] = {}
     found = {}
     for place, config in enumerate(configs):
@@ -79,16 +79,16 @@ def duplicates(configs: Sequence[RunConfig]) -> dict[int, int]:
 
 
 def _alike(config: RunConfig) -> tuple[Any, ...]:
-    """What the runs of one pack have in common, if they are not to wait for each other: what the
-    engine needs, and rows of the same number and length."""
+    """Key of configs that can train in one pack without waiting for each other: what the engine
+    requires, and the same data and rows per step."""
     data = json.dumps(subset(config, affecting("data")), sort_keys=True)
     packed = config.model_copy(update={"engine": "packed", "pack_size": 1})
     return (*pack_key(packed), data, config.rows_per_step, config.engine == "trl")
 
 
 def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
-    """How to train configs that are alike."""
-    # The one that takes the most memory speaks for all.
+    """Plan how to train configs of equal key."""
+    # The largest rank takes the most memory, so what fits for it fits for all.
     heaviest = max(configs, key=lambda config: config.lora.r)
     engine = heaviest.engine if len(configs) == 1 or heaviest.engine == "trl" else "auto"
     alone = _known(heaviest.model_copy(update={"engine": engine}))
@@ -98,7 +98,7 @@ def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
         return Pack(places, 1, engine, slow, slow, alone.peak_gib, alone.room_gib, why)
 
     if len(configs) == 1:
-        return one_by_one("nothing to share a process with")
+        return one_by_one("no other run to share a process with")
     if heaviest.engine == "trl":
         return one_by_one("engine trl was asked for")
     if problems := packed_problems(heaviest):
@@ -106,13 +106,13 @@ def _pack(places: list[int], configs: list[RunConfig]) -> Pack:
     packed = heaviest.model_copy(update={"engine": "packed"})
     count = min(FEW_ADAPTERS, len(configs))
     one, few = _known(packed), _known(packed, adapters=count)
-    # The packed engine may be the faster one for runs that share nothing, too.
+    # The packed engine may also be faster for runs that train one by one.
     if one.fits and (own := sum(one.seconds(config) for config in configs)) < slow:
         engine, alone, slow = "packed", one, own
     if not (one.fits and few.fits):
         return one_by_one(f"not even {count} at once fit into {few.room_gib:.1f} GiB")
-    # As many as fit, or two: they too start but once, and where one is enough to keep the machine
-    # busy each adapter more makes a step of all of them longer.
+    # As many as fit, or two: two also load the model only once, and if one adapter keeps the
+    # machine busy, each further one makes the steps of all longer.
     fast, size, peak = min(
         (pack_seconds(configs, size, one, few), size, peak)
         for size, peak in (sized(heaviest, n, one, few) for n in (len(configs), 2))
@@ -130,7 +130,7 @@ def _known(config: RunConfig, *, adapters: int = 1) -> Measurement:
 
 
 def sized(config: RunConfig, most: int, one: Measurement, few: Measurement) -> tuple[int, float]:
-    """Adapters at once of a pack of `most` runs like this one, and the GiB that they take."""
+    """Number of adapters at once in a pack of `most` such runs, and the GiB that they take."""
     each = max(few.peak_gib - one.peak_gib, 1e-6) / (few.adapters - 1)
     room = int((MAX_MEMORY_SHARE * few.room_gib - one.peak_gib) / each) + 1
     size = max(1, min(most, config.pack_size, room))
@@ -138,8 +138,8 @@ def sized(config: RunConfig, most: int, one: Measurement, few: Measurement) -> t
 
 
 def predicted(config: RunConfig, runs: int) -> tuple[float, float] | None:
-    """Seconds and GiB of a pack of so many runs like this one, or of that one alone; None where it
-    was not measured or does not fit."""
+    """Predicted seconds and GiB of a pack of `runs` such runs, or of one alone; None if it was not
+    measured or does not fit."""
     one = load(config)
     if one is None or not one.fits:
         return None
@@ -166,7 +166,7 @@ def pack_seconds(
     on_gpu, busy = bool(gpus()), len(slots)
     while slots:
         steps = min(slots)
-        # The graph of a step on a GPU computes the slots that are empty as well, up to half.
+        # On a GPU the CUDA graph of a step also computes empty slots, up to half of them.
         if not on_gpu or len(slots) <= busy // 2:
             busy = len(slots)
         total += steps * (one.step_seconds + (busy - 1) * more)
@@ -174,7 +174,7 @@ def pack_seconds(
         slots = [n for n in left if n]
         refill = len(left) - len(slots)
         slots, waiting = slots + waiting[:refill], waiting[refill:]
-    # A run's share of the evaluations of a few; what it takes beyond its steps.
+    # Beyond its steps, a run takes its share of the evaluations of a few.
     share = few.evaluation_seconds / few.adapters
     for config in configs:
         own = few.seconds(config) - few.start_seconds

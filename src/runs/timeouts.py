@@ -1,4 +1,4 @@
-"""Every waiting time of supervision, in one place: `TIMEOUTS`."""
+"""Every interval and timeout of supervision: `TIMEOUTS`."""
 
 import json
 import os
@@ -10,16 +10,16 @@ class Timeouts:
     """In seconds. `SPELLTUNE_TIMEOUTS`, a JSON object such as {"stop": 5}, changes some of them;
     a child process inherits it."""
 
-    poll: float = 0.2  # between two looks of a supervisor at its trainer
-    heartbeat: float = 3.0  # between two signs of life of a supervisor
-    stale: float = 15.0  # without one for so long, the page says so
+    poll: float = 0.2  # interval at which a supervisor polls its trainer
+    heartbeat: float = 3.0  # interval at which a supervisor writes its heartbeat
+    stale: float = 15.0  # age of a heartbeat from which the page calls it stale
     stop: float = 60.0  # from a stop to SIGTERM: the trainer may be writing a checkpoint
     terminate: float = 20.0  # from SIGTERM to SIGKILL
-    start: float = 30.0  # a run with a slot that no supervisor claims by then gets one again
-    lease: float = 60.0  # another machine may end a run only after so long without a heartbeat
-    sweep: float = 1.0  # between two looks of a sweep's driver at its trials
+    start: float = 30.0  # a run that its supervisor has not claimed by then gets a slot again
+    lease: float = 60.0  # age of a heartbeat from which another machine may end the run
+    sweep: float = 1.0  # interval at which a sweep driver polls its trials
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
-    reconcile: float = 3.0  # between two rounds of a living panel, supervisor or driver
+    reconcile: float = 3.0  # interval of reconciling in a panel, supervisor, driver or agent
     write: float = 600.0  # how long a supervisor tries to write an outcome to a locked run table
 
 

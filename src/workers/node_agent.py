@@ -1,7 +1,7 @@
-"""Keeps this machine at work while its caller lives: `python -m src.workers.node_agent`.
+"""Reconciles on a node of a Ray cluster: `python -m src.workers.node_agent`.
 
-Starts what is queued and looks after what trains here, as a living panel does. Ends with its
-standard input; what it started goes on.
+Starts queued runs and corrects statuses there, as a panel does. Exits when its standard input
+closes; the runs that it started go on.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Keeps every node of a Ray cluster at work. A driver starts `python -m src.workers.ray_nodes`.
+"""Runs an agent on every node of a Ray cluster: `python -m src.workers.ray_nodes`.
 
-All machines share the run table, and each starts what is queued in its own slots, under its own
-supervisors. So Ray has one task a node, which keeps `src.workers.node_agent` alive there, and
-tells which nodes are gone. A process of its own, because Ray ends the one that loses its cluster.
+All machines share the run table, and each starts queued runs in its own slots, under its own
+supervisors. So Ray has one task per node, which runs `src.workers.node_agent` there, and says which
+nodes are lost. A process of its own because Ray exits the one that loses its cluster.
 """
 
 import logging
@@ -21,7 +21,7 @@ from src.runs.timeouts import TIMEOUTS
 
 
 def main() -> int:
-    import ray  # an extra; only here, and never in a process that has other things to do
+    import ray  # an optional dependency, and only in this process
 
     try:
         address = os.environ.get("RAY_ADDRESS") or "auto"
@@ -43,33 +43,35 @@ def main() -> int:
 
 
 def start_agents(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> None:
-    """Start a keeper on each living node that has none; `tasks` are those that were started."""
+    """Start an agent on each live node without one; `tasks` maps node ids to running tasks."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # The slots count the cores and GPUs of a node: to Ray the keeper takes none.
+    # Slots account for the cores and GPUs of a node; to Ray the agent takes none.
     task = ray.remote(num_cpus=0, max_retries=0)(run_agent)
     if tasks:
         for ended in ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=0)[0]:
-            lost = next(node for node, one in tasks.items() if one == ended)
+            node_id = next(node for node, running in tasks.items() if running == ended)
             try:
-                said = ray.get(ended)
+                cause = ray.get(ended)
             except ray.exceptions.RayError as error:
-                said = str(error).partition("\n")[0]
-            print(f"warning: no work on node {lost}: {said}", file=sys.stderr, flush=True)
-            del tasks[lost]
+                cause = str(error).partition("\n")[0]
+            print(
+                f"warning: the agent of node {node_id} ended: {cause}", file=sys.stderr, flush=True
+            )
+            del tasks[node_id]
     for node in nodes:
         if node["Alive"] and node["NodeID"] not in tasks:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            started = task.options(scheduling_strategy=there).remote(paths.database_url())
+            affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            started = task.options(scheduling_strategy=affinity).remote(paths.database_url())
             tasks[node["NodeID"]] = started
 
 
 def run_agent(database_url: str) -> str:
-    """Run a keeper until it ends; its last words.
+    """Run an agent until it ends; its exit code and last line of standard error.
 
-    On a node, whose Ray gets this function by value: it has nothing of this module. The URL may
-    hold a password, so it comes as an argument: Ray's logs show a runtime environment.
+    Runs on a node, where Ray unpickles this function by value, without this module's globals. The
+    URL may hold a password and Ray logs runtime environments, so it is an argument.
     """
     import collections
     import os
@@ -77,9 +79,9 @@ def run_agent(database_url: str) -> str:
 
     from src.runs.spawn import Worker, command
 
-    # Ray kills the children of its workers, so a keeper dies with its task. What it starts has a
-    # session of its own and does not.
-    keeper = subprocess.Popen(
+    # Ray kills the children of its workers, so the agent dies with its task. What it starts has a
+    # session of its own and lives on.
+    agent = subprocess.Popen(
         command(Worker.NODE_AGENT),
         env=os.environ | {"SPELLTUNE_DATABASE_URL": database_url},
         stdin=subprocess.PIPE,
@@ -87,13 +89,13 @@ def run_agent(database_url: str) -> str:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert keeper.stderr is not None
-    last = collections.deque(keeper.stderr, maxlen=1)
-    return f"exit code {keeper.wait()}: {''.join(last).strip()}"
+    assert agent.stderr is not None
+    last = collections.deque(agent.stderr, maxlen=1)
+    return f"exit code {agent.wait()}: {''.join(last).strip()}"
 
 
 def end_lost_hosts(nodes: Sequence[Mapping[str, Any]]) -> None:
-    """End what trained on machines whose nodes are all dead."""
+    """End the runs of machines whose nodes are all dead."""
     hosts = {alive: {n["NodeManagerHostname"] for n in nodes if n["Alive"] is alive}
              for alive in (True, False)}  # fmt: skip
     if gone := hosts[False] - hosts[True]:

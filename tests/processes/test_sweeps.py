@@ -999,7 +999,7 @@ def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() 
         sweep_estimate.estimate_sweep(sweep.model_copy(update={"space": searched}), 0).trials == 24
     )
     test = show(file="tiny")
-    assert "more than the 16.0 GiB there are" in html(test) and test.button[0].disabled
+    assert "more than the 16.0 GiB available" in html(test) and test.button[0].disabled
 
 
 @pytest.mark.usefixtures("home")
