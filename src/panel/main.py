@@ -1,4 +1,4 @@
-"""Runs at each visit: the panel's navigation and what all pages share."""
+"""The Streamlit script of the panel: navigation, styles and banners, then the chosen page."""
 
 from html import escape
 from pathlib import Path

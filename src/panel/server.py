@@ -1,5 +1,5 @@
-"""What the panel's server does besides Streamlit: it answers known host names only, and serves
-plotly.js from the installed package."""
+"""The panel's server around Streamlit: answers only known hosts on loopback, serves plotly.js,
+and keeps statuses up to date."""
 
 import ipaddress
 import os
@@ -29,20 +29,25 @@ def middleware() -> list[Middleware]:
     extra = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "")
     names = [name.strip().lower() for name in extra.split(",") if name.strip()]
     proxy = os.environ.get("SPELLTUNE_PROXY")
-    return [Middleware(OnlyHere, proxy=proxy), Middleware(KnownHosts, names=["localhost", *names])]
+    return [
+        Middleware(LoopbackOnly, proxy=proxy),
+        Middleware(KnownHosts, names=["localhost", *names]),
+    ]
 
 
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
-    """While the panel lives: statuses follow the processes, and the slots are filled."""
-    os.umask(0o077)  # what runs leave behind is for their owner alone
+    """Reconcile statuses and fill slots, in a thread, while the panel runs."""
+    os.umask(0o077)  # files of runs are for their owner alone
     closing = threading.Event()
-    threading.Thread(target=_attend, args=(closing,), name="reconciler", daemon=True).start()
+    threading.Thread(
+        target=_keep_reconciling, args=(closing,), name="reconciler", daemon=True
+    ).start()
     yield
     closing.set()
 
 
-def _attend(closing: threading.Event) -> None:
+def _keep_reconciling(closing: threading.Event) -> None:
     import src.panel.ui.charts  # noqa: F401 (so that the first visitor need not wait for plotly)
 
     while True:
@@ -59,7 +64,7 @@ def routes() -> list[BaseRoute]:
 
 
 def plotly_js(_request: Request) -> FileResponse:
-    # The address holds the version, so a browser may keep it for ever.
+    # The address holds the version, so browsers may cache it without limit.
     return FileResponse(
         str(files("plotly") / "package_data" / "plotly.min.js"),
         media_type="text/javascript",
@@ -67,10 +72,10 @@ def plotly_js(_request: Request) -> FileResponse:
     )
 
 
-class OnlyHere:
-    """Refuses what does not come over the loopback interface: the panel has no login of its own.
+class LoopbackOnly:
+    """Refuses requests that do not come over the loopback interface: the panel has no login.
 
-    With the name of a `proxy` that authenticates its readers it may listen on other addresses.
+    Behind a `proxy` that authenticates readers, any interface is allowed.
     """
 
     def __init__(self, app: ASGIApp, proxy: str | None):

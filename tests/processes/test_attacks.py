@@ -19,7 +19,7 @@ from src import store
 from src.config import load_config
 from src.files import sha256
 from src.panel.launch import data_check, upload
-from src.panel.server import OnlyHere
+from src.panel.server import LoopbackOnly
 from src.paths import ROOT
 from src.runs import launcher
 from src.store.tables import Status
@@ -207,7 +207,7 @@ def test_only_loopback_is_answered_unless_a_proxy_is_named(
         return {"type": "websocket.connect"}
 
     scope = {"type": kind, "server": (address, 8501), "headers": [], "method": "GET", "path": "/"}
-    asyncio.run(OnlyHere(inner, proxy)(scope, receive, send))
+    asyncio.run(LoopbackOnly(inner, proxy)(scope, receive, send))
     assert bool(reached) is answered
     if not answered:
         refused = {"http": 403, "websocket": 1008}[kind]

@@ -1,0 +1,1 @@
+"""The Compare page: several runs, their curves, tables and verdicts."""

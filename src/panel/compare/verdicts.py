@@ -1,4 +1,4 @@
-"""What may be claimed of several configs: verdicts, scores, and the seeds that would decide."""
+"""Verdicts on several configs, their scores, and buttons that launch the seeds still missing."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

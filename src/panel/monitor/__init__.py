@@ -1,0 +1,1 @@
+"""The Monitor page: one run's head, actions, checkpoints and log."""

@@ -1,0 +1,1 @@
+"""Parts of pages that know no page: HTML, links, charts, tables that are searched."""
