@@ -24,11 +24,24 @@ def check(config: RunConfig) -> dict[str, Any]:
     ConfigError with every problem that can be known before launch: no GPU for 4-bit, unusable data,
     rows longer than max_length.
     """
-    # Imported lazily: pandas loads slowly, and only this function needs it.
-    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+    problems = setting_problems(config)
+    try:
+        preview = data_preview(config)
+    except ConfigError as error:
+        problems = error.problems | problems
+    if problems:
+        raise ConfigError(problems)
+    return preview
 
-    check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
+
+def setting_problems(config: RunConfig) -> dict[str, str]:
+    """A sentence for each setting that this machine cannot follow: {setting: sentence}. Reads no
+    data, so that a form can ask at every keystroke."""
     problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
+    try:
+        check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
+    except ConfigError as error:
+        problems |= error.problems
     if config.model.load_in_4bit and not gpus():
         problems["model.load_in_4bit"] = (
             "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
@@ -37,31 +50,39 @@ def check(config: RunConfig) -> dict[str, Any]:
         problems["backend"] = "unsloth is not installed here; use auto or peft"
     if config.engine == "packed":
         problems |= packed_problems(config)
-    model = base_model(config.model.name)
-    seen: dict[str, Any] = {}
-    tokenizer = source = None
+    return problems
+
+
+def data_preview(config: RunConfig) -> dict[str, Any]:
+    """The preview of a config's data, or ConfigError: no tokenizer, unusable data, rows beyond
+    max_length. Depends on no setting but those that affect the data."""
+    # pandas takes longer to load than all else here, and only who looks at data needs it.
+    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+
+    problems: dict[str, str] = {}
+    tokenizer = splits = None
     try:
-        tokenizer = tokenizer_file(model, config.model.revision)
+        tokenizer = tokenizer_file(base_model(config.model.name), config.model.revision)
     except DataError as error:
         problems["model.name"] = str(error)
     data = config.data
     field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
     try:
-        source = load_splits(
+        splits = load_splits(
             task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
         )
     except DataError as error:
         problems[field] = str(error)
-    if source and tokenizer:
-        length = config.model.max_length
-        seen = preview(source, tokenizer=tokenizer, template=data.template, max_length=length)
-        if seen["too_long"]:
-            problems["model.max_length"] = (
-                f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
-                f"{seen['tokens']['max']:,}; raise it or shorten the rows"
-            )
-    if problems:
+    if splits is None or tokenizer is None:
         raise ConfigError(problems)
+    length = config.model.max_length
+    seen = preview(splits, tokenizer=tokenizer, template=data.template, max_length=length)
+    if seen["too_long"]:
+        text = (
+            f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
+            f"{seen['tokens']['max']:,}; raise it or shorten the rows"
+        )
+        raise ConfigError({"model.max_length": text})
     return seen
 
 

@@ -15,7 +15,16 @@ from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.analysis import misspellings
-from src.config import RunConfig, get, load_config, loading, parse_override, settings
+from src.config import (
+    RunConfig,
+    affecting,
+    get,
+    load_config,
+    loading,
+    parse_override,
+    settings,
+    with_overrides,
+)
 from src.format import duration, number
 from src.panel.errors import filters, table
 from src.panel.launch import data_check, form, upload
@@ -65,7 +74,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return ids[-1]
 
     monkeypatch.setattr(launcher, "launch", launch)
-    monkeypatch.setattr(checks, "check", lambda config: SEEN)
+    monkeypatch.setattr(checks, "data_preview", lambda config: SEEN)
     return ids
 
 
@@ -464,13 +473,59 @@ def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched,
     def refuse(config):
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
-    monkeypatch.setattr(checks, "check", refuse)
+    monkeypatch.setattr(checks, "data_preview", refuse)
     file = str(upload.keep("words.csv", b"x"))
     test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
-    monkeypatch.setattr(checks, "check", lambda config: SEEN)
+    monkeypatch.setattr(checks, "data_preview", lambda config: SEEN)
     next(b for b in test.button if b.label == "Check again").click().run()
     assert not settled(test).button[0].disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lora.bias", "all"),
+        ("lora.target_modules", "q_proj"),
+        ("training.precision", "fp16"),
+        ("model.load_in_4bit", "true"),
+        ("backend", "unsloth"),
+        ("early_stopping.metric", "val/bleu"),
+        ("early_stopping.criteria", "luck"),
+    ],
+)
+def test_a_setting_that_the_check_refuses_is_refused_after_a_green_check(launched, name, value):
+    green = {"engine": "packed"}
+    assert not settled(show("launch", **green)).button[0].disabled
+    test = settled(show("launch", **green, **{name: value}))
+    assert test.button[0].disabled and f"<code>{name}</code>" in html(test)
+
+
+def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(home):
+    class Reads:
+        """A config that notes which settings are read."""
+
+        def __init__(self, section: pydantic.BaseModel, names: set[str], prefix: str = ""):
+            self._section, self._names, self._prefix = section, names, prefix
+
+        def __getattr__(self, name: str):
+            value = getattr(self._section, name)
+            if isinstance(value, pydantic.BaseModel):
+                return Reads(value, self._names, f"{self._prefix}{name}.")
+            self._names.add(self._prefix + name)
+            return value
+
+    names: set[str] = set()
+    config = load_config()
+    checks.data_preview(Reads(config, names))
+    assert names == affecting("data")
+    looks = {data_check.begun(config)}
+    for name in sorted(names):
+        other = {"model.max_length": 20}.get(
+            name, "correct" if name == "data.task" else "{question}:"
+        )
+        looks.add(data_check.begun(with_overrides(config.model_dump(), {name: other})))
+    assert len(looks) == len(names) + 1
 
 
 def test_the_form_shows_what_the_settings_come_to(launched):

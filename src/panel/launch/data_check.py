@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from src import paths
-from src.config import ConfigError, RunConfig
+from src.config import ConfigError, RunConfig, affecting, subset
 from src.panel.ui import html, navigation
 from src.runs import checks
 from src.training.data_loaders import preview_notes
@@ -30,13 +30,14 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
 
     Never waits: a slow file or hub must not hold up the page.
     """
+    problems = checks.setting_problems(config)
     future = begun(config)
     if not future.done():
-        return None, {}
+        return None, problems
     try:
-        return future.result(), {}
+        return future.result(), problems
     except ConfigError as error:
-        return None, error.problems
+        return None, error.problems | problems
 
 
 def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
@@ -56,8 +57,8 @@ def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
 
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
-    """The check of what a config says of model and data, which goes on in a thread of its own."""
-    looked_at = config.model_dump(include={"model", "data", "backend", "engine", "early_stopping"})
+    """The look at a config's data, which goes on in a thread of its own."""
+    looked_at = subset(config, affecting("data"))
     future = _begin(json.dumps(looked_at), _state(config.data.path), config)
     last = st.session_state.get("data check")
     if last is not None and last is not future:
@@ -68,7 +69,7 @@ def begun(config: RunConfig) -> Future[dict[str, Any]]:
 
 @st.cache_resource(max_entries=64, ttl=600, show_spinner=False)
 def _begin(looked_at: str, state: Any, _config: RunConfig) -> Future[dict[str, Any]]:
-    return _pool.submit(checks.check, _config)
+    return _pool.submit(checks.data_preview, _config)
 
 
 def check_again() -> None:
