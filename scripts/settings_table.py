@@ -17,6 +17,10 @@ where they differ. -->
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line
 (`--set lora.r=16`) and in the run's row. The defaults below are those of configs/training and
 configs/models. A preset, a YAML file and `--set` override them, in this order.
+
+A YAML file may also have the older flat keys: `experiment_name` is `name`, `lora_config` is `lora`,
+`training_config` is `training` (its `warmup_steps` is `scheduler.warmup_steps`), and `timestamp` is
+ignored.
 """
 SWEEP = """
 ## A sweep file

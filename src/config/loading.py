@@ -164,7 +164,8 @@ def with_absolute_paths(config: RunConfig, folder: Path | None = None) -> RunCon
     return config.model_copy(update=sections)
 
 
-# Where the keys of the older flat configs went. `timestamp` is given by the launch now.
+# Public: docs/settings.md promises that YAML files with the older flat keys are read. `timestamp`
+# is given by the launch now.
 _FLAT = {
     "experiment_name": "name",
     "lora_config": "lora",

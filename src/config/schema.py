@@ -51,20 +51,20 @@ class ModelConfig(Section):
         max_length=200,
         json_schema_extra=affects("weights", "data", "cost", "checkpoint", "pack") | BASIC,
     )
-    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a folder, or a hub id such
-    as `gpt2`."""
+    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a local folder, or a
+    Hugging Face hub id such as `gpt2`."""
     revision: str | None = Field(
         None, json_schema_extra=affects("weights", "data", "cost", "checkpoint", "pack")
     )
-    """Commit, branch or tag of a base model from the hub; empty takes its newest."""
+    """Commit, branch or tag of a base model on the hub; empty takes the newest."""
     load_in_4bit: bool = Field(json_schema_extra=affects("weights", "cost", "checkpoint"))
-    """Load the frozen base in 4 bits (NF4), about a quarter of the 16-bit memory. Needs an NVIDIA
-    GPU."""
+    """Load the frozen base model in 4 bits (NF4), in about a quarter of its 16-bit memory. Needs an
+    NVIDIA GPU."""
     max_length: int = Field(
         ge=16, le=131_072, json_schema_extra=affects("data", "cost", "checkpoint")
     )
-    """Longest training row in tokens, prompt and answer together; a longer row is refused before
-    launch."""
+    """Maximum length of a row in tokens, prompt and answer together; data with a longer row are
+    refused before launch."""
 
 
 class LoraConfig(Section):
@@ -73,11 +73,11 @@ class LoraConfig(Section):
     r: int = Field(
         ge=1, le=1024, json_schema_extra=affects("weights", "cost", "checkpoint") | BASIC
     )
-    """Rank of the two adapter matrices: more rank can learn more and costs more memory."""
+    """Rank of the adapter's two matrices; a higher rank can learn more and takes more memory."""
     alpha: float = Field(gt=0, le=4096, json_schema_extra=affects("weights") | BASIC)
-    """Scale of the adapter; its output is multiplied by alpha / r."""
+    """Scaling of the adapter: its output is multiplied by alpha / r."""
     dropout: float = Field(ge=0, lt=1)
-    """Share of the adapter's inputs that is zeroed in training, in [0, 1)."""
+    """Dropout probability of the adapter's inputs in training, in [0, 1)."""
     target_modules: list[str] | None = Field(
         min_length=1, json_schema_extra=affects("weights", "cost", "checkpoint", "pack")
     )
@@ -86,7 +86,7 @@ class LoraConfig(Section):
     bias: Literal["none", "all", "lora_only"] = Field(
         json_schema_extra=affects("weights", "cost", "checkpoint")
     )
-    """Which bias terms are trained beside the adapter."""
+    """Bias terms that are trained together with the adapter."""
 
 
 class DataConfig(Section):
@@ -94,16 +94,16 @@ class DataConfig(Section):
 
     task: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", json_schema_extra=BASIC)
     """Built-in task `spell_out` (a word letter by letter) or `correct` (human misspellings); with a
-    path or a hub id it is only the label of your own data."""
+    path or a hub id only a label for your own data."""
     path: str | None = None
     """Own data: a JSON, JSONL, CSV or Parquet file with columns question and answer, or a folder
-    with one a split."""
+    with one file per split."""
     hub_id: str | None = None
-    """Own data: id of a data set on the Hugging Face hub with columns question and answer."""
+    """Own data: id of a Hugging Face hub data set with columns question and answer."""
     revision: str | None = None
-    """Commit, branch or tag of the hub data set; empty takes its newest."""
+    """Commit, branch or tag of the hub data set; empty takes the newest."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
-    """Prompt with {question} in it. The answer follows with a space at its head, so the prompt must
+    """Prompt template that contains {question}. The answer starts with a space, so the prompt must
     not end in one."""
 
     @field_validator("template")
@@ -139,29 +139,29 @@ class TrainingConfig(Section):
     per_device_train_batch_size: int = Field(
         ge=1, le=65_536, json_schema_extra=affects("weights", "cost") | BASIC
     )
-    """Rows of one micro-batch (one forward and backward)."""
+    """Rows per micro-batch (one forward and backward pass)."""
     gradient_accumulation_steps: int = Field(
         ge=1, le=65_536, json_schema_extra=affects("weights", "cost") | BASIC
     )
-    """Micro-batches of one optimizer step; rows a step are batch size x accumulation."""
+    """Micro-batches per optimizer step; rows per step are batch size x accumulation."""
     learning_rate: float = Field(gt=0, le=10, json_schema_extra=BASIC)
-    """Peak learning rate, reached after warm-up."""
+    """Peak learning rate, reached at the end of warm-up."""
     label_smoothing: float = Field(ge=0, lt=1)
-    """Share of the target's probability spread over the whole vocabulary, in [0, 1); 0 is plain
-    cross-entropy."""
+    """Label smoothing: probability mass of the target that is spread over the whole vocabulary, in
+    [0, 1); 0 is plain cross-entropy."""
     max_grad_norm: float = Field(gt=0)
-    """Gradients are scaled down to this L2 norm when theirs is larger."""
+    """L2 norm that gradients are clipped to (torch.nn.utils.clip_grad_norm_)."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         json_schema_extra=affects("weights", "cost", "pack")
     )
-    """Number format of the products. auto: bf16 where the GPU has it, else fp16; fp32 on a CPU."""
+    """Compute dtype. auto is bf16 on a GPU that supports it, else fp16; fp32 on a CPU."""
     gradient_checkpointing: bool = Field(json_schema_extra=affects("cost"))
-    """Recompute activations in the backward pass: less memory, about a third more time. The
-    packed engine keeps them; where its memory ends, engine trl is the way."""
+    """Recompute activations in the backward pass: less memory, about a third more time. Ignored by
+    the packed engine; if it runs out of GPU memory, use `engine: trl`."""
     logging_steps: int = Field(ge=1, json_schema_extra=affects("scores"))
-    """Record training loss, learning rate and gradient norm every so many steps."""
+    """Steps between records of training loss, learning rate and gradient norm."""
     seed: int = Field(ge=0, le=2**32 - 1, json_schema_extra=BASIC)
-    """Rules adapter initialisation, row order and dropout."""
+    """Seeds initialisation, data order and dropout."""
 
 
 class OptimizerConfig(Section):
@@ -174,13 +174,13 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(ge=0, le=10)
     """Decoupled weight decay of AdamW; L2 penalty of SGD."""
     beta1: float = Field(ge=0, lt=1)
-    """AdamW: decay of the gradient's running mean."""
+    """AdamW: decay rate of the first moment (running mean of the gradient)."""
     beta2: float = Field(ge=0, lt=1)
-    """AdamW: decay of the squared gradient's running mean."""
+    """AdamW: decay rate of the second moment (running mean of the squared gradient)."""
     epsilon: float = Field(gt=0, le=1)
-    """AdamW: added to the denominator against division by zero."""
+    """AdamW: added to the denominator for numerical stability."""
     momentum: float = Field(ge=0, lt=1)
-    """SGD: share of the last update that is carried on."""
+    """SGD: momentum factor, in [0, 1)."""
 
 
 class SchedulerConfig(Section):
@@ -189,113 +189,116 @@ class SchedulerConfig(Section):
     name: Literal[
         "constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt"
     ] = Field(json_schema_extra=BASIC)
-    """How the learning rate falls after warm-up."""
+    """Learning rate schedule after warm-up."""
     warmup_steps: int = Field(ge=0, json_schema_extra=BASIC)
-    """Steps in which the learning rate rises from 0 to its peak."""
+    """Steps of linear warm-up from 0 to the peak learning rate."""
 
 
 class EvaluationConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("scores"))
 
     eval_steps: int = Field(ge=1, json_schema_extra=BASIC)
-    """Score the validation set every so many steps, and before the first and after the last."""
+    """Steps between evaluations on the validation set; one more comes before the first step and one
+    after the last."""
     batch_size: int = Field(ge=1, le=65_536, json_schema_extra=affects("scores", "cost"))
-    """Rows that are scored at once."""
+    """Rows per batch when scoring."""
     max_rows: int | None = Field(ge=1)
-    """Score only so many validation rows (always the same ones); empty scores all. The test set is
-    always whole."""
+    """Maximum number of validation rows to score (always the same ones); empty scores all. The test
+    set is always scored whole."""
     max_new_tokens: int | None = Field(ge=1, le=4096, json_schema_extra=affects("scores", "cost"))
-    """Longest decoded answer in tokens; empty takes the longest expected answer plus 8."""
+    """Maximum length of a decoded answer in tokens; empty takes that of the longest expected answer
+    plus 8."""
 
 
 class CheckpointingConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("disk"))
 
     save_steps: int = Field(ge=1, json_schema_extra=BASIC)
-    """Write a checkpoint every so many steps; the best evaluation and the last step are always
-    saved."""
+    """Steps between checkpoints; the best evaluation and the last step are always saved."""
     keep_last: int = Field(ge=2)
-    """Checkpoints to keep besides the best one and those that a fork began from."""
+    """Newest checkpoints to keep, besides the best one and those that a fork began from."""
     max_gib: float | None = Field(gt=0)
-    """Disk space of the run's checkpoints in GiB. Beyond it the oldest go, though never the best,
-    the last two or a fork's; empty sets no limit."""
+    """Maximum disk space of the run's checkpoints in GiB. Beyond it the oldest are deleted, but
+    never the best one, the last two or one that a fork began from; empty sets no limit."""
 
 
 class EarlyStoppingConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("scores"))
 
     metric: str = Field(min_length=1)
-    """Recorded metric that names the best checkpoint, such as val/exact_match or train/loss; its
-    value at each evaluation counts."""
+    """Metric that selects the best checkpoint, such as val/exact_match or train/loss, by its value
+    at each evaluation."""
     mode: Literal["min", "max"]
-    """Whether less or more of the metric is better."""
+    """min if lower values of the metric are better, max if higher ones are."""
     min_delta: float = Field(ge=0)
-    """Smallest change that counts as better."""
+    """Minimum change of the metric that counts as an improvement."""
     warmup_evaluations: int = Field(ge=0)
-    """The first so many evaluations never stop the run, whatever they find."""
+    """Number of first evaluations that never stop the run."""
     patience: int | None = Field(ge=1, json_schema_extra=BASIC)
-    """Stop after so many evaluations without a better one; empty never stops for that."""
+    """Stop after this many evaluations without an improvement; empty turns it off."""
     target: float | None
-    """Stop once the metric is as good as this; empty sets no target."""
+    """Stop once the metric reaches this value; empty sets no target."""
     divergence_factor: float | None = Field(gt=1)
-    """Stop when the training loss is no number any more, or above so many times its lowest; empty
-    lets it grow, and a loss that is no number fails the run."""
+    """Stop when the training loss is not finite, or above this multiple of its lowest value; when
+    empty, only a loss that is not finite ends the run, as failed."""
     plateau_evaluations: int | None = Field(ge=2)
-    """Stop when the trend of the metric over so many evaluations gains no more than min_delta;
-    empty never looks for one."""
+    """Stop when the trend of the metric over this many evaluations improves by no more than
+    min_delta; empty turns it off."""
     criteria: list[str]
-    """More criteria by name, as registered in src/training/early_stopping.py."""
+    """Further criteria by name, as registered in src/training/early_stopping.py."""
 
 
 class SupervisionConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects())
 
     auto_resume: int = Field(ge=0, le=100)
-    """Resume an interrupted run (a lost machine, a killed process) by itself at most so many times,
-    each only after a new checkpoint."""
+    """Maximum number of automatic resumes of an interrupted run (a lost machine, a killed process),
+    each only if there is a new checkpoint since the last."""
     self_heal: bool
-    """After running out of GPU memory, go on with half the micro-batch and double the accumulation;
-    after a loss that is no number, from the last checkpoint with half the learning rate. At most
-    twice a run."""
+    """After running out of GPU memory, continue with half the micro-batch and double the
+    accumulation; after a loss that is not finite, from the last checkpoint with half the learning
+    rate. At most twice per run."""
 
 
 class TrackingConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects())
 
     tracker: Literal["wandb", "trackio"]
-    """Where the metrics also go: Weights & Biases, or Trackio, which keeps them on this machine."""
+    """Experiment tracker that also gets the metrics: Weights & Biases, or Trackio, which keeps them
+    on this machine."""
     mode: Literal["auto", "online", "offline", "off"]
-    """online sends to Weights & Biases where a key exists, offline saves in the run's folder for a
-    later `wandb sync`, auto follows WANDB_MODE and is offline without it; off keeps it to the run
-    table. It never blocks or fails a run."""
+    """online sends to Weights & Biases if there is an API key, offline writes into the run's folder
+    for a later `wandb sync`, auto follows WANDB_MODE (offline if unset), off records in the run
+    table alone. A tracker never blocks or fails a run."""
     project: str = Field(min_length=1, max_length=128)
-    """Project of the tracker that the run goes to."""
+    """Project in the tracker that the run is logged to."""
     group: str | None = Field(max_length=128)
     """Group of runs in that project, such as the name of a sweep; empty for none."""
     tags: list[str]
-    """Tags that the run carries there."""
+    """Tags of the run in the tracker."""
     artifacts: bool
-    """At the end also send the kept adapter and the table of the words that it got wrong."""
+    """Also upload the final adapter and the table of its wrong answers at the end."""
     tensorboard: bool
     """Also write TensorBoard event files into the run's folder."""
 
 
 class RunConfig(Section):
-    """Everything that decides a run. Load one with `load_config`; the values come from configs/."""
+    """All settings of a run. Load one with `load_config`; the default values are in configs/."""
 
     name: str = Field(min_length=1, max_length=80, json_schema_extra=affects() | BASIC)
-    """Name of the run; its id adds the time of the launch."""
+    """Name of the run; its id adds the launch time."""
     backend: Literal["auto", "unsloth", "peft"] = Field(
         json_schema_extra=affects("weights", "cost")
     )
-    """What loads and patches the model. auto takes Unsloth on a GPU where it supports the model,
-    and PEFT elsewhere."""
+    """Library that loads and patches the model. auto takes Unsloth on a GPU if it supports the
+    model, else PEFT."""
     engine: Literal["auto", "trl", "packed"] = Field(
         json_schema_extra=affects("weights", "cost", "pack")
     )
-    """What trains: trl is TRL's SFTTrainer; packed trains many adapters at once; auto picks."""
+    """Training engine: trl is TRL's SFTTrainer, packed trains many adapters at once, auto
+    chooses."""
     pack_size: int = Field(ge=1, le=1024, json_schema_extra=affects("pack"))
-    """Runs that engine packed trains at once in one process, at most: those in the queue that have
+    """Maximum number of runs that the packed engine trains at once in one process: queued runs with
     the same base model, target modules, precision and optimizer."""
     model: ModelConfig
     lora: LoraConfig
@@ -322,5 +325,5 @@ class RunConfig(Section):
         return self.training.per_device_train_batch_size * self.training.gradient_accumulation_steps
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Optimizer steps in which each of `rows` training rows is seen once."""
+        """Optimizer steps in one pass over `rows` training rows."""
         return math.ceil(rows / self.rows_per_step)
