@@ -12,17 +12,11 @@ import yaml
 from src.analysis import misspellings
 from src.config import RunConfig, affecting, subset
 from src.errors import UserError
+from src.models.metrics import METRICS, MetricInfo
 from src.paths import base_model
 from src.training.merge import merge
 
 NOT_COPIED = ("README.md",)  # PEFT's is an empty form
-METRICS = {
-    "exact_match": "exact match",
-    "token_accuracy": "token accuracy",
-    "cer": "character error rate",
-    "edit_distance": "mean edit distance",
-    "loss": "loss, nats a token",
-}
 MAX_EXAMPLES = 20  # wrong answers that the card shows
 
 
@@ -165,7 +159,7 @@ def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str,
                 "task": {"type": "text-generation", "name": config.data.task},
                 "dataset": {"name": config.data.task, "type": config.data.task, "split": "test"},
                 "metrics": [
-                    {"type": name, "name": METRICS[name], "value": round(value, 6)}
+                    {"type": name, "name": _metric_title(METRICS[name]), "value": round(value, 6)}
                     for name, value in known
                     if value is not None
                 ],
@@ -174,11 +168,16 @@ def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str,
     }
 
 
+def _metric_title(metric: MetricInfo) -> str:
+    """Title, with the unit of what is no share."""
+    return metric.title if metric.is_share else f"{metric.title} ({metric.unit})"
+
+
 def _score_rows(scores: Mapping[str, float | None]) -> list[tuple[str, ...]]:
     rows = []
-    for name, title in METRICS.items():
+    for name, metric in METRICS.items():
         values = (scores.get(f"{split}/{name}") for split in ("val", "test"))
-        rows.append((title, *("" if v is None else f"{v:.4g}" for v in values)))
+        rows.append((_metric_title(metric), *("" if v is None else f"{v:.4g}" for v in values)))
     return rows
 
 

@@ -1,8 +1,68 @@
-"""Metrics over predicted and expected answers; nan for empty lists: no words is not a score."""
+"""The metrics of an evaluation: their formulas, and how each is named, shown and compared.
+
+A formula gives nan for empty lists: no words is not a score. Imports neither torch nor, until a
+distance is computed, rapidfuzz: command line and supervisors read the names here.
+"""
 
 import math
+from dataclasses import dataclass
 
-from rapidfuzz.distance import OSA, Levenshtein
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric is shown, and which of two values is better."""
+
+    name: str  # as recorded; a metric of an evaluation as val/NAME and test/NAME
+    title: str
+    unit: str
+    lower_is_better: bool | None = None  # None: neither is
+    format: str = ",.3~g"  # of a value, in d3's and (without ~) Python's notation
+
+    @property
+    def is_share(self) -> bool:
+        """True if it is shown in percent."""
+        return self.format.endswith("%")
+
+
+# Of an evaluation, in the order in which they are offered and shown.
+METRICS = {
+    metric.name: metric
+    for metric in (
+        MetricInfo("exact_match", "exact match", "share of words", False, ".1%"),
+        MetricInfo("token_accuracy", "token accuracy", "share of tokens", False, ".1%"),
+        MetricInfo("cer", "character error rate", "edits per character", True, ".1%"),
+        MetricInfo("edit_distance", "edit distance", "edits per word", True),
+        MetricInfo("loss", "loss", "nats per token", True),
+    )
+}
+# What is recorded while training.
+TRAINING_METRICS = {
+    metric.name: metric
+    for metric in (
+        MetricInfo("train/loss", "loss", "nats per token", True),
+        MetricInfo("lr", "learning rate", "learning rate"),
+        MetricInfo("grad_norm", "gradient norm", "L2 norm before clipping", True),
+        MetricInfo("tokens_per_second", "speed", "tokens per second", None, ",.0f"),
+    )
+}
+# Names of the metrics that may select the best checkpoint: those of an evaluation, and what
+# training logged last before it.
+MONITORED = (*(f"val/{name}" for name in METRICS), *TRAINING_METRICS)
+
+
+def metric_info(recorded: str) -> MetricInfo | None:
+    """The metric that is recorded under this name, such as val/cer, or val/cer/word for one task;
+    None for one that is not listed here."""
+    split, _, rest = recorded.partition("/")
+    if split in ("val", "test"):
+        return METRICS.get(rest.partition("/")[0])
+    return TRAINING_METRICS.get(recorded)
+
+
+def lower_is_better(recorded: str) -> bool:
+    """True if a lower value of the metric of this recorded name is better."""
+    info = metric_info(recorded)
+    return info is not None and info.lower_is_better is True
 
 
 def exact_match(predicted: list[str], expected: list[str]) -> float:
@@ -23,6 +83,8 @@ def token_accuracy(hits: int, tokens: int) -> float:
 def edit_distance(predicted: str, expected: str) -> int:
     """Fewest insertions, deletions, substitutions and swaps of neighbours that turn one into the
     other (optimal string alignment), without surrounding spaces."""
+    from rapidfuzz.distance import OSA
+
     return OSA.distance(predicted.strip(), expected.strip())
 
 
@@ -38,6 +100,8 @@ def character_error_rate(predicted: list[str], expected: list[str]) -> float:
 
     nan when no character is expected.
     """
+    from rapidfuzz.distance import Levenshtein
+
     pairs = [(p.strip(), e.strip()) for p, e in zip(predicted, expected, strict=True)]
     characters = sum(len(e) for _, e in pairs)
     edits = sum(Levenshtein.distance(p, e) for p, e in pairs)

@@ -21,7 +21,7 @@ from src.config import (
     with_overrides,
 )
 from src.errors import did_you_mean
-from src.training.early_stopping import LESS, TRAINING, VALIDATION
+from src.models.metrics import MONITORED, lower_is_better
 
 STARTUP_SECONDS = 10  # from the start of a trial to its first step
 
@@ -123,7 +123,7 @@ class SweepConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _mode(cls, given: Any) -> Any:
-        less = isinstance(given, dict) and given.get("metric") in LESS
+        less = isinstance(given, dict) and lower_is_better(str(given.get("metric")))
         return {"mode": "min"} | given if less else given
 
     @field_validator("budget", mode="before")
@@ -266,9 +266,9 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
         if why:
             yield f"space.{name}", why
         above[name] = parameter
-    if sweep.metric not in VALIDATION + TRAINING:
-        names = ", ".join(VALIDATION + TRAINING)
-        near = did_you_mean(sweep.metric, VALIDATION + TRAINING)
+    if sweep.metric not in MONITORED:
+        names = ", ".join(MONITORED)
+        near = did_you_mean(sweep.metric, MONITORED)
         yield "metric", f"{sweep.metric!r} is not recorded{near or f'; take one of {names}'}"
     if sweep.method != "grid" and sweep.budget is None:
         yield "budget", f"{sweep.method} search has no end; set one, such as `50 trials`"

@@ -12,13 +12,9 @@ from typing import Any
 
 from src.config import EarlyStoppingConfig
 from src.errors import did_you_mean
+from src.models.metrics import MONITORED
 
-# Metrics that may be monitored: those of an evaluation, and what training logged last before it.
-VALIDATION = ("val/loss", "val/token_accuracy", "val/exact_match", "val/cer", "val/edit_distance")
-TRAINING = ("train/loss", "lr", "grad_norm", "tokens_per_second")
-LOSS = VALIDATION[0]
-# Less of these is better; of lr and tokens_per_second neither is.
-LESS = ("val/loss", "val/cer", "val/edit_distance", "train/loss", "grad_norm")
+LOSS = "val/loss"
 
 
 class Diverged(ArithmeticError):
@@ -178,8 +174,8 @@ BUILT_IN = ("divergence", "target_reached", "patience", "plateau")
 def stopping_problems(asked: EarlyStoppingConfig) -> dict[str, str]:
     """A sentence for each setting that cannot be followed: {setting: sentence}."""
     problems = {}
-    if asked.metric not in VALIDATION + TRAINING:
-        names = ", ".join(VALIDATION + TRAINING)
+    if asked.metric not in MONITORED:
+        names = ", ".join(MONITORED)
         problems["early_stopping.metric"] = f"{asked.metric!r} is not recorded; take one of {names}"
     if unknown := [name for name in asked.criteria if name not in CRITERIA]:
         problems["early_stopping.criteria"] = (

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from src.config import RunConfig, get, load_config, settings
+from src.models.metrics import METRICS
 from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_loaders import DataError
-from src.training.early_stopping import VALIDATION, Diverged
+from src.training.early_stopping import Diverged
 from src.training.train import train
 from src.training.trl_arguments import plan
 from src.training.utils import TrainingError, TrainingResult
@@ -113,8 +114,7 @@ def test_what_is_reported_and_left_behind(bases: Path, tmp_path: Path) -> None:
         assert set(reporter.curve(name)) == set(range(1, 9))
     assert any(name.endswith("memory_gib") for _, name, _ in reporter.points)
     assert set(result.metrics) == {
-        *VALIDATION,
-        *(name.replace("val/", "test/") for name in VALIDATION),
+        *(f"{split}/{name}" for split in ("val", "test") for name in METRICS),
     }
     assert reporter.values["backend"] == "peft" and reporter.values["precision"] == "fp32"
     assert reporter.values["trainer"]["learning_rate"] == 5e-3
@@ -427,7 +427,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
             {"data__template": " x" * 130 + "{question}", "model__max_length": 512},
             "longer than the base model's context of 128 tokens; the longest has",
         ),
-        ({"early_stopping__metric": "val/bleu"}, "val/bleu' is not recorded; take one of val/lo"),
+        ({"early_stopping__metric": "val/bleu"}, "val/bleu' is not recorded; take one of val/ex"),
         (
             {"engine": "packed", "lora__bias": "all"},
             "lora.bias: the packed engine trains no biases",

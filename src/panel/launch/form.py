@@ -31,8 +31,8 @@ from src.config import (
     stored_config,
     to_yaml,
 )
+from src.models.metrics import MONITORED
 from src.panel.ui import html
-from src.training.early_stopping import TRAINING, VALIDATION
 
 # Choices offered for settings that are free text.
 SUGGESTED = {
@@ -42,8 +42,8 @@ SUGGESTED = {
         "gpt2",
         "Qwen/Qwen2.5-0.5B",
     ),
-    "early_stopping.metric": (*VALIDATION, *TRAINING),
-    "metric": (*VALIDATION, *TRAINING),  # of a sweep
+    "early_stopping.metric": MONITORED,
+    "metric": MONITORED,  # of a sweep
 }
 
 

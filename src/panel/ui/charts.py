@@ -16,6 +16,7 @@ import streamlit as st
 from tsdownsample import MinMaxLTTBDownsampler
 
 from src import store
+from src.models.metrics import METRICS, metric_info
 from src.panel.server import PLOTLY_JS
 from src.store.outcome import EndReason
 from src.store.tables import Run, Status
@@ -42,37 +43,39 @@ def _by_task(metric: str) -> dict[str, str]:
     return {f"{metric}/spell_out": "spelled out", f"{metric}/word": "whole words"}
 
 
+def _of(metric: str, curves: Mapping[str, str], *, noisy: bool = False) -> Chart:
+    """A chart with the title, unit and format of a recorded metric, where they are known."""
+    info = metric_info(metric)
+    if info is None:
+        return Chart(metric, metric, curves)
+    return Chart(info.title[0].upper() + info.title[1:], info.unit, curves, info.format, noisy)
+
+
 CHARTS = (
-    Chart("Loss", "nats per token", {"train/loss": "train", "val/loss": "validation"}, noisy=True),
+    _of("train/loss", {"train/loss": "train", "val/loss": "validation"}, noisy=True),
     Chart(
         "Accuracy",
         "share of validation",
         {"val/exact_match": "exact match", "val/token_accuracy": "tokens"}
         | _by_task("val/exact_match"),
-        ".1%",
+        METRICS["exact_match"].format,
     ),
-    Chart(
-        "Character error rate",
-        "edits per character",
-        {"val/cer": "validation"} | _by_task("val/cer"),
-        ".1%",
-    ),
-    Chart(
-        "Edit distance",
-        "edits per word",
+    _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer")),
+    _of(
+        "val/edit_distance",
         {"val/edit_distance": "validation mean"} | _by_task("val/edit_distance"),
     ),
-    Chart("Learning rate", "learning rate", {"lr": "rate"}),
-    Chart("Gradient norm", "L2 norm before clipping", {"grad_norm": "norm"}, noisy=True),
-    Chart("Speed", "tokens per second", {"tokens_per_second": "tokens"}, ",.0f", noisy=True),
+    _of("lr", {"lr": "rate"}),
+    _of("grad_norm", {"grad_norm": "norm"}, noisy=True),
+    _of("tokens_per_second", {"tokens_per_second": "tokens"}, noisy=True),
     Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
 )
 
 
 def is_share(metric: str) -> bool:
     """True if the metric is shown in percent."""
-    name = metric.replace("test/", "val/")
-    return any(chart.format.endswith("%") for chart in CHARTS if name in chart.curves)
+    info = metric_info(metric)
+    return info is not None and info.is_share
 
 
 def charts(names: Iterable[str]) -> list[Chart]:
@@ -81,7 +84,7 @@ def charts(names: Iterable[str]) -> list[Chart]:
     names = [name for name in names if not name.startswith("test/")]
     known = {name for chart in CHARTS for name in chart.curves}
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
-    return found + [Chart(name, name, {name: name}) for name in names if name not in known]
+    return found + [_of(name, {name: name}) for name in names if name not in known]
 
 
 # --- reading --------------------------------------------------------------------------------------
