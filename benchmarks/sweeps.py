@@ -118,15 +118,17 @@ def sweep_file(home: Path, shape: str | None) -> Path:
             "checkpointing.save_steps": 120, "pack_size": 4,  # two cores are full with fewer
         }  # fmt: skip
     else:
-        from benchmarks import packed
+        from benchmarks.packed.baselines import save_base
+        from benchmarks.packed.models import ROWS
+        from benchmarks.packed.sweep import words
 
         if not (home / "base").exists():
-            packed.save_base(shape, home / "base")
-            packed.words(home / "words")
+            save_base(shape, home / "base")
+            words(home / "words")
         steps = 500 if shape == "gpt2" else 20
         overrides |= {
             "model.name": str(home / "base"), "data.path": str(home / "words"),
-            "model.max_length": 64, "training.per_device_train_batch_size": packed.ROWS,
+            "model.max_length": 64, "training.per_device_train_batch_size": ROWS,
             "training.max_steps": steps, "evaluation.eval_steps": steps,
             "evaluation.batch_size": 400, "checkpointing.save_steps": steps,
         }  # fmt: skip

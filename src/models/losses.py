@@ -1,25 +1,23 @@
-"""Losses over the answer's tokens."""
+"""Losses and scores over the tokens of answers. B rows, T tokens per row, V vocabulary."""
 
 import torch
 import torch.nn.functional as F
 
-IGNORED = -100  # the label of a token that is no part of the answer
+IGNORED = -100  # label of a token that is no part of an answer; PyTorch's ignore_index
 
 
 def answer_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    logits: torch.Tensor,  # (B, T, V); position t predicts label t + 1
+    labels: torch.Tensor,  # (B, T), IGNORED where there is no answer
     *,
     label_smoothing: float = 0.0,
     tokens: int | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean cross-entropy in nats over the labels that are not -100, a scalar fp32.
+    """Mean cross-entropy over the answer tokens in nats, a scalar fp32; 0 where there are none.
 
-    logits (batch, length, vocabulary), labels (batch, length): position t predicts label t + 1.
-    With smoothing s the target is (1 - s) on the label plus s / vocabulary on every token (Szegedy
-    et al. 2016, section 7). `tokens` divides the sum instead of this batch's own count: with the
-    count of all micro-batches of a step, their losses add up to the step's mean. Zero where no
-    label counts.
+    With label smoothing s the target is (1 - s) on the label plus s / V on every token (Szegedy et
+    al. 2016, arXiv 1512.00567, section 7). `tokens` divides the sum in place of this batch's own
+    count: with the count of all micro-batches of a step, their losses add up to the step's mean.
     """
     targets = labels[:, 1:].flatten()
     total = F.cross_entropy(
@@ -35,21 +33,21 @@ def answer_loss(
 
 
 def answer_log_probabilities(
-    logits: torch.Tensor, labels: torch.Tensor
+    logits: torch.Tensor,  # (B, T, V); position t predicts label t + 1
+    labels: torch.Tensor,  # (B, T), IGNORED where there is no answer
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per row: sum of log p of its labels in nats (fp32), how many labels the arg max hits, and how
-    many there are (int64); each (batch,).
+    """Per row: log-probability of its answer in nats, arg max hits, answer tokens.
 
-    logits (batch, length, vocabulary), labels (batch, length) with -100 where no answer is.
+    (B,) each; the first is fp32, the counts are int64.
     """
     targets = labels[:, 1:]
     counts = targets != IGNORED
-    # Only the answer's positions go to fp32: over a vocabulary of 150,000 the rest would not fit.
+    # Only answer positions are cast to fp32: with V = 150,000 all of them would not fit in memory.
     scores = logits[:, :-1][counts].float()
-    wanted = targets[counts]
-    log_p = scores.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+    answers = targets[counts]
+    log_p = scores.log_softmax(-1).gather(-1, answers[:, None])[:, 0]
     rows = counts.nonzero()[:, 0]
     total = torch.zeros(len(labels), device=logits.device).index_add_(0, rows, log_p)
     hits = torch.zeros(len(labels), dtype=torch.long, device=logits.device)
-    hits.index_add_(0, rows, (scores.argmax(-1) == wanted).long())
+    hits.index_add_(0, rows, (scores.argmax(-1) == answers).long())
     return total, hits, counts.sum(1)

@@ -1,7 +1,7 @@
-"""The spelling model: a frozen base model with a LoRA adapter on it.
+"""The spelling model: a frozen base model with a LoRA adapter.
 
-`choose_backend` comes before every import of transformers, trl or peft: Unsloth patches them while
-it is imported.
+Call `choose_backend` before anything imports transformers, trl or peft: importing Unsloth patches
+them.
 """
 
 import hashlib
@@ -11,48 +11,38 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from src.models.pretrained import from_pretrained, one_line
 from src.models.utils import ModelError, device, dtype_of
-
-__all__ = [
-    "ModelError",
-    "Vocabulary",
-    "add_lora",
-    "choose_backend",
-    "greedy_answers",
-    "load_base",
-    "load_vocabulary",
-]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a base model reads and writes, known before its weights are loaded."""
+    """Tokenizer and configuration of a base model, which need none of its weights."""
 
-    tokenizer: Any  # with an EOS and a PAD token
-    config: Any  # of the model, as transformers reads it
-    context_tokens: int | None  # the longest row that the model can read
+    tokenizer: Any  # a transformers tokenizer with an EOS and a PAD token
+    config: Any  # the model's transformers config
+    context_tokens: int | None  # max tokens of a row that the model can read
 
     @cached_property  # every trial of a pack asks for it
     def fingerprint(self) -> str:
-        """sha256 of the tokenizer's tokens and their numbers."""
+        """sha256 of the tokenizer's tokens and their ids."""
         tokens = sorted(self.tokenizer.get_vocab().items())
         return hashlib.sha256(repr(tokens).encode()).hexdigest()
 
 
-def choose_backend(wanted: str, *, precision: str) -> tuple[str, str | None]:
-    """`unsloth` or `peft` for auto | unsloth | peft, and one sentence why not Unsloth.
+def choose_backend(backend: str, *, precision: str) -> tuple[str, str | None]:
+    """`unsloth` or `peft` for the setting auto | unsloth | peft, and a sentence why not Unsloth.
 
-    Imports Unsloth when it is taken.
+    Imports Unsloth when it is chosen. ModelError where unsloth is demanded and cannot be used.
     """
-    if wanted == "peft":
+    if backend == "peft":
         return "peft", None
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
-    # Our loss reads the logits; by default Unsloth returns none while training.
+    # Our loss reads the logits; by default Unsloth returns none in training.
     os.environ.setdefault("UNSLOTH_RETURN_LOGITS", "1")
     if not torch.cuda.is_available():
         why = "Unsloth needs an NVIDIA GPU and there is none here"
@@ -63,8 +53,8 @@ def choose_backend(wanted: str, *, precision: str) -> tuple[str, str | None]:
             importlib.import_module("unsloth")
             return "unsloth", None
         except (ImportError, NotImplementedError, RuntimeError, AttributeError, OSError) as error:
-            why = f"Unsloth cannot be imported ({_one_line(error)})"
-    if wanted == "unsloth":
+            why = f"Unsloth cannot be imported ({one_line(error)})"
+    if backend == "unsloth":
         raise ModelError(f"backend unsloth: {why}; take backend auto or peft")
     return "peft", f"{why}, so PEFT trains."
 
@@ -73,22 +63,22 @@ def model_type(name: str, *, revision: str | None = None) -> str:
     """The `model_type` of a base model's configuration, such as gpt2 or llama."""
     from transformers import AutoConfig
 
-    return str(_read(AutoConfig, name, revision).model_type)
+    return str(from_pretrained(AutoConfig, name, revision).model_type)
 
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> Vocabulary:
-    """The tokenizer and the configuration of the base model in a folder or under a hub id."""
+    """The tokenizer and configuration of a base model; `name` is a folder or a hub id."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    config = _read(AutoConfig, name, revision)
+    config = from_pretrained(AutoConfig, name, revision)
     if getattr(config, "auto_map", None):
         raise ModelError(
             f"base model {name!r} brings its own code (auto_map), which Spelltune never runs; "
             "choose a model that transformers knows"
         )
-    tokenizer = _read(AutoTokenizer, name, revision)
+    tokenizer = from_pretrained(AutoTokenizer, name, revision)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {name!r} has no EOS token, so answers could not end")
     if tokenizer.pad_token_id is None:
@@ -111,10 +101,10 @@ def load_base(
     gradient_checkpointing: bool,
     seed: int,
 ) -> Any:
-    """The base model, frozen, in evaluation mode, on its device, with dropout off.
+    """The base model, frozen, in evaluation mode, on its device, without dropout.
 
-    Dropout inside a base is 0.1 in GPT-2's own config and off in newer models: here it is off
-    everywhere, and the adapter's is the only one.
+    GPT-2's config has a dropout of 0.1 inside the base and newer models have none; it is switched
+    off everywhere, so that the adapter's dropout is the only one.
     """
     if load_in_4bit and not torch.cuda.is_available():
         raise ModelError(
@@ -128,15 +118,15 @@ def load_base(
         model = _load_with_transformers(name, revision, load_in_4bit, precision, vocabulary.config)
     rows = vocabulary.config.get_text_config().vocab_size
     if model.get_input_embeddings().weight.shape[0] != rows:
-        # Unsloth adds a PAD token and a row for it. Nothing reads that row, and PEFT would store
-        # the whole embedding in every adapter.
+        # Unsloth adds a PAD token and an embedding row, which nothing reads. PEFT would store the
+        # whole embedding in every adapter because its size changed.
         model.resize_token_embeddings(rows)
     tokenizer = vocabulary.tokenizer
     if len(tokenizer) > rows:
         raise ModelError(
             f"the tokenizer of {name!r} has {len(tokenizer)} tokens, but its model has {rows}"
         )
-    _turn_dropout_off(model)
+    _disable_dropout(model)
     model.requires_grad_(False)
     model.eval()
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -156,20 +146,20 @@ def add_lora(
     max_length: int,
     seed: int,
 ) -> tuple[Any, list[str]]:
-    """The model with a fresh adapter in fp32, and the names of the layers that got one."""
-    from peft import LoraConfig, get_peft_model
+    """The model with a fresh adapter in fp32, and the names of the adapted layers."""
+    from peft import get_peft_model
     from transformers import set_seed
     from transformers.pytorch_utils import Conv1D
 
     targets = resolve_targets(model, target_modules)
     layers = [m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in targets]
     conv1d = any(isinstance(layer, Conv1D) for layer in layers)
-    # The trainer's own seed comes after the adapter is made.
+    # The trainer sets its seed only after the adapter is initialized.
     set_seed(seed)
     if backend == "unsloth":
         from unsloth import FastLanguageModel
 
-        # Unsloth counts only nn.Linear when it is given a list, and finds none in GPT-2.
+        # Given a list, Unsloth looks for nn.Linear only and finds none in GPT-2 (Conv1D).
         chosen: Any = rf".*\.({'|'.join(targets)})" if conv1d else targets
         model = FastLanguageModel.get_peft_model(
             model,
@@ -183,49 +173,72 @@ def add_lora(
             max_seq_length=max_length,
         )
     else:
-        options: dict[str, Any] = {
-            "r": r,
-            "lora_alpha": alpha,
-            "lora_dropout": dropout,
-            "target_modules": targets,
-            "bias": bias,
-            "fan_in_fan_out": conv1d,
-            "task_type": "CAUSAL_LM",
-        }
-        model = get_peft_model(model, LoraConfig(**options))
+        config = lora_config(
+            r=r, alpha=alpha, dropout=dropout, targets=targets, bias=bias, conv1d=conv1d
+        )
+        model = get_peft_model(model, config)
     adapter_to_fp32(model)
     return model, targets
 
 
+def lora_config(
+    *,
+    r: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+    bias: str,
+    conv1d: bool,
+    **more: Any,
+) -> Any:
+    """PEFT's LoraConfig of an adapter; `conv1d` where the adapted layers are GPT-2's Conv1D."""
+    from peft import LoraConfig
+
+    options: dict[str, Any] = {
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": list(targets),
+        "bias": bias,
+        "fan_in_fan_out": conv1d,
+        "task_type": "CAUSAL_LM",
+        **more,
+    }
+    return LoraConfig(**options)
+
+
 def adapter_to_fp32(model: Any) -> None:
-    """Trainable weights in fp32, whatever a library made of them: 16 bits lose small updates."""
+    """Cast trainable weights to fp32, whatever their dtype is: 16 bits lose small updates."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
-def resolve_targets(model: Any, wanted: Sequence[str] | None) -> list[str]:
-    """Names of the layers to adapt: `wanted` where each names a linear layer, else every linear
-    layer (nn.Linear or GPT-2's Conv1D) but the output head."""
+def resolve_targets(model: Any, target_modules: Sequence[str] | None) -> list[str]:
+    """Sorted names of the layers to adapt: `target_modules`, or by default every linear layer.
+
+    Linear layers are nn.Linear and GPT-2's Conv1D, without the output head. ModelError where a
+    target names none.
+    """
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    found = sorted(
+    linear = sorted(
         {
             name.rsplit(".", 1)[-1]
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
         }
     )
-    if wanted is None:
-        return found
-    unknown = [name for name in wanted if name not in found]
+    if target_modules is None:
+        return linear
+    unknown = [name for name in target_modules if name not in linear]
     if unknown:
         raise ModelError(
             f"lora.target_modules: this model has no linear layer {', '.join(unknown)}; "
-            f"it has {', '.join(found)}"
+            f"it has {', '.join(linear)}"
         )
-    return sorted(set(wanted))
+    return sorted(set(target_modules))
 
 
 @torch.no_grad()
@@ -238,9 +251,9 @@ def greedy_answers(
     eos_token_id: int,
     precision: str = "fp32",
 ) -> list[list[int]]:
-    """The most likely next tokens after each prompt, up to EOS (left out) or `max_new_tokens`.
+    """The most likely tokens after each prompt, up to EOS (excluded) or `max_new_tokens`.
 
-    The prompts are one batch, padded on the left; the model is in evaluation mode.
+    The prompts are one batch, padded on the left. The model must be in evaluation mode.
     """
     longest = max(map(len, prompts))
     rows = [[pad_token_id] * (longest - len(p)) + p for p in prompts]
@@ -261,7 +274,7 @@ def greedy_answers(
 
 
 def autocast(precision: str) -> Any:
-    """The context in which a forward runs in `precision`."""
+    """Context manager that runs a forward pass in `precision`."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device().type, dtype=dtype_of(precision))
@@ -273,7 +286,7 @@ def _load_with_transformers(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     if getattr(config, "activation_function", None) == "gelu_new":
-        # The same function in one kernel instead of six: a fifth of a step on a CPU.
+        # The same function as one kernel instead of six saves a fifth of a training step on a CPU.
         config.activation_function = "gelu_pytorch_tanh"
     extra: dict[str, Any] = {}
     if load_in_4bit:
@@ -286,9 +299,9 @@ def _load_with_transformers(
     if torch.cuda.is_available():
         extra |= {"dtype": dtype_of(precision), "device_map": {"": device()}}
     else:
-        # On a CPU 16-bit weights are slower than fp32 ones; autocast does the rest.
+        # On a CPU 16-bit weights are slower than fp32; autocast casts for the forward pass.
         extra |= {"dtype": torch.float32}
-    return _read(AutoModelForCausalLM, name, revision, config=config, **extra)
+    return from_pretrained(AutoModelForCausalLM, name, revision, config=config, **extra)
 
 
 def _load_with_unsloth(
@@ -312,75 +325,23 @@ def _load_with_unsloth(
             dtype=dtype_of(precision),
             device_map={"": device()},
             trust_remote_code=False,
-            # Else a hub id is swapped for Unsloth's own 4-bit copy, another repository.
+            # Otherwise Unsloth replaces a hub id by its own 4-bit copy in another repository.
             use_exact_model_name=True,
             use_gradient_checkpointing=gradient_checkpointing,
             random_state=seed,
         )
     except (ImportError, NotImplementedError, RuntimeError, ValueError, TypeError) as error:
-        raise ModelError(f"Unsloth cannot load {name!r} ({_one_line(error)})") from error
+        raise ModelError(f"Unsloth cannot load {name!r} ({one_line(error)})") from error
     return model
 
 
-def _read(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
-    """`kind.from_pretrained`, with its failures in one sentence."""
-    try:
-        return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_why_unreadable(name, revision, error)) from error
-
-
-def _why_unreadable(name: str, revision: str | None, error: Exception) -> str:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    causes = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    where = f"base model {name!r}" + (f" at revision {revision!r}" if revision else "")
-
-    def came_from(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(c, kinds) for c in causes)
-
-    if "trust_remote_code" in str(error):
-        return f"{where} brings its own code, which Spelltune never runs; choose another model"
-    if Path(name).exists():
-        return f"{where} cannot be read: {_one_line(error)}"
-    if came_from(GatedRepoError):
-        return f"{where} asks for its licence first: accept it on the hub, then `hf auth login`"
-    if came_from(RevisionNotFoundError):
-        return f"{where} is not on the hub: it has no such revision"
-    if came_from(RepositoryNotFoundError):
-        return f"{where} was found neither on this machine nor on the hub; check its name"
-    if came_from(HFValidationError):
-        return f"{where} was not found: there is no such folder, and it is no hub id"
-    if came_from(LocalEntryNotFoundError, OfflineModeIsEnabled) or "connect" in str(error):
-        return (
-            f"{where} is not on this machine, and the Hugging Face hub cannot be reached; connect "
-            "this machine, or take spelltune-tiny, which ships with Spelltune"
-        )
-    return f"{where} cannot be read: {_one_line(error)}"
-
-
-def _turn_dropout_off(model: Any) -> None:
+def _disable_dropout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        # Llama-shaped attention keeps its rate as a number.
+        # Llama-shaped attention keeps its dropout rate as a float attribute.
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout"):
         if hasattr(model.config, name):
             setattr(model.config, name, 0.0)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a model needs to know of the machine: device, number format, memory, random state."""
+"""Device, dtype, memory, package versions and random state."""
 
 import random
 from collections.abc import Iterator
@@ -24,32 +24,32 @@ PACKAGES = (
 
 
 class ModelError(ValueError):
-    """A base model, or a way of training it, that this machine cannot use."""
+    """This machine cannot use a base model, or cannot train it as the settings say."""
 
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def resolve_precision(wanted: str) -> str:
-    """`bf16`, `fp16` or `fp32` for auto | bf16 | fp16 | fp32 on this machine.
+def resolve_precision(precision: str) -> str:
+    """`bf16`, `fp16` or `fp32` for the setting auto | bf16 | fp16 | fp32 on this machine.
 
-    auto takes bf16 where the GPU computes in it, else fp16, and fp32 on a CPU.
+    auto is bf16 where the GPU supports it natively, else fp16; fp32 on a CPU.
     """
     on_gpu = torch.cuda.is_available()
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "auto":
+    if precision == "auto":
         return ("bf16" if has_bf16 else "fp16") if on_gpu else "fp32"
-    if wanted == "fp16" and not on_gpu:
+    if precision == "fp16" and not on_gpu:
         raise ModelError(
             "training.precision fp16 needs a GPU, and there is none; take auto or fp32"
         )
-    if wanted == "bf16" and on_gpu and not has_bf16:
+    if precision == "bf16" and on_gpu and not has_bf16:
         raise ModelError(
             f"training.precision bf16 is not supported by {torch.cuda.get_device_name()}; "
             "take auto or fp16"
         )
-    return wanted
+    return precision
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -57,7 +57,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
-    """Trainable and all parameters. A 4-bit weight counts each of its packed values."""
+    """Number of trainable and of all parameters; a 4-bit weight counts both values of a byte."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(
         p.numel() * (2 if type(p).__name__ == "Params4bit" and p.dtype == torch.uint8 else 1)
@@ -67,7 +67,7 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
 
 
 def memory_gib() -> dict[str, float]:
-    """The most GPU memory that tensors took so far, or the process's resident memory now."""
+    """Peak GPU memory allocated to tensors so far; on a CPU, the resident memory now."""
     if torch.cuda.is_available():
         return {"gpu/memory_gib": torch.cuda.max_memory_allocated() / GIB}
     return {"cpu/memory_gib": psutil.Process().memory_info().rss / GIB}
@@ -75,19 +75,19 @@ def memory_gib() -> dict[str, float]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the installed packages that decide a training's numbers."""
-    found = {}
+    """Versions of the installed packages that a training's numbers depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the random generators of Python, NumPy and torch as they were found."""
+    """Restore the random generators of Python, NumPy and torch on exit."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:

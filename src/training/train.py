@@ -167,7 +167,8 @@ def _load(
     asked: TrlPlan, vocabulary: Any, backend: str, note: str | None
 ) -> tuple[Any, str, str | None]:
     """The base model, the backend that loaded it, and why not Unsloth."""
-    from src.models.spelling_model import ModelError, load_base
+    from src.models.spelling_model import load_base
+    from src.models.utils import ModelError
 
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
     try:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import packed as benchmark
+from benchmarks.packed.results import Results
+from benchmarks.packed.steps import phase_packed
 from src.models.losses import IGNORED, answer_loss
 from src.models.multi_lora.adapters import (
     LoraStack,
-    adapter_config,
     initial_weights,
     to_peft,
     zeros_like,
@@ -32,7 +32,7 @@ from src.models.multi_lora.step import (
     StepInput,
     idle_row,
 )
-from src.models.spelling_model import add_lora
+from src.models.spelling_model import add_lora, lora_config
 from src.models.utils import ModelError
 
 SHAPES = ("gpt2", "llama", "qwen2")
@@ -373,9 +373,9 @@ def test_peft_computes_the_same_logits_from_the_saved_adapter(shape: str, tmp_pa
         packed = (hidden @ pack.base.head.t())[..., : pack.base.vocabulary].view(4, 2, 9, -1)
     for slot, solo in enumerate(ADAPTERS):
         save_file(trained(pack, slot, solo), tmp_path / "adapter_model.safetensors")
-        config = adapter_config(
-            rank=solo.rank, alpha=solo.alpha, dropout=0.0, targets=targets_of(shape),
-            conv1d=shape == "gpt2", base="base",
+        config = lora_config(
+            r=solo.rank, alpha=solo.alpha, dropout=0.0, targets=targets_of(shape), bias="none",
+            conv1d=shape == "gpt2",
         )  # fmt: skip
         config.save_pretrained(str(tmp_path))
         loaded = PeftModel.from_pretrained(model, str(tmp_path))
@@ -444,9 +444,9 @@ def test_dropout_gives_its_own_gradient() -> None:
 
 
 def test_the_benchmark_keeps_a_profile_of_what_it_measures(tmp_path: Path) -> None:
-    found = benchmark.Results(tmp_path, "tiny")
+    found = Results(tmp_path, "tiny")
     asked = Namespace(shape="tiny", variants="2", seconds_each=0.0, out=tmp_path)
-    benchmark.phase_packed(found, asked)
+    phase_packed(found, asked)
     assert found.value("2", "adapters") == 2
     profile = [row for row in found.rows if row["phase"] == "profile of 2"]
     assert sum(row["share"] for row in profile) == pytest.approx(1, abs=0.02)

@@ -6,7 +6,7 @@ Dimension letters: __init__.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -125,26 +125,6 @@ def initial_weights(
 def zeros_like(pairs: Sequence[LoraPair]) -> list[LoraPair]:
     """Zeros in the shapes of an adapter: the state of an optimizer before its first step."""
     return [LoraPair(torch.zeros_like(a), torch.zeros_like(b)) for a, b in pairs]
-
-
-def adapter_config(
-    *, rank: int, alpha: float, dropout: float, targets: Sequence[str], conv1d: bool, base: str
-) -> Any:
-    """PEFT's LoraConfig of an adapter, with what `spelling_model.add_lora` gives it."""
-    from peft import LoraConfig
-
-    options: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": list(targets),
-        "bias": "none",
-        "fan_in_fan_out": conv1d,
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-    }
-    return LoraConfig(**options)
 
 
 def to_peft(names: Sequence[str], pairs: Sequence[LoraPair]) -> dict[str, torch.Tensor]:

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from src.models.multi_lora.adapters import (
     LoraPair,
-    adapter_config,
     from_peft,
     to_peft,
     zeros_like,
 )
 from src.models.multi_lora.optimizer import Optimizer
 from src.models.multi_lora.step import AdapterState
+from src.models.spelling_model import lora_config
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
@@ -28,13 +28,15 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
     tensors = to_peft(base.layer_names, params)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     lora = run.config.lora
-    adapter_config(
-        rank=lora.r,
+    lora_config(
+        r=lora.r,
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=base.targets,
+        bias="none",
         conv1d=base.frozen.positions is not None,
-        base=base.name,
+        base_model_name_or_path=base.name,
+        inference_mode=True,
     ).save_pretrained(str(folder))
     base.tokenizer.save_pretrained(str(folder))
 

@@ -1,0 +1,1 @@
+"""Benchmark of the packed engine beside TRL: `python -m benchmarks.packed`."""

@@ -1,0 +1,125 @@
+"""Base models with random weights, packs of fresh adapters, and random steps for them."""
+
+from typing import Any
+
+ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
+
+
+RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2": {"kind": "gpt2", "width": 768, "layers": 12, "heads": 12, "vocabulary": 50257},
+    "qwen": {
+        "kind": "qwen2", "width": 896, "layers": 24, "heads": 14, "kv_heads": 2,
+        "vocabulary": 151936, "inner": 4864,
+    },
+    "tiny": {"kind": "gpt2", "width": 64, "layers": 2, "heads": 2, "vocabulary": 320},
+    "tiny-qwen": {
+        "kind": "qwen2", "width": 64, "layers": 2, "heads": 2, "kv_heads": 1,
+        "vocabulary": 320, "inner": 128,
+    },
+}  # fmt: skip
+
+
+def random_model(shape: str, dtype: Any) -> Any:
+    """A causal model of this shape with random weights, frozen."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+    s = SHAPES[shape]
+    torch.manual_seed(0)
+    model: Any
+    if s["kind"] == "gpt2":
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                n_layer=s["layers"], n_embd=s["width"], n_head=s["heads"],
+                vocab_size=s["vocabulary"], n_positions=128, resid_pdrop=0, embd_pdrop=0,
+                attn_pdrop=0, activation_function="gelu_pytorch_tanh", bos_token_id=0,
+                eos_token_id=0, pad_token_id=1,
+            )
+        )  # fmt: skip
+    else:
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                num_hidden_layers=s["layers"], hidden_size=s["width"],
+                intermediate_size=s["inner"], num_attention_heads=s["heads"],
+                num_key_value_heads=s["kv_heads"], vocab_size=s["vocabulary"],
+                max_position_embeddings=128, tie_word_embeddings=True, bos_token_id=0,
+                eos_token_id=0, pad_token_id=1,
+            )
+        )  # fmt: skip
+    return model.to(device(), dtype).eval().requires_grad_(False)
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def flop_of_a_step(base: Any) -> float:
+    """Of one adapter's step: forward and the gradient of the activations through the frozen layers
+    for each token that is read, and the head at the answers; the adapters' own products not
+    counted."""
+    body = sum(part.weight.numel() for layer in base.layers for part in layer.linears)
+    head = base.vocabulary * base.head.shape[1]
+    return float(ROWS * 4 * (body * (LENGTH - 1) + head * ANSWER))
+
+
+def targets_of(shape: str) -> list[str]:
+    if SHAPES[shape]["kind"] == "gpt2":
+        return ["c_attn", "c_fc", "c_proj"]
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def pack_of(base: Any, adapters: int, **options: Any) -> Any:
+    """A pack of fresh adapters over the grid r x alpha x learning rate."""
+    from src.models.multi_lora.adapters import initial_weights, zeros_like
+    from src.models.multi_lora.step import AdapterState, Options, Pack
+
+    ranks = [RANKS[-1] if adapters == 1 else RANKS[slot % 4] for slot in range(adapters)]
+    pack = Pack(base, adapters, max(ranks), options=Options(**options))
+    drawn: dict[int, AdapterState] = {}
+    for slot, rank in enumerate(ranks):
+        if rank not in drawn:
+            params = initial_weights(
+                pack.layout.layer_shapes, rank=rank, seed=rank, dtype=base.dtype
+            )
+            moments = tuple(zeros_like(params) for _ in pack.state)
+            drawn[rank] = AdapterState(params, moments)
+        pack.put(slot, drawn[rank], ALPHAS[slot // 4 % 4] / rank)
+    return pack
+
+
+def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
+    """Random steps, each of ROWS rows of LENGTH tokens with an answer of ANSWER tokens."""
+    import torch
+
+    from src.models.multi_lora.optimizer import AdamW
+    from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput
+    from src.training.packed.batches import padded_length
+
+    length = padded_length(LENGTH - 1, adapters * ROWS)
+    shape = BatchShape(ROWS, length, ROWS * ANSWER)
+    optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
+    numbers = LossNumbers(loss_weight=1 / (ROWS * ANSWER))
+    top = min(base.vocabulary, 1500)
+    positions = torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
+    positions = torch.arange(ROWS)[:, None] * length + positions
+    positions = positions.flatten().repeat(adapters, 1)
+    steps = []
+    for step in range(count):
+        rows = torch.randint(5, top, (adapters, ROWS, LENGTH))
+        ids = torch.nn.functional.pad(rows[:, :, :-1], (0, length - LENGTH + 1)).flatten(1)
+        targets = rows[:, :, -ANSWER:].flatten(1)
+        keys = torch.zeros(adapters, 1, dtype=torch.long)
+        reals = torch.tensor(
+            [
+                (*optimizer.hyper(step + 1, RATES[slot // 16 % 4]), *numbers)
+                for slot in range(adapters)
+            ]
+        )
+        integers = torch.cat([ids, positions, targets, keys], 1).int()
+        steps.append(StepInput(shape, integers, reals))
+    return steps

@@ -1,0 +1,60 @@
+"""Reading configurations, tokenizers and models through transformers, with readable errors."""
+
+from pathlib import Path
+from typing import Any
+
+from src.models.utils import ModelError
+
+
+def from_pretrained(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
+    """`kind.from_pretrained(name)`; ModelError with one sentence where it fails."""
+    try:
+        return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_why_unreadable(name, revision, error)) from error
+
+
+def _why_unreadable(name: str, revision: str | None, error: Exception) -> str:
+    """One sentence that says why a model could not be read, and what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    where = f"base model {name!r}" + (f" at revision {revision!r}" if revision else "")
+
+    def came_from(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(c, kinds) for c in causes)
+
+    if "trust_remote_code" in str(error):
+        return f"{where} brings its own code, which Spelltune never runs; choose another model"
+    if Path(name).exists():
+        return f"{where} cannot be read: {one_line(error)}"
+    if came_from(GatedRepoError):
+        return f"{where} asks for its licence first: accept it on the hub, then `hf auth login`"
+    if came_from(RevisionNotFoundError):
+        return f"{where} is not on the hub: it has no such revision"
+    if came_from(RepositoryNotFoundError):
+        return f"{where} was found neither on this machine nor on the hub; check its name"
+    if came_from(HFValidationError):
+        return f"{where} was not found: there is no such folder, and it is no hub id"
+    if came_from(LocalEntryNotFoundError, OfflineModeIsEnabled) or "connect" in str(error):
+        return (
+            f"{where} is not on this machine, and the Hugging Face hub cannot be reached; connect "
+            "this machine, or take spelltune-tiny, which ships with Spelltune"
+        )
+    return f"{where} cannot be read: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line of at most 300 characters, or its class if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
