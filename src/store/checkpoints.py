@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the scorings of its splits."""
+"""Checkpoints of a run, and the evaluations of its splits."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def set_best(session: Session, run_id: str, step: int | None) -> None:
-    """Name the best step of a run that goes back to an earlier one."""
+    """Set the best step of a run that resumes from an earlier one."""
     session.execute(update(Run).where(col(Run.id) == run_id).values(best_step=step))
     rows = update(Checkpoint).where(col(Checkpoint.run_id) == run_id)
     session.execute(rows.values(is_best=col(Checkpoint.step) == step))
@@ -26,7 +26,7 @@ def set_best(session: Session, run_id: str, step: int | None) -> None:
 def record_checkpoint(
     session: Session, run_id: str, attempt: int, step: int, path: Path, *, is_best: bool
 ) -> None:
-    """Record a complete checkpoint directory; the one before it that was best no longer is."""
+    """Record a complete checkpoint directory; a new best one replaces the old."""
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     if is_best:
         session.execute(
@@ -50,12 +50,14 @@ def record_checkpoint(
 
 
 def remove_checkpoint(session: Session, run_id: str, step: int) -> None:
+    """Delete the row of a checkpoint whose directory is gone."""
     session.execute(
         delete(Checkpoint).where(col(Checkpoint.run_id) == run_id, col(Checkpoint.step) == step)
     )
 
 
 def list_checkpoints(session: Session, run_id: str) -> Sequence[Checkpoint]:
+    """Checkpoints of a run, by step."""
     return session.exec(
         select(Checkpoint).where(Checkpoint.run_id == run_id).order_by(col(Checkpoint.step))
     ).all()
@@ -72,6 +74,7 @@ def record_evaluation(
     rows: int,
     correct: int,
 ) -> None:
+    """Record one evaluation of a split, whose predictions are in the Parquet file at `path`."""
     upsert(
         session,
         Evaluation,
@@ -91,6 +94,7 @@ def record_evaluation(
 
 
 def forget_evaluations(session: Session, run_id: str, *, after_step: int) -> None:
+    """Delete the evaluations after the step from which the next attempt resumes."""
     session.execute(
         delete(Evaluation).where(
             col(Evaluation.run_id) == run_id, col(Evaluation.step) > after_step
@@ -101,7 +105,7 @@ def forget_evaluations(session: Session, run_id: str, *, after_step: int) -> Non
 def list_evaluations(
     session: Session, run_id: str, *, split: str | None = None
 ) -> Sequence[Evaluation]:
-    """Scorings of a run, by step."""
+    """Evaluations of a run, by step."""
     query = select(Evaluation).where(Evaluation.run_id == run_id)
     if split:
         query = query.where(Evaluation.split == split)
@@ -109,47 +113,50 @@ def list_evaluations(
 
 
 def final_evaluation(session: Session, run: Run, *, split: str = "validation") -> Evaluation | None:
-    """The scoring of the adapter that was kept (the best step), else the latest one; None before
-    the first."""
-    found = list_evaluations(session, run.id, split=split)
-    return next((e for e in found if e.step == run.best_step), found[-1] if found else None)
+    """The evaluation of the kept adapter (the best step), or the latest; None before the first."""
+    known = list_evaluations(session, run.id, split=split)
+    return next((e for e in known if e.step == run.best_step), known[-1] if known else None)
 
 
 def final_evaluations(session: Session, runs: Sequence[Run]) -> dict[tuple[str, str], Evaluation]:
-    """{(run id, split): what `final_evaluation` gives}, in one query."""
+    """`final_evaluation` of many runs in one query: {(run id, split): evaluation}."""
     query = select(Evaluation).where(col(Evaluation.run_id).in_([run.id for run in runs]))
     best = {run.id: run.best_step for run in runs}
-    found: dict[tuple[str, str], Evaluation] = {}
+    final: dict[tuple[str, str], Evaluation] = {}
     for evaluation in session.exec(query.order_by(col(Evaluation.step))):
         key = evaluation.run_id, evaluation.split
-        if key not in found or found[key].step != best[evaluation.run_id]:
-            found[key] = evaluation
-    return found
+        if key not in final or final[key].step != best[evaluation.run_id]:
+            final[key] = evaluation
+    return final
 
 
 def scored(
     session: Session, name: str, *, split: str = "validation"
 ) -> tuple[Run, Evaluation, Sequence[Evaluation]]:
-    """The run and the scoring that `RUN` (the adapter that it kept) or `RUN@STEP` names, and all
-    scorings of the run on that split. UnknownRun says what there is instead."""
+    """The run and the evaluation that `RUN` (its kept adapter) or `RUN@STEP` names.
+
+    Third, all evaluations of the run on that split. UnknownRun says which steps there are.
+    """
     run, step = find_checkpoint(session, name)
     known = list_evaluations(session, run.id, split=split)
     wanted = run.best_step if step is None else step
-    found = next((e for e in known if e.step == wanted), None)
-    if found is None and step is None and known:
-        found = known[-1]
-    if found is None:
+    evaluation = next((e for e in known if e.step == wanted), None)
+    if evaluation is None and step is None and known:
+        evaluation = known[-1]
+    if evaluation is None:
         steps = ", ".join(str(e.step) for e in known)
         raise UnknownRun(
             f"{run.id} has not been scored on the {split} split"
             + (f" at step {step}; it was at {steps}" if known else f"; its status is {run.status}")
         )
-    return run, found, known
+    return run, evaluation, known
 
 
 def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> "pd.DataFrame":
-    """Columns word, question, expected, predicted, correct, edit_distance, ...; one row a
-    question."""
+    """Predictions of an evaluation, one row per question.
+
+    Columns word, question, expected, predicted, correct, edit_distance, ...
+    """
     import pandas as pd
 
     frame = pd.read_parquet(evaluation.path)

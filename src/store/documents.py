@@ -15,19 +15,7 @@ from src.store.tables import Run
 
 
 def show(session: Session, run: Run) -> dict[str, Any]:
-    """What `spelltune show --json` prints."""
-    watched = run.config["early_stopping"]["metric"]
-    value = None
-    if run.best_step is not None:
-        points = curve(session, run.id, watched, after_step=run.best_step - 1)
-        value = next(
-            (
-                float(v)
-                for s, v in zip(points["step"], points["value"], strict=True)
-                if s == run.best_step
-            ),
-            None,
-        )
+    """The document that `spelltune show --json` prints."""
     adapter = paths.output_dir(run.id) / "final"
     return {
         "id": run.id,
@@ -44,9 +32,7 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "config": run.config,
         "used": run.used,
         "metrics": latest_metrics(session, [run.id])[run.id],
-        "best": None
-        if run.best_step is None
-        else {"step": run.best_step, "metric": watched, "value": value},
+        "best": _best(session, run),
         "paths": {
             "output_dir": str(paths.output_dir(run.id)),
             "log": str(paths.log_file(run.id)),
@@ -78,8 +64,18 @@ def show(session: Session, run: Run) -> dict[str, Any]:
     }
 
 
+def _best(session: Session, run: Run) -> dict[str, Any] | None:
+    """Step and score of the kept adapter."""
+    if run.best_step is None:
+        return None
+    metric = run.config["early_stopping"]["metric"]
+    points = curve(session, run.id, metric, after_step=run.best_step - 1)
+    scores = points.loc[points["step"] == run.best_step, "value"].tolist()
+    return {"step": run.best_step, "metric": metric, "value": scores[0] if scores else None}
+
+
 def to_json(document: Any) -> str:
-    """One JSON document; nan and infinities become null."""
+    """Serialize to JSON; nan and infinities become null."""
     return json.dumps(_finite(document), indent=2, default=str, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Points of a run's metrics: recorded, and read as curves or latest values."""
+"""Metrics of a run: record points, read curves and latest values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def record_metrics(
-    session: Session, run_id: str, attempt: int, points: Sequence[tuple[int, str, float, float]]
-) -> None:
-    """Write (step, name, value, at) points; a point that is there already is replaced."""
+Point = tuple[int, str, float, float]  # step, name, value, time in UTC epoch seconds
+
+
+def record_metrics(session: Session, run_id: str, attempt: int, points: Sequence[Point]) -> None:
+    """Write points of an attempt; a point of the same step and name is replaced."""
     rows = {}
     for step, name, value, at in points:
         finite = value if math.isfinite(value) else None
@@ -30,8 +31,7 @@ def record_metrics(
             "at": at,
         }
     upsert(session, Metric, list(rows.values()))
-    # What was written last counts as latest, not the highest step: at its end a run reports its
-    # restored best again.
+    # Latest by time, not by step: at its end a run reports the scores of its restored best step.
     latest = {
         name: {k: v for k, v in rows[name, step].items() if k != "at"}
         for step, name, _, _ in points
@@ -40,29 +40,28 @@ def record_metrics(
 
 
 def points_missing(
-    session: Session,
-    run_id: str,
-    points: Mapping[int, Sequence[tuple[int, str, float, float]]],
-) -> dict[int, list[tuple[int, str, float, float]]]:
-    """Of {attempt: points}, those whose step and name the table does not have for the attempt."""
+    session: Session, run_id: str, points: Mapping[int, Sequence[Point]]
+) -> dict[int, list[Point]]:
+    """Those of {attempt: points} whose step and name the table lacks for the attempt."""
     query = select(Metric.attempt, Metric.step, Metric.name).where(Metric.run_id == run_id)
-    there = {tuple(key) for key in session.execute(query)}
-    found = {a: [p for p in rows if (a, p[0], p[1]) not in there] for a, rows in points.items()}
-    return {attempt: rows for attempt, rows in found.items() if rows}
+    known = {tuple(key) for key in session.execute(query)}
+    missing = {a: [p for p in rows if (a, p[0], p[1]) not in known] for a, rows in points.items()}
+    return {attempt: rows for attempt, rows in missing.items() if rows}
 
 
 def latest_metrics(session: Session, run_ids: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """{run id: {metric name: the value written last}}."""
-    found: dict[str, dict[str, float | None]] = {run_id: {} for run_id in run_ids}
+    """The last written value of each metric: {run id: {name: value}}."""
+    values: dict[str, dict[str, float | None]] = {run_id: {} for run_id in run_ids}
     query = select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value).where(
         col(LatestMetric.run_id).in_(run_ids)
     )
     for run_id, name, value in session.exec(query):
-        found[run_id][name] = value
-    return found
+        values[run_id][name] = value
+    return values
 
 
 def metric_names(session: Session, run_id: str) -> list[str]:
+    """Names of the metrics that a run has recorded."""
     return list(
         session.exec(
             select(LatestMetric.name)
@@ -73,21 +72,23 @@ def metric_names(session: Session, run_id: str) -> list[str]:
 
 
 def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> "pd.DataFrame":
-    """One metric beyond a step: columns step (int), value (float, nan where none), at. Each step
-    from its highest attempt; what an attempt did beyond the step that a later one went back to is
-    left out."""
-    import numpy as np  # these two take as long to load as all else, and most need no frame
+    """One metric after a step: columns step (int64), value (float64, nan if null), at (float64).
+
+    A step that several attempts reached has the value of the last one. Points after the step from
+    which a later attempt resumed are left out.
+    """
+    import numpy as np  # with pandas half of the import time, and most callers need no frame
     import pandas as pd
 
-    known = "FROM metric WHERE run_id = :run AND name = :name AND step > :after"
-    known += _kept(session, run_id)
-    query = f"SELECT step, value, at, max(attempt) {known} GROUP BY step ORDER BY step"
+    table = "FROM metric WHERE run_id = :run AND name = :name AND step > :after"
+    table += _without_abandoned(session, run_id)
+    query = f"SELECT step, value, at, max(attempt) {table} GROUP BY step ORDER BY step"
     if session.get_bind().dialect.name == "postgresql":
         columns = "DISTINCT ON (step) step, value, at, attempt"
-        query = f"SELECT {columns} {known} ORDER BY step, attempt DESC"
+        query = f"SELECT {columns} {table} ORDER BY step, attempt DESC"
     values = {"run": run_id, "name": name, "after": after_step}
     rows = session.connection().execute(text(query), values).all()
-    # By column, as pandas takes ten times as long to look at each row.
+    # Column by column: pandas takes ten times as long for a list of rows.
     steps, numbers, at, _ = zip(*rows, strict=True) if rows else ((), (), (), ())
     return pd.DataFrame(
         {
@@ -98,23 +99,23 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
     )
 
 
-def _kept(session: Session, run_id: str) -> str:
-    """SQL that leaves out what attempts did beyond the step that a later one went back to."""
-    began = session.execute(
+def _without_abandoned(session: Session, run_id: str) -> str:
+    """SQL predicate: drop points after the step from which a later attempt resumed."""
+    starts = session.execute(
         select(Event.attempt, Event.step).where(
             Event.run_id == run_id, col(Event.kind).in_(BEGIN_AN_ATTEMPT)
         )
     ).all()
-    # Numbers of our own table, no text of anybody's.
-    return "".join(f" AND (attempt >= {int(a)} OR step <= {int(s or 0)})" for a, s in began)
+    # Safe to format: integers of our own table.
+    return "".join(f" AND (attempt >= {int(a)} OR step <= {int(s or 0)})" for a, s in starts)
 
 
 def metric_points(session: Session, run_id: str) -> list[dict[str, Any]]:
-    """Every point of a run as {step, name, value}, by step and name; as in `curve`."""
+    """Every point of a run as {step, name, value}, by step and name; selected as in `curve`."""
     query = (
         select(Metric.step, Metric.name, Metric.value)
         .where(Metric.run_id == run_id)
-        .where(text(_kept(session, run_id).removeprefix(" AND ") or "1 = 1"))
+        .where(text(_without_abandoned(session, run_id).removeprefix(" AND ") or "1 = 1"))
         .order_by(col(Metric.step), col(Metric.name), col(Metric.attempt))
     )
     points = {(step, name): value for step, name, value in session.exec(query)}

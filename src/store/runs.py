@@ -1,4 +1,4 @@
-"""Queries that find and list runs, their queue, events and forks, and add or delete a run."""
+"""Finds, lists, adds and deletes runs; their queue, their events and their forks."""
 
 import re
 import time
@@ -29,24 +29,24 @@ class UnknownRun(UserError, LookupError):
 
 
 class RunIsActive(UserError, RuntimeError):
-    """The run has living processes, so this cannot be done to it."""
+    """The run is queued or has living processes, so it cannot be deleted."""
 
 
 def new_id(session: Session, table: type[SQLModel], name: str, at: float) -> str:
-    """The name, made safe for a path, and the UTC time of the launch."""
+    """An unused id: the name, made safe for a path, and the UTC time of the launch."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
     stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}"
-    found, number = stem, 1
-    while session.get(table, found):
+    unused, number = stem, 1
+    while session.get(table, unused):
         number += 1
-        found = f"{stem}-{number}"
-    return found
+        unused = f"{stem}-{number}"
+    return unused
 
 
 def enqueue(
     session: Session, config: RunConfig, *, now: float | None = None, **columns: Any
 ) -> Run:
-    """Insert one QUEUED run, with more columns where a sweep launches it."""
+    """Insert a QUEUED run; a sweep or a fork gives more columns."""
     created_at = time.time() if now is None else now
     run = Run(
         id=new_id(session, Run, config.name, created_at),
@@ -64,10 +64,12 @@ def enqueue(
 
 
 def find(session: Session, run: str) -> Run:
-    """The run with that id or, where only one has it, that name. UnknownRun names the nearest, or
-    the candidates."""
-    if found := session.get(Run, run):
-        return found
+    """The run with that id, or the only one with that name.
+
+    UnknownRun names the closest match, or the candidates.
+    """
+    if by_id := session.get(Run, run):
+        return by_id
     named = session.exec(select(Run).where(Run.name == run).order_by(col(Run.created_at))).all()
     if len(named) == 1:
         return named[0]
@@ -83,7 +85,7 @@ def find(session: Session, run: str) -> Run:
 
 
 def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:
-    """`RUN@STEP` -> the run and the step; `RUN` -> the run and None."""
+    """Run and step of `RUN@STEP`; the step of a plain `RUN` is None."""
     run, at, step = name.rpartition("@")
     if at and step.isdigit():
         return find(session, run), int(step)
@@ -101,9 +103,9 @@ def list_runs(
 
 
 def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
-    """The runs of these ids that there are, in the same order."""
-    found = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}
-    return [found[run_id] for run_id in ids if run_id in found]
+    """The runs with these ids, in the same order; ids that do not exist are left out."""
+    by_id = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}
+    return [by_id[run_id] for run_id in ids if run_id in by_id]
 
 
 def run_ids(session: Session, *, limit: int) -> list[str]:
@@ -116,7 +118,7 @@ def run_ids(session: Session, *, limit: int) -> list[str]:
 
 
 def queue(session: Session) -> Sequence[Run]:
-    """QUEUED runs, the next to start first; held ones and those of a paused sweep stay out."""
+    """QUEUED runs, the next to start first, without held ones and those of a paused sweep."""
     paused = select(Sweep.id).where(Sweep.status == SweepStatus.PAUSED)
     return session.exec(
         select(Run)
@@ -127,13 +129,13 @@ def queue(session: Session) -> Sequence[Run]:
 
 
 def set_notes(session: Session, run_id: str, *, tags: Sequence[str], notes: str | None) -> None:
-    """Write what a person says of a run."""
+    """Replace the tags and notes that people gave a run."""
     row = update(Run).where(col(Run.id) == run_id)
     session.execute(row.values(tags=list(tags), notes=notes or None))
 
 
 def delete_rows(session: Session, run_id: str) -> None:
-    """Delete a run and all that points to it. RunIsActive while it is queued or running."""
+    """Delete a run with every row that refers to it; RunIsActive while it is queued or active."""
     run = find(session, run_id)
     if not Status(run.status).ended:
         raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
@@ -151,19 +153,19 @@ def record_event(
     *,
     step: int | None = None,
 ) -> None:
-    """Add a line to what happened to a run."""
+    """Add an event to a run's lineage."""
     session.add(
         Event(run_id=run_id, attempt=attempt, step=step, kind=kind, text=text, at=time.time())
     )
 
 
 def list_events(session: Session, run_id: str) -> Sequence[Event]:
-    """What happened to a run, in order."""
+    """Events of a run's lineage, oldest first."""
     return session.exec(select(Event).where(Event.run_id == run_id).order_by(col(Event.id))).all()
 
 
 def forks(session: Session, run_id: str) -> Sequence[Run]:
-    """Runs that went on from a checkpoint of this one, oldest first."""
+    """Runs that were forked from a checkpoint of this one, oldest first."""
     return session.exec(
         select(Run).where(Run.parent_id == run_id).order_by(col(Run.created_at))
     ).all()

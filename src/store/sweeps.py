@@ -23,9 +23,9 @@ def list_sweeps(session: Session, *, statuses: Iterable[SweepStatus] = ()) -> Se
 
 
 def find_sweep(session: Session, name: str) -> Sweep:
-    """The sweep with that id or, the newest first, that name; UnknownRun names the nearest."""
-    if found := session.get(Sweep, name):
-        return found
+    """The sweep with that id, or the newest with that name; UnknownRun names the closest match."""
+    if by_id := session.get(Sweep, name):
+        return by_id
     known = list_sweeps(session)
     if not known:
         raise UnknownRun(
@@ -41,7 +41,7 @@ def change_sweep(
     session: Session, sweep_id: str, to: SweepStatus | None, *, leave: Iterable[SweepStatus],
     **columns: Any,
 ) -> bool:  # fmt: skip
-    """Change a sweep's status (None keeps it) and columns if it is in one of `leave`."""
+    """Write a sweep's status (None keeps it) and columns; False if it is not in one of `leave`."""
     if to is not None:
         columns["status"] = to
     return changed_a_row(
@@ -53,8 +53,10 @@ def change_sweep(
 
 
 def acquire_lease(session: Session, sweep_id: str, *, host: str, lease: float) -> bool:
-    """Whether this machine's driver looks after the sweep: no other one does, or it was silent for
-    `lease` seconds."""
+    """Take or renew the lease of a sweep for this machine's driver.
+
+    False if another machine's driver renewed it in the last `lease` seconds.
+    """
     now = time.time()
     return changed_a_row(
         session,
@@ -70,7 +72,7 @@ def acquire_lease(session: Session, sweep_id: str, *, host: str, lease: float) -
 
 
 def list_trials(session: Session, sweep_id: str) -> Sequence[Run]:
-    """The trials of a sweep by number, without `config` and `used`: there may be thousands."""
+    """Trials of a sweep by number, without `config` and `used`, as there may be thousands."""
     return session.exec(
         select(Run)
         .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
@@ -80,8 +82,8 @@ def list_trials(session: Session, sweep_id: str) -> Sequence[Run]:
 
 
 def trial_counts(session: Session) -> dict[str, dict[str, int]]:
-    """{sweep: {status: how many of its trials}}."""
-    found: dict[str, dict[str, int]] = {}
+    """Number of trials by sweep and status: {sweep id: {status: count}}."""
+    counts: dict[str, dict[str, int]] = {}
     query = (
         select(Run.sweep_id, Run.status, func.count())
         .where(col(Run.number).is_not(None))
@@ -89,17 +91,17 @@ def trial_counts(session: Session) -> dict[str, dict[str, int]]:
         .order_by(col(Run.status))
     )
     for sweep_id, status, count in session.execute(query):
-        found.setdefault(sweep_id, {})[status] = count
-    return found
+        counts.setdefault(sweep_id, {})[status] = count
+    return counts
 
 
 def runs_of_sweep(session: Session, sweep_id: str) -> Sequence[Run]:
-    """All runs that a sweep launched: its trials, and those that confirm settings."""
+    """All runs that a sweep launched: its trials and its confirmations."""
     return [*list_trials(session, sweep_id), *confirmations(session, sweep_id)]
 
 
 def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
-    """Runs that a sweep launched to confirm settings, which take no part in the search."""
+    """Runs that repeat the best parameters with other seeds, outside the search; oldest first."""
     return session.exec(
         select(Run)
         .where(Run.sweep_id == sweep_id, col(Run.number).is_(None))
@@ -110,21 +112,20 @@ def confirmations(session: Session, sweep_id: str) -> Sequence[Run]:
 def trial_metrics(
     session: Session, sweep_id: str, names: Iterable[str]
 ) -> dict[str, dict[str, float | None]]:
-    """{run id: {metric: the value written last}} of the runs of a sweep."""
-    found: dict[str, dict[str, float | None]] = {}
+    """The last written values of a sweep's runs: {run id: {metric: value}}."""
+    values: dict[str, dict[str, float | None]] = {}
     query = (
         select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value)
         .join(Run, col(Run.id) == col(LatestMetric.run_id))
         .where(Run.sweep_id == sweep_id, col(LatestMetric.name).in_(tuple(names)))
     )
     for run_id, name, value in session.exec(query):
-        found.setdefault(run_id, {})[name] = value
-    return found
+        values.setdefault(run_id, {})[name] = value
+    return values
 
 
 def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, int, float, float]]:
-    """(run, step, value, at) of a metric of all trials after their first step, as it was
-    recorded."""
+    """(run id, step, value, time) of one metric of all trials after step 0, in order of time."""
     query = (
         select(Metric.run_id, Metric.step, Metric.value, Metric.at)
         .join(Run, col(Run.id) == col(Metric.run_id))
@@ -136,9 +137,12 @@ def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, i
 
 
 def processes(session: Session, sweep_id: str) -> list[dict[str, Any]]:
-    """Of each process that trained trials of a sweep to their last end: how many {trials}, their
-    {steps}, {seconds} from the first start to the last end, and the most {gib} of memory."""
-    used = (
+    """One dict per trainer process: trials, steps, seconds, peak GiB.
+
+    Counts trials by the process of their last attempt. Seconds are from the first start of a trial
+    to the last end.
+    """
+    memory = (
         select(LatestMetric.run_id, func.max(LatestMetric.value).label("gib"))
         .where(col(LatestMetric.name).in_(("gpu/memory_gib", "cpu/memory_gib")))
         .group_by(col(LatestMetric.run_id))
@@ -149,9 +153,9 @@ def processes(session: Session, sweep_id: str) -> list[dict[str, Any]]:
             func.count(),
             func.sum(Run.step),
             func.max(Run.ended_at) - func.min(Run.started_at),
-            func.max(used.c.gib),
+            func.max(memory.c.gib),
         )
-        .outerjoin(used, used.c.run_id == Run.id)
+        .outerjoin(memory, memory.c.run_id == Run.id)
         .where(Run.sweep_id == sweep_id, col(Run.number).is_not(None))
         .where(col(Run.token).is_not(None), col(Run.ended_at).is_not(None))
         .group_by(col(Run.token))

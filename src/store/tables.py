@@ -1,4 +1,4 @@
-"""The rows of the run table and of the tables beside it. Queries live in store.py."""
+"""Rows of the run table and of the tables beside it, and the statuses that they may have."""
 
 from enum import StrEnum
 from typing import Any
@@ -8,26 +8,27 @@ from sqlmodel import Field, SQLModel
 
 
 class Status(StrEnum):
-    """Where a run is. Written by the panel or the command line (QUEUED, CANCELLED) and by its
-    supervisor (the rest)."""
+    """State of a run. Written by `status.py` alone; the panel and the command line ask for QUEUED
+    and CANCELLED, a run's supervisor and the reconciler for the rest."""
 
     QUEUED = "QUEUED"  # waits for a free slot
     STARTING = "STARTING"  # its supervisor has it; the trainer loads
     RUNNING = "RUNNING"  # the first metric is there
     STOPPING = "STOPPING"  # a stop was asked for and is on its way
     STOPPED = "STOPPED"  # ended because somebody asked
-    COMPLETED = "COMPLETED"  # ended by itself, at max_steps or by early stopping (see reason)
-    FAILED = "FAILED"  # ended by an error (see reason)
+    COMPLETED = "COMPLETED"  # at max_steps, by early stopping or pruned (see end_reason)
+    FAILED = "FAILED"  # ended by an error (see end_reason)
     INTERRUPTED = "INTERRUPTED"  # its processes are gone without a result
     CANCELLED = "CANCELLED"  # taken out of the queue before it started
 
     @property
     def active(self) -> bool:
-        """Whether processes of the run may be alive."""
+        """True if processes of the run may be alive."""
         return self in ACTIVE
 
     @property
     def ended(self) -> bool:
+        """True if no attempt is waiting or active."""
         return self is not Status.QUEUED and not self.active
 
 
@@ -36,7 +37,7 @@ RESUMABLE = (Status.STOPPED, Status.INTERRUPTED, Status.FAILED)
 
 
 class SweepStatus(StrEnum):
-    """Where a sweep is. Written by who launches and steers it, COMPLETED by its driver."""
+    """State of a sweep. Its driver writes COMPLETED, whoever launches and steers it the rest."""
 
     ACTIVE = "ACTIVE"  # its driver queues trials
     PAUSED = "PAUSED"  # none of its trials starts; those that train go on
@@ -45,22 +46,22 @@ class SweepStatus(StrEnum):
 
 
 class Sweep(SQLModel, table=True):
-    """A base config, a search space and a budget. What is tried stands in the rows of its runs."""
+    """A base config, a search space and a budget. Parameters that were tried are in its runs."""
 
     id: str = Field(primary_key=True)
     name: str
     file: str  # text of the sweep file as it was launched; a later edit changes nothing
-    # Every setting that its trials have in common, as its preset had them then.
+    # Resolved settings that all its trials share, as its preset had them at the launch.
     base: dict[str, Any] | None = Field(None, sa_column=Column(JSON))
-    path: str  # where that text was read
-    folder: str  # from where its relative paths go
+    path: str  # file that the text was read from
+    folder: str  # that relative paths in it start from
     status: str = Field(index=True)
-    reason: str | None = None  # one sentence: why it ended, where it was not with its last trial
+    reason: str | None = None  # one sentence: why it ended before its last trial
     seed: int  # of its sampler
-    most_trials: int | None = None  # budget; None: the grid's end, or the time, is the limit
-    seconds: float | None = None  # budget; None sets no limit
-    spent_seconds: float = 0.0  # for which a driver looked after it
-    # Machine whose driver looks after it, and when it last said so; where several share a table.
+    most_trials: int | None = None  # budget; None: until the grid or the time is exhausted
+    seconds: float | None = None  # budget; None: unlimited
+    spent_seconds: float = 0.0  # during which a driver ran it
+    # Lease of the driver, if machines share the table: its host, and when it last renewed it.
     host: str | None = None
     seen_at: float | None = None
     created_at: float
@@ -68,9 +69,9 @@ class Sweep(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One training job. Times are UTC epoch seconds."""
+    """One training job. Times are in UTC epoch seconds."""
 
-    # Two drivers that are at it at once cannot both launch a trial.
+    # Unique, so that two drivers cannot both launch a trial.
     __table_args__ = (Index("trial_of_sweep", "sweep_id", "number", unique=True),)
 
     id: str = Field(primary_key=True)
@@ -80,46 +81,46 @@ class Run(SQLModel, table=True):
     end_reason: str | None = None  # the same for programs (outcome.EndReason); None until it ends
     config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    attempt: int = 1  # a resume is the next attempt
-    resume_step: int | None = None  # checkpoint that this attempt goes on from; None: from scratch
-    # Of the supervisor that owns this attempt; who has another one must not write.
+    attempt: int = 1  # each resume, heal or retry is the next one
+    resume_step: int | None = None  # checkpoint that this attempt resumes from; None: from scratch
+    # Fencing token of the supervisor that owns this attempt; a process with another must not write.
     token: str | None = None
     slot: int | None = None
     slot_given_at: float | None = None
     step: int | None = None  # last reported optimizer step; None until the first metric
     max_steps: int
-    phase: str | None = None  # what goes on now, in a few words
+    phase: str | None = None  # what the trainer is doing, in a few words
     best_step: int | None = None
     supervisor_pid: int | None = None
     trainer_pid: int | None = None
-    # Of the machine when the pids were written: a pid means nothing after a reboot.
+    # Boot id of the machine at the time: a pid means nothing after a reboot.
     boot_id: str | None = None
-    host: str | None = None  # machine of the pids and the slot; matters where several share a table
+    host: str | None = None  # machine of the pids and the slot, if machines share the table
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
     heartbeat_at: float | None = None
     stop_requested_at: float | None = None
-    # Why, where that completes the run: it was pruned. None where a person asked.
+    # Why its sweep asked it to stop, which completes it (PRUNED); None if a person asked.
     stop_reason: str | None = None
-    queue_at: float | None = None  # its place in the queue, where that is not its launch
-    held_at: float | None = None  # since then a person lets it wait, whatever slot is free
-    parent_id: str | None = None  # of a fork: the run whose checkpoint it went on from
+    queue_at: float | None = None  # place in the queue, if moved; else created_at
+    held_at: float | None = None  # since when a person holds it back
+    parent_id: str | None = None  # of a fork: the run whose checkpoint it started from
     parent_step: int | None = None
-    # What people say of a run; None in rows from before there was a place for it.
+    # By people; None in rows of schema 2 and older.
     tags: list[str] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     notes: str | None = None
     sweep_id: str | None = Field(default=None, index=True)
-    number: int | None = None  # of a trial in its sweep; None: it confirms a setting afterwards
-    seed_index: int | None = None  # of a trial: which of the seeds of its setting it has
-    # {setting: value} that its sweep searched; a healed trial goes on with others.
+    number: int | None = None  # of a trial in its sweep; None: it confirms parameters afterwards
+    seed_index: int | None = None  # of a trial: index among the seeds of its parameters
+    # Parameters {setting: value} that its sweep suggested; a healed trial trains with others.
     searched: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     # Of a run that confirms parameters: their rank in its sweep when it was launched, from 1.
     confirmed_rank: int | None = None
 
 
 class Metric(SQLModel, table=True):
-    """One recorded scalar. The key's order serves reading one curve beyond a step."""
+    """One recorded scalar. The order of the key serves reading one curve after a step."""
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     name: str = Field(primary_key=True)
@@ -132,8 +133,7 @@ class Metric(SQLModel, table=True):
 
 
 class LatestMetric(SQLModel, table=True):
-    """The value of each metric that was written last: a page must not search millions of rows for
-    it."""
+    """The last written value of each metric, so that a page need not search millions of rows."""
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     name: str = Field(primary_key=True)
@@ -155,8 +155,7 @@ class Checkpoint(SQLModel, table=True):
 
 
 class Evaluation(SQLModel, table=True):
-    """One scoring of a split; its predictions lie in the Parquet file at `path`, one row a
-    question."""
+    """One evaluation of a split; `path` is the Parquet file of its predictions, one row each."""
 
     __table_args__ = (Index("evaluation_by_split", "run_id", "split", "step"),)
 
@@ -171,17 +170,17 @@ class Evaluation(SQLModel, table=True):
 
 
 class EventKind(StrEnum):
-    """What happens to a run besides its status."""
+    """Kinds of events in a run's lineage."""
 
     RESUMED = (
         "resumed"  # a next attempt was queued; `step` is the checkpoint's (None: from scratch)
     )
-    AUTO_RESUMED = "auto-resumed"  # the same, by itself after an interruption
-    LEFT = "left"  # not resumed by itself, and why
-    SET_ASIDE = "set aside"  # its sweep launches it no more, and why
-    HEALED = "healed"  # the same, by itself after a failure and with other settings
-    RETRIED = "retried"  # the same, by its sweep after a failure
-    RELAUNCHED = "relaunched"  # the same, by its sweep where an interruption left no checkpoint
+    AUTO_RESUMED = "auto-resumed"  # the same, automatically after an interruption
+    LEFT = "left"  # not resumed automatically, and why
+    SET_ASIDE = "set aside"  # its sweep does not retry it any more, and why
+    HEALED = "healed"  # a next attempt, automatically after a failure and with other settings
+    RETRIED = "retried"  # a next attempt, by its sweep after a failure
+    RELAUNCHED = "relaunched"  # the same after an interruption that left no checkpoint
     FORKED = "forked"  # it began from another run's checkpoint
     WARNING = "warning"  # something failed that did not end the run
 
@@ -196,11 +195,11 @@ BEGIN_AN_ATTEMPT = (
 
 
 class Event(SQLModel, table=True):
-    """One line of a run's lineage: what was done to it, by whom, and why."""
+    """One line of a run's lineage: what was done to it and why."""
 
     id: int | None = Field(default=None, primary_key=True)
     run_id: str = Field(foreign_key="run.id", ondelete="CASCADE", index=True)
-    attempt: int  # that it begins, or in which it happened
+    attempt: int  # that the event starts, or in which it happened
     step: int | None = None
     kind: str
     text: str
