@@ -1,4 +1,4 @@
-"""What is running, what ran last, and what to do first."""
+"""Runs that are active, the latest ones, and a first step for a newcomer."""
 
 from collections.abc import Sequence
 from html import escape

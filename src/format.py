@@ -28,8 +28,8 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     whole = max(0, round(seconds))
-    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-    for (size, unit), (small, small_unit) in pairwise(units):
+    sizes = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+    for (size, unit), (small, small_unit) in pairwise(sizes):
         if whole >= size:
             rest = whole % size // small
             return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")

@@ -36,7 +36,7 @@ def output_dir(run_id: str) -> Path:
 
 
 def result_file(run_id: str) -> Path:
-    """What the trainer says of the end of the run's latest attempt."""
+    """The trainer's record of how the run's latest attempt ended."""
     return output_dir(run_id) / "result.json"
 
 
@@ -55,12 +55,12 @@ def checkpoints_dir(run_id: str) -> Path:
 
 
 def log_file(run_id: str) -> Path:
-    """What the supervisor and the trainer print."""
+    """Output of the supervisor and the trainer."""
     return results() / "training_logs" / f"{run_id}.log"
 
 
 def older_log_file(run_id: str) -> Path:
-    """What was cut from the log file when it grew too long."""
+    """The older part of the log file, cut from it when it grew too long."""
     return log_file(run_id).with_suffix(".log.1")
 
 
@@ -113,7 +113,7 @@ def own_sweeps() -> Path:
 
 
 def sweep_log(sweep_id: str) -> Path:
-    """What the sweep's driver prints."""
+    """Output of the sweep's driver."""
     return results() / "training_logs" / f"{sweep_id}.log"
 
 

@@ -38,7 +38,7 @@ def release(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Held runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let held runs start again, in their old places in the queue."""
+    """Release held runs: they start again from their old places in the queue."""
     with store.writing() as session:
         ids = store.hold(session, [store.find(session, name) for name in runs], held=False)
     launcher.fill_slots()

@@ -75,8 +75,10 @@ def _is_led_elsewhere(sweep: Sweep) -> bool:
 
 
 def _is_resumed_here(run: Run) -> bool:
-    """Whether this machine may say how an interrupted run goes on: the run's own one has its
-    checkpoints and comes first, where it lives."""
+    """True if this machine may decide how an interrupted run continues.
+
+    The run's own machine has its checkpoints and comes first, as long as it is alive.
+    """
     if not store.is_shared() or run.host in (None, host()):
         return True
     ended = run.ended_at or 0
@@ -102,7 +104,7 @@ def end_runs_of_lost_hosts(gone: Collection[str], why: str) -> None:
 
 
 def _reconcile(run: Run, active: Sequence[Run]) -> bool:
-    """Whether the run's processes are gone and its status was changed to say so."""
+    """End a run whose processes are gone; True if its status was changed."""
     if store.is_shared() and run.host != host():
         # Its locks and pids are another machine's: believe its heartbeat alone.
         silent = time.time() - (run.heartbeat_at or 0)

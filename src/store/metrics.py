@@ -42,7 +42,7 @@ def record_metrics(session: Session, run_id: str, attempt: int, points: Sequence
 def points_missing(
     session: Session, run_id: str, points: Mapping[int, Sequence[Point]]
 ) -> dict[int, list[Point]]:
-    """Those of {attempt: points} whose step and name the table lacks for the attempt."""
+    """The subset of {attempt: points} whose step and name the table lacks for the attempt."""
     query = select(Metric.attempt, Metric.step, Metric.name).where(Metric.run_id == run_id)
     known = {tuple(key) for key in session.execute(query)}
     missing = {a: [p for p in rows if (a, p[0], p[1]) not in known] for a, rows in points.items()}

@@ -12,7 +12,7 @@ from src.store.tables import Status
 
 
 class Remedy(StrEnum):
-    """What may let a failed run succeed in its next attempt (`supervision.self_heal`)."""
+    """A change that may let a failed run succeed in its next attempt (`supervision.self_heal`)."""
 
     SMALLER_BATCH = "smaller_batch"
     LOWER_LEARNING_RATE = "lower_learning_rate"

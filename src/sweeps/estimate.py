@@ -1,4 +1,4 @@
-"""What a sweep comes to before its launch: trials, duplicates, packs and time."""
+"""Estimate of a sweep before its launch: trials, duplicates, packs, memory and time."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class SweepEstimate:
     fits: int | None  # trials for which a budget of time is enough
 
     def lines(self) -> list[str]:
-        """What a person reads of it."""
+        """The estimate in words, a clause a line."""
         if self.trials is None or self.settings is None:
             found = ["as many trials as the time allows"]
         elif self.trials == self.settings:
@@ -80,7 +80,7 @@ def _many(count: int, what: str) -> str:
 
 
 def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> SweepEstimate:
-    """What the sweep comes to; `known` runs say how fast this machine is.
+    """The estimate of a sweep; completed `known` runs tell how fast this machine is.
 
     ConfigError where its budget is too small for one trial, or one is known not to fit.
     """
@@ -145,7 +145,7 @@ def largest_config(sweep: SweepConfig, base: RunConfig) -> RunConfig:
 
 
 def _is_as_large_as_any(speaker: RunConfig, sweep: SweepConfig) -> bool:
-    """Whether no other searched setting than the rank decides what memory a trial takes."""
+    """True if the rank alone, of all searched settings, decides the memory of a trial."""
     for name, parameter in sweep.space.items():
         values = (
             parameter.values if isinstance(parameter, Categorical)

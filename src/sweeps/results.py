@@ -294,7 +294,7 @@ def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], s
 
 
 def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
-    """What `spelltune sweep show --json` prints."""
+    """The document that `spelltune sweep show --json` prints."""
     row, sweep = found.row, found.sweep
     judged, told = judge(session, found)
     best = None

@@ -1,4 +1,4 @@
-"""What a sweep tries next: grids, and Optuna's samplers over the rows of its earlier trials.
+"""The parameters that a sweep tries next: grids, and Optuna's samplers over its earlier trials.
 
 A suggestion depends on nothing but the file, the sweep's seed, its own number and the results so
 far, so it is the same after a restart.
@@ -200,8 +200,8 @@ def _grid(text: str, seed: int) -> tuple[list[dict[str, Any]], list[int]]:
 
 def _is_countable(sweep: SweepConfig) -> bool:
     """True if a grid could hold every point of the space."""
-    spaces = distributions(sweep).values()
-    if any(isinstance(space, FloatDistribution) and space.step is None for space in spaces):
+    found = distributions(sweep).values()
+    if any(isinstance(one, FloatDistribution) and one.step is None for one in found):
         return False
     return math.prod(len(_axis(n, p)) for n, p in sweep.space.items()) <= MAX_GRID_CELLS
 

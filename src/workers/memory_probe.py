@@ -93,7 +93,7 @@ def shorten(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
 
 
 def probe(config: RunConfig, adapters: int) -> dict[str, Any]:
-    """What `adapters` runs of this config take at once."""
+    """Memory and step times of `adapters` runs of this config at once."""
     started = time.perf_counter()
     room = _limit_memory()
     splits = load_splits(**config.data.model_dump(include={"task", "path", "hub_id", "revision"}))

@@ -54,7 +54,7 @@ def main() -> int:
 
 
 class SweepDriver:
-    """What one process knows of the sweep that it looks after."""
+    """One process that drives a sweep."""
 
     def __init__(self, sweep_id: str):
         self.sweep_id = sweep_id
@@ -85,7 +85,7 @@ class SweepDriver:
             return True
 
     def acquire_lease(self) -> bool:
-        """Whether no other machine's driver looks after the sweep; tells them that this does."""
+        """True if no other machine's driver has the sweep; renews this one's lease."""
         if not store.is_shared() or time.monotonic() - self.lease_acquired_at < TIMEOUTS.heartbeat:
             return True  # the lock is enough on one machine
         with store.writing() as session:
@@ -150,7 +150,7 @@ class SweepDriver:
         return spent
 
     def try_again(self, run: Run) -> bool:
-        """Whether a trial that ended early goes on."""
+        """True if a trial that ended early goes on."""
         early = run.status in (Status.FAILED, Status.INTERRUPTED)
         if not early or (run.id, run.attempt) in self.set_aside:
             return False

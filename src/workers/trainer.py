@@ -45,7 +45,7 @@ class Attempt:
         self.reporter = RunReporter(run, self.tracker)
 
     def arguments(self) -> dict[str, Any]:
-        """What both engines take."""
+        """The arguments that both engines take."""
         from src.training.checkpointing import step_dir
 
         checkpoints, step = paths.checkpoints_dir(self.run.id), self.run.resume_step

@@ -33,7 +33,7 @@ class BatchShape(NamedTuple):
 
 
 class LossNumbers(NamedTuple):
-    """What an adapter's loss needs in a step beside its tokens; by default, of an idle slot."""
+    """Per-adapter numbers of the loss in one step; the defaults are those of an idle slot."""
 
     loss_weight: float = 0.0  # 1 / its number of answer tokens
     label_smoothing: float = 0.0

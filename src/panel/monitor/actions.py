@@ -1,4 +1,4 @@
-"""What can be done to a run from its page: stop, delete, resume, move in the queue."""
+"""Actions on a run from its page: stop, delete, resume, move in the queue."""
 
 import streamlit as st
 

@@ -1,4 +1,4 @@
-"""What stands below a run's curves: its log, checkpoints, lineage or settings."""
+"""The tabs below a run's curves: its log, checkpoints, history and settings."""
 
 import os
 from collections.abc import Sequence
@@ -39,10 +39,10 @@ def draw(
     elif shown == "Checkpoints":
         checkpoints.draw(run, known, curves)
     else:
-        st.html(_lineage(run, events, forks))
+        st.html(_history(run, events, forks))
 
 
-def _lineage(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
+def _history(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
     """HTML: what happened to a run since its launch, its parent and its forks."""
     lines = [(run.created_at, "launched", "launched")]
     lines += [(e.at, e.kind, f"attempt {e.attempt}: {e.text}") for e in events]

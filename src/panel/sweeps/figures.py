@@ -60,8 +60,8 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
     for name, parameter in found.sweep.space.items():
         traces = []
         numbers = all(isinstance(v, int | float) for v in found.trials[name].dropna())
-        for place, (became, symbol) in enumerate(SYMBOLS.items()):
-            rows = found.trials[found.trials["became"] == became]
+        for place, (outcome, symbol) in enumerate(SYMBOLS.items()):
+            rows = found.trials[found.trials["became"] == outcome]
             rows = rows[rows[name].notna() & rows["score"].notna()]
             if rows.empty:
                 continue
@@ -70,8 +70,8 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
                 {
                     "type": "scatter",
                     "mode": "markers",
-                    "name": became,
-                    "meta": [became, f"{len(rows):,}"],
+                    "name": outcome,
+                    "meta": [outcome, f"{len(rows):,}"],
                     "marker": {"symbol": symbol, "size": 7},
                     "legendrank": (1, 2, 8)[place],
                     "x": values.to_numpy("float64") if numbers else list(map(_lines, values)),

@@ -19,7 +19,7 @@ MEANING = {
 
 
 def meaning(run: Run, *, paused: bool = False) -> str:
-    """What the status means, in a few words; `paused`: its sweep is."""
+    """The meaning of a status in a few words; `paused` if its sweep is paused."""
     if run.status == Status.QUEUED and run.held_at:
         return "held until somebody releases it"
     if run.status == Status.QUEUED and paused:

@@ -22,7 +22,7 @@ CLOSE_SECONDS = 20
 
 @dataclass(frozen=True)
 class End:
-    """What a tracker is told last."""
+    """The end of a run as a tracker is told it."""
 
     summary: Mapping[str, Any] = field(default_factory=dict)  # by name: status, best_step, scores
     best_step: int | None = None  # of the adapter that was kept; None where there is none
@@ -119,7 +119,7 @@ def artifacts(config: RunConfig, run_id: str, end: End) -> dict[str, Path]:
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns; TimeoutError where it takes longer, and it is left to itself."""
+    """The result of `call`; TimeoutError if it takes longer, and the call is left to itself."""
     answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
