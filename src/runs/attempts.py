@@ -90,7 +90,8 @@ def newest_verified_step(run: Run, *, after: int = -1) -> int | None:
 
 def check_same_data(run: Run, step: int) -> None:
     """CannotResume where the run's data are not those that the checkpoint has seen."""
-    from src.training.data_loaders import DataError, load_splits  # with pandas, so only here
+    from src.training.data_files import DataError
+    from src.training.data_loaders import load_splits  # with pandas, so only here
 
     known = manifest_of(run, step)["data"]
     data = stored_config(run.config).data

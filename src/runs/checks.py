@@ -57,7 +57,8 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data, or ConfigError: no tokenizer, unusable data, rows beyond
     max_length. Depends on no setting but those that affect the data."""
     # pandas takes longer to load than all else here, and only who looks at data needs it.
-    from src.training.data_loaders import DataError, load_splits, preview, tokenizer_file
+    from src.training.data_files import DataError
+    from src.training.data_loaders import load_splits, preview, tokenizer_file
 
     problems: dict[str, str] = {}
     tokenizer = splits = None

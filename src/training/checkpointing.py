@@ -1,7 +1,7 @@
-"""Checkpoints: directories step-N that are complete and verified, or not there.
+"""Checkpoints: folders step-N that are complete and verified, or do not exist.
 
-A checkpoint is written into a staging folder beside them; a manifest with the hash of every file is
-added last; then the folder gets its name. Whoever reads one verifies it first.
+A checkpoint is written to a staging folder beside them; a manifest with the hash of every file is
+added last; then the folder is renamed to its final name. Every reader verifies it first.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from src.files import sha256
 
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
-FORMAT = 2  # 1 had no hash of the manifest in it
+FORMAT = 2
 
-# transformers resumes without any of these too, silently, to other weights.
+# Without one of these transformers resumes silently, to other weights.
 REQUIRED = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -31,11 +31,11 @@ REQUIRED = (
 
 
 class BrokenCheckpoint(ValueError):
-    """A checkpoint that must not be used, and which of its files is to blame."""
+    """A checkpoint that must not be used; the message names the file."""
 
 
 def stage(checkpoints_dir: Path) -> Path:
-    """An empty staging folder; what a killed process left in it is gone."""
+    """An empty staging folder, without what a killed process left in it."""
     staging = checkpoints_dir / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -43,7 +43,7 @@ def stage(checkpoints_dir: Path) -> Path:
 
 
 def commit(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
-    """Make the written folder the checkpoint `target`, with `about` in its manifest."""
+    """Rename the written folder to the checkpoint `target`, with `about` in its manifest."""
     if missing := [name for name in REQUIRED if not (written / name).is_file()]:
         raise BrokenCheckpoint(f"{target.name} was written without {', '.join(missing)}")
     files = {
@@ -63,7 +63,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest file; the last entry is the hash of those without it."""
+    """The bytes of a manifest file; its last entry is the hash of the others."""
     content = {name: value for name, value in manifest.items() if name != "sha256"}
     digest = hashlib.sha256(_as_json(content)).hexdigest()
     return _as_json(content | {"sha256": digest})
@@ -74,20 +74,19 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose every file is as it was written; else BrokenCheckpoint."""
+    """The manifest of a checkpoint; BrokenCheckpoint unless every file is as it was written."""
     name = checkpoint.name
     try:
         content = (checkpoint / MANIFEST).read_bytes()
         manifest = json.loads(content)
         files, format = manifest["files"], manifest["format"]
-        sealed = format != 1 or "sha256" in manifest
-        damaged = sealed and content != _sealed(manifest)
+        damaged = content != _sealed(manifest)
     except FileNotFoundError:
         raise BrokenCheckpoint(f"{name} has no {MANIFEST}: it is not complete") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged") from None
-    if format not in range(1, FORMAT + 1):
-        raise BrokenCheckpoint(f"{name}: {MANIFEST} has format {format}; this reads up to {FORMAT}")
+    if format != FORMAT:
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} has format {format}; this reads {FORMAT}")
     if damaged:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged")
     if missing := [required for required in REQUIRED if required not in files]:
@@ -111,8 +110,7 @@ def is_verified(checkpoint: Path) -> bool:
 
 
 def replace_folder(written: Path, target: Path) -> None:
-    """`written` under the name `target`, in place of a folder of that name; its bytes are on disk
-    first."""
+    """Sync `written` to disk and rename it to `target`, replacing a folder of that name."""
     _sync_files(written)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
@@ -131,7 +129,7 @@ def _sync_files(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away under another name first, so that no half of it is ever seen as whole."""
+    """Remove a folder; it is renamed first, so that it is never seen half removed."""
     gone = folder.with_name(f".trash-{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.replace(folder, gone)
@@ -149,7 +147,7 @@ def steps(checkpoints_dir: Path) -> list[int]:
 
 
 def keep_for_fork(checkpoints_dir: Path, step: int) -> None:
-    """Let no retention remove a checkpoint that another run begins from."""
+    """Exempt a checkpoint that another run starts from from retention."""
     (checkpoints_dir / f"step-{step}.fork").touch()
 
 
@@ -160,11 +158,11 @@ def is_kept_for_fork(checkpoints_dir: Path, step: int) -> bool:
 def retain(
     checkpoints_dir: Path, *, keep_last: int, best_step: int | None, max_gib: float | None = None
 ) -> list[int]:
-    """Remove what is neither among the newest `keep_last` checkpoints nor the best one nor a
-    fork's; the removed steps.
+    """Remove checkpoints that are not among the newest `keep_last`, the best or the start of a
+    fork; returns their steps.
 
-    Beyond `max_gib` of them all the oldest go too, though never the last two. Newest by step:
-    clocks and copies change a folder's time.
+    Where all of them exceed `max_gib` the oldest are removed too, but never the last two. Newest by
+    step: clocks and copies change a folder's time.
     """
     there = steps(checkpoints_dir)
     removable = [
@@ -183,7 +181,7 @@ def retain(
 
 
 def set_aside(checkpoints_dir: Path, *, after: int, name: str) -> list[int]:
-    """Move checkpoints beyond a step into the folder `name` beside them; their steps."""
+    """Move checkpoints after a step into the folder `name` beside them; returns their steps."""
     later = [step for step in steps(checkpoints_dir) if step > after]
     for step in later:
         target = step_dir(checkpoints_dir / name, step)
@@ -195,7 +193,7 @@ def set_aside(checkpoints_dir: Path, *, after: int, name: str) -> list[int]:
 
 
 def sweep(checkpoints_dir: Path) -> None:
-    """Remove what a killed process left half written or half deleted."""
+    """Remove folders that a killed process left half written or half deleted."""
     for pattern in (STAGING, ".trash-*"):
         for folder in checkpoints_dir.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,15 +1,13 @@
-"""Questions and answers: the built-in tasks, people's own files, data sets of the hub.
+"""The questions and answers of a run: built-in tasks, own files, data sets of the hub.
 
 The panel imports this module, so nothing here imports torch or transformers.
 """
 
-import csv
 import hashlib
 import importlib.resources
-import io
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,20 +16,11 @@ from typing import Any
 import pandas as pd
 
 from src.config import BUILT_IN_TASKS
-from src.errors import UserError, did_you_mean
+from src.errors import did_you_mean
+from src.training.data_files import SPLITS, DataError, read_hub, read_path
 
-SPLITS = ("train", "validation", "test")
 COLUMNS = ("question", "answer")
 SPELLED_OUT = re.compile(r"\S( \S)+")
-
-# What people call the splits in their own files and columns.
-SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"} | {
-    "valid": "validation", "val": "validation", "dev": "validation", "test": "test"
-}  # fmt: skip
-
-
-class DataError(UserError, ValueError):
-    """Data that cannot be trained on: one sentence with what arrived and what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,7 @@ class Splits:
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
-    duplicates: int = 0  # rows that stood more than once within a split and were dropped
+    duplicates: int = 0  # rows that were dropped because they repeat within a split
 
     def __getitem__(self, split: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, split)
@@ -53,7 +42,7 @@ class Splits:
 
     @property
     def leaks(self) -> dict[str, int]:
-        """{"train/validation": words that stand in both}, for every pair that shares a word."""
+        """{"train/validation": number of words in both}, for every pair that shares a word."""
         words = {split: set(self[split]["word"].str.casefold()) for split in SPLITS}
         pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
         shared = {f"{a}/{b}": len(words[a] & words[b]) for a, b in pairs}
@@ -69,7 +58,7 @@ class Splits:
 
 
 def split_of(word: str) -> str:
-    """The split of a word: train (80%), validation or test (10% each), the same for ever."""
+    """The split of a word by its hash: train (80%), validation or test (10% each)."""
     bucket = _hash(word) % 10
     return "validation" if bucket == 8 else "test" if bucket == 9 else "train"
 
@@ -91,14 +80,14 @@ def fill(template: str, question: str) -> str:
 def load_splits(
     *, task: str, path: str | None = None, hub_id: str | None = None, revision: str | None = None
 ) -> Splits:
-    """The rows of a built-in task or, with `path` or `hub_id`, of somebody's own data.
+    """The rows of a built-in task or, with `path` or `hub_id`, of the user's own data.
 
-    Own data without splits is cut 80/10/10 by `split_of` its answers. DataError says what is wrong.
+    Own data without splits is cut 80/10/10 by `split_of` its answers. Raises DataError.
     """
     if path:
-        return _own(_read_path(Path(path)), source=path)
+        return _own(read_path(Path(path)), source=path)
     if hub_id:
-        return _own(_read_hub(hub_id, revision), source=hub_id)
+        return _own(read_hub(hub_id, revision), source=hub_id)
     if task not in BUILT_IN_TASKS:
         raise DataError(f"no task {task!r}{did_you_mean(task, BUILT_IN_TASKS)}")
     return {"spell_out": spell_out, "correct": correct}[task]()
@@ -109,7 +98,7 @@ def load_splits(
 
 @cache
 def misspellings() -> list[tuple[str, str]]:
-    """(misspelling, word) pairs that people really wrote, from the dictionary of codespell.
+    """(misspelling, word) pairs of real misspellings, from the dictionary of codespell.
 
     Only pairs with one clear correction, in plain lower-case letters, 3 to 20 of them; no
     misspelling that is itself the correction of another one.
@@ -130,7 +119,7 @@ def target_words() -> list[str]:
 
 
 def spell_out() -> Splits:
-    """`Spell the word: receive` -> `r e c e i v e`, one row a word."""
+    """`Spell the word: receive` -> `r e c e i v e`, one row per word."""
     rows = [(f"Spell the word: {word}", " ".join(word), word) for word in target_words()]
     return _cut(rows)
 
@@ -138,8 +127,8 @@ def spell_out() -> Splits:
 def correct() -> Splits:
     """`Correct the spelling: recieve` -> `receive`.
 
-    Training has every misspelling of its words; validation and test one a word, so that frequently
-    misspelled words do not weigh more.
+    Training has every misspelling of its words; validation and test have one per word, so that
+    frequently misspelled words do not weigh more.
     """
     held_out: dict[str, str] = {}
     rows = []
@@ -153,7 +142,7 @@ def correct() -> Splits:
 
 
 def _cut(rows: list[tuple[str, str, str]]) -> Splits:
-    """(question, answer, word) rows, cut by word. In an order by hash: any first N are a sample."""
+    """Splits of (question, answer, word) rows by word, sorted by hash: the first N are a sample."""
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "word"])
     frame = frame.iloc[frame["question"].map(_hash).argsort(kind="stable")]
     split = frame["word"].map(split_of)
@@ -169,7 +158,7 @@ def _splits(frames: dict[str, pd.DataFrame], duplicates: int = 0) -> Splits:
 
 def load_rows(path: Path) -> pd.DataFrame:
     """All rows of a file or folder, whatever its splits: columns question, answer and word."""
-    tables = _read_path(path)
+    tables = read_path(path)
     checked = [_check(table, f"{path} {name}".strip()) for name, table in tables.items()]
     return pd.concat(checked, ignore_index=True)
 
@@ -221,155 +210,6 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
 
 
-def _read_path(path: Path) -> dict[str, pd.DataFrame]:
-    """{split: table} of a file or of a folder with a file a split; {"": table} without splits."""
-    if path.is_dir():
-        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in READERS]
-        of_split = [
-            (SPLIT_NAMES[f.stem.lower()], f) for f in files if f.stem.lower() in SPLIT_NAMES
-        ]
-        named = dict(of_split)
-        if len(named) < len(of_split):
-            found = ", ".join(file.name for _, file in of_split)
-            raise DataError(
-                f"folder {path} has two files for one split ({found}); keep one of them"
-            )
-        if not named:
-            raise DataError(
-                f"folder {path} has no file called train, validation or test with one of the "
-                f"endings {', '.join(READERS)}"
-            )
-        return {split: _read_file(file) for split, file in named.items()}
-    table = _read_file(path)
-    if "split" not in table.columns:
-        return {"": table}
-    split = table["split"].map(lambda name: SPLIT_NAMES.get(str(name).strip().lower()))
-    if split.isna().any():
-        strange = table["split"][split.isna()].iloc[0]
-        raise DataError(f"{path}: split {strange!r} is none of {', '.join(SPLITS)}")
-    return {name: table[split == name] for name in SPLITS if (split == name).any()}
-
-
-def _read_file(path: Path) -> pd.DataFrame:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        why = (
-            " (a pickle can run code)" if path.suffix.lower() in (".pkl", ".pickle", ".pt") else ""
-        )
-        raise DataError(f"{path} is none of {', '.join(READERS)}{why}; save it as one of them")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"no file {path}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    if not content.strip():
-        raise DataError(f"{path} is empty; it needs rows with the columns question and answer")
-    try:
-        table = reader(content)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"
-        ) from None
-    except (ValueError, csv.Error, OSError) as error:  # OSError: pyarrow, for a damaged page
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if table.empty:
-        raise DataError(f"{path} has no rows")
-    return table
-
-
-def _read_json(content: bytes) -> pd.DataFrame:
-    document = _json_of(content.decode("utf-8-sig"))
-    by_split = isinstance(document, dict) and set(document) <= set(SPLIT_NAMES)
-    parts = document if by_split else {"": document}
-    for rows in parts.values():
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(
-                'expected a list of objects, as in [{"question": "...", "answer": "..."}], or one '
-                "such list a split"
-            )
-    mark = [{"split": split} if by_split else {} for split in parts]
-    rows = [row | m for m, part in zip(mark, parts.values(), strict=True) for row in part]
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _json_of(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply for rows of questions and answers") from None
-
-
-def _read_jsonl(content: bytes) -> pd.DataFrame:
-    rows = []
-    # Not splitlines: U+2028 and the like may stand inside a JSON text.
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = _json_of(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is not JSON: {error.msg}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not an object with question and answer")
-        rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _read_csv(content: bytes) -> pd.DataFrame:
-    # Not pandas: it takes a row with a cell too many for one with an index, and "null" for nothing.
-    text = io.StringIO(content.decode("utf-8-sig"), newline="")
-    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
-    rows = []
-    for row in reader:
-        if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
-            raise ValueError("two columns have the same name")
-        if None in row:
-            raise ValueError(f"line {reader.line_num} has more cells than the header")
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(reader.fieldnames or []), dtype=object)
-
-
-def _read_parquet(content: bytes) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(content)).astype(object)
-
-
-READERS: dict[str, Callable[[bytes], pd.DataFrame]] = {
-    ".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet
-}  # fmt: skip
-
-# Builders of the datasets library that only read data. Others unpickle (CVE-2026-57845).
-SAFE_BUILDERS = ("json", "csv", "parquet", "text")
-
-
-def _read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
-    """{split: table} of a data set on the hub; scripts and builders that unpickle are refused."""
-    # A bare name can be a builder's: load_dataset("csv") reads the files of the current folder.
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(hub_id).exists():
-        raise DataError(f"{hub_id!r} is not the id of a data set on the hub, such as user/words")
-    import datasets  # over a second, and only this source needs it
-
-    try:
-        builder = datasets.load_dataset_builder(hub_id, revision=revision)
-        kind = type(builder).__module__.split(".")[-1]
-        if kind not in SAFE_BUILDERS:
-            raise DataError(f"{hub_id} is kept as {kind}; only {', '.join(SAFE_BUILDERS)} are read")
-        # By this very builder: asked for again, the hub may give another one.
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"cannot load {hub_id} from the hub ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); check the id, the revision and the network"
-        ) from None
-    tables = {name: split.to_pandas().astype(object) for name, split in found.items()}
-    named = {SPLIT_NAMES[n]: t for n, t in tables.items() if n in SPLIT_NAMES}
-    # A lone train split is data without splits.
-    return {"": next(iter(tables.values()))} if len(tables) == 1 else named
-
-
 # --- preview --------------------------------------------------------------------------------------
 
 
@@ -397,7 +237,7 @@ def tokenizer_file(model: str, revision: str | None = None) -> Path:
 def preview(
     splits: Splits, *, tokenizer: Path, template: str, max_length: int, rows: int = 5
 ) -> dict[str, Any]:
-    """What a person looks at before launch.
+    """A preview of the data for the user before launch.
 
     rows, leaks and duplicates; tokens (min, median, max of prompt, answer and end); too_long: rows
     beyond `max_length`; examples: {question, answer, pieces}, pieces being how the tokenizer cuts

@@ -1,4 +1,4 @@
-"""Scores a model on questions: loss and token accuracy of the true answers, and its own answers."""
+"""Scores a model on questions: loss and token accuracy of the true answers, generated answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import torch
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
-from src.training.data_loaders import DataError, fill, task_of
+from src.training.data_files import DataError
+from src.training.data_loaders import fill, task_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Row:
 
 
 def encode(tokenizer: Any, frame: pd.DataFrame, template: str) -> list[Row]:
-    """The rows of a frame with columns question, answer and word, as the model will see them."""
+    """Tokenize the rows of a frame with columns question, answer and word."""
     if frame.empty:
         return []
     prompts = [fill(template, question) for question in frame["question"]]
@@ -51,7 +52,7 @@ def encode(tokenizer: Any, frame: pd.DataFrame, template: str) -> list[Row]:
 
 
 def check_lengths(rows: Sequence[Row], split: str, *, max_length: int, context: int | None) -> None:
-    """DataError when a row is longer than the model may or can read: none is ever cut."""
+    """Raise DataError if a row exceeds `max_length` or the model's context: none is truncated."""
     limit = min(max_length, context or max_length)
     long = [row for row in rows if len(row) > limit]
     if long:
@@ -82,13 +83,12 @@ def score(
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], pd.DataFrame] | None:
-    """Metrics by name (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction a
-    row, in the order of `rows`; None when `stop` said so meanwhile.
+    """Metrics (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction per row in
+    the order of `rows`; None if `stop` returned True meanwhile.
 
-    Where rows are of several tasks (`task_of`) the last three are there for each as well, such as
+    With rows of several tasks (`task_of`) the last three are given for each task too, such as
     exact_match/spell_out. The loss is the mean cross-entropy of the answers' tokens in nats, EOS
-    included, without label smoothing. `max_new_tokens` None takes the longest expected answer plus
-    8.
+    included, without label smoothing. `max_new_tokens` None is the longest expected answer plus 8.
     """
     was_training = model.training
     model.eval()
@@ -96,7 +96,7 @@ def score(
     log_p = [0.0] * len(rows)
     predicted = [""] * len(rows)
     hits = tokens = done = 0
-    # Longest first: rows of like length share a batch, and memory runs out at once or never.
+    # Longest first: rows of similar length share a batch, and memory runs out at once or never.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
     try:
         for indices in _batches(order, batch_size):
@@ -127,10 +127,10 @@ def score(
 
 
 def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
-    """The text of each answer, without special tokens and outer spaces."""
+    """The text of each answer, without special tokens and surrounding spaces."""
     backend = tokenizer.backend_tokenizer
     cleans = tokenizer.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
-    # All in one call: transformers' own takes one after the other, and eight times as long.
+    # In one call: transformers' own decodes one by one, which takes eight times as long.
     decode = tokenizer.batch_decode if cleans else backend.decode_batch
     return [text.strip() for text in decode(list(answers), skip_special_tokens=True)]
 
@@ -138,8 +138,8 @@ def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
 def summary(
     rows: Sequence[Row], log_p: Sequence[float], predicted: list[str], *, hits: int, tokens: int
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Metrics and predictions of `score` from each row's log p and decoded answer, and from how
-    many of all answer tokens were hit."""
+    """The metrics and predictions that `score` returns, from each row's sum of log p and decoded
+    answer and from how many of all answer tokens the arg max hits."""
     expected = [row.answer.strip() for row in rows]
     frame = pd.DataFrame(
         {
@@ -161,7 +161,7 @@ def summary(
         **_distances(frame),
     }
     tasks = [task_of(answer) for answer in expected]
-    # A word of one letter looks the same in both.
+    # A word of one letter looks the same in both tasks.
     if len({task for task, answer in zip(tasks, expected, strict=True) if len(answer) > 1}) > 1:
         for task, own in frame.groupby(tasks):
             ending = str(task).replace(" ", "_")
@@ -170,7 +170,7 @@ def summary(
 
 
 def _distances(frame: pd.DataFrame) -> dict[str, float]:
-    """How near the answers of some rows come."""
+    """Metrics of the generated answers of some rows."""
     both = frame["predicted"].tolist(), frame["expected"].tolist()
     return {
         "exact_match": metrics.exact_match(*both),

@@ -34,7 +34,7 @@ from src.panel.ui import charts, navigation
 from src.panel.ui import html as ui_html
 from src.runs import attempts, checks, launcher
 from src.store.tables import EventKind, Metric, Status, SweepStatus
-from src.training.data_loaders import DataError
+from src.training.data_files import DataError
 from tests.helpers.store import (
     HOSTILE,
     add_points,

@@ -24,7 +24,7 @@ from src.paths import ROOT
 from src.runs import launcher
 from src.store.tables import Status
 from src.training import checkpointing
-from src.training.data_loaders import DataError, _read_hub
+from src.training.data_files import DataError, read_hub
 from src.training.train import train
 from tests.helpers import tiny
 from tests.helpers.live import command, ended, left_over, training, wait
@@ -108,10 +108,10 @@ def test_a_data_set_that_is_kept_as_pickles_is_refused_unread(
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
     monkeypatch.setattr(datasets, "load_dataset", None)
     if read:
-        assert list(_read_hub("someone/words", None)[""]["answer"]) == ["b"]
+        assert list(read_hub("someone/words", None)[""]["answer"]) == ["b"]
     else:
         with pytest.raises(DataError, match="kept as pandas; only json, csv, parquet, text"):
-            _read_hub("someone/words", None)
+            read_hub("someone/words", None)
     assert not touched.exists()
 
 

@@ -11,16 +11,8 @@ import pytest
 from src.config import BUILT_IN_TASKS
 from src.paths import BASE_MODELS, ROOT
 from src.training import data_loaders
-from src.training.data_loaders import (
-    SPLITS,
-    DataError,
-    fill,
-    load_rows,
-    load_splits,
-    misspellings,
-    preview,
-    split_of,
-)
+from src.training.data_files import SPLITS, DataError
+from src.training.data_loaders import fill, load_rows, load_splits, misspellings, preview, split_of
 
 GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths
-from src.training.data_loaders import READERS
+from src.training.data_files import READERS
 
 MAX_MIB = 50
 

@@ -30,7 +30,7 @@ from src.panel.launch import form as run_form
 from src.panel.ui import html, navigation
 from src.sweeps import control, estimate
 from src.sweeps.file import SweepConfig, base_config
-from src.training.data_loaders import DataError
+from src.training.data_files import DataError
 
 FOLDER = paths.CONFIGS / "sweeps"
 FIRST = ("name", "base.preset", "method", "pruner", "metric", "seeds", "budget")
