@@ -62,7 +62,7 @@ def engine_run(options: argparse.Namespace) -> None:
     """
     from src.config import load_config
     from src.training.packed.engine import train_pack
-    from src.training.packed.run import Trial
+    from src.training.packed.run import RunSpec
     from src.training.train import train
     from tests.helpers.tiny import Recorder
 
@@ -92,7 +92,7 @@ def engine_run(options: argparse.Namespace) -> None:
             train(configs[0], Clock(), output_dir=folder / "o", checkpoints_dir=folder / "s")
         else:
             train_pack(
-                [Trial(config, Clock(), folder / f"o{n}", folder / f"s{n}")
+                [RunSpec(config, Clock(), folder / f"o{n}", folder / f"s{n}")
                  for n, config in enumerate(configs)]
             )  # fmt: skip
     clock, processor = (late - early for late, early in zip(at[40], at[10], strict=True))
@@ -137,7 +137,7 @@ def seed_run(options: argparse.Namespace) -> None:
     """Train the seeds in this process, one by one with TRL or in a pack."""
     from src.config import load_config
     from src.training.packed.engine import train_pack
-    from src.training.packed.run import Trial
+    from src.training.packed.run import RunSpec
     from src.training.train import train
     from tests.helpers.tiny import Recorder
 
@@ -160,7 +160,7 @@ def seed_run(options: argparse.Namespace) -> None:
             for config, at in zip(configs, folders, strict=True)
         ]
     else:
-        trials = [Trial(c, Recorder(), at / "out", at / "steps") for c, at in zip(
+        trials = [RunSpec(c, Recorder(), at / "out", at / "steps") for c, at in zip(
             configs, folders, strict=True)]  # fmt: skip
         by_trial = {id(trial): end for trial, end in train_pack(trials)}
         ends = [by_trial[id(trial)] for trial in trials]

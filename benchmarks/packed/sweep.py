@@ -112,7 +112,7 @@ def phase_solo(results: Results, options: argparse.Namespace) -> None:
 
 def sweep_run(options: argparse.Namespace) -> None:
     from src.training.packed.engine import train_pack
-    from src.training.packed.run import Trial
+    from src.training.packed.run import RunSpec
     from tests.helpers.tiny import Recorder
 
     class Clocked(Recorder):
@@ -125,7 +125,7 @@ def sweep_run(options: argparse.Namespace) -> None:
 
     imported = time.time()
     trials = [
-        Trial(
+        RunSpec(
             sweep_config(options.base, n, options), Clocked(), options.out / str(n) / "out",
             options.out / str(n) / "steps",
         )

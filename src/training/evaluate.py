@@ -1,4 +1,4 @@
-"""Scores a trained adapter on a file of questions and answers that no training has seen."""
+"""Scores a trained adapter on a file of questions and answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +12,11 @@ from src.training.data_loaders import load_rows
 def evaluate(
     config: RunConfig, adapter: Path, data: Path, *, progress: Callable[[int], None]
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Metrics by name and one prediction a row, as `scoring.score` returns them.
+    """Metrics by name and one prediction per row, as `scoring.score` returns them.
 
-    The base model and the prompt are those of `config`; PEFT loads the adapter whatever trained it.
+    The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
     """
-    # Read first: a wrong file is said before the libraries load.
+    # Before the libraries load: a wrong file is reported at once.
     frame = load_rows(data)
 
     from peft import PeftModel

@@ -1,4 +1,4 @@
-"""What makes a resumed training the same run, and when it is exact."""
+"""The identity of a run in its checkpoints, and whether a resume is exact."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from src.training.utils import TrainingError
 
 
 def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: str) -> dict[str, Any]:
-    """What tells in each checkpoint whether a resume is the same run and exact: settings,
-    fingerprints of data and tokenizer, device, versions and, of a packed run, its engine."""
+    """What decides if a resume is the same run, and exact: settings, fingerprints of data and
+    tokenizer, device, versions and, for a packed run, its engine."""
     return {
         **engine,
         "config": config.model_dump(),

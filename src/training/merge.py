@@ -1,4 +1,4 @@
-"""Writes a base model with an adapter merged into it, to use without any adapter library."""
+"""Writes a base model with an adapter merged into it, for use without PEFT."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from src.training import checkpointing
 
 def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
     """Write the base model of `config` plus the adapter, in the base's 16 or 32 bits, and its
-    tokenizer to the folder `target`; that folder.
+    tokenizer to the folder `target`; returns that folder.
 
-    A base that was trained in 4 bits is loaded whole: products of the merged model differ from the
-    training's by the rounding of those 4 bits.
+    A base that was quantized to 4 bits for training is loaded without quantization: the merged
+    model differs from the trained one by the rounding to 4 bits.
     """
     import torch
     from peft import PeftModel

@@ -1,25 +1,22 @@
-"""What follows from one run's steps, evaluations and saves: written once, for both engines.
+"""Decides what follows from one run's steps, evaluations and saves, for both engines.
 
 TRL's engine calls a RunPolicy from Hugging Face's hooks; the packed engine holds one per run.
 """
 
 import math
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from src.config import RunConfig
 from src.models import utils as machine
-from src.training import checkpointing
+from src.training import checkpointing, saving
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
+from src.training.throughput import Throughput
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
 if TYPE_CHECKING:
@@ -63,8 +60,7 @@ class RunPolicy:
     # --- start ---
 
     def resume(self, checkpoint: Path) -> None:
-        """Restore what had been decided when `checkpoint` was written. Whether the evaluation of
-        its step is still owed tells `evaluation_due`."""
+        """Restore the state of `checkpoint`; the evaluation of its step may still be owed."""
         manifest = checkpointing.verify(checkpoint)
         exactness = resume_exactness(manifest, self.identity, checkpoint.name)
         self.reporter.used({"resume": exactness})
@@ -75,7 +71,7 @@ class RunPolicy:
         self._resumed_from = checkpoint
 
     def begin(self, examples: Examples, **setup: Any) -> None:
-        """Report what the run really uses: `setup` is what its engine resolved."""
+        """Report the resolved setup of the run: `setup` comes from its engine."""
         self.reporter.used(
             {
                 **setup,
@@ -104,11 +100,11 @@ class RunPolicy:
         return min(self.max_steps - self.step, *(n - self.step % n for n in every))
 
     def look_for_stop(self) -> None:
-        """See whether a user asked to stop: then the run ends after its step, with a checkpoint."""
+        """Check for a stop request; then the run ends after its step, with a checkpoint."""
         self.stopped = self.stopped or self.reporter.stop_requested()
 
     def step_taken(self) -> None:
-        """Count an optimizer step, and what becomes due with it."""
+        """Count an optimizer step; an evaluation may become due."""
         self.step, self._resumed_from = self.step + 1, None
         last, every = self.step >= self.max_steps, self.config.evaluation.eval_steps
         self.evaluation_owed = last or self.step % every == 0
@@ -167,7 +163,7 @@ class RunPolicy:
         return values
 
     def evaluated(self, values: Mapping[str, float] | None) -> None:
-        """Judge the validation scores of this step: are they the best, is the run to continue?
+        """Take the validation scores of this step: they may be the best, or end the run.
 
         None means that a stop came first: the evaluation is still owed. The scores before the first
         step are a baseline, not a candidate.
@@ -201,24 +197,11 @@ class RunPolicy:
         return periodic or self.over or self.early_stopping.best_step == self.step
 
     def write_checkpoint(self, write: Callable[[Path], None]) -> Path | Exception:
-        """Save this step with the files that `write` puts into the folder it is given. Returns the
-        checkpoint, or the error of a disk that cannot take it. Safe in a thread."""
-        staging = checkpointing.stage(self.checkpoints_dir)
-        folder = staging / f"checkpoint-{self.step}"
-        target = checkpointing.step_dir(self.checkpoints_dir, self.step)
-        try:
-            write(folder)
-            path = checkpointing.commit(folder, target, self.manifest())
-            staging.rmdir()
-        except Exception as error:
-            if not is_write_error(error):
-                raise
-            shutil.rmtree(staging, ignore_errors=True)
-            return error
-        return path
+        """`saving.write_checkpoint` of this step, safe in a thread; pass the result to `saved`."""
+        return saving.write_checkpoint(self.checkpoints_dir, self.step, self.manifest(), write)
 
     def manifest(self) -> dict[str, Any]:
-        """What a checkpoint tells of its run beside its files; `resume` reads it."""
+        """The run's state for the manifest of a checkpoint; `resume` reads it."""
         return {
             "step": self.step,
             "best_values": self.best_values,
@@ -234,21 +217,16 @@ class RunPolicy:
             return
         best_step = self.early_stopping.best_step
         self.reporter.checkpoint(self.step, outcome, best_step == self.step)
-        asked, before = self.config.checkpointing, checkpointing.steps(self.checkpoints_dir)
-        try:
-            checkpointing.retain(
-                self.checkpoints_dir,
-                best_step=best_step,
-                keep_last=asked.keep_last,
-                max_gib=asked.max_gib,
-            )
-        except OSError as error:
-            self.reporter.warning(self.step, f"old checkpoints were not removed: {error}")
-        for removed in sorted({*before} - {*checkpointing.steps(self.checkpoints_dir)}):
-            self.reporter.checkpoint_removed(removed)
+        saving.remove_old(
+            self.checkpoints_dir,
+            self.config.checkpointing,
+            step=self.step,
+            best_step=best_step,
+            reporter=self.reporter,
+        )
 
     def _save_failed(self, error: Exception) -> None:
-        text = f"no checkpoint at step {self.step}: {why_not_written(error)}"
+        text = f"no checkpoint at step {self.step}: {saving.why_not_written(error)}"
         if self.early_stopping.best_step == self.step:
             # An adapter that cannot be restored must not be called the best.
             best, self.best_values = self._best_before
@@ -298,48 +276,3 @@ class RunPolicy:
             best_step=self.kept_step,
             metrics=self.best_values | self._final_values,
         )
-
-
-class Throughput:
-    """Tokens per second of training, without the time of evaluations and saves."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._started = time.perf_counter()
-
-    def pause(self, seconds: float) -> None:
-        """Leave out a time that has passed since the last rate."""
-        self._started += seconds
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.pause(time.perf_counter() - started)
-
-    def rate(self, tokens: int) -> float:
-        """The rate of the tokens since the last one was asked for."""
-        seconds = max(time.perf_counter() - self._started, 1e-9)
-        self.restart()
-        return tokens / seconds
-
-
-def is_write_error(error: Exception) -> bool:
-    """True for what the libraries raise where a file cannot be written: torch's zip writer a
-    RuntimeError, safetensors and tokenizers errors of their own."""
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
-        return False
-    # tokenizers raises Exception itself.
-    return isinstance(error, OSError | RuntimeError | SafetensorError) or type(error) is Exception
-
-
-def why_not_written(error: BaseException) -> str:
-    """The operating system's reason where there is one: torch speaks of positions in a stream."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    text = str(cause or error).strip().split("\n")[0][:300]
-    full = "iostream" in text or "inline_container" in text
-    return "No space left on device, or it cannot be written" if full else text

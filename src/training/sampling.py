@@ -1,4 +1,4 @@
-"""The order of training rows, which both engines follow."""
+"""The order of the training rows, the same in both engines."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch.utils.data import Sampler
 
 
 class Shuffled(Sampler[int]):
-    """Rows in an order that the seed and the epoch decide, whatever else drew random numbers."""
+    """Rows in an order that depends on seed and epoch alone, not on the global random state."""
 
     def __init__(self, rows: int, seed: int):
         self.rows, self.seed, self.epoch = rows, seed, 0

@@ -1,4 +1,4 @@
-"""The TRL engine: data, base model, adapter, training, final scores; from top to bottom.
+"""Trains one adapter: picks the engine, and is the TRL engine from data to final scores.
 
 transformers, trl and peft are imported inside the functions: Unsloth, where it is taken, has to be
 imported before them.
@@ -73,10 +73,24 @@ def train(
     engine = engine or choose_engine(config)
     if engine.packed:
         from src.training.packed.engine import train_one
-        from src.training.packed.run import Trial
+        from src.training.packed.run import RunSpec
 
-        return train_one(Trial(config, reporter, output_dir, checkpoints_dir, resume_from))
+        return train_one(RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from))
+    return _train_with_trl(
+        config, reporter, output_dir, checkpoints_dir, resume_from, engine_note=engine.reason
+    )
 
+
+def _train_with_trl(
+    config: RunConfig,
+    reporter: Reporter,
+    output_dir: Path,
+    checkpoints_dir: Path,
+    resume_from: Path | None,
+    *,
+    engine_note: str | None,
+) -> TrainingResult:
+    """Train one adapter: data, base model, adapter, training, final scores."""
     import torch
 
     from src.models import spelling_model as spelling
@@ -114,7 +128,7 @@ def train(
         backend=backend,
         backend_note=note,
         engine="trl",
-        engine_note=engine.reason,
+        engine_note=engine_note,
         precision=precision,
         target_modules=targets,
         **machine.parameter_counts(model),

@@ -25,7 +25,7 @@ class TrlPlan:
 
 
 def plan(config: RunConfig, *, precision: str) -> TrlPlan:
-    """What `config` means to the libraries, with its precision resolved to bf16, fp16 or fp32."""
+    """The arguments of each library call for `config`; `precision` is bf16, fp16 or fp32."""
     training, optimizer = config.training, config.optimizer
     shared = {
         "max_length": config.model.max_length,
@@ -119,9 +119,9 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
 
 
 def verify_applied(asked: TrlPlan, trainer: Any, backend: str) -> dict[str, Any]:
-    """What the trainer holds as training begins, by the names of the libraries.
+    """The settings that the trainer holds as training begins, by the libraries' names.
 
-    TrainingError where a library changed what was asked for: Unsloth rewrites TRL's classes.
+    Raises TrainingError if a library changed one: Unsloth rewrites TRL's classes.
     """
     adapter = trainer.model.peft_config[trainer.model.active_adapter]
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)

@@ -2,7 +2,7 @@
 longest, in a process of its own that may run out of memory.
 
 `python -m src.workers.memory_probe` reads {"config": {...}, "adapters": 1} from standard input and
-prints what it found as one JSON document, a `Trial` of src/runs/estimate.py. With more adapters
+prints what it found as one JSON document, a `Measured` of src/runs/estimate.py. With more adapters
 than one, that many are trained at once by the packed engine.
 """
 
@@ -127,7 +127,7 @@ def probe(config: RunConfig, adapters: int) -> dict[str, Any]:
 def _train(config: RunConfig, timers: list[StepTimer], folder: Path) -> None:
     with loading():
         from src.training.packed import engine
-        from src.training.packed.run import Trial
+        from src.training.packed.run import RunSpec
         from src.training.train import load_libraries, train
 
         if len(timers) == 1:
@@ -143,14 +143,14 @@ def _train(config: RunConfig, timers: list[StepTimer], folder: Path) -> None:
             engine=choice,
         )
         return
-    trials = [
-        Trial(config, timer, folder / f"out-{i}", folder / f"steps-{i}")
+    specs = [
+        RunSpec(config, timer, folder / f"out-{i}", folder / f"steps-{i}")
         for i, timer in enumerate(timers)
     ]
-    for _, outcome in engine.train_pack(trials, slots=len(trials)):
+    for _, outcome in engine.train_pack(specs, slots=len(specs)):
         if isinstance(outcome, Exception):
             raise outcome
-    if timers[0].told["slots"] < len(trials):
+    if timers[0].told["slots"] < len(specs):
         raise MemoryError("out of memory for so many at once")
 
 

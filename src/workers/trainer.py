@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from src.runs.locks import FileLock, holder
 from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run
-from src.training.results import write_results
+from src.training.results import FailedTraining, write_results
 from src.training.utils import TrainingResult, loading
 
 if TYPE_CHECKING:
@@ -73,20 +74,16 @@ class Attempt:
                 if result.stopped and (why := self.reporter.stop_reason):
                     result = replace(result, stopped=False, reason=why)
                     end_reason = EndReason.PRUNED
-                write_results(
-                    result,
-                    run_id=self.run.id,
-                    output_dir=self.output_dir,
-                    metrics_file=paths.final_metrics(self.run.id),
-                    summary_file=paths.summary_file(),
-                    config=self.config.model_dump(),
-                )
+                self._write_results(result)
                 ended = Outcome(end_reason, result.reason, result.step, result.best_step)
         except OSError as error:
             result = error
         if isinstance(result, Exception):
             self.reporter.say("".join(traceback.format_exception(result)))
             ended = self.failure(result)
+            if not isinstance(result, LostOwnership):
+                with suppress(OSError):  # the disk may be what failed
+                    self._write_results(FailedTraining(ended.reason))
         assert ended is not None
         scores = result.metrics if isinstance(result, TrainingResult) else {}
         self.tracker.end(End({**ended.to_document(), **scores}, ended.best_step))
@@ -109,6 +106,16 @@ class Attempt:
             reason = f"{end_reason}: {reason}"
         reporter = self.reporter
         return Outcome(end_reason, reason, phase=reporter.doing, scoring=reporter.scoring)
+
+    def _write_results(self, outcome: TrainingResult | FailedTraining) -> None:
+        write_results(
+            outcome,
+            run_id=self.run.id,
+            output_dir=self.output_dir,
+            metrics_file=paths.final_metrics(self.run.id),
+            summary_file=paths.summary_file(),
+            config=self.config.model_dump(),
+        )
 
 
 def begin(run_id: str, attempt: int) -> Attempt | None:
@@ -152,7 +159,7 @@ def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
     with loading():
         from src.training.packed.engine import load_libraries, train_pack
-        from src.training.packed.run import Outcome, Trial
+        from src.training.packed.run import Outcome, RunSpec
 
         load_libraries()
 
@@ -160,7 +167,7 @@ def main_of_a_pack() -> int:
     trackers: list[Tracker] = []
     read = 0
 
-    def more() -> Trial | None:
+    def more() -> RunSpec | None:
         nonlocal read
         lines = paths.pack_file(os.environ["SPELLTUNE_TOKEN"]).read_text().splitlines()
         while read < len(lines):
@@ -168,26 +175,26 @@ def main_of_a_pack() -> int:
             if own := begin(*json.loads(lines[read - 1])):
                 own.reporter.phase("waiting for its first step")
                 trackers.append(own.tracker)
-                trial = Trial(**own.arguments())
-                members[id(trial)] = own
-                return trial
+                spec = RunSpec(**own.arguments())
+                members[id(spec)] = own
+                return spec
         return None
 
     codes = [0]
 
-    def ended(trial: Trial, outcome: Outcome) -> None:
-        own = members.pop(id(trial))
+    def ended(spec: RunSpec, outcome: Outcome) -> None:
+        own = members.pop(id(spec))
         # The others go on training meanwhile: only the last one waits, for all.
         codes.append(own.end(outcome, [] if members else trackers))
         own.lock.release()  # its next attempt may be in this very process
 
-    trials = []
-    while (trial := more()) is not None:
-        trials.append(trial)
+    specs = []
+    while (spec := more()) is not None:
+        specs.append(spec)
     last = [own.run.id for own in members.values()]
     try:
-        if trials:
-            train_pack(trials, more=more, ended=ended)
+        if specs:
+            train_pack(specs, more=more, ended=ended)
     # What ends the pack ends all that are still in it.
     except Exception as error:
         while members:

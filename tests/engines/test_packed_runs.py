@@ -1,4 +1,4 @@
-"""Trials of a pack: the same numbers, files and ends as the TRL engine gives them one by one."""
+"""Runs of a pack: the same numbers, files and ends as the TRL engine gives them one by one."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ from src.training.early_stopping import Diverged
 from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
 from src.training.packed.eligibility import choose_engine, packed_problems
 from src.training.packed.engine import train_pack
-from src.training.packed.run import Outcome, PackedRun, Trial
+from src.training.packed.run import Outcome, PackedRun, RunSpec
 from src.training.train import train
 from src.training.utils import TrainingResult
 from src.workers import memory_probe
@@ -37,9 +37,9 @@ def config_of(base: Path, shape: str = "gpt2", **changes: object) -> RunConfig:
     return tiny.config_of(base, **(values | {k.replace("__", "."): v for k, v in changes.items()}))
 
 
-def trial(config: RunConfig, folder: Path, stop_at: int | None = None, **more: Any) -> Trial:
+def spec(config: RunConfig, folder: Path, stop_at: int | None = None, **more: Any) -> RunSpec:
     reporter = tiny.Recorder(stop_at)
-    return Trial(config, reporter, folder / "out", folder / "steps", **more)
+    return RunSpec(config, reporter, folder / "out", folder / "steps", **more)
 
 
 def result(outcome: Outcome) -> TrainingResult:
@@ -48,7 +48,7 @@ def result(outcome: Outcome) -> TrainingResult:
     return outcome
 
 
-def recorder(one: Trial) -> tiny.Recorder:
+def recorder(one: RunSpec) -> tiny.Recorder:
     assert isinstance(one.reporter, tiny.Recorder)
     return one.reporter
 
@@ -75,7 +75,7 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
             early_stopping__patience=1, early_stopping__min_delta=10.0, training__max_steps=40,
         ),
     }  # fmt: skip
-    packed = {name: trial(config, tmp_path / "packed" / name) for name, config in configs.items()}
+    packed = {name: spec(config, tmp_path / "packed" / name) for name, config in configs.items()}
     outcomes = {id(one): outcome for one, outcome in train_pack(packed.values())}
     for name, config in configs.items():
         alone = tmp_path / "alone" / name
@@ -114,12 +114,12 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
 
 
 @pytest.mark.parametrize("stop_at", [2, 5])
-def test_a_trial_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at: int) -> None:
+def test_a_run_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at: int) -> None:
     config = config_of(base, lora__dropout=0.2)
-    whole = trial(config, tmp_path / "whole")
-    train_pack([whole, trial(config_of(base, training__seed=5), tmp_path / "neighbour")])
-    first = trial(config, tmp_path / "parts", stop_at=stop_at)
-    others = [trial(config_of(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
+    whole = spec(config, tmp_path / "whole")
+    train_pack([whole, spec(config_of(base, training__seed=5), tmp_path / "neighbour")])
+    first = spec(config, tmp_path / "parts", stop_at=stop_at)
+    others = [spec(config_of(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
     found = train_pack([*others, first])
     stopped = next(result(outcome) for one, outcome in found if one is first)
     assert (
@@ -128,7 +128,7 @@ def test_a_trial_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_
         and stopped.reason == f"stopped at step {stopped.step}"
     )
     assert [result(o).step for one, o in found if one is not first] == [12, 12]
-    again = trial(
+    again = spec(
         config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{stopped.step}"
     )
     ((_, outcome),) = train_pack([again])
@@ -142,7 +142,7 @@ def test_each_engine_resumes_the_checkpoints_of_the_other(base: Path, tmp_path: 
     config = config_of(base)
     whole = tmp_path / "whole"
     train(config, tiny.Recorder(), output_dir=whole / "out", checkpoints_dir=whole / "steps")
-    packed = trial(config, tmp_path / "packed", stop_at=5)
+    packed = spec(config, tmp_path / "packed", stop_at=5)
     ((_, stopped),) = train_pack([packed])
     at = result(stopped).step
     one = train(
@@ -154,21 +154,21 @@ def test_each_engine_resumes_the_checkpoints_of_the_other(base: Path, tmp_path: 
     half = train(
         config, tiny.Recorder(5), output_dir=alone / "out", checkpoints_dir=alone / "steps"
     )
-    again = trial(config, alone, resume_from=alone / f"steps/step-{half.step}")
+    again = spec(config, alone, resume_from=alone / f"steps/step-{half.step}")
     ((_, other),) = train_pack([again])
     assert one.step == result(other).step == 12 and 0 < at < 12 and half.step < 12
     for folder in (tmp_path / "packed", alone):
         assert difference(folder / "steps/step-12", whole / "steps/step-12") < 1e-5
 
 
-def test_a_trial_fails_alone(base: Path, tmp_path: Path) -> None:
+def test_a_run_fails_alone(base: Path, tmp_path: Path) -> None:
     good = config_of(base)
-    alone = trial(good, tmp_path / "alone")
-    mild = trial(good, tmp_path / "mild")
-    train_pack([alone, trial(config_of(base, training__seed=3), tmp_path / "n")])
+    alone = spec(good, tmp_path / "alone")
+    mild = spec(good, tmp_path / "mild")
+    train_pack([alone, spec(config_of(base, training__seed=3), tmp_path / "n")])
     wild = config_of(base, training__learning_rate=10.0, training__max_grad_norm=1e30,
                      scheduler__warmup_steps=0, optimizer__name="adamw_torch")  # fmt: skip
-    broken = trial(wild, tmp_path / "broken")
+    broken = spec(wild, tmp_path / "broken")
     original = Pack.run
 
     def poisoned(self: Pack, steps: Any) -> torch.Tensor:
@@ -187,8 +187,8 @@ def test_a_trial_fails_alone(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "broken/out/final").exists()
 
 
-def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Path) -> None:
-    good = trial(config_of(base), tmp_path / "good")
+def test_what_a_run_cannot_read_ends_only_that_run(base: Path, tmp_path: Path) -> None:
+    good = spec(config_of(base), tmp_path / "good")
     bad = {
         "no file /nowhere.csv": config_of(base, data__path="/nowhere.csv"),
         "another lora.target_modules than its pack": config_of(
@@ -197,9 +197,9 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
         "no 4-bit base": config_of(base, model__load_in_4bit=True),
         "lora.bias: the packed engine trains no biases": config_of(base, lora__bias="all"),
     }
-    trials = [trial(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
+    specs = [spec(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
     ends = []
-    found = train_pack([good, *trials], ended=lambda one, outcome: ends.append(one))
+    found = train_pack([good, *specs], ended=lambda one, outcome: ends.append(one))
     errors = [str(outcome) for one, outcome in found if one is not good]
     assert len(errors) == 4
     assert all(text in error for text, error in zip(bad, errors, strict=True))
@@ -210,18 +210,18 @@ def test_what_a_trial_cannot_read_ends_only_that_trial(base: Path, tmp_path: Pat
 def test_the_first_of_a_pack_is_refused_alone_too(base: Path, tmp_path: Path) -> None:
     """Also where its files cannot be read in a way that nobody thought of."""
     wrong: list[dict[str, Any]] = [{"model__load_in_4bit": True}, {"lora__bias": "all"}, {}, {}]
-    trials = [trial(config_of(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
+    specs = [spec(config_of(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
     original = PackedRun.__post_init__
 
     def broken(run: PackedRun) -> None:
-        if run.trial is trials[2]:
+        if run.spec is specs[2]:
             raise KeyError("momentum")
         original(run)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PackedRun, "__post_init__", broken)
-        found = train_pack(trials)
-    assert [one for one, _ in found] == trials
+        found = train_pack(specs)
+    assert [one for one, _ in found] == specs
     texts = ["load_in_4bit", "lora.bias", "momentum"]
     assert all(text in str(end) for text, (_, end) in zip(texts, found, strict=False))
     assert result(found[-1][1]).step == 12
@@ -247,20 +247,20 @@ def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
-    """Also by a trial of larger rank, with dropout, which the pack was not made for."""
+    """Also by a run of larger rank, with dropout, which the pack was not made for."""
     waiting = [
-        trial(config_of(base, lora__r=32, lora__dropout=0.1), tmp_path / "large"),
-        trial(config_of(base, training__seed=4), tmp_path / "last"),
+        spec(config_of(base, lora__r=32, lora__dropout=0.1), tmp_path / "large"),
+        spec(config_of(base, training__seed=4), tmp_path / "last"),
     ]
     first = [
-        trial(config_of(base, lora__r=4, training__max_steps=steps), tmp_path / f"first{steps}")
+        spec(config_of(base, lora__r=4, training__max_steps=steps), tmp_path / f"first{steps}")
         for steps in (3, 9)
     ]
-    solo = trial(config_of(base, training__seed=4), tmp_path / "solo")
+    solo = spec(config_of(base, training__seed=4), tmp_path / "solo")
     train_pack([solo])
     largest = []
 
-    def more() -> Trial | None:
+    def more() -> RunSpec | None:
         return waiting.pop(0) if waiting else None
 
     original = Pack.run
@@ -277,12 +277,21 @@ def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
     assert difference(tmp_path / "last/out/final", tmp_path / "solo/out/final") < 1e-5
 
 
+def test_a_run_that_is_over_at_once_gives_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
+    stopped = [spec(config_of(base), tmp_path / str(n), stop_at=0) for n in range(2)]
+    last = spec(config_of(base, training__max_steps=3), tmp_path / "last")
+    found = train_pack([*stopped, last], slots=1)
+    assert [(one, result(outcome).step) for one, outcome in found] == [
+        *((one, 0) for one in stopped), (last, 3)
+    ]  # fmt: skip
+
+
 def test_a_pack_grows_with_what_waits(base: Path, tmp_path: Path) -> None:
     """Who comes first must not decide that all the others train one after the other."""
-    late = [trial(config_of(base, training__seed=n), tmp_path / f"late{n}") for n in (4, 5)]
-    solo = trial(config_of(base, training__seed=4), tmp_path / "solo")
+    late = [spec(config_of(base, training__seed=n), tmp_path / f"late{n}") for n in (4, 5)]
+    solo = spec(config_of(base, training__seed=4), tmp_path / "solo")
     train_pack([solo])
-    first = trial(config_of(base, training__max_steps=30), tmp_path / "first")
+    first = spec(config_of(base, training__max_steps=30), tmp_path / "first")
     found = train_pack([first], more=lambda: late.pop(0) if late else None)
     assert [result(outcome).step for _, outcome in found] == [12, 12, 30]
     assert difference(tmp_path / "late4/out/final", tmp_path / "solo/out/final") < 1e-5
@@ -299,10 +308,10 @@ def test_only_large_packs_take_rows_at_their_own_length() -> None:
 
 def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:
     """On a GPU empty slots take as long as full ones."""
-    solo = trial(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "solo")
+    solo = spec(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "solo")
     train_pack([solo])
-    last = trial(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "last")
-    first = [trial(config_of(base, training__seed=n), tmp_path / f"{n}") for n in range(3)]
+    last = spec(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "last")
+    first = [spec(config_of(base, training__seed=n), tmp_path / f"{n}") for n in range(3)]
     original, slots = Pack.run, []
 
     def run(self: Pack, steps: Any) -> torch.Tensor:
@@ -318,7 +327,7 @@ def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_pack_that_memory_cannot_hold_is_made_smaller(base: Path, tmp_path: Path) -> None:
-    """Also where a trial of a higher rank joins: then the others keep training."""
+    """Also where a run of a higher rank joins: then the others keep training."""
     original, refused = Pack.__init__, []
 
     def make(self: Pack, base: Any, slots: int, rank: int, **options: Any) -> None:
@@ -327,17 +336,17 @@ def test_a_pack_that_memory_cannot_hold_is_made_smaller(base: Path, tmp_path: Pa
             raise torch.OutOfMemoryError("no memory")
         original(self, base, slots, rank, **options)
 
-    trials = [trial(config_of(base, lora__r=4, training__seed=n), tmp_path / f"{n}")
+    specs = [spec(config_of(base, lora__r=4, training__seed=n), tmp_path / f"{n}")
               for n in range(5)]  # fmt: skip
-    wide = trial(config_of(base, lora__r=16), tmp_path / "wide")
+    wide = spec(config_of(base, lora__r=16), tmp_path / "wide")
     late = [wide]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "__init__", make)
-        found = train_pack(trials, slots=5, more=lambda: late.pop() if late else None)
+        found = train_pack(specs, slots=5, more=lambda: late.pop() if late else None)
     assert {result(outcome).step for _, outcome in found} == {12} and len(found) == 6
     # Five of rank 4; once two of these have room, rank 16 for all of them, and for one.
     assert refused[0] == (5, 4) and {rank for _, rank in refused} == {4, 16}
-    for one in (*trials, wide):
+    for one in (*specs, wide):
         assert any("out of GPU memory" in text for _, text in recorder(one).warnings)
 
 
@@ -359,7 +368,7 @@ def test_what_is_measured_of_a_pack_is_of_all_that_was_asked_for(
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:
-    solo = trial(config_of(base, training__seed=3), tmp_path / "solo")
+    solo = spec(config_of(base, training__seed=3), tmp_path / "solo")
     train_pack([solo])
     original, steps_seen = Pack.run, []
 
@@ -370,14 +379,14 @@ def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -
             raise torch.OutOfMemoryError("no memory")
         return original(self, steps)
 
-    trials = [trial(config_of(base, training__seed=s), tmp_path / str(s)) for s in range(5)]
+    specs = [spec(config_of(base, training__seed=s), tmp_path / str(s)) for s in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "run", run)
-        found = train_pack(trials, slots=4)
+        found = train_pack(specs, slots=4)
     assert {result(outcome).step for _, outcome in found} == {12} and len(found) == 5
     assert set(steps_seen) == {4, 2, 1}
     assert difference(tmp_path / "3/out/final", tmp_path / "solo/out/final") < 1e-5
-    assert all("out of GPU memory" in recorder(one).warnings[0][1] for one in trials[:4])
+    assert all("out of GPU memory" in recorder(one).warnings[0][1] for one in specs[:4])
 
 
 def test_a_solo_run_by_the_packed_engine(base: Path, tmp_path: Path) -> None:
@@ -397,18 +406,18 @@ def test_a_stop_in_an_evaluation_cuts_it_short_and_the_resume_owes_it(
     base: Path, tmp_path: Path
 ) -> None:
     config = config_of(base, evaluation__batch_size=1)
-    whole = trial(config, tmp_path / "whole")
+    whole = spec(config, tmp_path / "whole")
     train_pack([whole])
 
     class Impatient(tiny.Recorder):
         def stop_requested(self) -> bool:
             return self.phases[-1].startswith("validation 2") and bool(self.curve("train/loss"))
 
-    cut = Trial(config, Impatient(), tmp_path / "cut/out", tmp_path / "cut/steps")
+    cut = RunSpec(config, Impatient(), tmp_path / "cut/out", tmp_path / "cut/steps")
     ((_, outcome),) = train_pack([cut])
     assert result(outcome).stopped and result(outcome).step == 4
     assert set(recorder(cut).curve("val/loss")) == {0}
-    again = trial(config, tmp_path / "cut", resume_from=tmp_path / "cut/steps/step-4")
+    again = spec(config, tmp_path / "cut", resume_from=tmp_path / "cut/steps/step-4")
     ((_, outcome),) = train_pack([again])
     assert recorder(again).curve("val/loss") == pytest.approx(
         {s: v for s, v in recorder(whole).curve("val/loss").items() if s}, rel=1e-4
@@ -417,8 +426,8 @@ def test_a_stop_in_an_evaluation_cuts_it_short_and_the_resume_owes_it(
 
 
 def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
-    early = trial(config_of(base), tmp_path / "early", stop_at=0)
-    other = trial(config_of(base), tmp_path / "other")
+    early = spec(config_of(base), tmp_path / "early", stop_at=0)
+    other = spec(config_of(base), tmp_path / "other")
     found = {id(one): result(outcome) for one, outcome in train_pack([early, other])}
     assert found[id(early)].stopped and found[id(early)].step == 0
     assert found[id(early)].metrics == {}
@@ -441,15 +450,15 @@ def test_scores_are_those_of_scoring(
     from src.training.packed.files import fresh_state
     from src.training.packed.scorer import Scorer
 
-    trials = [
-        trial(
+    specs = [
+        spec(
             config_of(base, shape, lora__r=r, training__learning_rate=2e-2, training__max_steps=30,
                       evaluation__eval_steps=30, checkpointing__save_steps=30),
             tmp_path / str(r),
         )
         for r in (4, 8)
     ]  # fmt: skip
-    train_pack(trials)
+    train_pack(specs)
     vocabulary = spelling.load_vocabulary(str(base / shape), revision=None)
     model = spelling.load_base(
         str(base / shape), vocabulary, revision=None, load_in_4bit=False, max_length=64,
@@ -462,7 +471,7 @@ def test_scores_are_those_of_scoring(
     rows += scoring.encode(tokenizer, tiny.frame(["a" * 60]), "<human>: {question}\n<assistant>:")
     packed = read_base(model, spelling.resolve_targets(model, None), torch.float32)
     pack = Pack(packed, 2, 8)
-    for slot, one in enumerate(trials):
+    for slot, one in enumerate(specs):
         tensors = load_file(one.output_dir / "final" / "adapter_model.safetensors")
         weights = from_peft([layer.name for layer in packed.adapted_layers], tensors)
         pack.put(slot, fresh_state(weights, AdamW), 32 / (4, 8)[slot])
@@ -471,7 +480,7 @@ def test_scores_are_those_of_scoring(
     members = [(0, rows), (1, rows[2:])]
     found = Scorer(packed, tokenizer, 128).score(pack.stacks, members, **options)
     assert found is not None
-    for (metrics, frame), one, (_, own) in zip(found, trials, members, strict=True):
+    for (metrics, frame), one, (_, own) in zip(found, specs, members, strict=True):
         adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))
         expected = scoring.score(adapted, tokenizer, own, precision="fp32", context=128, **options)
         assert expected is not None

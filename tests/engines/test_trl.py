@@ -15,7 +15,7 @@ from src.models.metrics import METRICS
 from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
 from src.training import train as engine
-from src.training.data_loaders import DataError
+from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
 from src.training.train import train
 from src.training.trl_arguments import plan

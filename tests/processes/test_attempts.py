@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sqlmodel import col, select, update
 
 from src import paths, store
@@ -318,6 +319,8 @@ def test_a_run_without_the_setting_fails_and_is_left_alone(own: dict[str, Any]) 
     run = launched(own | DIVERGES)
     assert (run.status, run.attempt, kinds(run.id)) == (Status.FAILED, 1, [])
     assert (run.reason or "").startswith("diverged: Diverged: the training loss is")
+    (entry,) = yaml.safe_load(paths.summary_file().read_text())["experiments"]
+    assert (entry["run"], entry["failed"], entry["reason"]) == (run.id, True, run.reason)
 
 
 def test_out_of_memory_heals_with_a_smaller_micro_batch(own: dict[str, Any]) -> None:

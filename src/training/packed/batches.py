@@ -66,7 +66,7 @@ def padded_length(longest: int, rows: int, known: Collection[int] = ()) -> int:
 
 
 class BatchBuilder:
-    """Lays the next steps of all runs out; with `graphs` in few shapes, each a CUDA graph."""
+    """Builds the inputs of the next steps of all runs; with `graphs` in few shapes."""
 
     def __init__(self, pad: int, *, graphs: bool):
         self.pad, self.graphs = pad, graphs

@@ -1,4 +1,4 @@
-"""Which runs the packed engine can train, which of them may share a process, and what `auto` takes.
+"""Eligibility for the packed engine: what it can train, who may share a process, what `auto` takes.
 
 Imports no torch: launcher, supervisor and panel ask before any library is loaded.
 """

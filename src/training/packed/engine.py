@@ -1,18 +1,13 @@
-"""The packed engine: many runs in one process over one frozen base, each the run that it would be
-alone.
+"""The packed engine: trains many runs in one process over one frozen base, each as if alone.
 
 A run has a slot of the pack while it trains. It logs, evaluates, saves, stops early, fails and
-ends by itself, and then the next trial takes its slot. What runs share is the time on the GPU.
+ends independently of the others; then the next one takes its slot.
 """
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +17,14 @@ from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
 from src.training.packed.prepare import RunReader, SharedBase
-from src.training.packed.run import Outcome, PackedRun, Trial
+from src.training.packed.run import Outcome, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, Scores, score_runs
-from src.training.packed.slots import SYNC_INTERVAL_SECONDS, Slots, TrialQueue
+from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.utils import TrainingError, TrainingResult
 
-# Adapters that go through the base together. On a GPU more are not faster, and take memory; a CPU
-# is busy with one, which then needs no padding to its neighbours' rows.
+# Adapters per forward pass. On a GPU more are not faster, and take memory; a CPU is busy with one,
+# which then needs no padding to the others' rows.
 ADAPTERS_PER_PASS, ADAPTERS_PER_PASS_ON_A_CPU = 64, 1
-CHECKPOINT_THREADS = 4
 
 
 def load_libraries() -> None:
@@ -39,25 +33,25 @@ def load_libraries() -> None:
 
 
 def train_pack(
-    trials: Iterable[Trial],
+    specs: Iterable[RunSpec],
     *,
     slots: int | None = None,
-    more: Callable[[], Trial | None] = lambda: None,
-    ended: Callable[[Trial, Outcome], None] = lambda trial, outcome: None,
+    more: Callable[[], RunSpec | None] = lambda: None,
+    ended: Callable[[RunSpec, Outcome], None] = lambda spec, outcome: None,
     options: Options | None = None,
-) -> list[tuple[Trial, Outcome]]:
-    """Train the trials, `slots` at a time, and those that `more` gives when a slot is free.
+) -> list[tuple[RunSpec, Outcome]]:
+    """Train these runs, `slots` at a time, and those that `more` gives when a slot is free.
 
     Each is returned, and passed to `ended` at once, with its result or with the error that ended it
     alone. ModelError where the base itself cannot be packed. Out of GPU memory, the pack continues
     with half the slots.
     """
-    return _Engine(list(trials), slots, more, ended, options).train()
+    return _Engine(list(specs), slots, more, ended, options).train()
 
 
-def train_one(trial: Trial) -> TrainingResult:
+def train_one(spec: RunSpec) -> TrainingResult:
     """Train a single run: a pack of one. Raises what ends it."""
-    ((_, outcome),) = train_pack([trial])
+    ((_, outcome),) = train_pack([spec])
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -66,33 +60,33 @@ def train_one(trial: Trial) -> TrainingResult:
 class _Engine:
     def __init__(
         self,
-        trials: list[Trial],
+        specs: list[RunSpec],
         slots: int | None,
-        more: Callable[[], Trial | None],
-        ended: Callable[[Trial, Outcome], None],
+        more: Callable[[], RunSpec | None],
+        ended: Callable[[RunSpec, Outcome], None],
         options: Options | None,
     ):
-        if not trials:
-            raise TrainingError("a pack needs at least one trial")
-        self.trials, self.limit = trials, slots or trials[0].config.pack_size
-        self.queue, self.ended = TrialQueue(trials, more), ended
+        if not specs:
+            raise TrainingError("a pack needs at least one run")
+        self.specs, self.limit = specs, slots or specs[0].config.pack_size
+        self.queue, self.ended = RunQueue(specs, more), ended
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(
             graphs=on_gpu,
             kernels=on_gpu,
             at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
         )
-        self.outcomes: list[tuple[Trial, Outcome]] = []
+        self.outcomes: list[tuple[RunSpec, Outcome]] = []
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
 
-    def train(self) -> list[tuple[Trial, Outcome]]:
-        # Before the base is loaded: the trial that loads it must not be refused later.
+    def train(self) -> list[tuple[RunSpec, Outcome]]:
+        # Before the base is loaded: the run that loads it must not be refused later.
         first = self.queue.next()
-        while isinstance(first, Trial) and (why := refusal(first.config)):
+        while isinstance(first, RunSpec) and (why := refusal(first.config)):
             self._end(first, TrainingError(why))
             first = self.queue.next()
-        if isinstance(first, Trial):
+        if isinstance(first, RunSpec):
             self._load(first)
             self.queue.put_first(first)
             self._fill()
@@ -105,9 +99,9 @@ class _Engine:
                 self._fill()
         return self.outcomes
 
-    # Trials come and go.
+    # Runs come and go.
 
-    def _load(self, first: Trial) -> None:
+    def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
         self.reader = RunReader(self.base)
@@ -121,15 +115,15 @@ class _Engine:
         self.slots = Slots(
             self.base,
             self.queue,
-            count=min(len(self.trials), self.limit),
+            count=min(len(self.specs), self.limit),
             limit=self.limit,
-            rank=max(trial.config.lora.r for trial in self.trials),
-            dropout=any(trial.config.lora.dropout for trial in self.trials),
+            rank=max(spec.config.lora.r for spec in self.specs),
+            dropout=any(spec.config.lora.dropout for spec in self.specs),
             options=self.options,
         )
 
     def _fill(self) -> None:
-        """Give every free slot the next trial, and score those that are new."""
+        """Give every free slot the next run, and evaluate those that are new."""
         filled = True
         while filled:  # again where a new run is over before its first step
             self.slots.fit()
@@ -142,35 +136,35 @@ class _Engine:
             # A run may have lost its slot again, out of memory.
             self._begin([run for run in self.slots.runs if not run.begun])
 
-    def _prepare(self, trial: Trial) -> PackedRun | None:
-        """Read a trial's data and its adapter; None if that ended it."""
+    def _prepare(self, spec: RunSpec) -> PackedRun | None:
+        """Read a run's data and its adapter; None if that ended it."""
         try:
-            run = self.reader.read(trial)
-            if trial.resume_from is None:
+            run = self.reader.read(spec)
+            if spec.resume_from is None:
                 run.state = files.fresh_state(self.base.initial_weights(run), type(run.optimizer))
             else:
-                run.policy.resume(trial.resume_from)
-                run.state = files.read_state(self.base, run, trial.resume_from)
+                run.policy.resume(spec.resume_from)
+                run.state = files.read_state(self.base, run, spec.resume_from)
             return run
-        # As wide as in `_alone`.
+        # As broad as in `_alone`.
         except Exception as error:
-            self._end(trial, error)
+            self._end(spec, error)
             return None
 
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
-        self.outcomes.append((trial, outcome))
-        self.ended(trial, outcome)
+    def _end(self, spec: RunSpec, outcome: Outcome) -> None:
+        self.outcomes.append((spec, outcome))
+        self.ended(spec, outcome)
 
     def _alone(self, run: PackedRun, work: Callable[..., None], *arguments: Any) -> None:
-        """Do one run's own work. Its error ends this run and leaves its neighbours alone."""
+        """Do one run's own work. An error ends this run and none of the others."""
         try:
             work(*arguments)
         except torch.OutOfMemoryError:
             raise
-        # As wide as the trainer's own: a solo run would die of it, and only that run.
+        # As broad as in the trainer process: alone, the run would end with this error.
         except Exception as error:
             self.slots.remove(run)
-            self._end(run.trial, error)
+            self._end(run.spec, error)
 
     # Steps.
 
@@ -193,32 +187,10 @@ class _Engine:
         """What follows from steps (steps, 3, slots): logs, evaluations, checkpoints, ends."""
         for run in list(self.slots.runs):
             own = [tuple(row[run.slot] for row in step) for step in results]
-            self._alone(run, self._log, run, own)
+            self._alone(run, run.log, own)
         self._evaluate([run for run in self.slots.runs if run.policy.evaluation_due])
         self._save([run for run in self.slots.runs if run.policy.save_due])
         self._finish([run for run in self.slots.runs if run.policy.over])
-
-    def _log(self, run: PackedRun, steps: Sequence[tuple[float, ...]]) -> None:
-        """Count a run's steps, each (loss, gradient norm, 1 if its adapter took it), and log."""
-        policy, every = run.policy, run.config.training.logging_steps
-        # Before the steps: when they were computed, a stop asked for now was not known.
-        policy.look_for_stop()
-        for loss, norm, taken in steps:
-            chosen, rate = run.chosen(run.step), run.rate(run.step)
-            policy.step_taken()
-            run.losses.append(loss)
-            run.tokens += int((run.arrays.prompts[chosen] + run.arrays.answers[chosen]).sum())
-            if not taken:
-                of_norm = math.isfinite(loss)
-                name, value = ("gradient norm", norm) if of_norm else ("training loss", loss)
-                policy.diverged(f"the {name} is {value}")
-                return
-            if run.step == 1 or run.step % every == 0:
-                mean = sum(run.losses) / len(run.losses)
-                policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, tokens=run.tokens)
-                run.losses, run.tokens = [], 0
-                if policy.early_stop:
-                    return
 
     # Evaluation.
 
@@ -271,14 +243,7 @@ class _Engine:
             if not all(side.isfinite().all() for pair in states[run.slot].params for side in pair):
                 self._alone(run, run.policy.diverged, "an adapter weight is not finite")
         runs = [run for run in runs if run in self.slots.runs and run.policy.save_due]
-        with ThreadPoolExecutor(CHECKPOINT_THREADS) as pool:
-            writing = [
-                pool.submit(
-                    run.policy.write_checkpoint,
-                    partial(files.write_checkpoint, self.base, run, states[run.slot]),
-                )
-                for run in runs
-            ]
+        writing = files.write_checkpoints(self.base, [(run, states[run.slot]) for run in runs])
         for run, written in zip(runs, writing, strict=True):
             self._alone(run, lambda run, written: run.policy.saved(written.result()), run, written)
         for run in self.slots.runs:
@@ -287,7 +252,7 @@ class _Engine:
     def _finish(self, runs: list[PackedRun]) -> None:
         """Keep each run's best adapter, score it, and end the run."""
         for run in runs:
-            self._alone(run, self._keep_best, run)
+            self._alone(run, files.keep_best, self.base, self.slots.pack, run)
         kept = {run.slot: run.policy.kept_step for run in runs}
         for split in ("validation", "test"):
             due = [r for r in runs if r in self.slots.runs and r.policy.final_due(split)]
@@ -295,18 +260,4 @@ class _Engine:
                 run.policy.final_scores(values)
         for run in [run for run in runs if run in self.slots.runs]:
             self.slots.remove(run)
-            self._end(run.trial, run.policy.result())
-
-    def _keep_best(self, run: PackedRun) -> None:
-        """Put the best adapter into the run's slot and into final/."""
-
-        def load(checkpoint: Path) -> None:
-            weights = files.read_adapter(self.base, checkpoint)
-            state = files.fresh_state(weights, type(run.optimizer))
-            self.slots.pack.put(run.slot, state, run.scale)
-
-        def write(folder: Path) -> None:
-            weights = self.slots.pack.take(run.slot, run.rank).params
-            files.write_adapter(self.base, run, weights, folder)
-
-        run.policy.keep_best(load, write)
+            self._end(run.spec, run.policy.result())

@@ -1,6 +1,9 @@
 """Files of packed runs: what the TRL engine writes, under its names and in its formats."""
 
 import random
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ from src.models.multi_lora.adapters import (
     zeros_like,
 )
 from src.models.multi_lora.optimizer import Optimizer
-from src.models.multi_lora.step import AdapterState
+from src.models.multi_lora.step import AdapterState, Pack
 from src.models.spelling_model import lora_config
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
+
+CHECKPOINT_THREADS = 4
 
 
 def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], folder: Path) -> None:
@@ -41,10 +46,33 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
     base.tokenizer.save_pretrained(str(folder))
 
 
-def write_checkpoint(base: SharedBase, run: PackedRun, state: AdapterState, folder: Path) -> None:
-    """Write the adapter of a run and all that a resume needs."""
-    write_adapter(base, run, state.params, folder)
-    _write_training_state(run, state, folder)
+def write_checkpoints(
+    base: SharedBase, runs: Sequence[tuple[PackedRun, AdapterState]]
+) -> list[Future[Path | Exception]]:
+    """Write a checkpoint of each run with its state, several at once; what `policy.saved` takes."""
+
+    def write(run: PackedRun, state: AdapterState, folder: Path) -> None:
+        write_adapter(base, run, state.params, folder)
+        _write_training_state(run, state, folder)
+
+    with ThreadPoolExecutor(CHECKPOINT_THREADS) as pool:
+        return [
+            pool.submit(run.policy.write_checkpoint, partial(write, run, state))
+            for run, state in runs
+        ]
+
+
+def keep_best(base: SharedBase, pack: Pack, run: PackedRun) -> None:
+    """Put the run's best adapter into its slot and into final/."""
+
+    def load(checkpoint: Path) -> None:
+        params = read_adapter(base, checkpoint)
+        pack.put(run.slot, fresh_state(params, type(run.optimizer)), run.scale)
+
+    def write(folder: Path) -> None:
+        write_adapter(base, run, pack.take(run.slot, run.rank).params, folder)
+
+    run.policy.keep_best(load, write)
 
 
 def _write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> None:

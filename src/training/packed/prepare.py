@@ -1,4 +1,4 @@
-"""What comes before a packed run's first step: the shared base, and the data of each run."""
+"""Prepares packed runs: loads the shared base, reads the data of each run."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from src.training.examples import Examples
 from src.training.identity import run_identity
 from src.training.packed.batches import ExampleArrays
 from src.training.packed.eligibility import refusal, shared_settings
-from src.training.packed.run import PackedRun, Trial
+from src.training.packed.run import PackedRun, RunSpec
 from src.training.run_policy import RunPolicy
 from src.training.utils import Reporter, TrainingError
 
@@ -107,28 +107,28 @@ class SharedBase:
 
 
 class RunReader:
-    """Reads the data of trials; trials with the same data share their examples."""
+    """Reads the data of runs; runs with the same data share their examples."""
 
     def __init__(self, base: SharedBase):
         self.base = base
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
 
-    def read(self, trial: Trial) -> PackedRun:
-        """The run of a trial, without an adapter. Refuses what the pack cannot train."""
-        config, reporter = trial.config, trial.reporter
+    def read(self, spec: RunSpec) -> PackedRun:
+        """A run without its adapter. Refuses what the pack cannot train."""
+        config, reporter = spec.config, spec.reporter
         if why := refusal(config):
             raise TrainingError(why)
         own, shared = settings_of_a_pack(config), self.base.settings
         if other := [name for name in own if own[name] != shared[name]]:
-            raise TrainingError(f"this trial has another {other[0]} than its pack")
+            raise TrainingError(f"this run has another {other[0]} than its pack")
         reporter.phase(f"reading {config.data.task}")
         examples, arrays = self._read(config)
         policy = RunPolicy(
             config,
             reporter,
-            output_dir=trial.output_dir,
-            checkpoints_dir=trial.checkpoints_dir,
+            output_dir=spec.output_dir,
+            checkpoints_dir=spec.checkpoints_dir,
             identity=run_identity(
                 config,
                 data=examples.fingerprint,
@@ -136,7 +136,7 @@ class RunReader:
                 engine="packed",
             ),
         )
-        return PackedRun(trial, examples, arrays, policy)
+        return PackedRun(spec, examples, arrays, policy)
 
     def _read(self, config: RunConfig) -> tuple[Examples, ExampleArrays]:
         """The examples of all splits, and those of training as arrays."""

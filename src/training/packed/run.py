@@ -1,6 +1,7 @@
-"""One run of a pack: what it is given, and what it has while it trains in a slot."""
+"""One run of a pack: its RunSpec, and its state while it trains in a slot."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from src.training.utils import Reporter, TrainingResult
 
 
 @dataclass(frozen=True)
-class Trial:
+class RunSpec:
     """One run that waits for a slot: the arguments of `train.train`."""
 
     config: RunConfig
@@ -34,9 +35,9 @@ Outcome = TrainingResult | Exception
 
 @dataclass(eq=False)
 class PackedRun:
-    """A trial with its examples and its adapter, in a slot or waiting for one."""
+    """A run with its examples and its adapter, in a slot or waiting for one."""
 
-    trial: Trial
+    spec: RunSpec
     examples: Examples
     arrays: ExampleArrays  # of the training split
     policy: RunPolicy
@@ -48,9 +49,9 @@ class PackedRun:
     order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
 
     def __post_init__(self) -> None:
-        config = self.trial.config
+        config = self.spec.config
         training, optimizer = config.training, config.optimizer
-        self.reporter, self.config = self.trial.reporter, config
+        self.reporter, self.config = self.spec.reporter, config
         self.batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         # Accumulation does not cross the end of an epoch, so its last step may be smaller.
         self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
@@ -72,6 +73,28 @@ class PackedRun:
     def rate(self, step: int) -> float:
         """The learning rate of step `step` (from 0)."""
         return float(self.config.training.learning_rate * self.factor(step))
+
+    def log(self, steps: Sequence[tuple[float, ...]]) -> None:
+        """Count steps, each (loss, gradient norm, 1 if the adapter took it), and log."""
+        policy, every = self.policy, self.config.training.logging_steps
+        # Before the steps: when they were computed, a stop asked for now was not known.
+        policy.look_for_stop()
+        for loss, norm, taken in steps:
+            chosen, rate = self.chosen(self.step), self.rate(self.step)
+            policy.step_taken()
+            self.losses.append(loss)
+            self.tokens += int((self.arrays.prompts[chosen] + self.arrays.answers[chosen]).sum())
+            if not taken:
+                of_norm = math.isfinite(loss)
+                name, value = ("gradient norm", norm) if of_norm else ("training loss", loss)
+                policy.diverged(f"the {name} is {value}")
+                return
+            if self.step == 1 or self.step % every == 0:
+                mean = sum(self.losses) / len(self.losses)
+                policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, tokens=self.tokens)
+                self.losses, self.tokens = [], 0
+                if policy.early_stop:
+                    return
 
     @property
     def step(self) -> int:

@@ -1,4 +1,4 @@
-"""The slots of a pack: which run has which, how many there are, and what is done out of memory."""
+"""The slots of a pack: their number, the runs in them, and fewer of them out of memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -8,32 +8,32 @@ import torch
 
 from src.models.multi_lora.step import Options, Pack
 from src.training.packed.prepare import SharedBase
-from src.training.packed.run import PackedRun, Trial
+from src.training.packed.run import PackedRun, RunSpec
 
 SYNC_INTERVAL_SECONDS = 0.5  # of steps between two reads of their results and of stop requests
 RANK_MULTIPLE = 8  # products of 16-bit numbers want ranks that are multiples of it
 
 
-class TrialQueue:
-    """Trials and runs that wait for a slot, and where more trials come from."""
+class RunQueue:
+    """Runs that wait for a slot, read or not, and where more come from."""
 
-    def __init__(self, trials: Iterable[Trial], more: Callable[[], Trial | None]):
-        self._waiting: deque[Trial | PackedRun] = deque(trials)
+    def __init__(self, specs: Iterable[RunSpec], more: Callable[[], RunSpec | None]):
+        self._waiting: deque[RunSpec | PackedRun] = deque(specs)
         self._more = more
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def next(self) -> Trial | PackedRun | None:
+    def next(self) -> RunSpec | PackedRun | None:
         return self._waiting.popleft() if self._waiting else self._more()
 
-    def put_first(self, *items: Trial | PackedRun) -> None:
+    def put_first(self, *items: RunSpec | PackedRun) -> None:
         self._waiting.extendleft(reversed(items))
 
     def fetch(self, count: int) -> None:
         """Have `count` waiting, or as many as there are."""
-        while len(self) < count and (trial := self._more()) is not None:
-            self._waiting.append(trial)
+        while len(self) < count and (spec := self._more()) is not None:
+            self._waiting.append(spec)
 
 
 class Slots:
@@ -42,7 +42,7 @@ class Slots:
     def __init__(
         self,
         base: SharedBase,
-        queue: TrialQueue,
+        queue: RunQueue,
         *,
         count: int,
         limit: int,

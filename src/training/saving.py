@@ -1,0 +1,76 @@
+"""Saves a run's checkpoints: errors of the disk are warnings, and retention removes old ones."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from src.config.schema import CheckpointingConfig
+from src.training import checkpointing
+from src.training.utils import Reporter
+
+
+def write_checkpoint(
+    checkpoints_dir: Path, step: int, manifest: Mapping[str, Any], write: Callable[[Path], None]
+) -> Path | Exception:
+    """Save the files that `write` puts into the folder it is given as the checkpoint of `step`.
+
+    Returns the checkpoint, or the error of a disk that cannot take it: then nothing is left of it.
+    """
+    staging = checkpointing.stage(checkpoints_dir)
+    folder = staging / f"checkpoint-{step}"
+    try:
+        write(folder)
+        path = checkpointing.commit(folder, checkpointing.step_dir(checkpoints_dir, step), manifest)
+        staging.rmdir()
+    except Exception as error:
+        if not is_write_error(error):
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
+        return error
+    return path
+
+
+def remove_old(
+    checkpoints_dir: Path,
+    settings: CheckpointingConfig,
+    *,
+    step: int,
+    best_step: int | None,
+    reporter: Reporter,
+) -> None:
+    """Remove what retention drops after the checkpoint of `step`, and report it."""
+    before = checkpointing.steps(checkpoints_dir)
+    try:
+        checkpointing.retain(
+            checkpoints_dir,
+            best_step=best_step,
+            keep_last=settings.keep_last,
+            max_gib=settings.max_gib,
+        )
+    except OSError as error:
+        reporter.warning(step, f"old checkpoints were not removed: {error}")
+    for removed in sorted({*before} - {*checkpointing.steps(checkpoints_dir)}):
+        reporter.checkpoint_removed(removed)
+
+
+def is_write_error(error: Exception) -> bool:
+    """True for what the libraries raise where a file cannot be written: torch's zip writer a
+    RuntimeError, safetensors and tokenizers errors of their own."""
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        return False
+    # tokenizers raises Exception itself.
+    return isinstance(error, OSError | RuntimeError | SafetensorError) or type(error) is Exception
+
+
+def why_not_written(error: BaseException) -> str:
+    """The operating system's reason where there is one: torch speaks of positions in a stream."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    text = str(cause or error).strip().split("\n")[0][:300]
+    full = "iostream" in text or "inline_container" in text
+    return "No space left on device, or it cannot be written" if full else text
