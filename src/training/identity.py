@@ -11,8 +11,10 @@ from src.training.utils import TrainingError
 
 
 def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: str) -> dict[str, Any]:
-    """What decides if a resume is the same run, and exact: settings, fingerprints of data and
-    tokenizer, device, versions and, for a packed run, its engine."""
+    """The identity that decides if a resume is the same run, and exact.
+
+    Settings, fingerprints of data and tokenizer, device, versions and, of a packed run, its engine.
+    """
     return {
         **engine,
         "config": config.model_dump(),

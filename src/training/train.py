@@ -229,7 +229,7 @@ def run_experiments(
 
 
 def _launched(config_paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """What `spelltune launch` tells of each file's run at its end."""
+    """The documents that `spelltune launch` prints of each file's run at its end."""
     files = [str(Path(path).resolve()) for path in config_paths]
     command = [sys.executable, "-m", "src.cli", "launch", *files, "--wait", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

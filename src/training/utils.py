@@ -1,4 +1,4 @@
-"""What both engines share: the Reporter that a training reports to, its result, its errors."""
+"""Shared by both engines: the Reporter protocol, the result of a training, its errors."""
 
 import gc
 from collections.abc import Iterator, Mapping

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from scripts import cli_reference, settings_table
+from scripts import cli_reference, file_tree, settings_table
 from src import workers
 from src.cli import app
 from src.paths import ROOT
@@ -146,6 +146,10 @@ def test_the_settings_table_is_what_run_config_says() -> None:
 
 def test_the_command_reference_is_what_the_commands_say() -> None:
     assert cli_reference.FILE.read_text() == cli_reference.page(), "run `make commands`"
+
+
+def test_the_tree_of_the_architecture_is_what_the_files_say() -> None:
+    assert file_tree.FILE.read_text() == file_tree.page(), "run `make tree`"
 
 
 def test_the_help_of_each_command_begins_with_one_short_sentence() -> None:

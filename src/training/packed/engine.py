@@ -184,7 +184,7 @@ class _Engine:
         return results
 
     def _after(self, results: list[list[list[float]]]) -> None:
-        """What follows from steps (steps, 3, slots): logs, evaluations, checkpoints, ends."""
+        """Log, evaluate, save and end runs after steps; `numbers` is (steps, 3, slots)."""
         for run in list(self.slots.runs):
             own = [tuple(row[run.slot] for row in step) for step in results]
             self._alone(run, run.log, own)

@@ -92,7 +92,7 @@ class SharedBase:
         )
 
     def setup(self, config: RunConfig) -> dict[str, Any]:
-        """What a run in this pack really uses, for its record."""
+        """The resolved setup of a run in this pack, for its record."""
         trainable = sum(sum(shape) for shape in self.layer_shapes) * config.lora.r
         return {
             "backend": "peft",
