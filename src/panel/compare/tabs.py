@@ -1,0 +1,104 @@
+"""The views of several runs, of which the Compare page shows the chosen one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from src import store
+from src.analysis.comparison import Comparison
+from src.panel.compare import curves, table
+from src.panel.ui import charts, html
+from src.store.tables import Run
+
+
+def draw(runs: Sequence[Run], found: Comparison) -> None:
+    """Draw the choice of a view, and the chosen one."""
+    shown = st.segmented_control(
+        "View", list(VIEWS), default=next(iter(VIEWS)), required=True, key="view",
+        bind="query-params", label_visibility="collapsed",
+    )  # fmt: skip
+    VIEWS[shown](runs, found)
+
+
+def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        names = _metric_names(store.latest_metrics(session, [run.id for run in runs]))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        axis = st.segmented_control(
+            "X axis", list(curves.AXES), default="step", required=True, key="axis",
+            bind="query-params",
+        )  # fmt: skip
+        smoothing = st.selectbox(
+            "Smoothing", list(curves.SMOOTHING), key="smoothing", bind="query-params", width=190,
+        )  # fmt: skip
+        first = [name for name in curves.FIRST_CURVES if name in names]
+        metrics = st.multiselect("Metrics", names, first, key="metrics", bind="query-params")
+        band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
+    with store.reading() as session:
+        frames = curves.read(session, runs, metrics, axis=axis)
+    if not any(frames.values()):
+        html.draw_empty("No curves", "These runs have no points of these metrics on this axis yet.")
+        return
+    style = curves.CurveStyle(axis, curves.SMOOTHING[smoothing], band)
+    drawn = {curves.about(m)[0]: curves.figure(m, found.groups, frames, style) for m in metrics}
+    charts.draw(drawn, live=False, key="compared curves")
+    said = (
+        "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
+    )
+    st.html(f'<p class="quiet">{said if band else "A line is a run, a colour is a config."}</p>')
+
+
+def _metric_names(latest: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Names of the metrics that any run has a curve of, those of CHARTS first."""
+    there = {name for values in latest.values() for name in values if not name.startswith("test/")}
+    usual = [name for chart in charts.CHARTS for name in chart.curves if name in there]
+    return usual + sorted(there - set(usual))
+
+
+def _draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        latest = store.latest_metrics(session, [run.id for run in runs])
+    names = sorted({name for values in latest.values() for name in values})
+    first = [name for name in table.FIRST_COLUMNS if name in names]
+    bound: dict[str, Any] = {"bind": "query-params"}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        find = st.text_input("Find", placeholder="words, or val/loss < 0.5", key="find", **bound)
+        columns = st.multiselect("Metrics", names, first, key="columns", **bound)
+        order = st.selectbox("Order by", ["launch", "run", *names], key="order", width=200, **bound)
+        ascending = st.toggle("Ascending", key="ascending", **bound)
+    columns += [order] if order in names and order not in columns else []
+    frame = table.run_table(
+        runs, latest, columns=columns, find=find, order=order, ascending=ascending
+    )
+    table.edit_runs(frame, columns)
+    said = f"{len(frame)} of {len(runs)} runs. Tags and notes are saved as you leave a cell."
+    st.html(f'<p class="quiet">{said}</p>')
+
+
+def _draw_settings(_runs: Sequence[Run], found: Comparison) -> None:
+    if table.settings_that_differ(found):
+        st.html(table.settings_table(found))
+    else:
+        html.draw_empty("No setting differs", "These runs differ in nothing but their seeds.")
+
+
+def _draw_parallel(runs: Sequence[Run], found: Comparison) -> None:
+    with store.reading() as session:
+        latest = store.latest_metrics(session, [run.id for run in runs])
+    shown = table.parallel_figure(found, latest, table.FIRST_COLUMNS)
+    if shown is None:
+        html.draw_empty(
+            "No setting differs", "Choose runs of several configs to see what it changes."
+        )
+        return
+    charts.draw({"Settings and scores": shown}, live=False, key="parallel")
+    st.html('<p class="quiet">A line is a run. Drag along an axis to keep only some of them.</p>')
+
+
+VIEWS: dict[str, Callable[[Sequence[Run], Comparison], None]] = {
+    "Curves": _draw_curves,
+    "Runs": _draw_numbers,
+    "Settings": _draw_settings,
+    "Parallel coordinates": _draw_parallel,
+}
