@@ -1,7 +1,7 @@
 // Draws figures with Plotly.react, which keeps zoom and pan while the figure's uirevision stays.
 
 const BUDGET_MS = 20;
-const HOVERS = matchMedia("(hover: hover)").matches; // else the buttons would lie on the data for good
+const HOVERS = matchMedia("(hover: hover)").matches; // without hover the buttons would cover the data permanently
 const COLOURS = Array.from({ length: 8 }, (_, i) => `curve-${i + 1}`);
 const root = document.querySelector('script[src*="static/js/"]')?.src.split("static/js/")[0] ?? "/";
 
@@ -16,7 +16,7 @@ function loadPlotly(path) {
   return window.spelltunePlotly;
 }
 
-// The custom properties of panel.css as the browser resolves them for the theme that is on.
+// The custom properties of panel.css, resolved for the current theme.
 function palette(element) {
   const probe = document.createElement("span");
   element.append(probe);
@@ -37,7 +37,7 @@ function themed({ layout }, look) {
   for (const { name, font } of layout.annotations ?? []) font.color = look[MARKS[name]];
   const axis = {
     gridcolor: look.line, zeroline: false, color: look.quiet,
-    // Both measure each label at each refresh; the margins below have room for them.
+    // Off: both measure every label at every refresh. The margins below leave room for labels.
     automargin: false, ticklabeloverflow: "allow",
   };
   return {
@@ -95,7 +95,7 @@ async function drawCard(Plotly, card, text, look, marks) {
   readOut(card, plot);
 }
 
-// The legend shows each curve's last value, so it is read without hovering.
+// The legend shows each curve's last value, so that no hovering is needed to read it.
 function readOut(card, plot) {
   const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
     const item = document.createElement("span");
@@ -120,12 +120,12 @@ async function drawAll(grid) {
     delete grid.cards[title];
   }
   const Plotly = await loadPlotly(plotly);
-  while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css is there
+  while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css has loaded
   const look = palette(grid);
   const isStale = ({ shown, ink }, text) => shown !== text || ink !== look.ink;
   const stale = titles.filter((title) => isStale(grid.cards[title], figures[title]));
-  // The first chart always, the others in turns: no refresh may hold up the page for long. But no
-  // two charts may show different steps as the best.
+  // Redraw the first chart always and the others in turns, so that a refresh never blocks the page
+  // for long; but redraw all if a mark moved, so that all show the same best step.
   const turn = (title) => (title === titles[0] ? -1 : grid.cards[title].drawnAt ?? 0);
   let others = 0;
   const start = performance.now();
@@ -144,7 +144,7 @@ export default function ({ data, parentElement }) {
   grid.cards ??= {};
   grid.shown = data;
   drawAll(grid);
-  // The theme switch changes a class of the app's root and nothing else.
+  // Switching the theme only changes a class of the app's root.
   const watcher = new MutationObserver(() => drawAll(grid));
   const app = document.querySelector('[data-testid="stApp"]');
   if (app) watcher.observe(app, { attributes: true, attributeFilter: ["class", "style"] });

@@ -1,4 +1,4 @@
-// Follows links between pages inside the session: a plain click on a.inner does not reload.
+// Follows links between pages within the session: a plain click on a.inner does not reload.
 export default function ({ setTriggerValue }) {
   const follow = (event) => {
     const anchor = event.target.closest?.("a.inner");
@@ -6,8 +6,8 @@ export default function ({ setTriggerValue }) {
     event.preventDefault();
     const { pathname, search } = new URL(anchor.href);
     if (pathname !== location.pathname) return setTriggerValue("to", pathname + search);
-    // The same page with other filters: as if the reader came back to that address, because the
-    // server may not set parameters that belong to widgets.
+    // The same page with other filters: pretend that the reader went back to that address, because
+    // the server may not set parameters that are bound to widgets.
     history.pushState(null, "", anchor.href);
     dispatchEvent(new PopStateEvent("popstate", { state: null }));
   };
