@@ -293,7 +293,7 @@ def test_26_a_reader_of_a_minute(small: dict[str, Any], outcome: Outcome) -> Non
 
 
 def test_32_a_gigabyte_of_log(data: Path, outcome: Outcome) -> None:
-    from tests.panel.test_panel import show as page
+    from tests.helpers.pages import show as page
 
     with store.writing() as session:
         run_id = store.enqueue(session, load_config()).id

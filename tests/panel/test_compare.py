@@ -14,6 +14,8 @@ from src.panel.compare import curves, table
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
+from tests.helpers import pages
+from tests.helpers.pages import html
 from tests.helpers.store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600
@@ -40,17 +42,7 @@ def seeds(name: str, count: int, *, better: float = 0.0, **settings) -> list[str
 
 
 def show(runs: Sequence[str], **query: str) -> AppTest:
-    test = AppTest.from_file(str(paths.ROOT / "pages" / "compare.py"), default_timeout=60)
-    test.query_params["run"] = list(runs)
-    for name, value in query.items():
-        test.query_params[name] = value
-    test.run()
-    assert not test.exception, test.exception[0].message
-    return test
-
-
-def html(test: AppTest) -> str:
-    return "\n".join(element.proto.body for element in test.get("html"))
+    return pages.show("compare", run=runs, **query)
 
 
 def test_no_run_and_one_run_say_what_to_do():

@@ -35,6 +35,7 @@ from src.panel.ui import html as ui_html
 from src.runs import attempts, checks, launcher
 from src.store.tables import EventKind, Metric, Status, SweepStatus
 from src.training.data_files import DataError
+from tests.helpers.pages import html, show
 from tests.helpers.store import (
     HOSTILE,
     add_points,
@@ -76,19 +77,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(launcher, "launch", launch)
     monkeypatch.setattr(checks, "data_preview", lambda config: SEEN)
     return ids
-
-
-def show(page: str, /, **query: str) -> AppTest:
-    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=60)
-    for name, value in query.items():
-        test.query_params[name] = value
-    test.run()
-    assert not test.exception, test.exception[0].message
-    return test
-
-
-def html(test: AppTest) -> str:
-    return "\n".join(element.proto.body for element in test.get("html"))
 
 
 def settled(test: AppTest) -> AppTest:

@@ -53,8 +53,9 @@ from src.sweeps.search import PastTrial
 from src.workers.supervisor import Supervisor
 from src.workers.sweep_driver import SweepDriver
 from src.workers.sweep_driver import main as driver_main
-from tests.helpers import live
+from tests.helpers import live, pages
 from tests.helpers.live import FEW, command
+from tests.helpers.pages import html
 from tests.helpers.store import HOSTILE, end, fill_predictions, fill_sweep, press_again
 
 SHIPPED = sorted((CONFIGS / "sweeps").glob("*.yaml"))
@@ -770,16 +771,7 @@ def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[s
 
 
 def show(**query: str) -> AppTest:
-    test = AppTest.from_file(str(paths.ROOT / "pages" / "sweeps.py"), default_timeout=60)
-    for name, value in query.items():
-        test.query_params[name] = value
-    test.run()
-    assert not test.exception, test.exception[0].message
-    return test
-
-
-def html(test: AppTest) -> str:
-    return "\n".join(element.proto.body for element in test.get("html"))
+    return pages.show("sweeps", **query)
 
 
 TINY = CONFIGS / "sweeps" / "tiny.yaml"

@@ -20,8 +20,8 @@ from src.panel.errors import filters
 from src.training import scoring
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
+from tests.helpers.pages import html, show
 from tests.helpers.store import HOSTILE, MISSPELLED, fill_predictions, fill_run
-from tests.panel.test_panel import html, show
 
 
 def predicted(*pairs: tuple[str, str]) -> pd.DataFrame:
