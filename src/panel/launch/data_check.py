@@ -49,7 +49,7 @@ def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
     if not path or path == base.data.path:
         return {}
     # Resolved: a link inside may lead outside.
-    with suppress(RuntimeError, ValueError):  # nobody's home, or no path at all
+    with suppress(RuntimeError, ValueError):  # an unknown user's home, or no valid path
         if Path(path).expanduser().resolve().is_relative_to(folder.resolve()):
             return {}
     advice = "upload the file, or launch from the command line"
@@ -57,18 +57,18 @@ def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
 
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
-    """The look at a config's data, which goes on in a thread of its own."""
-    looked_at = subset(config, affecting("data"))
-    future = _begin(json.dumps(looked_at), _state(config.data.path), config)
+    """The preview of a config's data, read in a thread; cancels the session's older one."""
+    key = json.dumps(subset(config, affecting("data")))
+    future = _begin(key, _state(config.data.path), config)
     last = st.session_state.get("data check")
     if last is not None and last is not future:
-        last.cancel()  # typed over before it began
+        last.cancel()  # has an effect only if it is still in the thread pool's queue
     st.session_state["data check"] = future
     return future
 
 
 @st.cache_resource(max_entries=64, ttl=600, show_spinner=False)
-def _begin(looked_at: str, state: Any, _config: RunConfig) -> Future[dict[str, Any]]:
+def _begin(key: str, state: Any, _config: RunConfig) -> Future[dict[str, Any]]:
     return _pool.submit(checks.data_preview, _config)
 
 
