@@ -78,7 +78,6 @@ class Run(SQLModel, table=True):
     name: str = Field(index=True)
     status: str = Field(index=True)
     reason: str | None = None  # one sentence for people: why it ended as it did
-    end_reason: str | None = None  # the same for programs (outcome.EndReason); None until it ends
     config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # each resume, heal or retry is the next one
@@ -117,6 +116,7 @@ class Run(SQLModel, table=True):
     searched: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
     # Of a run that confirms parameters: their rank in its sweep when it was launched, from 1.
     confirmed_rank: int | None = None
+    end_reason: str | None = None  # outcome.EndReason of the last attempt; None until it has ended
 
 
 class Metric(SQLModel, table=True):
