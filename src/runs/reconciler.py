@@ -7,6 +7,8 @@ always believed.
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Collection, Sequence
 
@@ -39,6 +41,19 @@ def reconcile() -> list[str]:
             return _reconcile_all()
     finally:
         lock.release()
+
+
+def keep_reconciling(over: threading.Event) -> None:
+    """Reconcile until the training is over, so that the other runs and sweeps of this machine need
+    no panel."""
+    while True:
+        try:
+            reconcile()
+        # No fault of another run may end the supervision of this one.
+        except Exception as error:
+            print(f"warning: {error!r}", file=sys.stderr, flush=True)
+        if over.wait(TIMEOUTS.reconcile):
+            return
 
 
 def _reconcile_all() -> list[str]:

@@ -1,13 +1,16 @@
-"""result.json: how a trainer says that an attempt ended, to its supervisor or the reconciler."""
+"""How an attempt ended, in files: result.json, by which a trainer tells its supervisor or the
+reconciler, and the entry of a failed run in the summary of all experiments."""
 
 import errno
 import json
+import sys
 import time
 
-from src import paths
+from src import paths, store
 from src.files import write_atomic
 from src.store.outcome import Outcome
 from src.store.tables import Status
+from src.training.results import FailedTraining, write_results
 
 # Exit code of a trainer that found no space even for this file.
 EXIT_DISK_FULL = errno.ENOSPC
@@ -40,3 +43,21 @@ def read_result(run_id: str, attempt: int) -> Outcome | None:
 def forget_result(run_id: str) -> None:
     """Remove the result file of an earlier attempt."""
     paths.result_file(run_id).unlink(missing_ok=True)
+
+
+def record_failure(run_id: str) -> None:
+    """Enter a run that ended without scores in the summary of all experiments, with its reason. A
+    full disk is no reason to fail."""
+    with store.reading() as session:
+        run = store.find(session, run_id)
+    try:
+        write_results(
+            FailedTraining(run.reason),
+            run_id=run_id,
+            output_dir=paths.output_dir(run_id),
+            metrics_file=paths.final_metrics(run_id),
+            summary_file=paths.summary_file(),
+            config=run.config,
+        )
+    except OSError as error:
+        print(f"warning: cannot enter {run_id} in the summary: {error}", file=sys.stderr)

@@ -10,17 +10,17 @@ from pathlib import Path
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
-from src import paths, store
+from src import store
 from src.config import RunConfig, with_absolute_paths
 from src.runs import attempts, launcher, snapshots
 from src.runs.machine import slot_count
+from src.runs.result_file import record_failure
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import search
 from src.sweeps.control import OPEN
 from src.sweeps.file import SweepConfig, trial_config
 from src.sweeps.search import PastTrial
-from src.training.results import FailedTraining, write_results
 
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
 MAX_RELAUNCHES = 10
@@ -182,15 +182,7 @@ def retry(run: Run, retries: int) -> bool:
             if not attempts.queue_next_attempt(session, run, kind, text, step=step):
                 return True  # someone else was faster
     snapshots.write_run(run.id)
-    if done >= allowed:
-        with store.reading() as session:
-            config = store.find(session, run.id).config  # trials are read without theirs
-        write_results(
-            FailedTraining(run.reason),
-            run_id=run.id,
-            output_dir=paths.output_dir(run.id),
-            metrics_file=paths.final_metrics(run.id),
-            summary_file=paths.summary_file(),
-            config=config,
-        )
+    if done >= allowed and not failed:
+        # A failed attempt entered the summary when it ended.
+        record_failure(run.id)
     return done < allowed

@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.analysis import misspellings
+from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
 from src.workers.trackers.base import Tracker
 
@@ -29,12 +29,6 @@ PATIENCE_SECONDS = 3.0
 
 class LostOwnership(RuntimeError):
     """Another attempt owns this run now, so this process must not write any more."""
-
-
-def append_to_log(run_id: str, text: str) -> None:
-    """Append to a run's log, which is no one else's though many may train in this process."""
-    with suppress(OSError), open(paths.log_file(run_id), "a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
 
 
 class RunReporter:

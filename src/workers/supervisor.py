@@ -1,7 +1,6 @@
-"""Looks after one trainer: `python -m src.workers.supervisor RUN --slot N`. Standard library and
-the store, no torch.
+"""Supervises one trainer: `python -m src.workers.supervisor RUN --slot N`. Never loads torch.
 
-Takes the slot, claims the row, and with the packed engine the rows that may share its process;
+Takes the slot, claims the run and, with the packed engine, the runs that can share its process;
 starts the trainer in a process group of its own, passes on stops, by force if need be, and writes
 how each run ended. The only writer of a claimed run's status.
 """
@@ -26,16 +25,15 @@ from src.config import stored_config
 from src.runs import attempts, launcher, snapshots, spawn
 from src.runs.environment import ignore_output_errors, slot_environment
 from src.runs.locks import FileLock, holder
+from src.runs.logs import cut_log
 from src.runs.machine import boot_id, host, memory_kills, slot_lock
-from src.runs.reconciler import kill_by_token, reconcile
-from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result
+from src.runs.reconciler import keep_reconciling, kill_by_token
+from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result, record_failure
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.packed.eligibility import pack_key
-
-LOG_BYTES = 32 * 2**20
 
 
 def main() -> int:
@@ -45,7 +43,7 @@ def main() -> int:
     parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
     arguments = parser.parse_args()
     slot = FileLock(slot_lock(arguments.slot))
-    # Who has it may only have come too late to adopt a trainer, and leave it again.
+    # Its holder may be a supervisor that came too late to adopt a trainer, and is about to exit.
     deadline = time.monotonic() + TIMEOUTS.heartbeat
     while not slot.acquire():
         if time.monotonic() > deadline:
@@ -65,7 +63,7 @@ def main() -> int:
 
 
 class SupervisedRun:
-    """One attempt of one run, as its supervisor sees it."""
+    """One attempt of one run, and how far its stop has got."""
 
     def __init__(self, run: Run, lock: FileLock):
         self.run, self.lock = run, lock
@@ -77,13 +75,13 @@ class SupervisedRun:
 
 class Supervisor:
     """One trainer process from its start (or adoption) to the outcomes of the runs that it trains:
-    one, or where the engine is `packed` those too that it may train beside it."""
+    one, or several with the packed engine."""
 
     def __init__(self, slot: int):
         self.slot = slot
         self.runs: list[SupervisedRun] = []
         self.token = secrets.token_hex(16)
-        self.pack: tuple[Any, ...] | None = None  # what its members have in common
+        self.pack: tuple[Any, ...] | None = None  # pack_key of its members
         self.trainer: subprocess.Popen[bytes] | None = None
         self.memory_kills = memory_kills(os.getpid())
 
@@ -92,7 +90,7 @@ class Supervisor:
         return {"supervisor_pid": os.getpid(), "boot_id": boot_id(), "host": host()}
 
     def start(self, run_id: str) -> None:
-        """Claim a run, those that may share its process, and start the trainer."""
+        """Claim a run and those that can share its process, and start the trainer."""
         if not (first := self.claim(run_id)):
             return
         config = stored_config(first.run.config)
@@ -112,7 +110,7 @@ class Supervisor:
         self.update(trainer_pid=self.trainer.pid)
 
     def claim(self, run_id: str) -> SupervisedRun | None:
-        """Make a queued run this supervisor's; None where another one was faster."""
+        """Claim a queued run. None if another supervisor was faster."""
         lock = FileLock(paths.supervisor_lock(run_id))
         if not lock.acquire():
             return None
@@ -129,14 +127,14 @@ class Supervisor:
             lock.release()
             return None
         if run.resume_step is None and run.attempt > 1:
-            # This machine may have trained it before others did: what lies here is another way.
+            # It starts from scratch: checkpoints here are of an earlier attempt.
             folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt - 1}"
             checkpointing.set_aside(folder, after=-1, name=name)
         self.runs.append(SupervisedRun(run, lock))
         return self.runs[-1]
 
     def adopt(self, run_id: str) -> None:
-        """Take over the trainer of a run that lost its supervisor, with all that it trains."""
+        """Take over the trainer of a run that lost its supervisor, with all its runs."""
         with store.reading() as session:
             self.token = store.find(session, run_id).token or ""
             active = store.list_runs(session, statuses=ACTIVE)
@@ -153,13 +151,13 @@ class Supervisor:
             self.pack = pack_key(stored_config(self.runs[0].run.config))
 
     def join(self, supervised: SupervisedRun) -> None:
-        """Tell the trainer of a member of its pack."""
+        """Add a run to the pack file, from which the trainer reads its members."""
         forget_result(supervised.run.id)
         with open(paths.pack_file(self.token), "a", encoding="utf-8") as file:
             file.write(json.dumps([supervised.run.id, supervised.run.attempt]) + "\n")
 
     def claim_more(self, room: int) -> None:
-        """Claim up to `room` queued runs that may share the process."""
+        """Claim up to `room` queued runs that can share the process."""
         if self.pack is None or room < 1:
             return
         now = time.time()
@@ -167,7 +165,7 @@ class Supervisor:
             ready = [
                 run.id
                 for run in launcher.startable(session)
-                # One that has a slot of its own is about to start there.
+                # A run with a slot of its own is about to start there.
                 if not 0 <= now - (run.slot_given_at or 0) < TIMEOUTS.start
                 and pack_key(stored_config(run.config)) == self.pack
             ]
@@ -180,19 +178,20 @@ class Supervisor:
                 self.join(supervised)
 
     def supervise(self) -> None:
+        """Follow the trainer until it exits, then write the outcome of every run."""
         if not self.runs:
-            return  # another one was faster
+            return  # another supervisor was faster
         over = threading.Event()
-        # Beside the training: what it does may take longer than a beat.
+        # In a thread, as it may take longer than the interval of the heartbeat.
         threading.Thread(target=keep_reconciling, args=(over,), daemon=True).start()
-        beat = -TIMEOUTS.heartbeat
+        last_heartbeat = -TIMEOUTS.heartbeat
         size = stored_config(self.runs[0].run.config).pack_size
         while self.runs and self.alive():
             time.sleep(TIMEOUTS.poll)
             now = time.monotonic()
             with log_write_errors():
-                if now - beat >= TIMEOUTS.heartbeat:
-                    beat = now
+                if now - last_heartbeat >= TIMEOUTS.heartbeat:
+                    last_heartbeat = now
                     self.update(heartbeat_at=time.time())
                 self.follow(now)
                 for supervised in self.runs:
@@ -216,34 +215,46 @@ class Supervisor:
     def outcome(self, supervised: SupervisedRun) -> Outcome | None:
         """How a run ended whose trainer is gone; None if the trainer never read it."""
         result = read_result(supervised.run.id, supervised.run.attempt)
-        return result or self.outcome_without_result(supervised)
+        return result or outcome_of_exit(
+            self.trainer.returncode if self.trainer is not None else None,
+            asked_to_stop=supervised.stop_seen_at is not None,
+            packed=self.pack is not None,
+            oom_killed=memory_kills(os.getpid()) > self.memory_kills,
+        )
 
     def end(self, supervised: SupervisedRun, outcome: Outcome | None) -> None:
-        """Write an outcome, and queue the next attempt if it can heal; None requeues the run."""
+        """Write an outcome, and queue the next attempt if settings can heal it.
+
+        None puts the run back into the queue.
+        """
         run = supervised.run
         failed = outcome is not None and outcome.status == Status.FAILED
         newest = attempts.newest_verified_step(run) if failed else None
 
-        def write(session: store.Session) -> bool:
+        def write(session: store.Session) -> tuple[bool, bool]:
             if outcome is None:
-                return store.release(session, run)
+                return store.release(session, run), False
             mine = store.end(session, run, outcome)
-            if mine and failed:
-                attempts.heal(session, run, outcome, newest)
-            return mine
+            healed = mine and failed and attempts.heal(session, run, outcome, newest)
+            return mine, healed
 
-        if store.write_with_retry(write, seconds=TIMEOUTS.write):
+        mine, healed = store.write_with_retry(write, seconds=TIMEOUTS.write)
+        if mine:
             snapshots.sync_from_files(run.id)
+            # A trainer that wrote its result has entered the failure itself.
+            if failed and not healed and read_result(run.id, run.attempt) is None:
+                record_failure(run.id)
         self.runs.remove(supervised)
         supervised.lock.release()
 
     def alive(self) -> bool:
+        """True while the trainer lives."""
         if self.trainer is not None:
             return self.trainer.poll() is None
         return any(holder(paths.trainer_lock(w.run.id)) is not None for w in self.runs)
 
     def follow(self, now: float) -> None:
-        """Bring the rows along (RUNNING, STOPPING) and press a stop with growing force."""
+        """Move runs on to RUNNING and STOPPING; end a trainer by force that does not stop."""
         with store.reading() as session:
             rows = {run.id: run for run in store.runs_of(session, [w.run.id for w in self.runs])}
         for supervised in self.runs:
@@ -257,7 +268,7 @@ class Supervisor:
                 if row.status != Status.STOPPING:  # as an adopted run may be
                     leave = [Status.STARTING, Status.RUNNING]
                     self.change(supervised, Status.STOPPING, leave=leave)
-        # Force reaches the whole process, so it waits until all of it was asked to stop.
+        # A signal ends the whole process, so it waits until all its runs were asked to stop.
         asked = [w.stop_seen_at for w in self.runs]
         if not asked or None in asked:
             return
@@ -270,43 +281,22 @@ class Supervisor:
 
     def signal_trainer(self, number: signal.Signals) -> None:
         """Signal the process group that the trainer leads."""
-        # Only the holder of the trainer's lock is the trainer; a pid alone may be a stranger's.
+        # Only the holder of the trainer's lock is the trainer; a pid may have been reused.
         for supervised in self.runs:
             if pid := holder(paths.trainer_lock(supervised.run.id)):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, number)
                 return
 
-    def outcome_without_result(self, supervised: SupervisedRun) -> Outcome | None:
-        """How a run ended whose trainer left no result.json for it; None if it never read it."""
-        code = self.trainer.returncode if self.trainer is not None else None
-        if supervised.stop_seen_at is not None:
-            return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
-        if code is None:
-            return Outcome(EndReason.LOST, "the trainer died without a result")
-        if code == -signal.SIGKILL and memory_kills(os.getpid()) > self.memory_kills:
-            reason = "oom: the machine ran out of memory and killed the trainer"
-            return Outcome(EndReason.OOM_KILLED, reason)
-        if code == EXIT_DISK_FULL:
-            return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
-        if self.pack is not None and code in (0, 1):
-            # The trainer exited before it read this run from the pack file.
-            return None
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        if self.pack is not None:
-            return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
-        if code < 0:
-            return Outcome(EndReason.KILLED, f"{how} ended the trainer")
-        reason = f"the trainer ended with {how} and no result; see the log"
-        return Outcome(EndReason.ERROR, reason)
-
     def change(self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status]) -> None:
+        """Change a run's status, or abandon it if it has another owner."""
         with store.writing() as session:
             mine = store.transition(session, supervised.run, to, leave=leave)
         if not mine:
             self.abandon(supervised)
 
     def update(self, **columns: Any) -> None:
+        """Update columns of all runs; abandon those that have another owner."""
         with store.writing() as session:
             lost = [
                 supervised
@@ -317,7 +307,8 @@ class Supervisor:
             self.abandon(supervised)
 
     def abandon(self, supervised: SupervisedRun) -> None:
-        print(f"{supervised.run.id} is not this supervisor's any more; leaving it", file=sys.stderr)
+        """Stop supervising a run that has another owner; exit without any run left."""
+        print(f"{supervised.run.id} has another supervisor now; leaving it", file=sys.stderr)
         self.runs.remove(supervised)
         supervised.lock.release()
         if not self.runs:
@@ -326,37 +317,37 @@ class Supervisor:
 
 @contextlib.contextmanager
 def log_write_errors() -> Iterator[None]:
-    """Go on after a failed write: a locked table or a full disk is no reason to leave a training
-    alone."""
+    """Log a failed write and go on: a locked table or a full disk must not end supervision."""
     try:
         yield
     except (SQLAlchemyError, OSError) as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
-def keep_reconciling(over: threading.Event) -> None:
-    """Reconcile until the training is over: no panel need be there for what else this machine
-    trains, for its sweeps, and for a damaged run table."""
-    while True:
-        try:
-            reconcile()
-        # Whatever is wrong with another run is no reason to leave this one alone.
-        except Exception as error:
-            print(f"warning: {error!r}", file=sys.stderr, flush=True)
-        if over.wait(TIMEOUTS.reconcile):
-            return
+def outcome_of_exit(
+    code: int | None, *, asked_to_stop: bool, packed: bool, oom_killed: bool
+) -> Outcome | None:
+    """How a run ended whose trainer left no result.json for it; None if the trainer never read it.
 
-
-def cut_log(run_id: str) -> None:
-    """Keep the log below LOG_BYTES: its end moves to a second file, and it begins anew."""
-    log = paths.log_file(run_id)
-    if not log.exists() or log.stat().st_size <= LOG_BYTES:
-        return
-    # Its writers append, so they go on at the new end.
-    with open(log, "r+b") as file:
-        file.seek(-LOG_BYTES // 4, os.SEEK_END)
-        paths.older_log_file(run_id).write_bytes(file.read(LOG_BYTES // 4))
-        file.truncate(0)
+    `code` is the trainer's exit code, None for an adopted one.
+    """
+    if asked_to_stop:
+        return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
+    if code is None:
+        return Outcome(EndReason.LOST, "the trainer died without a result")
+    if code == -signal.SIGKILL and oom_killed:
+        reason = "oom: the machine ran out of memory and killed the trainer"
+        return Outcome(EndReason.OOM_KILLED, reason)
+    if code == EXIT_DISK_FULL:
+        return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
+    if packed and code in (0, 1):
+        return None  # the trainer exited before it read this run from the pack file
+    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    if packed:
+        return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
+    if code < 0:
+        return Outcome(EndReason.KILLED, f"{how} ended the trainer")
+    return Outcome(EndReason.ERROR, f"the trainer ended with {how} and no result; see the log")
 
 
 if __name__ == "__main__":

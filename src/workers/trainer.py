@@ -20,6 +20,7 @@ from src.config import RunConfig, stored_config
 from src.runs import spawn
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock, holder
+from src.runs.logs import append_to_log
 from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run
@@ -34,7 +35,7 @@ class Attempt:
     """One attempt of one run in this process, from its lock to its result file."""
 
     def __init__(self, run: Run, config: RunConfig, lock: FileLock):
-        from src.workers.reporter import RunReporter, append_to_log
+        from src.workers.reporter import RunReporter
         from src.workers.trackers import start_tracker
 
         self.run, self.config, self.lock = run, config, lock
@@ -119,8 +120,8 @@ class Attempt:
 
 
 def begin(run_id: str, attempt: int) -> Attempt | None:
-    """Take the run's lock; None where it is not this process's to train."""
-    # Before the heavy imports: whoever looks must find the lock held from the first moment on.
+    """Take the run's lock. None if another process trains it or owns the attempt."""
+    # Before the heavy imports: a probe must find the lock held from the first moment on.
     lock = FileLock(paths.trainer_lock(run_id))
     if not lock.acquire():
         print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)

@@ -21,10 +21,9 @@ from sqlmodel import col, update
 from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import attempts, launcher, reconciler
+from src.runs import attempts, launcher, logs, reconciler
 from src.store.tables import Run, Status
 from src.training import checkpointing
-from src.workers import supervisor
 from tests.helpers.live import (
     Panel,
     alive,
@@ -307,10 +306,10 @@ def test_32_a_gigabyte_of_log(data: Path, outcome: Outcome) -> None:
     while writer.poll() is None:
         time.sleep(0.2)  # as often as the supervisor looks
         largest = max(largest, log.stat().st_size)
-        supervisor.cut_log(run_id)
-    supervisor.cut_log(run_id)
+        logs.cut_log(run_id)
+    logs.cut_log(run_id)
     kept = log.stat().st_size + paths.older_log_file(run_id).stat().st_size
-    assert kept <= 2 * supervisor.LOG_BYTES
+    assert kept <= 2 * logs.MAX_BYTES
     page("monitor", run=run_id)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(20):

@@ -94,6 +94,11 @@ def test_one_slot_serves_the_queue_in_order_and_a_killed_trainer_frees_it(data: 
     assert failed.status == Status.FAILED and "signal 9" in (failed.reason or "")
     assert not alive(run.trainer_pid) and worker.wait(60) == -signal.SIGKILL
     assert wait(second, ended).status == Status.COMPLETED
+    summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
+    assert [(e["run"], e.get("failed"), e["reason"]) for e in summary] == [
+        (first, True, failed.reason),
+        (second, None, None),
+    ]
 
 
 def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, data: Path) -> None:
