@@ -27,6 +27,15 @@ class TrlPlan:
 def plan(config: RunConfig, *, precision: str) -> TrlPlan:
     """The arguments of each library call for `config`; `precision` is bf16, fp16 or fp32."""
     training, optimizer = config.training, config.optimizer
+    optimizers: dict[str, tuple[str, dict[str, Any]]] = {
+        "adamw_torch": (
+            "AdamW",
+            {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.epsilon},
+        ),
+        "sgd": ("SGD", {"momentum": optimizer.momentum}),
+    }
+    # KeyError for another name: an optimizer must not be trained as one of these.
+    torch_name, options = optimizers[optimizer.name]
     shared = {
         "max_length": config.model.max_length,
         "gradient_checkpointing": training.gradient_checkpointing,
@@ -100,15 +109,7 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
             "disable_tqdm": True,
             "push_to_hub": False,
         },
-        optimizer=(
-            "SGD" if optimizer.name == "sgd" else "AdamW",
-            {"lr": training.learning_rate}
-            | (
-                {"momentum": optimizer.momentum}
-                if optimizer.name == "sgd"
-                else {"betas": (optimizer.beta1, optimizer.beta2), "eps": optimizer.epsilon}
-            ),
-        ),
+        optimizer=(torch_name, {"lr": training.learning_rate, **options}),
         label_smoothing=training.label_smoothing,
         evaluation={
             "batch_size": config.evaluation.batch_size,
