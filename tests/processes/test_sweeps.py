@@ -950,11 +950,11 @@ def measured(config: RunConfig, adapters: int, step: float, gib: float) -> None:
 @pytest.mark.usefixtures("home")
 def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = load_sweep(TINY)
-    asked: list[list[str]] = []
+    asked: list[dict[str, str]] = []
 
-    def command(arguments: list[str], text: str) -> None:
-        assert parse_sweep(text, TINY) == sweep
-        asked.append(arguments)
+    def command(request: dict[str, str]) -> None:
+        assert parse_sweep(request["sweep"], TINY) == sweep
+        asked.append(request)
         if len(asked) == 1:
             raise estimate.CannotMeasure("a run is training")
         speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
@@ -970,7 +970,7 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
         measure_button._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
         test = show(file="tiny")
         assert seen in html(test)
-    assert asked == [["sweep", "plan", "--measure"]] * 2
+    assert [list(request) for request in asked] == [["sweep"]] * 2
     assert label not in [b.label for b in test.button]
 
 
