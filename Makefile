@@ -5,7 +5,7 @@ VENV := .venv/bin
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
+.PHONY: help run setup setup-dev test test-all lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,8 +29,11 @@ setup-dev: .venv/.ready-dev
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-test: setup-dev  ## Run every test that this machine can run
-	$(VENV)/python -m pytest -m "not chaos and not timed" -n 2 --dist loadfile
+test: setup-dev  ## Run the tests that a change should pass before it is sent
+	$(VENV)/python -m pytest -m "not (slow or chaos or timed)" -n 2 --dist loadfile
+
+test-all: setup-dev  ## Run every test that this machine can: those of `make test`, the browser, several machines, the guides
+	$(VENV)/python -m pytest -m "not (chaos or timed)" -n 2 --dist loadfile
 	$(VENV)/python -m pytest -m timed
 
 lint: setup-dev  ## Check style and types

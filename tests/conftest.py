@@ -60,12 +60,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random GPT-2 in gpt2/ and words to spell in words/, as `tiny.config_of` takes
-    it."""
+    """A folder with random models in gpt2/ and llama/ and words to spell in words/, as
+    `tiny.config_of` takes it."""
     from tests.helpers import tiny  # only here: most tests need no torch
 
     folder = tmp_path_factory.mktemp("base")
-    tiny.save_model(folder / "gpt2", "gpt2")
+    for shape in ("gpt2", "llama"):
+        tiny.save_model(folder / shape, shape)
     tiny.data(folder / "words")
     return folder
 

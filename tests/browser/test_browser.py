@@ -23,7 +23,7 @@ from src.store.tables import Status
 from tests.helpers.store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
 
 sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = [pytest.mark.chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(300)]
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -45,6 +45,7 @@ def commands(page: Path, name: str) -> Iterator[list[str]]:
                     yield words[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # 45 s where nothing else runs
 def test_every_command_that_needs_no_gpu_runs(
     home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -276,6 +277,7 @@ def test_each_error_in_the_table_is_one_that_the_code_or_a_library_says() -> Non
         assert error in source or error.startswith(foreign), error
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Without --quiet, under which mkdocs does not count what --strict is to end on."""
     done = subprocess.run(

@@ -21,6 +21,8 @@ from src.store.tables import Status
 from tests.helpers import live
 from tests.helpers.store import MISSPELLED, fill_predictions, fill_run, fill_sweep
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = ROOT / "notebooks"
 MOST_BYTES = 40_000
 

@@ -16,7 +16,7 @@ from src.training import data_loaders
 from src.training.checkpointing import step_dir
 from src.training.packed.eligibility import pack_key
 from src.training.packed.engine import train_pack
-from src.training.packed.run import Trial
+from src.training.packed.run import RunSpec
 from src.training.train import train
 from tests.helpers import tiny
 
@@ -143,10 +143,10 @@ class Trained:
                     file = step_dir(folders[key], STEP) / "adapter_model.safetensors"
                     self.ends[key] = load_file(file)
 
-    def _trial(self, config: RunConfig) -> Trial:
+    def _trial(self, config: RunConfig) -> RunSpec:
         place = self.folder / f"{self.engine} {len(list(self.folder.iterdir()))}"
         place.mkdir()
-        return Trial(config, tiny.Recorder(stop_at=STEP), place / "out", place / "steps")
+        return RunSpec(config, tiny.Recorder(stop_at=STEP), place / "out", place / "steps")
 
     def of(self, config: RunConfig) -> Weights | str:
         return self.ends[config.model_dump_json()]

@@ -16,14 +16,6 @@ from tests.helpers import tiny
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("bases")
-    for shape in ("gpt2", "llama"):
-        tiny.save_model(folder / shape, shape)
-    return {shape: folder / shape for shape in ("gpt2", "llama")}
-
-
 def load(folder: Path | str, **changes: Any) -> tuple[Any, Any]:
     vocabulary = spelling.load_vocabulary(str(folder))
     options: dict[str, Any] = {
@@ -53,29 +45,29 @@ def lora(model: Any, **changes: Any) -> tuple[Any, list[str]]:
     return spelling.add_lora(model, **options)
 
 
-def test_target_modules_follow_the_architecture(bases: dict[str, Path]) -> None:
+def test_target_modules_follow_the_architecture(base: Path) -> None:
     for shape, expected in {
         "gpt2": ["c_attn", "c_fc", "c_proj"],
         "llama": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
     }.items():
-        model, targets = lora(load(bases[shape])[0])
+        model, targets = lora(load(base / shape)[0])
         assert targets == expected
         adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A.default")]
         assert {name.split(".")[-3] for name in adapted} == set(expected)
         assert not any("lm_head" in name or "wte" in name for name in adapted)
 
 
-def test_own_target_modules(bases: dict[str, Path]) -> None:
-    assert lora(load(bases["llama"])[0], target_modules=["v_proj", "q_proj"])[1] == [
+def test_own_target_modules(base: Path) -> None:
+    assert lora(load(base / "llama")[0], target_modules=["v_proj", "q_proj"])[1] == [
         "q_proj",
         "v_proj",
     ]
     with pytest.raises(ModelError, match="no linear layer q_proj; it has c_attn, c_fc, c_proj"):
-        lora(load(bases["gpt2"])[0], target_modules=["q_proj", "c_attn"])
+        lora(load(base / "gpt2")[0], target_modules=["q_proj", "c_attn"])
 
 
-def test_only_the_adapter_is_trained_and_it_is_fp32(bases: dict[str, Path]) -> None:
-    model, _ = lora(load(bases["gpt2"])[0])
+def test_only_the_adapter_is_trained_and_it_is_fp32(base: Path) -> None:
+    model, _ = lora(load(base / "gpt2")[0])
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     assert {p.dtype for p in trained.values()} == {torch.float32}
@@ -84,28 +76,26 @@ def test_only_the_adapter_is_trained_and_it_is_fp32(bases: dict[str, Path]) -> N
     assert parameter_counts(model)["trainable_parameters"] == expected
 
 
-def test_the_adapter_comes_from_the_seed(bases: dict[str, Path]) -> None:
+def test_the_adapter_comes_from_the_seed(base: Path) -> None:
     def first(seed: int) -> torch.Tensor:
-        model, _ = lora(load(bases["gpt2"])[0], seed=seed)
+        model, _ = lora(load(base / "gpt2")[0], seed=seed)
         return next(p for n, p in model.named_parameters() if "lora_A" in n)
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
 
 
-def test_dropout_in_the_base_is_off(bases: dict[str, Path]) -> None:
-    assert json.loads((bases["gpt2"] / "config.json").read_text())["resid_pdrop"] == 0.1
-    model, tokenizer = load(bases["gpt2"])
+def test_dropout_in_the_base_is_off(base: Path) -> None:
+    assert json.loads((base / "gpt2" / "config.json").read_text())["resid_pdrop"] == 0.1
+    model, tokenizer = load(base / "gpt2")
     model.train()
     ids = torch.tensor([tokenizer("apple")["input_ids"]])
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
-def test_greedy_answers_are_those_of_one_row_without_a_cache(
-    bases: dict[str, Path], shape: str
-) -> None:
-    model, tokenizer = load(bases[shape])
+def test_greedy_answers_are_those_of_one_row_without_a_cache(base: Path, shape: str) -> None:
+    model, tokenizer = load(base / shape)
     prompts = [tokenizer(text)["input_ids"] for text in ("<human>: banana", "c", "umbrella tree")]
     batched = spelling.greedy_answers(
         model,
@@ -122,8 +112,8 @@ def test_greedy_answers_are_those_of_one_row_without_a_cache(
         assert answer == [i for i in ids[len(prompt) :] if i != tokenizer.eos_token_id]
 
 
-def test_answers_end_at_eos(bases: dict[str, Path]) -> None:
-    model, tokenizer = load(bases["gpt2"])
+def test_answers_end_at_eos(base: Path) -> None:
+    model, tokenizer = load(base / "gpt2")
     with torch.no_grad():  # whatever it reads, it ends
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.copy_(100 * model.transformer.wte.weight[0])
@@ -134,7 +124,7 @@ def test_answers_end_at_eos(bases: dict[str, Path]) -> None:
     assert tokenizer.eos_token_id == 0 and answers == [[]]
 
 
-def test_a_tokenizer_without_pad_pads_with_eos(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tokenizer_without_pad_pads_with_eos(base: Path, tmp_path: Path) -> None:
     tiny.save_model(tmp_path, "gpt2")
     words = tiny.tokenizer()
     words.pad_token = None
@@ -163,7 +153,7 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         spelling.load_vocabulary("gpt2")
 
 
-def test_a_model_with_its_own_code_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_model_with_its_own_code_is_refused(base: Path, tmp_path: Path) -> None:
     tiny.save_model(tmp_path, "gpt2")
     file = tmp_path / "config.json"
     config = json.loads(file.read_text()) | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}
@@ -179,9 +169,9 @@ def test_a_model_with_its_own_code_is_refused(bases: dict[str, Path], tmp_path: 
 
 
 @on_cpu
-def test_without_a_gpu(bases: dict[str, Path]) -> None:
+def test_without_a_gpu(base: Path) -> None:
     with pytest.raises(ModelError, match="load_in_4bit needs an NVIDIA GPU"):
-        load(bases["gpt2"], load_in_4bit=True)
+        load(base / "gpt2", load_in_4bit=True)
     backend, note = spelling.choose_backend("auto", precision="fp32")
     assert backend == "peft" and note is not None and "NVIDIA GPU" in note
     assert spelling.choose_backend("peft", precision="fp32") == ("peft", None)

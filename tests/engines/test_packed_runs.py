@@ -23,16 +23,7 @@ from src.workers import memory_probe
 from tests.helpers import tiny
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    for shape in ("gpt2", "llama"):
-        tiny.save_model(folder / shape, shape)
-    tiny.data(folder / "words")
-    return folder
-
-
-def config_of(base: Path, shape: str = "gpt2", **changes: object) -> RunConfig:
+def trial_config(base: Path, shape: str = "gpt2", **changes: object) -> RunConfig:
     values = {"model.name": str(base / shape), "lora.dropout": 0.0}
     return tiny.config_of(base, **(values | {k.replace("__", "."): v for k, v in changes.items()}))
 
@@ -64,13 +55,13 @@ def difference(one: Path, other: Path) -> float:
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
 def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: str) -> None:
     configs = {
-        "one": config_of(base, shape, lora__r=4, training__learning_rate=3e-3),
-        "longer": config_of(
+        "one": trial_config(base, shape, lora__r=4, training__learning_rate=3e-3),
+        "longer": trial_config(
             base, shape, lora__r=8, lora__alpha=8, training__seed=7, training__max_steps=15,
             training__per_device_train_batch_size=3, training__label_smoothing=0.1,
             evaluation__eval_steps=5, scheduler__name="linear", training__logging_steps=2,
         ),
-        "impatient": config_of(
+        "impatient": trial_config(
             base, shape, lora__r=2, training__learning_rate=1e-6, evaluation__eval_steps=2,
             early_stopping__patience=1, early_stopping__min_delta=10.0, training__max_steps=40,
         ),
@@ -115,11 +106,11 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
 
 @pytest.mark.parametrize("stop_at", [2, 5])
 def test_a_run_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at: int) -> None:
-    config = config_of(base, lora__dropout=0.2)
+    config = trial_config(base, lora__dropout=0.2)
     whole = spec(config, tmp_path / "whole")
-    train_pack([whole, spec(config_of(base, training__seed=5), tmp_path / "neighbour")])
+    train_pack([whole, spec(trial_config(base, training__seed=5), tmp_path / "neighbour")])
     first = spec(config, tmp_path / "parts", stop_at=stop_at)
-    others = [spec(config_of(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
+    others = [spec(trial_config(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
     found = train_pack([*others, first])
     stopped = next(result(outcome) for one, outcome in found if one is first)
     assert (
@@ -139,7 +130,7 @@ def test_a_run_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at
 
 
 def test_each_engine_resumes_the_checkpoints_of_the_other(base: Path, tmp_path: Path) -> None:
-    config = config_of(base)
+    config = trial_config(base)
     whole = tmp_path / "whole"
     train(config, tiny.Recorder(), output_dir=whole / "out", checkpoints_dir=whole / "steps")
     packed = spec(config, tmp_path / "packed", stop_at=5)
@@ -162,11 +153,11 @@ def test_each_engine_resumes_the_checkpoints_of_the_other(base: Path, tmp_path: 
 
 
 def test_a_run_fails_alone(base: Path, tmp_path: Path) -> None:
-    good = config_of(base)
+    good = trial_config(base)
     alone = spec(good, tmp_path / "alone")
     mild = spec(good, tmp_path / "mild")
-    train_pack([alone, spec(config_of(base, training__seed=3), tmp_path / "n")])
-    wild = config_of(base, training__learning_rate=10.0, training__max_grad_norm=1e30,
+    train_pack([alone, spec(trial_config(base, training__seed=3), tmp_path / "n")])
+    wild = trial_config(base, training__learning_rate=10.0, training__max_grad_norm=1e30,
                      scheduler__warmup_steps=0, optimizer__name="adamw_torch")  # fmt: skip
     broken = spec(wild, tmp_path / "broken")
     original = Pack.run
@@ -188,14 +179,14 @@ def test_a_run_fails_alone(base: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_run_cannot_read_ends_only_that_run(base: Path, tmp_path: Path) -> None:
-    good = spec(config_of(base), tmp_path / "good")
+    good = spec(trial_config(base), tmp_path / "good")
     bad = {
-        "no file /nowhere.csv": config_of(base, data__path="/nowhere.csv"),
-        "another lora.target_modules than its pack": config_of(
+        "no file /nowhere.csv": trial_config(base, data__path="/nowhere.csv"),
+        "another lora.target_modules than its pack": trial_config(
             base, lora__target_modules=["c_attn"]
         ),
-        "no 4-bit base": config_of(base, model__load_in_4bit=True),
-        "lora.bias: the packed engine trains no biases": config_of(base, lora__bias="all"),
+        "no 4-bit base": trial_config(base, model__load_in_4bit=True),
+        "lora.bias: the packed engine trains no biases": trial_config(base, lora__bias="all"),
     }
     specs = [spec(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
     ends = []
@@ -210,7 +201,7 @@ def test_what_a_run_cannot_read_ends_only_that_run(base: Path, tmp_path: Path) -
 def test_the_first_of_a_pack_is_refused_alone_too(base: Path, tmp_path: Path) -> None:
     """Also where its files cannot be read in a way that nobody thought of."""
     wrong: list[dict[str, Any]] = [{"model__load_in_4bit": True}, {"lora__bias": "all"}, {}, {}]
-    specs = [spec(config_of(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
+    specs = [spec(trial_config(base, **own), tmp_path / str(n)) for n, own in enumerate(wrong)]
     original = PackedRun.__post_init__
 
     def broken(run: PackedRun) -> None:
@@ -230,33 +221,33 @@ def test_the_first_of_a_pack_is_refused_alone_too(base: Path, tmp_path: Path) ->
 def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert packed_problems(config_of(base)) == {}
-    wrong = packed_problems(config_of(base, lora__target_modules=["wte"]))
+    assert packed_problems(trial_config(base)) == {}
+    wrong = packed_problems(trial_config(base, lora__target_modules=["wte"]))
     assert "no adapters at wte" in wrong["lora.target_modules"]
-    assert packed_problems(config_of(base, backend="unsloth")).keys() == {"backend"}
-    assert choose_engine(config_of(base, engine="packed")) == (True, None)
-    assert choose_engine(config_of(base, engine="trl")) == (False, None)
-    assert "without a GPU" in (choose_engine(config_of(base, engine="auto"))[1] or "")
+    assert packed_problems(trial_config(base, backend="unsloth")).keys() == {"backend"}
+    assert choose_engine(trial_config(base, engine="packed")) == (True, None)
+    assert choose_engine(trial_config(base, engine="trl")) == (False, None)
+    assert "without a GPU" in (choose_engine(trial_config(base, engine="auto"))[1] or "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(utils, "resolve_precision", lambda asked: "bf16")
-    assert choose_engine(config_of(base, engine="auto")) == (True, None)
-    bits = config_of(base, engine="auto", model__load_in_4bit=True)
+    assert choose_engine(trial_config(base, engine="auto")) == (True, None)
+    bits = trial_config(base, engine="auto", model__load_in_4bit=True)
     assert "no 4-bit base" in (choose_engine(bits)[1] or "")
-    named = config_of(base, engine="auto", lora__target_modules=["wte"])
+    named = trial_config(base, engine="auto", lora__target_modules=["wte"])
     assert "no adapters at wte" in (choose_engine(named)[1] or "")
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
     """Also by a run of larger rank, with dropout, which the pack was not made for."""
     waiting = [
-        spec(config_of(base, lora__r=32, lora__dropout=0.1), tmp_path / "large"),
-        spec(config_of(base, training__seed=4), tmp_path / "last"),
+        spec(trial_config(base, lora__r=32, lora__dropout=0.1), tmp_path / "large"),
+        spec(trial_config(base, training__seed=4), tmp_path / "last"),
     ]
     first = [
-        spec(config_of(base, lora__r=4, training__max_steps=steps), tmp_path / f"first{steps}")
+        spec(trial_config(base, lora__r=4, training__max_steps=steps), tmp_path / f"first{steps}")
         for steps in (3, 9)
     ]
-    solo = spec(config_of(base, training__seed=4), tmp_path / "solo")
+    solo = spec(trial_config(base, training__seed=4), tmp_path / "solo")
     train_pack([solo])
     largest = []
 
@@ -278,8 +269,8 @@ def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_over_at_once_gives_its_slot_to_the_next(base: Path, tmp_path: Path) -> None:
-    stopped = [spec(config_of(base), tmp_path / str(n), stop_at=0) for n in range(2)]
-    last = spec(config_of(base, training__max_steps=3), tmp_path / "last")
+    stopped = [spec(trial_config(base), tmp_path / str(n), stop_at=0) for n in range(2)]
+    last = spec(trial_config(base, training__max_steps=3), tmp_path / "last")
     found = train_pack([*stopped, last], slots=1)
     assert [(one, result(outcome).step) for one, outcome in found] == [
         *((one, 0) for one in stopped), (last, 3)
@@ -288,10 +279,10 @@ def test_a_run_that_is_over_at_once_gives_its_slot_to_the_next(base: Path, tmp_p
 
 def test_a_pack_grows_with_what_waits(base: Path, tmp_path: Path) -> None:
     """Who comes first must not decide that all the others train one after the other."""
-    late = [spec(config_of(base, training__seed=n), tmp_path / f"late{n}") for n in (4, 5)]
-    solo = spec(config_of(base, training__seed=4), tmp_path / "solo")
+    late = [spec(trial_config(base, training__seed=n), tmp_path / f"late{n}") for n in (4, 5)]
+    solo = spec(trial_config(base, training__seed=4), tmp_path / "solo")
     train_pack([solo])
-    first = spec(config_of(base, training__max_steps=30), tmp_path / "first")
+    first = spec(trial_config(base, training__max_steps=30), tmp_path / "first")
     found = train_pack([first], more=lambda: late.pop(0) if late else None)
     assert [result(outcome).step for _, outcome in found] == [12, 12, 30]
     assert difference(tmp_path / "late4/out/final", tmp_path / "solo/out/final") < 1e-5
@@ -308,10 +299,10 @@ def test_only_large_packs_take_rows_at_their_own_length() -> None:
 
 def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:
     """On a GPU empty slots take as long as full ones."""
-    solo = spec(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "solo")
+    solo = spec(trial_config(base, training__seed=4, training__max_steps=20), tmp_path / "solo")
     train_pack([solo])
-    last = spec(config_of(base, training__seed=4, training__max_steps=20), tmp_path / "last")
-    first = [spec(config_of(base, training__seed=n), tmp_path / f"{n}") for n in range(3)]
+    last = spec(trial_config(base, training__seed=4, training__max_steps=20), tmp_path / "last")
+    first = [spec(trial_config(base, training__seed=n), tmp_path / f"{n}") for n in range(3)]
     original, slots = Pack.run, []
 
     def run(self: Pack, steps: Any) -> torch.Tensor:
@@ -336,9 +327,9 @@ def test_a_pack_that_memory_cannot_hold_is_made_smaller(base: Path, tmp_path: Pa
             raise torch.OutOfMemoryError("no memory")
         original(self, base, slots, rank, **options)
 
-    specs = [spec(config_of(base, lora__r=4, training__seed=n), tmp_path / f"{n}")
+    specs = [spec(trial_config(base, lora__r=4, training__seed=n), tmp_path / f"{n}")
               for n in range(5)]  # fmt: skip
-    wide = spec(config_of(base, lora__r=16), tmp_path / "wide")
+    wide = spec(trial_config(base, lora__r=16), tmp_path / "wide")
     late = [wide]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "__init__", make)
@@ -364,11 +355,11 @@ def test_what_is_measured_of_a_pack_is_of_all_that_was_asked_for(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "__init__", make)
         with pytest.raises(MemoryError, match="so many at once"):
-            memory_probe._train(config_of(base, training__max_steps=2), timers, tmp_path)
+            memory_probe._train(trial_config(base, training__max_steps=2), timers, tmp_path)
 
 
 def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -> None:
-    solo = spec(config_of(base, training__seed=3), tmp_path / "solo")
+    solo = spec(trial_config(base, training__seed=3), tmp_path / "solo")
     train_pack([solo])
     original, steps_seen = Pack.run, []
 
@@ -379,7 +370,7 @@ def test_out_of_memory_halves_the_pack_and_goes_on(base: Path, tmp_path: Path) -
             raise torch.OutOfMemoryError("no memory")
         return original(self, steps)
 
-    specs = [spec(config_of(base, training__seed=s), tmp_path / str(s)) for s in range(5)]
+    specs = [spec(trial_config(base, training__seed=s), tmp_path / str(s)) for s in range(5)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "run", run)
         found = train_pack(specs, slots=4)
@@ -393,7 +384,7 @@ def test_a_solo_run_by_the_packed_engine(base: Path, tmp_path: Path) -> None:
     found = {}
     for engine in ("trl", "packed"):
         seen, folder = tiny.Recorder(), tmp_path / engine
-        config = config_of(base, engine=engine)
+        config = trial_config(base, engine=engine)
         found[engine] = train(
             config, seen, output_dir=folder / "out", checkpoints_dir=folder / "steps"
         )
@@ -405,7 +396,7 @@ def test_a_solo_run_by_the_packed_engine(base: Path, tmp_path: Path) -> None:
 def test_a_stop_in_an_evaluation_cuts_it_short_and_the_resume_owes_it(
     base: Path, tmp_path: Path
 ) -> None:
-    config = config_of(base, evaluation__batch_size=1)
+    config = trial_config(base, evaluation__batch_size=1)
     whole = spec(config, tmp_path / "whole")
     train_pack([whole])
 
@@ -426,8 +417,8 @@ def test_a_stop_in_an_evaluation_cuts_it_short_and_the_resume_owes_it(
 
 
 def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
-    early = spec(config_of(base), tmp_path / "early", stop_at=0)
-    other = spec(config_of(base), tmp_path / "other")
+    early = spec(trial_config(base), tmp_path / "early", stop_at=0)
+    other = spec(trial_config(base), tmp_path / "other")
     found = {id(one): result(outcome) for one, outcome in train_pack([early, other])}
     assert found[id(early)].stopped and found[id(early)].step == 0
     assert found[id(early)].metrics == {}
@@ -452,8 +443,9 @@ def test_scores_are_those_of_scoring(
 
     specs = [
         spec(
-            config_of(base, shape, lora__r=r, training__learning_rate=2e-2, training__max_steps=30,
-                      evaluation__eval_steps=30, checkpointing__save_steps=30),
+            trial_config(base, shape, lora__r=r, training__learning_rate=2e-2,
+                         training__max_steps=30, evaluation__eval_steps=30,
+                         checkpointing__save_steps=30),
             tmp_path / str(r),
         )
         for r in (4, 8)

@@ -23,22 +23,13 @@ from src.training.utils import TrainingError, TrainingResult
 from tests.helpers import tiny
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bases")
-    for shape in ("gpt2", "llama"):
-        tiny.save_model(folder / shape, shape)
-    tiny.data(folder / "words")
-    return folder
-
-
-def config_of(bases: Path, shape: str = "gpt2", **changes: Any) -> RunConfig:
+def short_run(base: Path, shape: str = "gpt2", **changes: Any) -> RunConfig:
     """A short run of 8 steps; `changes` by dotted name, with __ for the dot."""
     values = {
         "backend": "peft",
-        "model.name": str(bases / shape),
+        "model.name": str(base / shape),
         "model.max_length": 64,
-        "data.path": str(bases / "words"),
+        "data.path": str(base / "words"),
         "lora.dropout": 0.1,
         "training.max_steps": 8,
         "training.per_device_train_batch_size": 4,
@@ -71,14 +62,14 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
-def test_learns_one_batch_by_heart(bases: Path, tmp_path: Path, shape: str) -> None:
+def test_learns_one_batch_by_heart(base: Path, tmp_path: Path, shape: str) -> None:
     words = tmp_path / "words"
     words.mkdir()
     line = json.dumps({"question": "cat", "answer": "c a t"})
     for split in ("train", "validation", "test"):
         (words / f"{split}.jsonl").write_text(line)
-    config = config_of(
-        bases,
+    config = short_run(
+        base,
         shape,
         data__path=str(words),
         lora__r=32,
@@ -105,8 +96,8 @@ def test_learns_one_batch_by_heart(bases: Path, tmp_path: Path, shape: str) -> N
     )
 
 
-def test_what_is_reported_and_left_behind(bases: Path, tmp_path: Path) -> None:
-    result, reporter = run(config_of(bases), tmp_path)
+def test_what_is_reported_and_left_behind(base: Path, tmp_path: Path) -> None:
+    result, reporter = run(short_run(base), tmp_path)
     assert result.step == 8 and not result.stopped and result.reason is None
     assert set(reporter.curve("val/loss")) == {0, 4, 8}
     assert set(reporter.curve("train/loss")) == set(range(1, 9))
@@ -126,7 +117,7 @@ def test_what_is_reported_and_left_behind(bases: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bases / "gpt2"), str(final))
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base / "gpt2"), str(final))
     assert all("lora_" in key for key in adapter(final))
     names = {file.name for file in (tmp_path / "steps" / "step-8").iterdir()}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= names
@@ -136,7 +127,7 @@ def test_what_is_reported_and_left_behind(bases: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
 def test_the_base_is_bitwise_unchanged(
-    bases: Path, tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from src.models import spelling_model
 
@@ -149,7 +140,7 @@ def test_the_base_is_bitwise_unchanged(
         return model
 
     monkeypatch.setattr(spelling_model, "load_base", load_base)
-    run(config_of(bases, shape), tmp_path)
+    run(short_run(base, shape), tmp_path)
     (model, before), *_ = seen
     after = {
         name.replace(".base_layer", ""): p
@@ -159,12 +150,12 @@ def test_the_base_is_bitwise_unchanged(
     assert equal(before, after)
 
 
-def test_the_loss_is_over_the_answers_of_the_whole_step(bases: Path, tmp_path: Path) -> None:
+def test_the_loss_is_over_the_answers_of_the_whole_step(base: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tiny.data(tmp_path / "words", train=8)
-    config = config_of(
-        bases,
+    config = short_run(
+        base,
         data__path=str(tmp_path / "words"),
         training__label_smoothing=0.2,
         training__gradient_accumulation_steps=4,
@@ -173,8 +164,8 @@ def test_the_loss_is_over_the_answers_of_the_whole_step(bases: Path, tmp_path: P
     )
     _, reporter = run(config, tmp_path)
 
-    tokenizer = AutoTokenizer.from_pretrained(bases / "gpt2")
-    model = AutoModelForCausalLM.from_pretrained(bases / "gpt2").eval()
+    tokenizer = AutoTokenizer.from_pretrained(base / "gpt2")
+    model = AutoModelForCausalLM.from_pretrained(base / "gpt2").eval()
     total, tokens = 0.0, 0
     for word in tiny.WORDS[:8]:
         prompt = tokenizer(f"<human>: {word}\n<assistant>:")["input_ids"]
@@ -187,17 +178,17 @@ def test_the_loss_is_over_the_answers_of_the_whole_step(bases: Path, tmp_path: P
     assert reporter.curve("train/loss")[1] == pytest.approx(total / tokens, rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_bits(bases: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits(base: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        run(config_of(bases, training__seed=seed), tmp_path / name)
+        run(short_run(base, training__seed=seed), tmp_path / name)
     one, again, other = (adapter(tmp_path / n / "out/final") for n in ("one", "again", "other"))
     assert equal(one, again)
     assert not equal(one, other)
 
 
-def test_evaluations_do_not_disturb_the_training(bases: Path, tmp_path: Path) -> None:
+def test_evaluations_do_not_disturb_the_training(base: Path, tmp_path: Path) -> None:
     for name, eval_steps in (("often", 1), ("once", 8)):
-        run(config_of(bases, evaluation__eval_steps=eval_steps), tmp_path / name)
+        run(short_run(base, evaluation__eval_steps=eval_steps), tmp_path / name)
     often, once = (adapter(tmp_path / name / "steps/step-8") for name in ("often", "once"))
     assert equal(often, once)
 
@@ -217,8 +208,8 @@ def test_rows_come_in_an_order_of_their_own() -> None:
     assert order(0, 0) == orders[0]
 
 
-def test_a_stop_ends_within_a_step_and_keeps_the_adapter(bases: Path, tmp_path: Path) -> None:
-    config = config_of(bases, training__max_steps=1000, evaluation__eval_steps=3)
+def test_a_stop_ends_within_a_step_and_keeps_the_adapter(base: Path, tmp_path: Path) -> None:
+    config = short_run(base, training__max_steps=1000, evaluation__eval_steps=3)
     result, reporter = run(config, tmp_path, stop_at=4)
     assert result.stopped and result.reason == "stopped at step 5"
     # Recorder asks once step 4 is logged; the trainer looks after step 5.
@@ -229,21 +220,21 @@ def test_a_stop_ends_within_a_step_and_keeps_the_adapter(bases: Path, tmp_path: 
     assert result.metrics["val/loss"] == reporter.curve("val/loss")[3]
 
 
-def test_a_stop_before_the_first_evaluation_keeps_the_newest(bases: Path, tmp_path: Path) -> None:
-    result, _ = run(config_of(bases), tmp_path, stop_at=1)
+def test_a_stop_before_the_first_evaluation_keeps_the_newest(base: Path, tmp_path: Path) -> None:
+    result, _ = run(short_run(base), tmp_path, stop_at=1)
     assert result.stopped and result.step == result.best_step == 2
     assert equal(adapter(tmp_path / "out/final"), adapter(tmp_path / "steps/step-2"))
 
 
-def test_a_stop_before_the_first_step(bases: Path, tmp_path: Path) -> None:
-    result, _ = run(config_of(bases), tmp_path, stop_at=0)
+def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
+    result, _ = run(short_run(base), tmp_path, stop_at=0)
     assert result.stopped and result.step == 0 and result.metrics == {}
     assert (tmp_path / "out/final/adapter_model.safetensors").is_file()
 
 
-def test_early_stopping(bases: Path, tmp_path: Path) -> None:
-    config = config_of(
-        bases,
+def test_early_stopping(base: Path, tmp_path: Path) -> None:
+    config = short_run(
+        base,
         training__max_steps=1000,
         evaluation__eval_steps=2,
         early_stopping__patience=2,
@@ -256,10 +247,10 @@ def test_early_stopping(bases: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_best_is_restored_and_scored_again(bases: Path, tmp_path: Path) -> None:
+def test_the_best_is_restored_and_scored_again(base: Path, tmp_path: Path) -> None:
     # The highest loss is the `best` here, so that the best is not the last.
-    config = config_of(
-        bases,
+    config = short_run(
+        base,
         training__max_steps=12,
         training__learning_rate=5e-2,
         evaluation__eval_steps=2,
@@ -359,7 +350,7 @@ def test_the_seed_reaches_every_part() -> None:
 
 
 def test_a_library_that_changes_a_setting_is_caught(
-    bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from src.training.trl import SpellingTrainer
 
@@ -371,31 +362,31 @@ def test_a_library_that_changes_a_setting_is_caught(
 
     monkeypatch.setattr(SpellingTrainer, "__init__", meddle)
     with pytest.raises(TrainingError, match="gradient_accumulation_steps 1 became 2"):
-        run(config_of(bases), tmp_path)
+        run(short_run(base), tmp_path)
 
 
-def test_sgd_and_its_momentum(bases: Path, tmp_path: Path) -> None:
-    config = config_of(bases, optimizer__name="sgd", optimizer__momentum=0.5)
+def test_sgd_and_its_momentum(base: Path, tmp_path: Path) -> None:
+    config = short_run(base, optimizer__name="sgd", optimizer__momentum=0.5)
     used = run(config, tmp_path)[1].values["trainer"]
     assert used["optimizer_class"] == "SGD" and used["optimizer_momentum"] == 0.5
 
 
-def test_gradient_checkpointing_changes_no_number(bases: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_number(base: Path, tmp_path: Path) -> None:
     for name, on in (("with", True), ("without", False)):
         changes = {"training__gradient_checkpointing": on, "lora__dropout": 0}
-        run(config_of(bases, "llama", **changes), tmp_path / name)
+        run(short_run(base, "llama", **changes), tmp_path / name)
     with_it, without = (adapter(tmp_path / name / "out/final") for name in ("with", "without"))
     assert all(torch.allclose(with_it[k], without[k], atol=1e-5) for k in with_it)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
-    bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from src.training import trl
 
     monkeypatch.setattr(trl, "answer_loss", lambda logits, *_, **__: logits.sum() * math.nan)
     with pytest.raises(Diverged, match="loss is nan at step 1: .* lower training.learning_rate"):
-        run(config_of(bases), tmp_path)
+        run(short_run(base), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -417,15 +408,15 @@ def test_a_loss_that_is_no_number_ends_the_run(
     ],
 )
 def test_bad_input_is_said_before_training(
-    bases: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    base: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((DataError, ModelError, TrainingError), match=message):
-        run(config_of(bases, **changes), tmp_path)
+        run(short_run(base, **changes), tmp_path)
     assert not (tmp_path / "steps").exists()
 
 
 def test_experiments_go_the_road_of_the_command_line(
-    bases: Path, tmp_path: Path, home: Path
+    base: Path, tmp_path: Path, home: Path
 ) -> None:
     files = []
     for name, changes in (
@@ -434,7 +425,7 @@ def test_experiments_go_the_road_of_the_command_line(
         ("good", {}),
     ):
         files.append(tmp_path / f"{name}.yaml")
-        files[-1].write_text(json.dumps(config_of(bases, **changes).model_dump()))
+        files[-1].write_text(json.dumps(short_run(base, **changes).model_dump()))
     refused, failed, (output_dir, results) = engine.run_experiments(files)
     for (_, failure), reason in ((refused, "/nowhere.csv"), (failed, "val/bleu")):
         assert failure["status"] == "FAILED" and reason in failure["reason"]

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gpu_check import CASES, start_case
 from src import paths, store
-from src.config import ConfigError, RunConfig, load_config, stored_config
+from src.config import ConfigError, load_config, stored_config
 from src.runs import attempts, estimate, launcher
 from src.store.tables import Run, Status
 from tests.helpers.live import ended, row, wait
@@ -71,14 +71,10 @@ def texts(run_id: str) -> list[str]:
         return [event.text for event in store.list_events(session, run_id)]
 
 
-def config_of(settings: dict[str, Any]) -> RunConfig:
-    return load_config(overrides=settings)
-
-
 def test_a_run_moves_between_gpu_and_cpu(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = launcher.launch(config_of(small | {"checkpointing.save_steps": 5}))
+    run_id = launcher.launch(load_config(overrides=small | {"checkpointing.save_steps": 5}))
     began = 0
 
     def further(run: Run) -> bool:
@@ -105,9 +101,9 @@ def test_a_run_moves_between_gpu_and_cpu(
 
 
 def test_out_of_memory_heals_with_a_smaller_micro_batch(large: dict[str, Any]) -> None:
-    needs = estimate.measure(config_of(large)).peak_gib
+    needs = estimate.measure(load_config(overrides=large)).peak_gib
     with only(CONTEXT + 0.7 * needs):
-        run_id = launcher.launch(config_of(large | {"supervision.self_heal": True}))
+        run_id = launcher.launch(load_config(overrides=large | {"supervision.self_heal": True}))
         run = wait(run_id, ended, seconds=180)
     assert run.status == Status.COMPLETED, run.reason
     assert any("healed after cuda_oom" in text for text in texts(run_id))
@@ -117,23 +113,27 @@ def test_out_of_memory_heals_with_a_smaller_micro_batch(large: dict[str, Any]) -
 
 
 def test_what_does_not_fit_is_refused_with_the_largest_that_would(large: dict[str, Any]) -> None:
-    with only(CONTEXT + 0.7 * estimate.measure(config_of(large)).peak_gib):
-        found = estimate.measure(config_of(large))
+    with only(CONTEXT + 0.7 * estimate.measure(load_config(overrides=large)).peak_gib):
+        found = estimate.measure(load_config(overrides=large))
         assert not found.fits
         rows = found.largest["training.per_device_train_batch_size"]
         assert 512 <= rows < 4096
         assert found.largest["training.gradient_accumulation_steps"] == 4096 // rows
         with pytest.raises(ConfigError, match="what fits: "):
-            launcher.launch(config_of(large))
-        smaller = launcher.launch(config_of(large | found.largest))
+            launcher.launch(load_config(overrides=large))
+        smaller = launcher.launch(load_config(overrides=large | found.largest))
         assert wait(smaller, ended).status == Status.COMPLETED
 
 
 def test_out_of_memory_halves_the_pack_and_all_its_runs_end(large: dict[str, Any]) -> None:
     own = large | {"engine": "packed", "training.per_device_train_batch_size": 512}
-    one, eight = (estimate.measure(config_of(own), adapters=count).peak_gib for count in (1, 8))
+    one, eight = (
+        estimate.measure(load_config(overrides=own), adapters=count).peak_gib for count in (1, 8)
+    )
     with only(CONTEXT + (one + eight) / 2):
-        ids = launcher.launch_all([config_of(own | {"training.seed": seed}) for seed in range(8)])
+        ids = launcher.launch_all(
+            [load_config(overrides=own | {"training.seed": seed}) for seed in range(8)]
+        )
         runs = [wait(run_id, ended, seconds=180) for run_id in ids]
     assert [run.status for run in runs] == [Status.COMPLETED] * 8, [run.reason for run in runs]
     assert runs[0].used["slots"] < 8

@@ -1,5 +1,7 @@
 """Runs a page of the panel in this process and reads what it drew."""
 
+import json
+import time
 from collections.abc import Sequence
 
 from streamlit.testing.v1 import AppTest
@@ -20,3 +22,30 @@ def show(page: str, /, **query: str | Sequence[str]) -> AppTest:
 def html(test: AppTest) -> str:
     """What the page drew as HTML."""
     return "\n".join(element.proto.body for element in test.get("html"))
+
+
+SEEN = {
+    "rows": {"train": 320, "validation": 40, "test": 40},
+    "leaks": {"train/test": 3},
+    "duplicates": 2,
+    "tokens": {"min": 20, "median": 25.0, "max": 40},
+    "max_length": 96,
+    "too_long": 0,
+    "examples": [{"question": "q", "answer": "a", "pieces": ["<human>", ":\n", " a"]}],
+}
+
+
+def settled(test: AppTest) -> AppTest:
+    """The page once its data check is there."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if "Reading the data" not in html(test):
+            return test
+        time.sleep(0.05)
+        test.run()
+    raise AssertionError("the data check never ended")
+
+
+def figures_of(test: AppTest) -> dict:
+    sent = json.loads(test.get("bidi_component")[0].proto.json)
+    return {title: json.loads(text) for title, text in sent["figures"].items()}

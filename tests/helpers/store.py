@@ -262,3 +262,11 @@ def _checkpoint(run_id: str, step: int) -> Any:
         (staging / name).write_bytes(b"\0" * 4096)
     about = {"step": step, "data": None, "best": {"step": None, "value": None}}
     return checkpointing.commit(staging, target, about)
+
+
+def two_runs() -> tuple[str, str]:
+    """Twelve words wrong, then: two of them right, one wrong in another way, a new one wrong."""
+    after = [("recieve", "receive", "receve"), *MISSPELLED[3:], ("wrod20", "word20", "wrd20")]
+    right = [(question, expected, expected) for question, expected, _ in MISSPELLED[1:3]]
+    before = [*MISSPELLED, ("wrod20", "word20", "word20")]
+    return fill_run(name="before", words=before), fill_run(name="after", words=after + right)

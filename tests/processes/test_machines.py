@@ -28,6 +28,8 @@ from src.runs import checks
 from src.store.tables import BEGIN_AN_ATTEMPT, Evaluation, Run, Status, SweepStatus
 from tests.helpers import live
 
+pytestmark = pytest.mark.slow
+
 RAY = Path(sys.executable).with_name("ray")
 URL = "postgresql+psycopg://postgres@127.0.0.1/postgres"
 QUICK = {"stale": 6, "reconcile": 1, "heartbeat": 1, "start": 10, "ray": 200}  # seconds

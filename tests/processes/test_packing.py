@@ -28,7 +28,7 @@ def packed(small: dict[str, Any]) -> dict[str, Any]:
                     "evaluation.eval_steps": 20}  # fmt: skip
 
 
-def config_of(settings: dict[str, Any], **changes: Any) -> RunConfig:
+def config_with(settings: dict[str, Any], **changes: Any) -> RunConfig:
     own = {name.replace("__", "."): value for name, value in changes.items()}
     return load_config(overrides=settings | own)
 
@@ -65,14 +65,14 @@ def long_rows(home: Path) -> Iterator[Path]:
 def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     small: dict[str, Any],
 ) -> None:
-    config = config_of(small, training__max_steps=30, evaluation__eval_steps=10)
+    config = config_with(small, training__max_steps=30, evaluation__eval_steps=10)
     assert estimate.load(config) is None
     found = estimate.measure(config)
     assert found.fits and found.engine == "trl" and 0.1 < found.peak_gib < found.room_gib
     assert found.step_seconds and found.step_seconds > 0
-    assert estimate.load(config_of(small, training__learning_rate=1e-5)) == found
-    assert estimate.load(config_of(small, training__per_device_train_batch_size=2)) is None
-    longer = config_of(small, training__max_steps=60, evaluation__eval_steps=20)
+    assert estimate.load(config_with(small, training__learning_rate=1e-5)) == found
+    assert estimate.load(config_with(small, training__per_device_train_batch_size=2)) is None
+    longer = config_with(small, training__max_steps=60, evaluation__eval_steps=20)
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
     assert "s a step" in found.sentence(config)
@@ -97,34 +97,34 @@ def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
     times = found["largest"]["training.gradient_accumulation_steps"]
     assert rows < 128 and rows * times == 128
     with pytest.raises(ConfigError, match=f"what fits.*size {rows}"):
-        launcher.launch(config_of(small | own))
+        launcher.launch(config_with(small | own))
 
 
 def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
     small: dict[str, Any],
 ) -> None:
-    run_id = launcher.launch(config_of(small))
+    run_id = launcher.launch(config_with(small))
     wait(run_id, training)
     with pytest.raises(estimate.CannotMeasure, match="a run is training"):
-        estimate.measure(config_of(small))
+        estimate.measure(config_with(small))
     # One that was asked to stop is waited for.
     launcher.stop(run_id)
-    assert estimate.measure(config_of(small)).fits
+    assert estimate.measure(config_with(small)).fits
     assert row(run_id).status == Status.STOPPED
     with pytest.raises(estimate.CannotMeasure, match="no file /nowhere.csv"):
-        estimate.measure(config_of(small, data__path="/nowhere.csv"))
+        estimate.measure(config_with(small, data__path="/nowhere.csv"))
 
 
 def test_the_same_steps_in_other_micro_batches_are_duplicates(small: dict[str, Any]) -> None:
     small = small | {"lora.dropout": 0.0}
     size, times = "training__per_device_train_batch_size", "training__gradient_accumulation_steps"
     configs = [
-        config_of(small, **{size: 4, times: 8}),
-        config_of(small, **{size: 32, times: 1}, name="another name"),
-        config_of(small, **{size: 32, times: 1}, training__seed=1),
-        config_of(small, **{size: 4, times: 8}, lora__dropout=0.1),
-        config_of(small, **{size: 32, times: 1}, lora__dropout=0.1),
-        config_of(small, **{size: 16, times: 1}),
+        config_with(small, **{size: 4, times: 8}),
+        config_with(small, **{size: 32, times: 1}, name="another name"),
+        config_with(small, **{size: 32, times: 1}, training__seed=1),
+        config_with(small, **{size: 4, times: 8}, lora__dropout=0.1),
+        config_with(small, **{size: 32, times: 1}, lora__dropout=0.1),
+        config_with(small, **{size: 16, times: 1}),
     ]
     assert packing.duplicates(configs) == {1: 0}
 
@@ -143,7 +143,7 @@ def test_a_pack_is_planned_only_where_it_pays(
     packed: dict[str, Any], few_step: float, max_steps: int, engine: str, size: int
 ) -> None:
     changes = {"training.max_steps": max_steps, "training.per_device_train_batch_size": 4}
-    configs = [config_of(packed | changes, training__seed=seed) for seed in range(8)]
+    configs = [config_with(packed | changes, training__seed=seed) for seed in range(8)]
     one = 0.1 if engine == "packed" else 0.2
     known(configs[0].model_copy(update={"engine": "auto"}), 1, "trl", 0.15)
     known(configs[0], 1, "packed", one)
@@ -203,7 +203,7 @@ def test_a_dry_run_prints_the_command_that_trains_as_planned(
     home: Path, packed: dict[str, Any]
 ) -> None:
     long = {"training.max_steps": 2000, "training.per_device_train_batch_size": 4}
-    configs = [config_of(packed | long, engine="auto", training__seed=n) for n in range(3)]
+    configs = [config_with(packed | long, engine="auto", training__seed=n) for n in range(3)]
     known(configs[0], 1, "trl", 0.2)
     for adapters, step in ((1, 0.1), (3, 0.12)):
         engine = {"engine": "packed"}

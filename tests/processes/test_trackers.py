@@ -22,7 +22,7 @@ from tests.helpers import live
 from tests.helpers.store import fill_run
 
 
-def config_of(mode: str) -> RunConfig:
+def tracked(mode: str) -> RunConfig:
     return load_config(overrides={"tracking.mode": mode})
 
 
@@ -78,7 +78,7 @@ def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
     monkeypatch.setattr(Wandb, "log", fail)
     monkeypatch.setattr(base, "CLOSE_SECONDS", 0.5)
     started = time.monotonic()
-    tracker = start_tracker(config_of("offline"), "run", home)
+    tracker = start_tracker(tracked("offline"), "run", home)
     for step in range(1000):
         tracker.log(step, {"train/loss": 1.0})
     assert time.monotonic() - started < 0.3
@@ -140,7 +140,7 @@ def test_what_fails_online_goes_on_offline_with_every_point(
     monkeypatch.setattr(wandb, "INIT_SECONDS", -0.5)
     # What does not hang has time to answer.
     monkeypatch.setattr(wandb, "LOG_SECONDS", 2 if hangs else 30)
-    tracker = start_tracker(config_of("online"), "run", home)
+    tracker = start_tracker(tracked("online"), "run", home)
     for step in range(10):
         tracker.log(step, {"train/loss": float(step)})
     tracker.end(End({"status": "COMPLETED"}))
@@ -160,7 +160,7 @@ def test_a_key_without_a_network_saves_locally(
     # Nothing listens there: as good as no network, and never a request to the real service.
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(wandb, "INIT_SECONDS", 3)
-    tracker = start_tracker(config_of("online"), "run-1", home)
+    tracker = start_tracker(tracked("online"), "run-1", home)
     tracker.log(1, {"train/loss": 1.0})
     tracker.end(End())
     base.close([tracker])

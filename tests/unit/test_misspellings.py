@@ -1,12 +1,10 @@
-"""The map of mistakes: kinds, what changed between two models, the page, the commands."""
+"""Misspellings: kinds, edits, what changed between two models, and the commands."""
 
 import io
 import json
 import random
 import re
-from html import unescape
 from itertools import product
-from urllib.parse import parse_qs
 
 import openpyxl
 import pandas as pd
@@ -16,12 +14,10 @@ from typer.testing import CliRunner
 from src import cli, paths, store
 from src.analysis import exports, misspellings, paired
 from src.config import load_config
-from src.panel.errors import filters
 from src.training import scoring
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
-from tests.helpers.pages import html, show
-from tests.helpers.store import HOSTILE, MISSPELLED, fill_predictions, fill_run
+from tests.helpers.store import MISSPELLED, fill_predictions, fill_run, two_runs
 
 
 def predicted(*pairs: tuple[str, str]) -> pd.DataFrame:
@@ -32,6 +28,7 @@ def predicted(*pairs: tuple[str, str]) -> pd.DataFrame:
 
 
 # --- kinds ----------------------------------------------------------------------------------------
+
 
 DOCUMENTED = re.findall(
     r"^\| ([a-z -]+) \| .+ \| `(.+)` \| `(.+)` \|$",
@@ -179,6 +176,7 @@ def test_files_without_the_columns_are_described_when_they_are_read(home):
 
 # --- where the letters go wrong -------------------------------------------------------------------
 
+
 MAPPED = misspellings.with_kinds(
     predicted(
         ("r e c e i v e", "r e c i e v e"),  # ei swapped at 4
@@ -188,6 +186,8 @@ MAPPED = misspellings.with_kinds(
         ("w a t e r", "w a t e r"),
     )
 )
+
+
 CHANGES = misspellings.edit_table(MAPPED)
 
 
@@ -210,14 +210,6 @@ def test_accuracy_by_letter_is_of_the_words_that_have_it():
 
 
 # --- two models, and many -------------------------------------------------------------------------
-
-
-def two_runs() -> tuple[str, str]:
-    """Twelve words wrong, then: two of them right, one wrong in another way, a new one wrong."""
-    after = [("recieve", "receive", "receve"), *MISSPELLED[3:], ("wrod20", "word20", "wrd20")]
-    right = [(question, expected, expected) for question, expected, _ in MISSPELLED[1:3]]
-    before = [*MISSPELLED, ("wrod20", "word20", "word20")]
-    return fill_run(name="before", words=before), fill_run(name="after", words=after + right)
 
 
 def both_of(*names: str) -> pd.DataFrame:
@@ -315,150 +307,3 @@ def test_no_cell_of_a_csv_is_a_formula():
     assert lines[0] == "expected,predicted,word,question,correct"
     assert lines[1:] == ["'=1+1,'-y,'=1+1,'=1+1,False", "'@x,'+1,'@x,'@x,False"]
     assert json.loads(exports.to_json(predicted(("=1+1", "-y"))))[0]["predicted"] == "-y"
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def rows(body: str) -> int:
-    """Words in the table of the page."""
-    return body.split('<table class="rows words')[1].count("<tr>") - 1
-
-
-def test_the_charts_link_to_the_words_that_they_count(home):
-    before, _ = two_runs()
-    page = html(show("errors", run=before))
-    links = re.findall(r'href="errors\?([^"]+)" target="_self" title="([a-z -]+): ([0-9]+) ', page)
-    assert sum(int(count) for *_, count in links) == 12
-    for query, kind, count in links:
-        asked = {k: v[0] for k, v in parse_qs(unescape(query)).items()}
-        assert asked == {"run": before, "kind": kind}
-        assert rows(html(show("errors", **asked))) == int(count)
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [({"at": "4", "length": "7"}, {"receive"}), ({"letters": ">r"}, set()),
-     ({"letters": "i>a"}, {"definitely"}), ({"letter": "w"}, {"weird"}), ({"at": "x"}, None),
-     ({"kind": "vowel swap"}, {"separate", "perseverance"}), ({"kind": "none"}, None),
-     ({"length": "5"}, {"weird"})],
-)  # fmt: skip
-def test_the_filters_of_the_charts_stand_in_the_address(home, asked, expected):
-    body = html(show("errors", run=fill_run(), **asked))
-    shown = set(re.findall(r'title="How this word[^>]+>([a-z]+)</a>', body))
-    questions = {right: question for question, right, _ in MISSPELLED}
-    assert shown == ({questions[e] for e in expected} if expected is not None
-                     else set(questions.values()))  # fmt: skip
-
-
-def test_letters_and_lengths_have_charts_of_their_own(home):
-    body = html(show("errors", run=fill_run(), map="Letters and lengths"))
-    assert "a became e: 3" in body and "r left out: 2" in body
-    assert "5 letters: 90.9% of 11 right" in body and "with w (" in body
-
-
-MIXED = [
-    ("spell weird", "w e i r d", "w i e r d"),
-    ("spell until", "u n t i l", "u n t i l l"),
-    ("spell word", "w o r d", "word"),
-    ("spell early", "e a r l y", "e o r l y"),
-    *MISSPELLED[:4],
-]
-
-
-def mixed_run() -> str:
-    """A run with questions of both tasks, of which it is known how many tokens they have."""
-    run_id = fill_run(name="mixed", words=MIXED, rows=40)
-    file = paths.predictions_dir(run_id) / "step-600.parquet"
-    frame = pd.read_parquet(file)
-    frame.assign(answer_tokens=frame["expected"].str.len() // 3 + 1).to_parquet(file)
-    return run_id
-
-
-MARK = re.compile(r'href="errors\?([^"]+)" target="_self" title="([^"]+)" aria-label')
-
-
-def test_every_mark_of_every_chart_asks_for_as_many_words_as_it_counts(home):
-    run_id = mixed_run()
-    file = paths.predictions_dir(run_id) / "step-600.parquet"
-    frame, changes = misspellings.read(file), misspellings.read_edits(file)
-    seen = set()
-    for chart in ("Kinds and places", "Letters and lengths"):
-        page = html(show("errors", run=run_id, map=chart, every="true"))
-        for query, title in MARK.findall(page):
-            asked = {k: v[0] for k, v in parse_qs(unescape(query), keep_blank_values=True).items()}
-            own = {k: v for k, v in asked.items() if k not in ("run", "map", "every")}
-            tests = filters.masks(frame, changes, own)
-            found = len(filters.passing(tests, frame))
-            if "at" in own:
-                share = float(re.search(r"([0-9.]+)%", title)[1])
-                of = (frame["length"] == int(own["length"])).sum()
-                assert f"{found / of:.1%}" == f"{share}%", title
-            else:
-                # No word of these has the same change twice.
-                assert found == int(re.search(r"(?:: |of )([0-9,]+)(?: \(| right|$)", title)[1]), (
-                    title
-                )
-            seen |= own.keys()
-    assert seen == {"kind", "length", "at", "letters", "letter", "tokens", "task"}
-
-
-def test_the_page_filters_by_task_and_by_tokens(home):
-    run_id = mixed_run()
-    assert rows(html(show("errors", run=run_id))) == 8
-    assert rows(html(show("errors", run=run_id, task="spell out"))) == 4
-    assert rows(html(show("errors", run=run_id, task="word", tokens="4"))) == 2
-    assert "Accuracy by task" not in html(show("errors", run=fill_run(), map="Letters and lengths"))
-
-
-def test_two_runs_beside_each_other_reconcile(home):
-    before, after = two_runs()
-    body = html(show("errors", run=before, vs=after))
-    assert "2 fixed − 1 broken = +1 of 399 questions, +0.3 points" in body
-    assert rows(body) == 13
-    for outcome, count in {
-        "fixed": 2,
-        "broken": 1,
-        "same mistake": 9,
-        "another mistake": 1,
-    }.items():
-        assert f'title="{outcome}: {count} word' in body
-        assert rows(html(show("errors", run=before, vs=after, outcome=outcome))) == count
-    assert "right in both: 386" in body
-    assert rows(html(show("errors", run=before, vs=after, outcome="right in both"))) == 100
-
-
-def test_two_checkpoints_of_a_run_beside_each_other(home):
-    run_id = fill_run()
-    fill_predictions(run_id, 100, [*MISSPELLED[6:], ("wrod7", "word7", "wrd7")])
-    body = html(show("errors", run=run_id, step="100", vs=f"{run_id}@600"))
-    assert "1 fixed − 0 broken" in body and "still wrong" in body
-    assert "Nothing in common" not in body
-
-
-def test_a_word_has_a_history_over_checkpoints_and_runs(home):
-    before, after = two_runs()
-    fill_predictions(before, 100, [("accomodate", "accommodate", "acommodate")])
-    body = html(show("errors", run=before, word="accomodate"))
-    story = body.split('<section class="history">')[1].split("</section>")[0]
-    assert "never" in story and "always right" in story
-    assert story.count("✗") == 2 and story.count("✓") == 1 and "acommodate" in story
-
-
-def test_runs_without_a_question_in_common_say_so(home):
-    first, second = fill_run(), fill_run(name="other")
-    fill_predictions(second, 600, [("x", "y", "z")], rows=1)
-    assert "Nothing in common" in html(show("errors", run=first, vs=second))
-
-
-def test_a_hostile_answer_is_text_in_every_view(home):
-    word = (f"{HOSTILE}'", f"{HOSTILE}x", f'"{HOSTILE}')
-    first, second = fill_run(words=[word]), fill_run(words=[word], name=HOSTILE)
-    for asked in ({}, {"vs": second}, {"word": word[0]}, {"map": "Letters and lengths"}):
-        assert "<img" not in html(show("errors", run=first, **asked))
-
-
-def test_predictions_that_are_gone_are_said_to_be(home):
-    run_id = fill_run()
-    (paths.predictions_dir(run_id) / "step-600.parquet").unlink()
-    assert "The predictions are gone" in html(show("errors", run=run_id))

@@ -1,7 +1,6 @@
 """The Compare page through AppTest, on a store that the tests fill."""
 
 import time
-from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -14,8 +13,7 @@ from src.panel.compare import curves, table
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
-from tests.helpers import pages
-from tests.helpers.pages import html
+from tests.helpers.pages import html, show
 from tests.helpers.store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600
@@ -41,20 +39,16 @@ def seeds(name: str, count: int, *, better: float = 0.0, **settings) -> list[str
     return found
 
 
-def show(runs: Sequence[str], **query: str) -> AppTest:
-    return pages.show("compare", run=runs, **query)
-
-
 def test_no_run_and_one_run_say_what_to_do():
-    assert "Nothing chosen yet" in html(show([]))
+    assert "Nothing chosen yet" in html(show("compare", run=[]))
     (only,) = seeds("alone", 1)
-    assert "One more run to compare it with" in html(show([only]))
-    assert "no run &#x27;nobody&#x27;" in html(show([only, "nobody"]))
+    assert "One more run to compare it with" in html(show("compare", run=[only]))
+    assert "no run &#x27;nobody&#x27;" in html(show("compare", run=[only, "nobody"]))
 
 
 def test_a_verdict_of_two_configs_names_the_better_one_and_its_lead():
     weak, strong = seeds("weak", 3), seeds("strong", 3, better=0.6, lora__r=32)
-    page = html(show([*weak, *strong]))
+    page = html(show("compare", run=[*weak, *strong]))
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, [*weak, *strong]))
     (verdict,) = found.configs
@@ -72,7 +66,7 @@ def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monk
 
     monkeypatch.setattr(launcher, "launch_all", launch_all)
     runs = seeds("one", 1) + seeds("two", 1, lora__r=32)
-    test = show(runs)
+    test = show("compare", run=runs)
     assert "cannot tell: one seed" in html(test).lower()
     (button,) = [b for b in test.button if b.label.startswith("Launch 4 seeds")]
     button.click().run()
@@ -82,7 +76,7 @@ def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monk
     # They are shown now, and a second press of another tab finds them.
     assert set(test.query_params["run"]) == {*runs, *(run.id for run in launched)}
     ids = [run.id for run in launched]
-    compare_again = show([*runs, *ids])
+    compare_again = show("compare", run=[*runs, *ids])
     assert not [b for b in compare_again.button if b.label.startswith("Launch")]
 
 
@@ -93,7 +87,7 @@ def test_runs_of_other_test_sets_are_not_compared():
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, [*here, other]))
     assert all(v.winner is None and v.p_value is None for v in found.configs)
-    assert "different" in html(show([*here, other]))
+    assert "different" in html(show("compare", run=[*here, other]))
 
 
 def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are_smoothed():
@@ -119,14 +113,14 @@ def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are
 
 
 def test_settings_show_only_what_differs():
-    page = html(show(seeds("a", 1) + seeds("b", 1, lora__r=32), view="Settings"))
+    page = html(show("compare", run=seeds("a", 1) + seeds("b", 1, lora__r=32), view="Settings"))
     assert "<code>lora.r</code>" in page and page.count("<code>") == 1
-    assert "No setting differs" in html(show(seeds("c", 2), view="Settings"))
+    assert "No setting differs" in html(show("compare", run=seeds("c", 2), view="Settings"))
 
 
 def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_each_score():
     runs = seeds("a", 2) + seeds("b", 1, lora__r=32, lora__target_modules=["c_attn"])
-    (drawn,) = show(runs, view="Parallel coordinates").get("bidi_component")
+    (drawn,) = show("compare", run=runs, view="Parallel coordinates").get("bidi_component")
     assert "Settings and scores" in str(drawn.proto)
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, runs))
@@ -136,12 +130,12 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_eac
     assert {"r", "target_modules", "val/exact_match", "val/loss"} == set(axes)
     assert list(axes["r"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]
     assert axes["target_modules"].ticktext == ("c_attn", "none")
-    assert "No setting differs" in html(show(runs[:2], view="Parallel coordinates"))
+    assert "No setting differs" in html(show("compare", run=runs[:2], view="Parallel coordinates"))
 
 
 def test_the_table_is_found_through_ordered_and_edited_in_place():
     runs = seeds("plain", 2) + seeds(HOSTILE, 1, lora__r=32)
-    show(runs, view="Runs")
+    show("compare", run=runs, view="Runs")
     with store.reading() as session:
         rows = store.runs_of(session, runs)
         latest = store.latest_metrics(session, runs)
@@ -166,7 +160,7 @@ def test_fourteen_runs_are_drawn_with_a_colour_each_and_no_markup_of_theirs():
     runs = [r for n in range(14) for r in seeds(f"run {n}", 1, lora__r=n + 1)]
     runs += seeds(HOSTILE, 1, lora__r=99)
     began = time.process_time()
-    page = html(show(runs))
+    page = html(show("compare", run=runs))
     assert time.process_time() - began < 10
     assert "onerror" in page and "<img src=x" not in page
     assert "more pairs cannot be told apart yet" in page

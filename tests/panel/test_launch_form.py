@@ -1,0 +1,280 @@
+"""The Launch page: each setting's field, the data check, uploads, forks."""
+
+import pydantic
+import pytest
+
+from src import store
+from src.config import (
+    RunConfig,
+    affecting,
+    get,
+    load_config,
+    loading,
+    parse_override,
+    settings,
+    with_overrides,
+)
+from src.panel.launch import data_check, form, upload
+from src.runs import attempts, checks, launcher
+from src.training.data_files import DataError
+from tests.helpers.pages import SEEN, html, settled, show
+from tests.helpers.store import (
+    fill_run,
+    press_again,
+)
+
+# --- monitor --------------------------------------------------------------------------------------
+
+
+def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
+    run_id = fill_run(name="parent")
+    test = settled(show("launch", **{"from": run_id, "fork": "200", "lora.r": "4"}))
+    text = html(test)
+    assert f"goes on from step 200 of {run_id}" in text
+    assert f"a fork keeps the shape of its adapter: this must stay as in {run_id}" in text
+    assert test.button[0].label == "Fork" and test.button[0].disabled
+    forked = []
+    monkeypatch.setattr(attempts, "fork", lambda run, config, step: forked.append(step) or run.id)
+    test = settled(show("launch", **{"from": run_id, "fork": "200", "training.max_steps": "900"}))
+    test.button[0].click().run()
+    assert forked == [200] and not launched
+
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
+    test = show("launch")
+    keys = {w.key for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area")
+            for w in getattr(test, kind)}  # fmt: skip
+    for setting in settings():
+        assert f"set {setting.name}" in keys
+    rank = test.number_input(key="set lora.r")
+    assert (
+        rank.value == 16 and "At least 1, at most 1,024" in rank.help and "Rank of the" in rank.help
+    )
+
+
+def test_widgets_are_given_the_values_that_they_show(launched):
+    """A browser that misses the assignment starts from what the widget is given, and sends it
+    back."""
+    test = show("launch", **{"lora.r": "8"})
+    for widget in [*test.number_input, *test.text_input, *test.text_area, *test.toggle]:
+        if widget.value is not None:
+            assert widget.proto.default == widget.value, widget.key
+    assert not test.warning
+
+
+def test_a_change_is_marked_stands_in_the_address_and_is_undone(launched):
+    test = show("launch")
+    test.number_input(key="set lora.r").set_value(32).run()
+    assert test.query_params["lora.r"] == "32"
+    assert "was 16" in test.number_input(key="set lora.r").label
+    test.button(key="undo lora.r").click().run()
+    assert "lora.r" not in test.query_params
+    assert test.number_input(key="set lora.r").value == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lora.r", "0"),
+        ("training.learning_rate", "fast"),
+        ("training.max_steps", "10000001"),
+        ("data.template", "no place for it"),
+        ("data.task", "speling"),
+        ("lora.dropout", ""),
+        ("lora.r", "many"),
+        ("optimizer.name", "adam"),
+    ],
+)
+def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched, name, text):
+    test = show("launch", **{name: text})
+    value = text if "data." in name or "name" in name else parse_override(f"{name}={text}")[1]
+    with pytest.raises(ValueError) as refused:
+        load_config(overrides={name: value})
+    field, words_ = next(iter(refused.value.problems.items()))
+    shown = [
+        e.proto.body for e in test.get("html") if 'class="problem" role="alert"' in e.proto.body
+    ]
+    assert any(form.escape(words_) in body for body in shown)
+    assert f"<code>{field}</code>" in html(test)
+    assert test.button[0].label == "Launch" and test.button[0].disabled
+    assert not launched
+
+
+def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched, monkeypatch):
+    def refuse(config):
+        raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
+
+    monkeypatch.setattr(checks, "data_preview", refuse)
+    file = str(upload.keep("words.csv", b"x"))
+    test = settled(show("launch", **{"data.path": file}))
+    assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
+    monkeypatch.setattr(checks, "data_preview", lambda config: SEEN)
+    next(b for b in test.button if b.label == "Check again").click().run()
+    assert not settled(test).button[0].disabled
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lora.bias", "all"),
+        ("lora.target_modules", "q_proj"),
+        ("training.precision", "fp16"),
+        ("model.load_in_4bit", "true"),
+        ("backend", "unsloth"),
+        ("early_stopping.metric", "val/bleu"),
+        ("early_stopping.criteria", "luck"),
+    ],
+)
+def test_a_setting_that_the_check_refuses_is_refused_after_a_green_check(launched, name, value):
+    green = {"engine": "packed"}
+    assert not settled(show("launch", **green)).button[0].disabled
+    test = settled(show("launch", **green, **{name: value}))
+    assert test.button[0].disabled and f"<code>{name}</code>" in html(test)
+
+
+def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(home):
+    class Reads:
+        """A config that notes which settings are read."""
+
+        def __init__(self, section: pydantic.BaseModel, names: set[str], prefix: str = ""):
+            self._section, self._names, self._prefix = section, names, prefix
+
+        def __getattr__(self, name: str):
+            value = getattr(self._section, name)
+            if isinstance(value, pydantic.BaseModel):
+                return Reads(value, self._names, f"{self._prefix}{name}.")
+            self._names.add(self._prefix + name)
+            return value
+
+    names: set[str] = set()
+    config = load_config()
+    checks.data_preview(Reads(config, names))
+    assert names == affecting("data")
+    looks = {data_check.begun(config)}
+    for name in sorted(names):
+        other = {"model.max_length": 20}.get(
+            name, "correct" if name == "data.task" else "{question}:"
+        )
+        looks.add(data_check.begun(with_overrides(config.model_dump(), {name: other})))
+    assert len(looks) == len(names) + 1
+
+
+def test_the_form_shows_what_the_settings_come_to(launched):
+    body = html(settled(show("launch", **{"training.gradient_accumulation_steps": "2"})))
+    for text in ("<dd>64</dd>", "<dd>≈ 1,600</dd>", "<dd>5</dd>", "<dd>120</dd>"):
+        assert text in body, text  # rows and tokens a step, steps per epoch, epochs
+    assert "3 words are in both train and test" in body and "2 duplicate rows" in body
+    assert "<span>:⏎</span>" in body
+
+
+def test_launch_makes_one_row_of_two_presses_and_goes_to_the_monitor(launched):
+    test = settled(show("launch", **{"lora.r": "8", "name": "my run"}))
+    test.button[0].click().run()
+    test.button[0].click().run()
+    assert len(launched) == 1
+    with store.reading() as session:
+        run = store.find(session, launched[0])
+    assert (
+        run.name == "my run" and run.config["lora"]["r"] == 8 and run.config["lora"]["alpha"] == 32
+    )
+
+
+def test_a_second_press_while_the_first_one_launches_makes_no_second_row(launched, monkeypatch):
+    launch = launcher.launch
+
+    def slow(config):
+        run_id = launch(config)
+        press_again()
+        return run_id
+
+    monkeypatch.setattr(launcher, "launch", slow)
+    settled(show("launch")).button[0].click().run()
+    assert len(launched) == 1
+
+
+def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):
+    run_id = fill_run("tiny-correct", lora__r=48, name="first")
+    test = show("launch", **{"from": run_id})
+    assert test.number_input(key="set lora.r").value == 48
+    assert test.text_input(key="set name").value == "first"
+    assert "data.task" not in test.query_params
+    assert "no run" in html(show("launch", **{"from": "nothing"}))
+
+
+def test_a_preset_is_chosen_and_edits_stay(launched):
+    test = show("launch", **{"lora.r": "8"})
+    test.segmented_control[0].set_value("tiny-correct").run()
+    assert test.query_params["preset"] == "tiny-correct"
+    assert test.number_input(key="set lora.r").value == 8
+    steps = load_config(preset="tiny-correct").training.max_steps
+    assert test.number_input(key="set training.max_steps").value == steps
+
+
+@pytest.mark.parametrize("preset", ["tiny-spell", "gpt2"])
+def test_copy_as_command_gives_the_same_config(preset):
+    import shlex
+
+    overrides = {
+        "name": "a b'c",
+        "lora.target_modules": ["c_attn", "x"],
+        "data.template": "{question}=\n>",
+        "training.learning_rate": 3e-5,
+        "tracking.tags": ["1", "true"],
+    }
+    given = load_config(preset="tiny-spell", overrides=overrides)
+    words_ = shlex.split(form.as_command(given, preset).replace("\\\n", " "))
+    assert words_[:4] == ["spelltune", "launch", "--preset", preset]
+    changes = dict(parse_override(w) for w in words_[5::2])
+    assert load_config(preset=preset, overrides=changes) == given
+
+
+def test_every_value_survives_its_text():
+    given = load_config(preset="tiny-spell", overrides={"lora.target_modules": ["a", "b"]})
+    for setting in settings():
+        value = get(given, setting.name)
+        text = form.to_text(setting, value)
+        # PyYAML reads 1e-08 as a text, and RunConfig that as a number.
+        read = form.from_text(setting, text)
+        number = setting.type is float and read is not None
+        assert (float(read) if number else read) == value, setting.name
+
+
+def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
+    class Wider(RunConfig):
+        novelty: int = pydantic.Field(default=3, ge=1)
+        """How new it is."""
+
+    monkeypatch.setattr(loading, "RunConfig", Wider)
+    monkeypatch.setattr(settings, "__defaults__", (Wider, ""))
+    widget = show("launch", novelty="0").number_input(key="set novelty")
+    assert (widget.label, widget.value) == ("Novelty :orange[was 3]", 0)
+    assert "How new it is." in widget.help and "At least 1." in widget.help
+
+
+# --- uploads --------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_kept_under_home_whatever_its_name(home):
+    kept = [
+        upload.keep(n, b"question,answer\n") for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
+    ]
+    assert all(p.parent == home / "data" and p.is_file() for p in kept)
+    assert kept[0].name == "x-y.csv"
+    other = upload.keep("w.csv", b"question,answer\nother,one\n")
+    assert other.name == "w-2.csv" and kept[1].read_bytes() == b"question,answer\n"
+    assert upload.keep("w.csv", b"question,answer\n") == kept[1]
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
+    """The sentence that the page shows is the loader's own."""
+    from src.training.data_loaders import load_splits
+
+    path = upload.keep("words.csv", b"question,anser\na,b\n")
+    with pytest.raises(DataError, match="no column 'answer'.*anser"):
+        load_splits(task="mine", path=str(path))

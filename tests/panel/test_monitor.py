@@ -1,0 +1,281 @@
+"""The Monitor page and its curves through AppTest, on stores that the tests fill."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import delete
+
+from src import paths, store
+from src.panel.monitor import actions, tabs
+from src.panel.ui import charts
+from src.runs import attempts
+from src.store.tables import EventKind, Metric, Status, SweepStatus
+from tests.helpers.pages import figures_of, html, show
+from tests.helpers.store import (
+    HOSTILE,
+    add_points,
+    checkpoint,
+    fill_run,
+    fill_sweep,
+)
+
+# --- monitor --------------------------------------------------------------------------------------
+
+
+def test_the_monitor_shows_the_run_of_the_address_or_the_newest_and_writes_it_there():
+    old = fill_run(created_at=1_000_000_000.0, name="old")
+    new = fill_run(name="new")
+    assert show("monitor").query_params["run"] == new
+    assert show("monitor", run="old").query_params["run"] == old
+    assert f"did you mean &#x27;{new}&#x27;" in html(show("monitor", run=new[:-2]))
+
+
+def test_the_monitor_of_a_running_run_has_numbers_with_units_curves_and_a_stop_button():
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    test = show("monitor", run=run_id)
+    body = html(test)
+    for text in ("step 300 of 600", "tokens/s", "GiB", "time left", "≈ ", "is training"):
+        assert text in body or text == "is training"
+    assert "step 250 of 600" in body, "the log's tail"
+    figures = figures_of(test)
+    assert list(figures)[:2] == ["Loss", "Accuracy"]
+    assert [trace["name"] for trace in figures["Loss"]["data"]] == ["train", "validation"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        assert store.stop_requested(session, run_id)
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_queued_run_says_what_it_waits_for_and_its_buttons_follow_its_status():
+    run_id = fill_run(status=Status.QUEUED)
+    with store.writing() as session:
+        store.hold(session, [store.find(session, run_id)], held=True)
+    test = show("monitor", run=run_id)
+    assert "Now: held until somebody releases it." in html(test)
+    assert [b.label for b in test.button] == ["Release", "Stop this run"]
+    assert 'class="badge held"' in html(show("overview"))
+    test.button[0].click().run()
+    assert "Now: waits for a free slot." in html(test)
+    test.button[0].click().run()
+    assert test.toast[0].value == "It is the next to start."
+    with store.reading() as session:
+        run = store.find(session, run_id)
+    starting = run.model_copy(update={"status": "STARTING"})
+    assert actions.stage(run) == "queued" and actions.stage(starting) == "active"
+
+
+def test_a_trial_leads_to_its_sweep_and_says_that_it_is_paused():
+    states = {3: (Status.QUEUED, None)}
+    file = paths.CONFIGS / "sweeps" / "tiny.yaml"
+    sweep_id = fill_sweep(file, trials=4, status=SweepStatus.PAUSED, states=states)
+    with store.reading() as session:
+        (run,) = (
+            run for run in store.list_trials(session, sweep_id) if run.status == Status.QUEUED
+        )
+    body = html(show("monitor", run=run.id))
+    assert f"sweeps?sweep={sweep_id}" in body and "Now: waits while its sweep is paused." in body
+
+
+def test_a_restored_best_step_is_told_from_the_last():
+    run_id = fill_run(steps=600)
+    assert "<dt>validation loss</dt>" in html(show("monitor", run=run_id))
+    with store.writing() as session:
+        store.set_best(session, run_id, 400)
+    body = html(show("monitor", run=run_id))
+    assert "<dt>validation loss, best step</dt>" in body
+    assert "<dt>training loss, last step</dt>" in body
+
+
+def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
+    run_id = fill_run()
+    test = show("monitor", run=run_id)
+    assert [b.label for b in test.button] == ["Delete this run"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        assert not store.list_runs(session)
+    assert not paths.log_file(run_id).exists() and not paths.predictions_dir(run_id).exists()
+
+
+def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
+    run_id = fill_run(status=Status.STOPPED, steps=200)
+    (paths.checkpoints_dir(run_id) / "step-200" / "optimizer.pt").unlink()
+    test = show("monitor", run=run_id)
+    test.button[0].click().run()
+    assert "no verified checkpoint" in html(test)
+    resumed = []
+    monkeypatch.setattr(attempts, "resume", lambda run: resumed.append(run.id))
+    test.button[0].click().run()
+    assert resumed == [run_id]
+    assert [b.label for b in show("monitor", run=fill_run(name="b")).button] == ["Delete this run"]
+
+
+def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch):
+    run_id = fill_run(status=Status.STOPPED, steps=300)
+    for step in (100, 200):
+        checkpoint(run_id, step)
+    (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
+    test = show("monitor", run=run_id, view="Checkpoints")
+    text = html(test)
+    assert "val/exact_match" in text and "0.0 MiB" in text
+    assert text.count("verified") == 2 and "verified · best" in text
+    assert "step-100: optimizer.pt is not as it was written" in text
+    keys = [b.key for b in test.button if b.key]
+    assert {"resume 300", "resume 200", "delete 100", "merge 200"} <= set(keys)
+    assert not {"resume 100", "merge 100"} & set(keys)
+    assert f"launch?from={run_id}&amp;fork=200" in text
+    test.button(key="delete 200").click().run()
+    assert "the last two are kept" in html(test)
+    test.button(key="delete 100").click().run()
+    assert "step-100" not in html(test)
+    resumed = []
+    monkeypatch.setattr(attempts, "resume", lambda run, step: resumed.append((run.id, step)))
+    test.button(key="resume 200").click().run()
+    assert resumed == [(run_id, 200)]
+
+
+def test_the_lineage_tells_what_happened_to_a_run():
+    parent = fill_run(name="parent")
+    run_id = fill_run(name="child", status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        child = store.find(session, run_id)
+        child.parent_id, child.parent_step, child.attempt = parent, 200, 2
+        session.add(child)
+        why = f"healed after cuda_oom: {HOSTILE}"
+        store.record_event(session, run_id, 2, EventKind.HEALED, why, step=200)
+        store.record_event(session, run_id, 2, EventKind.WARNING, "no checkpoint at step 250")
+    text = html(show("monitor", run=run_id, view="Lineage"))
+    assert "attempt 2: healed after cuda_oom" in text and HOSTILE not in text
+    assert f"monitor?run={parent}" in text
+    assert text.count("no checkpoint at step 250") == 2  # in the list, and where nobody misses it
+    assert "fork at step 200" in html(show("monitor", run=parent, view="Lineage"))
+
+
+def test_a_fork_is_one_line_with_a_branch():
+    parent = fill_run(name="parent")
+    run_id = fill_run(name="child", status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        child = store.find(session, run_id)
+        child.parent_id, child.parent_step = parent, 200
+        session.add(child)
+        # The child has steps 210 to 300 of its own.
+        session.execute(delete(Metric).where(Metric.run_id == run_id, Metric.step <= 200))
+    with store.reading() as session:
+        found = charts.read_curves(session, store.find(session, run_id))
+        own = store.curve(session, parent, "train/loss")
+    line, branch = found.frames["train/loss"], found.branches["train/loss"]
+    assert line["step"].tolist() == list(range(10, 301, 10))
+    assert line["value"].tolist()[:20] == own["value"].tolist()[:20]
+    assert branch["step"].tolist() == list(range(200, 601, 10))
+    with store.reading() as session:
+        shown = charts.marks(store.find(session, run_id))
+    drawn = charts.figure(
+        charts.CHARTS[0], found.frames, revision="r", branches=found.branches, marks=shown
+    )
+    assert [s.name for s in drawn.layout.shapes] == ["fork", "best"]
+    assert [t.name for t in drawn.data if t.line.dash == "dot"] == [
+        "train, not forked",
+        "validation, not forked",
+    ]
+
+
+def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
+    run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
+    with store.reading() as session:
+        assert [(m.kind, m.step) for m in charts.marks(store.find(session, run_id))] == [
+            ("stop", 400),
+            ("best", 400),
+        ]
+    run_id = fill_run(status=Status.RUNNING, steps=100)
+    assert "No sign of life" not in html(show("monitor", run=run_id))
+    with store.writing() as session:
+        found = store.find(session, run_id)
+        found.heartbeat_at = time.time() - 60
+        session.add(found)
+    assert "No sign of life for 1 min" in html(show("monitor", run=run_id))
+
+
+def test_a_failed_run_says_why():
+    run_id = fill_run(status=Status.FAILED, steps=0, curves=False, reason="no GPU for 4-bit")
+    assert "no GPU for 4-bit" in html(show("monitor", run=run_id))
+
+
+def test_a_resumed_run_says_which_attempt_it_is_and_where_its_best_step_was():
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    with store.writing() as session:
+        store.find(session, run_id).attempt = 2
+    body = html(show("monitor", run=run_id))
+    assert "attempt 2 · step 300 of 600" in body and "best at step 300" in body
+
+
+def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
+    run_id = fill_run("tiny-correct", lora__r=48)
+    body = html(show("monitor", run=run_id, view="Settings"))
+    assert "lora.r" in body and ">48<" in body and "Preset tiny-correct" in body
+    assert "lora.alpha" not in body
+
+
+def test_the_log_tail_is_bounded_and_keeps_what_a_progress_bar_said_last(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")
+    tail = tabs.log_tail(log)
+    assert tail.endswith("line 99999\n30%") and len(tail) <= tabs.LOG_BYTES
+    assert tail.startswith("line "), "a cut line is left out"
+    assert tabs.log_tail(tmp_path / "none") == ""
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def test_only_new_points_are_read(monkeypatch):
+    run_id = fill_run(status=Status.RUNNING, steps=300)
+    asked = []
+    curve = store.curve
+    monkeypatch.setattr(
+        store,
+        "curve",
+        lambda s, r, name, after_step: (
+            asked.append((name, after_step)) or curve(s, r, name, after_step=after_step)
+        ),
+    )
+    with store.reading() as session:
+        first = charts.read_curves(session, store.find(session, run_id)).frames
+    add_points(run_id, 301, 310)
+    with store.reading() as session:
+        second = charts.read_curves(session, store.find(session, run_id)).frames
+    assert ("train/loss", -1) in asked and ("train/loss", 300) in asked
+    assert len(second["train/loss"]) == len(first["train/loss"]) + 10
+    assert second["train/loss"]["step"].is_monotonic_increasing
+
+
+def test_two_runs_do_not_share_their_curves():
+    ids = [fill_run(steps=100, name="a"), fill_run(steps=600, name="b")]
+    with store.reading() as session:
+        lengths = [
+            len(charts.read_curves(session, store.find(session, i)).frames["train/loss"])
+            for i in ids
+        ]
+    assert lengths == [10, 60]
+
+
+def test_thinning_keeps_extremes_and_gaps_within_a_thousand_points():
+    value = np.sin(np.arange(5000) / 50)
+    value[1234] = 9.0
+    value[2000:2100] = np.nan
+    frame = pd.DataFrame({"step": np.arange(5000), "value": value})
+    thin = charts.thin(frame)
+    assert len(thin) <= charts.MAX_POINTS
+    assert 9.0 in thin["value"].to_numpy()
+    assert thin["value"].isna().sum() == 1 and thin["step"].is_monotonic_increasing
+    assert charts.thin(frame.head(10)).equals(frame.head(10))
+
+
+def test_a_metric_that_no_chart_knows_gets_its_own():
+    assert [c.title for c in charts.charts(["val/loss", "kl"])] == ["Loss", "kl"]
+
+
+def test_pace_and_time_left():
+    frame = pd.DataFrame({"step": [0, 10, 20], "value": 0.0, "at": [100.0, 102.0, 104.0]})
+    assert charts.pace(frame) == 5.0
+    assert charts.pace(frame.head(1)) is None

@@ -1,0 +1,51 @@
+"""The panel's server: which hosts and origins it answers."""
+
+import pytest
+
+from src.panel.server import KnownHosts
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "origin", "answer"),
+    [
+        ("http", "127.0.0.1:8501", None, True),
+        ("http", "localhost:8501", None, True),
+        ("http", "192.168.1.4:8501", None, True),
+        ("http", "evil.example", None, False),
+        ("http", "panel.example", None, True),
+        ("http", "x.studio.example", None, True),
+        ("http", "studio.example.evil.com", None, False),
+        ("http", "", None, False),
+        ("http", "127.0.0.1:8501", "http://127.0.0.1:8501", True),
+        ("http", "127.0.0.1:8501", "https://evil.example", False),
+        ("http", "127.0.0.1:8501", "https://panel.example", True),
+        ("websocket", "127.0.0.1:8501", "http://127.0.0.1:8501", True),
+        ("websocket", "127.0.0.1:8501", "https://evil.example", False),
+        ("websocket", "127.0.0.1:8501", "https://panel.example", True),
+        ("websocket", "panel.example", "https://panel.example", True),
+        ("websocket", "evil.example", "https://evil.example", False),
+        ("websocket", "127.0.0.1:8501", "null", False),
+    ],
+)
+def test_only_known_hosts_are_answered(kind, host, origin, answer):
+    import asyncio
+
+    reached, sent = [], []
+
+    async def inner(scope, receive, send):
+        reached.append(dict(scope["headers"]))
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
+    scope = {"type": kind, "headers": headers, "method": "GET", "path": "/"}
+    app = KnownHosts(inner, names=["localhost", "panel.example", "*.studio.example"])
+    asyncio.run(app(scope, receive, send))
+    assert bool(reached) is answer
+    if not answer:
+        refused = {"http": 403, "websocket": 1008}[kind]
+        assert refused in (sent[0].get("status"), sent[0].get("code"))

@@ -1,0 +1,75 @@
+"""What the panel's pages share: numbers, links, imports, reruns."""
+
+import subprocess
+import sys
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from src import paths
+from src.format import duration, number
+from src.panel.ui import navigation
+
+# --- the form -------------------------------------------------------------------------------------
+
+
+def test_a_page_that_draws_itself_anew_does_not_hold_who_goes_elsewhere():
+    """A click on another page's link came while the page decided to run anew."""
+
+    def script():
+        import streamlit as st
+        from streamlit.runtime.scriptrunner import RerunData, RerunException, get_script_run_ctx
+
+        from src.panel.ui import navigation
+
+        if "went" in st.session_state:
+            return
+        requests = get_script_run_ctx().script_requests
+        requests.request_rerun(RerunData(page_script_hash="elsewhere"))
+        try:
+            navigation.rerun_page()
+        except RerunException as asked:
+            st.session_state["went"] = asked.rerun_data.page_script_hash
+
+    assert AppTest.from_function(script).run().session_state["went"] == "elsewhere"
+
+
+# --- what the pages share -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (8, "8 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (2e5, "2 d 7 h")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_numbers_have_units_and_nan_is_a_dash():
+    assert number(9800.4, ",.0f", "tokens/s") == "9,800 tokens/s"
+    assert number(float("nan")) == number(None, unit="GiB") == "–"
+
+
+def test_links_escape_what_they_hold():
+    anchor = navigation.link("monitor", "<b>", {"run": 'x"><script>'})
+    assert anchor == (
+        '<a class="inner " href="monitor?run=x%22%3E%3Cscript%3E" target="_self">&lt;b&gt;</a>'
+    )
+
+
+def test_no_page_imports_what_trains():
+    code = (
+        "import sys, runpy, glob\n"
+        "import app, pkgutil, importlib, src.panel\n"
+        "for module in pkgutil.walk_packages(src.panel.__path__, 'src.panel.'):\n"
+        "    if module.name != 'src.panel.main':  # a Streamlit script\n"
+        "        importlib.import_module(module.name)\n"
+        "for page in glob.glob('pages/*.py'):\n"
+        "    runpy.run_path(page)\n"
+        "heavy = {'torch', 'transformers', 'trl', 'peft', 'unsloth', 'wandb'} & set(sys.modules)\n"
+        "print(heavy or 'light')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT
+    )
+    assert run.stdout.strip().endswith("light"), run.stdout + run.stderr[-2000:]

@@ -1,0 +1,183 @@
+"""The form of the Sweeps page: its fields, the file, what a sweep takes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import store
+from src.config import ConfigError
+from src.panel.launch import measure_button
+from src.panel.sweeps import form as sweep_form
+from src.runs import estimate, launcher, packing
+from src.sweeps import control
+from src.sweeps import estimate as sweep_estimate
+from src.sweeps.file import (
+    MICRO_BATCH,
+    Categorical,
+    base_config,
+    load_sweep,
+    parse_sweep,
+)
+from tests.helpers.pages import html, show
+from tests.helpers.store import press_again
+from tests.helpers.sweeps import TINY, measured
+
+
+@pytest.mark.usefixtures("home")
+def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
+    page = html(show("sweeps"))
+    assert "No sweeps yet" in page and "24 trials" in page
+    page = html(show("sweeps", file="seed-grid"))
+    assert "4,096 trials" in page and "2,304 settings take the same steps" in page
+    assert "<code>duplicates: skip</code>" in page
+    test = show("sweeps", budget="1 second")
+    assert "too small for one trial" in html(test) and test.button[0].disabled
+    assert "name: tiny" in test.code[0].value
+    assert "There are none yet" in html(show("sweeps", sweep="nobody")).replace(
+        "there are", "There are"
+    )
+
+
+@pytest.mark.usefixtures("home")
+def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TINY.read_text().replace("lora.r: [4", "lora.rank: [4").replace("tpe", "ouija")
+    (tmp_path / "configs" / "sweeps").mkdir(parents=True)
+    (tmp_path / "configs" / "sweeps" / "bad.yaml").write_text(text.replace("name: tiny", "name: "))
+    monkeypatch.setattr(sweep_form, "FOLDER", tmp_path / "configs" / "sweeps")
+    test = show("sweeps")
+    problems = [line for line in html(test).split("\n") if 'class="problem"' in line]
+    (at_name, at_method, all_of_them) = problems
+    assert "valid string" in at_name and "ouija" in at_method
+    assert all_of_them.count("<br>") == 1 and "method: " in all_of_them and "name: " in all_of_them
+    assert "ouija" in test.code[0].value and test.button[0].disabled
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def start_driver(sweep_id: str) -> None:
+        started.append(sweep_id)
+        press_again()  # and that makes no second one
+
+    monkeypatch.setattr(launcher, "start_driver", start_driver)
+    test = show("sweeps", budget="6 trials")
+    test.button[0].click().run()
+    with store.reading() as session:
+        (row,) = store.list_sweeps(session)
+    assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
+    assert "No trials yet" in html(show("sweeps", sweep=row.id))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [4, 8, 16, 32],
+        ["linear", "cosine"],
+        [["c_attn"], ["c_attn", "c_proj"]],
+        [None, 0.1],
+        {"low": 2e-4, "high": 1e-2, "log": True},
+        {"low": 0.0, "high": 0.95, "when": {"optimizer.name": ["sgd"]}},
+    ],
+)
+def test_values_read_in_the_form_as_they_stand_in_the_file(values: Any) -> None:
+    text = sweep_form.flow(values)
+    assert text[0] not in "[{" or isinstance(values[0], list)
+    assert sweep_form.unflow(text) == values
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    test = show("sweeps")
+    test.selectbox(key="set method").select("random").run()
+    test.text_input(key="set space.lora.r").input("2, 64").run()
+    test.text_input(key="set space.scheduler.name").input("").run()
+    test.selectbox(key="one more").select("lora.dropout").run()
+    test.text_input(key="set space.lora.dropout").input("low: 0, high: 0.3, step: 0.1").run()
+    test.text_input(key="set base.overrides").input("training.max_steps: 50").run()
+    assert "2, 64" in test.query_params["space.lora.r"]
+    assert not [w for w in test.text_input if w.key == "set space.scheduler.name"]
+    test.button[0].click().run()
+    with store.reading() as session:
+        (row,) = store.list_sweeps(session)
+    sweep = control.launched_config(row)
+    assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
+    assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space
+    assert base_config(sweep).training.max_steps == 50
+    assert Path(row.path) == home / "results" / "sweeps" / "own" / "tiny.yaml"
+    # The next one may start from it; the same name with other words is another file.
+    test = show("sweeps", file="tiny (own)")
+    assert test.text_input(key="set space.lora.r").value == "2, 64"
+    assert sweep_form.saved("tiny", Path(row.path).read_text()) == Path(row.path)
+    assert sweep_form.saved("tiny", "else").name == "tiny-2.yaml"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_field_says_what_is_wrong_and_all_can_be_undone() -> None:
+    asked = {"space.lora.r": "0, 8", "base.overrides": "data.path: /etc/passwd", "budget": ""}
+    test = show("sweeps", **asked)
+    page = html(test)
+    assert "greater than or equal to 1" in page and test.button[0].disabled
+    assert "tpe search has no end" in page
+    (undo,) = [b for b in test.button if b.label == "Undo all changes"]
+    undo.click().run()
+    assert not test.button[0].disabled and not set(asked) & set(test.query_params)
+    page = html(show("sweeps", **{"base.overrides": "data.path: /etc/passwd"}))
+    assert "the panel reads files under" in page
+    page = html(show("sweeps", metric="val/loss"))
+    assert "24 trials" in page and "mode: min" not in page
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = load_sweep(TINY)
+    asked: list[dict[str, str]] = []
+
+    def command(request: dict[str, str]) -> None:
+        assert parse_sweep(request["sweep"], TINY) == sweep
+        asked.append(request)
+        if len(asked) == 1:
+            raise estimate.CannotMeasure("a run is training")
+        speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
+        measured(speaker, 1, 0.1, 1.0)
+        measured(speaker, packing.FEW_ADAPTERS, 0.2, 1.5)
+
+    monkeypatch.setattr(measure_button, "_measure", command)
+    label = "Measure what it takes"
+    for seen in ("a run is training", "1.5 GiB of memory for a full pack. About "):
+        test = show("sweeps", file="tiny")
+        assert seen not in html(test)
+        next(b for b in test.button if b.label == label).click().run()
+        measure_button._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
+        test = show("sweeps", file="tiny")
+        assert seen in html(test)
+    assert [list(request) for request in asked] == [["sweep"]] * 2
+    assert label not in [b.label for b in test.button]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() -> None:
+    sweep = load_sweep(TINY)
+    speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
+    assert speaker.lora.r == 32
+    file = estimate.measurement_file(speaker)
+    file.parent.mkdir(parents=True)
+    largest = {"training.per_device_train_batch_size": 8}
+    found = estimate.Measurement(False, 1, "packed", 20.0, 16.0, {}, 8.0, 0.1, 0.5, largest)
+    file.write_text(json.dumps(asdict(found)))
+    with pytest.raises(ConfigError, match="what fits: training.per_device_train_batch_size 8"):
+        control.launch(TINY)
+    searched = sweep.space | {MICRO_BATCH: Categorical(values=[4, 8])}
+    assert (
+        sweep_estimate.estimate_sweep(sweep.model_copy(update={"space": searched}), 0).trials == 24
+    )
+    test = show("sweeps", file="tiny")
+    assert "more than the 16.0 GiB available" in html(test) and test.button[0].disabled
