@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from importlib.resources import files
 from urllib.parse import urlsplit
 
@@ -19,10 +18,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from src.panel.ui.assets import PLOTLY_JS
 from src.runs.reconciler import reconcile
 from src.runs.timeouts import TIMEOUTS
-
-PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
 
 
 def middleware() -> list[Middleware]:

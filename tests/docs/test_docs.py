@@ -1,5 +1,6 @@
 """The documentation is true: its commands run, its settings and errors exist, its links lead."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -287,3 +288,27 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Runs that cannot be lost" in (tmp_path / "index.html").read_text()
     assert 'class="mermaid"' in (tmp_path / "architecture.html").read_text()
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Imports inside functions and those for type checkers count too."""
+    sources = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in (ROOT / "src").rglob("*.py")
+    }
+    needs: dict[str, set[str]] = {}
+    for name, file in sources.items():
+        needs[name] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                needs[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                needs[name] |= inner & set(sources) or {node.module}
+    circles = {
+        tuple(sorted((name, other)))
+        for name, wanted in needs.items()
+        for other in wanted
+        if name != other and name in needs.get(other, ())
+    }
+    assert circles == set()

@@ -17,7 +17,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from src import store
 from src.models.metrics import METRICS, metric_info
-from src.panel.server import PLOTLY_JS
+from src.panel.ui.assets import PLOTLY_JS
 from src.store.outcome import EndReason
 from src.store.tables import Run, Status
 

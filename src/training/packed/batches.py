@@ -4,53 +4,19 @@ Legend: K slots, B rows per run and step, T tokens per row, N answer tokens per 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from src.models.losses import IGNORED
 from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput, idle_row
-from src.training.scoring import Row
-
-if TYPE_CHECKING:
-    from src.training.packed.run import PackedRun
+from src.training.packed.run import PackedRun
 
 # Each length of rows is a CUDA graph, which takes as long to capture as hundreds of steps.
 MIN_ROWS_FOR_EXACT_LENGTH = 256  # in a step of all runs: the longest of many is nearly constant
 MAX_EXACT_LENGTHS = 8
 LENGTH_MULTIPLE = 8  # tokens; what other lengths are rounded up to
 ANSWERS_MULTIPLE = 64  # answer tokens of a run and step are rounded up to this on a GPU
-
-
-@dataclass(frozen=True)
-class ExampleArrays:
-    """Examples as arrays: ids (n, longest) right-padded, lengths of prompt and answer (n,)."""
-
-    ids: np.ndarray
-    prompts: np.ndarray
-    answers: np.ndarray
-
-    @staticmethod
-    def of(rows: Sequence[Row], pad: int) -> "ExampleArrays":
-        ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int32)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row.prompt_ids + row.answer_ids
-        return ExampleArrays(
-            ids,
-            np.array([len(row.prompt_ids) for row in rows]),
-            np.array([len(row.answer_ids) for row in rows]),
-        )
-
-    def labelled(self, chosen: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """For the rows `chosen`, laid out with `length` tokens each: the flat position that
-        predicts each answer token (n,), and the token (n,)."""
-        counts = self.answers[chosen]
-        row = np.repeat(np.arange(len(chosen)), counts)
-        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        place = self.prompts[chosen][row] + offset
-        return row * length + place - 1, self.ids[chosen[row], place]
 
 
 def padded_length(longest: int, rows: int, known: Collection[int] = ()) -> int:
@@ -72,7 +38,7 @@ class BatchBuilder:
         self.pad, self.graphs = pad, graphs
         self._answers: dict[int, int] = {}  # room for answer tokens, by length of the rows
 
-    def step(self, runs: Sequence["PackedRun"], slots: int, offset: int) -> StepInput:
+    def step(self, runs: Sequence[PackedRun], slots: int, offset: int) -> StepInput:
         """The step that is `offset` ahead, of every run. Slots without a run are idle."""
         chosen = [run.chosen(run.step + offset) for run in runs]
         lengths = [run.arrays.prompts[c] + run.arrays.answers[c]
@@ -101,7 +67,7 @@ class BatchBuilder:
 
     def _shape(
         self,
-        runs: Sequence["PackedRun"],
+        runs: Sequence[PackedRun],
         chosen: Sequence[np.ndarray],
         lengths: Sequence[np.ndarray],
         counts: Sequence[int],

@@ -15,7 +15,7 @@ from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.training.data_loaders import load_splits
 from src.training.examples import Examples
 from src.training.identity import run_identity
-from src.training.packed.batches import ExampleArrays
+from src.training.packed.arrays import ExampleArrays
 from src.training.packed.eligibility import refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
 from src.training.run_policy import RunPolicy

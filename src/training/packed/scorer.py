@@ -16,7 +16,7 @@ from src.models.multi_lora.decode import greedy_tokens, teacher_forced
 from src.models.multi_lora.forward import KernelSet
 from src.models.multi_lora.step import Options
 from src.training import scoring
-from src.training.packed.batches import ExampleArrays
+from src.training.packed.arrays import ExampleArrays
 from src.training.packed.run import PackedRun
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU

@@ -1,0 +1,5 @@
+"""Addresses of files that the panel's server serves besides its pages."""
+
+from importlib.metadata import version
+
+PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"

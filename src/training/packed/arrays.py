@@ -1,0 +1,37 @@
+"""Examples as arrays, from which batches are cut without a loop over rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.training.scoring import Row
+
+
+@dataclass(frozen=True)
+class ExampleArrays:
+    """Examples as arrays: ids (n, longest) right-padded, lengths of prompt and answer (n,)."""
+
+    ids: np.ndarray
+    prompts: np.ndarray
+    answers: np.ndarray
+
+    @staticmethod
+    def of(rows: Sequence[Row], pad: int) -> "ExampleArrays":
+        ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int32)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = row.prompt_ids + row.answer_ids
+        return ExampleArrays(
+            ids,
+            np.array([len(row.prompt_ids) for row in rows]),
+            np.array([len(row.answer_ids) for row in rows]),
+        )
+
+    def labelled(self, chosen: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """For the rows `chosen`, laid out with `length` tokens each: the flat position that
+        predicts each answer token (n,), and the token (n,)."""
+        counts = self.answers[chosen]
+        row = np.repeat(np.arange(len(chosen)), counts)
+        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = self.prompts[chosen][row] + offset
+        return row * length + place - 1, self.ids[chosen[row], place]
