@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import text
 
 from src import paths, store
@@ -118,6 +118,8 @@ class Processes(RuleBasedStateMachine):
         self.patch.setattr(reconciler, "kill_by_token", lambda token: None)
         self.patch.setattr(spawn, "start_detached", self.start_trainer)
         self.patch.setattr(supervisor, "memory_kills", lambda pid: 0)
+        # Every lock here is this process's own, and it must not end itself.
+        self.patch.setattr(supervisor.Supervisor, "signal_trainer", lambda own, number: None)
         with store.writing() as session:
             session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
                               status=SweepStatus.ACTIVE, created_at=time.time()))  # fmt: skip
@@ -152,6 +154,22 @@ class Processes(RuleBasedStateMachine):
         rows = [run for run in self.rows() if not statuses or run.status in statuses]
         return rows[index % len(rows)] if rows else None
 
+    # --- all of them ---
+
+    @rule(index=PICK)
+    def time_passes(self, index: int) -> None:
+        """Each process takes its next step; the rules below do so in any other order."""
+        for _ in list(self.asked):
+            self.supervisor_begins(0)
+        for place in range(len(self.trainers)):
+            if self.trainer(place):
+                self.trainer_reads(place)
+                self.trainer_reports(place, index)
+        for place in range(len(self.supervisors)):
+            self.supervisor_looks(place)
+        if self.widowed():
+            self.supervisor_ends(index)
+
     # --- a user, and a sweep's driver ---
 
     @rule(engine=st.sampled_from(["trl", "packed"]), heals=st.booleans(), trial=st.booleans())
@@ -165,9 +183,16 @@ class Processes(RuleBasedStateMachine):
             store.enqueue(session, config, **columns)
         launcher.fill_slots()
 
+    @initialize(engines=st.lists(st.sampled_from(["trl", "packed"]), min_size=3, max_size=3))
+    def begin(self, engines: list[str]) -> None:
+        for number, engine in enumerate(engines):
+            self.launch(engine, heals=True, trial=number > 0)
+
     @rule(index=PICK)
     def stop(self, index: int) -> None:
-        if run := self.pick(index):
+        """Mostly of a run that trains: what is cancelled takes no further part."""
+        statuses = ACTIVE if index % 5 else ()
+        if run := self.pick(index, *statuses):
             after = launcher.stop(run.id)
             assert after == (Status.CANCELLED if run.status == Status.QUEUED else run.status)
 
@@ -201,9 +226,9 @@ class Processes(RuleBasedStateMachine):
     @rule(index=PICK)
     def sweep_ends_a_trial(self, index: int) -> None:
         """It is pruned, or taken out of the queue."""
-        run = self.pick(index, Status.QUEUED, *ACTIVE)
+        run = self.pick(index, *(ACTIVE if index % 3 else [Status.QUEUED]))
         if run and run.sweep_id:
-            control.end_runs([run], reason="pruned: the sweep has seen enough")
+            control.stop_runs([run], reason="pruned: the sweep has seen enough")
 
     @rule()
     def sweep_is_given_more(self) -> None:
@@ -257,21 +282,25 @@ class Processes(RuleBasedStateMachine):
             own.end_members()
             own.claim_more(3 - len(own.runs))
 
-    @precondition(lambda self: self.supervisors)
+    @precondition(lambda self: self.widowed())
     @rule(index=PICK)
     def supervisor_ends(self, index: int) -> None:
-        own, lock = self.supervisors[index % len(self.supervisors)]
-        if own.runs and own.alive():
-            return
+        own, lock = self.widowed()[index % len(self.widowed())]
         for one in list(own.runs):
             own.end(one, own.outcome(one))
         self.supervisors.remove((own, lock))
         lock.release()
         launcher.fill_slots()
 
+    def widowed(self) -> list[tuple[supervisor.Supervisor, FileLock]]:
+        """Supervisors whose trainer is gone."""
+        return [one for one in self.supervisors if not (one[0].runs and one[0].alive())]
+
     @precondition(lambda self: self.supervisors)
     @rule(index=PICK)
     def supervisor_dies(self, index: int) -> None:
+        if index % 3:
+            return
         own, lock = self.supervisors.pop(index % len(self.supervisors))
         for one in own.runs:
             one.lock.release()
@@ -283,16 +312,21 @@ class Processes(RuleBasedStateMachine):
         living = [one for one in self.trainers.values() if one.returncode is None]
         return living[index % len(living)] if living else None
 
+    @precondition(lambda self: self.trainer(0))
     @rule(index=PICK)
     def trainer_reads(self, index: int) -> None:
         if one := self.trainer(index):
             one.read_next()
 
+    @precondition(lambda self: self.trainer(0))
     @rule(index=PICK, which=PICK)
     def trainer_reports(self, index: int, which: int) -> None:
         """A metric, as `workers.reporter` writes it."""
         one = self.trainer(index)
-        if one is None or not one.runs:
+        assert one is not None
+        if not one.runs:
+            one.read_next()
+        if not one.runs:
             return
         run, _ = list(one.runs.values())[which % len(one.runs)]
         with store.writing() as session:
@@ -304,6 +338,7 @@ class Processes(RuleBasedStateMachine):
         if not current:
             one.leave(run.id)
 
+    @precondition(lambda self: self.trainer(0))
     @rule(index=PICK, which=PICK, outcome=OUTCOMES)
     def trainer_ends_a_run(self, index: int, which: int, outcome: Outcome) -> None:
         one = self.trainer(index)
@@ -316,6 +351,7 @@ class Processes(RuleBasedStateMachine):
         if one.what != ("--pack",):
             one.exit(0)
 
+    @precondition(lambda self: self.trainer(0))
     @rule(index=PICK, code=st.sampled_from([0, 1, 2, -9, -11, result_file.EXIT_DISK_FULL]))
     def trainer_dies(self, index: int, code: int) -> None:
         if one := self.trainer(index):
@@ -385,8 +421,8 @@ class Processes(RuleBasedStateMachine):
 
 TestProcesses = Processes.TestCase
 TestProcesses.settings = settings(
-    max_examples=15,
-    stateful_step_count=40,
+    max_examples=25,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
