@@ -171,7 +171,7 @@ def trained(
     tiny.save_model(folder / "v1", "gpt2", 32, seed=2)
     tiny.data(folder / "words")
     tiny.data(folder / VALUES["data.path"], train=14)
-    read = spelling_model._read
+    read = spelling_model.from_pretrained
 
     def read_hub_model(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
         there = folder / (revision or "newest") if name == "someone/model" else name
@@ -184,8 +184,8 @@ def trained(
 
     pairs = [(word[1:] + word[0], word) for word in tiny.WORDS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spelling_model, "_read", read_hub_model)
-        patch.setattr(data_loaders, "_read_hub", read_hub_data)
+        patch.setattr(spelling_model, "from_pretrained", read_hub_model)
+        patch.setattr(data_loaders, "read_hub", read_hub_data)
         patch.setattr(data_loaders, "misspellings", lambda: pairs)
         found = Trained(request.param, folder)
         indifferent = changed(found.plain, sorted(SETTINGS.keys() - set(DECISIVE)))
