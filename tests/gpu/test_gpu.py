@@ -1,6 +1,7 @@
 """What only a GPU can show: every backend on every shape, and runs that meet the end of its memory
 or move between it and the CPU."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from benchmarks.gpu_check import CASES, start_case
 from src import paths, store
 from src.config import ConfigError, load_config, stored_config
-from src.runs import attempts, estimate, launcher
+from src.runs import attempts, estimate, launcher, machine
+from src.runs.locks import holder
 from src.store.tables import Run, Status
 from tests.helpers.live import ended, row, wait
 
@@ -87,6 +89,9 @@ def test_a_run_moves_between_gpu_and_cpu(
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         if used:
+            # The supervisor that ends has the old environment, and fills the slot as its last act.
+            while holder(machine.slot_lock(0)):
+                time.sleep(0.1)
             attempts.resume(row(run_id))
         wait(run_id, further)
         launcher.stop(run_id)
