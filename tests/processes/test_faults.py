@@ -456,7 +456,7 @@ def test_28_an_old_sqlite_keeps_its_journal_in_delete_mode(home: Path) -> None:
     code = """
 import sys
 sys.modules["pysqlite3"] = None
-from src.runs import store
+from src import store
 with store.writing() as session:
     mode = session.connection().exec_driver_sql("PRAGMA journal_mode").scalar()
 print(mode, "|", store.why_not_wal())

@@ -75,7 +75,7 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     longer = config_with(small, training__max_steps=60, evaluation__eval_steps=20)
     steps = 30 * found.step_seconds
     assert found.seconds(longer) == pytest.approx(found.seconds(config) + steps)
-    assert "s a step" in found.sentence(config)
+    assert "s per step" in found.sentence(config)
     # The launch shows it.
     file = written(home() / "known.yaml", config)
     told = command("launch", file, "--json")
