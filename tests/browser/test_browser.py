@@ -20,6 +20,7 @@ import pytest
 
 from src import paths, store
 from src.store.tables import Status
+from tests.helpers.speed import slowness
 from tests.helpers.store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -210,7 +211,7 @@ def test_pages_follow_each_other_without_a_reload_within_a_second(page, panel, e
         page.get_by_role("link", name=name, exact=True).click()
         page.wait_for_selector(f"{MAIN} >> {sign}")
         took.setdefault(name, []).append(time.monotonic() - start)
-    assert max(min(tries) for tries in took.values()) <= 1.0, took
+    assert max(min(tries) for tries in took.values()) <= slowness(), took
 
 
 @pytest.mark.timed
@@ -223,7 +224,7 @@ def test_the_first_paint_takes_a_second_and_a_half(browser, panel, ended):
             page.goto(panel)
             page.wait_for_selector("table.rows")
             took.append(time.monotonic() - start)
-    assert min(took[1:]) <= 1.5, took
+    assert min(took[1:]) <= 1.5 * slowness(), took
 
 
 def test_zoom_outlives_three_refreshes_and_only_grows_the_curve(page, panel, watched):
@@ -275,7 +276,7 @@ def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, 
         page.wait_for_timeout(2000)  # one refresh
         costs.append(round((busy() - before) * 1000))
     print(f"a refresh costs {costs} ms of the main thread")
-    assert sorted(costs)[2] <= 100, costs
+    assert sorted(costs)[2] <= 100 * slowness(), costs
 
 
 def test_all_charts_show_the_same_best_step(page, panel, watched):

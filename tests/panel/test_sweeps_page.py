@@ -23,6 +23,7 @@ from src.sweeps.file import (
     load_sweep,
 )
 from tests.helpers.pages import html, show
+from tests.helpers.speed import slowness
 from tests.helpers.store import HOSTILE, end, fill_predictions, fill_sweep
 from tests.helpers.sweeps import TINY, measured, sweep_row, trials_of
 
@@ -247,5 +248,5 @@ def test_4096_trials_are_listed_in_300_ms() -> None:
             began = time.process_time()
             found = results.read(session, row)
             took.append(time.process_time() - began)
-    assert len(found.trials) == len(found.settings) == 4096 and min(took) < 0.3, took
+    assert len(found.trials) == len(found.settings) == 4096 and min(took) < 0.3 * slowness(), took
     assert found.settings["trial"].iloc[0] == 4095
