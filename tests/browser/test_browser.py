@@ -640,7 +640,11 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
 
 
 def by_keyboard(page: Any, name: str, tag: str = "INPUT") -> None:
-    """Press Tab until what is called so has the focus."""
+    """Press Tab until what is called so has the focus.
+
+    Waits first until the page is still: what Streamlit draws anew meanwhile takes the focus away.
+    """
+    still(page)
     passed = []
     for _ in range(150):
         page.keyboard.press("Tab")
