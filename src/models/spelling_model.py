@@ -7,10 +7,11 @@ them.
 import hashlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import torch
@@ -57,13 +58,6 @@ def choose_backend(backend: str, *, precision: str) -> tuple[str, str | None]:
     if backend == "unsloth":
         raise ModelError(f"backend unsloth: {why}; take backend auto or peft")
     return "peft", f"{why}, so PEFT trains."
-
-
-def model_type(name: str, *, revision: str | None = None) -> str:
-    """The `model_type` of a base model's configuration, such as gpt2 or llama."""
-    from transformers import AutoConfig
-
-    return str(from_pretrained(AutoConfig, name, revision).model_type)
 
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> Vocabulary:
@@ -126,9 +120,13 @@ def load_base(
         raise ModelError(
             f"the tokenizer of {name!r} has {len(tokenizer)} tokens, but its model has {rows}"
         )
-    _disable_dropout(model)
     model.requires_grad_(False)
     model.eval()
+    _disable_randomness(model)
+    text_config = model.config.get_text_config()
+    if hasattr(text_config, "output_router_logits"):
+        # For an auxiliary loss of experts, which no frozen router needs; generation fails with it.
+        text_config.output_router_logits = False
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 
@@ -335,13 +333,36 @@ def _load_with_unsloth(
     return model
 
 
-def _disable_dropout(model: Any) -> None:
+# Rates of noise in routers of experts; phimoe's `router_jitter_noise` is no noise but a threshold.
+_NOISE = ("jitter_noise", "input_jitter_noise", "moe_jitter_eps")
+
+
+def _disable_randomness(model: Any) -> None:
+    """Switch off all that a base draws at random in training: dropout of every kind, skipped
+    layers, and the noise of routers of experts.
+
+    Architectures keep these rates in modules, as numbers in their layers, or read them from their
+    configuration at each step. tests/engines/test_base_randomness.py looks through the installed
+    transformers for further ways.
+    """
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        # Llama-shaped attention keeps its dropout rate as a float attribute.
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-    for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout"):
-        if hasattr(model.config, name):
-            setattr(model.config, name, 0.0)
+        if type(module).__name__.endswith("Router"):  # phimoe's draws the experts in training
+            module.train = MethodType(lambda self, mode=True: self, module)
+        for name in _random_rates(vars(module)):
+            setattr(module, name, 0.0)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        for name in _random_rates(vars(config)):
+            setattr(config, name, 0.0)
+
+
+def _random_rates(values: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers, among attributes, that are the rate of something random."""
+    return [
+        name
+        for name, value in values.items()
+        if ("drop" in name or name in _NOISE)
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ]

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,29 @@ def train(
     """
     reporter.phase("loading libraries")
     engine = engine or choose_engine(config)
+    backend = config.backend
     if engine.packed:
+        from src.models.multi_lora.base import CannotPack
         from src.training.packed.engine import train_one
         from src.training.packed.run import RunSpec
 
-        return train_one(RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from))
+        try:
+            return train_one(RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from))
+        except CannotPack as error:
+            # Raised before the first step, and only of what the weights show: see config_problem.
+            if config.engine == "packed":
+                raise
+            engine = EngineChoice(False, str(error))
+            # Unsloth has to be imported before the libraries that the packed engine imported.
+            backend = "peft"
     return _train_with_trl(
-        config, reporter, output_dir, checkpoints_dir, resume_from, engine_note=engine.reason
+        config,
+        reporter,
+        output_dir,
+        checkpoints_dir,
+        resume_from,
+        backend=backend,
+        engine_note=engine.reason,
     )
 
 
@@ -88,6 +105,7 @@ def _train_with_trl(
     checkpoints_dir: Path,
     resume_from: Path | None,
     *,
+    backend: str,
     engine_note: str | None,
 ) -> TrainingResult:
     """Train one adapter: data, base model, adapter, training, final scores."""
@@ -103,7 +121,7 @@ def _train_with_trl(
     if threads := os.environ.get("SPELLTUNE_THREADS"):
         torch.set_num_threads(int(threads))
     precision = machine.resolve_precision(config.training.precision)
-    asked = plan(config, precision=precision)
+    asked = replace(plan(config, precision=precision), backend=backend)
     backend, note = spelling.choose_backend(asked.backend, precision=precision)
 
     reporter.phase(f"reading {config.data.task}")

@@ -100,6 +100,8 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
             "loss_type": "nll",
             "label_smoothing_factor": 0.0,
             "neftune_noise_alpha": None,
+            # Else TRL has a base with experts compute its auxiliary loss, and generation fails.
+            "router_aux_loss_coef": 0.0,
             "use_liger_kernel": False,
             "activation_offloading": False,
             "torch_compile": False,

@@ -458,7 +458,6 @@ def test_the_benchmark_keeps_a_profile_of_what_it_measures(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mamba"}, "gpt2, llama, qwen2 shapes, and this base is mamba"),
         ({"activation_function": "relu"}, "no relu"),
         ({"scale_attn_by_inverse_layer_idx": True}, "plain attention"),
     ],

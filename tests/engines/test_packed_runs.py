@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from src.config import RunConfig
 from src.models import utils
+from src.models.multi_lora.base import CannotPack
 from src.models.multi_lora.step import Pack
 from src.training import checkpointing, scoring
 from src.training.early_stopping import Diverged
+from src.training.packed import prepare
 from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
-from src.training.packed.eligibility import choose_engine, packed_problems
+from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
 from src.training.packed.engine import train_pack
 from src.training.packed.run import Outcome, PackedRun, RunSpec
 from src.training.train import train
@@ -235,6 +237,24 @@ def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
     assert "no 4-bit base" in (choose_engine(bits)[1] or "")
     named = trial_config(base, engine="auto", lora__target_modules=["wte"])
     assert "no adapters at wte" in (choose_engine(named)[1] or "")
+
+
+def test_auto_goes_on_with_trl_where_the_base_turns_out_to_be_another(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*args: Any) -> None:
+        raise CannotPack("the packed engine has no output head with a bias")
+
+    monkeypatch.setattr(prepare, "read_base", other)
+    taken = EngineChoice(True, None)
+    auto = spec(trial_config(base, engine="auto", training__max_steps=2), tmp_path / "auto")
+    outcome = train(**vars(auto), engine=taken)
+    assert outcome.step == 2 and (tmp_path / "auto/out/final").is_dir()
+    used = recorder(auto).values
+    assert used["engine"] == "trl" and used["engine_note"].endswith("output head with a bias")
+    assert used["backend"] == "peft"
+    with pytest.raises(CannotPack):
+        train(**vars(spec(trial_config(base, engine="packed"), tmp_path / "packed")), engine=taken)
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:

@@ -16,8 +16,13 @@ import torch.nn.functional as F
 
 from src.models.multi_lora.adapters import LoraStack, StackShape
 from src.models.multi_lora.linear import FusedSlices
-from src.models.multi_lora.shapes import shape_problem
+from src.models.multi_lora.shapes import config_problem, targets_problem
 from src.models.utils import ModelError
+
+
+class CannotPack(ModelError):
+    """The packed engine cannot compute this base model; the TRL engine may."""
+
 
 HEAD_MULTIPLE = 64  # rows of the output head: 50,257 falls to a slow kernel, 50,304 does not
 
@@ -108,17 +113,17 @@ class FrozenBase:
 def read_base(model: Any, targets: Sequence[str], dtype: torch.dtype) -> FrozenBase:
     """The frozen base of a transformers model whose layers named in `targets` carry adapters.
 
-    Raises ModelError with the reason where the packed engine cannot compute this model.
+    Raises CannotPack with the reason where the packed engine cannot compute this model.
     """
     config = model.config
     kind = config.model_type
-    if problem := shape_problem(kind, targets):
-        raise ModelError(problem)
+    if problem := config_problem(config.to_dict()) or targets_problem(kind, targets):
+        raise CannotPack(problem)
     if getattr(model, "is_quantized", False):
-        raise ModelError("the packed engine has no 4-bit base")
+        raise CannotPack("the packed engine has no 4-bit base")
     head = model.get_output_embeddings()
     if head.bias is not None:
-        raise ModelError("the packed engine has no output head with a bias")
+        raise CannotPack("the packed engine has no output head with a bias")
     reader = _Reader(model, targets, dtype, transposed=kind == "gpt2")
     parts = _gpt2(reader, config) if kind == "gpt2" else _llama(reader, config)
     rows = head.weight.shape[0]
@@ -197,15 +202,6 @@ class _Reader:
 
 
 def _gpt2(reader: _Reader, config: Any) -> dict[str, Any]:
-    if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise ModelError(f"the packed engine has no {config.activation_function} for GPT-2")
-    if (
-        not config.scale_attn_weights
-        or config.scale_attn_by_inverse_layer_idx
-        or config.reorder_and_upcast_attn
-        or config.add_cross_attention
-    ):
-        raise ModelError("the packed engine has only GPT-2's plain attention")
     layers = tuple(
         Layer(
             reader.norm(f"{block}.ln_1"),
@@ -228,13 +224,6 @@ def _gpt2(reader: _Reader, config: Any) -> dict[str, Any]:
 
 
 def _llama(reader: _Reader, config: Any) -> dict[str, Any]:
-    if config.hidden_act != "silu":
-        raise ModelError(f"the packed engine has no {config.hidden_act} for Llama shapes")
-    rope = config.rope_parameters.get("rope_type", "default")
-    if rope not in ("default", "linear", "llama3"):
-        raise ModelError(f"the packed engine has no {rope} rotary positions")
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ModelError("the packed engine has no sliding-window attention")
     layers = tuple(
         Layer(
             reader.norm(f"{block}.input_layernorm"),

@@ -3,12 +3,11 @@
 Imports no torch: launcher, supervisor and panel ask before any library is loaded.
 """
 
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.config import RunConfig, affecting, get
-from src.models.multi_lora.shapes import SHAPES, shape_problem
+from src.models.base_files import BaseFiles, BaseModelError
+from src.models.multi_lora.shapes import config_problem, targets_problem
 from src.paths import base_model
 
 
@@ -25,15 +24,19 @@ def choose_engine(config: RunConfig) -> EngineChoice:
         return EngineChoice(config.engine == "packed", None)
     import torch
 
-    from src.models.spelling_model import model_type
-
     if not torch.cuda.is_available():
         # It would be faster here too, but only TRL's checkpoints resume to the same bits.
         reason = "without a GPU auto keeps to trl, which resumes exactly; packed is faster"
         return EngineChoice(False, reason)
-    kind = model_type(base_model(config.model.name), revision=config.model.revision)
-    problem = refusal(config) or shape_problem(kind, config.lora.target_modules or ())
+    # The first training of a base on the hub downloads it; its shape must be known before.
+    files_of(config).download()
+    problem = refusal(config)
     return EngineChoice(problem is None, problem)
+
+
+def files_of(config: RunConfig) -> BaseFiles:
+    """The files of a run's base model."""
+    return BaseFiles(base_model(config.model.name), config.model.revision)
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
@@ -52,15 +55,19 @@ def pack_key(config: RunConfig) -> tuple[Any, ...]:
 def packed_problems(config: RunConfig) -> dict[str, str]:
     """A sentence for each setting that the packed engine cannot follow: {setting: sentence}.
 
-    The shape of a base model on the hub is seen only when the model is loaded.
+    The shape of a base model on the hub is seen once its config.json is on this machine.
     """
     problems = {}
-    file = Path(base_model(config.model.name)) / "config.json"
-    if file.is_file():
-        kind = json.loads(file.read_text()).get("model_type", "unknown")
-        if problem := shape_problem(kind, config.lora.target_modules or ()):
-            field = "lora.target_modules" if kind in SHAPES else "engine"
-            problems[field] = f"{problem}; engine trl has no such limits"
+    try:
+        base = files_of(config).config
+    except BaseModelError:  # said of model.name
+        base = {}
+    if base:
+        targets = config.lora.target_modules or ()
+        if problem := config_problem(base):
+            problems["engine"] = f"{problem}; engine trl has no such limits"
+        elif problem := targets_problem(base["model_type"], targets):
+            problems["lora.target_modules"] = f"{problem}; engine trl has no such limits"
     if config.model.load_in_4bit:
         problems["model.load_in_4bit"] = (
             "the packed engine has no 4-bit base; set it to false, or take engine trl"
