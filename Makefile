@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PORT ?= 8501
 VENV := .venv/bin
+# A file stays in one process, whose fixtures its tests share; tests/conftest.py orders the files.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
@@ -30,10 +32,10 @@ setup-dev: .venv/.ready-dev
 	@touch $@
 
 test: setup-dev  ## Run the tests that a change should pass before it is sent
-	$(VENV)/python -m pytest -m "not (slow or chaos or timed)" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "not (slow or chaos or timed)" $(PARALLEL)
 
 test-all: setup-dev  ## Run every test that this machine can: those of `make test`, the browser, several machines, the guides
-	$(VENV)/python -m pytest -m "not (chaos or timed)" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m "not (chaos or timed)" $(PARALLEL)
 	$(VENV)/python -m pytest -m timed
 
 lint: setup-dev  ## Check style and types

@@ -31,7 +31,13 @@ NEEDS = {
 }
 
 
+# Folders by how long their files take: with the longest first, two workers end together.
+LONGEST_FIRST = ("processes", "browser", "docs", "golden", "engines", "panel", "unit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: folders.get(item.path.parent.name, -1))
     for item in items:
         for name, (there, reason) in NEEDS.items():
             if there or not item.get_closest_marker(name):

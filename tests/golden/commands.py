@@ -6,6 +6,7 @@ Names no module of src: what is held is what people and programs outside see.
 import contextlib
 import importlib
 import json
+import math
 import os
 import shlex
 import sqlite3
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from typer.testing import CliRunner
 
 HERE = Path(__file__).parent
@@ -54,12 +56,15 @@ RECORDED = [
 # These do or measure something: the keys, the types and the exit code are held.
 DONE = [
     "doctor",
-    "preflight {home}/config.yaml",
     "launch {home}/config.yaml {home}/config.yaml --dry-run",
     "evaluate whole-trl --data {home}/words/test.jsonl",
     "merge whole-trl@20 --to {home}/merged",
     "capsule whole-trl --output {home}/whole.zip",
     "push whole-trl --repo me/speller --dry-run",
+]
+# The same, of calls that train.
+TRAINED = [
+    "preflight {home}/config.yaml",
     "resume stopped-trl --wait",
     "resume stopped-packed --wait",
 ]
@@ -94,6 +99,13 @@ REFUSED = [
     "export whole-trl --format docx",
     "merge whole-trl --to {home}/words",
 ]
+
+# Keys of documents and files, and columns of tables, that came since; nothing may go.
+NEW_KEYS = {"end_reason", "confirmed_rank", "scoring"}
+NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank")}
+
+RECORD = json.loads((HERE / "documents.json").read_text())
+NUMBER = (int, float)
 
 
 def spelltune(arguments: str, home: Path) -> tuple[int, str]:
@@ -178,9 +190,60 @@ def kill_all(home: Path) -> None:
 
 
 def documents(home: Path) -> dict[str, dict[str, Any]]:
-    """{call: its exit code and document}, all on one store."""
+    """{call: its exit code and document}, all on one store; without those that train."""
     found = {call: document(call, home) for call in [*RECORDED, *DONE]}
     with no_slot_free(home):
         found |= {call: document(call, home) for call in [*QUEUED, *REFUSED]}
         kill_all(home)
     return found
+
+
+@contextlib.contextmanager
+def unpacked(home: Path) -> Iterator[Path]:
+    """The old store in `home`, which is this process's home meanwhile."""
+    unpack(home)
+    cores = os.sched_getaffinity(0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (ENVIRONMENT | {"SPELLTUNE_HOME": str(home)}).items():
+            patch.setenv(name, value)
+        os.sched_setaffinity(0, {min(cores)})  # as many threads as when it was written
+        try:
+            yield home
+        finally:
+            os.sched_setaffinity(0, cores)
+            kill_all(home)
+
+
+def differences(old: Any, new: Any, *, values: bool, at: str = "") -> list[str]:
+    """Where two documents differ in their keys and types, and with `values` in those too."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = [f"{at}.{key} is gone" for key in old.keys() - new.keys()]
+        found += [f"{at}.{key} is new" for key in new.keys() - old.keys() - NEW_KEYS]
+        for key in old.keys() & new.keys():
+            found += differences(old[key], new[key], values=values, at=f"{at}.{key}")
+        return found
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) == len(new):
+            pairs = list(zip(old, new, strict=True))
+        elif values:
+            return [f"{at} has {len(new)} entries; it had {len(old)}"]
+        else:
+            pairs = [(old[0], one) for one in new] if old else []
+        return [
+            text
+            for place, (a, b) in enumerate(pairs)
+            for text in differences(a, b, values=values, at=f"{at}[{place}]")
+        ]
+    if values and isinstance(old, float) and isinstance(new, float):
+        return [] if math.isclose(old, new, rel_tol=1e-6) else [f"{at} is {new}; it was {old}"]
+    if values:
+        return [] if old == new else [f"{at} is {new!r}; it was {old!r}"]
+    alike = old is None or new is None or type(old) is type(new)
+    numbers = isinstance(old, NUMBER) and isinstance(new, NUMBER)
+    return [] if alike or numbers else [f"{at} is {new!r}; it was {old!r}"]
+
+
+def same_keys(call: str, new: dict[str, Any]) -> None:
+    old = RECORD["calls"][call]
+    assert new["exit"] == old["exit"]
+    assert not differences(old["document"], new["document"], values=False)

@@ -16,7 +16,17 @@ import tarfile
 import time
 from pathlib import Path
 
-from tests.golden.commands import ENVIRONMENT, HERE, ROOT, WRITTEN_AT, cpu, documents, unpack
+from tests.golden.commands import (
+    ENVIRONMENT,
+    HERE,
+    ROOT,
+    TRAINED,
+    WRITTEN_AT,
+    cpu,
+    document,
+    documents,
+    unpack,
+)
 
 HOME = Path(WRITTEN_AT)
 OWN = {**ENVIRONMENT, "SPELLTUNE_HOME": WRITTEN_AT}
@@ -141,7 +151,8 @@ def record() -> None:
     moved.mkdir()
     os.environ |= ENVIRONMENT | {"SPELLTUNE_HOME": str(moved)}
     unpack(moved)
-    found = {"cpu": cpu(), "calls": documents(moved)}
+    calls = {call: document(call, moved) for call in TRAINED} | documents(moved)
+    found = {"cpu": cpu(), "calls": calls}
     (HERE / "documents.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

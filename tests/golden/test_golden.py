@@ -6,97 +6,39 @@ The store and the documents were written by commit fd6c598. Nothing here names a
 import ast
 import importlib
 import json
-import math
-import os
 import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
-import yaml
-from safetensors.numpy import load_file
 from streamlit.testing.v1 import AppTest
 
 from tests.golden.commands import (
     DONE,
-    ENVIRONMENT,
     HERE,
+    NEW_COLUMNS,
     QUEUED,
+    RECORD,
     RECORDED,
     REFUSED,
     ROOT,
-    cpu,
+    differences,
     documents,
-    kill_all,
+    same_keys,
     scripts,
     spelltune,
-    unpack,
+    unpacked,
 )
-
-# Keys of documents and files, and columns of tables, that came since; nothing may go.
-NEW_KEYS = {"end_reason", "confirmed_rank", "scoring"}
-NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank")}
-
-RECORD = json.loads((HERE / "documents.json").read_text())
-NUMBER = (int, float)
-
-
-def differences(old: Any, new: Any, *, values: bool, at: str = "") -> list[str]:
-    """Where two documents differ in their keys and types, and with `values` in those too."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = [f"{at}.{key} is gone" for key in old.keys() - new.keys()]
-        found += [f"{at}.{key} is new" for key in new.keys() - old.keys() - NEW_KEYS]
-        for key in old.keys() & new.keys():
-            found += differences(old[key], new[key], values=values, at=f"{at}.{key}")
-        return found
-    if isinstance(old, list) and isinstance(new, list):
-        if len(old) == len(new):
-            pairs = list(zip(old, new, strict=True))
-        elif values:
-            return [f"{at} has {len(new)} entries; it had {len(old)}"]
-        else:
-            pairs = [(old[0], one) for one in new] if old else []
-        return [
-            text
-            for place, (a, b) in enumerate(pairs)
-            for text in differences(a, b, values=values, at=f"{at}[{place}]")
-        ]
-    if values and isinstance(old, float) and isinstance(new, float):
-        return [] if math.isclose(old, new, rel_tol=1e-6) else [f"{at} is {new}; it was {old}"]
-    if values:
-        return [] if old == new else [f"{at} is {new!r}; it was {old!r}"]
-    alike = old is None or new is None or type(old) is type(new)
-    numbers = isinstance(old, NUMBER) and isinstance(new, NUMBER)
-    return [] if alike or numbers else [f"{at} is {new!r}; it was {old!r}"]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The home of the old store, in which every call was made once, and what they answered."""
-    home = tmp_path_factory.mktemp("golden")
-    unpack(home)
-    cores = os.sched_getaffinity(0)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | {"SPELLTUNE_HOME": str(home)}).items():
-            patch.setenv(name, value)
-        os.sched_setaffinity(0, {min(cores)})  # as many threads as when it was written
-        try:
-            yield home, documents(home)
-        finally:
-            os.sched_setaffinity(0, cores)
-            kill_all(home)
-
-
-@pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The old store as it was left."""
-    folder = tmp_path_factory.mktemp("old")
-    unpack(folder)
-    return folder
+    with unpacked(tmp_path_factory.mktemp("golden")) as home:
+        yield home, documents(home)
 
 
 # --- documents ------------------------------------------------------------------------------------
@@ -109,9 +51,7 @@ def test_what_lies_on_the_disk_is_told_as_before(store, call):
 
 @pytest.mark.parametrize("call", [*DONE, *QUEUED, *REFUSED])
 def test_a_command_answers_with_the_same_keys_and_exit_code(store, call):
-    old, new = RECORD["calls"][call], store[1][call]
-    assert new["exit"] == old["exit"]
-    assert not differences(old["document"], new["document"], values=False)
+    same_keys(call, store[1][call])
 
 
 def test_every_command_and_option_is_there():
@@ -135,96 +75,6 @@ def test_every_command_and_option_is_there():
     for name, own in there.items():
         if "--json" in own:
             assert any(call.startswith(f"{name} ") or call == name for call in RECORD["calls"])
-
-
-# --- a run that goes on ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("engine", ["trl", "packed"])
-def test_a_stopped_run_of_the_old_store_ends_as_the_undisturbed_one(store, engine):
-    home, _ = store
-    resumed, whole = (
-        load_file(
-            folder(home, f"{name}-{engine}", "results/runs") / "final/adapter_model.safetensors"
-        )
-        for name in ("stopped", "whole")
-    )
-    assert resumed.keys() == whole.keys()
-    same_cpu = cpu() == RECORD["cpu"]
-    for name in whole:
-        if same_cpu:
-            assert np.array_equal(resumed[name], whole[name])
-        else:
-            assert np.allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-8)
-
-
-def folder(home: Path, name: str, under: str) -> Path:
-    return next((home / under).glob(f"{name}_*"))
-
-
-FILES = (
-    "results/runs/{}/**/*",
-    "checkpoints/{}/**/*",
-    "results/error_analysis/{}/*",
-    "results/training_logs/{}.*",
-    "results/metrics/{}.json",
-)
-
-
-def files_of(home: Path, name: str) -> set[str]:
-    """Every file of a run, without its id and with steps that depend on when it was stopped as
-    20."""
-    run_id = folder(home, name, "results/runs").name
-    found = (str(f.relative_to(home)) for glob in FILES for f in home.glob(glob.format(run_id)))
-    return {re.sub(r"step-(16|21)\b", "step-20", one.replace(run_id, "RUN")) for one in found}
-
-
-@pytest.mark.parametrize("engine", ["trl", "packed"])
-def test_a_run_leaves_the_same_files(store, old, engine):
-    files = files_of(old, f"whole-{engine}") - {"checkpoints/RUN/step-20.fork"}
-    assert files_of(store[0], f"stopped-{engine}") == files
-
-
-@pytest.mark.parametrize("engine", ["trl", "packed"])
-@pytest.mark.parametrize(
-    "file",
-    [
-        "results/runs/{}/result.json",
-        "results/runs/{}/run.json",
-        "results/runs/{}/eval_results.yaml",
-        "results/metrics/{}.json",
-        "results/training_logs/{}.jsonl",
-        "checkpoints/{}/step-40/MANIFEST.json",
-        "checkpoints/{}/step-40/trainer_state.json",
-        "checkpoints/{}/step-40/adapter_config.json",
-    ],
-)
-def test_a_file_of_a_run_has_the_same_keys(store, old, engine, file):
-    def read(home: Path, name: str) -> Any:
-        run_id = folder(home, f"{name}-{engine}", "results/runs").name
-        text = (home / file.format(run_id)).read_text()
-        if file.endswith(".jsonl"):
-            return json.loads(text.splitlines()[0])
-        document = yaml.safe_load(text)
-        if file.endswith("run.json"):
-            document["run"]["used"].pop("resume", None)  # only a run that was resumed has it
-        return document
-
-    assert not differences(read(old, "whole"), read(store[0], "stopped"), values=False)
-
-
-def test_the_summary_has_the_same_keys(store, old):
-    was, now = (
-        {
-            entry["run"].rpartition("_")[0]: entry
-            for entry in yaml.safe_load(
-                (home / "results/experiment_results_summary.yaml").read_text()
-            )["experiments"]
-        }
-        for home in (old, store[0])
-    )
-    for engine in ("trl", "packed"):
-        assert not differences(was[f"whole-{engine}"], now[f"stopped-{engine}"], values=False)
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -173,6 +173,7 @@ def metrics(run_id: str, name: str) -> list[dict[str, Any]]:
         return [p for p in store.metric_points(session, run_id) if p["name"] == name]
 
 
+@pytest.mark.slow
 def test_a_fork_without_edits_takes_the_way_of_its_parent(finished: Run) -> None:
     child = wait(attempts.fork(finished, stored_config(finished.config), step=6), ended)
     assert child.status == Status.COMPLETED, child.reason
@@ -297,6 +298,7 @@ DIVERGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_diverged_run_heals_with_half_the_learning_rate(own: dict[str, Any]) -> None:
     settings = own | DIVERGES | {
         "supervision.self_heal": True,
@@ -315,6 +317,7 @@ def test_a_diverged_run_heals_with_half_the_learning_rate(own: dict[str, Any]) -
     assert (run.status, run.attempt, (run.reason or "")[:9]) == (Status.FAILED, 3, "diverged:")
 
 
+@pytest.mark.slow
 def test_a_run_without_the_setting_fails_and_is_left_alone(own: dict[str, Any]) -> None:
     run = launched(own | DIVERGES)
     assert (run.status, run.attempt, kinds(run.id)) == (Status.FAILED, 1, [])
@@ -323,6 +326,7 @@ def test_a_run_without_the_setting_fails_and_is_left_alone(own: dict[str, Any]) 
     assert (entry["run"], entry["failed"], entry["reason"]) == (run.id, True, run.reason)
 
 
+@pytest.mark.slow
 def test_out_of_memory_heals_with_a_smaller_micro_batch(own: dict[str, Any]) -> None:
     """The address space of the run's processes is limited: a real allocation fails."""
     settings = own | {

@@ -94,6 +94,7 @@ def test_05_kill_both_with_a_worker_alive(living: Run) -> None:
     assert worker.wait(60) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_supervisor_with_nothing_to_adopt_leaves_its_slot_to_the_next(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ def test_14_15_a_stopped_process_and_a_wrong_clock_change_no_status(living: Run)
     assert (run.supervisor_pid, run.trainer_pid, run.attempt) == (*pids, 1)
 
 
+@pytest.mark.slow
 def test_16_a_trainer_that_does_not_react_is_stopped_by_force(
     small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +368,7 @@ def test_a_table_that_takes_no_writes_is_a_sentence(
     assert answer.exit_code == 2 and "keeps the run table locked" in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_21_a_full_disk_under_the_table_costs_no_point(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def long_rows(home: Path) -> Iterator[Path]:
     yield file
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     small: dict[str, Any],
 ) -> None:
@@ -83,6 +84,7 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     assert wait(json.loads(told.stdout)["id"], ended).status == Status.COMPLETED
 
 
+@pytest.mark.slow
 def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
     small: dict[str, Any], long_rows: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
         launcher.launch(config_with(small | own))
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_beside_a_run_and_nothing_that_cannot_train(
     small: dict[str, Any],
 ) -> None:
@@ -169,6 +172,7 @@ def five(packed: dict[str, Any]) -> list[RunConfig]:
             for n, own in enumerate(changes)]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_which_runs_share_a_process(home: Path, five: list[RunConfig]) -> None:
     # Known, not measured: which plan is the best one must not hang on what this machine does.
     heaviest = five[1]

@@ -29,6 +29,7 @@ def launched(*settings: dict[str, Any]) -> list[str]:
     return launcher.launch_all([load_config(overrides=own) for own in settings])
 
 
+@pytest.mark.slow
 def test_experiments_that_may_share_a_process_do(home: Path, packed: dict[str, Any]) -> None:
     changes: list[dict[str, Any]] = [
         {"lora.r": 2, "training.seed": 1},

@@ -81,6 +81,7 @@ def test_a_run_from_the_command_line_leaves_all_that_was_promised(home: Path, da
     assert yaml.safe_load(paths.summary_file().read_text()) == {"experiments": []}
 
 
+@pytest.mark.slow
 def test_one_slot_serves_the_queue_in_order_and_a_killed_trainer_frees_it(data: Path) -> None:
     first, second = launch(data, **MANY), launch(data, **FEW)
     run = wait(first, training)
@@ -126,6 +127,7 @@ def test_a_run_outlives_whoever_launched_it_and_stops_when_asked(home: Path, dat
     assert not left_over(home, seconds=60)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_interrupted_and_resumes_to_the_same_bits(data: Path) -> None:
     settings = FEW | {"training.max_steps": 30, "evaluation.eval_steps": 10, "lora.dropout": 0.1}
     whole = launch(data, **settings)
@@ -203,6 +205,7 @@ def test_who_lost_the_run_writes_no_more(data: Path) -> None:
         assert len(store.metric_points(session, run_id)) == before
 
 
+@pytest.mark.slow
 def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) -> None:
     empty = home / "empty.jsonl"
     bare = home / "bare.csv"

@@ -50,6 +50,7 @@ def run_id(made: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return live.row("mine").id
 
 
+@pytest.mark.slow
 def test_a_capsule_replays_on_another_clean_copy(
     run_id: str, made: Path, base: Path, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def packed(small: dict[str, Any]) -> dict[str, Any]:
     return small | FEW | {"engine": "packed", "lora.dropout": 0.0}
 
 
+@pytest.mark.slow
 def test_a_killed_driver_and_a_failing_setting_leave_each_trial_ended_once(
     home: Path, data: Path, packed: dict[str, Any]
 ) -> None:

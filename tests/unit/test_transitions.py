@@ -421,7 +421,7 @@ class Processes(RuleBasedStateMachine):
 
 TestProcesses = Processes.TestCase
 TestProcesses.settings = settings(
-    max_examples=25,
+    max_examples=12,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
