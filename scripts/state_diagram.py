@@ -15,6 +15,7 @@ BEGIN, END = "<!-- state diagram: begin -->\n", "<!-- state diagram: end -->\n"
 LABELS = {
     (Status.QUEUED, Status.STARTING): "a slot is free",
     (Status.QUEUED, Status.CANCELLED): "stop",
+    (Status.QUEUED, Status.FAILED): "its supervisor did not start twice",
     (Status.STARTING, Status.RUNNING): "first metric",
     (Status.STARTING, Status.STOPPING): "stop",
     (Status.STARTING, Status.QUEUED): "its trainer left before it read the run",

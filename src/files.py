@@ -1,8 +1,26 @@
 """Files that are either whole or not there, and their hashes."""
 
+import errno
 import hashlib
 import os
+import time
 from pathlib import Path
+
+# A network disk answers so while its server restarts, and well a moment later.
+PASSING = (errno.EIO, errno.ESTALE)
+TRIES = 5
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file. An error of the disk that may pass is tried again for 3 s."""
+    for wait in (*(0.2 * 2**n for n in range(TRIES - 1)), None):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            if wait is None or error.errno not in PASSING:
+                raise
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ from src.config import (
     with_overrides,
 )
 from src.errors import UserError
+from src.files import read_text
 from src.format import setting_value
 from src.runs import launcher, snapshots
 from src.runs.checks import check_writable
@@ -114,7 +115,7 @@ def check_same_data(run: Run, step: int) -> None:
 
 def manifest_of(run: Run, step: int) -> dict[str, Any]:
     file = step_dir(paths.checkpoints_dir(run.id), step) / checkpointing.MANIFEST
-    return dict(json.loads(file.read_text()))
+    return dict(json.loads(read_text(file)))
 
 
 def queue_next_attempt(

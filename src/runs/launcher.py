@@ -11,9 +11,11 @@ from pathlib import Path
 from src import paths, store
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.errors import UserError
-from src.runs import estimate, snapshots
+from src.runs import estimate, processes, snapshots
 from src.runs.locks import holder
+from src.runs.logs import last_error
 from src.runs.machine import host, slot_count, slot_lock
+from src.runs.result_file import record_failure
 from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status
@@ -35,8 +37,10 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
         if problems := estimate.memory_problems(config):
             raise ConfigError(problems)
     store.keep_reserve()
-    with store.writing() as session:
-        run_ids = [store.enqueue(session, with_absolute_paths(config)).id for config in configs]
+    run_ids = store.write_with_retry(
+        lambda session: [store.enqueue(session, with_absolute_paths(c)).id for c in configs],
+        seconds=TIMEOUTS.start,
+    )
     for run_id in run_ids:
         snapshots.write_run(run_id)
     fill_slots()
@@ -45,22 +49,55 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
 
 def fill_slots() -> None:
     """Start a supervisor for each free slot, as long as runs are queued."""
-    started = []
-    now = time.time()
-    with store.writing() as session:
+    started: list[tuple[str, int]] = []
+    failed: list[str] = []
+
+    def assign(session: store.Session) -> None:
+        now = time.time()
         waiting = startable(session)
         # A run whose supervisor has not claimed it in time is assigned a slot again.
-        ready = [r for r in waiting if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start]
+        ready = [
+            r
+            for r in waiting
+            if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start and not _is_starting(r)
+        ]
         # A trainer that lost its supervisor still uses its GPU, though the slot's lock is free.
         active = store.list_runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
         taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
         free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
-        for slot, run in zip(free, ready, strict=False):
-            if store.assign_slot(session, run, slot, host=host(), now=now):
-                started.append((run.id, slot))
+        for run in ready:
+            if not free:
+                return
+            if _failed_to_start(run):
+                error = last_error(run.id) or "see the log"
+                reason = f"its supervisor did not start, {store.MAX_FAILED_STARTS} times: {error}"
+                if store.fail_start(session, run, reason):
+                    failed.append(run.id)
+            elif store.assign_slot(session, run, free[0], host=host(), now=now):
+                started.append((run.id, free.pop(0)))
+
+    store.write_with_retry(assign, seconds=TIMEOUTS.start)
+    for run_id in failed:
+        record_failure(run_id)
+        snapshots.write_run(run_id)
     for run_id, slot in started:
         start_supervisor(run_id, slot)
+
+
+def _failed_to_start(run: Run) -> bool:
+    """True for a run that was given a slot as often as allowed, and no supervisor claimed it."""
+    return run.slot_given_at is not None and (run.failed_starts or 0) + 1 >= store.MAX_FAILED_STARTS
+
+
+def _is_starting(run: Run) -> bool:
+    """True while a supervisor of a run that was given a slot is on its way: it waits for the table,
+    or the machine is slow."""
+    if run.slot_given_at is None or run.host not in (None, host()):
+        return False
+    if holder(paths.supervisor_lock(run.id)) is not None:
+        return True
+    return processes.is_running(Worker.SUPERVISOR, run.id)
 
 
 def startable(session: store.Session) -> list[Run]:

@@ -6,12 +6,32 @@ from contextlib import suppress
 from src import paths
 
 MAX_BYTES = 32 * 2**20
+ERROR_BYTES = 2**16  # how far from the end of a log a traceback is looked for
 
 
 def append_to_log(run_id: str, text: str) -> None:
     """Append to a run's own log, of which the process may have many. Ignores a full disk."""
     with suppress(OSError), open(paths.log_file(run_id), "a", encoding="utf-8") as file:
         file.write(f"{text}\n")
+
+
+def last_error(run_id: str, *, since: int = 0) -> str | None:
+    """The last line of the newest traceback that was written to a run's log behind `since` bytes,
+    such as `ModuleNotFoundError: No module named 'x'`; None without one."""
+    log = paths.log_file(run_id)
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            # It was emptied meanwhile, if it is shorter.
+            file.seek(max(since if since <= size else 0, size - ERROR_BYTES))
+            text = file.read(ERROR_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    _, found, frames = text.rpartition("Traceback (most recent call last):\n")
+    if not found:
+        return None
+    lines = (line.strip() for line in frames.splitlines() if not line.startswith((" ", "\t")))
+    return next((line for line in lines if line), None)
 
 
 def cut_log(run_id: str) -> None:

@@ -5,20 +5,18 @@ command line reads. It never signals a process that is not the run's own, and a 
 always believed.
 """
 
-import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
 
-import psutil
 from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
 from src.runs import attempts, launcher, snapshots
 from src.runs.locks import FileLock, holder
 from src.runs.machine import boot_id, host
+from src.runs.processes import kill_by_token, supervisor_lives, trainer_lives
 from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
@@ -126,11 +124,11 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
         return silent > TIMEOUTS.lease and _end(run, f"{run.host} is gone: no sign of life from it")
     if run.boot_id != boot_id():
         return _end(run, "the machine restarted while it ran")
-    if holder(paths.supervisor_lock(run.id)) is not None:
+    if supervisor_lives(run):
         return False
     # The members of a pack share a process, which may not have come to this one yet.
     pack = [r for r in active if run.token and r.token == run.token]
-    living = [r for r in pack if holder(paths.trainer_lock(r.id)) is not None]
+    living = [r for r in pack if trainer_lives(r)]
     if living:
         if run.id == pack[0].id:  # one supervisor takes them all
             launcher.start_supervisor(living[0].id, run.slot or 0, adopt=True)
@@ -147,15 +145,3 @@ def _end(run: Run, reason: str) -> bool:
     if ended:
         snapshots.sync_from_files(run.id)
     return ended
-
-
-def kill_by_token(token: str | None) -> None:
-    """SIGKILL to every process that carries this token in its environment, and to no other."""
-    if not token:
-        return
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get("SPELLTUNE_TOKEN") == token:
-                process.send_signal(signal.SIGKILL)  # checks pid and start time first
-        except psutil.Error:
-            continue

@@ -7,7 +7,7 @@ import sys
 import time
 
 from src import paths, store
-from src.files import write_atomic
+from src.files import read_text, write_atomic
 from src.store.outcome import Outcome
 from src.store.tables import Status
 from src.training.results import FailedTraining, write_results
@@ -28,7 +28,7 @@ def write_result(run_id: str, attempt: int, outcome: Outcome) -> None:
 def read_result(run_id: str, attempt: int) -> Outcome | None:
     """The outcome of this attempt; None if the file is missing, invalid or of another attempt."""
     try:
-        document = json.loads(paths.result_file(run_id).read_text())
+        document = json.loads(read_text(paths.result_file(run_id)))
     except (OSError, ValueError):
         return None
     if not isinstance(document, dict) or document.get("attempt") != attempt:

@@ -20,11 +20,16 @@ from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 
 
-def write_run(run_id: str) -> None:
-    """Write a run's row and events to its run.json. A full disk is no reason to fail."""
-    with store.reading() as session:
+def write_run(run_id: str, *, seconds: float = 0) -> None:
+    """Write a run's row and events to its run.json. A full disk is no reason to fail; while the
+    table is locked it waits for up to `seconds`."""
+
+    def read(session: store.Session) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        events = store.list_events(session, run_id)
         row = store.find(session, run_id).model_dump()
-        events = [event.model_dump(exclude={"id"}) for event in store.list_events(session, run_id)]
+        return row, [event.model_dump(exclude={"id"}) for event in events]
+
+    row, events = store.read_with_retry(read, seconds=seconds)
     try:
         write_atomic(_file(run_id), json.dumps({"run": row, "events": events}, indent=2) + "\n")
     except OSError as error:

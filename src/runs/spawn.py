@@ -31,6 +31,12 @@ def command(worker: Worker, *arguments: str) -> list[str]:
     return [sys.executable, "-m", worker.value, *arguments]
 
 
+def worker_of(line: list[str]) -> Worker | None:
+    """The worker that a process with this command line runs; None for any other process."""
+    module = line[2] if len(line) > 2 and line[1] == "-m" else None
+    return next((worker for worker in Worker if worker.value == module), None)
+
+
 def start_detached(
     worker: Worker, *arguments: str, log: Path | None = None, **environment: str
 ) -> "subprocess.Popen[bytes]":

@@ -34,6 +34,7 @@ from src.store.database import (
     is_shared,
     keep_reserve,
     location,
+    read_with_retry,
     reading,
     write_with_retry,
     writing,
@@ -67,16 +68,19 @@ from src.store.runs import (
 )
 from src.store.sqlite import busy_timeout_seconds, sqlite_driver, sqlite_file, why_not_wal
 from src.store.status import (
+    MAX_FAILED_STARTS,
     TRANSITIONS,
     InvalidState,
     InvalidTransition,
     assign_slot,
     claim,
     end,
+    fail_start,
     hold,
     move_to_front,
     owns,
     release,
+    release_slot,
     request_stop,
     requeue,
     requeue_cancelled,

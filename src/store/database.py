@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -70,11 +70,24 @@ def write_with_retry(write: Callable[[Session], T], *, seconds: float) -> T:
 
     Retries every second for up to `seconds` while the table is locked or the disk full.
     """
+    return _with_retry(writing, write, seconds)
+
+
+def read_with_retry(read: Callable[[Session], T], *, seconds: float) -> T:
+    """The same for a `reading` session, which waits too where SQLite is in DELETE mode."""
+    return _with_retry(reading, read, seconds)
+
+
+def _with_retry(
+    opened: Callable[[], AbstractContextManager[Session]],
+    use: Callable[[Session], T],
+    seconds: float,
+) -> T:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with writing() as session:
-                return write(session)
+            with opened() as session:
+                return use(session)
         except (OperationalError, DatabaseUnavailable) as error:
             if _reserve().exists() and sqlite.is_full(_reserve().parent):
                 _reserve().unlink(missing_ok=True)

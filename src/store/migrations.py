@@ -57,6 +57,10 @@ def _add_end_reason(connection: Connection) -> None:
         )
 
 
+def _add_failed_starts(connection: Connection) -> None:
+    _add_columns(connection, "run", "failed_starts")
+
+
 def values_of_schema_8(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 8 added, for a run's row from before it."""
     pruned = row["stop_reason"] is not None
@@ -88,6 +92,7 @@ MIGRATIONS = [
     _add_hold,
     _add_sweep_base,
     _add_end_reason,
+    _add_failed_starts,
 ]
 
 

@@ -6,6 +6,7 @@ from which scripts/state_diagram.py draws the diagram in docs/architecture.md.
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, update
@@ -18,11 +19,14 @@ from src.store.outcome import EndReason, Outcome
 from src.store.runs import record_event
 from src.store.tables import ACTIVE, RESUMABLE, EventKind, Run, Status
 
+# Starts in a row that end before a trainer has read the run; then it is FAILED.
+MAX_FAILED_STARTS = 2
+
 ENDS = frozenset({Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED})
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    # Claimed by a supervisor; taken out of the queue.
-    Status.QUEUED: frozenset({Status.STARTING, Status.CANCELLED}),
+    # Claimed by a supervisor; taken out of the queue; no supervisor ever started.
+    Status.QUEUED: frozenset({Status.STARTING, Status.CANCELLED, Status.FAILED}),
     # First metric; stop asked for; never read by the trainer of its pack.
     Status.STARTING: ENDS | {Status.RUNNING, Status.STOPPING, Status.QUEUED},
     Status.RUNNING: ENDS | {Status.STOPPING},
@@ -106,7 +110,11 @@ def owns(session: Session, run: Run) -> bool:
 
 
 def assign_slot(session: Session, run: Run, slot: int, *, host: str, now: float) -> bool:
-    """Give a QUEUED run a slot of this machine; False if another machine was faster."""
+    """Give a QUEUED run a slot of this machine; False if another machine was faster.
+
+    A run that had one already did not start there, which counts as a failed start.
+    """
+    again = run.slot_given_at is not None
     return changed_a_row(
         session,
         update(Run)
@@ -115,7 +123,12 @@ def assign_slot(session: Session, run: Run, slot: int, *, host: str, now: float)
             col(Run.status) == Status.QUEUED,
             col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at),
         )
-        .values(slot=slot, slot_given_at=now, host=host),
+        .values(
+            slot=slot,
+            slot_given_at=now,
+            host=host,
+            failed_starts=(run.failed_starts or 0) + 1 if again else run.failed_starts,
+        ),
     )
 
 
@@ -141,16 +154,57 @@ def claim(session: Session, run: Run, **owner: Any) -> bool:
     )
 
 
-def release(session: Session, run: Run) -> bool:
-    """Put a claimed run that no trainer ever read back to its old place in the queue."""
+def release(session: Session, run: Run, *, failed_starts: int | None = None) -> bool:
+    """Put a claimed run that no trainer ever read back to its old place in the queue.
+
+    `failed_starts` is the number of such starts in a row; a caller ends the run instead once it is
+    MAX_FAILED_STARTS.
+    """
     return transition(
         session, run, Status.QUEUED, leave=[Status.STARTING], token=None, slot=None,
         slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None,
+        failed_starts=failed_starts,
     )  # fmt: skip
 
 
+def release_slot(session: Session, run: Run) -> bool:
+    """Take its slot from a QUEUED run whose supervisor found the slot in use by another process."""
+    return changed_a_row(
+        session,
+        update(Run)
+        .where(
+            col(Run.id) == run.id,
+            col(Run.status) == Status.QUEUED,
+            col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at),
+        )
+        .values(slot=None, slot_given_at=None),
+    )
+
+
+def fail_start(session: Session, run: Run, reason: str) -> bool:
+    """End a QUEUED run for which no supervisor started; False if one did meanwhile."""
+    return _move(
+        session,
+        run.id,
+        Status.FAILED,
+        col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at),
+        leave=[Status.QUEUED],
+        end_reason=EndReason.ERROR,
+        reason=reason,
+        ended_at=time.time(),
+        failed_starts=MAX_FAILED_STARTS,
+    )
+
+
 def end(session: Session, run: Run, outcome: Outcome) -> bool:
-    """Write how an attempt ended; False as in `transition`."""
+    """Write how an attempt ended; False as in `transition`.
+
+    One that was asked to stop is STOPPED even if its processes or its machine died first, so that
+    nothing resumes it by itself.
+    """
+    if outcome.status == Status.INTERRUPTED and stop_requested(session, run.id):
+        reason = f"stopped; {outcome.reason}" if outcome.reason else "stopped"
+        outcome = replace(outcome, end_reason=EndReason.STOPPED, reason=reason)
     steps = {"step": outcome.step, "best_step": outcome.best_step}
     return transition(
         session,
@@ -226,6 +280,7 @@ def requeue(
         slot_given_at=None,
         stop_requested_at=None,
         stop_reason=None,
+        failed_starts=None,
         ended_at=None,
         reason=None,
         **columns,

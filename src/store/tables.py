@@ -117,6 +117,8 @@ class Run(SQLModel, table=True):
     # Of a run that confirms parameters: their rank in its sweep when it was launched, from 1.
     confirmed_rank: int | None = None
     end_reason: str | None = None  # outcome.EndReason of the last attempt; None until it has ended
+    # Starts in a row of this attempt that ended before a trainer had read it; None: none.
+    failed_starts: int | None = None
 
 
 class Metric(SQLModel, table=True):

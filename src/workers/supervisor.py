@@ -6,9 +6,7 @@ how each run ended. The only writer of a claimed run's status.
 """
 
 import contextlib
-import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -16,18 +14,20 @@ import threading
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
-from src.runs import attempts, launcher, snapshots, spawn
+from src.runs import attempts, launcher, pack_file, snapshots, spawn
 from src.runs.environment import ignore_output_errors, slot_environment
-from src.runs.locks import FileLock, holder
-from src.runs.logs import cut_log
+from src.runs.locks import FileLock
+from src.runs.logs import cut_log, last_error
 from src.runs.machine import boot_id, host, memory_kills, slot_lock
-from src.runs.reconciler import keep_reconciling, kill_by_token
+from src.runs.processes import kill_by_token, new_token, signal_trainer, trainer_lives
+from src.runs.reconciler import keep_reconciling
 from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result, record_failure
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
@@ -47,7 +47,9 @@ def main() -> int:
     deadline = time.monotonic() + TIMEOUTS.heartbeat
     while not slot.acquire():
         if time.monotonic() > deadline:
-            return 0  # someone else was faster; the queue is filled again when a slot gets free
+            # Someone else was faster; the queue is filled again when a slot gets free.
+            give_back_slot(arguments.run)
+            return 0
         time.sleep(TIMEOUTS.poll)
     os.umask(0o077)
     ignore_output_errors()
@@ -62,6 +64,15 @@ def main() -> int:
     return 0
 
 
+def give_back_slot(run_id: str) -> None:
+    """Give back the slot of a run, as another process uses it. That is no failed start."""
+
+    def write(session: store.Session) -> None:
+        store.release_slot(session, store.find(session, run_id))
+
+    store.write_with_retry(write, seconds=TIMEOUTS.write)
+
+
 class SupervisedRun:
     """One attempt of one run, and how far its stop has got."""
 
@@ -70,7 +81,8 @@ class SupervisedRun:
         # On the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
-        snapshots.write_run(run.id)
+        # The next reader of a lost table must find the token of a living process.
+        snapshots.write_run(run.id, seconds=TIMEOUTS.write)
 
 
 class Supervisor:
@@ -80,9 +92,12 @@ class Supervisor:
     def __init__(self, slot: int):
         self.slot = slot
         self.runs: list[SupervisedRun] = []
-        self.token = secrets.token_hex(16)
+        self.token = new_token()
         self.pack: tuple[Any, ...] | None = None  # pack_key of its members
+        self.members: list[pack_file.Member] = []  # all that joined the pack
         self.trainer: subprocess.Popen[bytes] | None = None
+        self.log_run, self.log_start = "", 0  # where the trainer's own output begins
+        self.any_ended = False  # a run of this trainer came to its end
         self.memory_kills = memory_kills(os.getpid())
 
     @property
@@ -99,6 +114,7 @@ class Supervisor:
             self.join(first)
             self.claim_more(config.pack_size - 1)
         forget_result(run_id)
+        self.log_run, self.log_start = run_id, size_of(paths.log_file(run_id))
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = spawn.start_detached(
             spawn.Worker.TRAINER,
@@ -107,7 +123,7 @@ class Supervisor:
             SPELLTUNE_TOKEN=self.token,
             **slot_environment(self.slot),
         )
-        self.update(trainer_pid=self.trainer.pid)
+        self.update(trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
 
     def claim(self, run_id: str) -> SupervisedRun | None:
         """Claim a queued run. None if another supervisor was faster."""
@@ -123,7 +139,7 @@ class Supervisor:
             session.expunge(run)
             return run if mine else None
 
-        if not (run := store.write_with_retry(take, seconds=TIMEOUTS.start)):
+        if not (run := store.write_with_retry(take, seconds=TIMEOUTS.write)):
             lock.release()
             return None
         if run.resume_step is None and run.attempt > 1:
@@ -135,26 +151,26 @@ class Supervisor:
 
     def adopt(self, run_id: str) -> None:
         """Take over the trainer of a run that lost its supervisor, with all its runs."""
-        with store.reading() as session:
+
+        def read(session: store.Session) -> list[Run]:
             self.token = store.find(session, run_id).token or ""
             active = store.list_runs(session, statuses=ACTIVE)
-            runs = [run for run in active if run.token == self.token]
             session.expunge_all()
-        for run in runs:
+            return [run for run in active if run.token == self.token]
+
+        for run in store.read_with_retry(read, seconds=TIMEOUTS.write):
             lock = FileLock(paths.supervisor_lock(run.id))
-            if lock.acquire():
-                with store.writing() as session:
-                    mine = store.update_attempt(session, run, **self.me)
-                if mine:
-                    self.runs.append(SupervisedRun(run, lock))
-        if paths.pack_file(self.token).exists() and self.runs:
+            if lock.acquire() and self.write_columns(run, **self.me):
+                self.runs.append(SupervisedRun(run, lock))
+        self.members = pack_file.read_members(self.token)
+        if self.members and self.runs:
             self.pack = pack_key(stored_config(self.runs[0].run.config))
 
     def join(self, supervised: SupervisedRun) -> None:
         """Add a run to the pack file, from which the trainer reads its members."""
         forget_result(supervised.run.id)
-        with open(paths.pack_file(self.token), "a", encoding="utf-8") as file:
-            file.write(json.dumps([supervised.run.id, supervised.run.attempt]) + "\n")
+        self.members.append((supervised.run.id, supervised.run.attempt))
+        pack_file.write_members(self.token, self.members)
 
     def claim_more(self, room: int) -> None:
         """Claim up to `room` queued runs that can share the process."""
@@ -171,11 +187,9 @@ class Supervisor:
             ]
         for run_id in ready[:room]:
             if supervised := self.claim(run_id):
-                if self.trainer is not None:
-                    with store.writing() as session:
-                        pid = self.trainer.pid
-                        store.update_attempt(session, supervised.run, trainer_pid=pid)
                 self.join(supervised)
+                if self.trainer is not None:
+                    self.write_columns(supervised.run, trainer_pid=self.trainer.pid)
 
     def supervise(self) -> None:
         """Follow the trainer until it exits, then write the outcome of every run."""
@@ -193,6 +207,8 @@ class Supervisor:
                 if now - last_heartbeat >= TIMEOUTS.heartbeat:
                     last_heartbeat = now
                     self.update(heartbeat_at=time.time())
+                    if self.pack is not None and not paths.pack_file(self.token).exists():
+                        pack_file.write_members(self.token, self.members)
                 self.follow(now)
                 for supervised in self.runs:
                     cut_log(supervised.run.id)
@@ -203,37 +219,50 @@ class Supervisor:
         kill_by_token(self.token)
         for supervised in list(self.runs):
             self.end(supervised, self.outcome(supervised))
-        paths.pack_file(self.token).unlink(missing_ok=True)
+        pack_file.forget_members(self.token)
         over.set()
 
     def end_members(self) -> None:
         """Write the outcomes of those members of a pack that have ended."""
         for supervised in list(self.runs):
             if outcome := read_result(supervised.run.id, supervised.run.attempt):
+                self.any_ended = True
                 self.end(supervised, outcome)
 
     def outcome(self, supervised: SupervisedRun) -> Outcome | None:
         """How a run ended whose trainer is gone; None if the trainer never read it."""
-        result = read_result(supervised.run.id, supervised.run.attempt)
-        return result or outcome_of_exit(
+        results = {w.run.id: read_result(w.run.id, w.run.attempt) for w in self.runs}
+        self.any_ended = self.any_ended or any(results.values())
+        return results[supervised.run.id] or outcome_of_exit(
             self.trainer.returncode if self.trainer is not None else None,
             asked_to_stop=supervised.stop_seen_at is not None,
             packed=self.pack is not None,
             oom_killed=memory_kills(os.getpid()) > self.memory_kills,
+            error=last_error(self.log_run, since=self.log_start) if self.log_run else None,
         )
 
     def end(self, supervised: SupervisedRun, outcome: Outcome | None) -> None:
         """Write an outcome, and queue the next attempt if settings can heal it.
 
-        None puts the run back into the queue.
+        None puts the run back into the queue, once: where its trainer died again before it read any
+        run, it is FAILED.
         """
         run = supervised.run
+        # A run that came too late to a pack that trained others to their ends did not fail.
+        starts = None if self.any_ended else (run.failed_starts or 0) + 1
+        if outcome is None and (starts or 0) >= store.MAX_FAILED_STARTS:
+            outcome = self.failure_to_start()
         failed = outcome is not None and outcome.status == Status.FAILED
         newest = attempts.newest_verified_step(run) if failed else None
 
         def write(session: store.Session) -> tuple[bool, bool]:
             if outcome is None:
-                return store.release(session, run), False
+                if not store.stop_requested(session, run.id):
+                    released = store.release(session, run, failed_starts=starts)
+                    if released:
+                        return True, False
+                gone = Outcome(EndReason.LOST, "its trainer is gone without a result")
+                return store.end(session, run, gone), False
             mine = store.end(session, run, outcome)
             healed = mine and failed and attempts.heal(session, run, outcome, newest)
             return mine, healed
@@ -247,11 +276,18 @@ class Supervisor:
         self.runs.remove(supervised)
         supervised.lock.release()
 
+    def failure_to_start(self) -> Outcome:
+        """The outcome of a run whose trainer died before it read it, as often as allowed."""
+        error = last_error(self.log_run, since=self.log_start) or "see the log"
+        times = store.MAX_FAILED_STARTS
+        reason = f"its trainer died before it read the run, {times} times: {error}"
+        return Outcome(EndReason.ERROR, reason)
+
     def alive(self) -> bool:
         """True while the trainer lives."""
         if self.trainer is not None:
             return self.trainer.poll() is None
-        return any(holder(paths.trainer_lock(w.run.id)) is not None for w in self.runs)
+        return any(trainer_lives(supervised.run) for supervised in self.runs)
 
     def follow(self, now: float) -> None:
         """Move runs on to RUNNING and STOPPING; end a trainer by force that does not stop."""
@@ -281,11 +317,8 @@ class Supervisor:
 
     def signal_trainer(self, number: signal.Signals) -> None:
         """Signal the process group that the trainer leads."""
-        # Only the holder of the trainer's lock is the trainer; a pid may have been reused.
         for supervised in self.runs:
-            if pid := holder(paths.trainer_lock(supervised.run.id)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, number)
+            if signal_trainer(supervised.run, number):
                 return
 
     def change(self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status]) -> None:
@@ -295,16 +328,21 @@ class Supervisor:
         if not mine:
             self.abandon(supervised)
 
-    def update(self, **columns: Any) -> None:
+    def update(self, *, seconds: float = 0, **columns: Any) -> None:
         """Update columns of all runs; abandon those that have another owner."""
-        with store.writing() as session:
-            lost = [
-                supervised
-                for supervised in self.runs
-                if not store.update_attempt(session, supervised.run, **columns)
-            ]
+
+        def write(session: store.Session) -> list[SupervisedRun]:
+            return [w for w in self.runs if not store.update_attempt(session, w.run, **columns)]
+
+        lost = store.write_with_retry(write, seconds=seconds)
         for supervised in lost:
             self.abandon(supervised)
+
+    def write_columns(self, run: Run, **columns: Any) -> bool:
+        """Update columns of one run; False if it has another owner."""
+        return store.write_with_retry(
+            lambda session: store.update_attempt(session, run, **columns), seconds=TIMEOUTS.write
+        )
 
     def abandon(self, supervised: SupervisedRun) -> None:
         """Stop supervising a run that has another owner; exit without any run left."""
@@ -325,11 +363,16 @@ def log_write_errors() -> Iterator[None]:
 
 
 def outcome_of_exit(
-    code: int | None, *, asked_to_stop: bool, packed: bool, oom_killed: bool
+    code: int | None,
+    *,
+    asked_to_stop: bool,
+    packed: bool,
+    oom_killed: bool,
+    error: str | None = None,
 ) -> Outcome | None:
     """How a run ended whose trainer left no result.json for it; None if the trainer never read it.
 
-    `code` is the trainer's exit code, None for an adopted one.
+    `code` is the trainer's exit code, None for an adopted one; `error` the last error in its log.
     """
     if asked_to_stop:
         return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
@@ -347,7 +390,12 @@ def outcome_of_exit(
         return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
     if code < 0:
         return Outcome(EndReason.KILLED, f"{how} ended the trainer")
-    return Outcome(EndReason.ERROR, f"the trainer ended with {how} and no result; see the log")
+    why = error or "see the log"
+    return Outcome(EndReason.ERROR, f"the trainer ended with {how} and no result: {why}")
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ It writes metrics, checkpoints and its result files, never a status.
 """
 
 import errno
-import json
 import os
 import sys
 import traceback
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from src import paths, store
 from src.config import RunConfig, stored_config
-from src.runs import spawn
+from src.runs import pack_file, spawn
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock, holder
 from src.runs.logs import append_to_log
 from src.runs.result_file import EXIT_DISK_FULL, write_result
+from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run
 from src.training.results import FailedTraining, write_results
@@ -126,14 +126,18 @@ def begin(run_id: str, attempt: int) -> Attempt | None:
     if not lock.acquire():
         print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)
         return None
-    with store.reading() as session:
+
+    def read(session: store.Session) -> tuple[Run, bool]:
         run = store.find(session, run_id)
         run.attempt, run.token = attempt, os.environ["SPELLTUNE_TOKEN"]
         session.expunge(run)
-        if not store.owns(session, run):
-            print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
-            lock.release()
-            return None
+        return run, store.owns(session, run)
+
+    run, owned = store.read_with_retry(read, seconds=TIMEOUTS.write)
+    if not owned:
+        print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
+        lock.release()
+        return None
     return Attempt(run, stored_config(run.config), lock)
 
 
@@ -166,14 +170,14 @@ def main_of_a_pack() -> int:
 
     members: dict[int, Attempt] = {}
     trackers: list[Tracker] = []
-    read = 0
+    known: set[pack_file.Member] = set()
 
     def more() -> RunSpec | None:
-        nonlocal read
-        lines = paths.pack_file(os.environ["SPELLTUNE_TOKEN"]).read_text().splitlines()
-        while read < len(lines):
-            read += 1
-            if own := begin(*json.loads(lines[read - 1])):
+        for member in pack_file.read_members(os.environ["SPELLTUNE_TOKEN"]):
+            if member in known:
+                continue
+            known.add(member)
+            if own := begin(*member):
                 own.reporter.phase("waiting for its first step")
                 trackers.append(own.tracker)
                 spec = RunSpec(**own.arguments())

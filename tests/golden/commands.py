@@ -101,8 +101,8 @@ REFUSED = [
 ]
 
 # Keys of documents and files, and columns of tables, that came since; nothing may go.
-NEW_KEYS = {"end_reason", "confirmed_rank", "scoring"}
-NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank")}
+NEW_KEYS = {"end_reason", "confirmed_rank", "scoring", "failed_starts"}
+NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())
 NUMBER = (int, float)

@@ -1,0 +1,171 @@
+"""Which processes are Spelltune's and of this home, and every signal that is sent to one.
+
+A token names its home: the rows of a copied home carry the tokens of the original, whose processes
+are not the copy's. A process is a run's own only if the token in its environment is the row's and
+names this home.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from src import paths
+from src.runs.locks import break_lock, holder, is_hung
+from src.runs.machine import boot_id
+from src.runs.spawn import Worker, worker_of
+from src.runs.timeouts import TIMEOUTS
+from src.store.tables import Run
+
+
+def new_token() -> str:
+    """A token for an attempt, by which its processes are known as those of this home."""
+    if not _id_file().exists():
+        _write_id()
+    return f"{secrets.token_hex(16)}-{home_id()}"
+
+
+def home_id() -> str | None:
+    """Identity of this home: its random id, device and inode, hashed. A copy has another one, and
+    so has a home that was moved to another disk; None without the file that holds the id."""
+    try:
+        name, place = _id_file().read_text(), os.stat(paths.home())
+    except OSError:
+        return None
+    key = f"{name.strip()} {place.st_dev} {place.st_ino}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _id_file() -> Path:
+    return paths.results() / ".home-id"
+
+
+def _write_id() -> None:
+    file = _id_file()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    staged = file.with_name(f".home-id.{os.getpid()}")
+    staged.write_text(f"{secrets.token_hex(16)}\n")
+    try:
+        os.link(staged, file)  # unlike a rename it never replaces the id of another process
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without hard links
+        if not file.exists():
+            os.replace(staged, file)
+    staged.unlink(missing_ok=True)
+
+
+def is_of_this_home(token: str | None) -> bool:
+    """True if a token was made in this home, not in one that this is a copy of."""
+    own = home_id()
+    return bool(token and own and token.endswith(f"-{own}"))
+
+
+def kill_by_token(token: str | None) -> None:
+    """SIGKILL to every process that carries this token of this home, and to no other."""
+    if not is_of_this_home(token):
+        return
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and _token_of(process) == token:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)  # checks pid and start time first
+
+
+def signal_trainer(run: Run, number: signal.Signals) -> bool:
+    """Signal the process group that a run's trainer leads; False if there is none."""
+    # The lock says who trains: a pid in the row may have been given to a stranger since.
+    pid = holder(paths.trainer_lock(run.id)) or run.trainer_pid
+    process = _process(pid)
+    if process is None or not is_of_this_home(run.token) or _token_of(process) != run.token:
+        return False
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+    return True
+
+
+def trainer_lives(run: Run) -> bool:
+    """True if a run's trainer holds its lock, or lives though the file of its lock is gone."""
+    lock = paths.trainer_lock(run.id)
+    if holder(lock) is not None:
+        return True
+    if lock.exists() or run.boot_id != boot_id():
+        return False
+    process = _process(run.trainer_pid)
+    return process is not None and is_of_this_home(run.token) and _token_of(process) == run.token
+
+
+def supervisor_lives(run: Run) -> bool:
+    """True if a run's supervisor holds its lock, or lives though the file of its lock is gone."""
+    lock = paths.supervisor_lock(run.id)
+    if holder(lock) is not None:
+        return True
+    if lock.exists() or run.boot_id != boot_id():
+        return False
+    process = _process(run.supervisor_pid)
+    return process is not None and _worker_of_this_home(process) == Worker.SUPERVISOR
+
+
+def is_running(worker: Worker, argument: str) -> bool:
+    """True if a worker of this home runs, or starts, with this first argument."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if line[3:4] == [argument] and _worker_of_this_home(process) == worker:
+                return True
+    return False
+
+
+def end_hung(lock: Path) -> bool:
+    """Free a lock whose holder gives no sign of life any more; True if it was freed.
+
+    A worker is killed. A process that a person started (a panel, a command that was suspended) only
+    loses the lock.
+    """
+    if not is_hung(lock):
+        return False
+    # Where all processes slept together, the holder needs a moment to show that it lives.
+    time.sleep(TIMEOUTS.heartbeat + TIMEOUTS.poll)
+    if not is_hung(lock):
+        return False
+    process = _process(holder(lock))
+    if process is not None and _worker_of_this_home(process):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+            process.wait(TIMEOUTS.heartbeat)
+    if is_hung(lock):
+        break_lock(lock)
+    return True
+
+
+def _process(pid: int | None) -> psutil.Process | None:
+    """The living process with this pid. Never for 0 and below, which name groups, nor for init."""
+    if pid is None or pid <= 1:
+        return None
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.Error:
+        return None
+
+
+def _token_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("SPELLTUNE_TOKEN")
+    except (psutil.Error, OSError):
+        return None
+
+
+def _worker_of_this_home(process: psutil.Process) -> Worker | None:
+    """The worker that a process runs, if it works for this home."""
+    try:
+        if (worker := worker_of(process.cmdline())) is None:
+            return None
+        home = process.environ().get("SPELLTUNE_HOME") or process.cwd()
+        return worker if os.path.samefile(home, paths.home()) else None
+    except (psutil.Error, OSError):
+        return None

@@ -1,0 +1,78 @@
+"""A home that is copied, or loses its locks, under a run that trains."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import paths
+from src.config import load_config
+from src.runs import launcher, processes, reconciler
+from src.runs.locks import holder
+from src.store.tables import Run, Status
+from tests.helpers.live import alive, command, ended, row, training, wait
+
+
+@pytest.fixture
+def living(small: dict[str, Any]) -> Iterator[Run]:
+    """A run that trains."""
+    run_id = launcher.launch(load_config(overrides=small))
+    yield wait(run_id, training)
+    launcher.stop(run_id)
+    wait(run_id, ended)
+
+
+def test_a_copy_of_a_home_that_is_read_and_lost_locks_end_nothing(
+    home: Path, living: Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
+) -> None:
+    copy = tmp_path_factory.mktemp("copies") / "home"
+    subprocess.run(["cp", "-a", home, copy], check=True)
+    with monkeypatch.context() as there:
+        there.setenv("SPELLTUNE_HOME", str(copy))
+        (told,) = json.loads(command("runs", "--json").stdout)
+        assert (told["id"], told["status"]) == (living.id, Status.INTERRUPTED)
+        assert not processes.is_of_this_home(living.token)
+    step = row(living.id).step or 0
+    run = wait(living.id, lambda run: (run.step or 0) > step)
+    assert (run.status, run.trainer_pid) == (Status.RUNNING, living.trainer_pid)
+    assert alive(run.trainer_pid) and processes.is_of_this_home(run.token)
+
+    # Nor does the loss of the folder of locks.
+    shutil.rmtree(paths.locks_dir())
+    assert reconciler.reconcile() == []
+    end = time.monotonic() + 60
+    while holder(paths.trainer_lock(living.id)) is None or (
+        holder(paths.supervisor_lock(living.id)) is None
+    ):
+        assert time.monotonic() < end
+        assert reconciler.reconcile() == [] and row(living.id).status == Status.RUNNING
+        time.sleep(0.1)
+    assert holder(paths.trainer_lock(living.id)) == living.trainer_pid
+    assert holder(paths.supervisor_lock(living.id)) == living.supervisor_pid
+
+
+def test_no_signal_leaves_the_home(home: Path, tmp_path_factory: Any) -> None:
+    """To a process with the token of a row, made in another home or in none."""
+    token = processes.new_token()
+    assert processes.is_of_this_home(token) and processes.new_token() != token
+    other = token.rpartition("-")[0] + "-" + "0" * 16
+    children = [
+        subprocess.Popen(["sleep", "60"], env=os.environ | {"SPELLTUNE_TOKEN": own})
+        for own in (token, other, "t")
+    ]
+    for own in ("t", other, "", None, token):
+        processes.kill_by_token(own)
+    assert children[0].wait(60) == -signal.SIGKILL
+    for child in children[1:]:
+        assert child.poll() is None
+        run = Run(token=other, trainer_pid=child.pid, id="r")
+        assert not processes.signal_trainer(run, signal.SIGKILL)
+        child.kill()
+        child.wait()
