@@ -41,7 +41,7 @@ OUTCOMES = st.sampled_from(
     [reason for reason in EndReason if reason.status in result_file.REPORTED]
 ).map(lambda reason: Outcome(reason, f"because {reason}", step=1, best_step=1))
 
-LOGGED = ("status", "attempt", "token", "end_reason", "ended_at", "step", "reason")
+LOGGED = ("status", "attempt", "token", "end_reason", "ended_at", "step", "reason", "held_at")
 
 
 def log_changes() -> None:
@@ -368,14 +368,16 @@ class Processes(RuleBasedStateMachine):
     def a_stale_token_writes(self, index: int, outcome: Outcome) -> None:
         seen = self.seen[index % len(self.seen)]
         now = next(run for run in self.rows() if run.id == seen.id)
-        if (now.attempt, now.token) == (seen.attempt, seen.token):
+        same = (now.attempt, now.token) == (seen.attempt, seen.token)
+        if same and not Status(now.status).ended:
             return
         with store.writing() as session:
             assert not store.owns(session, seen)
             assert not store.update_attempt(session, seen, step=99)
             assert not store.end(session, seen, outcome)
             assert not store.release(session, seen)
-            assert not store.requeue(session, seen, resume_step=None, config=None)
+            if not same:
+                assert not store.requeue(session, seen, resume_step=None, config=None)
         assert next(r for r in self.rows() if r.id == now.id).model_dump() == now.model_dump()
 
     # --- what always holds ---
@@ -396,6 +398,7 @@ class Processes(RuleBasedStateMachine):
             again = was.ended and now == Status.QUEUED
             if was != now:
                 assert now in TRANSITIONS[was], f"{was} -> {now}"
+                assert now != Status.STARTING or old.held_at is None, "a held run was claimed"
             elif was.ended:
                 assert old == new, "an ended row changed"
             next_attempt = again and was != Status.CANCELLED
