@@ -3,6 +3,7 @@ and keeps statuses up to date."""
 
 import ipaddress
 import os
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ def middleware() -> list[Middleware]:
     proxy = os.environ.get("SPELLTUNE_PROXY")
     return [
         Middleware(LoopbackOnly, proxy=proxy),
-        Middleware(KnownHosts, names=["localhost", *names]),
+        Middleware(KnownHosts, names=names),
     ]
 
 
@@ -101,7 +102,8 @@ def _is_loopback(address: str) -> bool:
 
 
 class KnownHosts:
-    """Refuses requests for other host names than `names`, and those from pages of other sites.
+    """Refuses requests for other host names than localhost and `names`, and those from pages of
+    other sites: also of another port of this machine, which is another program.
 
     Streamlit's own `server.allowedHosts` guards WebSockets alone and asks a service outside for
     this machine's address when a proxy has rewritten the Host header.
@@ -118,10 +120,10 @@ class KnownHosts:
         refusal = None
         if not self.known(host):
             refusal = host
-        elif origin and urlsplit(origin).netloc != host:
+        elif origin and _netloc(origin) != host.lower():
             # A page of another site must not talk to the panel. Behind a proxy that rewrote Host,
             # the Origin still names the host that the reader opened.
-            if self.named(origin.partition("://")[2]):
+            if self.opened_through_proxy(origin):
                 scope = dict(scope, headers=[h for h in scope["headers"] if h[0] != b"origin"])
             else:
                 refusal = origin
@@ -142,11 +144,28 @@ class KnownHosts:
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return self.named(host)
+            return name == "localhost" or self.named(host)
         return True
 
     def named(self, host: str) -> bool:
-        return any(fnmatchcase(_name(host), name) for name in self.names)
+        """True if the host is one of `names`, with its port where that has one."""
+        told = {_name(host), host.lower()}
+        return any(fnmatchcase(one, name) for one in told for name in self.names)
+
+    def opened_through_proxy(self, origin: str) -> bool:
+        """True if readers open the panel there; on this machine it is named with its port."""
+        netloc, name = _netloc(origin), _name(_netloc(origin))
+        if name == "localhost" or _is_loopback(name):
+            port = "" if re.search(r":\d+$", netloc) else ":443" if origin[:5] == "https" else ":80"
+            return netloc + port in self.names
+        return self.named(netloc)
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # a bracket without its other half
+        return ""
 
 
 def _name(host: str) -> str:

@@ -25,6 +25,22 @@ from src.panel.server import KnownHosts
         ("websocket", "panel.example", "https://panel.example", True),
         ("websocket", "evil.example", "https://evil.example", False),
         ("websocket", "127.0.0.1:8501", "null", False),
+        # Another port of this machine is another program.
+        ("http", "127.0.0.1:8501", "http://127.0.0.1:3000", False),
+        ("http", "127.0.0.1:8501", "http://localhost:3000", False),
+        ("http", "localhost:8501", "http://localhost:3000", False),
+        ("http", "localhost:8501", "http://localhost", False),
+        ("http", "localhost:8501", "http://LOCALHOST.:3000", False),
+        ("http", "localhost:8501", "http://[::1]:8501", False),
+        ("http", "localhost:8501", "http://[", False),
+        ("http", "localhost:8501", "", True),
+        ("websocket", "127.0.0.1:8501", "http://127.0.0.1:3000", False),
+        ("websocket", "127.0.0.1:8501", "http://localhost:3000", False),
+        ("websocket", "localhost:8501", "http://localhost:8502", False),
+        ("websocket", "localhost:8501", "http://localhost:8501", True),
+        # Except where it is named with its port, as a proxy on this machine is.
+        ("websocket", "127.0.0.1:8501", "http://localhost:8888", True),
+        ("http", "127.0.0.1:8501", "http://localhost:8888", True),
     ],
 )
 def test_only_known_hosts_are_answered(kind, host, origin, answer):
@@ -43,7 +59,7 @@ def test_only_known_hosts_are_answered(kind, host, origin, answer):
 
     headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
     scope = {"type": kind, "headers": headers, "method": "GET", "path": "/"}
-    app = KnownHosts(inner, names=["localhost", "panel.example", "*.studio.example"])
+    app = KnownHosts(inner, names=["panel.example", "*.studio.example", "localhost:8888"])
     asyncio.run(app(scope, receive, send))
     assert bool(reached) is answer
     if not answer:
