@@ -55,9 +55,17 @@ def page() -> None:
 
 def split_step_from_run() -> None:
     """Turn `?run=RUN@STEP`, as checkpoints are named everywhere, into `?run=RUN&step=STEP`."""
-    run, at, step = st.query_params.get("run", "").rpartition("@")
-    if at and step.isdigit():
-        navigation.go("errors", st.query_params.to_dict() | {"run": run, "step": step})
+    asked = st.query_params.get("run", "")
+    if "@" not in asked:
+        return
+    try:
+        with store.reading() as session:
+            run, step = store.find_checkpoint(session, asked)
+    except store.UnknownRun:
+        return  # the choice of the run says so
+    if step is not None:
+        named = {"run": run.id, "step": str(step)}
+        navigation.go("errors", st.query_params.to_dict() | named)
 
 
 def draw_unscored(run: Run, split: str) -> None:

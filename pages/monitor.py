@@ -5,6 +5,7 @@ from html import escape
 import streamlit as st
 
 from src import store
+from src.format import full_stop
 from src.panel.monitor import actions, head, tabs
 from src.panel.ui import charts, html, navigation, run_status
 from src.store.tables import Run, Status, Sweep, SweepStatus
@@ -62,7 +63,7 @@ def draw_run(run_id: str, stage: str) -> None:
         draw_curves(run, curves, live=live)
     elif live:
         first = "The first points come once the model is there."
-        html.draw_empty("No curve yet", f"{first} Now: {escape(now)}.")
+        html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(now))}")
     tabs.draw(run, checkpoints, curves, events, forks)
 
 

@@ -1,7 +1,13 @@
 """Numbers and values as people read them."""
 
+import re
 from itertools import pairwise
 from typing import Any
+
+
+def whole_number(text: str) -> int | None:
+    """The number of a text of digits, such as a step; None for any other text, also `²`."""
+    return int(text) if re.fullmatch(r"[0-9]{1,15}", text) else None
 
 
 def number(value: float | None, spec: str = ",.4g", unit: str = "") -> str:
@@ -21,6 +27,12 @@ def setting_value(value: Any, spec: str = "") -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:{spec}}" if isinstance(value, float) else str(value)
+
+
+def full_stop(text: str) -> str:
+    """The text as a sentence: with a full stop at its end, unless it ends in a sign already."""
+    text = text.strip()
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def duration(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src import store
@@ -54,7 +53,7 @@ def preview(
     for text in preview_notes(seen):
         out.print(f"note: {text}")
     for example in seen["examples"]:
-        out.print(escape(" | ".join(example["pieces"])).replace("\n", "⏎"), highlight=False)
+        out.print(" | ".join(example["pieces"]).replace("\n", "⏎"), highlight=False)
 
 
 def preflight(
@@ -192,10 +191,10 @@ def print_plan(
         }:
             names = " ".join(str(files[i]) for i in pack.members)
             sets = f"--set engine={pack.engine} --set pack_size={pack.size}"
-            out.print(escape(f"spelltune launch {names} {sets}"), highlight=False)
+            out.print(f"spelltune launch {names} {sets}", highlight=False)
     for place, first in plan.duplicates.items():
         text = f"{files[place]} takes the same steps as {files[first]}"
-        out.print(escape(text + (" and is left out" if once else "; --once trains one of them")))
+        out.print(text + (" and is left out" if once else "; --once trains one of them"))
 
 
 def packing_of(config: RunConfig, runs: int) -> tuple[str, int]:
@@ -257,7 +256,7 @@ def follow(run_id: str) -> None:
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
     )
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=1, status="QUEUED", values="")
@@ -276,7 +275,7 @@ def follow(run_id: str) -> None:
                     total=run.max_steps,
                     completed=run.step or 0,
                     status=run.status,
-                    values=escape("  ".join([*values, run.phase or ""])),
+                    values="  ".join([*values, run.phase or ""]),
                 )
                 if Status(run.status).ended:
                     return

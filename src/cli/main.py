@@ -16,6 +16,10 @@ from src.errors import UserError
 class Commands(TyperGroup):
     """Print an error that a user can mend as one sentence, and exit with BAD_CALL."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        output.adapt_to_encoding()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

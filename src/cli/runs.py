@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from src import store
 from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
-from src.cli.output import err, out, print_facts, print_json, print_table
+from src.cli.output import err, out, print_facts, print_json, print_line, print_table, terminal
 from src.format import number
 from src.runs import launcher, reconciler
 from src.store.tables import Run, Status
@@ -51,7 +49,7 @@ def runs(as_json: AsJson = False) -> None:
     for run in rows:
         values = latest[run.id]
         table.add_row(
-            escape(run.id),
+            run.id,
             run.status,
             f"{run.step or 0:,}/{run.max_steps:,}",
             number(values.get("val/exact_match")),
@@ -59,8 +57,8 @@ def runs(as_json: AsJson = False) -> None:
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         )
     # Ids are copied and statuses read, so neither is cut, however narrow the terminal or the pipe.
-    widest = Console(width=1000).measure(table).maximum
-    Console(width=max(out.width, widest)).print(table)
+    widest = terminal(width=1000).measure(table).maximum
+    terminal(width=max(out.width, widest)).print(table)
     return None
 
 
@@ -98,7 +96,7 @@ def metrics(run: RunArgument, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(points)
     for point in points:
-        print(f"{point['step']}\t{point['name']}\t{point['value']}")
+        print_line(point["step"], point["name"], point["value"])
 
 
 def checkpoints(run: RunArgument, as_json: AsJson = False) -> None:

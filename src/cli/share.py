@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from src import paths, store
 from src.cli.lookup import adapter_folder, find_checkpoint, find_run
@@ -61,7 +60,7 @@ def push(
     if address:
         out.print(f"uploaded to {address}", highlight=False)
     else:
-        out.print(f"{folder} would be uploaded to {escape(repo)}", highlight=False)
+        out.print(f"{folder} would be uploaded to {repo}", highlight=False)
 
 
 def merge(

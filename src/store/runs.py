@@ -10,6 +10,7 @@ from sqlmodel import Session, SQLModel, col, delete, select
 
 from src.config import RunConfig
 from src.errors import UserError, did_you_mean
+from src.format import whole_number
 from src.store.tables import (
     Checkpoint,
     Evaluation,
@@ -86,10 +87,22 @@ def find(session: Session, run: str) -> Run:
 
 def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:
     """Run and step of `RUN@STEP`; the step of a plain `RUN` is None."""
-    run, at, step = name.rpartition("@")
-    if at and step.isdigit():
-        return find(session, run), int(step)
-    return find(session, name), None
+    run, at, digits = name.rpartition("@")
+    step = whole_number(digits)
+    if not at or step is None:
+        return find(session, name), None
+    whole, part = (_called(session, one) for one in (name, run))
+    if whole and part:
+        ids = ", ".join(f"{one.id}@{step}" if one in part else one.id for one in (*whole, *part))
+        raise UnknownRun(
+            f"{name!r} is the name of a run, and step {step} of {run!r}; name one by its id: {ids}"
+        )
+    return (find(session, name), None) if whole else (find(session, run), step)
+
+
+def _called(session: Session, name: str) -> Sequence[Run]:
+    """The runs with that id or name."""
+    return session.exec(select(Run).where((col(Run.id) == name) | (col(Run.name) == name))).all()
 
 
 def list_runs(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.files import sha256
+from src.format import whole_number
 
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
@@ -143,7 +144,7 @@ def step_dir(checkpoints_dir: Path, step: int) -> Path:
 def steps(checkpoints_dir: Path) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
     names = (path.name.removeprefix("step-") for path in checkpoints_dir.glob("step-*"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(step for name in names if (step := whole_number(name)) is not None)
 
 
 def keep_for_fork(checkpoints_dir: Path, step: int) -> None:

@@ -190,7 +190,8 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
             there = [str(name) for name in table.columns]
             raise DataError(
                 f"{source} has no column {column!r}; it has {', '.join(there) or 'none'}"
-                f"{did_you_mean(column, there)} Rename one: question and answer are both needed"
+                f"{did_you_mean(column, there) or '.'} Rename one: question and answer are both "
+                "needed"
             )
     for column in COLUMNS:
         for number, cell in enumerate(table[column], start=1):

@@ -179,7 +179,7 @@ def stopping_problems(asked: EarlyStoppingConfig) -> dict[str, str]:
         problems["early_stopping.metric"] = f"{asked.metric!r} is not recorded; take one of {names}"
     if unknown := [name for name in asked.criteria if name not in CRITERIA]:
         problems["early_stopping.criteria"] = (
-            f"no criterion {unknown[0]!r}{did_you_mean(unknown[0], CRITERIA)}; registered are "
-            f"{', '.join(CRITERIA)} (src/training/early_stopping.py)"
+            f"no criterion {unknown[0]!r}; registered in src/training/early_stopping.py are "
+            f"{', '.join(CRITERIA)}{did_you_mean(unknown[0], CRITERIA)}"
         )
     return problems

@@ -13,6 +13,7 @@ import streamlit as st
 
 from src import paths
 from src.config import ConfigError, RunConfig, affecting, subset
+from src.format import full_stop
 from src.panel.ui import html, navigation
 from src.runs import checks
 from src.training.data_loaders import preview_notes
@@ -113,7 +114,7 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
         )
     )
     for note in preview_notes(preview):
-        st.html(f'<p class="note">{escape(note)}.</p>')
+        st.html(f'<p class="note">{escape(full_stop(note))}</p>')
     st.html("".join(_example(e) for e in preview["examples"][:3]))
 
 

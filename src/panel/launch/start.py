@@ -13,6 +13,7 @@ from src.config import (
     presets,
     stored_config,
 )
+from src.format import whole_number
 from src.panel.launch import upload
 from src.panel.ui import html, navigation
 from src.runs import attempts
@@ -67,11 +68,11 @@ def draw(origin: str) -> None:
 
 def fork_of() -> tuple[Run, int] | None:
     """The run and the step of `?from=RUN&fork=STEP`, None for a new run."""
-    step = st.query_params.get("fork", "")
-    if not step.isdigit() or "from" not in st.query_params:
+    step = whole_number(st.query_params.get("fork", ""))
+    if step is None or "from" not in st.query_params:
         return None
     with store.reading() as session:
-        return store.find(session, st.query_params["from"]), int(step)
+        return store.find(session, st.query_params["from"]), step
 
 
 def fork_problems(config: RunConfig) -> dict[str, str]:
