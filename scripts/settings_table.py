@@ -20,7 +20,12 @@ configs/models. A preset, a YAML file and `--set` override them, in this order.
 
 A YAML file may also have the older flat keys: `experiment_name` is `name`, `lora_config` is `lora`,
 `training_config` is `training` (its `warmup_steps` is `scheduler.warmup_steps`), and `timestamp` is
-ignored.
+ignored. A key that stands twice is refused.
+
+A value is read by the type of its setting, in a file as after `--set` and in the form: of
+`--set name=7` or `--set data.template='Fix #1: {question}'` the text as it stands. `null` is none,
+and a list is `a,b` or `[a, b]`. After `--set` a text in double quotes is read as in JSON, and an
+empty value, such as of a variable of the shell that is not set, is refused.
 """
 SWEEP = """
 ## A sweep file

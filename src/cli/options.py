@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from src.config import parse_override, presets
+from src.config import ConfigError, parse_override, presets, shortened
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 RunArgument = Annotated[
@@ -37,7 +37,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="SETTING=VALUE",
-        help="Change a setting, such as lora.r=16; may be repeated.",
+        help="Change a setting, such as lora.r=16; may be repeated. A value is read as it stands: "
+        "null is none, a,b or [a, b] a list.",
     ),
 ]
 
@@ -48,5 +49,11 @@ Output = Annotated[Path | None, typer.Option(help="File to write; by default, st
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:
-    """The values of all --set options, by setting."""
-    return dict(parse_override(text) for text in changes)
+    """The values of all --set options, by setting; ConfigError for two that contradict."""
+    given: dict[str, Any] = {}
+    for name, value in map(parse_override, changes):
+        if name in given and given[name] != value:
+            told = f"is set twice, to {shortened(given[name])} and to {shortened(value)}; keep one"
+            raise ConfigError({name: told})
+        given[name] = value
+    return given

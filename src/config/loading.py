@@ -1,16 +1,20 @@
 """RunConfig from YAML files, presets, overrides and rows, and back to YAML."""
 
 import copy
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from src.config.fields import settings
+from src.config.fields import Setting, flattened, settings
 from src.config.schema import RunConfig, Section
+from src.config.values import NULL, from_text, to_text
+from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean
 from src.paths import CONFIGS, base_model
 
@@ -57,15 +61,41 @@ def load_config(
             raise ConfigError({"": f"no preset {preset!r}{near} ({', '.join(presets())})"})
         _merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
     if path is not None:
-        _merge(values, {"name": Path(path).stem} | _from_flat(read_yaml(Path(path))))
+        own = _from_flat(read_yaml(Path(path)))
+        if problems := _empty(own):
+            raise ConfigError(problems)
+        _merge(values, {"name": Path(path).stem} | own)
     return with_overrides(values, overrides or {})
 
 
 def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunConfig:
     """The RunConfig of nested `values` with `overrides`, by dotted name, on top."""
+    given: dict[str, str] = {}  # setting -> the override that gives it
+    problems: dict[str, str] = {}
     for name, value in overrides.items():
-        _merge(values, _nest(name, value))
+        nested = _nest(name, value)
+        for leaf in flattened(nested):
+            if leaf in given:
+                problems[leaf] = f"is given twice, as {given[leaf]!r} and as {name!r}; keep one"
+            given[leaf] = name
+        problems |= _empty(nested)
+        _merge(values, nested)
+    if problems:
+        raise ConfigError(problems)
     return parse_config(values)
+
+
+def _empty(values: Mapping[str, Any]) -> dict[str, str]:
+    """{setting: problem} of empty texts where a setting may be none.
+
+    An empty text is more often a variable that is not set than the wish for none.
+    """
+    optional = {setting.name for setting in settings() if setting.optional}
+    return {
+        name: f"is empty; write {NULL} for none, or leave it out for its default"
+        for name, value in flattened(values).items()
+        if name in optional and isinstance(value, str) and not value.strip()
+    }
 
 
 def defaults() -> dict[str, Any]:
@@ -78,7 +108,7 @@ def _defaults() -> dict[str, Any]:
     values = read_yaml(DEFAULTS)
     for part in values.pop("include"):
         _merge(values, read_yaml(DEFAULTS.parent / part))
-    return values
+    return dict(plain(values))
 
 
 def stored_config(values: Mapping[str, Any]) -> RunConfig:
@@ -97,23 +127,32 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`lora.r=16` -> ("lora.r", 16); the value is read as YAML."""
+    """`lora.r=16` -> ("lora.r", 16); the value is read by its setting's type, as the form reads it.
+
+    In double quotes it is a text as in JSON. An empty one stays empty, which is refused.
+    """
     name, equals, value = text.partition("=")
+    name = name.strip()
     if not equals or not name:
         raise ConfigError({"": f"--set takes SETTING=VALUE, such as lora.r=16; got {text!r}"})
-    try:
-        return name.strip(), yaml.load(value, Loader)
-    except (yaml.YAMLError, ValueError):
-        return name.strip(), value
+    if not value.strip():
+        return name, value
+    setting = next((one for one in settings() if one.name == name), None)
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        with suppress(ValueError):
+            value = json.loads(value)
+            if setting is None or setting.type is str:
+                return name, value
+    return name, value if setting is None else from_text(setting, value)
 
 
-class Loader(yaml.SafeLoader):
-    """Safe YAML whose only booleans are true and false, as in YAML 1.2: `mode: off` is a word."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, rule) for tag, rule in rules if first in "tTfF" or not tag.endswith(":bool")]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+def override_text(setting: Setting, value: Any) -> str:
+    """The inverse of `parse_override`: one line without control characters."""
+    text = NULL if value is None else to_text(setting, value) or "[]"
+    told = f"{setting.name}={text}"
+    if text.isprintable() and parse_override(told)[1] == value:
+        return told
+    return f"{setting.name}={json.dumps(text, ensure_ascii=False)}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -124,26 +163,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """The text of a settings file; ConfigError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError({"": f"no file {path}"}) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ConfigError({"": f"cannot read {path}: {error}"}) from None
-
-
-def parse_yaml(text: str, source: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML text holds; `source` is what an error calls it."""
+    if len(content) > MAX_BYTES:
+        raise ConfigError({"": f"{path} is over {MAX_BYTES:,} bytes: no file of settings"})
     try:
-        values = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(
-            {"": f"{source} is not valid YAML: {' '.join(str(error).split())}"}
-        ) from None
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError({"": f"cannot read {path}: line {line} is not UTF-8"}) from None
+
+
+def parse_yaml(text: str, source: str | Path, *, unique: bool = True) -> dict[str, Any]:
+    """The mapping that a YAML text holds; `source` is what an error calls it.
+
+    A key that stands twice is refused, except where `unique` is False: in what was launched before.
+    """
+    try:
+        values = load_yaml(text, unique=unique)
+    except YamlError as error:
+        what = " is not valid YAML" if isinstance(error, NotYaml) else ""
+        raise ConfigError({"": f"{source}{what}, {error}"}) from None
     if not isinstance(values, dict):
-        held = "is empty" if values is None else f"holds a {type(values).__name__}"
+        held = "is empty" if values is None else f"holds a {_kind(values)}"
         example = "`training: {max_steps: 600}`"
         raise ConfigError({"": f"{source} {held}; it maps settings to values, as in {example}"})
     return values
+
+
+def _kind(value: Any) -> str:
+    return "number" if isinstance(value, Written) else type(value).__name__
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -178,13 +231,19 @@ def _from_flat(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the keys of the older flat shape moved to where they are now."""
     if not _FLAT.keys() & values.keys():
         return values
+    twice = {new: f"{old} and {new}" for old, new in _FLAT.items() if {old, new} <= values.keys()}
     moved = {_FLAT.get(key, key): value for key, value in values.items() if key != "timestamp"}
     training = moved.get("training")
     if isinstance(training, dict):
         moved["training"] = {k: v for k, v in training.items() if k not in _FLAT_TRAINING}
         for key, section in _FLAT_TRAINING.items():
-            if key in training:
-                moved.setdefault(section, {})[key] = training[key]
+            there = moved.get(section)
+            if key in training and isinstance(there, dict) and key in there:
+                twice[f"{section}.{key}"] = f"training_config.{key} and {section}.{key}"
+            elif key in training:
+                moved[section] = {**(there or {}), key: training[key]}
+    if twice:
+        raise ConfigError({n: f"is given twice, as {told}; keep one" for n, told in twice.items()})
     return moved
 
 
@@ -211,18 +270,44 @@ def _problems(error: ValidationError) -> dict[str, str]:
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            siblings = [
-                n for n in names + list(RunConfig.model_fields) if n.count(".") == name.count(".")
-            ]
-            leaf = name.rpartition(".")[2]
-            message = f"no such setting{did_you_mean(name, siblings) or did_you_mean(leaf, names)}"
+            message = _unknown(name, str(item["loc"][-1]), item["input"], names)
         elif item["type"] == "missing":
             message = "no value given"
+        elif item["type"] in ("model_type", "model_attributes_type"):
+            message = _no_section(name, item["input"])
+        elif item["type"] == "list_type":
+            message = f"takes a list, such as [a, b]; got {shortened(item['input'])}"
         elif item["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}; got {item['input']!r}"
+            message = f"{message[0].lower()}{message[1:]}; got {shortened(item['input'])}"
         else:
             # A rule over several settings names first the one to change: the form shows it there.
             first, _, rest = message.partition(" ")
             name, message = (first, rest) if first in names else (name, message)
         problems.setdefault(name, message)
     return problems
+
+
+def _unknown(name: str, key: str, value: Any, names: list[str]) -> str:
+    if "." in key and key in names:
+        section, _, leaf = key.rpartition(".")
+        return f"stands in its section in a file: `{section}: {{{leaf}: {value}}}`"
+    siblings = [n for n in names + list(RunConfig.model_fields) if n.count(".") == name.count(".")]
+    leaf = name.rpartition(".")[2]
+    return f"no such setting{did_you_mean(name, siblings) or did_you_mean(leaf, names)}"
+
+
+def _no_section(name: str, value: Any) -> str:
+    """The problem of a section that holds no settings."""
+    field = RunConfig.model_fields[name].annotation if name in RunConfig.model_fields else None
+    first = next(iter(field.model_fields)) if isinstance(field, type) and issubclass(
+        field, BaseModel) else "..."  # fmt: skip
+    example = f"`{name}: {{{first}: {_defaults().get(name, {}).get(first, '...')}}}`"
+    if value is None:
+        return f"has nothing beneath it; write its settings there, as in {example}, or leave it out"
+    return f"is a section, which holds settings, as in {example}; got {shortened(value)}"
+
+
+def shortened(value: Any) -> str:
+    """A refused value for a sentence; a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"

@@ -6,10 +6,19 @@ configs/, not here.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from src.config.yaml_text import Written
 from src.errors import did_you_mean
 
 BUILT_IN_TASKS = ("spell_out", "correct")
@@ -43,6 +52,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number of YAML by the type of its field: where that is a text, as it was written."""
+        if not isinstance(value, Written | list):
+            return value
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, list):
+            if kind not in (list[str], list[str] | None):
+                return value
+            return [part.text if isinstance(part, Written) else part for part in value]
+        return value.text if kind in (str, str | None) else value.plain()
 
 
 class ModelConfig(Section):
@@ -125,8 +147,8 @@ class DataConfig(Section):
         if not (self.path or self.hub_id) and self.task not in BUILT_IN_TASKS:
             near = did_you_mean(self.task, BUILT_IN_TASKS)
             raise ValueError(
-                f"data.task {self.task!r} is not built in ({', '.join(BUILT_IN_TASKS)}){near}; "
-                "set data.path or data.hub_id to use your own data"
+                f"data.task {self.task!r} is not built in ({', '.join(BUILT_IN_TASKS)}); "
+                f"set data.path or data.hub_id to use your own data{near}"
             )
         return self
 

@@ -4,10 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from src import store
-from src.config import ConfigError, get, parse_yaml, read_text, settings
+from src.config import ConfigError, dump_yaml, get, parse_yaml, read_text, settings
 from src.runs import checks, launcher, snapshots
 from src.runs.machine import host
 from src.store.outcome import EndReason
@@ -19,6 +17,7 @@ from src.sweeps.file import (
     base_config,
     load_sweep,
     parse_sweep,
+    read_document,
     trial_config,
 )
 
@@ -35,7 +34,7 @@ def prepare(
     text = read_text(file)
     given = {"budget": budget, "executor": executor}
     if own := {name: value for name, value in given.items() if value is not None}:
-        text = yaml.safe_dump(parse_yaml(text, file) | own, sort_keys=False)
+        text = dump_yaml(parse_yaml(text, file) | own)
     return text, *read_and_estimate(text, file)
 
 
@@ -82,11 +81,13 @@ def launch(file: Path, *, budget: str | None = None, executor: str | None = None
 
 def launched_config(row: Sweep) -> SweepConfig:
     """The sweep file as it was launched, on the base settings as they were then."""
-    text = row.file
+    # An older version launched files in which a key stands twice, and took the last one.
+    document = parse_yaml(row.file, row.path, unique=False)
     if row.base is not None:
-        own = {"base": {"overrides": row.base}}
-        text = yaml.safe_dump(parse_yaml(text, row.path) | own, sort_keys=False)
-    return parse_sweep(text, row.path)
+        # It also took an empty text for none.
+        base = {name: None if value == "" else value for name, value in row.base.items()}
+        document |= {"base": {"overrides": base}}
+    return read_document(document)
 
 
 def drift_notice(row: Sweep) -> str | None:

@@ -13,11 +13,13 @@ from src.config import (
     RunConfig,
     Section,
     Setting,
+    flattened,
     get,
     load_config,
     parse_yaml,
     read_text,
     settings,
+    shortened,
     with_overrides,
 )
 from src.errors import did_you_mean
@@ -25,6 +27,8 @@ from src.models.metrics import MONITORED, lower_is_better
 
 STARTUP_SECONDS = 10  # from the start of a trial to its first step
 
+
+MAX_BUDGET_LETTERS = 9  # of its number
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -106,7 +110,7 @@ class SweepConfig(Section):
     """Trials of each setting, which differ in their seed alone."""
     budget: str | None = None
     """`200 trials` or `45 minutes`; empty lets a grid run to its end."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     """Rules what the search draws; each trial has its own seed besides."""
     duplicates: Literal["train", "skip"] = "train"
     """What to do with a cell of a grid that takes the same steps as another one, such as 4 rows
@@ -152,6 +156,8 @@ class Budget:
         number = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|\.\d+)"
         found = re.fullmatch(rf"\s*{number}\s*([A-Za-z]+)\s*", text)
         words = found[2].lower() if found else ""
+        if found and len(found[1]) > MAX_BUDGET_LETTERS:
+            raise ValueError("the budget is too large; raise it later, as far as it is used")
         short = words.rstrip("s") in {"second", "minute", "hour", "day", "min", "sec", "hr"}
         amount = float(found[1].replace(",", "")) if found else 0.0
         if words in ("trial", "trials"):
@@ -176,20 +182,29 @@ def load_sweep(path: str | Path) -> SweepConfig:
 
 
 def parse_sweep(text: str, source: str | Path) -> SweepConfig:
-    """The sweep that a text describes, with each value of its space parsed as RunConfig parses it.
+    """The sweep that a YAML text describes; ConfigError as for `read_document`."""
+    return read_document(parse_yaml(text, source))
+
+
+def read_document(document: Mapping[str, Any]) -> SweepConfig:
+    """The sweep of a file's content, with each value of its space read as RunConfig reads it.
 
     ConfigError names every problem at once.
     """
     try:
-        sweep = SweepConfig.model_validate(parse_yaml(text, source))
+        sweep = SweepConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(dict(_sentences(error))) from None
     base = base_config(sweep)
     problems = dict(_problems(sweep, base))
     if problems:
         raise ConfigError(problems)
+    overrides = {name: get(base, name) for name in flattened(sweep.base.overrides)}
     return sweep.model_copy(
-        update={"space": {n: _typed(base, n, p) for n, p in sweep.space.items()}}
+        update={
+            "base": sweep.base.model_copy(update={"overrides": overrides}),
+            "space": {n: _typed(base, n, p) for n, p in sweep.space.items()},
+        }
     )
 
 
@@ -229,13 +244,13 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
             case "missing":
                 message = "no value given"
             case "model_type" | "model_attributes_type" | "dict_type" if path[0] == "space":
-                message = f"takes a list of values, or low and high; got {item['input']!r}"
+                message = f"takes a list of values, or low and high; got {shortened(item['input'])}"
             case "too_short" if path[0] == "space":
                 message = "has no values to try"
             case "value_error":
                 pass
             case _:
-                message = f"{message[0].lower()}{message[1:]}; got {item['input']!r}"
+                message = f"{message[0].lower()}{message[1:]}; got {shortened(item['input'])}"
         yield ".".join(path), message
 
 

@@ -5,16 +5,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.cli.options import overrides
 from src.config import (
     ConfigError,
     Setting,
     differences,
+    from_text,
     get,
     load_config,
+    override_text,
     parse_config,
     parse_override,
     presets,
     settings,
+    to_text,
     to_yaml,
 )
 from src.paths import CONFIGS, ROOT
@@ -173,7 +177,7 @@ def test_an_unknown_preset_names_the_nearest() -> None:
         load_config(preset="tiny-spel")
 
 
-def test_overrides_are_read_as_yaml() -> None:
+def test_overrides_are_read() -> None:
     assert parse_override("lora.r=16") == ("lora.r", 16)
     assert parse_override("lora.target_modules=[c_attn, c_fc]")[1] == ["c_attn", "c_fc"]
     assert parse_override("early_stopping.patience=null")[1] is None
@@ -182,6 +186,83 @@ def test_overrides_are_read_as_yaml() -> None:
     assert load_config(overrides=dict([parse_override("tracking.mode=off")])).tracking.mode == "off"
     with pytest.raises(ConfigError, match="SETTING=VALUE"):
         parse_override("lora.r")
+
+
+AS_IT_STANDS = {
+    "data.template": ["Fix #1: {question}", "a # {question}", "{question}: ", "[{question}]",
+                      "'{question}'", "{question}\n>", 'say "{question}"', "no", "2026-01-02"],
+    "name": ["7", "7.10", "2026-01-02", "a: b", "# one", "null", "true", "1e5", "- a", "*a", "é",
+             '"', "lr@10", "[1, 2]", "{a: b}", "off", "012", "!x"],
+    "data.path": ["/a #1/b.csv", "a: b.csv", "~/w.csv", "2026-01-02", "7", "%d", "[x].csv"],
+    "data.revision": ["0123", "1e10", "7.10", "main", "1234567"],
+    "tracking.group": ["1:30", "a, b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, ts in AS_IT_STANDS.items() for t in ts])
+def test_a_text_after_set_is_taken_as_it_stands(name: str, text: str) -> None:
+    assert parse_override(f"{name}={text}") == (name, text)
+    setting = next(s for s in settings() if s.name == name)
+    assert from_text(setting, text) == text  # as in the form and in its address
+    assert parse_override(override_text(setting, text)) == (name, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("lora.r=16", 16), ("lora.r= 16 ", 16), ("training.seed=007", 7), ("lora.alpha=16", 16.0),
+        ("training.learning_rate=1e-4", 1e-4), ("training.learning_rate=.5", 0.5),
+        ("model.load_in_4bit=true", True), ("model.load_in_4bit=False", False),
+        ("early_stopping.patience=null", None), ("data.path=null", None),
+        ("lora.target_modules=null", None), ("lora.target_modules=c_attn", ["c_attn"]),
+        ("lora.target_modules=c_attn, c_fc", ["c_attn", "c_fc"]),
+        ("lora.target_modules=[c_attn, c_fc]", ["c_attn", "c_fc"]),
+        ('lora.target_modules=["c_attn"]', ["c_attn"]), ("tracking.tags=[]", []),
+        ("tracking.tags=7, 2026-01-02, true", ["7", "2026-01-02", "true"]),
+        ("tracking.tags=[7.10, 'a, b', off]", ["7.10", "a, b", "off"]),
+        ('name="a\\nb"', "a\nb"), ('data.path="null"', "null"),
+        ("scheduler.name=linear", "linear"), ("tracking.mode=off", "off"),
+    ],
+)  # fmt: skip
+def test_a_value_after_set_is_read_by_its_setting(text: str, value: object) -> None:
+    name, read = parse_override(text)
+    assert read == value and type(read) is type(value)
+    setting = next(s for s in settings() if s.name == name)
+    assert parse_override(override_text(setting, value)) == (name, value)
+
+
+@pytest.mark.parametrize("text", ["data.path=", "data.hub_id= ", "tracking.group=", 'data.path=""',
+                                  "evaluation.max_rows=", "lora.target_modules="])  # fmt: skip
+def test_a_variable_that_is_not_set_is_refused(text: str) -> None:
+    name, value = parse_override(text)
+    with pytest.raises(ConfigError) as refused:
+        load_config(overrides={name: value})
+    assert refused.value.problems.keys() == {name}
+    assert "is empty; write null for none" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["name=", "lora.r=", "data.template=", "tracking.tags=", "optimizer.name=", "lora=",
+     "lora.r=4.5", "lora.r=[4]"],
+)  # fmt: skip
+def test_a_value_that_its_setting_cannot_take_is_refused(text: str) -> None:
+    name, value = parse_override(text)
+    with pytest.raises(ConfigError) as refused:
+        load_config(overrides={name: value})
+    assert refused.value.problems.keys() == {name}
+
+
+def test_a_setting_that_is_set_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lora.r: is set twice, to 4 and to 8; keep one"):
+        overrides(["lora.r=4", "name=a", "lora.r=8"])
+    assert overrides(["lora.r=4", "lora.r=4"]) == {"lora.r": 4}
+
+
+def test_a_number_keeps_all_its_digits_in_an_address() -> None:
+    rate = next(s for s in settings() if s.name == "training.learning_rate")
+    for value in (0.0017782794100389228, 1e-4, 64.0, 1 / 3):
+        assert from_text(rate, to_text(rate, value)) == value
 
 
 def test_differences_name_what_was_edited() -> None:

@@ -1,7 +1,7 @@
 """RunConfig as a form: a widget per setting, with its value in the address and its problem below.
 
-The address holds the preset (or the run to start from) and the settings that differ from it, in
-the notation of `--set`; the widgets only show and write the address.
+The address holds the preset (or the run to start from) and the settings that differ from it, as
+`config.to_text` writes them; the widgets only show and write the address.
 """
 
 import json
@@ -13,7 +13,6 @@ from itertools import groupby
 from typing import Any
 
 import streamlit as st
-import yaml
 
 from src import paths
 from src.config import (
@@ -22,13 +21,15 @@ from src.config import (
     RunConfig,
     Setting,
     differences,
+    from_text,
     get,
     load_config,
+    override_text,
     parse_config,
-    parse_override,
     presets,
     settings,
     stored_config,
+    to_text,
     to_yaml,
 )
 from src.models.metrics import MONITORED
@@ -45,31 +46,6 @@ SUGGESTED = {
     "early_stopping.metric": MONITORED,
     "metric": MONITORED,  # of a sweep
 }
-
-
-# --- text of a value ------------------------------------------------------------------------------
-
-
-def to_text(setting: Setting, value: Any) -> str:
-    """The value as text of a widget or the address; empty for None."""
-    if value is None:
-        return ""
-    if setting.type is bool:
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ", ".join(value)
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
-
-
-def from_text(setting: Setting, text: str) -> Any:
-    """The value that a text stands for, which RunConfig still has to validate."""
-    if setting.optional and not text.strip():
-        return None
-    if setting.type is str or setting.choices:
-        return text
-    if setting.type == list[str]:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return parse_override(f"{setting.name}={text}")[1]
 
 
 # Labels of settings whose own names say too little.
@@ -275,16 +251,11 @@ def nearest_preset(config: RunConfig) -> str:
 
 def as_command(config: RunConfig, preset: str) -> str:
     """The `spelltune launch` command that gives this config."""
+    known = {s.name: s for s in settings()}
     changed = differences(config, load_config(preset=preset))
-    given = ["--set " + shlex.quote(f"{n}={_yaml(here)}") for n, (here, _) in changed.items()]
+    texts = (override_text(known[name], here) for name, (here, _) in changed.items())
+    given = [f"--set {shlex.quote(text)}" for text in texts]
     return " \\\n  ".join([f"spelltune launch --preset {preset}", *given])
-
-
-def _yaml(value: Any) -> str:
-    """The value as one line of YAML: JSON, which YAML includes, or a plain word without quotes."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
-        return value if yaml.safe_load(value) == value else json.dumps(value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def changes_table(values: Mapping[str, Any]) -> str:

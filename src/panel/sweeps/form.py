@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import streamlit as st
-import yaml
 
 from src import paths
 from src.config import (
     DEFAULT_PRESET,
     ConfigError,
-    Loader,
     RunConfig,
     Setting,
+    YamlError,
+    dump_flow,
+    dump_yaml,
+    from_text,
     get,
     load_config,
+    load_flow,
     parse_yaml,
     presets,
     read_text,
     settings,
+    to_text,
 )
+from src.format import full_stop
 from src.panel.launch import data_check, measure_button
 from src.panel.launch import form as run_form
 from src.panel.ui import html, navigation
@@ -68,21 +73,15 @@ def searched(name: str) -> Setting:
 
 def flow(value: Any) -> str:
     """A list or a mapping as one line of YAML without its outer brackets; other values as text."""
-    if not isinstance(value, list | dict):
-        return str(value)
-    line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
-    return line.strip()[1:-1]
+    return dump_flow(value) if isinstance(value, list | dict) else str(value)
 
 
 def unflow(text: str) -> Any:
     """The inverse of `flow`; the text itself if it is neither list nor mapping."""
     try:
-        found = yaml.load(f"[{text}]", Loader)
-        if found and all(isinstance(one, dict) for one in found):
-            return yaml.load(f"{{{text}}}", Loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
+        return load_flow(text)
+    except YamlError:
         return text
-    return found
 
 
 def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
@@ -95,9 +94,7 @@ def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name, one in fields().items():
         given = plain.get(name, document.get(name, default_of(name)))
-        found[name] = (
-            flow(given or {}) if name == "base.overrides" else run_form.to_text(one, given)
-        )
+        found[name] = flow(given or {}) if name == "base.overrides" else to_text(one, given)
     return found | {SPACE + name: flow(values) for name, values in space.items()}
 
 
@@ -139,7 +136,7 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
         elif name == "base.preset":
             base["preset"] = text
         else:
-            changed[name] = run_form.from_text(known[name], text)
+            changed[name] = from_text(known[name], text)
             if name == "metric":  # whether less of it is better is known of each
                 changed.pop("mode", None)
     return changed | {"base": base, "space": space}
@@ -164,7 +161,7 @@ def draw() -> None:
     texts = edited(before)
     text = original
     if texts:
-        text = yaml.safe_dump(with_edits(document, texts), sort_keys=False, allow_unicode=True)
+        text = dump_yaml(with_edits(document, texts))
     sweep, plan, problems = None, None, {}
     try:
         sweep, plan = control.read_and_estimate(text, chosen.name)
@@ -187,8 +184,8 @@ def draw() -> None:
         if problems:
             html.draw_problem(str(ConfigError(problems)))
         elif sweep and plan:
-            said = ". ".join(line[:1].upper() + line[1:] for line in plan.lines())
-            st.html(f'<p class="quiet">{html.with_code(said)}.</p>')
+            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines())
+            st.html(f'<p class="quiet">{html.with_code(said)}</p>')
             offer_measure(sweep, text)
         if texts:
             reset = tuple(texts)
