@@ -8,6 +8,7 @@ import streamlit as st
 from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
+from src.format import full_stop
 from src.panel.compare import choose, tabs, verdicts
 from src.panel.ui import html, navigation
 from src.store.tables import Run, Status
@@ -47,7 +48,9 @@ def draw_runs(ids: Sequence[str], live: bool) -> None:
 
 def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
     if found.summary:
-        st.html(f'<p class="claim"><b>{escape(found.summary)}.</b></p>')
+        st.html(f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>')
+    for note in found.notes:
+        st.html(f'<p class="note">{escape(full_stop(note))}</p>')
     st.html(verdicts.score_table(found))
     if found.configs:
         st.html(verdicts.verdict_table(found.configs))

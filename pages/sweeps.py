@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
+from src.format import full_stop
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, tabs, view
 from src.panel.ui import html, navigation
@@ -60,9 +61,9 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
         found = results.read(session, row)
         judged, how_judged = results.judge(session, found)
     st.html(view.head(found))
-    for note in (row.reason, control.drift_notice(row)):
+    for note in (row.reason, control.drift_notice(row), *found.notes):
         if note:
-            st.html(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>')
+            st.html(f'<p class="note">{escape(full_stop(note[:1].upper() + note[1:]))}</p>')
     st.html(view.facts(found))
     buttons.draw(found)
     if found.trials.empty:

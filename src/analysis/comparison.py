@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import combinations, count, islice
@@ -37,6 +37,14 @@ class Group:
         done = (r for r in self.runs if r.status == Status.COMPLETED and r.stop_reason is None)
         return tuple({run.config["training"]["seed"]: run for run in done}.values())
 
+    @cached_property
+    def lost(self) -> tuple[Run, ...]:
+        """The runs that ended without a result, of seeds that no other run has."""
+        there = {run.config["training"]["seed"] for run in self.seeds}
+        ended = (run for run in self.runs if Status(run.status).ended)
+        gone = {run.config["training"]["seed"]: run for run in ended if run not in self.seeds}
+        return tuple(run for seed, run in gone.items() if seed not in there)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -48,6 +56,7 @@ class Comparison:
     configs: list[Verdict]  # one for each pair of groups
     adapters: list[Verdict]  # one for each pair of runs
     summary: str  # one sentence on all groups
+    notes: list[str]  # sentences on what keeps them from being compared
 
 
 def compare(
@@ -70,6 +79,7 @@ def compare(
         configs=configs,
         adapters=verdicts.together(adapters),
         summary=_summary(scores, configs),
+        notes=[*_lost_seeds(groups), *_changed_data(groups)],
     )
 
 
@@ -265,6 +275,37 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]
     return told + (f", SD {score['sd'] * 100:.1f} points" if score["sd"] is not None else "")
 
 
+def _lost_seeds(groups: Iterable[Group]) -> Iterator[str]:
+    """Sentences on the seeds of each group that have no result."""
+    for group in groups:
+        if not group.lost:
+            continue
+        ends = (
+            f"seed {run.config['training']['seed']} "
+            f"{'was pruned' if run.status == Status.COMPLETED else run.status}"
+            for run in group.lost
+        )
+        yield (
+            f"{group.name} has {len(group.seeds)} of {len(group.seeds) + len(group.lost)} seeds "
+            f"({', '.join(ends)}); the mean of those that are left may be that of the lucky ones"
+        )
+
+
+def _changed_data(groups: Iterable[Group]) -> Iterator[str]:
+    """Sentences on data that were not the same in all groups though they have one name."""
+    named: dict[str, dict[object, list[str]]] = {}
+    for group in groups:
+        data = group.runs[0].config["data"]
+        name = data.get("path") or data.get("hub_id") or data["task"]
+        found = [run.used.get("data_fingerprint") for run in group.runs]
+        if known := next((one for one in found if one), None):
+            named.setdefault(str(name), {}).setdefault(known, []).append(group.name)
+    for name, versions in named.items():
+        if len(versions) > 1:
+            sides = "; ".join(", ".join(names) for names in versions.values())
+            yield f"{name} was not the same for all: it changed between {sides}"
+
+
 # --- as a document --------------------------------------------------------------------------------
 
 REPORTED = (
@@ -280,8 +321,22 @@ def document(found: Comparison) -> dict[str, Any]:
         "verdicts": [{name: getattr(verdict, name) for name in REPORTED} for verdict in shown],
         "summary": found.summary,
         "configs": [
-            {"name": g.name, "runs": [run.id for run in g.runs], **found.scores[g.name]}
+            {
+                "name": g.name,
+                "runs": [run.id for run in g.runs],
+                **found.scores[g.name],
+                "lost": [
+                    {
+                        "run": run.id,
+                        "seed": run.config["training"]["seed"],
+                        "status": run.status,
+                        "reason": run.reason,
+                    }
+                    for run in g.lost
+                ],
+            }
             for g in found.groups
         ],
+        "notes": found.notes,
         "settings": found.differing,
     }

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.markup import escape
 
 from src import store
 from src.cli.lookup import adapter_folder, find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
-from src.cli.output import err, out, print_json, print_table, write_export
+from src.cli.output import err, note, out, print_json, print_table, write_export
 from src.config import stored_config
 from src.format import number
 from src.runs import reconciler
@@ -35,9 +34,11 @@ def compare(
     if as_json:
         return print_json(comparison.document(compared))
     for verdict in (*compared.configs, *compared.adapters):
-        out.print(escape(verdict.claim), highlight=False)
+        out.print(verdict.claim, highlight=False)
     if compared.summary:
-        out.print(escape(compared.summary), highlight=False)
+        out.print(compared.summary, highlight=False)
+    for text in compared.notes:
+        note(text)
 
 
 def errors(

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from src import store
 from src.cli.options import AsJson, Format, Output
 from src.cli.output import err, note, out, print_json, write_export
-from src.format import number
+from src.format import number, setting_value
 from src.runs import reconciler
 
 app = typer.Typer(
@@ -101,19 +100,21 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     out.print(f"{found['id']}  {found['status']}  {found['reason'] or ''}".rstrip())
     out.print(counts or "no trials yet", highlight=False)
     if best := found["best"]:
-        values = ", ".join(f"{name} {value}" for name, value in best["settings"].items())
+        values = ", ".join(f"{n} {setting_value(v)}" for n, v in best["settings"].items())
+        of = f" ({best['seeds']} of {best['of_seeds']} seeds)" if best["of_seeds"] > 1 else ""
         out.print(
-            f"best: trial {best['trial']}, {found['metric']} {number(best['score'])}: "
-            + escape(values),
+            f"best: trial {best['trial']}, {found['metric']} {number(best['score'])}{of}: "
+            + values,
             highlight=False,
         )
     for verdict in found["verdicts"]:
-        out.print(escape(f"{verdict['claim']}; {found['judged']}".rstrip("; ")), highlight=False)
+        out.print(f"{verdict['claim']}; {found['judged']}".rstrip("; "), highlight=False)
     for trial in found["trials"]:
         if trial["became"] == "failed":
-            out.print(escape(f"trial {trial['trial']}: {trial['reason']}"), highlight=False)
-    if found["note"]:
-        note(found["note"])
+            out.print(f"trial {trial['trial']}: {trial['reason']}", highlight=False)
+    for text in (found["note"], *found["notes"]):
+        if text:
+            note(text)
 
 
 def document(sweep_id: str) -> dict[str, Any]:
@@ -180,10 +181,11 @@ def export(
 ) -> None:
     """Write a table of a sweep's trials: settings, score, time, outcome."""
     from src.analysis import exports
-    from src.sweeps import results
+    from src.sweeps import ranking, results
 
     with store.reading() as session:
-        trials = results.read(session, store.find_sweep(session, sweep_id)).trials
+        found = results.read(session, store.find_sweep(session, sweep_id))
+    trials = ranking.shown(found.trials, found.sweep)
     chosen = "json" if as_json else format
     content = exports.FORMATS[chosen][2](trials)
     write_export(content, chosen, output, f"{len(trials):,} trials")

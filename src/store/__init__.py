@@ -94,6 +94,7 @@ from src.store.sweeps import (
     acquire_lease,
     change_sweep,
     confirmations,
+    data_fingerprints,
     find_sweep,
     list_sweeps,
     list_trials,

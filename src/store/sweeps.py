@@ -124,6 +124,16 @@ def trial_metrics(
     return values
 
 
+def data_fingerprints(session: Session, sweep_id: str) -> dict[str, str | None]:
+    """{run id: fingerprint of the data that it trains and is scored on} of a sweep's trials; None
+    before a trial has read them."""
+    fingerprint = col(Run.used)["data_fingerprint"].as_string()
+    query = select(Run.id, fingerprint).where(
+        Run.sweep_id == sweep_id, col(Run.number).is_not(None)
+    )
+    return dict(session.exec(query).all())
+
+
 def reports(session: Session, sweep_id: str, name: str) -> Sequence[tuple[str, int, float, float]]:
     """(run id, step, value, time) of one metric of all trials after step 0, in order of time."""
     query = (

@@ -1,7 +1,7 @@
 """Results of a sweep: its trials, its parameter sets, and verdicts on the best."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,16 @@ from src.analysis.comparison import Group
 from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, packing, snapshots
-from src.store.outcome import EndReason
-from src.store.tables import ACTIVE, Run, Status, Sweep
-from src.sweeps import control, estimate, search, trials
-from src.sweeps.file import Categorical, SweepConfig, base_config
+from src.store.tables import Run, Status, Sweep
+from src.sweeps import control, estimate, ranking, search
+from src.sweeps.file import SweepConfig, base_config
+from src.sweeps.ranking import TEST
 from src.sweeps.search import PastTrial
 
 TOP_COUNT = 3  # settings that are confirmed
 CONFIRMATION_SEEDS = 5  # with so many new ones
 MAX_COMPARED = 40  # settings that the winner is judged against: the best ones, and the default
 MIN_FOR_IMPORTANCE = 8  # scored settings from which importance says anything
-
-TEST = "test/exact_match"
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,9 @@ class SweepResults:
 
     row: Sweep
     sweep: SweepConfig
-    trials: pd.DataFrame  # one row a trial, see `_trial`
-    settings: pd.DataFrame  # one row a setting that has a score, the best first
+    trials: pd.DataFrame  # one row a trial, see `ranking.trial_table`
+    settings: pd.DataFrame  # one row a setting that has a score, see `ranking.setting_table`
+    values: Mapping[int, Mapping[str, Any]]  # setting -> its searched values
     confirming: Sequence[Run]
 
     @property
@@ -46,67 +45,21 @@ class SweepResults:
         """{outcome: number of trials}."""
         return {str(k): int(n) for k, n in self.trials["became"].value_counts().items()}
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what keeps the scores from being compared."""
+        return ranking.notes(self.trials, self.settings, self.sweep)
+
 
 def read(session: store.Session, row: Sweep) -> SweepResults:
     sweep = control.launched_config(row)
     runs = store.list_trials(session, row.id)
     metrics = store.trial_metrics(session, row.id, {sweep.metric, TEST})
-    names = list(sweep.space)
-    columns = ["trial", "setting", "run", "became", "score", "test", "step", "max_steps",
-               "seconds", "ended_at", "process", "attempt", "reason", "tags", *names]  # fmt: skip
-    rows = [_trial(run, sweep, metrics.get(run.id, {})) for run in runs]
-    trials = pd.DataFrame(rows, columns=columns)
-    # Trials of a pack have one process; its token is nobody's business.
-    numbered = pd.Series(pd.factorize(trials["process"])[0] + 1, dtype="Int64")
-    trials["process"] = numbered.where(numbered > 0)
-    return SweepResults(
-        row, sweep, trials, _settings(trials, sweep), store.confirmations(session, row.id)
-    )
-
-
-def _trial(run: Run, sweep: SweepConfig, metrics: dict[str, float | None]) -> list[Any]:
-    number = run.number or 0
-    searched = run.searched or {}
-    seconds = None if run.started_at is None or run.ended_at is None else (
-        run.ended_at - run.started_at
-    )  # fmt: skip
-    return [
-        number, number // sweep.seeds, run.id, outcome(run), metrics.get(sweep.metric),
-        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.token,
-        run.attempt, run.reason, list(run.tags or []),
-        *(searched.get(name) for name in sweep.space),
-    ]  # fmt: skip
-
-
-def outcome(run: Run) -> str:
-    """The outcome of a trial in a word or two."""
-    if trials.trial_state(run) == TrialState.PRUNED:
-        return "pruned"
-    if run.status in ACTIVE:
-        return "training"
-    if run.end_reason == EndReason.EARLY_STOPPED:
-        return "early stopped"
-    return run.status.lower()
-
-
-SCORED = ("completed", "early stopped")
-
-
-def _settings(trials: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
-    # The mean of the seeds that were left would be that of the lucky ones; and one that still waits
-    # for a seed is not ready to be compared.
-    open_ends = ("pruned", "queued", "training")
-    partly = trials.loc[trials["became"].isin(open_ends), "setting"]
-    done = trials[trials["became"].isin(SCORED) & trials["score"].notna()]
-    done = done[~done["setting"].isin(partly)]
-    found = done.groupby("setting").agg(
-        score=("score", "mean"), seeds=("score", "size"), run=("run", "first"),
-        trial=("trial", "first"),
-    )  # fmt: skip
-    first = trials.drop_duplicates("setting").set_index("setting")[list(sweep.space)]
-    return found.join(first).sort_values(
-        ["score", "trial"], ascending=[sweep.mode == "min", True], kind="stable"
-    )
+    fingerprints = store.data_fingerprints(session, row.id)
+    table = ranking.trial_table(runs, sweep, metrics, fingerprints)
+    values = {(run.number or 0) // sweep.seeds: run.searched or {} for run in runs}
+    ranked = ranking.setting_table(table, sweep)
+    return SweepResults(row, sweep, table, ranked, values, store.confirmations(session, row.id))
 
 
 def total(found: SweepResults) -> int | None:
@@ -126,7 +79,8 @@ def best_so_far(found: SweepResults) -> pd.DataFrame:
     over = found.trials[found.trials["seconds"].notna() & found.trials["process"].notna()]
     begun = (over["ended_at"] - over["seconds"]).groupby(over["process"]).min()
     ended = over["ended_at"].groupby(over["process"]).max()
-    done = found.trials[found.trials["became"].isin(SCORED) & found.trials["score"].notna()]
+    others = ranking.other_data(found.trials, found.sweep)
+    done = ranking.scored(found.trials[~others])
     done = done.sort_values("ended_at", kind="stable")
     best = done["score"].cummax() if found.sweep.mode == "max" else done["score"].cummin()
     return pd.DataFrame(
@@ -164,12 +118,12 @@ def packs(session: store.Session, found: SweepResults) -> list[dict[str, Any]]:
 def importance(found: SweepResults) -> dict[str, float]:
     """{setting: its share} by PED-ANOVA (Watanabe et al. 2023): how far the values of the best
     tenth, of few settings the best four, differ from all; empty where too few have a score."""
-    rows = found.settings
+    rows = found.settings[~found.settings["other_data"]]
     if len(rows) < MIN_FOR_IMPORTANCE or rows["score"].nunique() < 2:
         return {}
     tried = [
-        PastTrial(place, _values(row, found.sweep), TrialState.COMPLETE, float(row["score"]))
-        for place, (_, row) in enumerate(rows.iterrows())
+        PastTrial(place, found.values[setting], TrialState.COMPLETE, float(score))
+        for place, (setting, score) in enumerate(rows["score"].items())
     ]
     study = search.rebuild_study(found.sweep, tried)
     always = [name for name in found.sweep.space if all(name in one.values for one in tried)]
@@ -184,29 +138,12 @@ def importance(found: SweepResults) -> dict[str, float]:
         return {}  # all of the best are alike
 
 
-def _values(row: pd.Series, sweep: SweepConfig) -> dict[str, Any]:
-    """The searched values of a setting as its trials have them: pandas turns whole numbers beside
-    none into fractions."""
-    values = {}
-    for name, space in search.distributions(sweep).items():
-        value = row[name]
-        if value is None or value != value:
-            continue
-        listed = sweep.space[name]
-        if isinstance(listed, Categorical):
-            value = next(v for v in listed.values if v == value)
-        elif isinstance(space, optuna.distributions.IntDistribution):
-            value = int(value)
-        values[name] = value
-    return values
-
-
 # --- the winner -----------------------------------------------------------------------------------
 
 
 def top(found: SweepResults, count: int = TOP_COUNT) -> list[dict[str, Any]]:
     """The searched values of the best settings."""
-    return [_values(row, found.sweep) for _, row in found.settings.head(count).iterrows()]
+    return [dict(found.values[setting]) for setting in found.settings.index[:count]]
 
 
 def is_confirming(found: SweepResults) -> bool:
@@ -221,7 +158,7 @@ def confirm(found: SweepResults) -> list[str]:
     last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
     begin = base.training.seed + found.sweep.seeds if last is None else last + 1
     chosen: list[tuple[int | None, dict[str, Any]]] = [*enumerate(top(found), start=1)]
-    if not any(_is_default(base, values) for _, values in chosen):
+    if not any(is_default(base, values) for _, values in chosen):
         chosen.append((None, {}))
     configs = []
     for rank, values in chosen:
@@ -241,7 +178,8 @@ def confirm(found: SweepResults) -> list[str]:
     return ids
 
 
-def _is_default(base: RunConfig, values: dict[str, Any]) -> bool:
+def is_default(base: RunConfig, values: Mapping[str, Any]) -> bool:
+    """True if these searched values are those of the base settings."""
     return all(get(base, name) == value for name, value in values.items())
 
 
@@ -267,10 +205,8 @@ def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], s
         return pairs, "by seeds that took no part in the search"
     base = base_config(found.sweep)
     ranked = found.settings
-    is_default = pd.Series(True, index=ranked.index)
-    for name in found.sweep.space:
-        is_default &= ranked[name].isna() | (ranked[name] == get(base, name))
-    best = ranked[is_default | (np.arange(len(ranked)) < MAX_COMPARED)]
+    defaults = np.array([is_default(base, found.values[n]) for n in ranked.index], dtype=bool)
+    best = ranked[defaults | (np.arange(len(ranked)) < MAX_COMPARED)]
     if len(best) < 2:
         return [], ""
     members = found.trials[found.trials["setting"].isin(best.index)]
@@ -283,7 +219,7 @@ def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], s
         for setting, row in best.iterrows()
     ]
     pairs = comparison.against(session, groups[0], groups[1:])
-    default = [f"{found.row.name} {trial}" for trial in ranked.loc[is_default, "trial"]]
+    default = [f"{found.row.name} {trial}" for trial in ranked.loc[defaults, "trial"]]
     shown = {groups[1].name, *default} - {groups[0].name}
     tested = sum(verdict.p_value is not None for verdict in pairs)
     told = f"by the seeds of the search, corrected for the {tested} settings that were compared"
@@ -304,6 +240,7 @@ def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
             "settings": top(found, 1)[0],
             "score": float(first["score"]),
             "seeds": int(first["seeds"]),
+            "of_seeds": sweep.seeds,
             "trial": int(first["trial"]),
             "run": str(first["run"]),
         }
@@ -330,7 +267,11 @@ def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
         "judged": told,
         "importance": importance(found),
         "note": control.drift_notice(row),
-        "trials": json.loads(found.trials.to_json(orient="records", double_precision=15)),
+        "notes": found.notes,
+        "trials": [
+            trial | {"searched": found.values[trial["setting"]]}
+            for trial in json.loads(found.trials.to_json(orient="records", double_precision=15))
+        ],
         "confirming": [run.id for run in found.confirming],
         "created_at": row.created_at,
         "ended_at": row.ended_at,

@@ -51,6 +51,7 @@ def tried(
     members: dict[int, list[Run]] = {}
     for run in trials:
         members.setdefault((run.number or 0) // sweep.seeds, []).append(run)
+    newest = max(members, default=0)
     found = []
     for number, runs in members.items():
         scores = [
@@ -60,13 +61,15 @@ def tried(
             and (value := metrics.get(run.id, {}).get(sweep.metric)) is not None
         ]
         states = {trial_state(run) for run in runs}
+        queued = len(runs) == sweep.seeds or number < newest
+        # The mean of the seeds that were left is that of the lucky ones, so it is not learned from.
         now = (
-            TrialState.RUNNING if TrialState.RUNNING in states
-            else TrialState.COMPLETE if scores
+            TrialState.RUNNING if TrialState.RUNNING in states or not queued
+            else TrialState.COMPLETE if len(scores) == sweep.seeds
             else TrialState.PRUNED if TrialState.PRUNED in states
             else TrialState.FAIL
         )  # fmt: skip
-        mean = sum(scores) / len(scores) if scores else None
+        mean = sum(scores) / len(scores) if now == TrialState.COMPLETE else None
         seen = by_run.get(runs[0].id, {})
         found.append(PastTrial(number, runs[0].searched or {}, now, mean, seen))
     return found

@@ -102,6 +102,7 @@ REFUSED = [
 
 # Keys of documents and files, and columns of tables, that came since; nothing may go.
 NEW_KEYS = {"end_reason", "confirmed_rank", "scoring", "failed_starts"}
+NEW_KEYS |= {"data_fingerprint", "searched", "of_seeds", "notes", "lost"}  # of sweeps and compare
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())

@@ -47,7 +47,8 @@ def parallel_figure(
     colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
     differ = settings_that_differ(found)
     axes = [
-        parallel.axis(n.rpartition(".")[2], [row[r.id] for r in runs]) for n, row in differ.items()
+        parallel.setting_axis(n.rpartition(".")[2], [row[r.id] for r in runs])
+        for n, row in differ.items()
     ]
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]

@@ -9,7 +9,7 @@ from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
-from src.format import percent
+from src.format import full_stop, percent
 from src.panel.ui import html
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher
@@ -30,7 +30,7 @@ def verdict_table(found: Sequence[Verdict]) -> str:
     low, high = min([0.0, *ends]), max([0.0, *ends])
     rows = [
         [
-            f'<div class="claim">{escape(v.claim)}.</div>',
+            f'<div class="claim">{escape(full_stop(v.claim))}</div>',
             _interval(lead, low, high, won=v.winner is not None) if lead else "",
             f"{lead[0] * 100:.1f} points" if lead else "–",
             "–" if v.p_holm is None else "< 0.001" if v.p_holm < 0.001 else f"{v.p_holm:.2g}",
@@ -79,12 +79,14 @@ def score_table(found: Comparison) -> str:
         score = found.scores[group.name]
         key = f'<span class="key" style="--key:var(--curve-{number % PALETTE + 1})"></span>'
         waiting = sum(not Status(run.status).ended for run in group.runs)
+        scored = f"{score['seeds']}"
+        scored += f" of {score['seeds'] + len(group.lost)}" if group.lost else ""
         spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f} points"
         rows.append(
             [
                 f"{key}{escape(group.name)}",
                 ", ".join(
-                    [f"{score['seeds']}"] * bool(score["seeds"] or not waiting)
+                    [scored] * bool(score["seeds"] or not waiting)
                     + [f"{waiting} under way"] * bool(waiting)
                 ),
                 percent(score["exact_match"]),

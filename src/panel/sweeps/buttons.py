@@ -3,7 +3,7 @@
 import streamlit as st
 
 from src import store
-from src.config import ConfigError, get
+from src.config import ConfigError
 from src.store.tables import SweepStatus
 from src.sweeps import control, results
 from src.sweeps.file import base_config
@@ -85,7 +85,7 @@ def confirmed_settings(found: SweepResults) -> int:
     """Number of parameter sets that `results.confirm` reruns: the best, and the default unless it
     is one of them."""
     base, best = base_config(found.sweep), results.top(found)
-    default = any(all(get(base, name) == v for name, v in values.items()) for values in best)
+    default = any(results.is_default(base, values) for values in best)
     return len(best) + (not default)
 
 

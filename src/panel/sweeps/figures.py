@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from src.format import setting_value
 from src.panel.sweeps.view import label, score
 from src.panel.ui import charts, parallel
-from src.sweeps import results
+from src.sweeps import ranking, results
 from src.sweeps.file import Categorical, Parameter
 from src.sweeps.results import SweepResults
 
@@ -59,10 +59,14 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
     figures = {}
     for name, parameter in found.sweep.space.items():
         traces = []
-        numbers = all(isinstance(v, int | float) for v in found.trials[name].dropna())
+        tried = found.trials[name].map(ranking.is_searched).astype(bool)
+        numbers = all(
+            isinstance(v, int | float) and not isinstance(v, bool)
+            for v in found.trials.loc[tried, name]
+        )
         for place, (outcome, symbol) in enumerate(SYMBOLS.items()):
             rows = found.trials[found.trials["became"] == outcome]
-            rows = rows[rows[name].notna() & rows["score"].notna()]
+            rows = rows[tried[rows.index] & rows["score"].notna()]
             if rows.empty:
                 continue
             values = rows[name]
@@ -115,16 +119,16 @@ def highlighted_count(found: SweepResults) -> int:
 
 def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
     """An axis of parallel coordinates: categories at equal distances, a range linear or log."""
-    values = [None if v != v else v for v in column]
     if isinstance(parameter, Categorical):
         listed = parameter.values
         if all(isinstance(value, int | float) for value in listed):
             listed = sorted(listed)
         return {
             "label": label(name),
-            "values": [listed.index(v) if v in listed else math.nan for v in values],
+            "values": [listed.index(v) if ranking.is_searched(v) else math.nan for v in column],
             "range": [0, max(len(listed) - 1, 1)],
         } | parallel.ticks([setting_value(value, ".3g") for value in listed])
+    values = [v if ranking.is_searched(v) else None for v in column]
     axis = parallel.axis(label(name), values)
     if not parameter.log:
         return axis

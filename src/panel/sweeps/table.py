@@ -9,7 +9,7 @@ from src.format import duration, number
 from src.panel.ui import find_box, html
 
 # Columns that conditions cannot be on: texts, and those that are not shown.
-NOT_NUMBERS = ("run", "became", "reason", "tags", "setting", "ended_at")
+NOT_NUMBERS = ("run", "became", "reason", "tags", "setting", "ended_at", "data_fingerprint")
 IMPORTANCE_METHOD = (
     "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
     "others. Exploratory: it shows where to look next and proves nothing"
@@ -59,7 +59,7 @@ def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
         name = _column(trials, condition.column)
         if name is None:
             return trials.iloc[:0]
-        numbers = pd.to_numeric(trials[name], errors="coerce")
+        numbers = (v if isinstance(v, int | float) else None for v in trials[name].tolist())
         held = [condition.holds(v) for v in numbers]
         kept &= pd.Series(held, index=trials.index)
     return trials[kept]

@@ -8,7 +8,7 @@ import streamlit as st
 from src import store
 from src.panel.sweeps import figures, table
 from src.panel.ui import charts, downloads, html, tags
-from src.sweeps import results
+from src.sweeps import ranking, results
 from src.sweeps.results import SweepResults
 
 
@@ -37,7 +37,9 @@ def _draw_trials(found: SweepResults) -> None:
     kept = table.matching(found.trials, find)
     percent = "percent" if charts.is_share(found.sweep.metric) else None
     number = st.column_config.NumberColumn
-    shown = kept.drop(columns=["setting", "ended_at"])
+    shown = ranking.shown(kept, found.sweep).drop(columns=["setting", "ended_at"])
+    if not ranking.other_data(found.trials, found.sweep).any():
+        shown = shown.drop(columns="data_fingerprint")
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
     st.data_editor(
         shown,
@@ -55,7 +57,7 @@ def _draw_trials(found: SweepResults) -> None:
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<p class="quiet">{len(kept):,} of {len(found.trials):,} trials.</p>')
-        downloads.draw(kept, found.row.id)
+        downloads.draw(ranking.shown(kept, found.sweep), found.row.id)
 
 
 def _draw_parallel(found: SweepResults) -> None:

@@ -12,7 +12,7 @@ from src.format import duration, number, percent, setting_value
 from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
 from src.store.tables import Status, Sweep, SweepStatus
-from src.sweeps import results
+from src.sweeps import ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
@@ -87,11 +87,13 @@ def draw_winner(found: SweepResults) -> None:
     if found.settings.empty:
         return
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
+    seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
+    told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
     link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
     again = navigation.link("launch", "launch these settings", launch_query(found, values))
     st.html(
         f'<p class="claim"><b>Best so far: {escape(values_text(values))}</b>, with '
-        f"{escape(found.sweep.metric)} {score(found, row['score'])} ({link}); {again}.</p>"
+        f"{escape(found.sweep.metric)} {told} ({link}); {again}.</p>"
     )
     if found.confirming:
         runs = [run.id for run in found.confirming]

@@ -26,13 +26,25 @@ def figure(axes: Sequence[dict[str, Any]], colours: Sequence[int]) -> go.Figure:
     return go.Figure([lines], layout)
 
 
-def axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
-    """A Plotly dimension: numeric if all values are numbers or None, else with a tick per text."""
-    if all(v is None or isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return {"label": label, "values": [np.nan if v is None else v for v in values]}
-    texts = sorted({setting_value(v) for v in values})
+def axis(label: str, values: Sequence[float | None]) -> dict[str, Any]:
+    """A Plotly dimension of numbers; None, where nothing was measured, is a gap."""
+    return {"label": label, "values": [np.nan if v is None else v for v in values]}
+
+
+def setting_axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
+    """A Plotly dimension of a setting's values: numeric if all are numbers, else with a tick per
+    text, for None is a value too."""
+    if all(map(_is_number, values)):
+        return axis(label, values)
+    # Numbers in their order before all texts.
+    order = sorted(values, key=lambda v: (0, v, "") if _is_number(v) else (1, 0, setting_value(v)))
+    texts = list(dict.fromkeys(setting_value(v) for v in order))
     places = [texts.index(setting_value(v)) for v in values]
     return {"label": label, "values": places} | ticks(texts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def ticks(texts: Sequence[str]) -> dict[str, Any]:

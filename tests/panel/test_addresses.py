@@ -1,0 +1,132 @@
+"""Addresses that somebody else wrote: whatever stands in them, a page shows something."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from src.config import settings
+from src.panel.sweeps import form as sweep_form
+from src.panel.ui.navigation import PAGES
+from src.paths import ROOT
+from tests.helpers.pages import show
+from tests.helpers.store import fill_run, fill_sweep, two_runs
+from tests.helpers.sweeps import TINY
+
+SETTINGS = [setting.name for setting in settings()]
+FORM = [*sweep_form.fields(), *(f"space.{name}" for name in SETTINGS)]
+
+# Page -> the parameters that it reads.
+PARAMETERS = {
+    "overview": ["pick"],
+    "launch": ["from", "fork", "preset", *SETTINGS],
+    "monitor": ["run", "view"],
+    "compare": ["run", "view", "axis", "smoothing", "metrics", "band", "find", "columns", "order",
+                "ascending", "adapters"],
+    "errors": ["run", "split", "step", "vs", "word", "page", "map", "find", "outcome", "task",
+               "kind", "length", "tokens", "distance", "order", "every", "at", "letters", "letter"],
+    "sweeps": ["sweep", "view", "find", "file", *FORM],
+}  # fmt: skip
+
+HOSTILE = {
+    "nothing": "",
+    "no word": "zzzz",
+    "a digit that is none": "²",
+    "a huge number": "9" * 400,
+    "beyond a table's numbers": "9223372036854775808",
+    "an exponent": "-1e999",
+    "brackets": "[" * 900,
+    "braces": "{a: {b: " * 300,
+    "control characters": "a\x00\x1b[31m\r\n\u202e",
+    "half a character": "a\udcff",
+    "a template": "${7*7}{{7*7}}%s{0}",
+    "markup": "</p><script>alert(1)</script>",
+    "a path": "../../../../etc/passwd",
+    "a regular expression": "(a+)+$[",
+    "an address": "run@1@²",
+    "conditions": "score > 1e999 val/loss < -. run > 3 tags > 2 a >= ...",
+    "budgets": "99999999999999999999999999 trials",
+    "a bomb": "&a [*a, *a]",
+    "aliases": "*nothing",
+    "a long text": "x" * 20_000,
+}
+NONE_IN_URLS = {"half a character"}  # a browser cannot send it
+
+
+def test_all_parameters_that_pages_read_are_tried() -> None:
+    """Keys that are bound to the address, and those that are read by name."""
+    found: set[str] = set()
+    for file in [*(ROOT / "src" / "panel").rglob("*.py"), *PAGES.glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            names = {word.arg: word.value for word in node.keywords}
+            bound = "bind" in names or any(
+                word.arg is None and getattr(word.value, "id", "").lower() in ("bound",)
+                for word in node.keywords
+            )
+            if bound and isinstance(names.get("key"), ast.Constant):
+                found.add(str(names["key"].value))
+            read = ast.unparse(node.func)
+            if re.fullmatch(r"st\.query_params\.get(_all)?", read):
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    found.add(str(first.value))
+    assert found <= {name for names in PARAMETERS.values() for name in names}
+    assert {"find", "fork", "run", "pick"} <= found
+
+
+@pytest.fixture
+def known(launched: list[str]) -> dict[str, dict[str, str | list[str]]]:
+    """Page -> an address that leads to all of its parts."""
+    before, after = two_runs()
+    fill_run(name="third")
+    sweep_id = fill_sweep(TINY)
+    return {
+        "overview": {}, "launch": {"from": before}, "monitor": {"run": before},
+        "compare": {"run": [before, after]}, "errors": {"run": before},
+        "sweeps": {"sweep": sweep_id},
+    }  # fmt: skip
+
+
+def addresses(
+    page: str, known: dict[str, str | list[str]], text: str
+) -> Iterator[dict[str, object]]:
+    """Every parameter with this value: alone on an empty page, and beside a right one."""
+    names = PARAMETERS[page]
+    yield dict.fromkeys(names, text)
+    yield dict.fromkeys(names, text) | known
+    if page == "compare":
+        for view in ("Runs", "Settings", "Parallel coordinates"):
+            yield dict.fromkeys(names, text) | known | {"view": view}
+    if page == "sweeps":
+        yield dict.fromkeys(FORM, text)
+        yield dict.fromkeys(names, text) | known | {"view": "Trials"}
+    if page == "errors":
+        yield dict.fromkeys(names, text) | known | {"vs": known["run"]}
+    if page == "launch":
+        yield dict.fromkeys(names, text) | known | {"fork": text}
+        yield dict.fromkeys(SETTINGS, text)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("page", PARAMETERS)
+def test_a_page_shows_something_at_any_address(
+    page: str, text: str, known: dict[str, dict[str, str | list[str]]]
+) -> None:
+    for address in addresses(page, known[page], text):
+        show(page, **address)  # raises for an exception on the page
+
+
+@pytest.mark.parametrize("name", FORM)
+def test_each_field_of_a_sweep_takes_any_text(name: str, home: object) -> None:
+    """Alone, so that no other wrong field hides it."""
+    field = {name: ""}
+    for text in HOSTILE.values():
+        document = sweep_form.parse_yaml(TINY.read_text(), TINY)
+        changed = sweep_form.dump_yaml(sweep_form.with_edits(document, field | {name: text}))
+        try:
+            sweep_form.control.read_and_estimate(changed, "tiny")
+        except sweep_form.ConfigError as error:
+            assert error.problems
