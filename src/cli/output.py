@@ -75,7 +75,7 @@ def nearest(error: UnicodeError) -> tuple[str, int]:
 
 
 def adapt_to_encoding() -> None:
-    """Let standard output and error take every sign, whatever the terminal's encoding."""
+    """Make standard output and error accept every sign in any encoding of the terminal."""
     codecs.register_error("spelltune.nearest", nearest)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

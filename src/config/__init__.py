@@ -31,9 +31,9 @@ from src.config.schema import (
     BUILT_IN_TASKS,
     EarlyStoppingConfig,
     RunConfig,
-    Section,
     TrackingConfig,
 )
+from src.config.section import Section
 from src.config.values import from_text, to_text
 from src.config.yaml_text import YamlError, dump_flow, dump_yaml, load_flow
 

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from src.config.fields import Setting, flattened, settings
-from src.config.schema import RunConfig, Section
+from src.config.schema import RunConfig
+from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean

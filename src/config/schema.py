@@ -6,19 +6,11 @@ configs/, not here.
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from src.config.yaml_text import Written
+from src.config.section import Section
 from src.errors import did_you_mean
 
 BUILT_IN_TASKS = ("spell_out", "correct")
@@ -45,26 +37,6 @@ def affects(*effects: Effect) -> dict[str, JsonValue]:
     A setting that declares nothing counts as affecting everything: the safe side of each use.
     """
     return {"affects": list(effects)}
-
-
-class Section(BaseModel):
-    # allow_inf_nan: a learning rate of nan passes every bound.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """A number of YAML by the type of its field: where that is a text, as it was written."""
-        if not isinstance(value, Written | list):
-            return value
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, list):
-            if kind not in (list[str], list[str] | None):
-                return value
-            return [part.text if isinstance(part, Written) else part for part in value]
-        return value.text if kind in (str, str | None) else value.plain()
 
 
 class ModelConfig(Section):

@@ -27,14 +27,11 @@ from src.models.metrics import MONITORED, lower_is_better
 
 STARTUP_SECONDS = 10  # from the start of a trial to its first step
 
-
 MAX_BUDGET_LETTERS = 9  # of its number
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-
 METRIC = ("early_stopping.metric", "early_stopping.mode")
-
 
 # Their product, the effective batch, decides what a step computes.
 MICRO_BATCH, ACCUMULATION = (

@@ -171,7 +171,7 @@ def notes(frame: pd.DataFrame, settings: pd.DataFrame, sweep: SweepConfig) -> li
     for trial, seeds in list(zip(lost["trial"], lost["seeds"], strict=True))[:MAX_NAMED]:
         members = frame[frame["setting"] == trial // sweep.seeds]
         why = members.loc[~members.index.isin(scored(members).index)]
-        ends = ", ".join(f"trial {n} {became}" for n, became in zip(
+        ends = ", ".join(f"trial {n} {end}" for n, end in zip(
             why["trial"], why["became"], strict=True))  # fmt: skip
         told.append(
             f"the setting of trial {trial} has a score of {seeds} of {sweep.seeds} seeds"

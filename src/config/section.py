@@ -1,0 +1,27 @@
+"""Section: what all groups of settings have in common."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from src.config.yaml_text import Written
+
+
+class Section(BaseModel):
+    # allow_inf_nan: a learning rate of nan passes every bound.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number of YAML by the type of its field: where that is a text, as it was written."""
+        if not isinstance(value, Written | list):
+            return value
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, list):
+            if kind not in (list[str], list[str] | None):
+                return value
+            return [part.text if isinstance(part, Written) else part for part in value]
+        return value.text if kind in (str, str | None) else value.plain()
