@@ -24,7 +24,7 @@ from tests.helpers.speed import slowness
 from tests.helpers.store import HOSTILE, add_points, end, fill_run, fill_sweep, hold
 
 sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -58,7 +58,7 @@ def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(60)
+        server.wait(300)
 
 
 def healthy(port: int) -> bool:
@@ -68,7 +68,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := condition():
@@ -118,7 +118,7 @@ def reading(browser: Any, *, width: int = 1280, scheme: str = "light") -> Iterat
         accept_downloads=True,
     )
     shown, wrong = context.new_page(), []
-    shown.set_default_timeout(60_000)
+    shown.set_default_timeout(300_000)
     shown.on("pageerror", lambda error: wrong.append(str(error)))
     shown.on(
         "request",
@@ -621,9 +621,9 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             by_keyboard(page, "Launch", "BUTTON")
             page.keyboard.press("Enter")
             page.wait_for_selector(".run-head")
-            first = wait_for(partial(points, page), "the curve begins", 120)
+            first = wait_for(partial(points, page), "the curve begins", 300)
             wait_for(lambda: points(page) > first, "the curve grows")
-            page.locator(".badge.completed").wait_for(timeout=120_000)
+            page.locator(".badge.completed").wait_for(timeout=300_000)
             assert "step 400 of 400" in page.locator(".run-head").inner_text()
             page.get_by_role("link", name="Misspelled words").click()
             page.get_by_text("Underlined letters").wait_for()
@@ -701,7 +701,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
             page.get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Stop this run").click()
             wait_for(partial(stop_is_asked, run.id), "the stop is asked for")
-            page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=120_000)
+            page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=300_000)
             end_processes(run.id)
 
 

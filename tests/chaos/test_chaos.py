@@ -143,7 +143,7 @@ def test_random_kills_of_panel_supervisor_and_trainer(
     home: Path, small: dict[str, Any], panel: Panel, outcome: Outcome
 ) -> None:
     killed, slowest, resumed, attempts = killed_at_random(small, panel, times=KILLS, pause=3.0)
-    assert not left_over(home, seconds=20)
+    assert not left_over(home, seconds=300)
     assert slowest < 10
     counts = ", ".join(f"{n} {name}" for name, n in killed.items())
     outcome(f"{counts}; a status was wrong for at most {slowest:.1f} s; {resumed} resumes by hand, "
@@ -188,7 +188,7 @@ def test_14_a_minute_of_sigstop_is_flagged_and_then_well(
         os.kill(pid, signal.SIGSTOP)
     time.sleep(60)
     reconciler.reconcile()
-    page = AppTest.from_file(str(ROOT / "pages" / "monitor.py"), default_timeout=60)
+    page = AppTest.from_file(str(ROOT / "pages" / "monitor.py"), default_timeout=300)
     page.query_params["run"] = run_id
     page.run()
     text = "\n".join(element.proto.body for element in page.get("html"))
@@ -220,13 +220,13 @@ def test_22_a_disk_that_is_full_everywhere(
         with pytest.raises(OSError), open(disk / "filler", "wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        run = wait(run_id, ended, seconds=180)
+        run = wait(run_id, ended, seconds=600)
         assert run.status == Status.FAILED and (run.reason or "").startswith("disk_full:")
         assert panel.answers()
         assert json.loads(command("show", run_id, "--json").stdout)["status"] == "FAILED"
         panel.signal(signal.SIGKILL)
         for process in of_home(disk):
-            process.wait(20)
+            process.wait(120)
     outcome(f"{run.status}: {run.reason}; the panel answers")
 
 
@@ -246,7 +246,7 @@ def test_23_killed_for_memory(small: dict[str, Any], outcome: Outcome) -> None:
         subprocess.run(["sh", "-c", inside + ' "$@"', "sh", *sets], cwd=ROOT, check=True)
         with store.reading() as session:
             run_id = store.list_runs(session)[0].id
-        run = wait(run_id, ended, seconds=60)
+        run = wait(run_id, ended, seconds=600)
         time.sleep(3)
         assert run.status == Status.FAILED and (run.reason or "").startswith("oom:"), run.reason
         assert row(run_id).attempt == 1

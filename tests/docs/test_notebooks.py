@@ -38,7 +38,7 @@ def execute(name: str, folder: Path, *, keep: bool = True, **parameters: Any) ->
         if "parameters" in tags:
             cell.source += "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
     client = NotebookClient(
-        notebook, timeout=240, resources={"metadata": {"path": str(folder)}}, record_timing=False
+        notebook, timeout=600, resources={"metadata": {"path": str(folder)}}, record_timing=False
     )
     client.execute()
     shown = "\n".join(

@@ -187,7 +187,7 @@ def kill_all(home: Path) -> None:
             own = process.pid == os.getpid()
             if not own and process.environ().get("SPELLTUNE_HOME") == str(home):
                 process.kill()
-                process.wait(10)
+                process.wait(120)
 
 
 def documents(home: Path) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ def kill_all(home: Path) -> None:
         for process in there:
             with suppress(psutil.NoSuchProcess):  # it came to its end meanwhile
                 process.kill()
-        psutil.wait_procs(there, timeout=10)
+        psutil.wait_procs(there, timeout=60)
 
 
 def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -78,7 +78,7 @@ def row(run_id: str) -> Run:
         return store.find(session, run_id)
 
 
-def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 90) -> Run:
+def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 300) -> Run:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if until(run := row(run_id)):
@@ -183,19 +183,19 @@ class Panel:
     def answers(self) -> bool:
         try:
             address = f"http://127.0.0.1:{self.port}/_stcore/health"
-            return bool(urllib.request.urlopen(address, timeout=5).read() == b"ok")
+            return bool(urllib.request.urlopen(address, timeout=30).read() == b"ok")
         except OSError:
             return False
 
     def ready(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not self.answers():
             assert time.monotonic() < end
             time.sleep(0.2)
 
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
-        self.process.wait(30)
+        self.process.wait(120)
 
 
 def queued(settings: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from src.panel.ui.navigation import PAGES
 
 def show(page: str, /, **query: str | Sequence[str]) -> AppTest:
     """The page at this address after one run, which must not raise."""
-    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=60)
+    test = AppTest.from_file(str(PAGES / f"{page}.py"), default_timeout=300)
     for name, value in query.items():
         test.query_params[name] = value if isinstance(value, str) else list(value)
     test.run()
@@ -37,7 +37,7 @@ SEEN = {
 
 def settled(test: AppTest) -> AppTest:
     """The page once its data check is there."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if "Reading the data" not in html(test):
             return test

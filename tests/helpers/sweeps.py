@@ -61,7 +61,7 @@ def trials_of(sweep_id: str) -> list[Run]:
         return list(store.list_trials(session, sweep_id))
 
 
-def until(sweep_id: str, seen: Callable[[list[Run]], bool], seconds: float = 120) -> list[Run]:
+def until(sweep_id: str, seen: Callable[[list[Run]], bool], seconds: float = 300) -> list[Run]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if seen(trials := trials_of(sweep_id)):
@@ -77,7 +77,7 @@ def completed(sweep_id: str) -> Callable[[list[Run]], bool]:
 
 
 def driver_of(sweep_id: str) -> int:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         if pid := holder(paths.driver_lock(sweep_id)):
             return pid

@@ -168,7 +168,7 @@ def test_fourteen_runs_are_drawn_with_a_colour_each_and_no_markup_of_theirs():
 
 def test_the_overview_carries_its_selection_to_compare():
     runs = seeds("a", 2)
-    test = AppTest.from_file(str(paths.ROOT / "pages" / "overview.py"), default_timeout=60)
+    test = AppTest.from_file(str(paths.ROOT / "pages" / "overview.py"), default_timeout=300)
     test.query_params["pick"] = runs
     test.run()
     page = html(test)

@@ -156,7 +156,7 @@ def test_the_form_measures_what_a_sweep_takes(monkeypatch: pytest.MonkeyPatch) -
         test = show("sweeps", file="tiny")
         assert seen not in html(test)
         next(b for b in test.button if b.label == label).click().run()
-        measure_button._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=60)
+        measure_button._begun()[f"sweep {hash(TINY.read_text())}"].exception(timeout=300)
         test = show("sweeps", file="tiny")
         assert seen in html(test)
     assert [list(request) for request in asked] == [["sweep"]] * 2

@@ -216,7 +216,7 @@ def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> No
         run = store.find(session, found.settings["run"].iloc[0])
     query = sweep_view.launch_query(found, results.top(found, 1)[0])
     assert query["preset"] == "tiny-spell" and query["training.max_steps"] == "200"
-    form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=60)
+    form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=300)
     for name, text in query.items():
         form.query_params[name] = text
     form.run()

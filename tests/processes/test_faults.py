@@ -225,7 +225,7 @@ def test_ten_random_kills_of_panel_supervisor_and_trainer(
 ) -> None:
     killed, slowest, _, _ = killed_at_random(small, panel, times=10, pause=2.0)
     assert sum(killed.values()) == 10 and slowest < 10
-    assert not left_over(home, seconds=20)
+    assert not left_over(home, seconds=300)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_27_a_damaged_table_is_restored_beneath_a_training(living: Run) -> None:
         for page in range(1, len(content) // 4096):
             content[page * 4096 : page * 4096 + 512] = os.urandom(512)
         file.write_bytes(content)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list(paths.results().glob("spelltune.db.damaged-*")) and time.monotonic() < end:
         time.sleep(0.1)  # who writes next meets it, and a living supervisor restores
     run = wait(living.id, lambda run: (run.step or 0) > (living.step or 0) + 20)
@@ -384,7 +384,7 @@ def test_21_a_full_disk_under_the_table_costs_no_point(
                 file.write(bytes(4096))
         log = paths.metrics_log(run_id)
         lines, size = 0, log.stat().st_size
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while lines < 400 and time.monotonic() < end:
             lines = len(log.read_bytes()[size:].splitlines())
             time.sleep(0.2)
@@ -486,7 +486,7 @@ def test_28_on_a_network_disk_too(home: Path, monkeypatch: pytest.MonkeyPatch, k
     try:
         with store.writing() as session:
             mode = session.connection().exec_driver_sql("PRAGMA journal_mode").scalar()
-        page = AppTest.from_file(str(ROOT / "src/panel/main.py"), default_timeout=60).run()
+        page = AppTest.from_file(str(ROOT / "src/panel/main.py"), default_timeout=300).run()
     finally:
         monkeypatch.undo()
         store.why_not_wal.cache_clear()

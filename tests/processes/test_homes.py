@@ -47,7 +47,7 @@ def test_a_copy_of_a_home_that_is_read_and_lost_locks_end_nothing(
     # Nor does the loss of the folder of locks.
     shutil.rmtree(paths.locks_dir())
     assert reconciler.reconcile() == []
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while holder(paths.trainer_lock(living.id)) is None or (
         holder(paths.supervisor_lock(living.id)) is None
     ):

@@ -75,7 +75,7 @@ class Space:
     @property
     def first(self) -> int:
         """Pid of the first process."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             for child in psutil.Process(self.unshare.pid).children(recursive=True):
                 # As it counts inside: nsenter and unshare fork before they are there.
@@ -141,7 +141,7 @@ def cluster(network: Space, folder: Path) -> Iterator[tuple[Machine, Machine]]:
         head = ["--head", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
         alpha = Machine(network, "alpha", folder, *head, f"--temp-dir={ray}/a")
         ends.callback(alpha.space.kill)
-        end = time.monotonic() + 240
+        end = time.monotonic() + 300
         while "Ray runtime started" not in alpha.log.read_text():
             assert time.monotonic() < end, alpha.logs()
             time.sleep(0.1)
