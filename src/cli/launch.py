@@ -26,8 +26,9 @@ from src.cli.runs import print_run
 from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
 from src.format import duration
-from src.runs import attempts, checks, estimate, launcher, packing
-from src.store.tables import Status
+from src.runs import attempts, checks, estimate, launcher, packing, reconciler
+from src.runs.timeouts import TIMEOUTS
+from src.store.tables import Run, Status
 
 
 def preview(
@@ -258,13 +259,20 @@ def follow(run_id: str) -> None:
         TimeRemainingColumn(),
         TextColumn("{task.fields[values]}", markup=False),
     )
+
+    def read(session: store.Session) -> tuple[Run, dict[str, float | None]]:
+        return store.find(session, run_id), store.latest_metrics(session, [run_id])[run_id]
+
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=1, status="QUEUED", values="")
+        reconciled_at = time.monotonic()
         try:
             while True:
-                with store.reading() as session:
-                    run = store.find(session, run_id)
-                    latest = store.latest_metrics(session, [run_id])[run_id]
+                # Where no supervisor and no panel lives, nobody else would end or start a run.
+                if time.monotonic() - reconciled_at >= TIMEOUTS.reconcile:
+                    reconciler.try_to_reconcile()
+                    reconciled_at = time.monotonic()
+                run, latest = store.read_with_retry(read, seconds=TIMEOUTS.write)
                 values = [
                     f"{name} {value:.3f}"
                     for name in ("train/loss", "val/exact_match")

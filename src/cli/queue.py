@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from src import store
 from src.cli.options import AsJson
 from src.cli.output import out, print_json
 from src.runs import launcher
@@ -15,8 +14,7 @@ def first(
     as_json: AsJson = False,
 ) -> None:
     """Move queued runs to the front of the queue, in this order."""
-    with store.writing() as session:
-        ids = store.move_to_front(session, [store.find(session, name) for name in runs])
+    ids = launcher.move_to_front(runs)
     if as_json:
         return print_json(ids)
     out.print(f"{', '.join(ids)} next", highlight=False)
@@ -27,8 +25,7 @@ def hold(
     as_json: AsJson = False,
 ) -> None:
     """Keep queued runs from starting until they are released."""
-    with store.writing() as session:
-        ids = store.hold(session, [store.find(session, name) for name in runs], held=True)
+    ids = launcher.hold(runs, held=True)
     if as_json:
         return print_json(ids)
     out.print(f"{', '.join(ids)} held", highlight=False)
@@ -39,9 +36,7 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """Release held runs: they start again from their old places in the queue."""
-    with store.writing() as session:
-        ids = store.hold(session, [store.find(session, name) for name in runs], held=False)
-    launcher.fill_slots()
+    ids = launcher.hold(runs, held=False)
     if as_json:
         return print_json(ids)
     out.print(f"{', '.join(ids)} released", highlight=False)

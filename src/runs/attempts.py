@@ -133,6 +133,9 @@ def queue_next_attempt(
     What lies beyond the step, damaged or of a way that is left, goes out of the sight of resume and
     retention before the row is seen: whoever is killed in between leaves the run as it was.
     """
+    # A person may resume what somebody stopped; nothing else does.
+    if kind != EventKind.RESUMED and store.stop_requested(session, run.id):
+        return False
     best = None if step is None else manifest_of(run, step)["best"]["step"]
     if not store.requeue(session, run, resume_step=step, config=config):
         return False
@@ -280,6 +283,8 @@ def heal(session: store.Session, run: Run, outcome: Outcome, step: int | None) -
 def auto_resume(run: Run) -> bool:
     """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
     from a checkpoint that is newer than where it began."""
+    if run.stop_requested_at is not None:
+        return False
     try:
         allowed = stored_config(run.config).supervision.auto_resume
     except ConfigError:

@@ -173,7 +173,30 @@ def delete_checkpoint(run: Run, step: int) -> None:
 def stop(run_id: str) -> Status:
     """Ask a run to stop at its next step, or cancel it if it is queued; return its status."""
     with store.writing() as session:
-        return store.request_stop(session, store.find(session, run_id).id)
+        run_id = store.find(session, run_id).id
+        status = store.request_stop(session, run_id)
+    snapshots.write_run(run_id)  # so that the wish outlives the table
+    return status
+
+
+def hold(names: Sequence[str], *, held: bool) -> list[str]:
+    """Hold queued runs back, or release them to their old places; returns their ids."""
+    with store.writing() as session:
+        ids = store.hold(session, [store.find(session, name) for name in names], held=held)
+    for run_id in ids:
+        snapshots.write_run(run_id)
+    if not held:
+        fill_slots()
+    return ids
+
+
+def move_to_front(names: Sequence[str]) -> list[str]:
+    """Make queued runs the next to start, in this order; returns their ids."""
+    with store.writing() as session:
+        ids = store.move_to_front(session, [store.find(session, name) for name in names])
+    for run_id in ids:
+        snapshots.write_run(run_id)
+    return ids
 
 
 def delete(run: Run) -> None:

@@ -45,13 +45,17 @@ def keep_reconciling(over: threading.Event) -> None:
     """Reconcile until the training is over, so that the other runs and sweeps of this machine need
     no panel."""
     while True:
-        try:
-            reconcile()
-        # No fault of another run may end the supervision of this one.
-        except Exception as error:
-            print(f"warning: {error!r}", file=sys.stderr, flush=True)
+        try_to_reconcile()
         if over.wait(TIMEOUTS.reconcile):
             return
+
+
+def try_to_reconcile() -> None:
+    """Reconcile, and print what kept it from it: the caller has a run of its own to follow."""
+    try:
+        reconcile()
+    except Exception as error:
+        print(f"warning: {error!r}", file=sys.stderr, flush=True)
 
 
 def _reconcile_all() -> list[str]:

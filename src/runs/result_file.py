@@ -16,7 +16,7 @@ from src.training.results import FailedTraining, write_results
 EXIT_DISK_FULL = errno.ENOSPC
 
 # Statuses that a trainer may report.
-REPORTED = (Status.COMPLETED, Status.STOPPED, Status.FAILED)
+REPORTED = (Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED)
 
 
 def write_result(run_id: str, attempt: int, outcome: Outcome) -> None:

@@ -35,6 +35,7 @@ class EndReason(StrEnum):
     ERROR = "error"  # any other exception, or an exit without a result
     KILLED = "killed"  # a signal ended the trainer
     LOST = "lost"  # its processes or its machine are gone without a result
+    TERMINATED = "terminated"  # SIGTERM ended the trainer, with a checkpoint of its last step
 
     @property
     def status(self) -> Status:
@@ -61,6 +62,7 @@ _STATUS = {
     EndReason.CANCELLED: Status.CANCELLED,
     EndReason.WITHDRAWN: Status.CANCELLED,
     EndReason.LOST: Status.INTERRUPTED,
+    EndReason.TERMINATED: Status.INTERRUPTED,
 }
 
 # Not OOM_KILLED: how much memory was missing is unknown, and other processes may have taken it.

@@ -128,10 +128,14 @@ def cancel(sweep_id: str) -> None:
         row = store.find_sweep(session, sweep_id)
         confirming = any(not Status(r.status).ended for r in store.confirmations(session, row.id))
     if row.status != SweepStatus.COMPLETED or not confirming:
-        _change(row.id, "cancelled", SweepStatus.CANCELLED, leave=OPEN, ended_at=time.time())
-    with store.reading() as session:
-        runs = store.runs_of_sweep(session, row.id)
-    stop_runs(runs)
+        ended_at = time.time()
+        _change(
+            row.id, "cancelled", SweepStatus.CANCELLED, leave=OPEN, stop=True, ended_at=ended_at
+        )
+    else:
+        with store.reading() as session:
+            stopped = store.runs_of_sweep(session, row.id)
+        stop_runs(stopped)
 
 
 def abort(sweep_id: str, reason: str) -> None:
@@ -143,9 +147,17 @@ def abort(sweep_id: str, reason: str) -> None:
 def stop_runs(runs: Sequence[Run], *, reason: str | None = None) -> None:
     """Stop the runs that are queued or training; with a `reason` they count as completed."""
     with store.writing() as session:
-        for run in runs:
-            if run.status == Status.QUEUED or run.status in ACTIVE:
-                store.request_stop(session, run.id, reason=reason)
+        stopped = _stop_runs(session, runs, reason)
+    for run_id in stopped:
+        snapshots.write_run(run_id)
+
+
+def _stop_runs(session: store.Session, runs: Sequence[Run], reason: str | None) -> list[str]:
+    """Stop the runs that are queued or training; returns their ids."""
+    ids = [run.id for run in runs if run.status == Status.QUEUED or run.status in ACTIVE]
+    for run_id in ids:
+        store.request_stop(session, run_id, reason=reason)
+    return ids
 
 
 def add(sweep_id: str, more: str) -> None:
@@ -186,8 +198,10 @@ def _change(
     to: SweepStatus | None,
     *,
     leave: Sequence[SweepStatus],
+    stop: bool = False,
     **columns: object,
 ) -> None:
+    """Write a sweep's status and columns, and with `stop` stop its runs in the same transaction."""
     with store.writing() as session:
         row = store.find_sweep(session, sweep_id)
         if not store.change_sweep(session, row.id, to, leave=leave, **columns):
@@ -195,4 +209,8 @@ def _change(
             raise store.InvalidState(
                 f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
             )
+        runs = store.runs_of_sweep(session, row.id) if stop else []
+        stopped = _stop_runs(session, runs, None)
     snapshots.write_sweep(row.id)
+    for run_id in stopped:
+        snapshots.write_run(run_id)

@@ -157,7 +157,10 @@ def _insert(
 
 
 def retry(run: Run, retries: int) -> bool:
-    """Queue a failed or interrupted trial again, or set it aside; True if it goes on."""
+    """Queue a failed or interrupted trial again, or set it aside; True if it goes on. One that
+    somebody stopped ends as it is."""
+    if run.stop_requested_at is not None:
+        return False
     with store.reading() as session:
         events = store.list_events(session, run.id)
     if any(e.kind == EventKind.SET_ASIDE and e.attempt == run.attempt for e in events):

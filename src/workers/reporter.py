@@ -21,6 +21,7 @@ from src import paths, store
 from src.analysis import misspellings
 from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
+from src.workers import termination
 from src.workers.trackers.base import Tracker
 
 INTERVAL_SECONDS = 1.0
@@ -121,6 +122,11 @@ class RunReporter:
     def stop_requested(self) -> bool:
         if self._fenced:
             raise LostOwnership(f"{self.run_id} belongs to another attempt now")
+        return termination.poll() or self._stop
+
+    @property
+    def stop_was_asked(self) -> bool:
+        """True if a person or its sweep asked this run to stop."""
         return self._stop
 
     def close(self) -> None:

@@ -385,6 +385,9 @@ def outcome_of_exit(
         return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
     if packed and code in (0, 1):
         return None  # the trainer exited before it read this run from the pack file
+    if code == -signal.SIGTERM:
+        reason = "SIGTERM ended its trainer before it trained a step"
+        return Outcome(EndReason.TERMINATED, reason)
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     if packed:
         return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")

@@ -23,9 +23,10 @@ from src.runs.logs import append_to_log
 from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
-from src.store.tables import Run
+from src.store.tables import Run, Status
 from src.training.results import FailedTraining, write_results
 from src.training.utils import TrainingResult, loading
+from src.workers import termination
 
 if TYPE_CHECKING:
     from src.workers.trackers.base import Tracker
@@ -75,14 +76,19 @@ class Attempt:
                 if result.stopped and (why := self.reporter.stop_reason):
                     result = replace(result, stopped=False, reason=why)
                     end_reason = EndReason.PRUNED
-                self._write_results(result)
+                if result.stopped and self.was_terminated:
+                    end_reason = EndReason.TERMINATED
+                    why = f"SIGTERM ended its trainer after step {result.step}"
+                    result = replace(result, reason=why)
+                else:
+                    self._write_results(result)
                 ended = Outcome(end_reason, result.reason, result.step, result.best_step)
         except OSError as error:
             result = error
         if isinstance(result, Exception):
             self.reporter.say("".join(traceback.format_exception(result)))
             ended = self.failure(result)
-            if not isinstance(result, LostOwnership):
+            if not isinstance(result, LostOwnership) and ended.status == Status.FAILED:
                 with suppress(OSError):  # the disk may be what failed
                     self._write_results(FailedTraining(ended.reason))
         assert ended is not None
@@ -100,9 +106,18 @@ class Attempt:
             return EXIT_DISK_FULL if end_reason_of(error) == EndReason.DISK_FULL else 1
         return 1 if isinstance(result, Exception) else 0
 
+    @property
+    def was_terminated(self) -> bool:
+        """True if SIGTERM ends this attempt, not somebody who asked it to stop."""
+        return termination.was_asked() and not self.reporter.stop_was_asked
+
     def failure(self, error: Exception) -> Outcome:
         """The outcome of a training that ended with this error."""
         end_reason, reason = end_reason_of(error), reason_of(error)
+        if end_reason == EndReason.ERROR and termination.was_asked():
+            # Its data-loader workers, say, were ended too.
+            ended = EndReason.TERMINATED if self.was_terminated else EndReason.STOPPED
+            return Outcome(ended, f"SIGTERM ended its trainer: {reason}")
         if end_reason != EndReason.ERROR:
             reason = f"{end_reason}: {reason}"
         reporter = self.reporter
@@ -155,7 +170,8 @@ def main(run_id: str, attempt: int) -> int:
     except Exception as error:
         result = error
     code = own.end(result, [own.tracker])
-    if holder(paths.supervisor_lock(run_id)) is None:
+    # Not where SIGTERM ended all processes: the machine shuts down.
+    if holder(paths.supervisor_lock(run_id)) is None and not termination.was_asked():
         spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the outcome
     return code
 
@@ -205,7 +221,8 @@ def main_of_a_pack() -> int:
         while members:
             _, own = members.popitem()
             codes.append(own.end(error, [] if members else trackers))
-    if all(holder(paths.supervisor_lock(run_id)) is None for run_id in last):
+    unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in last)
+    if unsupervised and not termination.was_asked():
         spawn.start_detached(spawn.Worker.RECONCILE)
     return max(codes)
 
@@ -241,6 +258,7 @@ def reason_of(error: Exception) -> str:
 if __name__ == "__main__":
     os.umask(0o077)
     ignore_output_errors()
+    termination.handle_sigterm()
     packed = sys.argv[1:] == ["--pack"]
     code = main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2]))
     sys.stdout.flush()

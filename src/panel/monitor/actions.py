@@ -47,13 +47,11 @@ def draw(run: Run) -> None:
 def _steer(what: str, run_id: str) -> None:
     """Move a queued run to the front, hold it or release it; a toast says if it just started."""
     try:
-        with store.writing() as session:
-            run = store.find(session, run_id)
-            if what == "first":
-                store.move_to_front(session, [run])
-                st.toast("It is the next to start.")
-            else:
-                store.hold(session, [run], held=what == "hold")
+        if what == "first":
+            launcher.move_to_front([run_id])
+            st.toast("It is the next to start.")
+        else:
+            launcher.hold([run_id], held=what == "hold")
     except store.InvalidState as error:
         st.toast(str(error))
     launcher.fill_slots()

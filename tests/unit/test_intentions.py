@@ -1,0 +1,139 @@
+"""What a person asked for outlives processes, machines and the run table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import paths, store
+from src.config import load_config
+from src.runs import attempts, launcher, reconciler
+from src.runs.machine import boot_id, host
+from src.store.outcome import EndReason, Outcome
+from src.store.tables import EventKind, Run, Status, Sweep, SweepStatus
+from src.sweeps import control, trials
+from src.workers.supervisor import outcome_of_exit
+from tests.helpers.store import checkpoint
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+
+
+def claimed(boot: str = "another", **columns: Any) -> Run:
+    """A run that trains, with a checkpoint from which it could resume by itself."""
+    with store.writing() as session:
+        config = load_config(overrides={"supervision.auto_resume": 2})
+        run = store.enqueue(session, config, **columns)
+        store.claim(session, run, token="t", slot=0, boot_id=boot, host=host())
+        run_id = run.id
+    checkpoint(run_id, 5)
+    return row(run_id)
+
+
+def row(run_id: str) -> Run:
+    with store.reading() as session:
+        return store.find(session, run_id)
+
+
+def snapshot(run_id: str) -> dict[str, Any]:
+    return dict(json.loads((paths.output_dir(run_id) / "run.json").read_text())["run"])
+
+
+@pytest.mark.parametrize("boot", ["another", None])
+def test_a_stop_outlives_the_machine_that_dies_before_the_end(boot: str | None) -> None:
+    run, other = claimed(boot or boot_id()), claimed(boot or boot_id())
+    launcher.stop(run.id)
+    assert snapshot(run.id)["stop_requested_at"] is not None
+    for _ in range(2):
+        reconciler.reconcile()
+        assert row(run.id).status == Status.STOPPED
+        assert row(run.id).attempt == 1
+    # Without the stop it goes on by itself.
+    assert (row(other.id).status, row(other.id).attempt) == (Status.QUEUED, 2)
+    with store.reading() as session:
+        assert not store.list_events(session, run.id)
+
+
+@pytest.mark.parametrize("kind", [EventKind.HEALED, EventKind.RETRIED, EventKind.AUTO_RESUMED])
+def test_only_a_person_resumes_what_was_stopped(kind: EventKind) -> None:
+    run = claimed(sweep_id="s", number=0)
+    launcher.stop(run.id)
+    with store.writing() as session:
+        assert store.end(session, run, Outcome(EndReason.ERROR, "it failed meanwhile"))
+    run = row(run.id)
+    with store.writing() as session:
+        assert not attempts.queue_next_attempt(session, run, kind, "again", step=None)
+    assert not trials.retry(run, retries=3)
+    assert not attempts.auto_resume(run)
+    assert row(run.id).status == Status.FAILED
+    with store.writing() as session:
+        text = "resumed"
+        assert attempts.queue_next_attempt(session, run, EventKind.RESUMED, text, step=None)
+    assert row(run.id).stop_requested_at is None
+
+
+def test_a_hold_and_a_cancelled_sweep_are_in_the_files_from_which_a_table_is_restored() -> None:
+    with store.writing() as session:
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
+                          status=SweepStatus.ACTIVE, created_at=1.0))  # fmt: skip
+        held = store.enqueue(session, load_config()).id
+        trial = store.enqueue(session, load_config(), sweep_id="s", number=0).id
+    launcher.hold([held], held=True)
+    assert snapshot(held)["held_at"] is not None
+    launcher.hold([held], held=False)
+    assert snapshot(held)["held_at"] is None
+    launcher.stop(held)
+    assert snapshot(held)["status"] == Status.CANCELLED
+    control.cancel("s")
+    assert snapshot(trial)["status"] == row(trial).status == Status.CANCELLED
+
+
+def test_a_sweep_is_cancelled_with_its_runs_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.writing() as session:
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
+                          status=SweepStatus.ACTIVE, created_at=1.0))  # fmt: skip
+        store.enqueue(session, load_config(), sweep_id="s", number=0)
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "request_stop", dies)
+    with pytest.raises(KeyboardInterrupt):
+        control.cancel("s")
+    with store.reading() as session:
+        assert store.find_sweep(session, "s").status == SweepStatus.ACTIVE
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sigterm_leaves_a_run_that_can_resume_whatever_its_engine(packed: bool) -> None:
+    ended = outcome_of_exit(-15, asked_to_stop=False, packed=packed, oom_killed=False)
+    assert ended is not None
+    assert (ended.end_reason, ended.status) == (EndReason.TERMINATED, Status.INTERRUPTED)
+
+
+def test_a_file_is_read_again_where_the_error_of_its_disk_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from src.files import read_text
+
+    file = tmp_path / "members.pack"
+    file.write_text("one\n")
+    answers = [errno.EIO, errno.ESTALE]
+    real = Path.read_text
+
+    def sometimes(self: Path, *given: Any, **named: Any) -> str:
+        if self == file and answers:
+            raise OSError(answers.pop(), "passing")
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", sometimes)
+    assert read_text(file) == "one\n" and not answers
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "none")
