@@ -71,7 +71,7 @@ def write(run: Run, target: Path) -> Path:
 def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     """Write the capsule's files into a folder; returns the content of capsule.json."""
     data = config.data
-    splits = load_splits(task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision)
+    splits = load_splits(**data.source)
     if splits.fingerprint != run.used.get("data_fingerprint"):
         raise CannotPack(f"{run.id}: its data are not those that it was trained on any more")
     (root / "data").mkdir()

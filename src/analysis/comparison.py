@@ -15,7 +15,14 @@ import pandas as pd
 from src import store
 from src.analysis import verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import RunConfig, affecting, flattened, settings, stored_config
+from src.config import (
+    RunConfig,
+    affecting,
+    flattened,
+    settings,
+    stored_config,
+    values_before,
+)
 from src.store.tables import Evaluation, Run, Status
 
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
@@ -95,8 +102,10 @@ def against(session: store.Session, one: Group, others: Sequence[Group]) -> list
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run's row by dotted name; one that came later than the run has its default."""
-    return _defaults() | flattened(values)
+    """Settings of a run's row by dotted name; one that came later than the run has its default, or
+    what the run did without it."""
+    own = flattened(values)
+    return _defaults() | values_before(own) | own
 
 
 @cache

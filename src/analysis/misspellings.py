@@ -4,22 +4,23 @@ A kind is decided on the letters alone: in a word spelled out ("r e c e i v e") 
 form, not part of it.
 """
 
-import gzip
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from string import ascii_lowercase
+from unicodedata import category
 
 import pandas as pd
-from jellyfish import metaphone
 from rapidfuzz.distance import Levenshtein
 
-from src import paths
-from src.training.data_loaders import SPELLED_OUT, misspellings, target_words, task_of
+from src.analysis.sounds import sounds
+from src.text import composed
+from src.training.tasks import SPELLED_OUT, real_words, task_of
 
 # In the order of precedence: the first that fits is the kind of an error.
 KINDS = {
@@ -29,6 +30,7 @@ KINDS = {
     "another real word": "a word that exists, but not the one asked for",
     "un-doubling": "one letter where the word has it twice",
     "doubling": "a letter twice where the word has it once",
+    "misplaced doubling": "one letter twice that the word has once, another once that it has twice",
     "transposition": "two neighbouring letters swapped",
     "vowel swap": "only vowels are replaced, each by another vowel",
     "phonetic twin": "sounds the same though a consonant differs",
@@ -40,7 +42,7 @@ KINDS = {
 ADDED_COLUMNS = ["edits", "kind", "length"]  # by `with_kinds`
 
 VOWELS = frozenset("aeiouy")
-MIN_WORD_SHARE = 1e-6  # of all words in a corpus; rarer entries are mostly names and slips
+CONSONANTS = frozenset(ascii_lowercase) - VOWELS | {"ß"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Edit:
 
 
 def letters(text: str, expected: str) -> str:
-    """The letters of an answer to a question whose right answer is `expected`."""
+    """The letters of an answer to a question whose right answer is `expected`; an accented letter
+    is one letter."""
+    text = composed(text)
     return "".join(text.split()) if task_of(expected) == "spell out" else text.strip()
 
 
@@ -98,8 +102,12 @@ def edits(expected: str, predicted: str) -> list[Edit]:
 def _aligned(was: str, now: str) -> list[tuple[str, int, int]]:
     """Triples (tag, index in `was`, index in `now`) of a shortest Levenshtein alignment.
 
-    The leftmost or the rightmost one, whichever replaces fewer vowels by consonants and vice versa.
+    That of doubled letters, where it is one; else the leftmost or the rightmost one, whichever
+    replaces fewer vowels by consonants and vice versa.
     """
+    doubled = _aligned_by_runs(was, now)
+    if doubled and len(doubled) == Levenshtein.distance(was, now):
+        return doubled
     left = [(op.tag, op.src_pos, op.dest_pos) for op in Levenshtein.editops(was, now)]
     mirrored = [
         (op.tag, len(was) - op.src_pos - (op.tag != "insert"),
@@ -114,9 +122,28 @@ def _aligned(was: str, now: str) -> list[tuple[str, int, int]]:
     return min(left, mirrored[::-1], key=odd)
 
 
+def _aligned_by_runs(was: str, now: str) -> list[tuple[str, int, int]]:
+    """The alignment of words that differ only in how often a letter is repeated; else nothing."""
+    runs, others = _runs(was), _runs(now)
+    if [letter for letter, _ in runs] != [letter for letter, _ in others]:
+        return []
+    steps, i, j = [], 0, 0
+    for (_, had), (_, has) in zip(runs, others, strict=True):
+        both = min(had, has)
+        steps += [("delete", i + n, j + both) for n in range(both, had)]
+        steps += [("insert", i + both, j + n) for n in range(both, has)]
+        i, j = i + had, j + has
+    return steps
+
+
+def _runs(word: str) -> list[tuple[str, int]]:
+    """(letter, how often it follows itself) of each run of equal letters."""
+    return [(letter, len(list(run))) for letter, run in groupby(word)]
+
+
 def kind_of(expected: str, predicted: str) -> str:
     """The kind of a wrong answer, one of KINDS; "" for the right one."""
-    expected, predicted = expected.strip(), predicted.strip()
+    expected, predicted = composed(expected).strip(), composed(predicted).strip()
     return "" if predicted == expected else _kind(expected, predicted, edits(expected, predicted))
 
 
@@ -124,9 +151,9 @@ def _kind(expected: str, predicted: str, found: Sequence[Edit]) -> str:
     was, now = letters(expected, expected), letters(predicted, expected)
     if not now:
         return "stopped early"
-    if not _in_form(expected, predicted) or now.casefold() == was.casefold():
+    if not _in_form(expected, predicted) or now.lower() == was.lower():
         return "wrong format"
-    doubled = _doubled(was, now, found)
+    doubled = _doubled(was, now)
     if was.startswith(now) and not (doubled and len(found) == 1):
         return "stopped early"
     if now.startswith(was) and not (doubled and len(found) == 1):
@@ -141,9 +168,9 @@ def _kind(expected: str, predicted: str, found: Sequence[Edit]) -> str:
     if all(e.what == "replace" and {e.was.lower(), e.now.lower()} <= VOWELS for e in found):
         return "vowel swap"
     touched = "".join(e.was + e.now for e in found).lower()
-    # Metaphone hears Latin letters alone: of others, and of a hyphen, it knows no sound.
-    consonants = set(touched) & set(ascii_lowercase) - VOWELS
-    if consonants and metaphone(was) == metaphone(now):
+    # Only of these letters is the sound known: not of others, nor of a hyphen.
+    consonants = set(touched) & CONSONANTS
+    if consonants and sounds(was) & sounds(now):
         return "phonetic twin"
     right = len(os.path.commonprefix([was, now]))
     if len(found) > 1 and 2 * right >= len(was) and was[-1] != now[-1]:
@@ -163,38 +190,14 @@ def _in_form(expected: str, predicted: str) -> bool:
         fits = len(predicted) == 1 or SPELLED_OUT.fullmatch(predicted) is not None
     else:
         fits = len(predicted.split()) == len(expected.split())
-    return fits and all(c.isalpha() or c in expected for c in predicted)
+    return fits and all(category(c)[0] in "LM" or c in expected for c in predicted)
 
 
-def _doubled(was: str, now: str, found: Sequence[Edit]) -> str:
-    """`un-doubling` or `doubling` where every edit is one, else ""."""
-
-    def beside(word: str, i: int) -> bool:
-        return word[i] in (word[i - 1 : i], word[i + 1 : i + 2])
-
-    if all(e.what == "delete" and beside(was, e.at - 1) for e in found):
-        return "un-doubling"
-    # Where the inserted letter equals the one before or after its place.
-    if all(e.what == "insert" and e.now in was[max(e.at - 2, 0) : e.at] for e in found):
-        return "doubling"
-    return ""
-
-
-@cache
-def real_words() -> frozenset[str]:
-    """Existing words: the targets of the built-in tasks and frequent English words.
-
-    A known misspelling is never one.
-    """
-    frequent: list[str] = []
-    file = Path(paths.base_model("spelltune-tiny")) / "pretraining_words.txt.gz"
-    if file.is_file():
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            pairs = (line.split() for line in lines)
-            frequent = [word for word, share in pairs if float(share) >= MIN_WORD_SHARE]
-    wrong = {wrong for wrong, _ in misspellings()}
-    long = {word for word in frequent if len(word) > 2}
-    return frozenset((long - wrong) | set(target_words()))
+def _doubled(was: str, now: str) -> str:
+    """`un-doubling`, `doubling` or `misplaced doubling` where that is all that differs, else ""."""
+    whats = {what for what, *_ in _aligned_by_runs(was, now)}
+    kinds = {"delete": "un-doubling", "insert": "doubling"}
+    return "misplaced doubling" if len(whats) == 2 else "".join(kinds[what] for what in whats)
 
 
 # --- all answers of an evaluation -----------------------------------------------------------------
@@ -208,10 +211,11 @@ def with_kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     if set(ADDED_COLUMNS) <= set(predictions.columns):
         return predictions
     pairs = list(zip(predictions["expected"], predictions["predicted"], strict=True))
-    wrong = [e.strip() != p.strip() for e, p in pairs]
+    pairs = [(composed(e).strip(), composed(p).strip()) for e, p in pairs]
+    wrong = [e != p for e, p in pairs]
     changed = [edits(e, p) if w else [] for (e, p), w in zip(pairs, wrong, strict=True)]
     kinds = [
-        _kind(e.strip(), p.strip(), found) if w else ""
+        _kind(e, p, found) if w else ""
         for (e, p), w, found in zip(pairs, wrong, changed, strict=True)
     ]
     return predictions.assign(
@@ -229,6 +233,9 @@ def read(path: str | Path) -> pd.DataFrame:
 @lru_cache(maxsize=64)
 def _read(path: str, changed: int) -> pd.DataFrame:
     frame = with_kinds(pd.read_parquet(path))
+    # Older files have the Unicode form of their data.
+    texts = [c for c in ("word", "question", "expected", "predicted") if c in frame]
+    frame = frame.assign(**{column: frame[column].map(composed) for column in texts})
     return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
 
 

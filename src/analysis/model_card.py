@@ -12,7 +12,7 @@ import yaml
 from src.analysis import misspellings
 from src.config import RunConfig, affecting, subset
 from src.errors import UserError
-from src.models.metrics import METRICS, MetricInfo
+from src.models.metrics import METRICS, PARTIAL, MetricInfo
 from src.paths import base_model
 from src.training.merge import merge
 
@@ -176,7 +176,9 @@ def _metric_title(metric: MetricInfo) -> str:
 def _score_rows(scores: Mapping[str, float | None]) -> list[tuple[str, ...]]:
     rows = []
     for name, metric in METRICS.items():
-        values = (scores.get(f"{split}/{name}") for split in ("val", "test"))
+        values = [scores.get(f"{split}/{name}") for split in ("val", "test")]
+        if name in PARTIAL and values == [None, None]:
+            continue
         rows.append((_metric_title(metric), *("" if v is None else f"{v:.4g}" for v in values)))
     return rows
 

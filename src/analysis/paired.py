@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from src.text import composed
+
 # Outcomes of a question from one model to another.
 OUTCOMES = ["fixed", "broken", "same mistake", "another mistake", "right in both"]
 KEY = ["question", "expected"]
@@ -62,9 +64,13 @@ def answer(path: str | Path, question: str) -> tuple[str, str, bool] | None:
 
 @lru_cache(maxsize=4096)
 def _answer(path: str, changed: int, question: str) -> tuple[str, str, bool] | None:
-    columns = ["expected", "predicted", "correct"]
-    rows = pq.read_table(path, columns=columns, filters=[("question", "=", question)]).to_pylist()
-    return (rows[0]["expected"], rows[0]["predicted"], rows[0]["correct"]) if rows else None
+    table = pq.read_table(path, columns=["question", "expected", "predicted", "correct"])
+    wanted = composed(question)
+    for place, asked in enumerate(table["question"].to_pylist()):
+        if composed(asked) == wanted:
+            row = table.slice(place, 1).to_pylist()[0]
+            return composed(row["expected"]), composed(row["predicted"]), row["correct"]
+    return None
 
 
 def history(right: Sequence[bool]) -> str:

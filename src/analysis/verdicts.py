@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import scipy  # which loads scipy.special when it is first used
 
+from src.text import composed
+
 METRIC = "exact_match"
 ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
 POWER = 0.8  # chance to see a difference of the size seen now, at which "N more seeds" aims
@@ -43,14 +45,15 @@ class Answers:
 
 def answers(predictions: pd.DataFrame, *, name: str, split: str) -> Answers:
     """The Answers of a frame with columns word, question, expected and correct."""
-    keys = pd.util.hash_pandas_object(predictions[["question", "expected"]], index=False).to_numpy()
+    asked = predictions[["question", "expected"]].map(composed)
+    keys = pd.util.hash_pandas_object(asked, index=False).to_numpy()
     order = np.argsort(keys, kind="stable")
     return Answers(
         name=name,
         split=split,
         fingerprint=hash((split, keys[order].tobytes())),
         correct=predictions["correct"].to_numpy(dtype=bool)[order],
-        words=pd.factorize(predictions["word"].to_numpy()[order])[0],
+        words=pd.factorize(predictions["word"].map(composed).to_numpy()[order])[0],
     )
 
 

@@ -43,7 +43,7 @@ def preview(
     if as_json:
         return print_json(seen)
 
-    from src.training.data_loaders import preview_notes
+    from src.training.data_preview import preview_notes
 
     out.print(", ".join(f"{n:,} {split} rows" for split, n in seen["rows"].items()))
     tokens = seen["tokens"]
@@ -148,7 +148,7 @@ def check_data(config: RunConfig) -> None:
     """Print notes on a config's data; ConfigError if it cannot be trained here."""
     seen = checks.check(config)
 
-    from src.training.data_loaders import preview_notes
+    from src.training.data_preview import preview_notes
 
     for text in preview_notes(seen):
         note(text)
@@ -168,7 +168,7 @@ def print_plan(
 ) -> None:
     """Print which runs are best trained in one process, from measurements of one and of a few."""
     for config in configs:
-        checks.check(config)
+        check_data(config)
     with err.status("three steps of one run and of a few"):
         plan = packing.plan(configs, once=once)
     launcher.fill_slots()

@@ -24,6 +24,7 @@ from src.config.loading import (
     shortened,
     stored_config,
     to_yaml,
+    values_before,
     with_absolute_paths,
     with_overrides,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "subset",
     "to_text",
     "to_yaml",
+    "values_before",
     "with_absolute_paths",
     "with_overrides",
 ]

@@ -113,10 +113,30 @@ def _defaults() -> dict[str, Any]:
 
 
 def stored_config(values: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig of a run's row; a setting that came later than the run has its default."""
+    """The RunConfig of a run's row; a setting that came later than the run has its default, or
+    what the run did without it (see `values_before`)."""
     complete = defaults()
+    for name, value in values_before(flattened(values)).items():
+        _merge(complete, _nest(name, value))
     _merge(complete, values)
     return parse_config(complete)
+
+
+# What later settings of the task `correct` were before there were any.
+_CORRECT_BEFORE = {
+    "data.right_words": 0.0,
+    "data.length_spread": 0.0,
+    "data.score_right_words": False,
+}
+
+
+def values_before(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name that are missing in the stored values `flat` and whose default is
+    not what their run did: the rows of a built-in task."""
+    own_data = flat.get("data.path") or flat.get("data.hub_id")
+    if flat.get("data.task") != "correct" or own_data:
+        return {}
+    return {name: value for name, value in _CORRECT_BEFORE.items() if name not in flat}
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -6,7 +6,7 @@ configs/, not here.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -96,9 +96,29 @@ class DataConfig(Section):
     """Own data: id of a Hugging Face hub data set with columns question and answer."""
     revision: str | None = None
     """Commit, branch or tag of the hub data set; empty takes the newest."""
+    right_words: float = Field(ge=0, lt=1)
+    """Built-in task `correct`: share of the training rows whose word is spelled right already and
+    stays as it is, in [0, 1). With 0, a trained adapter changes many right words."""
+    length_spread: float = Field(ge=0, le=1)
+    """Built-in task `correct`: how far the lengths of the misspelled words in training follow those
+    of frequent English words, in [0, 1]. 0 takes the dictionary's misspellings, most of them of
+    long words; 1 leaves out some of those and adds misspellings of short words, made by rule."""
+    score_right_words: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
+    """Built-in task `correct`: also ask each word of the validation and test set spelled right. The
+    metrics mends and leaves_alone then tell both kinds of question apart."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
     """Prompt template that contains {question}. The answer starts with a space, so the prompt must
     not end in one."""
+
+    @property
+    def built_in(self) -> bool:
+        """True if the rows are those of a built-in task."""
+        return not (self.path or self.hub_id)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of `load_splits`."""
+        return self.model_dump(exclude={"template"})
 
     @field_validator("template")
     @classmethod

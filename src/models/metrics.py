@@ -7,6 +7,8 @@ distance is computed, rapidfuzz: command line and supervisors read the names her
 import math
 from dataclasses import dataclass
 
+from src.text import composed
+
 
 @dataclass(frozen=True)
 class MetricInfo:
@@ -33,8 +35,12 @@ METRICS = {
         MetricInfo("cer", "character error rate", "edits per character", True, ".1%"),
         MetricInfo("edit_distance", "edit distance", "edits per word", True),
         MetricInfo("loss", "loss", "nats per token", True),
+        # Recorded only where the data ask misspelled words and right ones.
+        MetricInfo("mends", "misspelled words mended", "share of misspelled words", False, ".1%"),
+        MetricInfo("leaves_alone", "right words left alone", "share of right words", False, ".1%"),
     )
 }
+PARTIAL = ("mends", "leaves_alone")
 # What is recorded while training.
 TRAINING_METRICS = {
     metric.name: metric
@@ -45,9 +51,9 @@ TRAINING_METRICS = {
         MetricInfo("tokens_per_second", "speed", "tokens per second", None, ",.0f"),
     )
 }
-# Names of the metrics that may select the best checkpoint: those of an evaluation, and what
+# Names of the metrics that may select the best checkpoint: those of every evaluation, and what
 # training logged last before it.
-MONITORED = (*(f"val/{name}" for name in METRICS), *TRAINING_METRICS)
+MONITORED = (*(f"val/{name}" for name in METRICS if name not in PARTIAL), *TRAINING_METRICS)
 
 
 def metric_info(recorded: str) -> MetricInfo | None:
@@ -71,7 +77,22 @@ def exact_match(predicted: list[str], expected: list[str]) -> float:
     Case counts; surrounding spaces do not.
     """
     pairs = list(zip(predicted, expected, strict=True))
-    return sum(p.strip() == e.strip() for p, e in pairs) / len(pairs) if pairs else math.nan
+    return share_right([same(p, e) for p, e in pairs])
+
+
+def share_right(right: list[bool]) -> float:
+    """Share of right answers, in [0, 1]."""
+    return sum(right) / len(right) if right else math.nan
+
+
+def same(predicted: str, expected: str) -> bool:
+    """True if an answer is right: equal but for surrounding spaces and the Unicode form."""
+    return _plain(predicted) == _plain(expected)
+
+
+def _plain(text: str) -> str:
+    """An answer as it is compared: in one Unicode form, without surrounding spaces."""
+    return composed(text).strip()
 
 
 def token_accuracy(hits: int, tokens: int) -> float:
@@ -85,7 +106,7 @@ def edit_distance(predicted: str, expected: str) -> int:
     other (optimal string alignment), without surrounding spaces."""
     from rapidfuzz.distance import OSA
 
-    return OSA.distance(predicted.strip(), expected.strip())
+    return OSA.distance(_plain(predicted), _plain(expected))
 
 
 def mean_edit_distance(predicted: list[str], expected: list[str]) -> float:
@@ -102,7 +123,7 @@ def character_error_rate(predicted: list[str], expected: list[str]) -> float:
     """
     from rapidfuzz.distance import Levenshtein
 
-    pairs = [(p.strip(), e.strip()) for p, e in zip(predicted, expected, strict=True)]
+    pairs = [(_plain(p), _plain(e)) for p, e in zip(predicted, expected, strict=True)]
     characters = sum(len(e) for _, e in pairs)
     edits = sum(Levenshtein.distance(p, e) for p, e in pairs)
     return edits / characters if characters else math.nan

@@ -99,7 +99,7 @@ def check_same_data(run: Run, step: int) -> None:
     if data.hub_id or known is None:
         return  # the trainer compares what it downloads
     try:
-        splits = load_splits(task=data.task, path=data.path, hub_id=None, revision=None)
+        splits = load_splits(**data.source)
         changed = splits.fingerprint != known
     except DataError as error:
         raise CannotResume(

@@ -58,7 +58,8 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     max_length. Depends on no setting but those that affect the data."""
     # pandas takes longer to load than all else here, and only who looks at data needs it.
     from src.training.data_files import DataError
-    from src.training.data_loaders import load_splits, preview, tokenizer_file
+    from src.training.data_loaders import load_splits
+    from src.training.data_preview import preview, tokenizer_file
 
     problems: dict[str, str] = {}
     tokenizer = splits = None
@@ -69,9 +70,7 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     data = config.data
     field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
     try:
-        splits = load_splits(
-            task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
-        )
+        splits = load_splits(**data.source)
     except DataError as error:
         problems[field] = str(error)
     if splits is None or tokenizer is None:

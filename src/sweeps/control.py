@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src import store
-from src.config import ConfigError, dump_yaml, get, parse_yaml, read_text, settings
+from src.config import (
+    ConfigError,
+    dump_yaml,
+    get,
+    parse_yaml,
+    read_text,
+    settings,
+    values_before,
+)
 from src.runs import checks, launcher, snapshots
 from src.runs.machine import host
 from src.store.outcome import EndReason
@@ -86,7 +94,7 @@ def launched_config(row: Sweep) -> SweepConfig:
     if row.base is not None:
         # It also took an empty text for none.
         base = {name: None if value == "" else value for name, value in row.base.items()}
-        document |= {"base": {"overrides": base}}
+        document |= {"base": {"overrides": base | values_before(base)}}
     return read_document(document)
 
 

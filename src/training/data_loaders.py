@@ -4,33 +4,35 @@ The panel imports this module, so nothing here imports torch or transformers.
 """
 
 import hashlib
-import importlib.resources
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pandas as pd
 
 from src.config import BUILT_IN_TASKS
 from src.errors import did_you_mean
+from src.text import caseless, composed
+from src.training import tasks
 from src.training.data_files import SPLITS, DataError, read_hub, read_path
+from src.training.labels import are_labels
 
 COLUMNS = ("question", "answer")
-SPELLED_OUT = re.compile(r"\S( \S)+")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Frames with the columns question, answer and word (the target, by which splits are cut)."""
+    """Frames with the columns question, answer and word (what is to be in one split alone: the
+    answer or, of labels, the question)."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
     duplicates: int = 0  # rows that were dropped because they repeat within a split
+    cut_by: Literal["answer", "question"] | None = None  # None where the data came in splits
+    labels: bool = False  # see `are_labels`
 
     def __getitem__(self, split: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, split)
@@ -43,10 +45,26 @@ class Splits:
     @property
     def leaks(self) -> dict[str, int]:
         """{"train/validation": number of words in both}, for every pair that shares a word."""
-        words = {split: set(self[split]["word"].str.casefold()) for split in SPLITS}
+        words = {split: set(self[split]["word"].map(caseless)) for split in SPLITS}
         pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
         shared = {f"{a}/{b}": len(words[a] & words[b]) for a, b in pairs}
         return {pair: count for pair, count in shared.items() if count}
+
+    @property
+    def unseen_labels(self) -> dict[str, int]:
+        """{split: rows with a label that training does not have}, for the splits with any."""
+        if not self.labels:
+            return {}
+        known = set(self.train["answer"].map(caseless))
+        counts = {
+            split: int((~self[split]["answer"].map(caseless).isin(known)).sum())
+            for split in ("validation", "test")
+        }
+        return {split: count for split, count in counts.items() if count}
+
+    @property
+    def distinct_answers(self) -> int:
+        return len({caseless(answer) for split in SPLITS for answer in self[split]["answer"]})
 
     @cached_property  # every trial of a pack asks for it
     def fingerprint(self) -> str:
@@ -57,32 +75,25 @@ class Splits:
         return digest.hexdigest()
 
 
-def split_of(word: str) -> str:
-    """The split of a word by its hash: train (80%), validation or test (10% each)."""
-    bucket = _hash(word) % 10
-    return "validation" if bucket == 8 else "test" if bucket == 9 else "train"
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.strip().casefold().encode()).digest()[:8])
-
-
-def task_of(answer: str) -> str:
-    """`spell out` where an answer is letters with a space between, else `word`."""
-    return "spell out" if SPELLED_OUT.fullmatch(answer) else "word"
-
-
 def fill(template: str, question: str) -> str:
     """The prompt: `template` with its {question} replaced. Other braces stay as they are."""
     return template.replace("{question}", question)
 
 
 def load_splits(
-    *, task: str, path: str | None = None, hub_id: str | None = None, revision: str | None = None
+    *,
+    task: str,
+    path: str | None = None,
+    hub_id: str | None = None,
+    revision: str | None = None,
+    right_words: float = 0,
+    length_spread: float = 0,
+    score_right_words: bool = False,
 ) -> Splits:
     """The rows of a built-in task or, with `path` or `hub_id`, of the user's own data.
 
-    Own data without splits is cut 80/10/10 by `split_of` its answers. Raises DataError.
+    Own data without splits is cut 80/10/10 by the hash of its answers, or of its questions where
+    the answers are labels or too few. Raises DataError.
     """
     if path:
         return _own(read_path(Path(path)), source=path)
@@ -90,67 +101,18 @@ def load_splits(
         return _own(read_hub(hub_id, revision), source=hub_id)
     if task not in BUILT_IN_TASKS:
         raise DataError(f"no task {task!r}{did_you_mean(task, BUILT_IN_TASKS)}")
-    return {"spell_out": spell_out, "correct": correct}[task]()
-
-
-# --- built-in tasks -------------------------------------------------------------------------------
-
-
-@cache
-def misspellings() -> list[tuple[str, str]]:
-    """(misspelling, word) pairs of real misspellings, from the dictionary of codespell.
-
-    Only pairs with one clear correction, in plain lower-case letters, 3 to 20 of them; no
-    misspelling that is itself the correction of another one.
-    """
-    file = importlib.resources.files("codespell_lib") / "data" / "dictionary.txt"
-    lines = file.read_text(encoding="utf-8").splitlines()
-    # `wrong->right, other,` offers several corrections: not a question with one answer.
-    pairs = [tuple(line.split("->")) for line in lines if "," not in line]
-    letters = re.compile("[a-z]{3,20}")
-    plain = [(w, r) for w, r in pairs if letters.fullmatch(w) and letters.fullmatch(r)]
-    words = {right for _, right in plain}
-    return sorted({(wrong, right) for wrong, right in plain if wrong not in words})
-
-
-def target_words() -> list[str]:
-    """Every word that the built-in tasks ask for."""
-    return sorted({right for _, right in misspellings()})
-
-
-def spell_out() -> Splits:
-    """`Spell the word: receive` -> `r e c e i v e`, one row per word."""
-    rows = [(f"Spell the word: {word}", " ".join(word), word) for word in target_words()]
-    return _cut(rows)
-
-
-def correct() -> Splits:
-    """`Correct the spelling: recieve` -> `receive`.
-
-    Training has every misspelling of its words; validation and test have one per word, so that
-    frequently misspelled words do not weigh more.
-    """
-    held_out: dict[str, str] = {}
-    rows = []
-    for wrong, word in misspellings():
-        if split_of(word) == "train":
-            rows.append((wrong, word))
-        elif word not in held_out or _hash(wrong) < _hash(held_out[word]):
-            held_out[word] = wrong
-    rows += [(wrong, word) for word, wrong in held_out.items()]
-    return _cut([(f"Correct the spelling: {wrong}", word, word) for wrong, word in rows])
-
-
-def _cut(rows: list[tuple[str, str, str]]) -> Splits:
-    """Splits of (question, answer, word) rows by word, sorted by hash: the first N are a sample."""
+    rows = tasks.spell_out() if task == "spell_out" else tasks.correct(
+        right_words=right_words, length_spread=length_spread, score_right_words=score_right_words
+    )  # fmt: skip
     frame = pd.DataFrame(rows, columns=[*COLUMNS, "word"])
-    frame = frame.iloc[frame["question"].map(_hash).argsort(kind="stable")]
-    split = frame["word"].map(split_of)
-    return _splits({s: frame[split == s].reset_index(drop=True) for s in SPLITS})
+    return Splits(**_cut(frame, by="word"), cut_by="answer")
 
 
-def _splits(frames: dict[str, pd.DataFrame], duplicates: int = 0) -> Splits:
-    return Splits(frames["train"], frames["validation"], frames["test"], duplicates)
+def _cut(frame: pd.DataFrame, *, by: str) -> dict[str, pd.DataFrame]:
+    """Splits of a frame by the hash of a column, sorted by hash: the first N are a sample."""
+    frame = frame.iloc[frame["question"].map(tasks.text_hash).argsort(kind="stable")]
+    split = frame[by].map(tasks.split_of)
+    return {s: frame[split == s].reset_index(drop=True) for s in SPLITS}
 
 
 # --- own data -------------------------------------------------------------------------------------
@@ -164,23 +126,44 @@ def load_rows(path: Path) -> pd.DataFrame:
 
 
 def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
-    """Splits of checked rows; one unnamed table ("") is cut by the words of its answers."""
+    """Splits of checked rows; one unnamed table ("") is cut."""
     checked = {name: _check(table, f"{source} {name}".strip()) for name, table in tables.items()}
+    every = _unique(pd.concat(checked.values(), ignore_index=True))
+    labels = are_labels(every["question"].tolist(), every["answer"].tolist())
+    cut_by: Literal["answer", "question"] | None = None
     if "" in checked:
-        splits = _cut(list(checked[""].itertuples(index=False, name=None)))
+        cut_by = "question" if labels else "answer"
+        splits = _cut(checked[""], by=cut_by)
+        if not labels and any(map(_is_empty, splits.values())):
+            # Too few answers to share them out; the questions may still do.
+            by_question = _cut(checked[""], by="question")
+            if not any(map(_is_empty, by_question.values())):
+                cut_by, splits = "question", by_question
     else:
         none = pd.DataFrame(columns=[*COLUMNS, "word"], dtype=object)
-        splits = _splits({split: checked.get(split, none) for split in SPLITS})
-    unique = {split: splits[split].drop_duplicates(ignore_index=True) for split in SPLITS}
-    dropped = sum(len(splits[split]) - len(unique[split]) for split in SPLITS)
+        splits = {split: checked.get(split, none) for split in SPLITS}
+    unique = {split: _unique(frame) for split, frame in splits.items()}
     for split, frame in unique.items():
         if frame.empty:
-            found = ", ".join(f"{n:,} {s}" for s, n in splits.rows.items())
+            found = ", ".join(f"{len(splits[s]):,} {s}" for s in SPLITS)
             advice = "or give no splits at all and they are cut 80/10/10"
-            if "" in checked:
-                advice = "too few were there to cut 80/10/10 by their answers"
+            if cut_by:
+                advice = f"too few were there to cut 80/10/10 by their {cut_by}s"
             raise DataError(f"{source} has 0 {split} rows ({found}); add rows, {advice}")
-    return _splits(unique, dropped)
+    if labels:
+        unique = {split: frame.assign(word=frame["question"]) for split, frame in unique.items()}
+    dropped = sum(len(splits[split]) - len(unique[split]) for split in SPLITS)
+    return Splits(**unique, duplicates=dropped, cut_by=cut_by, labels=labels)
+
+
+def _is_empty(frame: pd.DataFrame) -> bool:
+    return frame.empty
+
+
+def _unique(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those that repeat an earlier one, in whatever Unicode form."""
+    repeated = frame[list(COLUMNS)].map(composed).duplicated()
+    return frame[~repeated].reset_index(drop=True)
 
 
 def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -209,86 +192,3 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 raise DataError(f"{source}, row {number}: {column} holds half a character")
     answers = table["answer"].str.strip()
     return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
-
-
-# --- preview --------------------------------------------------------------------------------------
-
-
-def tokenizer_file(model: str, revision: str | None = None) -> Path:
-    """tokenizer.json of a base model: a folder's, or the hub's (downloaded once)."""
-    folder = Path(model)
-    if folder.is_dir():
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise DataError(f"{folder} has no tokenizer.json")
-        return file
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # the sentence below says it once, not at every retry
-    try:
-        return Path(hf_hub_download(model, "tokenizer.json", revision=revision))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot load the tokenizer of {model} from the hub ({type(error).__name__}); "
-            "check the name, the revision and the network"
-        ) from None
-
-
-def preview(
-    splits: Splits, *, tokenizer: Path, template: str, max_length: int, rows: int = 5
-) -> dict[str, Any]:
-    """A preview of the data for the user before launch.
-
-    rows, leaks and duplicates; tokens (min, median, max of prompt, answer and end); too_long: rows
-    beyond `max_length`; examples: {question, answer, pieces}, pieces being how the tokenizer cuts
-    prompt and answer, the leading space of a piece shown as it is.
-    """
-    from tokenizers import Tokenizer
-
-    cutter = Tokenizer.from_file(str(tokenizer))
-    lengths = []
-    for split in SPLITS:
-        frame = splits[split]
-        prompts = [fill(template, question) for question in frame["question"]]
-        answers = [" " + answer for answer in frame["answer"]]
-        cut = zip(cutter.encode_batch(prompts), cutter.encode_batch(answers), strict=True)
-        lengths += [len(prompt.ids) + len(answer.ids) + 1 for prompt, answer in cut]
-    counts = pd.Series(lengths)
-    head = splits.train.head(rows)[list(COLUMNS)].astype(str)
-    return {
-        "rows": splits.rows,
-        "leaks": splits.leaks,
-        "duplicates": splits.duplicates,
-        "tokens": {
-            "min": int(counts.min()),
-            "median": float(counts.median()),
-            "max": int(counts.max()),
-        },
-        "max_length": max_length,
-        "too_long": int((counts > max_length).sum()),
-        "examples": [
-            {
-                "question": question,
-                "answer": answer,
-                "pieces": _pieces(cutter, f"{fill(template, question)} {answer}"),
-            }
-            for question, answer in head.itertuples(index=False, name=None)
-        ],
-    }
-
-
-def preview_notes(preview: Mapping[str, Any]) -> list[str]:
-    """Warnings about the data of a `preview`; none of them prevents a launch."""
-    notes = [
-        f"{count:,} words are in both {pair.replace('/', ' and ')}, so scores on them say little"
-        for pair, count in preview["leaks"].items()
-    ]
-    if preview["duplicates"]:
-        notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
-    return notes
-
-
-def _pieces(cutter: Any, text: str) -> list[str]:
-    """`text` in the pieces that the tokenizer cuts it into; joined they are the text again."""
-    return [text[start:end] for start, end in cutter.encode(text).offsets]

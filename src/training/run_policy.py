@@ -13,6 +13,7 @@ import torch
 from src.config import RunConfig
 from src.models import utils as machine
 from src.training import checkpointing, saving
+from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
@@ -156,6 +157,8 @@ class RunPolicy:
     ) -> dict[str, float]:
         """Report scores of the adapter of `step`; returns them under the names of their split."""
         prefix = "val" if split == "validation" else split
+        if split == "test" and self.config.data.built_in:
+            metrics = {**metrics, **dictionary_scores(predictions)}
         values = {f"{prefix}/{name}": value for name, value in metrics.items()}
         self.reporter.metrics(step, values)
         self.reporter.evaluation(step, split, predictions)

@@ -10,8 +10,11 @@ import torch
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
+from src.text import composed
 from src.training.data_files import DataError
-from src.training.data_loaders import fill, task_of
+from src.training.data_loaders import fill
+from src.training.dictionary import correction_shares
+from src.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Row:
 
     word: str
     question: str
-    answer: str
+    answer: str  # as the tokenizer gives it back: no model can answer anything else
     prompt_ids: list[int]
     answer_ids: list[int]  # ends with EOS
 
@@ -34,21 +37,23 @@ def encode(tokenizer: Any, frame: pd.DataFrame, template: str) -> list[Row]:
         return []
     prompts = [fill(template, question) for question in frame["question"]]
     texts = [f"{p} {answer}" for p, answer in zip(prompts, frame["answer"], strict=True)]
-    rows = []
-    for word, question, answer, prompt, text in zip(
-        frame["word"],
-        frame["question"],
-        frame["answer"],
-        tokenizer(prompts)["input_ids"],
-        tokenizer(texts)["input_ids"],
-        strict=True,
+    asked: list[list[int]] = tokenizer(prompts)["input_ids"]
+    completions: list[list[int]] = []
+    for answer, prompt, text in zip(
+        frame["answer"], asked, tokenizer(texts)["input_ids"], strict=True
     ):
         if text[: len(prompt)] != prompt:
             # The answer merged into the prompt's last token, which it never does at inference.
             text = prompt + tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-        completion = text[len(prompt) :] + [tokenizer.eos_token_id]
-        rows.append(Row(word, question, answer, prompt, completion))
-    return rows
+        completions.append(text[len(prompt) :] + [tokenizer.eos_token_id])
+    answers = texts_of(tokenizer, [until(ids, tokenizer.eos_token_id) for ids in completions])
+    parts = zip(frame["word"], frame["question"], answers, asked, completions, strict=True)
+    return [Row(*part) for part in parts]
+
+
+def until(ids: list[int], end: int) -> list[int]:
+    """The tokens before the first `end`; all where there is none."""
+    return ids[: ids.index(end)] if end in ids else ids
 
 
 def check_lengths(rows: Sequence[Row], split: str, *, max_length: int, context: int | None) -> None:
@@ -127,12 +132,13 @@ def score(
 
 
 def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
-    """The text of each answer, without special tokens and surrounding spaces."""
+    """The text of each answer, without special tokens and surrounding spaces, in the Unicode form
+    of `src.text.composed`."""
     backend = tokenizer.backend_tokenizer
     cleans = tokenizer.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
     # In one call: transformers' own decodes one by one, which takes eight times as long.
     decode = tokenizer.batch_decode if cleans else backend.decode_batch
-    return [text.strip() for text in decode(list(answers), skip_special_tokens=True)]
+    return [composed(text).strip() for text in decode(list(answers), skip_special_tokens=True)]
 
 
 def summary(
@@ -140,14 +146,14 @@ def summary(
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """The metrics and predictions that `score` returns, from each row's sum of log p and decoded
     answer and from how many of all answer tokens the arg max hits."""
-    expected = [row.answer.strip() for row in rows]
+    expected = [composed(row.answer).strip() for row in rows]
     frame = pd.DataFrame(
         {
             "word": [row.word for row in rows],
             "question": [row.question for row in rows],
             "expected": expected,
             "predicted": predicted,
-            "correct": [p == e for p, e in zip(predicted, expected, strict=True)],
+            "correct": [metrics.same(p, e) for p, e in zip(predicted, expected, strict=True)],
             "edit_distance": [
                 metrics.edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)
             ],
@@ -159,6 +165,7 @@ def summary(
         "loss": -sum(log_p) / tokens if tokens else float("nan"),
         "token_accuracy": metrics.token_accuracy(hits, tokens),
         **_distances(frame),
+        **correction_shares([row.question for row in rows], expected, predicted),
     }
     tasks = [task_of(answer) for answer in expected]
     # A word of one letter looks the same in both tasks.

@@ -43,12 +43,7 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
     }
     return TrlPlan(
         backend=config.backend,
-        data={
-            "task": config.data.task,
-            "path": config.data.path,
-            "hub_id": config.data.hub_id,
-            "revision": config.data.revision,
-        },
+        data=config.data.source,
         template=config.data.template,
         vocabulary={"name": base_model(config.model.name), "revision": config.model.revision},
         base={"load_in_4bit": config.model.load_in_4bit, "precision": precision, **shared},

@@ -96,7 +96,7 @@ def probe(config: RunConfig, adapters: int) -> dict[str, Any]:
     """Memory and step times of `adapters` runs of this config at once."""
     started = time.perf_counter()
     room = _limit_memory()
-    splits = load_splits(**config.data.model_dump(include={"task", "path", "hub_id", "revision"}))
+    splits = load_splits(**config.data.source)
     timers = [StepTimer() for _ in range(adapters)]
     found: dict[str, Any] = {
         "fits": False,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from src.config import RunConfig, Setting, affecting, get, settings, with_overrides
 from src.config.schema import EFFECTS
 from src.models import spelling_model
-from src.training import data_loaders
+from src.training import data_loaders, tasks
 from src.training.checkpointing import step_dir
 from src.training.packed.eligibility import pack_key
 from src.training.packed.engine import train_pack
@@ -23,12 +23,15 @@ from tests.helpers import tiny
 STEP = 4  # of 12, whose adapters are compared
 ROUNDING = 1e-5  # L2 norm of a difference that two packs of the same runs may have, relative
 SETTINGS = {setting.name: setting for setting in settings()}
-DECISIVE = sorted(affecting("weights", "data"))
+ONLY_SCORED = {"data.score_right_words"}  # of the data, and never trained on
+DECISIVE = sorted(affecting("weights", "data") - ONLY_SCORED)
 
 # What has to be set otherwise for a setting to mean anything.
 CONTEXTS: dict[str, dict[str, Any]] = {
     "optimizer.momentum": {"optimizer.name": "sgd"},
     "data.task": {"data.path": None},
+    "data.right_words": {"data.path": None, "data.task": "correct"},
+    "data.length_spread": {"data.path": None, "data.task": "correct"},
     "data.hub_id": {"data.path": None},
     "data.revision": {"data.path": None, "data.hub_id": "someone/words"},
     "model.revision": {"model.name": "someone/model"},
@@ -47,6 +50,7 @@ VALUES: dict[str, Any] = {
     "data.hub_id": "someone/words",
     "data.revision": "v1",
     "data.template": "{question}:",
+    "data.length_spread": 1.0,
     "training.max_grad_norm": 1e-3,
     "training.precision": "bf16",
     "optimizer.epsilon": 1e-2,
@@ -186,7 +190,7 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spelling_model, "from_pretrained", read_hub_model)
         patch.setattr(data_loaders, "read_hub", read_hub_data)
-        patch.setattr(data_loaders, "misspellings", lambda: pairs)
+        patch.setattr(tasks, "misspellings", lambda: pairs)
         found = Trained(request.param, folder)
         indifferent = changed(found.plain, sorted(SETTINGS.keys() - set(DECISIVE)))
         found.train([config for name in DECISIVE for config in found.pair(name)] + [indifferent])

@@ -103,6 +103,8 @@ REFUSED = [
 # Keys of documents and files, and columns of tables, that came since; nothing may go.
 NEW_KEYS = {"end_reason", "confirmed_rank", "scoring", "failed_starts"}
 NEW_KEYS |= {"data_fingerprint", "searched", "of_seeds", "notes", "lost"}  # of sweeps and compare
+NEW_KEYS |= {"right_words", "length_spread", "score_right_words"}
+NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())

@@ -146,7 +146,9 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
             value = getattr(self._section, name)
             if isinstance(value, pydantic.BaseModel):
                 return Reads(value, self._names, f"{self._prefix}{name}.")
-            self._names.add(self._prefix + name)
+            # `data.source` stands for the settings that it holds.
+            read = value if name == "source" else [name]
+            self._names.update(self._prefix + one for one in read)
             return value
 
     names: set[str] = set()
@@ -155,9 +157,13 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
     assert names == affecting("data")
     looks = {data_check.begun(config)}
     for name in sorted(names):
-        other = {"model.max_length": 20}.get(
-            name, "correct" if name == "data.task" else "{question}:"
-        )
+        numbers = {
+            "model.max_length": 20,
+            "data.right_words": 0.1,
+            "data.length_spread": 0.1,
+            "data.score_right_words": False,
+        }
+        other = numbers.get(name, "correct" if name == "data.task" else "{question}:")
         looks.add(data_check.begun(with_overrides(config.model_dump(), {name: other})))
     assert len(looks) == len(names) + 1
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.analysis import comparison
 from src.cli.options import overrides
 from src.config import (
     ConfigError,
@@ -18,10 +19,12 @@ from src.config import (
     parse_override,
     presets,
     settings,
+    stored_config,
     to_text,
     to_yaml,
 )
 from src.paths import CONFIGS, ROOT
+from src.training.data_loaders import load_splits
 
 
 def problems(**overrides: object) -> dict[str, str]:
@@ -290,3 +293,18 @@ def test_requirements_differ_by_unsloth_alone() -> None:
     assert include == "-r requirements-cpu.txt"
     assert {line.split("==")[0] for line in more} == {"unsloth", "unsloth_zoo"}
     assert all("==" in line for line in [*more, *lines("requirements-cpu.txt")])
+
+
+def test_a_row_of_a_built_in_task_without_its_later_settings_reads_as_its_run_did():
+    later = ("right_words", "length_spread", "score_right_words")
+    values = load_config(preset="tiny-correct").model_dump()
+    for name in later:
+        del values["data"][name]
+    then = stored_config(values).data
+    assert [getattr(then, name) for name in later] == [0, 0, False]
+    assert load_splits(**then.source).fingerprint == load_splits(task="correct").fingerprint
+    flat = comparison.flat(values)
+    assert [flat[f"data.{name}"] for name in later] == [0, 0, False]
+    # Elsewhere they mean nothing, and older and newer runs are repetitions of each other.
+    values["data"]["path"] = "words.csv"
+    assert stored_config(values).data.right_words == load_config().data.right_words

@@ -12,13 +12,33 @@ from src.config import BUILT_IN_TASKS
 from src.paths import BASE_MODELS, ROOT
 from src.training import data_loaders
 from src.training.data_files import SPLITS, DataError
-from src.training.data_loaders import fill, load_rows, load_splits, misspellings, preview, split_of
+from src.training.data_loaders import fill, load_rows, load_splits
+from src.training.data_preview import preview, preview_notes
+from src.training.tasks import (
+    CORRECT,
+    asks_right_word,
+    misspellings,
+    real_words,
+    split_of,
+    training_words,
+)
 
 GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
 
 
 def own(path: Path) -> data_loaders.Splits:
     return load_splits(task="mine", path=str(path))
+
+
+def notes_of(splits: data_loaders.Splits) -> list[str]:
+    return preview_notes(
+        preview(
+            splits,
+            tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
+            template="{question}:",
+            max_length=96,
+        )
+    )
 
 
 def refusal(path: Path) -> str:
@@ -67,6 +87,60 @@ def test_the_splits_never_change() -> None:
     ]  # fmt: skip
     assert load_splits(task="spell_out").fingerprint[:12] == "618e7a624789"
     assert load_splits(task="correct").fingerprint[:12] == "90de95d2132e"
+
+
+NEW = {"right_words": 0.3, "length_spread": 1.0, "score_right_words": True}
+
+
+@pytest.fixture(scope="module")
+def corrections() -> data_loaders.Splits:
+    """The task `correct` with right words and the lengths of frequent words."""
+    return load_splits(task="correct", **NEW)
+
+
+def test_no_form_of_a_held_out_word_is_trained(corrections: data_loaders.Splits) -> None:
+    held_out = {word for word in real_words() | {w for _, w in misspellings()}
+                if split_of(word) != "train"}  # fmt: skip
+    forms = held_out | {wrong for wrong, word in misspellings() if word in held_out}
+    train = corrections.train
+    assert not forms & {*train["answer"], *train["question"].str.removeprefix(CORRECT)}
+    assert not forms & set(training_words())
+    assert corrections.leaks == {} and not train["question"].duplicated().any()
+
+
+def test_right_words_are_a_share_of_training_and_each_held_out_word_is_asked_right(
+    corrections: data_loaders.Splits,
+) -> None:
+    def right(frame: pd.DataFrame) -> pd.Series:
+        pairs = zip(frame["question"], frame["answer"], strict=True)
+        return pd.Series([asks_right_word(*pair) for pair in pairs])
+
+    assert right(corrections.train).mean() == pytest.approx(0.3, abs=0.001)
+    before = load_splits(task="correct")
+    for split in ("validation", "test"):
+        frame, asked = corrections[split], right(corrections[split]).to_numpy()
+        assert sorted(frame["answer"][asked]) == sorted(before[split]["answer"])
+        assert frame[~asked].reset_index(drop=True).equals(before[split])
+    only_right = load_splits(task="correct", right_words=0.3)
+    assert only_right.validation.equals(before.validation) and only_right.rows["train"] > 60_000
+
+
+def test_the_lengths_of_misspelled_words_become_those_of_frequent_words(
+    corrections: data_loaders.Splits,
+) -> None:
+    train = corrections.train
+    wrong = train[train["question"] != CORRECT + train["answer"]]
+    want = pd.Series(sorted(map(len, real_words()))).value_counts(normalize=True)
+    have = wrong["answer"].str.len().value_counts(normalize=True)
+    assert (have - want).abs().max() < 0.005
+    before = load_splits(task="correct").train["answer"].str.len().value_counts(normalize=True)
+    assert (before - want).abs().max() > 0.05
+    asked = set(wrong["question"].str.removeprefix(CORRECT))
+    assert not asked & real_words()
+
+
+def test_the_corrections_with_right_words_never_change(corrections: data_loaders.Splits) -> None:
+    assert corrections.fingerprint[:12] == "809f4ac614db"
 
 
 def test_the_first_rows_are_a_sample_of_the_words() -> None:
@@ -206,6 +280,69 @@ def test_a_hub_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="cannot load someone/words.*check the id"):
         load_splits(task="mine", hub_id="someone/words")
+
+
+# --- labels, and other data with few answers ---
+
+
+def csv(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    file = folder / "rows.csv"
+    pd.DataFrame(rows, columns=["question", "answer"]).to_csv(file, index=False)
+    return file
+
+
+LABELLED = {
+    "five": [(f"Sort {i}", ("noun", "verb", "adverb", "pronoun", "article")[i % 5])
+             for i in range(120)],
+    "two, seldom one of them": [(f"Is it right? {i}", "yes" if i % 10 == 0 else "no")
+                                for i in range(200)],
+    "named in every question": [(f"noun or verb? word{i}", ("noun", "verb")[i % 2])
+                                for i in range(100)],
+    "a hundred": [(f"capital of place {i}", f"city{i * 7 % 100}") for i in range(400)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", LABELLED.values(), ids=LABELLED)
+def test_labels_are_cut_by_question_so_that_training_has_them_all(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    splits = own(csv(tmp_path, rows))
+    assert (splits.labels, splits.cut_by, splits.leaks) == (True, "question", {})
+    assert sum(splits.rows.values()) == len(rows)
+    known = set(splits.train["answer"])
+    unseen = sum(len(set(splits[s]["answer"]) - known) for s in ("validation", "test"))
+    assert unseen <= sum(splits.unseen_labels.values()) <= 0.05 * len(rows)
+    notes = " ".join(notes_of(splits))
+    assert f"{len({a for _, a in rows})} different answers look like labels" in notes
+    assert "cut by question" in notes
+
+
+def test_misspellings_of_few_words_are_cut_by_word(tmp_path: Path) -> None:
+    pairs = [pair for pair in misspellings() if pair[1] < "b"][:600]
+    rows = [(CORRECT + wrong, word) for wrong, word in pairs]
+    splits = own(csv(tmp_path, rows))
+    assert (splits.labels, splits.cut_by, splits.leaks) == (False, "answer", {})
+    spelled = [(CORRECT + wrong, " ".join(word)) for wrong, word in pairs]
+    assert own(csv(tmp_path, spelled)).cut_by == "answer"
+
+
+def test_answers_too_few_for_three_splits_are_cut_by_question(tmp_path: Path) -> None:
+    of_training = [pair for pair in misspellings() if split_of(pair[1]) == "train"]
+    rows = [(CORRECT + wrong, word) for wrong, word in of_training if word < "abd"]
+    assert len(rows) > 40
+    splits = own(csv(tmp_path, rows))
+    assert splits.cut_by == "question" and splits.leaks.keys() >= {"train/test"}
+    assert any("too few different answers" in note for note in notes_of(splits))
+
+
+def test_labels_that_training_lacks_are_told(tmp_path: Path) -> None:
+    rows = [{"question": f"Sort {i}", "answer": ("noun", "verb")[i % 2]} for i in range(40)]
+    never = [{"question": f"Sort {i}", "answer": "adverb"} for i in range(40, 50)]
+    parts = {"train": rows[:30], "validation": rows[30:], "test": never}
+    (tmp_path / "a.json").write_text(json.dumps(parts))
+    splits = own(tmp_path / "a.json")
+    assert splits.unseen_labels == {"test": 10} and splits.leaks == {}
+    assert any("10 of 10 test rows have a label that no" in note for note in notes_of(splits))
 
 
 # --- prompts and preview ---

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from src.models.metrics import (
@@ -11,6 +12,7 @@ from src.models.metrics import (
     mean_edit_distance,
     token_accuracy,
 )
+from src.training.dictionary import correction_shares, dictionary_scores, nearest_words
 
 
 def test_exact_match_counts_case_but_no_surrounding_space() -> None:
@@ -43,3 +45,23 @@ def test_no_words_is_not_a_score() -> None:
 def test_lists_of_unlike_length_are_refused() -> None:
     with pytest.raises(ValueError):
         exact_match(["a"], [])
+
+
+def test_mends_and_leaves_alone_are_told_apart() -> None:
+    asked = ["recieve", "farmer", "wierd", "house"]
+    questions = [f"Correct the spelling: {word}" for word in asked]
+    expected = ["receive", "farmer", "weird", "house"]
+    found = correction_shares(questions, expected, ["receive", "former", "wired", "house"])
+    assert found == {"mends": 1 / 2, "leaves_alone": 1 / 2}
+    # Nothing to tell apart where no word is right already, or it is no correction.
+    assert correction_shares(questions[::2], expected[::2], expected[::2]) == {}
+    assert correction_shares(["farmer"], ["farmer"], ["farmer"]) == {}
+
+
+def test_the_dictionary_takes_the_nearest_word() -> None:
+    assert nearest_words(["recieve", "farmer", "tommorow", "", "é"])[:3] == [
+        "receive", "farmer", "tomorrow"
+    ]  # fmt: skip
+    frame = pd.DataFrame({"question": ["Correct the spelling: recieve"], "expected": ["receive"]})
+    assert dictionary_scores(frame) == {"exact_match/dictionary": 1}
+    assert dictionary_scores(frame.assign(question="Spell the word: receive")) == {}

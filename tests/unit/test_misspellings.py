@@ -76,6 +76,52 @@ def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedenc
         ),  # only a vowel: not a twin, though it sounds the same
         ("phonetic twin", "p h a r m a c y", "f a r m a c y"),
         ("substitution", "привет", "привед"),
+        *(
+            ("phonetic twin", expected, answer)
+            for expected, answer in [
+                ("psychology", "sychology"),
+                ("character", "karacter"),
+                ("chemistry", "kemistry"),
+                ("pneumonia", "neumonia"),
+                ("rhythm", "rythm"),
+                ("knowledge", "nowledge"),
+                ("doubtful", "doutful"),
+                ("receipt", "receit"),
+                ("island", "iland"),
+                ("wrestle", "restle"),
+                ("muscle", "mussle"),
+                ("technology", "teknology"),
+                ("orchestra", "orkestra"),
+                ("stomach", "stomack"),
+                ("ghost", "gost"),
+                ("enough", "enuff"),
+                ("answered", "ansered"),
+                ("architect", "arkitect"),
+                ("physical", "fysical"),
+                ("straße", "strasse"),
+                ("Straße", "Strasse"),
+            ]
+        ),
+        *(
+            (kind, expected, answer)
+            for kind, expected, answer in [
+                ("misplaced doubling", "tomorrow", "tommorow"),
+                ("misplaced doubling", "parallel", "paralell"),
+                ("misplaced doubling", "necessary", "neccesary"),
+                ("misplaced doubling", "Caribbean", "Carribean"),
+                ("misplaced doubling", "t o m o r r o w", "t o m m o r o w"),
+                ("un-doubling", "committee", "comitee"),
+                ("doubling", "harass", "harrass"),
+                ("doubling", "until", "unttill"),
+                # Sounded letters, and a sharp s that only changes its case.
+                ("omission", "capture", "cature"),
+                ("omission", "obtain", "otain"),
+                ("substitution", "cheap", "keap"),
+                ("omission", "existence", "exisence"),
+                ("wrong format", "STRAßE", "straße"),
+                ("substitution", "maße", "mafe"),
+            ]
+        ),
         ("omission", "x-rays", "xrays"),
         ("transposition", "abcdef", "bacdfe"),
         ("substitution", "definitely", "definatly"),
@@ -120,7 +166,7 @@ def test_edits_lead_from_the_expected_letters_to_the_answer():
 def test_the_kinds_of_an_evaluation_sum_to_its_errors():
     pairs = [(e, a) for _, e, a in DOCUMENTED] + [(right, right) for _, right, _ in MISSPELLED]
     frame = misspellings.with_kinds(predicted(*pairs, *((e, a) for _, e, a in MISSPELLED)))
-    assert sum(misspellings.counts(frame).values()) == (~frame["correct"]).sum() == 25
+    assert sum(misspellings.counts(frame).values()) == (~frame["correct"]).sum() == 26
     assert set(frame.loc[frame["correct"], "kind"]) == {""}
     assert frame.loc[0, ["edits", "length"]].tolist() == ["replace@1:r>R insert@8:.", 7]
 

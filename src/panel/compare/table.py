@@ -15,6 +15,7 @@ from src.format import setting_value
 from src.panel.ui import charts, find_box, html, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
+from src.text import caseless
 
 FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
@@ -68,7 +69,7 @@ def run_table(
     words, conditions = find_box.parse(find)
     kept = []
     for run in runs:
-        text = " ".join([run.name, run.id, *(run.tags or []), run.notes or ""]).casefold()
+        text = caseless(" ".join([run.name, run.id, *(run.tags or []), run.notes or ""]))
         within = all(c.holds(latest[run.id].get(c.column)) for c in conditions)
         if within and all(word in text for word in words):
             kept.append(run)

@@ -14,6 +14,7 @@ import streamlit as st
 from src.analysis import misspellings, paired
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
+from src.text import caseless, composed
 
 BOUND: dict[str, Any] = {"bind": "query-params"}
 
@@ -68,7 +69,7 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         if not show_right and active.get("outcome") != paired.OUTCOMES[-1]:
             active["wrong"] = ""
     for name, form in FROM_CHARTS.items():
-        value = st.query_params.get(name, "")
+        value = composed(st.query_params.get(name, ""))
         if form.fullmatch(value):
             active[name] = value
     _draw_chips(active)
@@ -112,10 +113,8 @@ def masks(
         match name:
             case "find":
                 text = frame[["question", "expected", *columns("predicted")]]
-                part = value.strip().casefold()
-                return text.apply(
-                    lambda c: c.str.casefold().str.contains(part, regex=False)
-                ).any(axis=1)  # fmt: skip
+                part = caseless(value.strip())
+                return text.map(lambda cell: part in caseless(cell)).any(axis=1)
             case "distance":
                 low, high = DISTANCES[value]
                 limit = float("inf") if high is None else high

@@ -48,7 +48,8 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
 
 
 def _same_data(run: Run, shown: Run) -> bool:
-    return bool(run.config["data"] == shown.config["data"])
+    read = [one.used.get("data_fingerprint") for one in (run, shown)]
+    return bool(read[0] == read[1] if all(read) else run.config["data"] == shown.config["data"])
 
 
 def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | None:

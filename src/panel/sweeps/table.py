@@ -7,6 +7,7 @@ import pandas as pd
 
 from src.format import duration, number
 from src.panel.ui import find_box, html
+from src.text import caseless
 
 # Columns that conditions cannot be on: texts, and those that are not shown.
 NOT_NUMBERS = ("run", "became", "reason", "tags", "setting", "ended_at", "data_fingerprint")
@@ -51,7 +52,7 @@ def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
     part, such as `learning_rate > 0.003`."""
     words, conditions = find_box.parse(find)
     text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1)
-    text = (text + " " + trials["tags"].map(" ".join)).str.casefold()
+    text = (text + " " + trials["tags"].map(" ".join)).map(caseless)
     kept = pd.Series(True, index=trials.index)
     for word in words:
         kept &= text.str.contains(word, regex=False)

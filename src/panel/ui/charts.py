@@ -60,6 +60,12 @@ CHARTS = (
         | _by_task("val/exact_match"),
         METRICS["exact_match"].format,
     ),
+    Chart(
+        "Corrections",
+        "share of validation",
+        {"val/mends": "misspelled words mended", "val/leaves_alone": "right words left alone"},
+        METRICS["mends"].format,
+    ),
     _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer")),
     _of(
         "val/edit_distance",

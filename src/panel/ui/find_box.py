@@ -4,6 +4,8 @@ import operator
 import re
 from dataclasses import dataclass
 
+from src.text import caseless
+
 _CONDITION = re.compile(r"([\w/.]+)\s*(<=|>=|<|>)\s*(-?[\d.]+(?:e-?\d+)?%?)")
 _COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
@@ -31,4 +33,4 @@ class Condition:
 def parse(text: str) -> tuple[list[str], list[Condition]]:
     """The words of a query, case-folded, and its conditions."""
     conditions = [Condition(*found) for found in _CONDITION.findall(text)]
-    return _CONDITION.sub(" ", text).casefold().split(), conditions
+    return caseless(_CONDITION.sub(" ", text)).split(), conditions

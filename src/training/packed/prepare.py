@@ -141,9 +141,7 @@ class RunReader:
     def _read(self, config: RunConfig) -> tuple[Examples, ExampleArrays]:
         """The examples of all splits, and those of training as arrays."""
         data = config.data
-        splits = self._splits(
-            task=data.task, path=data.path, hub_id=data.hub_id, revision=data.revision
-        )
+        splits = self._splits(**data.source)
         limits = config.evaluation.max_rows, config.model.max_length
         key = (splits.fingerprint, data.template, *limits)
         if key not in self._examples:

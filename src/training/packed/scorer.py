@@ -178,10 +178,7 @@ class Scorer:
             kernels=self._kernels,
         ).tolist()
         return [
-            [
-                answer[: answer.index(eos)] if eos in answer else answer
-                for answer in own[: len(batch)]
-            ]
+            [scoring.until(answer, eos) for answer in own[: len(batch)]]
             for own, batch in zip(tokens, batches, strict=True)
         ]
 

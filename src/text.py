@@ -1,0 +1,18 @@
+"""Text as it is compared: in one Unicode form, and regardless of case where case does not count"""
+
+import unicodedata
+
+
+def composed(text: str) -> str:
+    """`text` in Unicode form NFC, in which an accented letter is one character if there is one.
+
+    Scores, splits, leaks, duplicates, kinds of error and searches compare texts in this form. What
+    a model is trained on keeps the form of its file.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def caseless(text: str) -> str:
+    """A key that is equal for texts that differ in case or Unicode form alone."""
+    # Not composed again after folding: the splits of built-in tasks are cut by this key.
+    return composed(text).casefold()

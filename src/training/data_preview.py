@@ -1,0 +1,161 @@
+"""A preview of a run's data: counts, notes for the user, and how the tokenizer cuts the rows
+
+The panel imports this module, so nothing here imports torch or transformers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from src.text import composed
+from src.training.data_files import SPLITS, DataError
+from src.training.data_loaders import COLUMNS, Splits, fill
+
+LOST_SHOWN = 3  # answers that the tokenizer does not give back
+
+
+def tokenizer_file(model: str, revision: str | None = None) -> Path:
+    """tokenizer.json of a base model: a folder's, or the hub's (downloaded once)."""
+    folder = Path(model)
+    if folder.is_dir():
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise DataError(f"{folder} has no tokenizer.json")
+        return file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # the sentence below says it once, not at every retry
+    try:
+        return Path(hf_hub_download(model, "tokenizer.json", revision=revision))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot load the tokenizer of {model} from the hub ({type(error).__name__}); "
+            "check the name, the revision and the network"
+        ) from None
+
+
+def preview(
+    splits: Splits, *, tokenizer: Path, template: str, max_length: int, rows: int = 5
+) -> dict[str, Any]:
+    """A preview of the data for the user before launch.
+
+    rows, leaks, duplicates and labels; tokens (min, median, max of prompt, answer and end);
+    too_long: rows beyond `max_length`; not_composed: answers in another Unicode form than that of
+    comparisons; lost: answers that the tokenizer does not give back; examples: {question, answer,
+    pieces}, pieces being how the tokenizer cuts prompt and answer, the leading space of a piece
+    shown as it is.
+    """
+    from tokenizers import Tokenizer
+
+    cutter = Tokenizer.from_file(str(tokenizer))
+    lengths: list[int] = []
+    lost: list[dict[str, str]] = []
+    not_composed = 0
+    for split in SPLITS:
+        frame = splits[split]
+        prompts = [fill(template, question) for question in frame["question"]]
+        answers = [" " + answer for answer in frame["answer"]]
+        cut = cutter.encode_batch(answers)
+        asked = cutter.encode_batch(prompts)
+        lengths += [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
+        returned = cutter.decode_batch([answer.ids for answer in cut])
+        for answer, text in zip(frame["answer"], returned, strict=True):
+            not_composed += composed(answer) != answer
+            if composed(text).strip() != composed(answer):
+                lost.append({"answer": answer, "returned": composed(text).strip()})
+    counts = pd.Series(lengths)
+    head = splits.train.head(rows)[list(COLUMNS)].astype(str)
+    return {
+        "rows": splits.rows,
+        "leaks": splits.leaks,
+        "duplicates": splits.duplicates,
+        "cut_by": splits.cut_by,
+        "labels": splits.distinct_answers if splits.labels else 0,
+        "unseen_labels": splits.unseen_labels,
+        "not_composed": not_composed,
+        "lost": {"count": len(lost), "examples": lost[:LOST_SHOWN]},
+        "tokens": {
+            "min": int(counts.min()),
+            "median": float(counts.median()),
+            "max": int(counts.max()),
+        },
+        "max_length": max_length,
+        "too_long": int((counts > max_length).sum()),
+        "examples": [
+            {
+                "question": question,
+                "answer": answer,
+                "pieces": _pieces(cutter, f"{fill(template, question)} {answer}"),
+            }
+            for question, answer in head.itertuples(index=False, name=None)
+        ],
+    }
+
+
+def preview_notes(preview: Mapping[str, Any]) -> list[str]:
+    """Notes about the data of a `preview`; none of them prevents a launch."""
+    notes = []
+    if lost := preview["lost"]["count"]:
+        first = preview["lost"]["examples"][0]
+        notes.append(
+            f"the tokenizer does not give back {counted(lost, 'answer')} as written, such as "
+            f"{first['answer']!r}, of which {first['returned']!r} is left; what is left counts as "
+            "the right answer"
+        )
+    if preview["not_composed"]:
+        notes.append(
+            f"{counted(preview['not_composed'], 'answer')} in another Unicode form than NFC; "
+            "all texts are compared in NFC"
+        )
+    if preview["labels"]:
+        notes.append(_of_labels(preview))
+    elif preview["cut_by"] == "question":
+        notes.append(
+            "there are too few different answers to give each split its own, so the splits are cut "
+            "by question"
+        )
+    for split, count in preview["unseen_labels"].items():
+        rows = preview["rows"][split]
+        notes.append(
+            f"{count:,} of {rows:,} {split} rows have a label that no training row has, so they "
+            "cannot be answered right"
+        )
+    what = "questions" if preview["labels"] else "words"
+    notes += [
+        f"{count:,} {what} are in both {pair.replace('/', ' and ')}, so scores on them say little"
+        for pair, count in preview["leaks"].items()
+    ]
+    if preview["duplicates"]:
+        notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
+    return notes
+
+
+def _of_labels(preview: Mapping[str, Any]) -> str:
+    cut = ", and the splits are cut by question, not by answer" if preview["cut_by"] else ""
+    return (
+        f"the {preview['labels']:,} different answers look like labels, as the questions do not "
+        f"show how they are spelled: scores say how often the label is right{cut}"
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 answer`, `2,000 answers`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _pieces(cutter: Any, text: str) -> list[str]:
+    """`text` in the pieces that the tokenizer cuts it into; joined they are the text again.
+
+    A letter that takes several tokens stands in one piece.
+    """
+    pieces, done = [], 0
+    for _, end in cutter.encode(text).offsets:
+        if end > done:
+            pieces.append(text[done:end])
+            done = end
+    if done < len(text):  # what the tokenizer drops at the end
+        pieces.append(text[done:])
+    return pieces

@@ -1,0 +1,74 @@
+"""A dictionary method that corrects a word without a model: the baseline of a correction task"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from src.models import metrics
+from src.training.tasks import CORRECT, asks_right_word, real_words
+
+AT_ONCE = 200  # words that are compared with all of the dictionary
+
+
+def nearest_words(texts: Sequence[str]) -> list[str]:
+    """Each text itself where it is a word, else the word with the fewest edits (a swap of
+    neighbours is one); of several the one most alike by Jaro and Winkler, which weighs the first
+    letters."""
+    known = real_words()
+    unknown = tuple(sorted({text for text in texts if text not in known}))
+    nearest = _nearest(unknown) if unknown else {}
+    return [nearest.get(text, text) for text in texts]
+
+
+@lru_cache(maxsize=8)  # a sweep asks the same words in each of its trials
+def _nearest(texts: tuple[str, ...]) -> dict[str, str]:
+    from rapidfuzz import process
+    from rapidfuzz.distance import OSA, JaroWinkler
+
+    words, nearest = sorted(real_words()), {}
+    for start in range(0, len(texts), AT_ONCE):
+        part = texts[start : start + AT_ONCE]
+        edits = process.cdist(part, words, scorer=OSA.distance, dtype=np.uint32)
+        for text, row in zip(part, edits, strict=True):
+            alike = [words[place] for place in np.flatnonzero(row == row.min())]
+            nearest[text] = max(alike, key=lambda word: JaroWinkler.similarity(text, word))
+    return nearest
+
+
+def dictionary_answers(questions: Sequence[str]) -> list[str] | None:
+    """The answer of the dictionary method to each question of the task `correct`; None where there
+    are other questions."""
+    if not all(question.startswith(CORRECT) for question in questions):
+        return None
+    return nearest_words([question.removeprefix(CORRECT).strip() for question in questions])
+
+
+def dictionary_scores(predictions: pd.DataFrame) -> dict[str, float]:
+    """The metrics of the dictionary method on the questions of some predictions, with the ending
+    `/dictionary`; none where they are not corrections."""
+    answers = dictionary_answers(predictions["question"].tolist())
+    if answers is None:
+        return {}
+    expected = predictions["expected"].tolist()
+    values = {"exact_match": metrics.exact_match(answers, expected)}
+    values |= correction_shares(predictions["question"].tolist(), expected, answers)
+    return {f"{name}/dictionary": value for name, value in values.items()}
+
+
+def correction_shares(
+    questions: Sequence[str], expected: Sequence[str], answers: Sequence[str]
+) -> dict[str, float]:
+    """Of corrections, where some of the words are right already: the share of the misspelled ones
+    that are mended, and of the right ones that are left alone. Nothing for other questions."""
+    shares: dict[bool | None, list[bool]] = defaultdict(list)
+    for question, right, answer in zip(questions, expected, answers, strict=True):
+        shares[asks_right_word(question, right)].append(metrics.same(answer, right))
+    if True not in shares:
+        return {}
+    return {
+        "mends": metrics.share_right(shares[False]),
+        "leaves_alone": metrics.share_right(shares[True]),
+    }
