@@ -10,19 +10,23 @@ BASE_MODELS = ROOT / "checkpoints" / "base"
 
 
 def home() -> Path:
-    """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the
-    repository."""
-    return Path(os.environ.get("SPELLTUNE_HOME") or ROOT).expanduser().resolve()
+    """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the repository.
+
+    A relative one counts from the folder in which it is first read. It is absolute in the
+    environment from then on, as child processes run in another folder.
+    """
+    given = os.environ.get("SPELLTUNE_HOME")
+    if not given:
+        return ROOT
+    folder = Path(given).expanduser()
+    if not Path(given).is_absolute():
+        folder = folder.absolute()
+        os.environ["SPELLTUNE_HOME"] = str(folder)
+    return folder.resolve()
 
 
 def results() -> Path:
     return home() / "results"
-
-
-def database_url() -> str:
-    """SQLAlchemy URL of the run table: `SPELLTUNE_DATABASE_URL`, or the SQLite file
-    results/spelltune.db."""
-    return os.environ.get("SPELLTUNE_DATABASE_URL") or f"sqlite:///{results() / 'spelltune.db'}"
 
 
 def pack_file(token: str) -> Path:

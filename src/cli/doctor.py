@@ -87,7 +87,9 @@ def existing(path: Path) -> Path:
     return next(p for p in (path, *path.parents) if p.exists())
 
 
-def panel(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501) -> None:
+def panel(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
+) -> None:
     """Open the panel in the browser."""
     app = str(paths.ROOT / "app.py")
     os.chdir(paths.ROOT)  # Streamlit reads .streamlit/config.toml there

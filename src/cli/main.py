@@ -1,16 +1,18 @@
 """The `spelltune` app: its commands by group, and how an error ends a command."""
 
+import contextlib
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from typer.core import TyperGroup
 
-from src import store
+from src import paths, store
 from src.cli import doctor, launch, output, queue, results, runs, share, sweeps
-from src.errors import UserError
+from src.errors import UserError, explain_os_error
 
 
 class Commands(TyperGroup):
@@ -30,6 +32,10 @@ class Commands(TyperGroup):
             if why := store.explain_unreachable(error):
                 output.refuse(why)
             raise
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has gone: Click ends quietly
+                raise
+            output.refuse(explain_os_error(error))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of GROUPS; Typer would put subgroups last."""
@@ -51,9 +57,14 @@ app = typer.Typer(
 
 
 @app.callback()
-def set_umask() -> None:
+def prepare() -> None:
     # Only the owner may read what runs write.
     os.umask(0o077)
+    # What the environment names from the current folder is made absolute, before any command
+    # starts a process that runs in another folder.
+    paths.home()
+    with contextlib.suppress(ArgumentError):  # said by the first command that needs the table
+        store.database_url()
 
 
 # As `spelltune --help` shows them. A command is named after its function.

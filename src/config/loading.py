@@ -230,9 +230,9 @@ def with_absolute_paths(config: RunConfig, folder: Path | None = None) -> RunCon
     here = folder or Path.cwd()
     sections: dict[str, Section] = {}
     if config.data.path:
-        path = str(here / Path(config.data.path).expanduser())
+        path = str(here / config.data.path)
         sections["data"] = config.data.model_copy(update={"path": path})
-    model = here / Path(config.model.name).expanduser()
+    model = here / config.model.name
     if model.is_dir() and base_model(config.model.name) == config.model.name:
         sections["model"] = config.model.model_copy(update={"name": str(model)})
     return config.model_copy(update=sections)

@@ -6,6 +6,7 @@ configs/, not here.
 """
 
 import math
+import os
 from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -59,6 +60,11 @@ class ModelConfig(Section):
     )
     """Maximum length of a row in tokens, prompt and answer together; data with a longer row are
     refused before launch."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return os.path.expanduser(value)
 
 
 class LoraConfig(Section):
@@ -119,6 +125,11 @@ class DataConfig(Section):
     def source(self) -> dict[str, Any]:
         """The arguments of `load_splits`."""
         return self.model_dump(exclude={"template"})
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        return value and os.path.expanduser(value)
 
     @field_validator("template")
     @classmethod

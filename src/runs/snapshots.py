@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import URL
+
 from src import paths, store
 from src.files import write_atomic
 from src.runs.locks import FileLock
@@ -129,7 +131,7 @@ def restore_database() -> Path | None:
         aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         fresh = database.with_name(f"{database.name}.restoring")
         fresh.unlink(missing_ok=True)
-        url = f"sqlite:///{fresh}"
+        url = store.url_of(fresh)
         for file in sorted(paths.results().glob("sweeps/*.json")):
             _restore_sweep(file, url)
         for file in sorted(paths.results().glob("runs/*/run.json")):
@@ -149,7 +151,7 @@ def restore_database() -> Path | None:
         lock.release()
 
 
-def _restore_sweep(file: Path, url: str) -> None:
+def _restore_sweep(file: Path, url: URL) -> None:
     try:
         sweep = Sweep(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -159,7 +161,7 @@ def _restore_sweep(file: Path, url: str) -> None:
         session.add(sweep)
 
 
-def _restore_run(file: Path, url: str) -> None:
+def _restore_run(file: Path, url: URL) -> None:
     import pandas as pd  # takes longer to load than all else here, and a table is seldom lost
 
     try:

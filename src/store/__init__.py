@@ -66,7 +66,14 @@ from src.store.runs import (
     runs_of,
     set_notes,
 )
-from src.store.sqlite import busy_timeout_seconds, sqlite_driver, sqlite_file, why_not_wal
+from src.store.sqlite import (
+    busy_timeout_seconds,
+    database_url,
+    sqlite_driver,
+    sqlite_file,
+    url_of,
+    why_not_wal,
+)
 from src.store.status import (
     MAX_FAILED_STARTS,
     TRANSITIONS,

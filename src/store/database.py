@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import CursorResult, Engine, Table, Update, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel
@@ -33,23 +33,23 @@ class DatabaseUnavailable(UserError, SQLAlchemyError):
 
 
 @contextmanager
-def reading(url: str | None = None) -> Iterator[Session]:
+def reading(url: URL | None = None) -> Iterator[Session]:
     """A session that sees one consistent state and does not write.
 
     `url` names another database than the run table.
     """
-    with mark_damage(), Session(_engine(url or paths.database_url(), os.getpid())) as session:
+    with mark_damage(), Session(_engine(url or sqlite.database_url(), os.getpid())) as session:
         yield session
 
 
 @contextmanager
-def writing(url: str | None = None) -> Iterator[Session]:
+def writing(url: URL | None = None) -> Iterator[Session]:
     """A session that holds the write lock from its start and commits at its end: keep it short.
 
     DatabaseUnavailable if the disk is full, or another process keeps the lock.
     """
     with mark_damage():
-        engine = _engine(url or paths.database_url(), os.getpid())
+        engine = _engine(url or sqlite.database_url(), os.getpid())
         engine = engine.execution_options(immediate=True)
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
@@ -112,11 +112,10 @@ def _reserve() -> Path:
 
 
 @cache
-def _engine(url: str, pid: int) -> Engine:
+def _engine(url: URL, pid: int) -> Engine:
     """One engine per process: SQLite connections must not be carried over a fork, hence `pid`."""
-    location = make_url(url)
-    if location.get_backend_name() == "sqlite":
-        file = Path(location.database or "")
+    if url.get_backend_name() == "sqlite":
+        file = Path(url.database or "")
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = create_engine(
             url,
@@ -138,7 +137,7 @@ def is_shared() -> bool:
 
 def location() -> str:
     """URL of the run table without its password, for people to read."""
-    return make_url(paths.database_url()).render_as_string(hide_password=True)
+    return sqlite.database_url().render_as_string(hide_password=True)
 
 
 def explain_unreachable(error: Exception) -> str | None:

@@ -1,5 +1,6 @@
 """The run table as a SQLite file: where it is, how it is opened, and when its disk is full."""
 
+import os
 import shutil
 from contextvars import ContextVar
 from functools import cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from src import paths
 
@@ -16,7 +17,15 @@ try:
 except ImportError:
     import sqlite3 as sqlite_driver
 
-__all__ = ["busy_timeout_seconds", "connect", "is_full", "sqlite_driver", "sqlite_file"]
+__all__ = [
+    "busy_timeout_seconds",
+    "connect",
+    "database_url",
+    "is_full",
+    "sqlite_driver",
+    "sqlite_file",
+    "url_of",
+]
 
 NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster", "vboxsf", "afs")
 
@@ -27,9 +36,34 @@ MIN_FREE_BYTES = 64 * 1024
 busy_timeout_seconds = ContextVar("busy_timeout_seconds", default=15.0)
 
 
+def url_of(file: Path) -> URL:
+    """SQLAlchemy URL of a SQLite file. From parts: in text, `?` and `#` would end its path."""
+    return URL.create("sqlite", database=str(file))
+
+
+def database_url() -> URL:
+    """SQLAlchemy URL of the run table: `SPELLTUNE_DATABASE_URL`, or the SQLite file
+    results/spelltune.db.
+
+    A SQLite file that is named from the current folder is absolute in the environment from the
+    first read on, as child processes run in another folder.
+    """
+    given = os.environ.get("SPELLTUNE_DATABASE_URL")
+    if not given:
+        return url_of(paths.results() / "spelltune.db")
+    url = make_url(given)
+    named = url.database or ""
+    if url.get_backend_name() != "sqlite" or named.startswith(("file:", ":")) or not named:
+        return url
+    if not Path(named).is_absolute():
+        url = url.set(database=str(Path(named).expanduser().absolute()))
+        os.environ["SPELLTUNE_DATABASE_URL"] = url.render_as_string(hide_password=False)
+    return url
+
+
 def sqlite_file() -> Path | None:
     """Path of the run table's SQLite file; None if a database server has the table."""
-    url = make_url(paths.database_url())
+    url = database_url()
     return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
 

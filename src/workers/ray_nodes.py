@@ -13,11 +13,11 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from src import paths
 from src.runs import reconciler
 from src.runs.checks import RAY_NOT_REACHED
 from src.runs.environment import parent_has_exited
 from src.runs.timeouts import TIMEOUTS
+from src.store import database_url
 
 
 def main() -> int:
@@ -63,11 +63,12 @@ def start_agents(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> N
     for node in nodes:
         if node["Alive"] and node["NodeID"] not in tasks:
             affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            started = task.options(scheduling_strategy=affinity).remote(paths.database_url())
+            url = database_url().render_as_string(hide_password=False)
+            started = task.options(scheduling_strategy=affinity).remote(url)
             tasks[node["NodeID"]] = started
 
 
-def run_agent(database_url: str) -> str:
+def run_agent(url: str) -> str:
     """Run an agent until it ends; its exit code and last line of standard error.
 
     Runs on a node, where Ray unpickles this function by value, without this module's globals. The
@@ -83,7 +84,7 @@ def run_agent(database_url: str) -> str:
     # session of its own and lives on.
     agent = subprocess.Popen(
         command(Worker.NODE_AGENT),
-        env=os.environ | {"SPELLTUNE_DATABASE_URL": database_url},
+        env=os.environ | {"SPELLTUNE_DATABASE_URL": url},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
