@@ -9,6 +9,8 @@ import streamlit as st
 from src import store
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES, clicked_link
+from src.runs import lease
+from src.runs.locks import LocksUnavailable
 
 HERE = Path(__file__).parent
 
@@ -35,7 +37,11 @@ if why := store.why_not_wal():
     text = f"The run table keeps its journal in the slower DELETE mode: {escape(why)}."
     st.html(f'<p class="banner" role="status">{text}</p>')
 
+if other := lease.other_host():
+    text = f"These runs are trained on {escape(other)}. Here they can be read; launch others there."
+    st.html(f'<p class="banner" role="status">{text}</p>')
+
 try:
     page.run()
-except store.DatabaseUnavailable as error:
+except (store.DatabaseUnavailable, lease.HomeInUse, LocksUnavailable) as error:
     draw_problem(str(error))

@@ -11,8 +11,8 @@ from pathlib import Path
 from src import paths, store
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.errors import UserError
-from src.runs import estimate, processes, snapshots
-from src.runs.locks import holder
+from src.runs import estimate, lease, processes, snapshots
+from src.runs.locks import check_locks, holder
 from src.runs.logs import last_error
 from src.runs.machine import host, slot_count, slot_lock
 from src.runs.result_file import record_failure
@@ -33,6 +33,7 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
 
     ConfigError, and nothing is launched, if one is known not to fit into memory.
     """
+    check_home()
     for config in configs:
         if problems := estimate.memory_problems(config):
             raise ConfigError(problems)
@@ -47,8 +48,17 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
     return run_ids
 
 
+def check_home() -> None:
+    """LocksUnavailable or HomeInUse if nothing can be supervised in this home from here."""
+    check_locks(paths.locks_dir())
+    lease.check()
+
+
 def fill_slots() -> None:
-    """Start a supervisor for each free slot, as long as runs are queued."""
+    """Start a supervisor for each free slot, as long as runs are queued and the home is this
+    machine's."""
+    if lease.other_host():
+        return
     started: list[tuple[str, int]] = []
     failed: list[str] = []
 
@@ -81,6 +91,8 @@ def fill_slots() -> None:
     for run_id in failed:
         record_failure(run_id)
         snapshots.write_run(run_id)
+    if started:
+        lease.take()
     for run_id, slot in started:
         start_supervisor(run_id, slot)
 

@@ -1,22 +1,23 @@
 """Brings the status of every run in line with what its processes really do: `reconcile()`.
 
 Runs when a panel starts, while a panel, a supervisor or a sweep's driver lives, and before the
-command line reads. It never signals a process that is not the run's own, and a lock that is held is
-always believed.
+command line reads. It never signals a process that is not the run's own. A lock that is held is
+believed as long as its holder writes its heartbeat.
 """
 
 import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
-from src.runs import attempts, launcher, snapshots
-from src.runs.locks import FileLock, holder
-from src.runs.machine import boot_id, host
-from src.runs.processes import kill_by_token, supervisor_lives, trainer_lives
+from src.runs import attempts, launcher, lease, snapshots
+from src.runs.locks import FileLock, LocksUnavailable, holder
+from src.runs.machine import boot_id, host, slot_count, slot_lock
+from src.runs.processes import end_hung, kill_by_token, supervisor_lives, trainer_lives
 from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
@@ -25,9 +26,16 @@ from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 
 def reconcile() -> list[str]:
     """Ids of the runs whose status was wrong and is right now. Empty also while another process is
-    at it."""
+    at it, and where the home belongs to another machine."""
+    if lease.other_host():
+        return []
     lock = FileLock(paths.locks_dir() / "reconciler.lock")
-    if not lock.acquire():
+    try:
+        # A command that was suspended just then must not keep the others from it.
+        if not lock.acquire() and not (end_hung(lock.path) and lock.acquire()):
+            return []
+    except LocksUnavailable as error:
+        print(f"warning: {error}", file=sys.stderr)
         return []
     try:
         snapshots.restore_database()
@@ -43,8 +51,10 @@ def reconcile() -> list[str]:
 
 def keep_reconciling(over: threading.Event) -> None:
     """Reconcile until the training is over, so that the other runs and sweeps of this machine need
-    no panel."""
+    no panel; and show other machines that this one trains."""
     while True:
+        with suppress(lease.HomeInUse):
+            lease.take()
         try_to_reconcile()
         if over.wait(TIMEOUTS.reconcile):
             return
@@ -75,13 +85,17 @@ def _reconcile_all() -> list[str]:
     for sweep in sweeps.values():
         if (
             sweep.status == SweepStatus.ACTIVE
-            and holder(paths.driver_lock(sweep.id)) is None
+            and (
+                holder(paths.driver_lock(sweep.id)) is None or end_hung(paths.driver_lock(sweep.id))
+            )
             and not _is_led_elsewhere(sweep)
         ):
             launcher.start_driver(sweep.id)
     with store.reading() as session:
         waiting = bool(store.queue(session))
     if waiting or changed:
+        for slot in range(slot_count()):
+            end_hung(slot_lock(slot))
         launcher.fill_slots()
     return changed
 
@@ -127,7 +141,12 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
         silent = time.time() - (run.heartbeat_at or 0)
         return silent > TIMEOUTS.lease and _end(run, f"{run.host} is gone: no sign of life from it")
     if run.boot_id != boot_id():
-        return _end(run, "the machine restarted while it ran")
+        if run.host in (None, host()):
+            return _end(run, "the machine restarted while it ran")
+        # Of another machine, to which the home belonged until it gave no sign of life any more.
+        silent = time.time() - (run.heartbeat_at or 0)
+        return silent > TIMEOUTS.lease and _end(run, f"{run.host} is gone: no sign of life from it")
+    end_hung(paths.supervisor_lock(run.id))
     if supervisor_lives(run):
         return False
     # The members of a pack share a process, which may not have come to this one yet.

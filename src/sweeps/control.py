@@ -56,6 +56,7 @@ def read_and_estimate(text: str, source: str | Path) -> tuple[SweepConfig, estim
 
 def launch(file: Path, *, budget: str | None = None, executor: str | None = None) -> str:
     """Record a sweep, start its driver, and return its id."""
+    launcher.check_home()
     text, sweep, _ = prepare(file, budget=budget, executor=executor)
     if sweep.executor == "ray":
         checks.check_ray()

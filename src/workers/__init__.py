@@ -12,6 +12,5 @@
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
 
-reporter.py and trackers/ are the trainer's: what a training reports, to the run table and elsewhere;
-so is termination.py: how it ends on SIGTERM.
+reporter.py and trackers/ are the trainer's: what a training reports, to the run table and elsewhere.
 """  # noqa: E501

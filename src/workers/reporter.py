@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.analysis import misspellings
+from src.runs import lease, termination
 from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
-from src.workers import termination
 from src.workers.trackers.base import Tracker
 
 INTERVAL_SECONDS = 1.0
@@ -140,6 +141,8 @@ class RunReporter:
         store.busy_timeout_seconds.set(PATIENCE_SECONDS)
         while True:
             last = self._closing.wait(INTERVAL_SECONDS)
+            with suppress(lease.HomeInUse):
+                lease.take()  # also where its supervisor is gone
             while not self._jobs.empty():
                 pending.append(self._jobs.get())
             with self._lock:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import ConfigError
-from src.runs import reconciler, snapshots
+from src.runs import lease, reconciler, snapshots
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock
 from src.runs.machine import host
@@ -58,8 +58,10 @@ class SweepDriver:
 
     def __init__(self, sweep_id: str):
         self.sweep_id = sweep_id
-        with store.reading() as session:
-            self.sweep = control.launched_config(store.find_sweep(session, sweep_id))
+        self.sweep = store.read_with_retry(
+            lambda session: control.launched_config(store.find_sweep(session, sweep_id)),
+            seconds=TIMEOUTS.write,
+        )
         self.base = base_config(self.sweep)
         self.pruning = Pruning(sweep_id, self.sweep, self.base)
         self.set_aside: set[tuple[str, int]] = set()  # run and attempt
@@ -72,6 +74,7 @@ class SweepDriver:
     def run_round(self) -> bool:
         """One round; False once the sweep has ended."""
         try:
+            lease.take()
             if not self.acquire_lease():
                 return False
             self.ensure_ray_nodes()
@@ -79,6 +82,9 @@ class SweepDriver:
                 self.reconciled_at = time.monotonic()
                 reconciler.reconcile()
             return self.look_after_trials()
+        except lease.HomeInUse as error:
+            print(error, file=sys.stderr)
+            return False
         except (SQLAlchemyError, OSError) as error:
             # A locked table or a full disk is no reason to leave the trials alone.
             print(f"warning: {error}", file=sys.stderr, flush=True)

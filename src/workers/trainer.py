@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import paths, store
 from src.config import RunConfig, stored_config
-from src.runs import pack_file, spawn
+from src.runs import pack_file, spawn, termination
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock, holder
 from src.runs.logs import append_to_log
@@ -26,7 +26,6 @@ from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run, Status
 from src.training.results import FailedTraining, write_results
 from src.training.utils import TrainingResult, loading
-from src.workers import termination
 
 if TYPE_CHECKING:
     from src.workers.trackers.base import Tracker

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from src import paths
+from src import paths, store
 from src.config import load_config
-from src.runs import launcher, processes, reconciler
+from src.paths import ROOT
+from src.runs import launcher, lease, machine, processes, reconciler
 from src.runs.locks import holder
 from src.store.tables import Run, Status
 from tests.helpers.live import alive, command, ended, row, training, wait
@@ -76,3 +78,29 @@ def test_no_signal_leaves_the_home(home: Path, tmp_path_factory: Any) -> None:
         assert not processes.signal_trainer(run, signal.SIGKILL)
         child.kill()
         child.wait()
+
+
+@pytest.mark.root
+def test_a_second_machine_reads_a_shared_home_and_ends_nothing(home: Path) -> None:
+    boot = home / "boot"
+    boot.write_text("11111111-2222-3333-4444-555555555555\n")
+    there = (
+        f"hostname other; mount --bind {boot} /proc/sys/kernel/random/boot_id;"
+        f' exec {sys.executable} -m src.cli "$@"'
+    )
+
+    def on_the_other(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        enter = ["unshare", "--uts", "--mount", "sh", "-c", there, "sh"]
+        return subprocess.run([*enter, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    with store.writing() as session:
+        run = store.enqueue(session, load_config())
+        own = {"boot_id": machine.boot_id(), "host": machine.host()}
+        store.claim(session, run, token="t", slot=0, **own)
+    lease.take()
+    (told,) = json.loads(on_the_other("runs", "--json").stdout)
+    assert told["status"] == row(run.id).status == Status.STARTING
+    refused = on_the_other("launch")
+    assert refused.returncode == 2 and f"is in use on {machine.host()}" in refused.stderr
+    # Here nothing of it lives, which this machine may say at once.
+    assert reconciler.reconcile() == [run.id]
