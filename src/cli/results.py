@@ -10,7 +10,7 @@ from src import store
 from src.cli.lookup import adapter_folder, find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
-from src.config import stored_config
+from src.config import RunConfig, load_config, stored_config, with_absolute_paths
 from src.format import number
 from src.runs import reconciler
 
@@ -133,32 +133,97 @@ def print_words(frame: "pd.DataFrame") -> None:
 
 
 def evaluate(
-    checkpoint: CheckpointArgument,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
+        ),
+    ] = None,
+    *,
     data: Annotated[Path, typer.Option(help="A file with the columns question and answer.")],
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Score this base model, without an adapter."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Score an adapter on a file of questions and answers."""
-    row, step = find_checkpoint(checkpoint)
-    adapter = adapter_folder(row, step)
+    """Score an adapter or a base model on a file of questions and answers.
 
-    from src.analysis import misspellings
+    Rows whose answers the run was trained on are counted and scored apart. Beside the adapter stand
+    its base model and, on corrections, the dictionary word with the fewest edits.
+    """
+    if (checkpoint is None) == (base is None):
+        raise typer.BadParameter("name either a run or, with --base, a base model")
+    row, adapter = None, None
+    if checkpoint:
+        row, step = find_checkpoint(checkpoint)
+        config, adapter = stored_config(row.config), adapter_folder(row, step)
+    else:
+        config = base_alone(str(base))
+
+    from src.analysis import evaluation, misspellings
     from src.training.evaluate import evaluate as score
 
     with err.status("loading the model") as status:
         values, frame = score(
-            stored_config(row.config),
+            config,
             adapter,
             data,
             progress=lambda done: status.update(f"{done:,} words scored"),
+            with_base=baseline,
         )
-    wrong = misspellings.with_kinds(frame)[~frame["correct"]]
+    seen, why = evaluation.unseen_or_note(config, frame) if row else (None, None)
+    scores = evaluation.scores(frame, seen)
+    frame = misspellings.with_kinds(frame)
+    wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
     if as_json:
-        document = {"id": row.id, "adapter": str(adapter), "data": str(data), "rows": len(frame)}
-        return print_json(document | {"metrics": values, "errors": records(wrong)})
+        document = {
+            "id": row.id if row else None,
+            "adapter": str(adapter) if adapter else None,
+            "model": config.model.name,
+            "data": str(data),
+            "rows": len(frame),
+            "metrics": values,
+            "scores": scores,
+            "kinds": kinds,
+            "notes": [why] if why else [],
+        }
+        return print_json(document | {"errors": records(wrong)})
     for name, value in values.items():
         out.print(f"{name} {number(value)}", highlight=False)
     print_words(wrong)
-    out.print(f"{len(wrong):,} of {len(frame):,} wrong")
+    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    out.print(f"{len(wrong):,} of {len(frame):,} wrong{': ' if told else ''}{told}")
+    print_scores(scores)
+    if why:
+        note(why)
+
+
+def base_alone(name: str) -> RunConfig:
+    """The config under which a base model is scored: the default prompt, rows of any length."""
+    own = {"model.name": name, "model.load_in_4bit": False, "model.max_length": 131_072}
+    return with_absolute_paths(load_config(overrides=own))
+
+
+def print_scores(scores: dict[str, dict[str, Any]]) -> None:
+    """Print the shares of right answers of `evaluation.scores`, with their 95% intervals."""
+    names = {"all": "all rows", "seen": "answers seen in training", "unseen": "other answers"}
+    who = {"model": "", "base": "base model", "dictionary": "nearest dictionary word"}
+
+    def cell(share: dict[str, Any]) -> str:
+        if not share["rows"]:
+            return ""
+        low, high = share["ci_low"] * 100, share["ci_high"] * 100
+        return f"{share['exact_match']:.1%} ({low:.1f} to {high:.1f})"
+
+    rows = [
+        (names[group], f"{share['rows']:,}", *(cell(of[group]) for of in scores.values()))
+        for group, share in scores["model"].items()
+    ]
+    print_table(["right (95% interval)", "rows", *(who[name] for name in scores)], rows)
 
 
 def export(

@@ -1,7 +1,8 @@
-"""Scores a trained adapter on a file of questions and answers."""
+"""Scores a trained adapter, or a base model, on a file of questions and answers."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,11 +11,18 @@ from src.training.data_loaders import load_rows
 
 
 def evaluate(
-    config: RunConfig, adapter: Path, data: Path, *, progress: Callable[[int], None]
+    config: RunConfig,
+    adapter: Path | None,
+    data: Path,
+    *,
+    progress: Callable[[int], None],
+    with_base: bool = False,
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """Metrics by name and one prediction per row, as `scoring.score` returns them.
 
     The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
+    Without an adapter the base model is scored. `with_base` adds the base model's answers beside
+    the adapter's, as the columns base_predicted and base_correct.
     """
     # Before the libraries load: a wrong file is reported at once.
     frame = load_rows(data)
@@ -33,10 +41,28 @@ def evaluate(
     length = config.model.max_length
     scoring.check_lengths(rows, str(data), max_length=length, context=context)
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
-    base = spelling.load_base(backend="peft", **arguments)
-    model = PeftModel.from_pretrained(base, str(adapter))
-    found = scoring.score(
-        model, vocabulary.tokenizer, rows, context=context, progress=progress, **asked.evaluation
-    )
-    assert found is not None  # nothing here asks it to stop
-    return found
+    model = spelling.load_base(backend="peft", **arguments)
+
+    def scored(model: Any, before: int = 0) -> tuple[dict[str, float], pd.DataFrame]:
+        found = scoring.score(
+            model,
+            vocabulary.tokenizer,
+            rows,
+            context=context,
+            progress=lambda done: progress(before + done),
+            **asked.evaluation,
+        )
+        assert found is not None  # nothing here asks it to stop
+        return found
+
+    if adapter is None:
+        return scored(model)
+    model = PeftModel.from_pretrained(model, str(adapter))
+    values, predictions = scored(model)
+    if with_base:
+        with model.disable_adapter():
+            _, of_base = scored(model, before=len(rows))
+        predictions = predictions.assign(
+            base_predicted=of_base["predicted"], base_correct=of_base["correct"]
+        )
+    return values, predictions

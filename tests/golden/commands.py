@@ -104,6 +104,7 @@ REFUSED = [
 NEW_KEYS = {"end_reason", "confirmed_rank", "scoring", "failed_starts"}
 NEW_KEYS |= {"data_fingerprint", "searched", "of_seeds", "notes", "lost"}  # of sweeps and compare
 NEW_KEYS |= {"right_words", "length_spread", "score_right_words"}
+NEW_KEYS |= {"model", "scores", "kinds", "base_predicted", "base_correct"}  # of evaluate
 NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 

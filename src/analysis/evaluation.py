@@ -1,0 +1,74 @@
+"""Scores on a file of questions: of words that training has seen and of others, beside baselines"""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from src.config import RunConfig
+from src.models import metrics
+from src.text import caseless
+from src.training.data_files import DataError
+from src.training.data_loaders import load_splits
+from src.training.dictionary import dictionary_answers
+
+Z = 1.959964  # of a 95% interval
+
+
+def score_interval(right: int, rows: int) -> tuple[float, float]:
+    """The 95% score interval (Wilson 1927) of a share; nan without rows. It holds for few rows and
+    for shares near 0 and 1."""
+    if not rows:
+        return math.nan, math.nan
+    share, spread = right / rows, Z**2 / rows
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def seen_in_training(config: RunConfig, frame: pd.DataFrame) -> pd.Series:
+    """True for each row of a frame with question and answer whose answer (of labels: question)
+    stands in the training rows of a run. DataError if those cannot be read."""
+    splits = load_splits(**config.data.source)
+    known = set(splits.train["word"].map(caseless))
+    own = frame["question"] if splits.labels else frame["word"]
+    return own.map(caseless).isin(known)
+
+
+def unseen_or_note(config: RunConfig, frame: pd.DataFrame) -> tuple[pd.Series | None, str | None]:
+    """`seen_in_training`, or None and a sentence why it is not known."""
+    try:
+        return seen_in_training(config, frame), None
+    except DataError as error:
+        return None, (
+            f"the run's training rows cannot be read ({error}), so words that it has seen are not "
+            "told from others"
+        )
+
+
+def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, Any]]:
+    """{model, base or dictionary: {all, seen or unseen: rows, right, exact_match, interval}}.
+
+    `frame` holds predictions with the column `correct` and, where the base model was asked too,
+    `base_correct`. The groups seen and unseen are given where `seen` is known.
+    """
+    columns = {"model": frame["correct"]}
+    if "base_correct" in frame:
+        columns["base"] = frame["base_correct"]
+    if (answers := dictionary_answers(frame["question"].tolist())) is not None:
+        right = map(metrics.same, answers, frame["expected"])
+        columns["dictionary"] = pd.Series(list(right), index=frame.index)
+    groups = {"all": pd.Series(True, index=frame.index)}
+    if seen is not None:
+        groups |= {"seen": seen, "unseen": ~seen}
+    return {
+        who: {group: _share(correct[chosen]) for group, chosen in groups.items()}
+        for who, correct in columns.items()
+    }
+
+
+def _share(correct: "pd.Series[bool]") -> dict[str, Any]:
+    rows, right = len(correct), int(correct.sum())
+    low, high = score_interval(right, rows)
+    share = right / rows if rows else math.nan
+    return {"rows": rows, "right": right, "exact_match": share, "ci_low": low, "ci_high": high}
