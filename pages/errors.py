@@ -23,10 +23,7 @@ def page() -> None:
         run = navigation.pick_run()
         if run is None:
             return
-        split = st.segmented_control(
-            "Split", ["validation", "test"], default="validation", required=True,
-            key="split", label_visibility="collapsed", **BOUND,
-        )  # fmt: skip
+        split = navigation.segments("Split", ["validation", "test"], key="split")
         with store.reading() as session:
             evaluations = store.list_evaluations(session, run.id, split=split)
         if not evaluations:

@@ -1,7 +1,6 @@
 """YAML that people write: each key once, within limits, with numbers that remember their text."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -85,11 +84,20 @@ class _Loader(yaml.SafeLoader):
         self._count = 0
         self._sizes: dict[int, int] = {}  # of the nodes that are composed, by id
 
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        # Here already: the scanner takes a second for a thousand brackets, and that squared.
+        if self.flow_level == MAX_DEPTH:
+            raise self._too_deep(self.line)
+        super().fetch_flow_collection_start(kind)
+
+    def _too_deep(self, line: int) -> YamlError:
+        return YamlError(f"line {line + 1}: more than {MAX_DEPTH} lists or mappings in each other")
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         line = self.peek_event().start_mark.line + 1
         alias = self.check_event(yaml.AliasEvent)
         if self._depth == MAX_DEPTH:
-            raise YamlError(f"line {line}: more than {MAX_DEPTH} lists or mappings in each other")
+            raise self._too_deep(line - 1)
         before = self._count
         self._depth += 1
         node = super().compose_node(parent, index)
@@ -156,10 +164,11 @@ for _type in (_Int, _Float, _Bool):
     _Dumper.add_representer(_type, _Dumper.represent_written)
 
 
-def load_yaml(text: str, *, unique: bool = True) -> Any:
+def load_yaml(text: str, *, unique: bool = True, whole: bool = False) -> Any:
     """The value of a YAML text; numbers and booleans are `Written`.
 
-    YamlError with the line, also for a key that stands twice (not where `unique` is False).
+    YamlError with the line, also for a key that stands twice (not where `unique` is False), and
+    with `whole` for a comment behind the value.
     """
     if len(text) > MAX_BYTES:
         raise YamlError(f"more than {MAX_BYTES // 1024:,} KiB of text")
@@ -167,6 +176,8 @@ def load_yaml(text: str, *, unique: bool = True) -> Any:
         loader = _Loader(text, unique=unique)
         try:
             node = loader.get_single_node()
+            if whole and node is not None and node.end_mark.index != len(text):
+                raise NotYaml(f"line {node.end_mark.line + 1}: something follows the last bracket")
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -203,25 +214,10 @@ def load_flow(text: str) -> Any:
 
     YamlError if it is neither.
     """
-    found = _whole(f"[{text}]")
+    found = load_yaml(f"[{text}]", whole=True)
     if found and all(isinstance(one, dict) for one in found):
-        return _whole(f"{{{text}}}")
+        return load_yaml(f"{{{text}}}", whole=True)
     return found
-
-
-def _whole(text: str) -> Any:
-    """The value of a text that ends with its last bracket: `1] # 2` would end at a comment."""
-    last = [token for token in _tokens(text) if not isinstance(token, yaml.StreamEndToken)][-1:]
-    if last and last[0].end_mark.index != len(text):
-        raise NotYaml("line 1: something follows the last bracket")
-    return load_yaml(text)
-
-
-def _tokens(text: str) -> Iterator[Any]:
-    try:
-        yield from yaml.scan(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        return  # load_yaml says why
 
 
 def dump_flow(value: list[Any] | dict[str, Any]) -> str:

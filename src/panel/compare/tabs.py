@@ -8,16 +8,13 @@ import streamlit as st
 from src import store
 from src.analysis.comparison import Comparison
 from src.panel.compare import curves, table
-from src.panel.ui import charts, html
+from src.panel.ui import charts, html, navigation
 from src.store.tables import Run
 
 
 def draw(runs: Sequence[Run], found: Comparison) -> None:
     """Draw the choice of a view, and the chosen one."""
-    shown = st.segmented_control(
-        "View", list(VIEWS), default=next(iter(VIEWS)), required=True, key="view",
-        bind="query-params", label_visibility="collapsed",
-    )  # fmt: skip
+    shown = navigation.segments("View", list(VIEWS), key="view")
     VIEWS[shown](runs, found)
 
 
@@ -25,10 +22,7 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
         names = _metric_names(store.latest_metrics(session, [run.id for run in runs]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        axis = st.segmented_control(
-            "X axis", list(curves.AXES), default="step", required=True, key="axis",
-            bind="query-params",
-        )  # fmt: skip
+        axis = navigation.segments("X axis", list(curves.AXES), key="axis", show_label=True)
         smoothing = st.selectbox(
             "Smoothing", list(curves.SMOOTHING), key="smoothing", bind="query-params", width=190,
         )  # fmt: skip
@@ -71,6 +65,9 @@ def _draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
     frame = table.run_table(
         runs, latest, columns=columns, find=find, order=order, ascending=ascending
     )
+    if frame.empty:
+        html.draw_empty("No run fits", "Empty the field Find to see all of them.")
+        return
     table.edit_runs(frame, columns)
     said = f"{len(frame)} of {len(runs)} runs. Tags and notes are saved as you leave a cell."
     st.html(f'<p class="quiet">{said}</p>')

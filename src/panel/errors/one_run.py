@@ -10,7 +10,7 @@ from src.analysis import misspellings
 from src.format import number, percent
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import html
+from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run
 
 CHARTS = ["Kinds and places", "Letters and lengths"]
@@ -66,10 +66,7 @@ def _draw_charts(
     def edits_of(words: pd.DataFrame) -> pd.DataFrame:
         return edits[edits.index.isin(words.index)]
 
-    shown = st.segmented_control(
-        "Charts", CHARTS, default=CHARTS[0], required=True, key="map",
-        label_visibility="collapsed", bind="query-params",
-    )  # fmt: skip
+    shown = navigation.segments("Charts", CHARTS, key="map")
     if shown == CHARTS[0]:
         cards = [
             charts.kinds(links, misspellings.counts(without("kind"))),

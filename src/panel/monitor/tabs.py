@@ -25,10 +25,8 @@ def draw(
     forks: Sequence[Run],
 ) -> None:
     """Draw the choice of a tab, and the chosen one."""
-    shown = st.segmented_control(
-        "Below the curves", ["Log", "Checkpoints", "Lineage", "Settings"], default="Log",
-        required=True, key="view", bind="query-params", label_visibility="collapsed",
-    )  # fmt: skip
+    views = ["Log", "Checkpoints", "Lineage", "Settings"]
+    shown = navigation.segments("Below the curves", views, key="view")
     if shown == "Log":
         lines = log_tail(paths.log_file(run.id)) or "nothing yet"
         st.html(f'<div class="log" tabindex="0" role="log"><pre>{escape(lines)}</pre></div>')

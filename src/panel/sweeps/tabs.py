@@ -7,17 +7,14 @@ import streamlit as st
 
 from src import store
 from src.panel.sweeps import figures, table
-from src.panel.ui import charts, downloads, html, tags
+from src.panel.ui import charts, downloads, html, navigation, tags
 from src.sweeps import ranking, results
 from src.sweeps.results import SweepResults
 
 
 def draw(found: SweepResults) -> None:
     """Draw the choice of a view, and the chosen one."""
-    shown = st.segmented_control(
-        "View", list(VIEWS), default=next(iter(VIEWS)), required=True, key="view",
-        bind="query-params", label_visibility="collapsed",
-    )  # fmt: skip
+    shown = navigation.segments("View", list(VIEWS), key="view")
     if found.settings.empty and shown not in WITHOUT_SCORES:
         html.draw_empty("No score yet", "It is there when the first trial has ended.")
     else:

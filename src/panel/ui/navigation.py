@@ -1,6 +1,6 @@
 """Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import cast
@@ -49,6 +49,16 @@ def clicked_link() -> str | None:
 def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
     """End the script and show another page."""
     st.switch_page(PAGES / f"{page}.py", query_params=query)
+
+
+def segments(label: str, options: Sequence[str], *, key: str, show_label: bool = False) -> str:
+    """Draw a choice that stands in the address, and return what is chosen: the first option where
+    the address names none of them."""
+    chosen = st.segmented_control(
+        label, options, default=options[0], required=True, key=key, bind="query-params",
+        label_visibility="visible" if show_label else "collapsed",
+    )  # fmt: skip
+    return chosen or options[0]
 
 
 def rerun_page() -> None:
