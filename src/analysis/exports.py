@@ -13,6 +13,7 @@ import pandas as pd
 from src.analysis import misspellings
 from src.store.tables import Evaluation
 
+SHEET_ROWS = 1_048_575  # of an Excel sheet, below its head
 # Excel refuses a file with any of these; XML cannot hold them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
@@ -51,16 +52,19 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
 
 
 def to_xlsx(frame: pd.DataFrame) -> bytes:
-    """One sheet in which every text is text."""
+    """One sheet, or as many as its rows need, in which every text is text."""
     out = io.BytesIO()
+    safe = frame.map(_listed)
+    safe = safe.map(lambda cell: _printable(cell) if isinstance(cell, str) else cell)
     with pd.ExcelWriter(out, engine="openpyxl") as writer:
-        safe = frame.map(_listed)
-        safe = safe.map(lambda cell: _printable(cell) if isinstance(cell, str) else cell)
-        safe.to_excel(writer, sheet_name="predictions", index=False, freeze_panes=(1, 0))
-        for row in writer.sheets["predictions"].iter_rows(min_row=2):
-            for cell in row:
-                if cell.data_type == "f":
-                    cell.data_type = "s"
+        for number, start in enumerate(range(0, max(len(safe), 1), SHEET_ROWS), start=1):
+            name = "predictions" if number == 1 else f"predictions {number}"
+            part = safe.iloc[start : start + SHEET_ROWS]
+            part.to_excel(writer, sheet_name=name, index=False, freeze_panes=(1, 0))
+            for row in writer.sheets[name].iter_rows(min_row=2):
+                for cell in row:
+                    if cell.data_type == "f":
+                        cell.data_type = "s"
     return out.getvalue()
 
 

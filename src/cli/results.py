@@ -11,7 +11,7 @@ from src.cli.lookup import adapter_folder, find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
 from src.config import RunConfig, load_config, stored_config, with_absolute_paths
-from src.format import number
+from src.format import number, percent
 from src.runs import reconciler
 
 if TYPE_CHECKING:
@@ -211,19 +211,19 @@ def base_alone(name: str) -> RunConfig:
 def print_scores(scores: dict[str, dict[str, Any]]) -> None:
     """Print the shares of right answers of `evaluation.scores`, with their 95% intervals."""
     names = {"all": "all rows", "seen": "answers seen in training", "unseen": "other answers"}
-    who = {"model": "", "base": "base model", "dictionary": "nearest dictionary word"}
-
-    def cell(share: dict[str, Any]) -> str:
-        if not share["rows"]:
-            return ""
-        low, high = share["ci_low"] * 100, share["ci_high"] * 100
-        return f"{share['exact_match']:.1%} ({low:.1f} to {high:.1f})"
-
+    who = {"model": "model", "base": "base model", "dictionary": "dictionary word"}
     rows = [
-        (names[group], f"{share['rows']:,}", *(cell(of[group]) for of in scores.values()))
-        for group, share in scores["model"].items()
+        (
+            who[name],
+            names[group],
+            f"{share['rows']:,}",
+            percent(share["exact_match"] if share["rows"] else None),
+            f"{share['ci_low']:.1%} to {share['ci_high']:.1%}" if share["rows"] else "",
+        )
+        for name, of in scores.items()
+        for group, share in of.items()
     ]
-    print_table(["right (95% interval)", "rows", *(who[name] for name in scores)], rows)
+    print_table(["by", "of", "rows", "right", "95% interval"], rows)
 
 
 def export(

@@ -6,7 +6,9 @@ The panel imports this module, so nothing here imports torch or transformers.
 import csv
 import io
 import json
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"} | {
     "valid": "validation", "val": "validation", "dev": "validation", "test": "test"
 }  # fmt: skip
+
+
+# More is no list of words, and could fill the memory of the machine that looks at it.
+MAX_BYTES = 256 * 2**20  # of a file, and of the texts in it
+MAX_ROWS = 2_000_000
 
 
 class DataError(UserError, ValueError):
@@ -63,25 +70,44 @@ def _read_file(path: Path) -> pd.DataFrame:
             " (a pickle can run code)" if path.suffix.lower() in (".pkl", ".pickle", ".pt") else ""
         )
         raise DataError(f"{path} is none of {', '.join(READERS)}{why}; save it as one of them")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"no file {path}") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    content = _content(path)
     if not content.strip():
         raise DataError(f"{path} is empty; it needs rows with the columns question and answer")
     try:
         table = reader(content)
     except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        sign = error.object[error.start]
         raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"
+            f"{path} is not UTF-8 text: line {line:,} has the byte 0x{sign:02X}; save it as UTF-8"
         ) from None
+    except MemoryError:
+        raise DataError(f"{path} takes more memory than there is") from None
     except (ValueError, csv.Error, OSError) as error:  # OSError: pyarrow, for a damaged page
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if table.empty:
         raise DataError(f"{path} has no rows")
     return table
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file; DataError for anything else, which might never end."""
+    try:
+        # Not blocking: the other end of a pipe may never come.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DataError(f"{path} is no regular file; copy its content into one")
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise DataError(f"no file {path}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {why}") from None
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MiB; train on a part of it")
+    return content
 
 
 def _read_json(content: bytes) -> pd.DataFrame:
@@ -100,6 +126,8 @@ def _read_json(content: bytes) -> pd.DataFrame:
 
 
 def _json_of(text: str) -> Any:
+    if text.count("[") + text.count("{") > 2 * MAX_ROWS:
+        raise ValueError(f"it holds more than {2 * MAX_ROWS:,} lists and objects")
     try:
         return json.loads(text)
     except RecursionError:
@@ -124,20 +152,87 @@ def _read_jsonl(content: bytes) -> pd.DataFrame:
 
 def _read_csv(content: bytes) -> pd.DataFrame:
     # Not pandas: it takes a row with a cell too many for one with an index, and "null" for nothing.
-    text = io.StringIO(content.decode("utf-8-sig"), newline="")
-    reader = csv.DictReader(text, strict=True, skipinitialspace=True)
-    rows = []
-    for row in reader:
-        if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
-            raise ValueError("two columns have the same name")
-        if None in row:
-            raise ValueError(f"line {reader.line_num} has more cells than the header")
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(reader.fieldnames or []), dtype=object)
+    text = content.decode("utf-8-sig")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    names: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []  # in which each row begins
+    line = 1
+    try:
+        for row in reader:
+            if row and not names:
+                names = row
+                _check_header(names)
+            elif row:
+                if len(row) != len(names):
+                    more = "more" if len(row) > len(names) else "fewer"
+                    raise ValueError(f"line {line:,} has {more} cells than the header")
+                rows.append(row)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(_csv_problem(str(error), text, line, reader.line_num)) from None
+    index = pd.Index(lines, name="line", dtype=int)
+    return pd.DataFrame(rows, columns=names, index=index, dtype=object)
+
+
+def _check_header(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have the same name")
+    for sign, what in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if len(names) == 1 and sign in names[0]:
+            raise ValueError(f"line 1 separates its cells by {what}; save it with commas")
+
+
+def _csv_problem(error: str, text: str, begin: int, end: int) -> str:
+    """The fault of a row that goes from line `begin` to `end`, in place of the csv module's
+    words."""
+    if "expected after" in error:
+        lines = text.split("\n")
+        # A quote that closes a cell, and what follows it in place of a comma.
+        found = re.search(r'[^,"]"([^,"\r\n])', lines[end - 1] if end <= len(lines) else "")
+        sign = f" {found[1]!r}" if found else " another sign"
+        return (
+            f"line {end:,} has{sign} after a closing quote, where a comma or the line's end has to "
+            'be; write a quote inside of a cell twice ("")'
+        )
+    if "end of data" in error:
+        return f'the cell that begins with a quote (") in line {begin:,} is never closed'
+    if "field larger" in error:
+        return f"line {begin:,} has a cell of more than {csv.field_size_limit():,} characters"
+    if "new-line" in error:
+        return f"line {end:,} has a line break (\\r) inside of a cell without quotes"
+    return f"line {end:,}: {error}"
 
 
 def _read_parquet(content: bytes) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(content)).astype(object)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(io.BytesIO(content)).names
+    wanted = [name for name in ("question", "answer", "split") if name in names]
+    # As dictionaries: a short file may repeat a long text a million times.
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=wanted)
+    about = file.metadata
+    sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    if about.num_rows > MAX_ROWS or sum(sizes) > MAX_BYTES:
+        raise ValueError(
+            f"it holds more than {MAX_ROWS:,} rows or {MAX_BYTES // 2**20} MiB of data"
+        )
+    if not {"question", "answer"} <= set(names):  # the caller says so, with the names that it has
+        return pd.DataFrame(index=range(min(about.num_rows, 1)), columns=names, dtype=object)
+    total, parts = 0, []
+    for batch in file.iter_batches(batch_size=10_000, columns=wanted):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if not pa.types.is_dictionary(column.type):
+                raise ValueError(f"{name} holds {column.type}; it must be text")
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            total += pc.sum(lengths).as_py() or 0
+        if total > MAX_BYTES:
+            raise ValueError(f"its texts take more than {MAX_BYTES // 2**20} MiB")
+        parts.append(batch.to_pandas().astype(object))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
 READERS: dict[str, Callable[[bytes], pd.DataFrame]] = {

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -176,19 +176,24 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 f"{did_you_mean(column, there) or '.'} Rename one: question and answer are both "
                 "needed"
             )
+    first = ("line", 0) if table.index.name == "line" else ("row", 1)
     for column in COLUMNS:
-        for number, cell in enumerate(table[column], start=1):
-            if not isinstance(cell, str):
-                kind = (
-                    "nothing"
-                    if cell is None or cell != cell
-                    else f"the {type(cell).__name__} {cell}"
-                )
-                raise DataError(f"{source}, row {number}: {column} holds {kind}; it must be text")
-            if not cell.strip():
-                raise DataError(f"{source}, row {number}: {column} is empty")
-            # JSON can escape half a character, which no tokenizer and no file takes.
-            if any("\ud800" <= letter <= "\udfff" for letter in cell):
-                raise DataError(f"{source}, row {number}: {column} holds half a character")
+        for place, cell in zip(table.index, table[column], strict=True):
+            if why := _cell_problem(cell):
+                where = f"{first[0]} {place + first[1]}"
+                raise DataError(f"{source}, {where}: {column} {why}")
     answers = table["answer"].str.strip()
     return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
+
+
+def _cell_problem(cell: Any) -> str | None:
+    """The reason that keeps a cell from being a text to train on, or None."""
+    if not isinstance(cell, str):
+        nothing = cell is None or cell != cell
+        kind = "nothing" if nothing else f"the {type(cell).__name__} {str(cell)[:80]}"
+        return f"holds {kind}; it must be text"
+    if not cell.strip():
+        return "is empty"
+    # JSON can escape half a character, which no tokenizer and no file takes.
+    half = any("\ud800" <= letter <= "\udfff" for letter in cell)
+    return "holds half a character" if half else None

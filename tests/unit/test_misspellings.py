@@ -348,6 +348,14 @@ def test_no_cell_of_a_workbook_is_a_formula():
     assert cells[0].value == "=1+1" and {c.data_type for c in cells} == {"s", "b"}
 
 
+def test_a_workbook_has_as_many_sheets_as_its_rows_need(monkeypatch):
+    monkeypatch.setattr(exports, "SHEET_ROWS", 2)
+    content = exports.to_xlsx(predicted(*[(f"word{i}", "=1") for i in range(5)]))
+    sheets = pd.read_excel(io.BytesIO(content), sheet_name=None)
+    assert list(sheets) == ["predictions", "predictions 2", "predictions 3"]
+    assert pd.concat(sheets.values())["expected"].tolist() == [f"word{i}" for i in range(5)]
+
+
 def test_no_cell_of_a_csv_is_a_formula():
     lines = exports.to_csv(predicted(("=1+1", "-y"), ("@x", "+1"))).decode().splitlines()
     assert lines[0] == "expected,predicted,word,question,correct"
