@@ -1,20 +1,34 @@
-"""Reading configurations, tokenizers and models through transformers, with readable errors."""
+"""Reading configurations, tokenizers and models through transformers, with readable errors.
+
+Imports no torch: the check before a launch takes the sentences of its errors from here.
+"""
 
 from pathlib import Path
 from typing import Any
 
-from src.models.utils import ModelError
-
 
 def from_pretrained(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
     """`kind.from_pretrained(name)`; ModelError with one sentence where it fails."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    from src.models.utils import ModelError
+
     try:
         return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_why_unreadable(name, revision, error)) from error
+    except RuntimeError as error:
+        # Others are of memory or of the device. transformers prints the shapes, and says none.
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        why = "its weights have other shapes than its config.json says; download it again"
+        raise ModelError(f"base model {name!r} cannot be read: {why}") from error
+    except (
+        OSError, ValueError, KeyError, TypeError, StrictDataclassError, SafetensorError
+    ) as error:  # fmt: skip
+        raise ModelError(why_unreadable(name, revision, error)) from error
 
 
-def _why_unreadable(name: str, revision: str | None, error: Exception) -> str:
+def why_unreadable(name: str, revision: str | None, error: Exception) -> str:
     """One sentence that says why a model could not be read, and what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -7,16 +7,16 @@ them.
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from types import MethodType
 from typing import Any
 
 import torch
 
 from src.models.pretrained import from_pretrained, one_line
+from src.models.randomness import disable_randomness
 from src.models.utils import ModelError, device, dtype_of
 
 
@@ -122,7 +122,7 @@ def load_base(
         )
     model.requires_grad_(False)
     model.eval()
-    _disable_randomness(model)
+    disable_randomness(model)
     text_config = model.config.get_text_config()
     if hasattr(text_config, "output_router_logits"):
         # For an auxiliary loss of experts, which no frozen router needs; generation fails with it.
@@ -299,7 +299,17 @@ def _load_with_transformers(
     else:
         # On a CPU 16-bit weights are slower than fp32; autocast casts for the forward pass.
         extra |= {"dtype": torch.float32}
-    return from_pretrained(AutoModelForCausalLM, name, revision, config=config, **extra)
+    model, found = from_pretrained(
+        AutoModelForCausalLM, name, revision, config=config, output_loading_info=True, **extra
+    )
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers there.
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(
+            f"the weights of {name!r} lack {', '.join(missing[:3])}{more}, which its config.json "
+            "asks for; download it again"
+        )
+    return model
 
 
 def _load_with_unsloth(
@@ -331,38 +341,3 @@ def _load_with_unsloth(
     except (ImportError, NotImplementedError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"Unsloth cannot load {name!r} ({one_line(error)})") from error
     return model
-
-
-# Rates of noise in routers of experts; phimoe's `router_jitter_noise` is no noise but a threshold.
-_NOISE = ("jitter_noise", "input_jitter_noise", "moe_jitter_eps")
-
-
-def _disable_randomness(model: Any) -> None:
-    """Switch off all that a base draws at random in training: dropout of every kind, skipped
-    layers, and the noise of routers of experts.
-
-    Architectures keep these rates in modules, as numbers in their layers, or read them from their
-    configuration at each step. tests/engines/test_base_randomness.py looks through the installed
-    transformers for further ways.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        if type(module).__name__.endswith("Router"):  # phimoe's draws the experts in training
-            module.train = MethodType(lambda self, mode=True: self, module)
-        for name in _random_rates(vars(module)):
-            setattr(module, name, 0.0)
-    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
-        for name in _random_rates(vars(config)):
-            setattr(config, name, 0.0)
-
-
-def _random_rates(values: Mapping[str, Any]) -> list[str]:
-    """Names of the numbers, among attributes, that are the rate of something random."""
-    return [
-        name
-        for name, value in values.items()
-        if ("drop" in name or name in _NOISE)
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-    ]

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from src import paths, store
 from src.config import ConfigError, RunConfig, TrackingConfig
-from src.paths import base_model
-from src.runs.machine import gpus
+from src.models.base_files import TOKENIZER, BaseModelError
+from src.runs.base_checks import readable_base, target_problems
+from src.runs.machine import gpus, has_bf16
 from src.runs.spawn import Worker, start_attached
 from src.runs.timeouts import TIMEOUTS
 from src.training.early_stopping import stopping_problems
@@ -48,24 +49,43 @@ def setting_problems(config: RunConfig) -> dict[str, str]:
         )
     if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         problems["backend"] = "unsloth is not installed here; use auto or peft"
+    problems |= target_problems(config) | precision_problems(config)
     if config.engine == "packed":
         problems |= packed_problems(config)
     return problems
 
 
+def precision_problems(config: RunConfig) -> dict[str, str]:
+    """{setting: sentence} if this machine cannot train in the precision that is asked for."""
+    asked, devices = config.training.precision, gpus()
+    if asked == "fp16" and not devices:
+        text = "fp16 needs a GPU and this machine has none; take auto or fp32"
+        return {"training.precision": text}
+    old = [name for device, name in devices.items() if not has_bf16(device)]
+    if not old:
+        return {}
+    if asked == "bf16":
+        return {"training.precision": f"{old[0]} has no bf16; take auto or fp16"}
+    if asked == "auto" and config.engine == "packed":
+        text = f"the packed engine does not scale losses for fp16, and {old[0]} has no bf16"
+        return {"engine": f"{text}; take engine trl"}
+    return {}
+
+
 def data_preview(config: RunConfig) -> dict[str, Any]:
-    """The preview of a config's data, or ConfigError: no tokenizer, unusable data, rows beyond
-    max_length. Depends on no setting but those that affect the data."""
+    """The preview of a config's data, or ConfigError: a base model that cannot be loaded, unusable
+    data, rows beyond max_length or the base model's context. Depends on no setting but those that
+    affect the data."""
     # pandas takes longer to load than all else here, and only who looks at data needs it.
     from src.training.data_files import DataError
     from src.training.data_loaders import load_splits
-    from src.training.data_preview import preview, tokenizer_file
+    from src.training.data_preview import preview
 
     problems: dict[str, str] = {}
-    tokenizer = splits = None
+    base = splits = None
     try:
-        tokenizer = tokenizer_file(base_model(config.model.name), config.model.revision)
-    except DataError as error:
+        base = readable_base(config)
+    except BaseModelError as error:
         problems["model.name"] = str(error)
     data = config.data
     field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
@@ -73,17 +93,20 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         splits = load_splits(**data.source)
     except DataError as error:
         problems[field] = str(error)
-    if splits is None or tokenizer is None:
+    if splits is None or base is None or (tokenizer := base.find(TOKENIZER)) is None:
         raise ConfigError(problems)
-    length = config.model.max_length
-    seen = preview(splits, tokenizer=tokenizer, template=data.template, max_length=length)
+    asked, context = config.model.max_length, base.context_tokens
+    limit = min(asked, context or asked)
+    seen = preview(splits, tokenizer=tokenizer, template=data.template, max_length=limit)
     if seen["too_long"]:
+        name = f"{limit:,} tokens" if limit == asked else f"the base model's context of {limit:,}"
+        advice = "raise it or shorten the rows" if limit == asked else "shorten or remove the rows"
         text = (
-            f"{seen['too_long']:,} rows are longer than {length:,} tokens, the longest has "
-            f"{seen['tokens']['max']:,}; raise it or shorten the rows"
+            f"{seen['too_long']:,} rows are longer than {name}, the longest has "
+            f"{seen['tokens']['max']:,}; {advice}"
         )
         raise ConfigError({"model.max_length": text})
-    return seen
+    return seen | {"max_length": asked}
 
 
 def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:

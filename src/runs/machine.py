@@ -31,6 +31,17 @@ def gpus() -> dict[str, str]:
     return {index: devices[index] for index in allowed.split(",") if index in devices}
 
 
+def has_bf16(device: str) -> bool:
+    """True if a device of `gpus` computes in bf16 natively: compute capability 8.0 (Ampere) on."""
+    import pynvml
+
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device))
+        return bool(pynvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8)
+    except (pynvml.NVMLError, ValueError):
+        return True  # unknown: the trainer decides
+
+
 def slot_count() -> int:
     """Number of processes that may train at once: one per GPU, one on a machine without any."""
     return max(1, len(gpus()))

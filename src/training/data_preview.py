@@ -10,31 +10,10 @@ from typing import Any
 import pandas as pd
 
 from src.text import composed
-from src.training.data_files import SPLITS, DataError
+from src.training.data_files import SPLITS
 from src.training.data_loaders import COLUMNS, Splits, fill
 
 LOST_SHOWN = 3  # answers that the tokenizer does not give back
-
-
-def tokenizer_file(model: str, revision: str | None = None) -> Path:
-    """tokenizer.json of a base model: a folder's, or the hub's (downloaded once)."""
-    folder = Path(model)
-    if folder.is_dir():
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise DataError(f"{folder} has no tokenizer.json")
-        return file
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # the sentence below says it once, not at every retry
-    try:
-        return Path(hf_hub_download(model, "tokenizer.json", revision=revision))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot load the tokenizer of {model} from the hub ({type(error).__name__}); "
-            "check the name, the revision and the network"
-        ) from None
 
 
 def preview(
@@ -58,7 +37,8 @@ def preview(
         frame = splits[split]
         prompts = [fill(template, question) for question in frame["question"]]
         answers = [" " + answer for answer in frame["answer"]]
-        cut = cutter.encode_batch(answers)
+        # As in training: what a tokenizer puts before a text stands before the prompt alone.
+        cut = cutter.encode_batch(answers, add_special_tokens=False)
         asked = cutter.encode_batch(prompts)
         lengths += [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
         returned = cutter.decode_batch([answer.ids for answer in cut])

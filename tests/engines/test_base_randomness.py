@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.models import spelling_model as spelling
-from src.models.base_files import causal_architectures
+from src.models.base_problems import causal_architectures
+from src.models.randomness import NOISE, disable_randomness
 from tests.helpers import tiny
 
 SIZES = {
@@ -64,7 +64,7 @@ def test_training_mode_computes_what_evaluation_mode_does(kind: str) -> None:
     ids = torch.randint(2, 90, (2, 12))
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits
-        spelling._disable_randomness(model)
+        disable_randomness(model)
         model.train()
         for _ in range(3):  # a layer is skipped now and then only
             assert torch.allclose(model(ids, use_cache=False).logits, expected, atol=1e-6)
@@ -89,7 +89,7 @@ def test_the_rate_of_every_random_draw_is_one_that_is_switched_off() -> None:
                 # Arguments of helpers, whose callers hand over attributes of such a name; and a
                 # dropout of git of whole configurations, which no forward reaches.
                 known = last in ("prob", "p", "float", "config")
-                assert known or "drop" in last or last in spelling._NOISE, f"{file.name}: {name}"
+                assert known or "drop" in last or last in NOISE, f"{file.name}: {name}"
             seen += len(found)
     assert seen > 200
 
