@@ -2,68 +2,68 @@
 
 import io
 import os
+import re
 import select
 import sys
 from typing import Any
 
 from src.runs.machine import gpus, slot_count
 
-# A run's processes inherit these and no others, so that no secret of the shell reaches a log.
-ENVIRONMENT = frozenset(
-    {
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "VIRTUAL_ENV",
-        "LD_LIBRARY_PATH",
-        "PYTHONPATH",
-        "PYTHONUNBUFFERED",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "NETRC",
-        # Address of the Ray cluster and the path of its token file; not the token itself.
-        "RAY_ADDRESS",
-        "RAY_AUTH_MODE",
-        "RAY_AUTH_TOKEN_PATH",
-    }
+# A run's processes inherit the environment of whoever launched it: what torch, CUDA, NCCL, the
+# Hugging Face libraries and a cluster read from it cannot be listed. These are kept from them.
+
+# Secrets that no training needs: a run's process may end up in a log, a core or a shared machine.
+SECRET = re.compile(
+    r"(^|_)(TOKENS?|KEYS?|PAT|PASS)(_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY",
+    re.IGNORECASE,
 )
-ENVIRONMENT_PREFIXES = (
-    "SPELLTUNE_",
-    "CUDA_",
-    "NVIDIA_",
-    "NCCL_",
+AGENTS = ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO")  # who reaches them may use the keys
+URL_WITH_PASSWORD = re.compile(r"^[\w+.-]+://[^/@\s]*:[^/@\s]+@")
+
+# ... but those of the services that a run uses, and where a secret lies rather than what it is.
+OWN_SERVICES = (
     "HF_",
+    "HUGGING_FACE_",
+    "HUGGINGFACE_",
     "WANDB_",
-    "TORCH",
-    "TRITON_",
-    "UNSLOTH_",
-    "XDG_",
-    "LC_",
-    "OMP_",
-    "MKL_",
+    "TRACKIO_",
+    "SPELLTUNE_",
+    "RAY_TLS_",
+)
+LOCATIONS = ("_PATH", "_FILE", "_DIR", "_proxy", "_PROXY")
+
+# Of one process: the token marks the processes of one trainer, the W&B service ends with its own.
+OF_ONE_PROCESS = ("SPELLTUNE_TOKEN", "WANDB_SERVICE")
+
+# Of a launch by torchrun, accelerate or MPI around this process: a run is one process, which would
+# wait for others or compute in another precision.
+DISTRIBUTED = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
+)  # fmt: skip
+DISTRIBUTED_PREFIXES = (
+    "TORCHELASTIC_",
+    "ACCELERATE_",
+    "OMPI_COMM_WORLD_",
+    "MV2_COMM_WORLD_",
+    "PMI_",
 )
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """The allowed part of this process's environment, with `extra` on top."""
-    allowed = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
-    }
-    # The token marks the processes of one trainer; the W&B service ends with its own process.
-    allowed.pop("SPELLTUNE_TOKEN", None)
-    allowed.pop("WANDB_SERVICE", None)
-    return allowed | extra
+    """This process's environment without what a run's processes must not have, and with `extra` on
+    top."""
+    return {name: value for name, value in os.environ.items() if passes(name, value)} | extra
+
+
+def passes(name: str, value: str) -> bool:
+    """True if a variable of the environment is handed on to the processes of runs."""
+    if name in (*OF_ONE_PROCESS, *DISTRIBUTED, *AGENTS) or name.startswith(DISTRIBUTED_PREFIXES):
+        return False
+    if name.startswith(OWN_SERVICES) or name.endswith(LOCATIONS):
+        return True
+    return not (SECRET.search(name) or URL_WITH_PASSWORD.match(value))
 
 
 def slot_environment(slot: int) -> dict[str, str]:
