@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +14,15 @@ import typer
 from src import paths, store
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
-from src.runs import machine, reconciler
+from src.runs import imports, machine, reconciler
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can train with: GPU, versions, backends, disk."""
+    """Show what this machine can train with: GPU, versions, backends, disk.
+
+    It imports what a launch would, in a process like a trainer's: each module has its version, or
+    the reason why it cannot be imported.
+    """
     document = diagnosis()
     if as_json:
         return print_json(document)
@@ -44,13 +49,12 @@ PACKAGES = [
 
 
 def diagnosis() -> dict[str, Any]:
-    versions = {package: installed(package) for package in PACKAGES}
     gpus = list(machine.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = shutil.disk_usage(existing(paths.home()))
     why = store.why_not_wal()
     journal = f"DELETE mode: {why}" if why else "WAL"
-    unsloth, four_bit = (needs_gpu(gpus, versions[name]) for name in ("unsloth", "bitsandbytes"))
+    found = imports.try_imports()
     return {
         "python": platform.python_version(),
         "gpus": gpus or ["none: training runs on the CPU"],
@@ -61,10 +65,14 @@ def diagnosis() -> dict[str, Any]:
         "home": str(paths.home()),
         "database": store.location(),
         "sqlite": f"{store.sqlite_driver.sqlite_version} ({journal})",
-        "versions": versions,
-        "backends": {"peft": "yes", "unsloth": unsloth, "4-bit": four_bit},
-        "a_launch_would_use": f"{'unsloth' if unsloth == 'yes' else 'peft'} on "
-        + (gpus[0] if gpus else "the CPU"),
+        "versions": {package: installed(package) for package in PACKAGES},
+        "imports": {name: one.text for name, one in found.items()},
+        "backends": {
+            "peft": usable(found, "peft"),
+            "unsloth": usable(found, "unsloth", on_gpu=bool(gpus)),
+            "4-bit": usable(found, "bitsandbytes", on_gpu=bool(gpus)),
+        },
+        "a_launch_would_use": would_use(found, gpus),
     }
 
 
@@ -75,11 +83,28 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def needs_gpu(gpus: list[str], version: str) -> str:
-    """`yes`, or why a package that needs an NVIDIA GPU cannot be used here."""
-    if not gpus:
+def usable(found: Mapping[str, imports.Imported], module: str, *, on_gpu: bool = True) -> str:
+    """`yes`, or why a backend cannot be used here; `on_gpu` is false where it would need one."""
+    if not on_gpu:
         return "no: it needs an NVIDIA GPU"
-    return "yes" if version != "not installed" else "no: not installed"
+    needed = [*imports.missing(found), *(found[m] for m in ("cuda", module) if m in found)]
+    wrong = [one for one in needed if one.problem]
+    return f"no: {wrong[0].module}: {wrong[0].problem}" if wrong else "yes"
+
+
+def would_use(found: Mapping[str, imports.Imported], gpus: Sequence[str]) -> str:
+    """The backend and device of a launch, or why none would train."""
+    if missing := imports.missing(found):
+        wrong = "; ".join(f"{one.module}: {one.problem}" for one in missing)
+        return f"nothing, as training cannot import {wrong} (install requirements.txt again)"
+    unsloth, cuda = (found.get(name) for name in ("unsloth", "cuda"))
+    device = gpus[0] if gpus else "the CPU"
+    if cuda and cuda.problem:
+        device = f"the CPU, as {cuda.problem}"
+    backend = "unsloth" if unsloth and not unsloth.problem and cuda and not cuda.problem else "peft"
+    wandb = found["wandb"]
+    without = f", without W&B ({wandb.problem})" if wandb.problem else ""
+    return f"{backend} on {device}{without}"
 
 
 def existing(path: Path) -> Path:

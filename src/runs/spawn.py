@@ -21,6 +21,7 @@ class Worker(StrEnum):
     RECONCILE = "src.workers.reconcile"
     MEASURE = "src.workers.measure"
     MEMORY_PROBE = "src.workers.memory_probe"
+    IMPORT_CHECK = "src.workers.import_check"
     MERGE = "src.workers.merge"
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"
@@ -70,10 +71,12 @@ def start_attached(
     )
 
 
-def run(worker: Worker, document: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    worker: Worker, document: str, *arguments: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run a worker to its end on a document at its standard input, and collect what it prints."""
     return subprocess.run(
-        command(worker),
+        command(worker, *arguments),
         input=document,
         cwd=paths.ROOT,
         env=child_environment(**environment),

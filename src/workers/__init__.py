@@ -8,6 +8,7 @@
 | reconcile | a trainer that lost its supervisor | reconciler | none | it has reconciled once |
 | measure | the panel | slot-N | errors on stderr | each measurement is kept |
 | memory_probe | measure, `spelltune preflight` and `plan` | its caller's slot-N | JSON on stdout | six steps and an evaluation are done, or it is out of memory |
+| import_check | `spelltune doctor` | none | JSON lines on stdout | each module was tried |
 | merge RUN STEP | the panel | RUN.merge | merged-step-STEP.log of the run | the folder is written |
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |

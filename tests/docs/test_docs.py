@@ -199,6 +199,7 @@ STARTED_BY = {
     "RECONCILE": {"workers"},
     "MEASURE": {"panel"},
     "MEMORY_PROBE": {"runs"},
+    "IMPORT_CHECK": {"runs"},
     "MERGE": {"runs"},
     "RAY_NODES": {"runs", "workers"},
     "NODE_AGENT": {"workers"},

@@ -255,4 +255,27 @@ def test_doctor_says_what_would_run() -> None:
     document = json.loads(command("doctor", "--json").stdout)
     assert document["versions"]["trl"] == "1.14.2"
     assert document["slots"] >= 1 and document["disk_free_gib"] > 0
-    assert command("doctor").stdout
+    assert document["imports"]["jellyfish"] == "1.3.0" and "datasets" in document["imports"]
+    assert document["backends"]["peft"] == "yes"
+    assert document["a_launch_would_use"].startswith(("peft on ", "unsloth on "))
+
+
+def test_doctor_says_what_a_launch_cannot_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jellyfish.py").write_text("raise ImportError('libjelly.so: no such file')")
+    (tmp_path / "wandb.py").write_text("raise OSError('a broken installation')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    document = json.loads(command("doctor", "--json").stdout)
+    reason = "ImportError: libjelly.so: no such file"
+    assert document["imports"]["jellyfish"] == reason
+    assert document["imports"]["wandb"] == "OSError: a broken installation"
+    assert document["a_launch_would_use"].startswith(
+        f"nothing, as training cannot import jellyfish: {reason}"
+    )
+    assert document["backends"]["peft"] == f"no: jellyfish: {reason}"
+    # A module that ends the process, as a broken library of CUDA does.
+    (tmp_path / "jellyfish.py").write_text("import os; os.abort()")
+    document = json.loads(command("doctor", "--json").stdout)
+    assert document["imports"]["jellyfish"].startswith("ended the process: ")
+    assert document["a_launch_would_use"].startswith("nothing, ")

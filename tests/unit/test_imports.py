@@ -1,0 +1,35 @@
+"""What `spelltune doctor` imports is what a training imports."""
+
+import ast
+import sys
+
+from src.paths import ROOT
+from src.workers import import_check as check
+
+# Of the panel and the command line, of tools beside a training, or parts of one that is listed.
+NOT_OF_A_TRAINING = {
+    "annotated_types", "httpx", "optuna", "plotly", "ray", "rich", "scipy", "starlette",
+    "streamlit", "tsdownsample", "typer", "openpyxl", "unsloth", "triton",
+}  # fmt: skip
+
+
+def test_every_library_of_the_sources_is_tried() -> None:
+    found = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    libraries = found - set(sys.stdlib_module_names) - {"src"}
+    tried = {name.partition(".")[0] for name in check.LIBRARIES + check.TRACKERS}
+    assert libraries - tried - NOT_OF_A_TRAINING == set(), "doctor must try these"
+
+
+def test_a_module_that_cannot_be_imported_has_a_reason_on_one_line() -> None:
+    assert check.tried("yaml") == {
+        "module": "yaml", "version": check.importlib.metadata.version("PyYAML"), "problem": None
+    }  # fmt: skip
+    gone = check.tried("no_such_module")
+    assert gone["problem"] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert gone["version"] is None
