@@ -10,7 +10,7 @@ import streamlit as st
 from src.config import RunConfig
 from src.panel.launch import data_check, form, measure_button, start
 from src.panel.ui import html, navigation
-from src.runs import attempts, estimate, launcher
+from src.runs import attempts, checks, estimate, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
 
@@ -36,6 +36,8 @@ def page() -> None:
         draw_launch_button(config, problems)
         draw_problems(problems, can_check_again=bool(outside))
         if config:
+            for text in checks.setting_notes(config):
+                st.html(f'<p class="note">{escape(text)}.</p>')
             measure_button.draw(config, held=bool(outside))
             draw_sizes(config, preview)
         form.draw_changes(origin, base, texts)

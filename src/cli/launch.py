@@ -145,12 +145,12 @@ def check(config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig) -> None:
-    """Print notes on a config's data; ConfigError if it cannot be trained here."""
+    """Print notes on a config and its data; ConfigError if it cannot be trained here."""
     seen = checks.check(config)
 
     from src.training.data_preview import preview_notes
 
-    for text in preview_notes(seen):
+    for text in [*checks.setting_notes(config), *preview_notes(seen)]:
         note(text)
 
 

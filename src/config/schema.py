@@ -67,6 +67,9 @@ class ModelConfig(Section):
         return os.path.expanduser(value)
 
 
+ALL_LINEAR = "all-linear"  # PEFT's word for all linear layers but the output head
+
+
 class LoraConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("weights", "cost"))
 
@@ -81,12 +84,24 @@ class LoraConfig(Section):
     target_modules: list[str] | None = Field(
         min_length=1, json_schema_extra=affects("weights", "cost", "checkpoint", "pack")
     )
-    """Names of the layers that get an adapter; empty takes all linear layers of attention and MLP
-    blocks, by architecture (GPT-2: c_attn, c_proj, c_fc)."""
+    """Names of the layers that get an adapter; empty (or PEFT's word, all-linear) takes all linear
+    layers of attention and MLP blocks, by architecture (GPT-2: c_attn, c_proj, c_fc)."""
     bias: Literal["none", "all", "lora_only"] = Field(
         json_schema_extra=affects("weights", "cost", "checkpoint")
     )
     """Bias terms that are trained together with the adapter."""
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _target_modules(cls, value: Any) -> Any:
+        if value in (ALL_LINEAR, [ALL_LINEAR]):
+            return None
+        if isinstance(value, str) or (isinstance(value, list) and ALL_LINEAR in value):
+            raise ValueError(
+                "a list of names of layers, such as [q_proj, v_proj], or all-linear alone for all "
+                f"of them; got {value!r}"
+            )
+        return value
 
 
 class DataConfig(Section):

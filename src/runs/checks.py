@@ -143,15 +143,53 @@ def has_key() -> bool:
 
 
 def tracking_problems(asked: TrackingConfig) -> dict[str, str]:
-    """{setting: error} for each tracker that is asked for but not installed."""
+    """{setting: error} for each tracker that is asked for but not installed, and for names that
+    Weights & Biases refuses."""
+    mode = resolve_mode(asked.mode)
     wanted = {"tracking.tensorboard": "tensorboard"} if asked.tensorboard else {}
-    if asked.tracker == "trackio" and resolve_mode(asked.mode) != "off":
+    if asked.tracker == "trackio" and mode != "off":
         wanted["tracking.tracker"] = "trackio"
-    return {
+    problems = {
         setting: f"{package} is not installed here: `pip install {package}`, or do without it"
         for setting, package in wanted.items()
         if importlib.util.find_spec(package) is None
     }
+    return problems | (wandb_problems(asked) if asked.tracker == "wandb" and mode != "off" else {})
+
+
+# As wandb's own settings have them; the length of a project is bounded by the setting.
+WANDB_PROJECT_WITHOUT = "/\\#?%:"
+WANDB_TAG_LENGTH = 64
+
+
+def wandb_problems(asked: TrackingConfig) -> dict[str, str]:
+    """{setting: error} for names that Weights & Biases refuses once the run has begun."""
+    problems = {}
+    if wrong := [sign for sign in WANDB_PROJECT_WITHOUT if sign in asked.project]:
+        problems["tracking.project"] = (
+            f"Weights & Biases takes no {wrong[0]} in the name of a project, and none of "
+            f"{' '.join(WANDB_PROJECT_WITHOUT)}; got {asked.project!r}"
+        )
+    for tag in asked.tags:
+        if not 1 <= len(tag) <= WANDB_TAG_LENGTH:
+            problems["tracking.tags"] = (
+                f"a tag in Weights & Biases has 1 to {WANDB_TAG_LENGTH} letters, and "
+                f"{tag[:20] + ('...' if len(tag) > 20 else '')!r} has {len(tag)}"
+            )
+    return problems
+
+
+def setting_notes(config: RunConfig) -> list[str]:
+    """Warnings about settings that do little of what they are meant for; none prevents a launch."""
+    notes = []
+    warmup, steps = config.scheduler.warmup_steps, config.training.max_steps
+    if config.scheduler.name != "constant" and warmup >= steps:
+        notes.append(
+            f"the warm-up of {warmup:,} steps (scheduler.warmup_steps) is as long as the run or "
+            f"longer ({steps:,} steps), so the learning rate only rises and reaches "
+            f"{(steps - 1) / warmup:.0%} of its peak"
+        )
+    return notes
 
 
 RAY_NOT_REACHED = (
