@@ -25,12 +25,14 @@ def check(config: RunConfig) -> dict[str, Any]:
     ConfigError with every problem that can be known before launch: no GPU for 4-bit, unusable data,
     rows longer than max_length.
     """
-    problems = setting_problems(config)
+    problems: dict[str, str] = {}
+    preview: dict[str, Any] = {}
     try:
         preview = data_preview(config)
     except ConfigError as error:
-        problems = error.problems | problems
-    if problems:
+        problems = error.problems
+    # Second: the files of a base on the hub are here now.
+    if problems := problems | setting_problems(config):
         raise ConfigError(problems)
     return preview
 

@@ -5,7 +5,9 @@ import os
 import re
 import select
 import sys
-from typing import Any
+import weakref
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from src.runs.machine import gpus, slot_count
 
@@ -102,3 +104,17 @@ def ignore_output_errors() -> None:
         file = _Tolerant(descriptor, "w", closefd=False)
         text = io.TextIOWrapper(io.BufferedWriter(file), errors="replace", line_buffering=True)
         setattr(sys, name, text)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: a thread that hangs, such as a tracker's, must not keep the GPU.
+
+    What Python does at its exit beside waiting for threads and calling libraries is done: output is
+    written, and temporary folders of libraries are removed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    with suppress(Exception):  # of any library
+        weakref.finalize._exitfunc()  # type: ignore[attr-defined]
+    os._exit(code)

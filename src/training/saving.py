@@ -20,16 +20,16 @@ def write_checkpoint(
 
     Returns the checkpoint, or the error of a disk that cannot take it: then nothing is left of it.
     """
-    staging = checkpointing.stage(checkpoints_dir)
-    folder = staging / f"checkpoint-{step}"
     try:
+        staging = checkpointing.stage(checkpoints_dir)
+        folder = staging / f"checkpoint-{step}"
         write(folder)
         path = checkpointing.commit(folder, checkpointing.step_dir(checkpoints_dir, step), manifest)
         staging.rmdir()
     except Exception as error:
         if not is_write_error(error):
             raise
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(checkpoints_dir / checkpointing.STAGING, ignore_errors=True)
         return error
     return path
 

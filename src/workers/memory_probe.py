@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import psutil
 
 from src.config import RunConfig, parse_config, with_overrides
+from src.runs.environment import leave
 from src.training.data_loaders import Splits, load_splits
 from src.training.utils import loading
 
@@ -193,7 +194,7 @@ def _memory(room: int) -> dict[str, float]:
     return {"peak_gib": taken / GIB, "room_gib": room / GIB}
 
 
-def main() -> int:
+def main() -> NoReturn:
     asked = json.load(sys.stdin)
     # Libraries print on standard output, which is for the answer.
     answer = os.fdopen(os.dup(1), "w")
@@ -204,9 +205,8 @@ def main() -> int:
         found = {"error": str(error)}
     json.dump(found, answer)
     answer.flush()
-    # Leave at once, as a trainer does.
-    os._exit(0)
+    leave(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

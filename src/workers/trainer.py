@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from src import paths, store
 from src.config import RunConfig, stored_config
 from src.runs import pack_file, spawn, termination
-from src.runs.environment import ignore_output_errors
+from src.runs.environment import ignore_output_errors, leave
 from src.runs.locks import FileLock, holder
 from src.runs.logs import append_to_log
 from src.runs.result_file import EXIT_DISK_FULL, write_result
@@ -259,8 +259,4 @@ if __name__ == "__main__":
     ignore_output_errors()
     termination.handle_sigterm()
     packed = sys.argv[1:] == ["--pack"]
-    code = main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Leave at once: a tracker's thread that hangs must not keep the GPU.
-    os._exit(code)
+    leave(main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2])))

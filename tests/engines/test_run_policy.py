@@ -133,6 +133,23 @@ def test_a_save_that_cannot_be_written_is_a_warning(
     assert not (tmp_path / "steps" / checkpointing.STAGING).exists()
 
 
+def test_a_disk_without_room_for_the_folder_of_a_save_is_a_warning(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = checkpointing.stage
+
+    def stage(folder: Path) -> Path:
+        if folder.name == "steps" and kept(tmp_path) == [3]:
+            raise WRITE_ERRORS["system"]
+        return original(folder)
+
+    monkeypatch.setattr(checkpointing, "stage", stage)
+    result, reporter = run(config(), tmp_path)
+    assert result.step == 12 and kept(tmp_path) == [3]
+    assert [step for step, _ in reporter.warnings] == [4, 6, 8, 9, 12]
+    assert all("No space left" in text for _, text in reporter.warnings)
+
+
 def test_the_best_is_never_one_that_was_not_saved(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Weights & Biases: online only when asked for, and never in the way of a run."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -242,6 +243,25 @@ def test_tensorboard_keeps_every_metric(home: Path) -> None:
     (folder,) = home.glob("results/runs/*/tensorboard")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     assert [e.value for e in events.Scalars("train/loss")] == [1000.25 + s for s in range(100)]
+
+
+def test_a_run_leaves_nothing_in_the_temporary_directory(home: Path, tmp_path: Path) -> None:
+    """wandb and others make folders there, which they remove at an exit that a trainer skips."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    code = (
+        "import tempfile; from tests.processes.test_trackers import *; "
+        "finish(begun('one', mode='offline')); kept = tempfile.TemporaryDirectory(); "
+        "print(len(list(Path(tempfile.gettempdir()).iterdir()))); "
+        "from src.runs.environment import leave; leave(3)"
+    )
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert int(done.stdout.splitlines()[-1]) >= 3  # two of wandb's, and ours
+    assert list(folder.iterdir()) == []
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_launch(
