@@ -7,11 +7,11 @@ configs/, not here.
 
 import math
 import os
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from src.config.section import Section
+from src.config.section import Section, layer_names
 from src.errors import did_you_mean
 
 BUILT_IN_TASKS = ("spell_out", "correct")
@@ -67,9 +67,6 @@ class ModelConfig(Section):
         return os.path.expanduser(value)
 
 
-ALL_LINEAR = "all-linear"  # PEFT's word for all linear layers but the output head
-
-
 class LoraConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("weights", "cost"))
 
@@ -81,7 +78,7 @@ class LoraConfig(Section):
     """Scaling of the adapter: its output is multiplied by alpha / r."""
     dropout: float = Field(ge=0, lt=1)
     """Dropout probability of the adapter's inputs in training, in [0, 1)."""
-    target_modules: list[str] | None = Field(
+    target_modules: Annotated[list[str] | None, BeforeValidator(layer_names)] = Field(
         min_length=1, json_schema_extra=affects("weights", "cost", "checkpoint", "pack")
     )
     """Names of the layers that get an adapter; empty (or PEFT's word, all-linear) takes all linear
@@ -90,18 +87,6 @@ class LoraConfig(Section):
         json_schema_extra=affects("weights", "cost", "checkpoint")
     )
     """Bias terms that are trained together with the adapter."""
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _target_modules(cls, value: Any) -> Any:
-        if value in (ALL_LINEAR, [ALL_LINEAR]):
-            return None
-        if isinstance(value, str) or (isinstance(value, list) and ALL_LINEAR in value):
-            raise ValueError(
-                "a list of names of layers, such as [q_proj, v_proj], or all-linear alone for all "
-                f"of them; got {value!r}"
-            )
-        return value
 
 
 class DataConfig(Section):

@@ -25,3 +25,18 @@ class Section(BaseModel):
                 return value
             return [part.text if isinstance(part, Written) else part for part in value]
         return value.text if kind in (str, str | None) else value.plain()
+
+
+ALL_LINEAR = "all-linear"  # PEFT's word for all linear layers but the output head
+
+
+def layer_names(value: Any) -> Any:
+    """The names in a list of layers; None for all of them."""
+    if value in (ALL_LINEAR, [ALL_LINEAR]):
+        return None
+    if isinstance(value, str) or (isinstance(value, list) and ALL_LINEAR in value):
+        raise ValueError(
+            "a list of names of layers, such as [q_proj, v_proj], or all-linear alone for all "
+            f"of them; got {value!r}"
+        )
+    return value

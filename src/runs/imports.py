@@ -21,7 +21,7 @@ OPTIONAL = (
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of the import of one module."""
+    """The import of one module: its version, or why it failed."""
 
     module: str
     version: str | None

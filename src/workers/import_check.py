@@ -50,7 +50,7 @@ def tried(name: str) -> dict[str, Any]:
 
 
 def cuda() -> dict[str, Any]:
-    """What torch has of CUDA: its version, or why it cannot use the GPU."""
+    """Torch's version of CUDA, or why it cannot use the GPU."""
     try:
         import torch
 
