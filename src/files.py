@@ -4,7 +4,11 @@ import errno
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (errno.EIO, errno.ESTALE)
@@ -13,9 +17,18 @@ TRIES = 5
 
 def read_text(path: Path) -> str:
     """The text of a small file. An error of the disk that may pass is tried again for 3 s."""
+    return _with_retry(lambda: path.read_text(encoding="utf-8"))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a small file, with the same retries."""
+    return _with_retry(path.read_bytes)
+
+
+def _with_retry(read: Callable[[], T]) -> T:
     for wait in (*(0.2 * 2**n for n in range(TRIES - 1)), None):
         try:
-            return path.read_text(encoding="utf-8")
+            return read()
         except OSError as error:
             if wait is None or error.errno not in PASSING:
                 raise
@@ -35,6 +48,10 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """The SHA-256 of a file's bytes, in hexadecimal, with the retries of `read_text`."""
+
+    def digest() -> str:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+    return _with_retry(digest)

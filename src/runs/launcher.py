@@ -75,7 +75,7 @@ def fill_slots() -> None:
         active = store.list_runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
         taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
-        free = [s for s in range(slot_count()) if s not in taken and not holder(slot_lock(s))]
+        free = [s for s in range(slot_count()) if s not in taken and holder(slot_lock(s)) is None]
         for run in ready:
             if not free:
                 return

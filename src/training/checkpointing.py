@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.files import sha256
+from src.files import read_bytes, sha256
 from src.format import whole_number
 
 STAGING = ".staging"
@@ -78,7 +78,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; BrokenCheckpoint unless every file is as it was written."""
     name = checkpoint.name
     try:
-        content = (checkpoint / MANIFEST).read_bytes()
+        content = read_bytes(checkpoint / MANIFEST)
         manifest = json.loads(content)
         files, format = manifest["files"], manifest["format"]
         damaged = content != _sealed(manifest)

@@ -1,5 +1,6 @@
 """What a person asked for outlives processes, machines and the run table."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from src import paths, store
 from src.config import load_config
+from src.files import read_text
 from src.runs import attempts, launcher, reconciler
 from src.runs.machine import boot_id, host
 from src.store.outcome import EndReason, Outcome
@@ -119,10 +121,6 @@ def test_sigterm_leaves_a_run_that_can_resume_whatever_its_engine(packed: bool) 
 def test_a_file_is_read_again_where_the_error_of_its_disk_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
-    from src.files import read_text
-
     file = tmp_path / "members.pack"
     file.write_text("one\n")
     answers = [errno.EIO, errno.ESTALE]
@@ -137,3 +135,19 @@ def test_a_file_is_read_again_where_the_error_of_its_disk_passes(
     assert read_text(file) == "one\n" and not answers
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "none")
+
+
+def test_a_checkpoint_is_not_called_damaged_for_an_error_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = claimed()
+    answers = [errno.EIO]
+    real = Path.read_bytes
+
+    def once(self: Path) -> bytes:
+        if answers:
+            raise OSError(answers.pop(), "passing")
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", once)
+    assert attempts.newest_verified_step(run) == 5 and not answers
