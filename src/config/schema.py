@@ -61,10 +61,7 @@ class ModelConfig(Section):
     """Maximum length of a row in tokens, prompt and answer together; data with a longer row are
     refused before launch."""
 
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return os.path.expanduser(value)
+    _tilde = field_validator("name")(staticmethod(os.path.expanduser))
 
 
 class LoraConfig(Section):
@@ -126,10 +123,7 @@ class DataConfig(Section):
         """The arguments of `load_splits`."""
         return self.model_dump(exclude={"template"})
 
-    @field_validator("path")
-    @classmethod
-    def _path(cls, value: str | None) -> str | None:
-        return value and os.path.expanduser(value)
+    _tilde = field_validator("path")(staticmethod(lambda path: path and os.path.expanduser(path)))
 
     @field_validator("template")
     @classmethod
