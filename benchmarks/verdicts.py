@@ -1,6 +1,7 @@
-"""Measure false positives and power of verdicts: `python -m benchmarks.verdicts`.
+"""Measure how often verdicts are wrong, late or too sure: `python -m benchmarks.verdicts`.
 
-Simulated pairs of configs are judged as the panel judges real ones. `--home DIR` judges real runs:
+Simulated pairs of configs are judged as the panel judges real ones: at a first look, after the
+seeds that the verdict advises, and after each single seed. `--home DIR` judges real runs:
 24 seeds of one config, trained in DIR where they are missing (about a minute each on two CPU
 cores), are split at random into four against four; whoever wins there wins by chance.
 """
@@ -8,8 +9,8 @@ cores), are split at random into four against four; whoever wins there wins by c
 import argparse
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -18,14 +19,17 @@ from scipy.special import ndtri
 
 from src import store
 from src.analysis import comparison, verdicts
-from src.analysis.verdicts import ALPHA
+from src.analysis.estimates import ALPHA, LOOKS, Estimate, more_seeds, two_level
 from src.config import load_config
+from src.models.intervals import paired_interval
 from src.runs import launcher
 from src.store.tables import Status
 
-PAIRS = 2_000
-SEEDS = (3, 4, 5, 6, 8)
-RUNS, A_SIDE = 24, 4
+PAIRS = 500
+FIRST, LAST = 3, 10  # seeds on each side: at the first look, and where one a time ends
+ROUNDS = 5  # times that the advice is followed
+BETTER = (0.0, 0.01, 0.02, 0.03, 0.05)  # true differences
+RUNS, A_SIDE, SPLITS = 24, 4, 2_000
 SHORT = {"training.max_steps": 200, "evaluation.eval_steps": 200, "checkpointing.save_steps": 200,
          "engine": "packed", "backend": "peft", "tracking.mode": "off",
          "name": "calibration"}  # fmt: skip
@@ -46,84 +50,165 @@ class World:
     per_word: int = 1  # questions about one word, which share its ease
     luck: float = 0.5  # SD of what a seed makes of a word, where words' ease has 1
     taste: float = 0.0  # SD of what a config makes of a word: equal on average, unlike on words
+    unequal: float = 1.0  # the second config's seed_sd, in those of the first
+    start: tuple[int, int] = (FIRST, FIRST)  # seeds at the first look
 
 
 WORLDS = (
     World("60% right, seeds differ by 1 point", 0.6, 0.01),
     World("60% right, seeds differ only by their luck with words", 0.6, 0.0),
     World("30% right, seeds differ by 3 points", 0.3, 0.03),
-    World("96% right, seeds differ by 0.5 points", 0.96, 0.005),
-    World("60% right, 400 questions", 0.6, 0.01, questions=400),
-    World("60% right, three questions a word", 0.6, 0.01, per_word=3),
+    World("60% right, seeds differ by 1 and by 3 points", 0.6, 0.01, unequal=3),
+    World("60% right, seeds differ by 1 point, 3 against 8 seeds", 0.6, 0.01, start=(3, 8)),
+    World("60% right, by 1 and by 3 points, 8 against 3", 0.6, 0.01, unequal=3, start=(8, 3)),
     World("60% right, configs equal on average but not on each word", 0.6, 0.01, taste=0.35),
+    World("60% right, three questions a word", 0.6, 0.01, per_word=3),
+    World("97% right, seeds differ by 0.5 points", 0.97, 0.005),
+    World("60% right, seeds differ by 1 point, 50 questions", 0.6, 0.01, questions=50),
+    World("97% right, seeds differ by 0.5 points, 50 questions", 0.97, 0.005, questions=50),
 )
 
 
-def pair(
-    world: World, seeds: int, rng: np.random.Generator, *, better: float = 0.0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Correct answers of two configs, (seeds, questions) each, and the words asked.
+class Pair:
+    """Two configs in a world; the expected exact match of the second is higher by `better`."""
 
-    The second one's expected exact match is higher by `better`.
-    """
-    words = np.arange(world.questions) // world.per_word
-    share = world.exact_match
-    spread = np.sqrt(1 + world.luck**2 + world.taste**2)
-    slope = np.exp(-(ndtri(share) ** 2) / 2) / np.sqrt(2 * np.pi) / spread
-    ease = rng.normal(0, 1, words[-1] + 1)[words]
-    sides = []
-    for target in (share, share + better):
-        known = ease + rng.normal(0, world.taste, words[-1] + 1)[words]
-        skill = ndtri(target) * spread + rng.normal(0, world.seed_sd / slope, (seeds, 1))
-        luck = rng.normal(0, world.luck, (seeds, world.questions))
-        sides.append(known + skill + luck > 0)
-    return sides[0], sides[1], words
+    def __init__(self, world: World, rng: np.random.Generator, *, better: float = 0.0) -> None:
+        self.world, self.rng = world, rng
+        self.words = np.arange(world.questions) // world.per_word
+        count = self.words[-1] + 1
+        self.spread = float(np.sqrt(1 + world.luck**2 + world.taste**2))
+        ease = rng.normal(0, 1, count)
+        self.known = [(ease + rng.normal(0, world.taste, count))[self.words] for _ in range(2)]
+        self.targets = (world.exact_match, world.exact_match + better)
+        self.answers = [np.zeros((0, world.questions), dtype=bool) for _ in range(2)]
 
+    def train(self, side: int, seeds: int) -> None:
+        """Add so many seeds to one side."""
+        world, normal = self.world, ndtri(self.targets[side])
+        slope = np.exp(-(normal**2) / 2) / np.sqrt(2 * np.pi) / self.spread
+        sd = world.seed_sd / slope * (world.unequal if side else 1)
+        skill = normal * self.spread + self.rng.normal(0, sd, (seeds, 1))
+        luck = self.rng.normal(0, world.luck, (seeds, world.questions))
+        self.answers[side] = np.vstack([self.answers[side], self.known[side] + skill + luck > 0])
 
-def rates(world: World, seeds: int, *, better: float = 0.0) -> dict[str, float]:
-    """Share of PAIRS pairs with a winner, by test."""
-    rng = np.random.default_rng([seeds, WORLDS.index(world), int(better * 1000)])
-    found = []
-    for _ in range(PAIRS):
-        a, b, words = pair(world, seeds, rng, better=better)
-        estimate = verdicts.two_level(a, b, words)
-        low, high = seeds_bootstrap(a.mean(axis=1), b.mean(axis=1), rng)
-        found.append(
-            (
-                estimate.p_value() <= ALPHA,
-                verdicts.mcnemar(a[0], b[0], words) <= ALPHA,
-                not low <= 0 <= high,
-            )
-        )
-    return dict(zip(("two-level", "McNemar", "bootstrap"), np.mean(found, axis=0), strict=True))
+    def judge(self, a: int, b: int) -> Estimate:
+        """The estimate from the first seeds of each side, which are trained if they are missing."""
+        for side, seeds in enumerate((a, b)):
+            self.train(side, max(seeds - len(self.answers[side]), 0))
+        return two_level(self.answers[0][:a], self.answers[1][:b], self.words)
 
 
-def seeds_bootstrap(
-    a: np.ndarray, b: np.ndarray, rng: np.random.Generator, draws: int = 400
-) -> tuple[float, float]:
-    """The 95% percentile interval of the difference of means when only seeds are resampled."""
-    means = [s[rng.integers(0, len(s), (draws, len(s)))].mean(axis=1) for s in (a, b)]
-    low, high = np.quantile(means[1] - means[0], [ALPHA / 2, 1 - ALPHA / 2])
+def has_winner(found: Estimate) -> bool:
+    return found.p_value() * LOOKS <= ALPHA
+
+
+def one_at_a_time(a: int, b: int) -> Iterator[tuple[int, int]]:
+    """The seeds at each look of a person who adds one where fewer are, until both have LAST."""
+    while True:
+        yield a, b
+        if a == b == LAST:
+            return
+        a, b = (a + 1, b) if a <= b and a < LAST else (a, b + 1)
+
+
+def rates(world: World, pairs: int, *, better: float = 0.0) -> dict[str, float]:
+    """Shares of simulated pairs, by what the person at the panel does."""
+    rng = np.random.default_rng([WORLDS.index(world), int(better * 1000)])
+    first, followed, stepwise, peeking, advised, decided = np.zeros((6, pairs), dtype=bool)
+    for i in range(pairs):
+        pair = Pair(world, rng, better=better)
+        a, b = world.start
+        found = pair.judge(a, b)
+        first[i] = followed[i] = has_winner(found)
+        for turn in range(ROUNDS):
+            more = None if followed[i] else more_seeds(found)
+            if more is None:
+                break
+            a, b = a + more, b + more
+            found = pair.judge(a, b)
+            followed[i] = has_winner(found)
+            if turn == 0:
+                advised[i], decided[i] = True, followed[i]
+        if not better:
+            p = min(pair.judge(*seeds).p_value() for seeds in one_at_a_time(*world.start))
+            stepwise[i], peeking[i] = p * LOOKS <= ALPHA, p <= ALPHA
+    return {
+        "first": first.mean(),
+        "followed": followed.mean(),
+        "stepwise": stepwise.mean(),
+        "peeking": peeking.mean(),
+        "advised": advised.sum(),
+        "decided": decided.sum(),
+    }
+
+
+def coverage(world: World, pairs: int, *, better: float = 0.0) -> tuple[float, float]:
+    """Shares of pairs of adapters whose interval holds the true difference: that of verdicts, and
+    the percentile bootstrap over words."""
+    rng = np.random.default_rng([WORLDS.index(world), int(better * 1000), 1])
+    held = np.zeros((pairs, 2), dtype=bool)
+    adapters = replace(world, seed_sd=0.0)  # their skill is what it is: no seed is drawn
+    for i in range(pairs):
+        pair = Pair(adapters, rng, better=better)
+        for side in (0, 1):
+            pair.train(side, 1)
+        a, b = pair.answers[0][0], pair.answers[1][0]
+        for column, interval in enumerate((paired_interval, words_bootstrap)):
+            low, high = interval(a, b, pair.words)
+            held[i, column] = low <= better <= high
+    own, bootstrap = held.mean(axis=0)
+    return float(own), float(bootstrap)
+
+
+def words_bootstrap(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> tuple[float, float]:
+    """The 95% percentile interval of b's share of right answers less a's, words resampled."""
+    change = np.bincount(words, weights=b.astype(float) - a)
+    kinds, counts = np.unique(change, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(change), counts / len(change), 1_000)
+    low, high = np.quantile(drawn @ kinds / len(words), [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
 
-def simulated() -> None:
-    print(f"Winners among {PAIRS:,} pairs of equal configs, in percent; at most {ALPHA:.0%} should "
+def simulated(pairs: int) -> None:
+    print(f"Winners among {pairs:,} pairs of equal configs, in percent; at most {ALPHA:.0%} should "
           "have one.\n")  # fmt: skip
-    print("| simulated world | " + " | ".join(f"{k} seeds" for k in SEEDS)
-          + " | bootstrap over 3 seeds | McNemar, 1 seed |")  # fmt: skip
-    print("|---" * (len(SEEDS) + 3) + "|")
+    print("| simulated world | first look | advice followed | one seed at a time to "
+          f"{LAST} | the same, not corrected |")  # fmt: skip
+    print("|---" * 5 + "|")
     for world in WORLDS:
-        found = [rates(world, k) for k in SEEDS]
-        cells = [f"{f['two-level']:.1%}" for f in found]
-        cells += [f"{found[0]['bootstrap']:.1%}", f"{found[0]['McNemar']:.1%}"]
-        print(f"| {world.what} | " + " | ".join(cells) + " |", flush=True)
-    print("\nPower: winners among as many pairs whose second config is 2 points better.\n")
-    print("| simulated world | " + " | ".join(f"{k} seeds" for k in SEEDS) + " |")
-    print("|---" * (len(SEEDS) + 1) + "|")
+        found = rates(world, pairs)
+        shown = [found[name] for name in ("first", "followed", "stepwise", "peeking")]
+        print(f"| {world.what} | " + " | ".join(f"{v:.1%}" for v in shown) + " |", flush=True)
+    fewer = pairs // 4
+    print(
+        f"\nUnequal configs, {fewer:,} pairs each: those with a winner at the first look, then "
+        'of those that "N more seeds" are advised the share that has one after them.\n'
+    )
+    heads = [f"{better * 100:.0f} points better" for better in BETTER[1:]]
+    print("| simulated world | " + " | ".join(heads) + " | all, after the advice |")
+    print("|---" * (len(BETTER) + 1) + "|")
+    whole = np.zeros(2)
     for world in WORLDS:
-        cells = [f"{rates(world, k, better=0.02)['two-level']:.0%}" for k in SEEDS]
-        print(f"| {world.what} | " + " | ".join(cells) + " |", flush=True)
+        found_ = [rates(world, fewer, better=better) for better in BETTER[1:]
+                  if world.exact_match + better < 1]  # fmt: skip
+        cells = [f"{f['first']:.0%}, then {_share(f['decided'], f['advised'])}" for f in found_]
+        cells += ["–"] * (len(BETTER) - 1 - len(cells))
+        own = np.array([[f["decided"], f["advised"]] for f in found_]).sum(axis=0)
+        whole += own
+        print(f"| {world.what} | " + " | ".join(cells) + f" | {_share(*own)} |", flush=True)
+    print(f"\nAll worlds: {_share(*whole)} of {whole[1]:,.0f} pairs.")
+    print(f"\n95% intervals between two adapters that hold the true difference, {pairs:,} pairs; "
+          "in brackets a bootstrap over words.\n")  # fmt: skip
+    print("| simulated world | equal | 2 points better |\n|---|---|---|")
+    for world in WORLDS:
+        if world.start == (FIRST, FIRST) and world.unequal == 1:
+            cells = ["{:.1%} ({:.1%})".format(*coverage(world, pairs, better=better))
+                     for better in (0.0, 0.02)]  # fmt: skip
+            print(f"| {world.what} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole >= 20 else "–"
 
 
 # --- real -----------------------------------------------------------------------------------------
@@ -159,19 +244,22 @@ def real() -> None:
     wins = np.zeros(2)
     gaps = []
     rng = np.random.default_rng(0)
-    for _ in range(PAIRS):
+    for _ in range(SPLITS):
         drawn = rng.permutation(len(found))[: 2 * A_SIDE]
         a, b = drawn[:A_SIDE], drawn[A_SIDE:]
         verdict = verdicts.judge_configs(
             [found[i] for i in a], [found[i] for i in b], names=("a", "b")
         )
-        wins += [(verdict.p_value or 0) <= ALPHA, loss[a].mean() != loss[b].mean()]
+        wins += [
+            verdict.estimate is not None and verdict.estimate.p_value() <= ALPHA,
+            loss[a].mean() != loss[b].mean(),
+        ]
         gaps.append(abs(share[a].mean() - share[b].mean()))
     single = [verdicts.mcnemar(a.correct, b.correct, a.words) <= ALPHA
               for a, b in combinations(found, 2)]  # fmt: skip
-    print(f"| of {PAIRS:,} random splits, {A_SIDE} against {A_SIDE} | has a winner |\n|---|---|")
-    print(f"| two-level test | {wins[0] / PAIRS:.1%} |")
-    print(f"| lowest mean validation loss wins | {wins[1] / PAIRS:.1%} |")
+    print(f"| of {SPLITS:,} random splits, {A_SIDE} against {A_SIDE} | has a winner |\n|---|---|")
+    print(f"| two-level test | {wins[0] / SPLITS:.1%} |")
+    print(f"| lowest mean validation loss wins | {wins[1] / SPLITS:.1%} |")
     print(f"| McNemar between two of the runs, all {len(single)} pairs | {np.mean(single):.1%} |")
     print(f"\nThe sides differ by {np.mean(gaps) * 100:.2f} points on average, at most by "
           f"{np.max(gaps) * 100:.2f}.")  # fmt: skip
@@ -180,10 +268,11 @@ def real() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, help="train and judge real runs here, and only those")
-    home = parser.parse_args(arguments).home
-    if home is None:
-        return simulated()
-    os.environ["SPELLTUNE_HOME"] = str(home)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="simulated pairs of each kind")
+    options = parser.parse_args(arguments)
+    if options.home is None:
+        return simulated(options.pairs)
+    os.environ["SPELLTUNE_HOME"] = str(options.home)
     train()
     real()
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from src.models.intervals import paired_interval
 from src.text import composed
 
 # Outcomes of a question from one model to another.
@@ -35,9 +36,15 @@ def pair_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def balance(both: pd.DataFrame) -> dict[str, Any]:
-    """Counts of `pair_answers` that add up: `difference` is (fixed - broken) / questions."""
+    """Counts of `pair_answers` that add up: `difference` is (fixed - broken) / questions, with its
+    95% interval."""
     n = {outcome: int((both["outcome"] == outcome).sum()) for outcome in OUTCOMES}
     questions = max(len(both), 1)
+    low, high = paired_interval(
+        both["correct_a"].to_numpy(dtype=bool),
+        both["correct_b"].to_numpy(dtype=bool),
+        pd.factorize(both["word"])[0],
+    )
     return {
         "questions": len(both),
         "fixed": n["fixed"],
@@ -48,6 +55,8 @@ def balance(both: pd.DataFrame) -> dict[str, Any]:
         "exact_match_a": int(both["correct_a"].sum()) / questions,
         "exact_match_b": int(both["correct_b"].sum()) / questions,
         "difference": (n["fixed"] - n["broken"]) / questions,
+        "ci_low": low,
+        "ci_high": high,
     }
 
 

@@ -1,9 +1,9 @@
 """Verdicts on fine-tunings: pure functions from right and wrong answers to a sentence.
 
-Two kinds of claim. Of two *adapters*, scored on the same questions: McNemar's exact test and a
-paired bootstrap; they say nothing of another training. Of two *configs*, each trained with several
-seeds: a two-level test over seeds and words. `benchmarks/verdicts.py` measures how often each is
-wrong.
+Two kinds of claim. Of two *adapters*, scored on the same questions: McNemar's exact test and an
+interval for paired shares; they say nothing of another training. Of two *configs*, each trained
+with several seeds: a two-level test over seeds and words, at a level that allows for looking again
+after each new seed. `benchmarks/verdicts.py` measures how often each is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,12 @@ import numpy as np
 import pandas as pd
 import scipy  # which loads scipy.special when it is first used
 
+from src.analysis.estimates import ALPHA, LOOKS, MAX_MORE_SEEDS, Estimate, more_seeds, two_level
+from src.models.intervals import paired_interval
 from src.text import composed
 
 METRIC = "exact_match"
-ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
-POWER = 0.8  # chance to see a difference of the size seen now, at which "N more seeds" aims
 MIN_SEEDS = 3
-MAX_MORE_SEEDS = 20  # beyond it no number is given
-RESAMPLES = 10_000
 OTHER_QUESTIONS = "not compared: they were scored on different questions"
 
 
@@ -66,9 +64,11 @@ class Verdict:
     about: str  # configs or adapters
     split: str
     difference: float | None = None  # b less a
-    ci_low: float | None = None  # of its 95% interval, which no correction widens
+    # Of its 95% interval. That of configs holds at all of LOOKS looks at once; the number of pairs
+    # widens neither.
+    ci_low: float | None = None
     ci_high: float | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # of configs: corrected for LOOKS looks
     p_holm: float | None = None  # corrected for all pairs of its kind
     questions: int = 0
     seeds: tuple[int, int] | None = None  # that speak for a and b; None for adapters
@@ -76,7 +76,7 @@ class Verdict:
     winner: str | None = None
     claim: str = ""
     metric: str = METRIC
-    estimate: "Estimate | None" = field(default=None, repr=False)
+    estimate: Estimate | None = field(default=None, repr=False)
 
 
 # --- two adapters ---------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def judge_adapters(a: Answers, b: Answers) -> Verdict:
     verdict = Verdict(a.name, b.name, "adapters", a.split, questions=len(a.correct))
     if a.fingerprint != b.fingerprint or not len(a.correct):
         return replace(verdict, claim=OTHER_QUESTIONS)
-    low, high = paired_bootstrap(a.correct, b.correct, a.words)
+    low, high = paired_interval(a.correct, b.correct, a.words)
     return replace(
         verdict,
         difference=b.exact_match - a.exact_match,
@@ -109,111 +109,7 @@ def mcnemar(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> float:
     return float(min(1.0, 2 * scipy.special.bdtr(min(fewer, more), fewer + more, 0.5)))
 
 
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> tuple[float, float]:
-    """The 95% percentile interval of b's share of right answers less a's, with words resampled.
-
-    A word is drawn with all its questions, since they share their difficulty.
-    """
-    change = np.bincount(words, weights=b.astype(float) - a)
-    asked = np.bincount(words)
-    # Words with the same change and as many questions are alike: how many of each kind are drawn is
-    # all that matters.
-    kinds, counts = np.unique(np.stack([change, asked]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(asked), counts / len(asked), RESAMPLES)
-    low, high = np.quantile(drawn @ kinds[0] / (drawn @ kinds[1]), [ALPHA / 2, 1 - ALPHA / 2])
-    return float(low), float(high)
-
-
 # --- two configs ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A difference of two configs, b less a, and the parts of its variance."""
-
-    difference: float
-    seed_variances: tuple[float, float]  # of the score of one seed, a and b
-    seeds: tuple[int, int]
-    word_variance: float  # of the difference: other words would have been other questions
-    words: int
-
-    def spread(self, more: int = 0) -> tuple[float, float]:
-        """Standard error and degrees of freedom, with so many more seeds on each side."""
-        counts = [k + more for k in self.seeds]
-        parts = [v / k for v, k in zip(self.seed_variances, counts, strict=True)]
-        variance = sum(parts) + self.word_variance
-        squares = sum(part**2 / (k - 1) for part, k in zip(parts, counts, strict=True))
-        squares += self.word_variance**2 / max(self.words - 1, 1)
-        return variance**0.5, variance**2 / squares
-
-    def p_value(self) -> float:
-        """Two-sided, of no difference."""
-        error, freedom = self.spread()
-        return float(2 * scipy.special.stdtr(freedom, -abs(self.difference) / error))
-
-    def interval(self) -> tuple[float, float]:
-        """The 95% confidence interval of the difference."""
-        error, freedom = self.spread()
-        reach = float(scipy.special.stdtrit(freedom, 1 - ALPHA / 2)) * error
-        return self.difference - reach, self.difference + reach
-
-    def shows(self, more: int, *, pairs: int) -> bool:
-        """True if a difference of this size would be detected with probability POWER.
-
-        With `more` seeds on each side, as the least clear of `pairs` pairs.
-        """
-        error, freedom = self.spread(more)
-        needed = scipy.special.stdtrit(freedom, 1 - ALPHA / pairs / 2)
-        missed = scipy.special.nctdtr(freedom, abs(self.difference) / error, needed)
-        return bool(missed <= 1 - POWER)
-
-
-def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
-    """How much more often config b is right than a, from bool (seeds, questions) of each.
-
-    Seeds are nested in a config and words are crossed with both, as readers and cases are in a
-    study of two ways of reading the same images (Obuchowski & Rockette 1995; Hillis 2007,
-    Statistics in Medicine 26:596) and as subjects and items are in Clark's "language as a fixed
-    effect" (1973). So the variance of the difference is that of the seeds' scores,
-    s_a^2/k_a + s_b^2/k_b, plus what the choice of words adds: the variance over words of the
-    difference of both configs' means, less the share of it that differing seeds bring about, and
-    never below zero. Each side keeps its own variance (Welch 1947), for one config may be less
-    stable than the other; degrees of freedom by Satterthwaite (1946). A word with several
-    questions counts as one draw (linearised ratio; Cochran 1977, section 6.3).
-    """
-    tables = [_by_word(side, words) for side in (a, b)]
-    count = tables[0].shape[1]
-    change = tables[1].mean(axis=0) - tables[0].mean(axis=0)
-    seen = float(np.var(change, ddof=1)) if count > 1 else 0.0
-    by_seeds = sum(_interaction(table) / len(table) for table in tables)
-    # A score is a count of right answers: nothing is known of what is finer than one answer.
-    rounding = 1 / (12 * a.shape[1] ** 2)
-    spread_a, spread_b = (max(float(np.var(s.mean(axis=1), ddof=1)), rounding) for s in (a, b))
-    return Estimate(
-        difference=float(b.mean() - a.mean()),
-        seed_variances=(spread_a, spread_b),
-        seeds=(len(a), len(b)),
-        word_variance=max(seen - by_seeds, 0.0) / count,
-        words=count,
-    )
-
-
-def _by_word(correct: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """(seeds, words): what each word adds to a seed's share of right answers, which is their mean.
-
-    Where each word has one question that is `correct` itself.
-    """
-    asked = np.bincount(words)
-    right = np.stack([np.bincount(words, weights=row, minlength=len(asked)) for row in correct])
-    share = correct.mean(axis=1, keepdims=True)
-    return np.asarray(share + (right - share * asked) / asked.mean())
-
-
-def _interaction(table: np.ndarray) -> float:
-    """Mean square of what neither the seed nor the word explains in (seeds, words)."""
-    seeds, words = table.shape
-    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return float((rest**2).sum() / max((seeds - 1) * (words - 1), 1))
 
 
 def judge_configs(a: Sequence[Answers], b: Sequence[Answers], *, names: tuple[str, str]) -> Verdict:
@@ -228,13 +124,13 @@ def judge_configs(a: Sequence[Answers], b: Sequence[Answers], *, names: tuple[st
         return replace(verdict, more_seeds=missing, claim=_too_few(names, seeds))
     correct_a, correct_b = (np.stack([run.correct for run in side]) for side in (a, b))
     found = two_level(correct_a, correct_b, a[0].words)
-    low, high = found.interval()
+    low, high = found.interval(ALPHA / LOOKS)
     return replace(
         verdict,
         difference=found.difference,
         ci_low=low,
         ci_high=high,
-        p_value=found.p_value(),
+        p_value=min(1.0, found.p_value() * LOOKS),
         questions=len(a[0].correct),
         estimate=found,
     )
@@ -328,9 +224,9 @@ def _missing(estimate: Estimate | None, pairs: int) -> tuple[int | None, str]:
     """Seeds that each side still needs, and how the sentence says so."""
     if estimate is None:
         return None, ""
-    for more in range(1, MAX_MORE_SEEDS + 1):
-        if estimate.shows(more, pairs=pairs):
-            return more, f" yet: about {more} more {'seed' if more == 1 else 'seeds'} on each side"
+    more = more_seeds(estimate, pairs=pairs)
+    if more is not None:
+        return more, f" yet: about {more} more {'seed' if more == 1 else 'seeds'} on each side"
     if estimate.shows(10**6, pairs=pairs):
         return None, f", not even with {MAX_MORE_SEEDS} more seeds on each side"
     return None, ", however many seeds: so small a difference needs more questions"

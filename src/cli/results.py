@@ -113,7 +113,8 @@ def print_changes(
     out.print(
         f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
         f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
-        f"{sums['difference'] * 100:+.1f} points",
+        f"{sums['difference'] * 100:+.1f} points "
+        f"(95% CI {sums['ci_low'] * 100:+.1f} to {sums['ci_high'] * 100:+.1f})",
         highlight=False,
     )
     return None

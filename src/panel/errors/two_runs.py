@@ -72,6 +72,7 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
     )
     gain, points = balance["fixed"] - balance["broken"], balance["difference"] * 100
     total = f"= {gain:+,} of {balance['questions']:,} questions, {points:+.1f} points"
+    total += f" (95% CI {balance['ci_low'] * 100:+.1f} to {balance['ci_high'] * 100:+.1f})"
     rest = f" {left_out:,} questions that only one of them was asked are left out."
     st.html(
         f'<p class="quiet">From {escape(names[0])} to {escape(names[1])}: '

@@ -1,0 +1,123 @@
+"""The difference of two configs over seeds and words: its size, its error and its p-value."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # which loads scipy.special when it is first used
+
+ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
+# A person may look after each new seed, from 3 to 10 on each side, and stop at a winner. So each
+# look has a tenth of ALPHA (Bonferroni, at a constant level as in Pocock 1977, Biometrika 64:191):
+# eight looks where both sides grow together, and a margin for those at which only one has grown.
+LOOKS = 10
+POWER = 0.8  # chance of a winner at which "N more seeds" aims
+MAX_MORE_SEEDS = 20  # beyond it no number is given
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference of two configs, b less a, and the parts of its variance."""
+
+    difference: float
+    seed_variances: tuple[float, float]  # of the score of one seed, a and b
+    seeds: tuple[int, int]
+    word_variance: float  # of the difference: other words would have been other questions
+    words: int
+
+    def spread(self, more: int = 0) -> tuple[float, float]:
+        """Standard error and degrees of freedom, with so many more seeds on each side."""
+        counts = [k + more for k in self.seeds]
+        parts = [v / k for v, k in zip(self.seed_variances, counts, strict=True)]
+        variance = sum(parts) + self.word_variance
+        squares = sum(part**2 / (k - 1) for part, k in zip(parts, counts, strict=True))
+        squares += self.word_variance**2 / max(self.words - 1, 1)
+        return variance**0.5, variance**2 / squares
+
+    def p_value(self) -> float:
+        """Two-sided, of no difference, if the number of seeds was fixed in advance."""
+        error, freedom = self.spread()
+        return float(2 * scipy.special.stdtr(freedom, -abs(self.difference) / error))
+
+    def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
+        """The confidence interval of the difference that misses it with probability `alpha`."""
+        error, freedom = self.spread()
+        reach = float(scipy.special.stdtrit(freedom, 1 - alpha / 2)) * error
+        return self.difference - reach, self.difference + reach
+
+    def shows(self, more: int, *, pairs: int) -> bool:
+        """True if the difference will be significant with probability POWER.
+
+        With `more` seeds on each side, as the least clear of `pairs` pairs. The difference seen now
+        is not taken for the true one. It is shrunk by its error (James & Stein 1961), and the new
+        seeds will move it, by s_a^2 (1/k_a - 1/(k_a + more)) and the same of b: its lower quantile
+        after that has to be significant (predictive power; Spiegelhalter, Freedman & Blackburn
+        1986, Controlled Clinical Trials 7:8). The words stay the same and move nothing. Few seeds
+        often show too small an error, so the one to come is widened by (f + 2) / f for f degrees of
+        freedom now, with which about POWER are decided (benchmarks/verdicts.py).
+        """
+        if not self.difference:
+            return False
+        error_now, freedom_now = self.spread()
+        shrunk = abs(self.difference) * (1 - (error_now / self.difference) ** 2)
+        error, freedom = self.spread(more)
+        needed = scipy.special.stdtrit(freedom, 1 - ALPHA / LOOKS / pairs / 2) * error
+        needed *= (1 + 2 / freedom_now) ** 0.5
+        moves = [v * (1 / k - 1 / (k + more))
+                 for v, k in zip(self.seed_variances, self.seeds, strict=True)]  # fmt: skip
+        squares = sum(part**2 / (k - 1) for part, k in zip(moves, self.seeds, strict=True))
+        moved = sum(moves) ** 0.5 * scipy.special.stdtrit(sum(moves) ** 2 / squares, POWER)
+        return bool(shrunk - moved >= needed)
+
+
+def more_seeds(found: Estimate, *, pairs: int = 1) -> int | None:
+    """The least number of seeds that each side still needs for `shows`; None if it is too many."""
+    numbers = range(1, MAX_MORE_SEEDS + 1)
+    return next((more for more in numbers if found.shows(more, pairs=pairs)), None)
+
+
+def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
+    """How much more often config b is right than a, from bool (seeds, questions) of each.
+
+    Seeds are nested in a config and words are crossed with both, as readers and cases are in a
+    study of two ways of reading the same images (Obuchowski & Rockette 1995; Hillis 2007,
+    Statistics in Medicine 26:596) and as subjects and items are in Clark's "language as a fixed
+    effect" (1973). So the variance of the difference is that of the seeds' scores,
+    s_a^2/k_a + s_b^2/k_b, plus what the choice of words adds: the variance over words of the
+    difference of both configs' means, less the share of it that differing seeds bring about, and
+    never below zero. Each side keeps its own variance (Welch 1947), for one config may be less
+    stable than the other; degrees of freedom by Satterthwaite (1946). A word with several
+    questions counts as one draw (linearised ratio; Cochran 1977, section 6.3).
+    """
+    tables = [_by_word(side, words) for side in (a, b)]
+    count = tables[0].shape[1]
+    change = tables[1].mean(axis=0) - tables[0].mean(axis=0)
+    seen = float(np.var(change, ddof=1)) if count > 1 else 0.0
+    by_seeds = sum(_interaction(table) / len(table) for table in tables)
+    # A score is a count of right answers: nothing is known of what is finer than one answer.
+    rounding = 1 / (12 * a.shape[1] ** 2)
+    spread_a, spread_b = (max(float(np.var(s.mean(axis=1), ddof=1)), rounding) for s in (a, b))
+    return Estimate(
+        difference=float(b.mean() - a.mean()),
+        seed_variances=(spread_a, spread_b),
+        seeds=(len(a), len(b)),
+        word_variance=max(seen - by_seeds, 0.0) / count,
+        words=count,
+    )
+
+
+def _by_word(correct: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """(seeds, words): what each word adds to a seed's share of right answers, which is their mean.
+
+    Where each word has one question that is `correct` itself.
+    """
+    asked = np.bincount(words)
+    right = np.stack([np.bincount(words, weights=row, minlength=len(asked)) for row in correct])
+    share = correct.mean(axis=1, keepdims=True)
+    return np.asarray(share + (right - share * asked) / asked.mean())
+
+
+def _interaction(table: np.ndarray) -> float:
+    """Mean square of what neither the seed nor the word explains in (seeds, words)."""
+    seeds, words = table.shape
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return float((rest**2).sum() / max((seeds - 1) * (words - 1), 1))
