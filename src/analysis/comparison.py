@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import combinations, count, islice
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src import store
-from src.analysis import verdicts
+from src.analysis import notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
 from src.config import (
     RunConfig,
@@ -86,7 +86,7 @@ def compare(
         configs=configs,
         adapters=verdicts.together(adapters),
         summary=_summary(scores, configs),
-        notes=[*_lost_seeds(groups), *_changed_data(groups)],
+        notes=[*notes.lost_seeds(groups), *notes.changed_data(groups)],
     )
 
 
@@ -282,37 +282,6 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]
     told = f"one config, {name}, of which {score['seeds']} seeds have been scored"
     told += f": {score['exact_match']:.1%} of the {score['split']} questions right on average"
     return told + (f", SD {score['sd'] * 100:.1f} points" if score["sd"] is not None else "")
-
-
-def _lost_seeds(groups: Iterable[Group]) -> Iterator[str]:
-    """Sentences on the seeds of each group that have no result."""
-    for group in groups:
-        if not group.lost:
-            continue
-        ends = (
-            f"seed {run.config['training']['seed']} "
-            f"{'was pruned' if run.status == Status.COMPLETED else run.status}"
-            for run in group.lost
-        )
-        yield (
-            f"{group.name} has {len(group.seeds)} of {len(group.seeds) + len(group.lost)} seeds "
-            f"({', '.join(ends)}); the mean of those that are left may be that of the lucky ones"
-        )
-
-
-def _changed_data(groups: Iterable[Group]) -> Iterator[str]:
-    """Sentences on data that were not the same in all groups though they have one name."""
-    named: dict[str, dict[object, list[str]]] = {}
-    for group in groups:
-        data = group.runs[0].config["data"]
-        name = data.get("path") or data.get("hub_id") or data["task"]
-        found = [run.used.get("data_fingerprint") for run in group.runs]
-        if known := next((one for one in found if one), None):
-            named.setdefault(str(name), {}).setdefault(known, []).append(group.name)
-    for name, versions in named.items():
-        if len(versions) > 1:
-            sides = "; ".join(", ".join(names) for names in versions.values())
-            yield f"{name} was not the same for all: it changed between {sides}"
 
 
 # --- as a document --------------------------------------------------------------------------------
