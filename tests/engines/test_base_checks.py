@@ -106,7 +106,6 @@ def refusal(config: RunConfig) -> dict[str, str]:
 def test_a_base_that_cannot_be_loaded(case: str, base: Path, own: Path, home: Path) -> None:
     damage, words = BROKEN[case]
     good = tiny.config_of(base, **{"model.name": str(own)})
-    assert checks.check(good)["rows"]["train"] == 15
     damage(own)
     problems = refusal(good)
     assert list(problems) == ["model.name"] and words in problems["model.name"]
