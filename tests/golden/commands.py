@@ -106,6 +106,7 @@ NEW_KEYS |= {"data_fingerprint", "searched", "of_seeds", "notes", "lost"}  # of 
 NEW_KEYS |= {"right_words", "length_spread", "score_right_words"}
 NEW_KEYS |= {"model", "scores", "kinds", "base_predicted", "base_correct"}  # of evaluate
 NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
+NEW_KEYS |= {"imports"}  # of doctor
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())
