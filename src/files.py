@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,27 @@ def _with_retry(read: Callable[[], T]) -> T:
                 raise
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Give a file a second name; a copy of it where the disk has no hard links.
+
+    Either way `target` is whole or not there, and FileExistsError if it is there already.
+    """
+    try:
+        os.link(source, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # by the disk: ENOSYS, EPERM, ENOTSUP, EXDEV, EMLINK, EACCES...
+        target = Path(target)
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        staged = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            shutil.copy2(source, staged)
+            os.replace(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:

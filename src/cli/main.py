@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from src import paths, store
 from src.cli import doctor, launch, output, queue, results, runs, share, sweeps
 from src.errors import UserError, explain_os_error
+from src.runs import lease, snapshots
 
 
 class Commands(TyperGroup):
@@ -65,6 +66,9 @@ def prepare() -> None:
     paths.home()
     with contextlib.suppress(ArgumentError):  # said by the first command that needs the table
         store.database_url()
+        # Before anything can queue runs into a new table.
+        if not lease.other_host():
+            snapshots.restore_database()
 
 
 # As `spelltune --help` shows them. A command is named after its function.

@@ -4,7 +4,6 @@ Each is a next attempt of the run, or (a fork) the first one of a new run, from 
 checkpoint; each leaves an event, so that a reader can tell how the result came about.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from src.config import (
     with_overrides,
 )
 from src.errors import UserError
-from src.files import read_text
+from src.files import link_or_copy, read_text
 from src.format import setting_value
 from src.runs import launcher, snapshots
 from src.runs.checks import check_writable
@@ -191,7 +190,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     staging = Path(tempfile.mkdtemp(prefix=".fork-", dir=source.parent))
     try:
         copy = step_dir(staging, step)
-        shutil.copytree(step_dir(source, step), copy, copy_function=_link)
+        shutil.copytree(step_dir(source, step), copy, copy_function=link_or_copy)
         (copy / checkpointing.MANIFEST).unlink()  # it may be a link to the parent's
         checkpointing.write_manifest(copy, manifest)
         checkpointing.verify(copy)
@@ -211,15 +210,6 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     snapshots.write_run(child_id)
     launcher.fill_slots()
     return child_id
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        shutil.copy2(source, target)
 
 
 # --- by itself ------------------------------------------------------------------------------------

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
-from src.files import write_atomic
+from src.files import link_or_copy, read_text, write_atomic
 from src.runs.locks import FileLock
-from src.store.migrations import values_of_schema_8
+from src.runs.timeouts import TIMEOUTS
+from src.store.damage import MARKER_SUFFIX
+from src.store.migrations import values_of_schema_8, values_of_schema_10
 from src.store.tables import Event, Run, Sweep
 from src.training import checkpointing
 
@@ -103,7 +106,7 @@ def _lines(file: Path) -> Iterator[str]:
 def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
     folder = checkpointing.step_dir(paths.checkpoints_dir(run_id), step)
     try:
-        best = json.loads((folder / checkpointing.MANIFEST).read_text())["best"]["step"]
+        best = json.loads(read_text(folder / checkpointing.MANIFEST))["best"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # not complete: never shown
     attempt = store.find(session, run_id).attempt
@@ -114,19 +117,25 @@ def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
 
 
 def restore_database() -> Path | None:
-    """Set a damaged SQLite file aside and build the run table again from the files of the runs.
+    """Set a damaged SQLite file aside and build the run table again from the files of the runs,
+    also where it is missing or empty.
 
-    The path that it was moved to; None where another process was faster or it is whole.
+    The path of the new table; None where another process was faster or it is whole. A process that
+    is restoring it is waited for.
     """
     database, notice = store.sqlite_file(), store.damage_marker()
-    if database is None or notice is None:
+    if database is None or (notice is None and not store.is_lost(database)):
         return None
     lock = FileLock(paths.locks_dir() / "restore.lock")
-    if not lock.acquire():
-        return None
+    deadline = time.monotonic() + TIMEOUTS.start
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
     try:
         if not store.is_damaged(database):
-            notice.unlink(missing_ok=True)
+            if notice is not None:
+                notice.unlink(missing_ok=True)
             return None
         aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         fresh = database.with_name(f"{database.name}.restoring")
@@ -136,55 +145,63 @@ def restore_database() -> Path | None:
             _restore_sweep(file, url)
         for file in sorted(paths.results().glob("runs/*/run.json")):
             _restore_run(file, url)
-        os.link(database, aside)
+        with store.writing(url):
+            pass  # makes the tables, where no file could be read
+        if there := database.exists() and database.stat().st_size > 0:
+            link_or_copy(database, aside)
         for ending in ("-wal", "-shm"):
             part = database.with_name(database.name + ending)
             if part.exists():
                 os.replace(part, aside.with_name(aside.name + ending))
-        # The new file takes the name in one step: nobody ever finds none, and starts an empty one.
+        # The new file takes the name in one step: nobody ever finds none.
         os.replace(fresh, database)
-        notice.unlink(missing_ok=True)
-        print(f"warning: the run table was damaged; it is set aside as {aside} and was restored",
-              file=sys.stderr)  # fmt: skip
-        return aside
+        database.with_name(f"{database.name}{MARKER_SUFFIX}").unlink(missing_ok=True)
+        what = f"damaged; it is set aside as {aside}" if there else "missing or empty; it"
+        print(f"warning: the run table was {what} and was restored", file=sys.stderr)
+        return database
     finally:
         lock.release()
 
 
 def _restore_sweep(file: Path, url: URL) -> None:
     try:
-        sweep = Sweep(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        row = json.loads(read_text(file))
+        sweep = Sweep(**row | values_of_schema_10(row))
+        with store.writing(url) as session:
+            session.add(sweep)
+    except (OSError, ValueError, TypeError, AttributeError, SQLAlchemyError) as error:
         print(f"warning: cannot read {file}: {error}", file=sys.stderr)
-        return
-    with store.writing(url) as session:
-        session.add(sweep)
 
 
 def _restore_run(file: Path, url: URL) -> None:
     import pandas as pd  # takes longer to load than all else here, and a table is seldom lost
 
     try:
-        document: dict[str, Any] = json.loads(file.read_text())
+        document: dict[str, Any] = json.loads(read_text(file))
         row = document["run"]
         if "end_reason" not in row:  # written before schema 8
             row |= values_of_schema_8(row)
         run = Run(**row)
         events = [Event(**event) for event in document["events"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with store.writing(url) as session:
+            session.add(run)
+            session.flush()
+            session.add_all(events)
+    except (OSError, ValueError, KeyError, TypeError, SQLAlchemyError) as error:
         print(f"warning: cannot read {file}: {error}", file=sys.stderr)
         return
     with store.writing(url) as session:
-        session.add(run)
-        session.flush()
-        session.add_all(events)
         for attempt, points in sorted(read_metrics_log(run.id).items()):
             store.record_metrics(session, run.id, attempt, points)
         for step in checkpointing.steps(paths.checkpoints_dir(run.id)):
             _record_checkpoint(session, run.id, step)
         for predictions in paths.predictions_dir(run.id).glob("step-*.parquet"):
             _, at, *split = predictions.stem.split("-")
-            correct = pd.read_parquet(predictions, columns=["correct"])["correct"]
+            try:
+                correct = pd.read_parquet(predictions, columns=["correct"])["correct"]
+            except (OSError, ValueError, KeyError) as error:
+                print(f"warning: cannot read {predictions}: {error}", file=sys.stderr)
+                continue
             store.record_evaluation(
                 session, run.id, run.attempt, int(at), split[0] if split else "validation",
                 predictions, rows=len(correct), correct=int(correct.sum()),

@@ -27,7 +27,7 @@ from src.store.checkpoints import (
     scored,
     set_best,
 )
-from src.store.damage import damage_marker, is_damaged
+from src.store.damage import damage_marker, is_damaged, is_lost
 from src.store.database import (
     DatabaseUnavailable,
     explain_unreachable,

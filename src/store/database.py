@@ -19,7 +19,7 @@ from sqlmodel import Session, SQLModel
 from src import paths
 from src.errors import UserError
 from src.store import sqlite
-from src.store.damage import mark_damage
+from src.store.damage import check_not_lost, mark_damage
 from src.store.migrations import migrate
 from src.store.sqlite import sqlite_file
 
@@ -115,18 +115,25 @@ def _reserve() -> Path:
 def _engine(url: URL, pid: int) -> Engine:
     """One engine per process: SQLite connections must not be carried over a fork, hence `pid`."""
     if url.get_backend_name() == "sqlite":
-        file = Path(url.database or "")
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = create_engine(
-            url,
-            module=sqlite.sqlite_driver,
-            poolclass=NullPool,
-            creator=lambda: sqlite.connect(file),
-        )
-        event.listen(engine, "begin", sqlite.begin)
-    else:
-        engine = create_engine(url, poolclass=NullPool)
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        migrate(_sqlite_engine(url, tables=True).execution_options(immediate=True))
+        return _sqlite_engine(url, tables=False)
+    engine = create_engine(url, poolclass=NullPool)
     migrate(engine.execution_options(immediate=True))
+    return engine
+
+
+def _sqlite_engine(url: URL, *, tables: bool) -> Engine:
+    """An engine that never makes a new file in the place of a lost run table; with `tables` it
+    looks for the table of runs too."""
+    file = Path(url.database or "")
+
+    def connect() -> Any:
+        check_not_lost(file, tables=tables)
+        return sqlite.connect(file)
+
+    engine = create_engine(url, module=sqlite.sqlite_driver, poolclass=NullPool, creator=connect)
+    event.listen(engine, "begin", sqlite.begin)
     return engine
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -61,13 +62,32 @@ def _add_failed_starts(connection: Connection) -> None:
     _add_columns(connection, "run", "failed_starts")
 
 
+def _add_forgotten(connection: Connection) -> None:
+    # Two columns came without a number: schemas 1 and 4 exist with and without them.
+    _add_columns(connection, "run", "resume_step")
+    _add_columns(connection, "sweep", "folder")
+    rows = connection.execute(text("SELECT id, path FROM sweep WHERE folder IS NULL"))
+    for sweep_id, path in rows.all():
+        values = values_of_schema_10({"path": path}) | {"id": sweep_id}
+        change = "UPDATE sweep SET path = :path, folder = :folder WHERE id = :id"
+        connection.execute(text(change), values)
+
+
+def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
+    path = row.get("path") or ""
+    return {"path": path, "folder": row.get("folder") or str(Path(path).parent.absolute())}
+
+
 def values_of_schema_8(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 8 added, for a run's row from before it."""
-    pruned = row["stop_reason"] is not None
+    pruned = row.get("stop_reason") is not None
     place = re.search(r" place (\d+)$", row["name"])
-    confirms = row["sweep_id"] is not None and row["number"] is None and place
+    confirms = row.get("sweep_id") is not None and row.get("number") is None and place
     return {
-        "end_reason": end_reason_of_sentence(Status(row["status"]), row["reason"], pruned=pruned),
+        "end_reason": end_reason_of_sentence(
+            Status(row["status"]), row.get("reason"), pruned=pruned
+        ),
         "confirmed_rank": int(place[1]) if confirms and place else None,
     }
 
@@ -93,6 +113,7 @@ MIGRATIONS = [
     _add_sweep_base,
     _add_end_reason,
     _add_failed_starts,
+    _add_forgotten,
 ]
 
 
