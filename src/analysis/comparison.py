@@ -15,14 +15,7 @@ import pandas as pd
 from src import store
 from src.analysis import notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import (
-    RunConfig,
-    affecting,
-    flattened,
-    settings,
-    stored_config,
-    values_before,
-)
+from src.config import RunConfig, affecting, flattened, settings, stored_config, values_before
 from src.store.tables import Evaluation, Run, Status
 
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts

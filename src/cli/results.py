@@ -165,7 +165,6 @@ def evaluate(
     else:
         config = base_alone(str(base))
 
-    from src.analysis import evaluation, misspellings
     from src.training.evaluate import evaluate as score
 
     with err.status("loading the model") as status:
@@ -176,23 +175,34 @@ def evaluate(
             progress=lambda done: status.update(f"{done:,} words scored"),
             with_base=baseline,
         )
-    seen, why = evaluation.unseen_or_note(config, frame) if row else (None, None)
+    about = {
+        "id": row.id if row else None,
+        "adapter": str(adapter) if adapter else None,
+        "model": config.model.name,
+        "data": str(data),
+    }
+    print_evaluation(about, config if row else None, values, frame, as_json=as_json)
+
+
+def print_evaluation(
+    about: dict[str, Any],
+    trained: RunConfig | None,
+    values: dict[str, float],
+    frame: "pd.DataFrame",
+    *,
+    as_json: bool,
+) -> None:
+    """Print the metrics and predictions of an evaluation; `trained` is the config of its run."""
+    from src.analysis import evaluation, misspellings
+
+    seen, why = evaluation.unseen_or_note(trained, frame) if trained else (None, None)
     scores = evaluation.scores(frame, seen)
     frame = misspellings.with_kinds(frame)
     wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
     if as_json:
-        document = {
-            "id": row.id if row else None,
-            "adapter": str(adapter) if adapter else None,
-            "model": config.model.name,
-            "data": str(data),
-            "rows": len(frame),
-            "metrics": values,
-            "scores": scores,
-            "kinds": kinds,
-            "notes": [why] if why else [],
-        }
-        return print_json(document | {"errors": records(wrong)})
+        notes = [why] if why else []
+        scored = {"rows": len(frame), "metrics": values, "scores": scores, "kinds": kinds}
+        return print_json(about | scored | {"notes": notes, "errors": records(wrong)})
     for name, value in values.items():
         out.print(f"{name} {number(value)}", highlight=False)
     print_words(wrong)
@@ -201,6 +211,7 @@ def evaluate(
     print_scores(scores)
     if why:
         note(why)
+    return None
 
 
 def base_alone(name: str) -> RunConfig:
