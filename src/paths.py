@@ -8,6 +8,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 BASE_MODELS = ROOT / "checkpoints" / "base"
 
+# What a home consists of.
+FOLDERS = ("results", "checkpoints", "data")
+
 
 def home() -> Path:
     """The folder that holds results/, checkpoints/ and data/: `SPELLTUNE_HOME`, or the repository.
@@ -23,6 +26,25 @@ def home() -> Path:
         folder = folder.absolute()
         os.environ["SPELLTUNE_HOME"] = str(folder)
     return folder.resolve()
+
+
+def found_again(path: str) -> str:
+    """A path that was kept, in the home as it is now: relative ones count from the home, and one
+    inside the home of another time is found in this one."""
+    kept = Path(path)
+    if not kept.is_absolute():
+        return str(home() / kept)
+    if kept.exists():
+        return path
+    parts = kept.parts
+    tails = (Path(*parts[i:]) for i, part in enumerate(parts) if part in FOLDERS)
+    return next((str(home() / tail) for tail in tails if (home() / tail).exists()), path)
+
+
+def to_keep(path: str) -> str:
+    """A path as rows keep it: relative to the home if it is inside, so that the home can move."""
+    folder = home()
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
 
 def results() -> Path:

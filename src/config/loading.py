@@ -17,7 +17,7 @@ from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean
-from src.paths import CONFIGS, base_model
+from src.paths import CONFIGS, base_model, found_again
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
 PRESETS = CONFIGS / "presets"
@@ -119,6 +119,10 @@ def stored_config(values: Mapping[str, Any]) -> RunConfig:
     for name, value in values_before(flattened(values)).items():
         _merge(complete, _nest(name, value))
     _merge(complete, values)
+    # The home may have moved since, and data or a base model inside it with it.
+    for section, name in (("data", "path"), ("model", "name")):
+        if (path := complete[section][name]) and Path(path).is_absolute():
+            complete[section][name] = found_again(path)
     return parse_config(complete)
 
 

@@ -3,8 +3,23 @@
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index
+from sqlalchemy import JSON, BigInteger, Column, Dialect, Float, Index, String, TypeDecorator
 from sqlmodel import Field, SQLModel
+
+from src import paths
+
+
+class HomePath(TypeDecorator[str]):
+    """A path that is absolute to readers and, inside the home, relative to it in the row."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else paths.to_keep(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else paths.found_again(value)
 
 
 class Status(StrEnum):
@@ -150,7 +165,7 @@ class Checkpoint(SQLModel, table=True):
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     step: int = Field(primary_key=True)
     attempt: int
-    path: str
+    path: str = Field(sa_column=Column(HomePath, nullable=False))
     size_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
     is_best: bool = False
     created_at: float
@@ -165,7 +180,7 @@ class Evaluation(SQLModel, table=True):
     step: int = Field(primary_key=True)
     split: str = Field(primary_key=True)  # validation or test
     attempt: int
-    path: str
+    path: str = Field(sa_column=Column(HomePath, nullable=False))
     rows: int
     correct: int
     created_at: float
