@@ -163,7 +163,7 @@ def test_what_cannot_be_read_is_refused_at_once(text: str, told: str, tmp_path: 
         ("lora:\n", "lora: has nothing beneath it; write its settings there, as in `lora: {r: "),
         ("lora: 4\n", "lora: is a section, which holds settings, as in `lora: {r: "),
         ("lora: [4]\n", "lora: is a section"),
-        ("lora: {target_modules: c_attn}\n", "takes a list, such as [a, b]; got 'c_attn'"),
+        ("tracking: {tags: first}\n", "takes a list, such as [a, b]; got 'first'"),
         ("data: {path: ''}\n", "data.path: is empty; write null for none"),
         ("lora_r: 4\n", "lora_r: no such setting; did you mean"),
         ("lora: {r: '" + "9" * 5000 + "'}\n", "(5,002 characters)"),
