@@ -9,24 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
-
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (errno.EIO, errno.ESTALE)
 TRIES = 5
 
-
-def read_text(path: Path) -> str:
-    """The text of a small file. An error of the disk that may pass is tried again for 3 s."""
-    return _with_retry(lambda: path.read_text(encoding="utf-8"))
+T = TypeVar("T")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a small file, with the same retries."""
-    return _with_retry(path.read_bytes)
-
-
-def _with_retry(read: Callable[[], T]) -> T:
+def retry(read: Callable[[], T]) -> T:
+    """The result of `read`. An error of the disk that may pass is tried again for 3 s."""
     for wait in (*(0.2 * 2**n for n in range(TRIES - 1)), None):
         try:
             return read()
@@ -58,6 +49,26 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
             staged.unlink(missing_ok=True)
 
 
+def read_text(path: Path, *, errors: str | None = None) -> str:
+    """The text of a small file, tried again as by `retry`; `errors` as for `open`."""
+    return retry(lambda: path.read_text(encoding="utf-8", errors=errors))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a small file, tried again as by `retry`."""
+    return retry(path.read_bytes)
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a file, tried again as by `retry`."""
+
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            return file.read(size)
+
+    return retry(read)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a crash leaves either the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +81,10 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal, with the retries of `read_text`."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
 
     def digest() -> str:
         with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
 
-    return _with_retry(digest)
+    return retry(digest)

@@ -17,6 +17,7 @@ from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean
+from src.files import read_head
 from src.paths import CONFIGS, base_model, found_again
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
@@ -188,8 +189,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """The text of a settings file; ConfigError where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_head(path, MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError({"": f"no file {path}"}) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.files import read_bytes
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
     MAX_JSON_BYTES,
@@ -89,7 +90,7 @@ class BaseFiles:
                 raise BaseModelError(lfs_sentence(path))
             if path.stat().st_size > MAX_JSON_BYTES:
                 raise BaseModelError(f"{path} is too large for a {file}")
-            found = json.loads(path.read_bytes())
+            found = json.loads(read_bytes(path))
         except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, BaseModelError):
                 raise

@@ -6,14 +6,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from src.files import read_head
+
 MAX_JSON_BYTES = 64 * 2**20  # largest file, and largest header, that is parsed
 LFS_POINTER = b"version https://git-lfs"
 
 
 def is_lfs_pointer(path: Path) -> bool:
     """True if git left its note of a large file instead of the file."""
-    with open(path, "rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
+    return read_head(path, len(LFS_POINTER)) == LFS_POINTER
 
 
 def lfs_sentence(path: Path) -> str:
@@ -32,7 +33,7 @@ def weights_problem(path: Path) -> str | None:
         header = safetensors_header(path)
         if header is None:
             return damaged
-        start = 8 + struct.unpack("<Q", _head(path, 8))[0]
+        start = 8 + struct.unpack("<Q", read_head(path, 8))[0]
         end = max((v["data_offsets"][1] for v in header.values() if "data_offsets" in v), default=0)
         return damaged if start + end != size else None
     except (OSError, TypeError, KeyError, IndexError) as error:
@@ -44,21 +45,16 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]] | None:
 
     The format: 8 bytes with the length of a JSON object, the object, the numbers.
     """
-    start = _head(path, 8)
+    start = read_head(path, 8)
     if len(start) < 8:
         return None
     length = struct.unpack("<Q", start)[0]
     if not 2 <= length <= min(MAX_JSON_BYTES, path.stat().st_size):
         return None
     try:
-        header = json.loads(_head(path, 8 + length)[8:])
+        header = json.loads(read_head(path, 8 + length)[8:])
     except (ValueError, RecursionError):
         return None
     if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
         return None
     return header
-
-
-def _head(path: Path, size: int) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(size)

@@ -19,6 +19,7 @@ import psutil
 from src import paths, store
 from src.config import RunConfig, affecting, subset, with_absolute_paths, with_overrides
 from src.errors import UserError
+from src.files import read_text
 from src.format import duration
 from src.runs import spawn
 from src.runs.environment import slot_environment
@@ -88,7 +89,7 @@ class Measurement:
 def load(config: RunConfig, *, adapters: int = 1) -> Measurement | None:
     """The stored measurement of this config on this machine, or None."""
     try:
-        return Measurement(**json.loads(measurement_file(config, adapters).read_text()))
+        return Measurement(**json.loads(read_text(measurement_file(config, adapters))))
     except FileNotFoundError:
         return None
 

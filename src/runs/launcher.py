@@ -11,6 +11,7 @@ from pathlib import Path
 from src import paths, store
 from src.config import ConfigError, RunConfig, with_absolute_paths
 from src.errors import UserError
+from src.files import read_text
 from src.runs import estimate, lease, processes, snapshots
 from src.runs.locks import check_locks, holder
 from src.runs.logs import last_error
@@ -147,7 +148,7 @@ def start_merge(run_id: str, step: int) -> None:
 def merge_failure(run_id: str, step: int) -> str | None:
     """The error of the latest merge of this checkpoint, or None."""
     try:
-        lines = _merge_log(run_id, step).read_text(errors="replace").strip().splitlines()
+        lines = read_text(_merge_log(run_id, step), errors="replace").strip().splitlines()
     except OSError:
         return None
     return lines[-1] if lines else None

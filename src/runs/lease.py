@@ -9,10 +9,11 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from src import paths, store
 from src.errors import UserError
-from src.files import write_atomic
+from src.files import read_text, retry, write_atomic
 from src.runs import machine
 from src.runs.timeouts import TIMEOUTS
 
@@ -29,9 +30,7 @@ def other_host() -> str | None:
     if store.is_shared():
         return None
     try:
-        with open(_file(), encoding="utf-8") as file:
-            lease = json.load(file)
-            renewed_at = os.fstat(file.fileno()).st_mtime
+        lease, renewed_at = retry(_read)
         host, boot, folder = lease["host"], lease["boot_id"], lease["folder"]
         # A copied home has the lease of the original.
         if boot == machine.boot_id() or folder != paths.results().stat().st_ino:
@@ -60,7 +59,7 @@ def take() -> None:
     check()
     _renewed[_file()] = time.monotonic()
     try:
-        held = json.loads(_file().read_text())["boot_id"] == machine.boot_id()
+        held = json.loads(read_text(_file()))["boot_id"] == machine.boot_id()
     except (OSError, ValueError, KeyError, TypeError):
         held = False
     with contextlib.suppress(OSError):  # a full disk: a lease that is there can be renewed
@@ -74,6 +73,12 @@ def take() -> None:
                 "folder": paths.results().stat().st_ino,
             }
             write_atomic(_file(), json.dumps(lease) + "\n")
+
+
+def _read() -> tuple[dict[str, Any], float]:
+    """The content of the lease, and the time of its renewal."""
+    with open(_file(), encoding="utf-8") as file:
+        return json.load(file), os.fstat(file.fileno()).st_mtime
 
 
 def _file() -> Path:

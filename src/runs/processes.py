@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from src import paths
-from src.files import link_or_copy
+from src.files import link_or_copy, read_text
 from src.runs.locks import break_lock, holder, is_hung
 from src.runs.machine import boot_id
 from src.runs.spawn import Worker, worker_of
@@ -35,7 +35,7 @@ def home_id() -> str | None:
     """Identity of this home: its random id, device and inode, hashed. A copy has another one, and
     so has a home that was moved to another disk; None without the file that holds the id."""
     try:
-        name, place = _id_file().read_text(), os.stat(paths.home())
+        name, place = read_text(_id_file()), os.stat(paths.home())
     except OSError:
         return None
     key = f"{name.strip()} {place.st_dev} {place.st_ino}"

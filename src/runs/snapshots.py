@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +94,11 @@ def read_metrics_log(run_id: str) -> dict[int, list[tuple[int, str, float, float
     return found
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _lines(file: Path) -> list[str]:
     try:
-        with open(file, encoding="utf-8", errors="replace") as opened:
-            yield from opened
+        return read_text(file, errors="replace").split("\n")
     except FileNotFoundError:
-        return
+        return []
 
 
 def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from src.errors import UserError
+from src.files import retry
 
 SPLITS = ("train", "validation", "test")
 
@@ -92,12 +93,16 @@ def _read_file(path: Path) -> pd.DataFrame:
 
 def _content(path: Path) -> bytes:
     """The bytes of a regular file; DataError for anything else, which might never end."""
-    try:
+
+    def read() -> bytes:
         # Not blocking: the other end of a pipe may never come.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DataError(f"{path} is no regular file; copy its content into one")
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
+
+    try:
+        content = retry(read)
     except FileNotFoundError:
         raise DataError(f"no file {path}") from None
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from src.files import write_atomic
+from src.files import read_text, write_atomic
 from src.training.utils import TrainingResult
 
 
@@ -53,7 +53,7 @@ def _replace_in_summary(summary_file: Path, run_id: str, entry: Mapping[str, Any
     # Two runs may end in the same second: read, change and write under one lock.
     with open(summary_file.with_suffix(".lock"), "w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        text = summary_file.read_text(encoding="utf-8") if summary_file.exists() else ""
+        text = read_text(summary_file) if summary_file.exists() else ""
         # As text: parsing the entries of a sweep's thousands of trials takes longer than a trial.
         _, *entries = re.split(r"^(?=- )", text, flags=re.MULTILINE)
         own = yaml.safe_dump([{"run": run_id}])

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from src import paths
+from src.files import retry
 from src.text import caseless, composed
 from src.training.slips import slipped
 
@@ -49,7 +50,7 @@ def task_of(answer: str) -> str:
 def _dictionary() -> list[tuple[str, str]]:
     """(misspelling, corrections) of every line of codespell's dictionary."""
     file = importlib.resources.files("codespell_lib") / "data" / "dictionary.txt"
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = retry(lambda: file.read_text(encoding="utf-8")).splitlines()
     return [(wrong, rights) for wrong, _, rights in (line.partition("->") for line in lines)]
 
 

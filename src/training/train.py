@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from src.config import RunConfig
+from src.files import read_text
 from src.paths import ROOT
 from src.training.data_loaders import load_splits
 from src.training.packed.eligibility import EngineChoice, choose_engine
@@ -262,4 +263,4 @@ def _completed(run: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     output_dir = Path(run["paths"]["output_dir"]) if "paths" in run else None
     if run["status"] != "COMPLETED" or output_dir is None:
         raise ExperimentFailed(run["status"], run.get("reason") or "no reason given", output_dir)
-    return output_dir, yaml.safe_load((output_dir / "eval_results.yaml").read_text())
+    return output_dir, yaml.safe_load(read_text(output_dir / "eval_results.yaml"))
