@@ -17,6 +17,7 @@ from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
 from src.errors import UserError
 from src.files import sha256
+from src.runs import attempts
 from src.store.tables import Run, Status
 from src.training.data_loaders import load_splits
 
@@ -79,7 +80,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         splits[split][["question", "answer"]].to_json(
             root / "data" / f"{split}.jsonl", orient="records", lines=True, force_ascii=False
         )
-    model_card.copy_adapter(paths.output_dir(run.id) / "final", root / "adapter", config)
+    model_card.copy_adapter(attempts.final_adapter(run), root / "adapter", config)
     values = config.model_dump()
     values["model"]["name"] = model_card.public_name(config)
     # The replay puts the folder's own data/ there.

@@ -12,11 +12,14 @@ import yaml
 from src.analysis import misspellings
 from src.config import RunConfig, affecting, subset
 from src.errors import UserError
+from src.files import read_text
 from src.models.metrics import METRICS, PARTIAL, MetricInfo
 from src.paths import base_model
+from src.training import checkpointing
 from src.training.merge import merge
 
-NOT_COPIED = ("README.md",)  # PEFT's is an empty form
+# PEFT's README is an empty form; the manifest is of the file that is changed here.
+NOT_COPIED = ("README.md", checkpointing.MANIFEST)
 MAX_EXAMPLES = 20  # wrong answers that the card shows
 
 
@@ -25,10 +28,11 @@ class CannotPush(UserError, ValueError):
 
 
 def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
-    """Copy a PEFT adapter without a path of this machine in it."""
+    """Copy a PEFT adapter, verified, without a path of this machine in it."""
+    checkpointing.verify_adapter(adapter)
     shutil.copytree(adapter, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
     file = target / "adapter_config.json"
-    values = json.loads(file.read_text())
+    values = json.loads(read_text(file))
     values["base_model_name_or_path"] = public_name(config)
     file.write_text(json.dumps(values, indent=2) + "\n")
 

@@ -23,12 +23,9 @@ def find_checkpoint(name: str) -> tuple[Run, int | None]:
 
 
 def adapter_folder(run: Run, step: int | None) -> Path:
-    """The folder of a checkpoint's adapter, verified, or of a run's final adapter."""
+    """The folder of a checkpoint's adapter or of a run's final adapter, verified."""
     if step is not None:
         return checkpointing.step_dir(
             paths.checkpoints_dir(run.id), attempts.verified_step(run, step)
         )
-    adapter = paths.output_dir(run.id) / "final"
-    if not (adapter / "adapter_config.json").exists():
-        raise store.UnknownRun(f"{run.id} has no adapter yet; its status is {run.status}")
-    return adapter
+    return attempts.final_adapter(run)

@@ -81,6 +81,22 @@ def verified_step(run: Run, step: int | None = None) -> int:
     return step
 
 
+def final_adapter(run: Run) -> Path:
+    """The folder of the adapter that a run kept, as it was written. UnknownRun without one;
+    BrokenCheckpoint where it is damaged, with the checkpoint that holds it too."""
+    folder = paths.output_dir(run.id) / "final"
+    if not folder.exists():
+        raise store.UnknownRun(f"{run.id} has no adapter yet; its status is {run.status}")
+    try:
+        checkpointing.verify_adapter(folder)
+    except BrokenCheckpoint as error:
+        best, advice = run.best_step, "launch it again"
+        if best is not None and is_verified(step_dir(paths.checkpoints_dir(run.id), best)):
+            advice = f"the same adapter is in the checkpoint {run.id}@{best}"
+        raise BrokenCheckpoint(f"{run.id}: its adapter {error}; {advice}") from None
+    return folder
+
+
 def newest_verified_step(run: Run, *, after: int = -1) -> int | None:
     """Step of the newest checkpoint beyond `after` that is as it was written."""
     folder = paths.checkpoints_dir(run.id)

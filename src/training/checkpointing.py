@@ -1,7 +1,8 @@
 """Checkpoints: folders step-N that are complete and verified, or do not exist.
 
 A checkpoint is written to a staging folder beside them; a manifest with the hash of every file is
-added last; then the folder is renamed to its final name. Every reader verifies it first.
+added last; then the folder is renamed to its final name. Every reader verifies it first. The kept
+adapter, in final/, has the same manifest.
 """
 
 import hashlib
@@ -9,21 +10,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.files import read_bytes, sha256
+from src.errors import UserError
+from src.files import read_bytes, retry, sha256
 from src.format import whole_number
 
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
 FORMAT = 2
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Without one of these transformers resumes silently, to other weights.
 REQUIRED = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
+    *ADAPTER,
     "optimizer.pt",
     "scheduler.pt",
     "rng_state.pth",
@@ -31,8 +33,8 @@ REQUIRED = (
 )
 
 
-class BrokenCheckpoint(ValueError):
-    """A checkpoint that must not be used; the message names the file."""
+class BrokenCheckpoint(UserError, ValueError):
+    """A checkpoint or adapter that must not be used; the message names the file."""
 
 
 def stage(checkpoints_dir: Path) -> Path:
@@ -45,7 +47,18 @@ def stage(checkpoints_dir: Path) -> Path:
 
 def commit(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
     """Rename the written folder to the checkpoint `target`, with `about` in its manifest."""
-    if missing := [name for name in REQUIRED if not (written / name).is_file()]:
+    _commit(written, target, about, REQUIRED)
+    return target
+
+
+def commit_adapter(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
+    """Rename a folder that holds no more than an adapter to `target`, with a manifest."""
+    _commit(written, target, about, ADAPTER)
+    return target
+
+
+def _commit(written: Path, target: Path, about: Mapping[str, Any], required: Sequence[str]) -> None:
+    if missing := [name for name in required if not (written / name).is_file()]:
         raise BrokenCheckpoint(f"{target.name} was written without {', '.join(missing)}")
     files = {
         str(file.relative_to(written)): {"bytes": file.stat().st_size, "sha256": sha256(file)}
@@ -56,7 +69,6 @@ def commit(written: Path, target: Path, about: Mapping[str, Any]) -> Path:
     _sync_files(written)
     write_manifest(written, manifest)
     replace_folder(written, target)
-    return target
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -76,6 +88,19 @@ def _as_json(document: Mapping[str, Any]) -> bytes:
 
 def verify(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; BrokenCheckpoint unless every file is as it was written."""
+    return _verify(checkpoint, REQUIRED)
+
+
+def verify_adapter(folder: Path) -> None:
+    """BrokenCheckpoint if an adapter is not as `commit_adapter` wrote it. One without a manifest
+    is of an earlier version, and only has to be complete."""
+    if (folder / MANIFEST).exists():
+        _verify(folder, ADAPTER)
+    elif missing := [name for name in ADAPTER if not (folder / name).is_file()]:
+        raise BrokenCheckpoint(f"{folder.name}: {missing[0]} is missing")
+
+
+def _verify(checkpoint: Path, all_required: Sequence[str]) -> dict[str, Any]:
     name = checkpoint.name
     try:
         content = read_bytes(checkpoint / MANIFEST)
@@ -84,20 +109,24 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         damaged = content != _sealed(manifest)
     except FileNotFoundError:
         raise BrokenCheckpoint(f"{name} has no {MANIFEST}: it is not complete") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise BrokenCheckpoint(f"{name}: {MANIFEST} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
         raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged") from None
     if format != FORMAT:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} has format {format}; this reads {FORMAT}")
     if damaged:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} is damaged")
-    if missing := [required for required in REQUIRED if required not in files]:
+    if missing := [required for required in all_required if required not in files]:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} does not list {missing[0]}")
     for file, known in files.items():
         try:
-            same = (checkpoint / file).stat().st_size == known["bytes"]
+            same = retry((checkpoint / file).stat).st_size == known["bytes"]
             same = same and sha256(checkpoint / file) == known["sha256"]
-        except OSError:
+        except FileNotFoundError:
             raise BrokenCheckpoint(f"{name}: {file} is missing") from None
+        except OSError as error:
+            raise BrokenCheckpoint(f"{name}: {file} cannot be read: {error.strerror}") from None
         if not same:
             raise BrokenCheckpoint(f"{name}: {file} is not as it was written")
     return dict(manifest)
@@ -108,6 +137,14 @@ def is_verified(checkpoint: Path) -> bool:
         return bool(verify(checkpoint))
     except BrokenCheckpoint:
         return False
+
+
+def is_verified_adapter(folder: Path) -> bool:
+    try:
+        verify_adapter(folder)
+    except BrokenCheckpoint:
+        return False
+    return True
 
 
 def replace_folder(written: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from src.config import RunConfig
+from src.training.checkpointing import verify_adapter
 from src.training.data_loaders import load_rows
 
 
@@ -24,8 +25,10 @@ def evaluate(
     Without an adapter the base model is scored. `with_base` adds the base model's answers beside
     the adapter's, as the columns base_predicted and base_correct.
     """
-    # Before the libraries load: a wrong file is reported at once.
+    # Before the libraries load: a wrong file, or a damaged adapter, is reported at once.
     frame = load_rows(data)
+    if adapter is not None:
+        verify_adapter(adapter)
 
     from peft import PeftModel
 

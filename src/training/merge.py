@@ -13,6 +13,8 @@ def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
     A base that was quantized to 4 bits for training is loaded without quantization: the merged
     model differs from the trained one by the rounding to 4 bits.
     """
+    checkpointing.verify_adapter(adapter)
+
     import torch
     from peft import PeftModel
 

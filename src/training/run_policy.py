@@ -247,14 +247,27 @@ class RunPolicy:
 
     def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None]) -> None:
         """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and
-        `write` it to final/."""
+        `write` it to final/. Where that checkpoint is damaged the newest adapter is kept."""
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
-            load(checkpointing.step_dir(self.checkpoints_dir, self.kept_step))
+            checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
+            try:
+                checkpointing.verify(checkpoint)
+                load(checkpoint)
+            except checkpointing.BrokenCheckpoint as error:
+                self._best_lost(error)
         staging = checkpointing.stage(self.output_dir)
         write(staging / "final")
-        checkpointing.replace_folder(staging / "final", self.output_dir / "final")
+        checkpointing.commit_adapter(
+            staging / "final", self.output_dir / "final", {"step": self.kept_step}
+        )
         staging.rmdir()
+
+    def _best_lost(self, error: checkpointing.BrokenCheckpoint) -> None:
+        text = f"the best adapter is damaged ({error}): that of step {self.step} is kept instead"
+        self.early_stopping.withdraw({"step": None, "value": None, "without_better": 0})
+        self.best_values = {}  # so that the kept adapter is scored
+        self.reporter.warning(self.step, text)
 
     def final_due(self, split: str) -> bool:
         """True if the kept adapter is to be scored on `split`: on the test set, and on the

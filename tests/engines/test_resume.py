@@ -1,16 +1,23 @@
 """Resume: the same bits as without the interruption, from verified checkpoints only."""
 
+import errno
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from src import files
+from src.analysis import model_card
 from src.config import RunConfig, stored_config
-from src.training import checkpointing
+from src.training import checkpointing, run_policy
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
+from src.training.evaluate import evaluate
 from src.training.identity import resume_exactness
+from src.training.merge import merge
 from src.training.train import train
 from src.training.utils import TrainingError, TrainingResult
 from tests.helpers import tiny
@@ -124,6 +131,82 @@ def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
     (folder / "optimizer.pt").unlink()
     with pytest.raises(BrokenCheckpoint, match=r"optimizer\.pt"):
         verify(folder)
+
+
+def test_the_kept_adapter_is_verified_before_every_use(base: Path, tmp_path: Path) -> None:
+    config = tiny.config_of(base)
+    run(config, tmp_path, stop_at=2)
+    good, data = tmp_path / "out/final", tmp_path / "words.csv"
+    data.write_text("question,answer\nteh,the\n")
+    checkpointing.verify_adapter(good)
+    uses: dict[str, Callable[[Path], object]] = {
+        "evaluate": lambda bad: evaluate(config, bad, data, progress=lambda done: None),
+        "merge": lambda bad: merge(config, bad, tmp_path / "merged"),
+        "export": lambda bad: model_card.copy_adapter(bad, tmp_path / "export", config),
+    }
+    for file in sorted(good.iterdir()):
+        bad = tmp_path / "bad" / "final"
+        shutil.rmtree(bad.parent, ignore_errors=True)
+        shutil.copytree(good, bad)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        (bad / file.name).write_bytes(content)
+        for use in uses.values():
+            with pytest.raises(BrokenCheckpoint, match=f"final: {file.name}"):
+                use(bad)
+    assert not (tmp_path / "merged").exists() and not (tmp_path / "export").exists()
+    model_card.copy_adapter(good, tmp_path / "export", config)
+    # Its adapter_config.json is another one.
+    assert not (tmp_path / "export" / checkpointing.MANIFEST).exists()
+
+
+def test_an_adapter_of_an_earlier_version_opens_without_a_manifest(tmp_path: Path) -> None:
+    for name in checkpointing.ADAPTER:
+        with pytest.raises(BrokenCheckpoint, match=f"{name} is missing"):
+            checkpointing.verify_adapter(tmp_path)
+        (tmp_path / name).write_text("x")
+    checkpointing.verify_adapter(tmp_path)
+
+
+def test_a_best_checkpoint_that_was_damaged_is_not_kept(base: Path, tmp_path: Path) -> None:
+    policy = run_policy.RunPolicy(
+        tiny.config_of(base),
+        reporter := tiny.Recorder(None),
+        output_dir=tmp_path / "out",
+        checkpoints_dir=tmp_path / "steps",
+        identity={},
+    )
+    written = tmp_path / "steps" / "step-4"
+    written.mkdir(parents=True)
+    policy.step = 4
+    policy.evaluated({policy.config.early_stopping.metric: 0.5})
+    policy.step = 8
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for name in checkpointing.ADAPTER:
+            (folder / name).write_text("newest")
+
+    policy.keep_best(load=lambda checkpoint: pytest.fail("damaged, and loaded"), write=write)
+    checkpointing.verify_adapter(tmp_path / "out/final")
+    assert policy.kept_step == 8 and policy.final_due("validation")
+    assert any("is damaged" in str(warning) for warning in reporter.warnings)
+
+
+def test_a_passing_error_of_the_disk_breaks_no_checkpoint(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tiny.config_of(base), tmp_path, stop_at=2)
+    failing = {"adapter_config.json": errno.ESTALE, "optimizer.pt": errno.EIO}
+
+    def sometimes(path: object, *given: Any, **named: Any) -> Any:
+        if number := failing.pop(Path(str(path)).name, None):
+            raise OSError(number, "passing")
+        return open(path, *given, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(files, "open", sometimes, raising=False)
+    verify(tmp_path / "steps/step-3")
+    assert not failing
 
 
 def test_an_incomplete_save_never_gets_a_name(tmp_path: Path) -> None:

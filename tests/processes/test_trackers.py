@@ -178,7 +178,8 @@ def begun(run_id: str, **settings: Any) -> start_tracker:
     run_id = fill_run(name=run_id, steps=10)
     output_dir = paths.output_dir(run_id)
     (output_dir / "final").mkdir(parents=True)
-    (output_dir / "final" / "adapter_model.safetensors").write_bytes(b"weights")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (output_dir / "final" / name).write_bytes(b"weights")
     config = load_config(overrides={f"tracking.{name}": value for name, value in settings.items()})
     return start_tracker(config, run_id, output_dir)
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from src import paths
 from src.config import RunConfig
+from src.training import checkpointing
 
 CLOSE_SECONDS = 20
 
@@ -107,7 +108,8 @@ def artifacts(config: RunConfig, run_id: str, end: End) -> dict[str, Path]:
         return {}
     from src.analysis import exports, misspellings
 
-    found = {"adapter": paths.output_dir(run_id) / "final"}
+    adapter = paths.output_dir(run_id) / "final"
+    found = {"adapter": adapter} if checkpointing.is_verified_adapter(adapter) else {}
     for split in ("-test", ""):
         file = paths.predictions_dir(run_id) / f"step-{end.best_step}{split}.parquet"
         if file.exists():
