@@ -107,6 +107,7 @@ NEW_KEYS |= {"right_words", "length_spread", "score_right_words"}
 NEW_KEYS |= {"model", "scores", "kinds", "base_predicted", "base_correct"}  # of evaluate
 NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
 NEW_KEYS |= {"imports"}  # of doctor
+NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())
@@ -250,5 +251,6 @@ def differences(old: Any, new: Any, *, values: bool, at: str = "") -> list[str]:
 
 def same_keys(call: str, new: dict[str, Any]) -> None:
     old = RECORD["calls"][call]
-    assert new["exit"] == old["exit"]
-    assert not differences(old["document"], new["document"], values=False)
+    assert new["exit"] == old["exit"], new
+    found = differences(old["document"], new["document"], values=False)
+    assert not found, found
