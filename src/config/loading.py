@@ -92,12 +92,17 @@ def _empty(values: Mapping[str, Any]) -> dict[str, str]:
 
     An empty text is more often a variable that is not set than the wish for none.
     """
-    optional = {setting.name for setting in settings() if setting.optional}
     return {
         name: f"is empty; write {NULL} for none, or leave it out for its default"
         for name, value in flattened(values).items()
-        if name in optional and isinstance(value, str) and not value.strip()
+        if isinstance(value, str) and not value.strip() and name in _optional()
     }
+
+
+@cache
+def _optional() -> frozenset[str]:
+    """The settings that may be none."""
+    return frozenset(setting.name for setting in settings() if setting.optional)
 
 
 def defaults() -> dict[str, Any]:

@@ -48,8 +48,9 @@ def trial_table(
         _row(run, sweep, metrics.get(run.id, {}), fingerprints.get(run.id)) for run in runs
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    searched = [run.searched or {} for run in runs]
     for name in sweep.space:
-        values = [(run.searched or {}).get(name, NOT_SEARCHED) for run in runs]
+        values = [values.get(name, NOT_SEARCHED) for values in searched]
         # As objects: in a column of numbers None would be nan, and whole numbers fractions.
         frame[name] = pd.Series(values, index=frame.index, dtype=object)
     # Trials of a pack have one process; its token is nobody's business.

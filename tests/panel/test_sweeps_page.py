@@ -242,7 +242,7 @@ def test_4096_trials_are_listed_in_300_ms() -> None:
         scores = [point | {"run_id": row["id"], "value": row["number"] / 4096} for row in rows]
         session.execute(insert(LatestMetric), scores)
     took = []
-    for _ in range(3):  # others on the machine can only make it slower
+    for _ in range(6):  # others on the machine can only make it slower
         with store.reading() as session:
             row = sweep_row(sweep_id)
             began = time.process_time()
