@@ -19,9 +19,9 @@ HOW = (
     "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
     "which config spells better; runs that differ in nothing but their seed are one config."
 )
-LOOKS = (
-    "Intervals and p-values allow for a look after each new seed, from 3 to 10: whoever adds seeds "
-    "until there is a winner finds one in at most 5% of equal configs."
+SEVERAL_LOOKS = (
+    "Intervals and p-values allow for a look after each new seed, from 3 to 10: who adds seeds "
+    "until there is a winner finds one in about 5% of equal configs, or fewer."
 )
 
 
@@ -58,7 +58,7 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
     st.html(verdicts.score_table(found))
     if found.configs:
         st.html(verdicts.verdict_table(found.configs))
-        st.html(f'<p class="quiet">{LOOKS}</p>')
+        st.html(f'<p class="quiet">{SEVERAL_LOOKS}</p>')
         verdicts.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from src.config import RunConfig
+from src.format import full_stop
 from src.panel.launch import data_check, form, measure_button, start
 from src.panel.ui import html, navigation
 from src.runs import attempts, checks, estimate, launcher
@@ -37,7 +38,7 @@ def page() -> None:
         draw_problems(problems, can_check_again=bool(outside))
         if config:
             for text in checks.setting_notes(config):
-                st.html(f'<p class="note">{escape(text)}.</p>')
+                st.html(f'<p class="note">{escape(full_stop(text))}</p>')
             measure_button.draw(config, held=bool(outside))
             draw_sizes(config, preview)
         form.draw_changes(origin, base, texts)

@@ -26,6 +26,7 @@ class Imported:
     module: str
     version: str | None
     problem: str | None  # one line, None where it is imported
+    ended_process: bool = False  # so that nothing after it was tried
 
     @property
     def text(self) -> str:
@@ -47,10 +48,16 @@ def try_imports() -> dict[str, Imported]:
     if done.returncode:
         # It ended while it imported the last one, or before the first.
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        found[last] = Imported(last, None, f"ended the process: {lines[-1][:300]}")
+        problem = f"ended the process: {lines[-1][:300]}"
+        found[last] = Imported(last, None, problem, ended_process=True)
     return found
 
 
 def missing(found: Mapping[str, Imported]) -> list[Imported]:
-    """The modules without which nothing trains here."""
-    return [one for one in found.values() if one.problem and one.module not in OPTIONAL]
+    """The modules that prevent a training here: needed ones that cannot be imported, and any that
+    ends its process."""
+    return [
+        one
+        for one in found.values()
+        if one.ended_process or (one.problem and one.module not in OPTIONAL)
+    ]

@@ -3,7 +3,10 @@
 import ast
 import sys
 
+from src.cli import doctor
 from src.paths import ROOT
+from src.runs import imports
+from src.runs.imports import Imported
 from src.workers import import_check as check
 
 # Of the panel and the command line, of tools beside a training, or parts of one that is listed.
@@ -33,3 +36,19 @@ def test_a_module_that_cannot_be_imported_has_a_reason_on_one_line() -> None:
     gone = check.tried("no_such_module")
     assert gone["problem"] == "ModuleNotFoundError: No module named 'no_such_module'"
     assert gone["version"] is None
+
+
+def test_a_module_that_ends_the_process_prevents_a_launch_though_it_is_optional() -> None:
+    # Nothing after it was tried, and a training would end with it too.
+    found = {"unsloth": Imported("unsloth", None, "ended the process: Aborted", ended_process=True)}
+    assert [one.module for one in imports.missing(found)] == ["unsloth"]
+    assert doctor.would_use(found, ["a GPU"]).startswith(
+        "nothing, as training cannot import unsloth"
+    )
+    assert doctor.usable(found, "peft") == "no: unsloth: ended the process: Aborted"
+
+
+def test_a_tracker_that_cannot_be_imported_prevents_no_launch() -> None:
+    found = {"wandb": Imported("wandb", None, "OSError: broken")}
+    assert imports.missing(found) == []
+    assert doctor.would_use(found, []) == "peft on the CPU, without W&B (OSError: broken)"
