@@ -18,17 +18,17 @@ run: setup  ## Set up what is missing, then open the panel on 127.0.0.1:$(PORT)
 
 setup: .venv/.ready  ## Make .venv with the requirements of this machine
 
-.venv/.ready: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml
+.venv/.ready: $(REQUIREMENTS) requirements-cpu.txt pyproject.toml scripts/install.py
 	@$(PYTHON) -c 'import sys; sys.exit("Spelltune needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make run PYTHON=python3.12)" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "Installing $(REQUIREMENTS), about a gigabyte and a half (on a machine with a GPU, seven)"
+	$(VENV)/python -m scripts.install --requirement $(REQUIREMENTS) --editable .
 	@touch $@
 
 setup-dev: .venv/.ready-dev
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(VENV)/python -m scripts.install --requirement requirements-dev.txt
 	@touch $@
 
 test: setup-dev  ## Run the tests that a change should pass before it is sent
@@ -91,7 +91,7 @@ diagram: setup-dev  ## Write the state diagram of docs/architecture.md from TRAN
 	$(VENV)/python -m scripts.state_diagram
 
 base: setup-dev  ## Pretrain checkpoints/base/spelltune-tiny again (needs an NVIDIA GPU for minutes, a CPU for hours)
-	$(VENV)/python -m pip install --quiet wordfreq==3.1.1
+	$(VENV)/python -m scripts.install wordfreq==3.1.1
 	$(VENV)/python -m scripts.pretrain_base lists
 	$(VENV)/python -m scripts.pretrain_base train
 
