@@ -64,7 +64,7 @@ def test_no_command_sends_escape_codes_of_data_to_a_terminal(hostile: str, home:
         ("sweep", "plan", HOSTILE), ("launch", "--set", f"data.task={HOSTILE}"),
         ("launch", "--set", f"{HOSTILE}=1"), ("preview", "--set", f"data.path={data}"),
         ("launch", "--preset", HOSTILE), ("resume", hostile), ("delete", first, "--yes"),
-        ("doctor",), ("export", hostile, "--format", "docx"),
+        ("export", hostile, "--format", "docx"),
     ]  # fmt: skip
     for call in calls:
         answer = cli(*call)
@@ -87,7 +87,10 @@ def test_a_console_shows_its_own_colours_and_not_those_of_data() -> None:
     assert file.getvalue() == "a \\x1b[31mred[/]\n"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp1252", "koi8-r"))],
+)
 def test_a_terminal_that_is_not_utf_8_gets_what_it_can_show(encoding: str, home: Path) -> None:
     name = "naïve 日本 – “x” …"
     run_id = fill_run(name=name, steps=0, status=Status.RUNNING)
