@@ -7,7 +7,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test test-all lint format bench bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
+.PHONY: help run setup setup-dev test test-all lint format bench bench-answer bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,9 @@ format: setup-dev  ## Fix style problems that can be fixed automatically
 
 bench: setup-dev  ## Measure the presets, and the time from launch to first step, on this machine
 	$(VENV)/python -m benchmarks.presets
+
+bench-answer: setup-dev  ## Measure the wait for answers on this machine: a sweep of 64 trials, and one run
+	$(VENV)/python -m benchmarks.answer
 
 bench-pages: setup-dev  ## Measure each page on a store of 1,000 runs (10 minutes, 700 MB of disk)
 	$(VENV)/python -m benchmarks.pages

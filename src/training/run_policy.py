@@ -17,7 +17,7 @@ from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
-from src.training.throughput import Throughput
+from src.training.throughput import Throughput, TimeSpent
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class RunPolicy:
         output_dir: Path,
         checkpoints_dir: Path,
         identity: Mapping[str, Any],
+        spent: TimeSpent | None = None,
     ):
         if problems := stopping_problems(config.early_stopping):
             raise TrainingError("; ".join(f"{name}: {text}" for name, text in problems.items()))
@@ -47,7 +48,7 @@ class RunPolicy:
         self.output_dir, self.checkpoints_dir = output_dir, checkpoints_dir
         self.identity = identity  # see `identity.run_identity`
         self.early_stopping = EarlyStopping(config.early_stopping)
-        self.throughput = Throughput()
+        self.throughput, self.spent = Throughput(), spent or TimeSpent()
         self.step = 0  # optimizer steps taken
         self.stopped = False  # by a user
         self.early_stop: str | None = None
@@ -285,6 +286,7 @@ class RunPolicy:
 
     def result(self) -> TrainingResult:
         self.reporter.phase("")
+        self.reporter.used({"trainer_seconds": self.spent.seconds()})
         return TrainingResult(
             stopped=self.stopped,
             reason=f"stopped at step {self.step}" if self.stopped else self.early_stop,

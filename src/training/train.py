@@ -118,7 +118,9 @@ def _train_with_trl(
     from src.training.examples import Examples
     from src.training.identity import run_identity
     from src.training.run_policy import RunPolicy
+    from src.training.throughput import TimeSpent
 
+    spent = TimeSpent("loading")
     if threads := os.environ.get("SPELLTUNE_THREADS"):
         torch.set_num_threads(int(threads))
     precision = machine.resolve_precision(config.training.precision)
@@ -135,6 +137,7 @@ def _train_with_trl(
         output_dir=output_dir,
         checkpoints_dir=checkpoints_dir,
         identity=run_identity(config, data=examples.fingerprint, tokenizer=vocabulary.fingerprint),
+        spent=spent,
     )
     if resume_from is not None:
         policy.resume(resume_from)
@@ -156,7 +159,7 @@ def _train_with_trl(
     def scored(split: str, step: int) -> dict[str, float] | None:
         """Score the current adapter as that of `step`, and report it; None if a stop came first."""
         rows = examples.rows[split]
-        with machine.random_state_kept():
+        with spent.on("scoring"), machine.random_state_kept():
             scores = scoring.score(
                 model,
                 vocabulary.tokenizer,
@@ -184,12 +187,14 @@ def _train_with_trl(
     if policy.evaluation_due:
         policy.evaluated(scored("validation", policy.step))
     if not policy.over:
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        with spent.on("steps"):
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
-    policy.keep_best(
-        load=lambda checkpoint: _load_adapter(model, checkpoint),
-        write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
-    )
+    with spent.on("waiting"):
+        policy.keep_best(
+            load=lambda checkpoint: _load_adapter(model, checkpoint),
+            write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
+        )
     for split in ("validation", "test"):
         if policy.final_due(split):
             policy.final_scores(scored(split, policy.kept_step))

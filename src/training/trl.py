@@ -132,7 +132,7 @@ class SpellingTrainer(SFTTrainer):
         scheduler._last_lr = [group["lr"] for group in groups]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.policy.throughput.paused():
+        with self.policy.spent.on("waiting"), self.policy.throughput.paused():
             trained = (p for p in model.parameters() if p.requires_grad)
             if all(bool(torch.isfinite(p).all()) for p in trained):
                 # Not TRL's: it writes a model card of its own into the folder first.

@@ -110,6 +110,9 @@ class RunReporter:
         self._used.update(values)
         with self._lock:
             self._columns["used"] = dict(self._used)
+        if spent := values.get("trainer_seconds"):
+            shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())
+            self.say(f"seconds of the thread that trains, so far: {shares}")
 
     def warning(self, step: int, text: str) -> None:
         self._warn(text)

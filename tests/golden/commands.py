@@ -108,6 +108,7 @@ NEW_KEYS |= {"model", "scores", "kinds", "base_predicted", "base_correct"}  # of
 NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
 NEW_KEYS |= {"imports"}  # of doctor
 NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
+NEW_KEYS |= {"trainer_seconds"}  # of what a run used
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())

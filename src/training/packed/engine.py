@@ -20,6 +20,7 @@ from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import Outcome, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, Scores, score_runs
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
+from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
 
 # Adapters per forward pass. On a GPU more are not faster, and take memory; a CPU is busy with one,
@@ -77,6 +78,7 @@ class _Engine:
             at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
         )
         self.outcomes: list[tuple[RunSpec, Outcome]] = []
+        self.spent = TimeSpent()
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
 
@@ -87,11 +89,13 @@ class _Engine:
             self._end(first, TrainingError(why))
             first = self.queue.next()
         if isinstance(first, RunSpec):
-            self._load(first)
+            with self.spent.on("loading"):
+                self._load(first)
             self.queue.put_first(first)
             self._fill()
             while self.slots.runs:
-                results = self._steps()
+                with self.spent.on("steps"):
+                    results = self._steps()
                 if results is None:  # in a handler the error's traceback would keep the pack alive
                     self.slots.halve()
                     continue
@@ -104,7 +108,7 @@ class _Engine:
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
-        self.reader = RunReader(self.base)
+        self.reader = RunReader(self.base, self.spent)
         self.batches = BatchBuilder(self.base.tokenizer.pad_token_id, graphs=self.options.graphs)
         self.scorer = Scorer(
             self.base.frozen,
@@ -139,12 +143,14 @@ class _Engine:
     def _prepare(self, spec: RunSpec) -> PackedRun | None:
         """Read a run's data and its adapter; None if that ended it."""
         try:
-            run = self.reader.read(spec)
-            if spec.resume_from is None:
-                run.state = files.fresh_state(self.base.initial_weights(run), type(run.optimizer))
-            else:
-                run.policy.resume(spec.resume_from)
-                run.state = files.read_state(self.base, run, spec.resume_from)
+            with self.spent.on("loading"):
+                run = self.reader.read(spec)
+                if spec.resume_from is None:
+                    weights = self.base.initial_weights(run)
+                    run.state = files.fresh_state(weights, type(run.optimizer))
+                else:
+                    run.policy.resume(spec.resume_from)
+                    run.state = files.read_state(self.base, run, spec.resume_from)
             return run
         # As broad as in `_alone`.
         except Exception as error:
@@ -189,7 +195,8 @@ class _Engine:
             own = [tuple(row[run.slot] for row in step) for step in results]
             self._alone(run, run.log, own)
         self._evaluate([run for run in self.slots.runs if run.policy.evaluation_due])
-        self._save([run for run in self.slots.runs if run.policy.save_due])
+        with self.spent.on("waiting"):
+            self._save([run for run in self.slots.runs if run.policy.save_due])
         self._finish([run for run in self.slots.runs if run.policy.over])
 
     # Evaluation.
@@ -226,7 +233,9 @@ class _Engine:
             values = scores and run.policy.scored(split, steps[run.slot], *scores)
             results.append((run, values))
 
-        for run, scores in score_runs(self.scorer, self.slots.pack.stacks, runs, split):
+        with self.spent.on("scoring"):
+            scored = score_runs(self.scorer, self.slots.pack.stacks, runs, split)
+        for run, scores in scored:
             self._alone(run, report, run, scores)
         for run in self.slots.runs:
             # Nobody trained meanwhile.
@@ -251,8 +260,9 @@ class _Engine:
 
     def _finish(self, runs: list[PackedRun]) -> None:
         """Keep each run's best adapter, score it, and end the run."""
-        for run in runs:
-            self._alone(run, files.keep_best, self.base, self.slots.pack, run)
+        with self.spent.on("waiting"):
+            for run in runs:
+                self._alone(run, files.keep_best, self.base, self.slots.pack, run)
         kept = {run.slot: run.policy.kept_step for run in runs}
         for split in ("validation", "test"):
             due = [r for r in runs if r in self.slots.runs and r.policy.final_due(split)]

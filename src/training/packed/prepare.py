@@ -19,6 +19,7 @@ from src.training.packed.arrays import ExampleArrays
 from src.training.packed.eligibility import refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
 from src.training.run_policy import RunPolicy
+from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError
 
 
@@ -109,8 +110,8 @@ class SharedBase:
 class RunReader:
     """Reads the data of runs; runs with the same data share their examples."""
 
-    def __init__(self, base: SharedBase):
-        self.base = base
+    def __init__(self, base: SharedBase, spent: TimeSpent):
+        self.base, self.spent = base, spent
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
 
@@ -135,6 +136,7 @@ class RunReader:
                 tokenizer=self.base.vocabulary.fingerprint,
                 engine="packed",
             ),
+            spent=self.spent,
         )
         return PackedRun(spec, examples, arrays, policy)
 
