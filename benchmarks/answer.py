@@ -3,9 +3,9 @@
 Launches through the product, as a person would: a sweep of 64 trials x 300 steps of tiny-spell,
 each with four evaluations of 400 words and a test of 1,384; one run of tiny-spell; and that run
 once more, which finds what the first one left loaded and cached. Prints, as Markdown, the wall time
-from launch to COMPLETED, the time to the first step, and where the time of the training thread went, by
-the trainer's own account (`trainer_seconds` of each run). On a GPU its utilization is sampled 5
-times a second between the first and the last step.
+from launch to COMPLETED, the time to the first step, and where the time of the training thread
+went, by the trainer's own account (`trainer_seconds` of each run). On a GPU its utilization is
+sampled 5 times a second between the first and the last step.
 
     python -m benchmarks.answer [--trials 64] [--steps 300] [--rows sweep,solo] [--quick]
 """
@@ -40,7 +40,7 @@ QUICK = {"trials": 8, "steps": 20}  # on a CPU: half a minute
 
 
 def spelltune(*arguments: str) -> str:
-    """What a command prints on standard output."""
+    """The standard output of a command."""
     command = [sys.executable, "-m", "src.cli", *arguments]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -188,7 +188,8 @@ def step_times(run: Run) -> list[float]:
 def table(rows: list[dict[str, Any]]) -> str:
     head = (
         "launched", "engine", "completed", "wall s", "first step s",
-        *(f"{activity} s" for activity in ACTIVITIES), "steps and scoring, share of wall", "trainers", "GPU utilization",
+        *(f"{activity} s" for activity in ACTIVITIES), "steps and scoring, share of wall",
+        "trainers", "GPU utilization",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in rows:
@@ -196,7 +197,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         busy = one["utilization"]
         cells = (
             one["what"], one["engine"], f"{one['completed']} of {one['runs']}",
-            f"{one['wall']:.1f}", f"{one['first step']:.1f}", *(f"{one[name]:.1f}" for name in ACTIVITIES),
+            f"{one['wall']:.1f}", f"{one['first step']:.1f}",
+            *(f"{one[name]:.1f}" for name in ACTIVITIES),
             f"{share:.0%}", str(one["trainers"]), "" if busy is None else f"{busy:.0f}%",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

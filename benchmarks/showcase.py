@@ -18,6 +18,7 @@ import pandas as pd
 
 from src import store
 from src.analysis import comparison, misspellings, paired
+from src.analysis.kinds import KINDS, kind_of
 from src.config import load_config
 from src.runs import launcher
 from src.store.tables import Run, Status
@@ -69,9 +70,7 @@ def leave_out(folder: Path) -> tuple[int, int]:
         frame = getattr(splits, split)[["question", "answer"]]
         if split == "train":
             wrong = frame["question"].str.partition(": ")[2]
-            kinds = [
-                misspellings.kind_of(a, w) for a, w in zip(frame["answer"], wrong, strict=True)
-            ]
+            kinds = [kind_of(a, w) for a, w in zip(frame["answer"], wrong, strict=True)]
             counts = sum(kind == LEFT_OUT for kind in kinds), len(frame)
             frame = frame[[kind != LEFT_OUT for kind in kinds]]
         frame.to_json(folder / f"{split}.jsonl", orient="records", lines=True)
@@ -105,7 +104,7 @@ def kinds_table(session: store.Session, runs: Sequence[Run]) -> str:
             shares[when].append(Counter(share))
     means = {when: sum(found, Counter()) for when, found in shares.items()}
     lines = ["| kind of error | before | after |", "|---|---|---|"]
-    for kind in [*misspellings.KINDS, "all"]:
+    for kind in [*KINDS, "all"]:
         cells = []
         for when in ("before", "after"):
             total = sum(means[when].values()) if kind == "all" else means[when][kind]

@@ -6,7 +6,9 @@ distance is computed, rapidfuzz: command line and supervisors read the names her
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from src.memo import Memo
 from src.text import composed
 
 
@@ -25,6 +27,8 @@ class MetricInfo:
         """True if it is shown in percent."""
         return self.format.endswith("%")
 
+
+MAX_JUDGED = 300_000  # answers whose judgement is remembered
 
 # Of an evaluation, in the order in which they are offered and shown.
 METRICS = {
@@ -71,6 +75,41 @@ def lower_is_better(recorded: str) -> bool:
     return info is not None and info.lower_is_better is True
 
 
+class Judgement(NamedTuple):
+    """One answer beside the right one; both without surrounding spaces."""
+
+    correct: bool  # as of `same`
+    edit_distance: int
+    """Fewest insertions, deletions, substitutions and swaps of neighbours that turn one into the
+    other (optimal string alignment)."""
+    edits: int
+    """The same without swaps (Levenshtein)."""
+    characters: int  # of the right answer
+
+
+_judged: Memo[tuple[str, str], Judgement] = Memo(MAX_JUDGED)
+
+
+def judge(predicted: list[str], expected: list[str]) -> list[Judgement]:
+    """Each answer beside the right one; equal answers are judged once in the life of a process."""
+    return _judged.of(list(zip(predicted, expected, strict=True)), _judge)
+
+
+def _judge(pairs: list[tuple[str, str]]) -> list[Judgement]:
+    from rapidfuzz.distance import OSA, Levenshtein
+    from rapidfuzz.process import cpdist
+
+    answers, right = [_plain(p) for p, _ in pairs], [_plain(e) for _, e in pairs]
+    swaps, plain = (
+        cpdist(answers, right, scorer=distance).tolist()
+        for distance in (OSA.distance, Levenshtein.distance)
+    )
+    return [
+        Judgement(p == e, swap, edits, len(e))
+        for p, e, swap, edits in zip(answers, right, swaps, plain, strict=True)
+    ]
+
+
 def exact_match(predicted: list[str], expected: list[str]) -> float:
     """Fraction of words spelled exactly right, in [0, 1].
 
@@ -102,16 +141,13 @@ def token_accuracy(hits: int, tokens: int) -> float:
 
 
 def edit_distance(predicted: str, expected: str) -> int:
-    """Fewest insertions, deletions, substitutions and swaps of neighbours that turn one into the
-    other (optimal string alignment), without surrounding spaces."""
-    from rapidfuzz.distance import OSA
-
-    return OSA.distance(_plain(predicted), _plain(expected))
+    """`Judgement.edit_distance` of one answer."""
+    return judge([predicted], [expected])[0].edit_distance
 
 
 def mean_edit_distance(predicted: list[str], expected: list[str]) -> float:
-    """Mean of `edit_distance` over the words."""
-    distances = [edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)]
+    """Mean of `Judgement.edit_distance` over the words."""
+    distances = [one.edit_distance for one in judge(predicted, expected)]
     return sum(distances) / len(distances) if distances else math.nan
 
 
@@ -121,9 +157,6 @@ def character_error_rate(predicted: list[str], expected: list[str]) -> float:
 
     nan when no character is expected.
     """
-    from rapidfuzz.distance import Levenshtein
-
-    pairs = [(_plain(p), _plain(e)) for p, e in zip(predicted, expected, strict=True)]
-    characters = sum(len(e) for _, e in pairs)
-    edits = sum(Levenshtein.distance(p, e) for p, e in pairs)
-    return edits / characters if characters else math.nan
+    judged = judge(predicted, expected)
+    characters = sum(one.characters for one in judged)
+    return sum(one.edits for one in judged) / characters if characters else math.nan

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
 from src.models import metrics
 from src.training.tasks import CORRECT, asks_right_word, real_words
@@ -46,15 +46,15 @@ def dictionary_answers(questions: Sequence[str]) -> list[str] | None:
     return nearest_words([question.removeprefix(CORRECT).strip() for question in questions])
 
 
-def dictionary_scores(predictions: pd.DataFrame) -> dict[str, float]:
+def dictionary_scores(predictions: pa.Table) -> dict[str, float]:
     """The metrics of the dictionary method on the questions of some predictions, with the ending
     `/dictionary`; none where they are not corrections."""
-    answers = dictionary_answers(predictions["question"].tolist())
+    questions, expected = (predictions[c].to_pylist() for c in ("question", "expected"))
+    answers = dictionary_answers(questions)
     if answers is None:
         return {}
-    expected = predictions["expected"].tolist()
     values = {"exact_match": metrics.exact_match(answers, expected)}
-    values |= correction_shares(predictions["question"].tolist(), expected, answers)
+    values |= correction_shares(questions, expected, answers)
     return {f"{name}/dictionary": value for name, value in values.items()}
 
 

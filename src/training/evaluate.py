@@ -19,7 +19,7 @@ def evaluate(
     progress: Callable[[int], None],
     with_base: bool = False,
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Metrics by name and one prediction per row, as `scoring.score` returns them.
+    """Metrics by name and one prediction per row, those of `scoring.score`.
 
     The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
     Without an adapter the base model is scored. `with_base` adds the base model's answers beside
@@ -56,7 +56,8 @@ def evaluate(
             **asked.evaluation,
         )
         assert found is not None  # nothing here asks it to stop
-        return found
+        values, predictions = found
+        return values, predictions.to_pandas()
 
     if adapter is None:
         return scored(model)

@@ -21,7 +21,7 @@ from src.training.throughput import Throughput, TimeSpent
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 
 class RunPolicy:
@@ -154,7 +154,7 @@ class RunPolicy:
         self.reporter.phase(f"{split} {done:,} of {total:,}", scoring=True)
 
     def scored(
-        self, split: str, step: int, metrics: Mapping[str, float], predictions: "pd.DataFrame"
+        self, split: str, step: int, metrics: Mapping[str, float], predictions: "pa.Table"
     ) -> dict[str, float]:
         """Report scores of the adapter of `step`; returns them under the names of their split."""
         prefix = "val" if split == "validation" else split

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-import pandas as pd
+import pyarrow as pa
 import torch
 
+from src.memo import Memo
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
@@ -15,6 +17,11 @@ from src.training.data_files import DataError
 from src.training.data_loaders import fill
 from src.training.dictionary import correction_shares
 from src.training.tasks import task_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_KNOWN_TEXTS = 300_000  # answers of a tokenizer whose text is remembered
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Row:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def encode(tokenizer: Any, frame: pd.DataFrame, template: str) -> list[Row]:
+def encode(tokenizer: Any, frame: "pd.DataFrame", template: str) -> list[Row]:
     """Tokenize the rows of a frame with columns question, answer and word."""
     if frame.empty:
         return []
@@ -87,7 +94,7 @@ def score(
     context: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, float], pd.DataFrame] | None:
+) -> tuple[dict[str, float], pa.Table] | None:
     """Metrics (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction per row in
     the order of `rows`; None if `stop` returned True meanwhile.
 
@@ -131,6 +138,9 @@ def score(
     return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
 
 
+_texts: WeakKeyDictionary[Any, Memo[tuple[int, ...], str]] = WeakKeyDictionary()
+
+
 def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
     """The text of each answer, without special tokens and surrounding spaces, in the Unicode form
     of `src.text.composed`."""
@@ -138,51 +148,59 @@ def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
     cleans = tokenizer.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
     # In one call: transformers' own decodes one by one, which takes eight times as long.
     decode = tokenizer.batch_decode if cleans else backend.decode_batch
-    return [composed(text).strip() for text in decode(list(answers), skip_special_tokens=True)]
+
+    def decoded(new: list[tuple[int, ...]]) -> list[str]:
+        texts = decode([list(ids) for ids in new], skip_special_tokens=True)
+        return [composed(text).strip() for text in texts]
+
+    known = _texts.setdefault(tokenizer, Memo(MAX_KNOWN_TEXTS))
+    return known.of([tuple(ids) for ids in answers], decoded)
 
 
 def summary(
     rows: Sequence[Row], log_p: Sequence[float], predicted: list[str], *, hits: int, tokens: int
-) -> tuple[dict[str, float], pd.DataFrame]:
+) -> tuple[dict[str, float], pa.Table]:
     """The metrics and predictions that `score` returns, from each row's sum of log p and decoded
     answer and from how many of all answer tokens the arg max hits."""
     expected = [composed(row.answer).strip() for row in rows]
-    frame = pd.DataFrame(
+    judged = metrics.judge(predicted, expected)
+    questions = [row.question for row in rows]
+    table = pa.table(
         {
-            "word": [row.word for row in rows],
-            "question": [row.question for row in rows],
-            "expected": expected,
-            "predicted": predicted,
-            "correct": [metrics.same(p, e) for p, e in zip(predicted, expected, strict=True)],
-            "edit_distance": [
-                metrics.edit_distance(p, e) for p, e in zip(predicted, expected, strict=True)
-            ],
-            "answer_tokens": [len(row.answer_ids) for row in rows],
-            "log_probability": log_p,
+            "word": pa.array([row.word for row in rows], pa.string()),
+            "question": pa.array(questions, pa.string()),
+            "expected": pa.array(expected, pa.string()),
+            "predicted": pa.array(predicted, pa.string()),
+            "correct": pa.array([one.correct for one in judged], pa.bool_()),
+            "edit_distance": pa.array([one.edit_distance for one in judged], pa.int64()),
+            "answer_tokens": pa.array([len(row.answer_ids) for row in rows], pa.int64()),
+            "log_probability": pa.array(log_p, pa.float64()),
         }
     )
     values = {
         "loss": -sum(log_p) / tokens if tokens else float("nan"),
         "token_accuracy": metrics.token_accuracy(hits, tokens),
-        **_distances(frame),
-        **correction_shares([row.question for row in rows], expected, predicted),
+        **_distances(predicted, expected),
+        **correction_shares(questions, expected, predicted),
     }
-    tasks = [task_of(answer) for answer in expected]
+    places: dict[str, list[int]] = {}
+    for place, answer in enumerate(expected):
+        places.setdefault(task_of(answer), []).append(place)
     # A word of one letter looks the same in both tasks.
-    if len({task for task, answer in zip(tasks, expected, strict=True) if len(answer) > 1}) > 1:
-        for task, own in frame.groupby(tasks):
-            ending = str(task).replace(" ", "_")
-            values |= {f"{name}/{ending}": value for name, value in _distances(own).items()}
-    return values, frame
+    if len({task_of(answer) for answer in expected if len(answer) > 1}) > 1:
+        for task, own in sorted(places.items()):
+            ending = task.replace(" ", "_")
+            found = _distances([predicted[at] for at in own], [expected[at] for at in own])
+            values |= {f"{name}/{ending}": value for name, value in found.items()}
+    return values, table
 
 
-def _distances(frame: pd.DataFrame) -> dict[str, float]:
+def _distances(predicted: list[str], expected: list[str]) -> dict[str, float]:
     """Metrics of the generated answers of some rows."""
-    both = frame["predicted"].tolist(), frame["expected"].tolist()
     return {
-        "exact_match": metrics.exact_match(*both),
-        "cer": metrics.character_error_rate(*both),
-        "edit_distance": metrics.mean_edit_distance(*both),
+        "exact_match": metrics.exact_match(predicted, expected),
+        "cer": metrics.character_error_rate(predicted, expected),
+        "edit_distance": metrics.mean_edit_distance(predicted, expected),
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
 
 class TrainingError(ValueError):
@@ -25,9 +25,9 @@ class Reporter(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record scalars by name (`train/loss`, `lr`, ...) at a step."""
 
-    def evaluation(self, step: int, split: str, predictions: "pd.DataFrame") -> None:
+    def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None:
         """Store the predictions of one evaluation of `split` (validation or test), one row per
-        question."""
+        question, as `scoring.summary` gives them."""
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
         """Record a complete checkpoint directory."""

@@ -13,17 +13,19 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
-from src.analysis import misspellings
+from src.analysis.predictions import write as write_predictions
 from src.runs import lease, termination
 from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
 from src.workers.trackers.base import Tracker
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
@@ -79,23 +81,16 @@ class RunReporter:
         self.say(f"step {step}: " + " ".join(f"{k} {v:.4g}" for k, v in values.items()))
         self.tracker.log(step, values)
 
-    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
-        file = (
-            paths.predictions_dir(self.run_id)
-            / f"step-{step}{'' if split == 'validation' else '-' + split}.parquet"
-        )
-        staged = file.with_suffix(".writing")
+    def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None:
+        name = f"step-{step}{'' if split == 'validation' else '-' + split}.parquet"
+        file = paths.predictions_dir(self.run_id) / name
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            misspellings.with_kinds(predictions).to_parquet(staged, index=False)
-            staged.replace(file)
+            write_predictions(predictions, file)
         except OSError as error:
-            staged.unlink(missing_ok=True)
             self._warn(f"cannot keep the predictions of step {step}: {error}")
             return
-        self._jobs.put(
-            ("evaluation", (step, split, file, len(predictions), int(predictions["correct"].sum())))
-        )
+        correct = sum(predictions["correct"].to_pylist())
+        self._jobs.put(("evaluation", (step, split, file, len(predictions), correct)))
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
         self._jobs.put(("checkpoint", (step, path, is_best)))

@@ -178,7 +178,7 @@ def test_each_recipe_has_five_lines_and_names_what_is_there() -> None:
                 assert re.search(rf"\b{last}\b", source), f"{name}: {quoted}"
 
 
-# What each layer may import beside itself; config, errors, files, format and paths are below all.
+# What each layer may import beside itself; config and the small modules of src are below all.
 LAYERS = {
     "models": set(),
     "training": {"models"},

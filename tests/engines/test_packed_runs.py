@@ -492,14 +492,14 @@ def test_scores_are_those_of_scoring(
     members = [(0, rows), (1, rows[2:])]
     found = Scorer(packed, tokenizer, 128).score(pack.stacks, members, **options)
     assert found is not None
-    for (metrics, frame), one, (_, own) in zip(found, specs, members, strict=True):
+    for (metrics, table), one, (_, own) in zip(found, specs, members, strict=True):
         adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))
         expected = scoring.score(adapted, tokenizer, own, precision="fp32", context=128, **options)
         assert expected is not None
         assert metrics == pytest.approx(expected[0], rel=1e-4)
-        assert frame["predicted"].tolist() == expected[1]["predicted"].tolist()
-        assert frame["log_probability"].tolist() == pytest.approx(
-            expected[1]["log_probability"].tolist(), rel=1e-4
+        assert table["predicted"].to_pylist() == expected[1]["predicted"].to_pylist()
+        assert table["log_probability"].to_pylist() == pytest.approx(
+            expected[1]["log_probability"].to_pylist(), rel=1e-4
         )
         adapted.unload()
-    assert len(set(found[0][1]["predicted"])) > 1
+    assert len(set(found[0][1]["predicted"].to_pylist())) > 1

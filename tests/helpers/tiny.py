@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import torch
 
 from src.config import RunConfig, load_config
@@ -138,8 +139,8 @@ class Recorder:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.points += [(step, name, float(value)) for name, value in values.items()]
 
-    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
-        self.evaluations.append((step, split, predictions))
+    def evaluation(self, step: int, split: str, predictions: pa.Table) -> None:
+        self.evaluations.append((step, split, predictions.to_pandas()))
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
         self.checkpoints.append((step, path, is_best))

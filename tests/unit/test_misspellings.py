@@ -8,12 +8,15 @@ from itertools import product
 
 import openpyxl
 import pandas as pd
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from src import cli, paths, store
-from src.analysis import exports, misspellings, paired
+from src.analysis import exports, kinds, misspellings, paired
 from src.config import load_config
+from src.memo import Memo
+from src.models import metrics
 from src.training import scoring
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
@@ -38,8 +41,8 @@ DOCUMENTED = re.findall(
 
 
 def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedence():
-    assert [kind for kind, *_ in DOCUMENTED] == list(misspellings.KINDS)
-    assert [misspellings.kind_of(e, p) for _, e, p in DOCUMENTED] == list(misspellings.KINDS)
+    assert [kind for kind, *_ in DOCUMENTED] == list(kinds.KINDS)
+    assert [kinds.kind_of(e, p) for _, e, p in DOCUMENTED] == list(kinds.KINDS)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_the_documented_examples_are_of_their_kind_and_in_the_order_of_precedenc
     ],
 )
 def test_kinds(kind, expected, answer):
-    assert misspellings.kind_of(expected, answer) == kind
+    assert kinds.kind_of(expected, answer) == kind
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ def test_kinds(kind, expected, answer):
     ],
 )
 def test_edits(expected, answer, found):
-    assert " ".join(map(str, misspellings.edits(expected, answer))) == found
+    assert " ".join(map(str, kinds.edits(expected, answer))) == found
 
 
 def test_edits_lead_from_the_expected_letters_to_the_answer():
@@ -152,7 +155,7 @@ def test_edits_lead_from_the_expected_letters_to_the_answer():
     for _ in range(5000):
         was, now = ("".join(noise.choices("abe", k=noise.randrange(1, 7))) for _ in range(2))
         letters, before = list(was), [""] * (len(was) + 1)
-        for edit in misspellings.edits(was, now):
+        for edit in kinds.edits(was, now):
             place = slice(edit.at - 1, edit.at - 1 + len(edit.was))
             assert was[place] == edit.was
             if edit.what == "insert":
@@ -174,8 +177,8 @@ def test_the_kinds_of_an_evaluation_sum_to_its_errors():
 def test_no_answer_of_any_letters_is_without_a_kind():
     made = "ab", "aab", "ba", "b a", "", "A", "é", "x y", "\x00", "<b>", "🙂", "ſ"
     for expected, answer in product(made, made):
-        kind = misspellings.kind_of(expected, answer)
-        assert (kind in misspellings.KINDS) == (expected != answer), (expected, answer)
+        kind = kinds.kind_of(expected, answer)
+        assert (kind in kinds.KINDS) == (expected != answer), (expected, answer)
 
 
 def test_scores_are_also_given_by_task_where_there_are_two():
@@ -191,6 +194,39 @@ def test_scores_are_also_given_by_task_where_there_are_two():
     assert set(alone) == {"loss", "token_accuracy", "exact_match", "cer", "edit_distance"}
 
 
+def test_equal_answers_are_described_and_judged_once():
+    """The adapters of a sweep make the same mistakes."""
+    asked = []
+
+    def compute(new):
+        asked.append(new)
+        return kinds.describe_each(new)
+
+    twice = [("unheardof", "unherdof"), ("unheardof", "unheardof"), ("unheardof", "unherdof")]
+    found = kinds.describe(twice, compute)
+    assert asked == [twice[:2]] and found == kinds.describe_each(twice)
+    assert kinds.describe(twice, compute) == found and len(asked) == 1
+    assert found[0] == ("delete@5:a", "omission", 9) and found[1] == ("", "", 9)
+    answers, right = ["recieve", "receive ", "recieve", ""], ["receive"] * 4
+    judged = metrics.judge(answers, right)
+    assert judged == [(False, 1, 2, 7), (True, 0, 0, 7), (False, 1, 2, 7), (False, 7, 7, 7)]
+    assert metrics.judge([], []) == []
+
+
+def test_what_is_remembered_is_bounded():
+    memo: Memo[int, int] = Memo(3)
+    asked = []
+
+    def compute(new):
+        asked.append(new)
+        return [10 * key for key in new]
+
+    assert memo.of([1, 2, 1], compute) == [10, 20, 10] and memo.of([3, 1], compute) == [30, 10]
+    assert asked == [[1, 2], [3]]
+    assert memo.of([1, 4, 5, 4], compute) == [10, 40, 50, 40]  # no room beside the three
+    assert memo.of([1, 2], compute) == [10, 20] and asked[2:] == [[1, 4, 5], [1, 2]]
+
+
 # --- what is kept ---------------------------------------------------------------------------------
 
 
@@ -201,7 +237,8 @@ def test_a_run_keeps_every_prediction_with_its_edits_and_kind(home):
     config = load_config(overrides={"tracking.mode": "off"})
     reporter = RunReporter(run, start_tracker(config, run_id, home))
     frame = predicted(("receive", "recieve"), ("word", "word"))
-    reporter.evaluation(50, "validation", frame.assign(answer_tokens=3, log_probability=-1.5))
+    frame = frame.assign(answer_tokens=3, log_probability=-1.5)
+    reporter.evaluation(50, "validation", pa.Table.from_pandas(frame))
     reporter.close()
     kept = pd.read_parquet(paths.predictions_dir(run_id) / "step-50.parquet")
     wanted = {"word", "question", "expected", "predicted", "edits", "kind", "length",
@@ -295,7 +332,7 @@ def command(*arguments: str, fails: bool = False) -> str:
 def test_errors_names_the_kind_of_each_wrong_word(home):
     before, _ = two_runs()
     found = json.loads(command("errors", before, "--json"))
-    assert len(found) == 12 and {row["kind"] for row in found} <= set(misspellings.KINDS)
+    assert len(found) == 12 and {row["kind"] for row in found} <= set(kinds.KINDS)
     assert found[0] | {"edits": "swap@4:ie", "kind": "transposition", "length": 7} == found[0]
     assert "2 vowel swap" in command("errors", before)
 

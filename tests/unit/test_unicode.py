@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from src.analysis import misspellings, paired, verdicts
+from src.analysis import kinds, misspellings, paired, verdicts
 from src.models import metrics
 from src.panel.errors import filters
 from src.panel.ui import find_box
@@ -62,7 +62,9 @@ def test_the_right_answer_is_right_whatever_the_tokenizer_makes_of_accents(norma
     texts = scoring.texts_of(words, given)
     values, predictions = scoring.summary(rows, [0.0] * len(rows), texts, hits=1, tokens=1)
     assert values["exact_match"] == 1 and values["cer"] == 0
-    assert predictions["expected"].tolist() == 2 * [unicodedata.normalize("NFC", w) for w in WORDS]
+    assert predictions["expected"].to_pylist() == 2 * [
+        unicodedata.normalize("NFC", w) for w in WORDS
+    ]
 
 
 def test_an_answer_with_a_special_token_is_scored_by_what_can_be_answered():
@@ -160,8 +162,8 @@ def test_scores_and_kinds_do_not_see_the_form():
     assert metrics.exact_match([apart("café")], ["café"]) == 1
     assert metrics.edit_distance(apart("cafe"), "café") == 1
     assert metrics.character_error_rate([apart("café")], ["café"]) == 0
-    assert misspellings.kind_of("café", apart("café")) == ""
-    assert misspellings.edits("café", apart("cafè")) == misspellings.edits("café", "cafè")
+    assert kinds.kind_of("café", apart("café")) == ""
+    assert kinds.edits("café", apart("cafè")) == kinds.edits("café", "cafè")
     wrong = predictions(apart).assign(predicted=[*map(apart, WORDS[1:]), "x"], correct=False)
     lengths = misspellings.with_kinds(wrong)["length"].tolist()
     assert lengths == [len(unicodedata.normalize("NFC", word)) for word in WORDS]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pandas as pd
 
 from src.analysis import misspellings, paired
+from src.analysis.kinds import KINDS
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
 
@@ -44,11 +45,7 @@ def kinds(links: FilterLinks, counts: Mapping[str, int]) -> str:
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
         bar = f'<i style="width:{count / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bar}</b><em>{count:,}</em>"
-        rows.append(
-            links.link(
-                text, f"{kind}: {count:,} ({misspellings.KINDS[kind]})", {"kind": kind}, "row"
-            )
-        )
+        rows.append(links.link(text, f"{kind}: {count:,} ({KINDS[kind]})", {"kind": kind}, "row"))
     return card("Kinds of error", "".join(rows), f"{sum(counts.values()):,} errors")
 
 
@@ -61,7 +58,7 @@ def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[s
         bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
         bars += f'<i style="width:{b / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({_signed(b - a)})</em>"
-        title = f"{kind}: {a:,} before, {b:,} after ({misspellings.KINDS[kind]})"
+        title = f"{kind}: {a:,} before, {b:,} after ({KINDS[kind]})"
         rows.append(links.link(text, title, {"kind": kind}, "row two"))
     return card("Kinds of error, before and after", "".join(rows))
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from src.analysis import misspellings, paired
+from src.analysis import paired
+from src.analysis.kinds import KINDS
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
 from src.text import caseless, composed
@@ -59,7 +60,7 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
             select("Outcome", "outcome", paired.OUTCOMES, 150)
         if frame["task"].nunique() > 1:
             select("Task", "task", sorted(frame["task"].unique()), 120)
-        select("Kind", "kind", misspellings.KINDS, 160)
+        select("Kind", "kind", KINDS, 160)
         select("Length", "length", sorted(frame["length"].unique()), 85)
         if "answer_tokens" in frame:
             select("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import torch
 
 from src.models.losses import IGNORED
@@ -21,7 +21,7 @@ from src.training.packed.run import PackedRun
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
 
-Scores = tuple[dict[str, float], pd.DataFrame]  # metrics by name, one prediction per row
+Scores = tuple[dict[str, float], pa.Table]  # metrics by name, one prediction per row
 
 
 @dataclass(frozen=True)
