@@ -54,7 +54,8 @@ def preview(
     for text in preview_notes(seen):
         out.print(f"note: {text}")
     for example in seen["examples"]:
-        out.print(" | ".join(example["pieces"]).replace("\n", "⏎"), highlight=False)
+        kind = f"{example['kind']}: " if example["kind"] else ""
+        out.print(kind + " | ".join(example["pieces"]).replace("\n", "⏎"), highlight=False)
 
 
 def preflight(

@@ -3,6 +3,7 @@
 The panel imports this module, so nothing here imports torch or transformers.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ import pandas as pd
 from src.text import composed
 from src.training.data_files import SPLITS
 from src.training.data_loaders import COLUMNS, Splits, fill
+from src.training.tasks import asks_right_word
 
 LOST_SHOWN = 3  # answers that the tokenizer does not give back
+KINDS: dict[bool | None, str] = {
+    False: "misspelled",
+    True: "already right",
+}  # of rows of the task `correct`
 
 
 def preview(
@@ -24,8 +30,8 @@ def preview(
     rows, leaks, duplicates and labels; tokens (min, median, max of prompt, answer and end);
     too_long: rows beyond `max_length`; not_composed: answers in another Unicode form than that of
     comparisons; lost: answers that the tokenizer does not give back; examples: {question, answer,
-    pieces}, pieces being how the tokenizer cuts prompt and answer, the leading space of a piece
-    shown as it is.
+    kind, pieces} of training rows, of each of KINDS by turns; pieces is how the tokenizer cuts
+    prompt and answer, the leading space of a piece shown as it is.
     """
     from tokenizers import Tokenizer
 
@@ -47,7 +53,6 @@ def preview(
             if composed(text).strip() != composed(answer):
                 lost.append({"answer": answer, "returned": composed(text).strip()})
     counts = pd.Series(lengths)
-    head = splits.train.head(rows)[list(COLUMNS)].astype(str)
     return {
         "rows": splits.rows,
         "leaks": splits.leaks,
@@ -68,11 +73,25 @@ def preview(
             {
                 "question": question,
                 "answer": answer,
+                "kind": kind,
                 "pieces": _pieces(cutter, f"{fill(template, question)} {answer}"),
             }
-            for question, answer in head.itertuples(index=False, name=None)
+            for question, answer, kind in _examples(splits.train, rows)
         ],
     }
+
+
+def _examples(frame: pd.DataFrame, count: int) -> list[tuple[str, str, str | None]]:
+    """(question, answer, kind) of so many rows: the first of each kind, then the second, ..."""
+    pairs = [(str(q), str(a)) for q, a in frame[list(COLUMNS)].itertuples(index=False, name=None)]
+    seen: Counter[bool | None] = Counter()
+    turns: list[tuple[int, int, bool | None]] = []
+    for place, pair in enumerate(pairs):
+        kind = asks_right_word(*pair)
+        turns.append((seen[kind], place, kind))
+        seen[kind] += 1
+    first = sorted(turns, key=lambda turn: turn[:2])[:count]
+    return [(*pairs[place], KINDS.get(kind)) for _, place, kind in first]
 
 
 def preview_notes(preview: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,9 @@ SEEN = {
     "tokens": {"min": 20, "median": 25.0, "max": 40},
     "max_length": 96,
     "too_long": 0,
-    "examples": [{"question": "q", "answer": "a", "pieces": ["<human>", ":\n", " a"]}],
+    "examples": [
+        {"question": "q", "answer": "a", "kind": None, "pieces": ["<human>", ":\n", " a"]}
+    ],
 }
 
 

@@ -384,6 +384,36 @@ def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
     assert "".join(example["pieces"]) == prompt
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
+def test_the_preview_shows_misspelled_words_and_right_ones_and_says_which(share: float) -> None:
+    splits = load_splits(task="correct", right_words=share)
+    seen = preview(
+        splits,
+        tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
+        template="{question}:",
+        max_length=96,
+    )
+    # The form shows three.
+    assert {e["kind"] for e in seen["examples"][:3]} == {"misspelled", "already right"}
+    for example in seen["examples"]:
+        is_right = example["question"].removeprefix(CORRECT) == example["answer"]
+        assert example["kind"] == ("already right" if is_right else "misspelled")
+
+
+def test_the_preview_of_other_rows_names_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
+    for splits in (own(tmp_path / "own.jsonl"), load_splits(task="spell_out")):
+        seen = preview(
+            splits,
+            tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
+            template="{question}:",
+            max_length=96,
+        )
+        first = splits.train.head(5)
+        assert [e["question"] for e in seen["examples"]] == list(first["question"])
+        assert {e["kind"] for e in seen["examples"]} == {None}
+
+
 def test_reading_data_brings_no_torch() -> None:
     code = (
         "import sys; from src.training.data_loaders import load_splits; "

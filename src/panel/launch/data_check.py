@@ -119,9 +119,10 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
 
 
 def _example(row: Mapping[str, Any]) -> str:
-    """HTML: prompt and answer, each token in its own box."""
+    """HTML: prompt and answer, each token in its own box, under what kind of row it is."""
     boxes = "".join(f"<span>{_visible(piece)}</span>" for piece in row["pieces"])
-    return f'<div class="pieces">{boxes}</div>'
+    kind = f'<p class="quiet">{escape(row["kind"])}</p>' if row["kind"] else ""
+    return f'{kind}<div class="pieces">{boxes}</div>'
 
 
 def _visible(piece: str) -> str:
