@@ -1,15 +1,16 @@
 """Measure how often verdicts are wrong, late or too sure: `python -m benchmarks.verdicts`.
 
 Simulated pairs of configs are judged as the panel judges real ones: at a first look, after the
-seeds that the verdict advises, and after each single seed. `--home DIR` judges real runs:
-24 seeds of one config, trained in DIR where they are missing (about a minute each on two CPU
-cores), are split at random into four against four; whoever wins there wins by chance.
+seeds that the verdict advises, and after each single seed; and four configs, each with each.
+Prints the tables of docs/results.md. `--home DIR` judges real runs: 24 seeds of one config,
+trained in DIR where they are missing (about a minute each on two CPU cores), are split at random
+into four against four; whoever wins there wins by chance.
 """
 
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,14 +20,15 @@ from scipy.special import ndtri
 
 from src import store
 from src.analysis import comparison, verdicts
-from src.analysis.estimates import ALPHA, LOOKS, Estimate, more_seeds, two_level
+from src.analysis.estimates import ALPHA, Estimate, more_seeds, share, two_level
 from src.config import load_config
 from src.models.intervals import paired_interval
 from src.runs import launcher
 from src.store.tables import Status
 
-PAIRS = 500
+PAIRS = 1_200  # of equal configs: at 5% a standard error of 0.63 points
 FIRST, LAST = 3, 10  # seeds on each side: at the first look, and where one a time ends
+FAMILY = 4  # configs that are compared each with each
 ROUNDS = 5  # times that the advice is followed
 BETTER = (0.0, 0.01, 0.02, 0.03, 0.05)  # true differences
 RUNS, A_SIDE, SPLITS = 24, 4, 2_000
@@ -69,37 +71,45 @@ WORLDS = (
 )
 
 
-class Pair:
-    """Two configs in a world; the expected exact match of the second is higher by `better`."""
+# Equal spreads, unequal ones, and words that configs find unlike.
+FAMILY_WORLDS = (WORLDS[0], WORLDS[3], WORLDS[6])
 
-    def __init__(self, world: World, rng: np.random.Generator, *, better: float = 0.0) -> None:
+
+class Configs:
+    """Configs in a world; the expected exact match of the last one is higher by `better`."""
+
+    def __init__(
+        self, world: World, rng: np.random.Generator, *, count: int = 2, better: float = 0.0
+    ) -> None:
         self.world, self.rng = world, rng
         self.words = np.arange(world.questions) // world.per_word
-        count = self.words[-1] + 1
+        words = self.words[-1] + 1
         self.spread = float(np.sqrt(1 + world.luck**2 + world.taste**2))
-        ease = rng.normal(0, 1, count)
-        self.known = [(ease + rng.normal(0, world.taste, count))[self.words] for _ in range(2)]
-        self.targets = (world.exact_match, world.exact_match + better)
-        self.answers = [np.zeros((0, world.questions), dtype=bool) for _ in range(2)]
+        ease = rng.normal(0, 1, words)
+        self.known = [(ease + rng.normal(0, world.taste, words))[self.words] for _ in range(count)]
+        self.targets = [world.exact_match] * (count - 1) + [world.exact_match + better]
+        self.answers = [np.zeros((0, world.questions), dtype=bool) for _ in range(count)]
 
-    def train(self, side: int, seeds: int) -> None:
-        """Add so many seeds to one side."""
-        world, normal = self.world, ndtri(self.targets[side])
+    def train(self, config: int, seeds: int) -> None:
+        """Add so many seeds to a config."""
+        world, normal = self.world, ndtri(self.targets[config])
         slope = np.exp(-(normal**2) / 2) / np.sqrt(2 * np.pi) / self.spread
-        sd = world.seed_sd / slope * (world.unequal if side else 1)
+        sd = world.seed_sd / slope * (world.unequal if config % 2 else 1)
         skill = normal * self.spread + self.rng.normal(0, sd, (seeds, 1))
         luck = self.rng.normal(0, world.luck, (seeds, world.questions))
-        self.answers[side] = np.vstack([self.answers[side], self.known[side] + skill + luck > 0])
+        right = self.known[config] + skill + luck > 0
+        self.answers[config] = np.vstack([self.answers[config], right])
 
-    def judge(self, a: int, b: int) -> Estimate:
-        """The estimate from the first seeds of each side, which are trained if they are missing."""
-        for side, seeds in enumerate((a, b)):
-            self.train(side, max(seeds - len(self.answers[side]), 0))
-        return two_level(self.answers[0][:a], self.answers[1][:b], self.words)
+    def judge(self, seeds: Sequence[int], pair: tuple[int, int] = (0, 1)) -> Estimate:
+        """The estimate of two configs from the first seeds of each; missing ones are trained."""
+        for config in pair:
+            self.train(config, max(seeds[config] - len(self.answers[config]), 0))
+        a, b = (self.answers[config][: seeds[config]] for config in pair)
+        return two_level(a, b, self.words)
 
 
-def has_winner(found: Estimate) -> bool:
-    return found.p_value() * LOOKS <= ALPHA
+def has_winner(found: Estimate, look: int) -> bool:
+    return found.p_value() / share(look) <= ALPHA
 
 
 def one_at_a_time(a: int, b: int) -> Iterator[tuple[int, int]]:
@@ -116,22 +126,23 @@ def rates(world: World, pairs: int, *, better: float = 0.0) -> dict[str, float]:
     rng = np.random.default_rng([WORLDS.index(world), int(better * 1000)])
     first, followed, stepwise, peeking, advised, decided = np.zeros((6, pairs), dtype=bool)
     for i in range(pairs):
-        pair = Pair(world, rng, better=better)
+        both = Configs(world, rng, better=better)
         a, b = world.start
-        found = pair.judge(a, b)
-        first[i] = followed[i] = has_winner(found)
-        for turn in range(ROUNDS):
-            more = None if followed[i] else more_seeds(found)
+        found = both.judge((a, b))
+        first[i] = followed[i] = has_winner(found, 1)
+        for look in range(2, ROUNDS + 2):
+            more = None if followed[i] else more_seeds(found, look=look)
             if more is None:
                 break
             a, b = a + more, b + more
-            found = pair.judge(a, b)
-            followed[i] = has_winner(found)
-            if turn == 0:
+            found = both.judge((a, b))
+            followed[i] = has_winner(found, look)
+            if look == 2:
                 advised[i], decided[i] = True, followed[i]
         if not better:
-            p = min(pair.judge(*seeds).p_value() for seeds in one_at_a_time(*world.start))
-            stepwise[i], peeking[i] = p * LOOKS <= ALPHA, p <= ALPHA
+            looks = [both.judge(seeds) for seeds in one_at_a_time(*world.start)]
+            stepwise[i] = any(has_winner(found, look) for look, found in enumerate(looks, 1))
+            peeking[i] = any(found.p_value() <= ALPHA for found in looks)
     return {
         "first": first.mean(),
         "followed": followed.mean(),
@@ -142,6 +153,44 @@ def rates(world: World, pairs: int, *, better: float = 0.0) -> dict[str, float]:
     }
 
 
+def family_rates(world: World, families: int) -> dict[str, float]:
+    """Shares of families of equal configs in which any pair gets a winner, corrected by Holm."""
+    rng = np.random.default_rng([WORLDS.index(world), FAMILY])
+    pairs = list(combinations(range(FAMILY), 2))
+    first, followed, stepwise = np.zeros((3, families), dtype=bool)
+    for i in range(families):
+        all_ = Configs(world, rng, count=FAMILY)
+        seeds, looks = [FIRST] * FAMILY, dict.fromkeys(pairs, 1)
+        for turn in range(ROUNDS + 1):
+            found = {pair: all_.judge(seeds, pair) for pair in pairs}
+            followed[i] = _any_winner(found, looks)
+            first[i] = followed[i] if turn == 0 else first[i]
+            advice = {
+                pair: more
+                for pair in pairs
+                if (more := more_seeds(found[pair], look=looks[pair] + 1, pairs=len(pairs)))
+            }
+            if followed[i] or not advice:
+                break
+            chosen = min(advice, key=advice.__getitem__)  # the first button of the page
+            for config in chosen:
+                seeds[config] += advice[chosen]
+            looks = {pair: looks[pair] + bool({*pair} & {*chosen}) for pair in pairs}
+        stepwise[i] = any(
+            _any_winner({pair: all_.judge([count] * FAMILY, pair) for pair in pairs},
+                        dict.fromkeys(pairs, look))
+            for look, count in enumerate(range(FIRST, LAST + 1), 1)
+        )  # fmt: skip
+    return {"first": first.mean(), "followed": followed.mean(), "stepwise": stepwise.mean()}
+
+
+def _any_winner(
+    found: Mapping[tuple[int, int], Estimate], looks: Mapping[tuple[int, int], int]
+) -> bool:
+    p_values = [min(1.0, one.p_value() / share(looks[pair])) for pair, one in found.items()]
+    return min(verdicts.holm(p_values)) <= ALPHA
+
+
 def coverage(world: World, pairs: int, *, better: float = 0.0) -> tuple[float, float]:
     """Shares of pairs of adapters whose interval holds the true difference: that of verdicts, and
     the percentile bootstrap over words."""
@@ -149,12 +198,12 @@ def coverage(world: World, pairs: int, *, better: float = 0.0) -> tuple[float, f
     held = np.zeros((pairs, 2), dtype=bool)
     adapters = replace(world, seed_sd=0.0)  # their skill is what it is: no seed is drawn
     for i in range(pairs):
-        pair = Pair(adapters, rng, better=better)
-        for side in (0, 1):
-            pair.train(side, 1)
-        a, b = pair.answers[0][0], pair.answers[1][0]
+        both = Configs(adapters, rng, better=better)
+        for config in (0, 1):
+            both.train(config, 1)
+        a, b = both.answers[0][0], both.answers[1][0]
         for column, interval in enumerate((paired_interval, words_bootstrap)):
-            low, high = interval(a, b, pair.words)
+            low, high = interval(a, b, both.words)
             held[i, column] = low <= better <= high
     own, bootstrap = held.mean(axis=0)
     return float(own), float(bootstrap)
@@ -179,12 +228,21 @@ def simulated(pairs: int) -> None:
         found = rates(world, pairs)
         shown = [found[name] for name in ("first", "followed", "stepwise", "peeking")]
         print(f"| {world.what} | " + " | ".join(f"{v:.1%}" for v in shown) + " |", flush=True)
+    print(f"\n{FAMILY} equal configs, all pairs corrected by Holm: families with any winner.\n")
+    print(
+        f"| simulated world | first look | advice followed | one seed of each at a time to {LAST} |"
+    )
+    print("|---" * 4 + "|")
+    for world in FAMILY_WORLDS:
+        shown = [*family_rates(world, pairs // 2).values()]
+        print(f"| {world.what} | " + " | ".join(f"{v:.1%}" for v in shown) + " |", flush=True)
     fewer = pairs // 4
     print(
         f"\nUnequal configs, {fewer:,} pairs each: those with a winner at the first look, then "
         'of those that "N more seeds" are advised the share that has one after them.\n'
     )
-    heads = [f"{better * 100:.0f} points better" for better in BETTER[1:]]
+    heads = [f"{points:.0f} point{'s' * (points > 1)} better"
+             for points in (better * 100 for better in BETTER[1:])]  # fmt: skip
     print("| simulated world | " + " | ".join(heads) + " | all, after the advice |")
     print("|---" * (len(BETTER) + 1) + "|")
     whole = np.zeros(2)

@@ -20,8 +20,9 @@ HOW = (
     "which config spells better; runs that differ in nothing but their seed are one config."
 )
 SEVERAL_LOOKS = (
-    "Intervals and p-values allow for a look after each new seed, from 3 to 10: who adds seeds "
-    "until there is a winner finds one in about 5% of equal configs, or fewer."
+    "Seeds that are launched together are one look; launching more once there are scores is "
+    "another. Intervals and p-values allow for all looks, and are stricter at each: launch as many "
+    "seeds at once as you can. About 5% of equal configs get a winner at any look, or fewer."
 )
 
 

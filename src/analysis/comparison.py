@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src import store
-from src.analysis import notes, verdicts
+from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
 from src.config import RunConfig, affecting, flattened, settings, stored_config, values_before
 from src.store.tables import Evaluation, Run, Status
@@ -36,6 +36,11 @@ class Group:
         """The completed runs, one per seed: a repeated seed or a pruned run adds no evidence."""
         done = (r for r in self.runs if r.status == Status.COMPLETED and r.stop_reason is None)
         return tuple({run.config["training"]["seed"]: run for run in done}.values())
+
+    @cached_property
+    def under_way(self) -> tuple[Run, ...]:
+        """The runs that are queued or training."""
+        return tuple(run for run in self.runs if not Status(run.status).ended)
 
     @cached_property
     def lost(self) -> tuple[Run, ...]:
@@ -204,9 +209,15 @@ def _judged(a: Group, b: Group, scored: Scored) -> Verdict:
     split = _split([*seeds[0], *seeds[1]], scored)
     if split is None:
         return Verdict(a.name, b.name, "configs", SPLITS[0], claim=verdicts.OTHER_QUESTIONS)
-    found = [[_answers(scored, run, split) for run in side] for side in seeds]
+    look = looks.last_look((seeds[0], seeds[1]), (*a.runs, *b.runs))
+    found = [
+        [_answers(scored, run, split) for run in side if run.id in look.runs] for side in seeds
+    ]
     return verdicts.judge_configs(
-        *([f for f in side if f is not None] for side in found), names=(a.name, b.name)
+        *([f for f in side if f is not None] for side in found),
+        names=(a.name, b.name),
+        look=look.number,
+        under_way=look.under_way,
     )
 
 
@@ -281,7 +292,7 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]
 
 REPORTED = (
     *("a", "b", "about", "metric", "split", "questions", "seeds", "difference", "ci_low"),
-    *("ci_high", "p_value", "p_holm", "winner", "more_seeds", "claim"),
+    *("ci_high", "p_value", "p_holm", "winner", "more_seeds", "look", "under_way", "claim"),
 )
 
 

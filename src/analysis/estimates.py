@@ -5,13 +5,22 @@ from dataclasses import dataclass
 import numpy as np
 import scipy  # which loads scipy.special when it is first used
 
-ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner
-# A person may look after each new seed, from 3 to 10 on each side, and stop at a winner. So each
-# look has a tenth of ALPHA (Bonferroni, at a constant level as in Pocock 1977, Biometrika 64:191):
-# eight looks where both sides grow together, and a margin for those at which only one has grown.
-LOOKS = 10
+ALPHA = 0.05  # of pairs of equal configs, the share that may get a winner at any look
 POWER = 0.8  # chance of a winner at which "N more seeds" aims
 MAX_MORE_SEEDS = 20  # beyond it no number is given
+
+
+def share(look: int) -> float:
+    """Share of ALPHA that one look may spend, counted from 1: a half, a sixth, a twelfth, ...
+
+    The shares of all looks sum to 1 however many there are, so that a winner at any of them is
+    false for at most ALPHA of equal pairs (alpha spending: Lan & DeMets 1983, Biometrika 70:659).
+    Looks are taken as if they were independent (Bonferroni); so p / share is a valid p-value at
+    every look and every level, and Holm may correct it for several pairs. Most is spent at the
+    first look, as in Pocock 1977 (Biometrika 64:191), and none is ever left without a share, as it
+    would soon be in a geometric series.
+    """
+    return 1 / (look * (look + 1))
 
 
 @dataclass(frozen=True)
@@ -25,13 +34,20 @@ class Estimate:
     words: int
 
     def spread(self, more: int = 0) -> tuple[float, float]:
-        """Standard error and degrees of freedom, with so many more seeds on each side."""
+        """Standard error and degrees of freedom, with so many more seeds on each side.
+
+        Degrees of freedom by Satterthwaite (1946), who takes each part for its true value. Three
+        seeds that are alike by chance would so leave the word to the many of the other side, and
+        unequal spreads bring false winners; a part from f degrees of freedom counts (f + 2) / f
+        times, which is what the error of its square amounts to.
+        """
         counts = [k + more for k in self.seeds]
         parts = [v / k for v, k in zip(self.seed_variances, counts, strict=True)]
-        variance = sum(parts) + self.word_variance
-        squares = sum(part**2 / (k - 1) for part, k in zip(parts, counts, strict=True))
+        counted = [part * (k + 1) / (k - 1) for part, k in zip(parts, counts, strict=True)]
+        squares = sum(part**2 / (k - 1) for part, k in zip(counted, counts, strict=True))
         squares += self.word_variance**2 / max(self.words - 1, 1)
-        return variance**0.5, variance**2 / squares
+        freedom = (sum(counted) + self.word_variance) ** 2 / squares
+        return (sum(parts) + self.word_variance) ** 0.5, freedom
 
     def p_value(self) -> float:
         """Two-sided, of no difference, if the number of seeds was fixed in advance."""
@@ -44,35 +60,38 @@ class Estimate:
         reach = float(scipy.special.stdtrit(freedom, 1 - alpha / 2)) * error
         return self.difference - reach, self.difference + reach
 
-    def shows(self, more: int, *, pairs: int) -> bool:
+    def shows(self, more: int, *, pairs: int, look: int) -> bool:
         """True if the difference will be significant with probability POWER.
 
-        With `more` seeds on each side, as the least clear of `pairs` pairs. The difference seen now
-        is not taken for the true one. It is shrunk by its error (James & Stein 1961), and the new
-        seeds will move it, by s_a^2 (1/k_a - 1/(k_a + more)) and the same of b: its lower quantile
-        after that has to be significant (predictive power; Spiegelhalter, Freedman & Blackburn
-        1986, Controlled Clinical Trials 7:8). The words stay the same and move nothing. Few seeds
-        often show too small an error, so the one to come is widened by (f + 2) / f for f degrees of
-        freedom now, with which about POWER are decided (benchmarks/verdicts.py).
+        With `more` seeds on each side, at that look, as the least clear of `pairs` pairs. The
+        difference seen now is not taken for the true one. It is shrunk by its error (James & Stein
+        1961), and the new seeds will move it, by s_a^2 (1/k_a - 1/(k_a + more)) and the same of b:
+        its lower quantile after that has to be significant (predictive power; Spiegelhalter,
+        Freedman & Blackburn 1986, Controlled Clinical Trials 7:8). The words stay the same and move
+        nothing. Few seeds often show too small an error, so the one to come is widened by
+        (f + 2) / f for f degrees of freedom now; benchmarks/verdicts.py shows how many are decided.
         """
         if not self.difference:
             return False
         error_now, freedom_now = self.spread()
         shrunk = abs(self.difference) * (1 - (error_now / self.difference) ** 2)
         error, freedom = self.spread(more)
-        needed = scipy.special.stdtrit(freedom, 1 - ALPHA / LOOKS / pairs / 2) * error
+        needed = scipy.special.stdtrit(freedom, 1 - ALPHA * share(look) / pairs / 2) * error
         needed *= (1 + 2 / freedom_now) ** 0.5
-        moves = [v * (1 / k - 1 / (k + more))
-                 for v, k in zip(self.seed_variances, self.seeds, strict=True)]  # fmt: skip
-        squares = sum(part**2 / (k - 1) for part, k in zip(moves, self.seeds, strict=True))
-        moved = sum(moves) ** 0.5 * scipy.special.stdtrit(sum(moves) ** 2 / squares, POWER)
-        return bool(shrunk - moved >= needed)
+        moves = (v * (1 / k - 1 / (k + more))
+                 for v, k in zip(self.seed_variances, self.seeds, strict=True))  # fmt: skip
+        return bool(shrunk - scipy.special.ndtri(POWER) * sum(moves) ** 0.5 >= needed)
+
+    def lacks_words(self, *, pairs: int, look: int) -> bool:
+        """True if the difference would not be significant with any number of seeds."""
+        quantile = scipy.special.stdtrit(self.words - 1, 1 - ALPHA * share(look) / pairs / 2)
+        return bool(abs(self.difference) < quantile * self.word_variance**0.5)
 
 
-def more_seeds(found: Estimate, *, pairs: int = 1) -> int | None:
+def more_seeds(found: Estimate, *, look: int, pairs: int = 1) -> int | None:
     """The least number of seeds that each side still needs for `shows`; None if it is too many."""
     numbers = range(1, MAX_MORE_SEEDS + 1)
-    return next((more for more in numbers if found.shows(more, pairs=pairs)), None)
+    return next((more for more in numbers if found.shows(more, pairs=pairs, look=look)), None)
 
 
 def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
@@ -85,8 +104,8 @@ def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
     s_a^2/k_a + s_b^2/k_b, plus what the choice of words adds: the variance over words of the
     difference of both configs' means, less the share of it that differing seeds bring about, and
     never below zero. Each side keeps its own variance (Welch 1947), for one config may be less
-    stable than the other; degrees of freedom by Satterthwaite (1946). A word with several
-    questions counts as one draw (linearised ratio; Cochran 1977, section 6.3).
+    stable than the other. A word with several questions counts as one draw (linearised ratio;
+    Cochran 1977, section 6.3).
     """
     tables = [_by_word(side, words) for side in (a, b)]
     count = tables[0].shape[1]

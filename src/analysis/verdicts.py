@@ -2,8 +2,8 @@
 
 Two kinds of claim. Of two *adapters*, scored on the same questions: McNemar's exact test and an
 interval for paired shares; they say nothing of another training. Of two *configs*, each trained
-with several seeds: a two-level test over seeds and words, at a level that allows for looking again
-after each new seed. `benchmarks/verdicts.py` measures how often each is wrong.
+with several seeds: a two-level test over seeds and words, at a level that depends on how often they
+have been looked at (`looks.py`). `benchmarks/verdicts.py` measures how often each is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy  # which loads scipy.special when it is first used
 
-from src.analysis.estimates import ALPHA, LOOKS, MAX_MORE_SEEDS, Estimate, more_seeds, two_level
+from src.analysis.estimates import ALPHA, MAX_MORE_SEEDS, Estimate, more_seeds, share, two_level
 from src.models.intervals import paired_interval
 from src.text import composed
 
@@ -64,15 +64,18 @@ class Verdict:
     about: str  # configs or adapters
     split: str
     difference: float | None = None  # b less a
-    # Of its 95% interval. That of configs holds at all of LOOKS looks at once; the number of pairs
-    # widens neither.
+    # Of its 95% interval. That of configs holds at all looks at once; the number of pairs widens
+    # neither.
     ci_low: float | None = None
     ci_high: float | None = None
-    p_value: float | None = None  # of configs: corrected for LOOKS looks
+    p_value: float | None = None  # of configs: corrected for the number of looks
     p_holm: float | None = None  # corrected for all pairs of its kind
     questions: int = 0
     seeds: tuple[int, int] | None = None  # that speak for a and b; None for adapters
-    more_seeds: tuple[int, int] | None = None  # that a and b still need; None: no number helps
+    # That a and b still need; None: no number helps, or some are under way.
+    more_seeds: tuple[int, int] | None = None
+    look: int | None = None  # at configs, from 1; None for adapters, and where none is complete
+    under_way: int = 0  # seeds of the next look
     winner: str | None = None
     claim: str = ""
     metric: str = METRIC
@@ -112,11 +115,22 @@ def mcnemar(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> float:
 # --- two configs ----------------------------------------------------------------------------------
 
 
-def judge_configs(a: Sequence[Answers], b: Sequence[Answers], *, names: tuple[str, str]) -> Verdict:
-    """The verdict on two configs before `together`, from the Answers of one run a seed."""
+def judge_configs(
+    a: Sequence[Answers],
+    b: Sequence[Answers],
+    *,
+    names: tuple[str, str],
+    look: int = 1,
+    under_way: int = 0,
+) -> Verdict:
+    """The verdict on two configs before `together`, from the Answers of one run a seed.
+
+    `look` is the number of this look at them; 0: it is not complete, so nothing is tested.
+    """
     runs = [*a, *b]
     seeds = (len(a), len(b))
-    verdict = Verdict(*names, "configs", runs[0].split if runs else "test", seeds=seeds)
+    split = runs[0].split if runs else "test"
+    verdict = Verdict(*names, "configs", split, seeds=seeds, under_way=under_way)
     if len({run.fingerprint for run in runs}) > 1:
         return replace(verdict, claim=OTHER_QUESTIONS)
     if min(seeds) < MIN_SEEDS:
@@ -124,14 +138,16 @@ def judge_configs(a: Sequence[Answers], b: Sequence[Answers], *, names: tuple[st
         return replace(verdict, more_seeds=missing, claim=_too_few(names, seeds))
     correct_a, correct_b = (np.stack([run.correct for run in side]) for side in (a, b))
     found = two_level(correct_a, correct_b, a[0].words)
-    low, high = found.interval(ALPHA / LOOKS)
+    verdict = replace(verdict, difference=found.difference, questions=len(a[0].correct))
+    if not look:
+        return replace(verdict, claim=_too_early(verdict))
+    low, high = found.interval(ALPHA * share(look))
     return replace(
         verdict,
-        difference=found.difference,
         ci_low=low,
         ci_high=high,
-        p_value=min(1.0, found.p_value() * LOOKS),
-        questions=len(a[0].correct),
+        p_value=min(1.0, found.p_value() / share(look)),
+        look=look,
         estimate=found,
     )
 
@@ -193,7 +209,7 @@ def _concluded(verdict: Verdict, *, pairs: int) -> Verdict:
     v = verdict
     assert v.difference is not None and v.ci_low is not None and v.ci_high is not None
     assert v.p_value is not None and v.p_holm is not None
-    first, second = (v.b, v.a) if v.difference >= 0 else (v.a, v.b)
+    first, second = _order(v)
     low, high = (v.ci_low, v.ci_high) if v.difference >= 0 else (-v.ci_high, -v.ci_low)
     won = v.p_holm <= ALPHA
     test = "McNemar " if v.estimate is None else ""
@@ -206,30 +222,64 @@ def _concluded(verdict: Verdict, *, pairs: int) -> Verdict:
     else:
         seeds = v.estimate.seeds
         ground = f"{v.questions:,} {v.split} questions, {seeds[0]} and {seeds[1]} seeds"
-    points = f"{abs(v.difference) * 100:.1f}"
-    size = "less than 0.1 points" if points == "0.0" else f"{points} points"
+        ground += f", look {v.look}" if v.look != 1 else ""
     if won:
-        claim = f"{first} spells {size} better than {second} {sure}; {ground}"
+        claim = f"{first} spells {_points(v)} better than {second} {sure}; {ground}"
+        claim += f"; {_under_way(v)}" if v.under_way else ""
         return replace(v, winner=v.b if v.difference > 0 else v.a, claim=claim)
-    more, advice = _missing(v.estimate, pairs)
-    ahead = f"{first} is {size} ahead of {second}" if v.difference else f"{first} and {second} tie"
+    more, advice = _missing(v, pairs)
     return replace(
         v,
         more_seeds=None if more is None else (more, more),
-        claim=f"cannot tell{advice}: {ahead} {sure}; {ground}",
+        claim=f"cannot tell{advice}: {_ahead(v, first, second)} {sure}; {ground}",
     )
 
 
-def _missing(estimate: Estimate | None, pairs: int) -> tuple[int | None, str]:
+def _missing(v: Verdict, pairs: int) -> tuple[int | None, str]:
     """Seeds that each side still needs, and how the sentence says so."""
-    if estimate is None:
+    if v.estimate is None or v.look is None:
         return None, ""
-    more = more_seeds(estimate, pairs=pairs)
+    if v.under_way:
+        return None, f" yet ({_under_way(v)})"
+    more = more_seeds(v.estimate, pairs=pairs, look=v.look + 1)
     if more is not None:
         return more, f" yet: about {more} more {'seed' if more == 1 else 'seeds'} on each side"
-    if estimate.shows(10**6, pairs=pairs):
-        return None, f", not even with {MAX_MORE_SEEDS} more seeds on each side"
-    return None, ", however many seeds: so small a difference needs more questions"
+    if v.estimate.lacks_words(pairs=pairs, look=v.look + 1):
+        return None, ", however many seeds: so small a difference needs more questions"
+    return None, f", perhaps not even with {MAX_MORE_SEEDS} more seeds on each side"
+
+
+def _too_early(v: Verdict) -> str:
+    """The claim before the first look is complete."""
+    assert v.seeds is not None
+    return (
+        f"cannot tell yet: {_under_way(v)}, and the verdict comes when all have ended; so far "
+        f"{_ahead(v, *_order(v))}; {v.questions:,} {v.split} questions, {v.seeds[0]} and "
+        f"{v.seeds[1]} seeds"
+    )
+
+
+def _under_way(v: Verdict) -> str:
+    return f"{v.under_way} more {'seed is' if v.under_way == 1 else 'seeds are'} under way"
+
+
+def _order(v: Verdict) -> tuple[str, str]:
+    """The names of both, the one with the higher score first."""
+    assert v.difference is not None
+    return (v.b, v.a) if v.difference >= 0 else (v.a, v.b)
+
+
+def _ahead(v: Verdict, first: str, second: str) -> str:
+    return f"{first} is {_points(v)} ahead of {second}" if v.difference else (
+        f"{first} and {second} tie"
+    )  # fmt: skip
+
+
+def _points(v: Verdict) -> str:
+    """The size of the difference."""
+    assert v.difference is not None
+    points = f"{abs(v.difference) * 100:.1f}"
+    return "less than 0.1 points" if points == "0.0" else f"{points} points"
 
 
 def _too_few(names: tuple[str, str], seeds: tuple[int, int]) -> str:

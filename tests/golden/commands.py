@@ -103,9 +103,16 @@ REFUSED = [
 # Keys of documents and files, and columns of tables, that came since; nothing may go.
 NEW_KEYS = {"end_reason", "confirmed_rank", "scoring", "failed_starts"}
 NEW_KEYS |= {"data_fingerprint", "searched", "of_seeds", "notes", "lost"}  # of sweeps and compare
+NEW_KEYS |= {"look", "under_way"}  # of the verdicts of compare and of a sweep
 NEW_KEYS |= {"right_words", "length_spread", "score_right_words"}
 NEW_KEYS |= {"model", "scores", "kinds", "base_predicted", "base_correct"}  # of evaluate
-NEW_KEYS |= {"cut_by", "labels", "unseen_labels", "not_composed"}  # of the preview, and "lost"
+NEW_KEYS |= {
+    "cut_by",
+    "labels",
+    "unseen_labels",
+    "not_composed",
+    "kind",
+}  # of the preview, and "lost"
 NEW_KEYS |= {"imports"}  # of doctor
 NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_KEYS |= {"trainer_seconds"}  # of what a run used

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.verdicts import one_at_a_time
 from src import cli, store
 from src.analysis import comparison, verdicts
-from src.analysis.estimates import Estimate, more_seeds, two_level
+from src.analysis.estimates import Estimate, more_seeds, share, two_level
 from src.analysis.verdicts import Answers, judge_adapters, judge_configs, together
 from src.models.intervals import paired_interval
 from src.store.tables import Status
@@ -204,8 +205,8 @@ def test_seeds_that_are_added_one_at_a_time_bring_few_false_winners(spread):
     for _ in range(1000):
         judged = spread.pair(rng)
         false += any(
-            judged(*look).p_value() * verdicts.LOOKS <= verdicts.ALPHA
-            for look in one_at_a_time(*spread.start)
+            judged(*counts).p_value() / share(look) <= verdicts.ALPHA
+            for look, counts in enumerate(one_at_a_time(*spread.start), 1)
         )
     assert false <= 67
 
@@ -216,10 +217,10 @@ def test_the_advised_seeds_decide_most_pairs():
     advised = decided = false = 0
     for better in np.repeat([0.0, 1.5, 2.0, 3.0], 250):
         judged = EQUAL.pair(rng, better=better)
-        more = more_seeds(judged(3, 3))
-        if judged(3, 3).p_value() * verdicts.LOOKS <= verdicts.ALPHA or more is None:
+        more = more_seeds(judged(3, 3), look=2)
+        if judged(3, 3).p_value() / share(1) <= verdicts.ALPHA or more is None:
             continue
-        won = judged(3 + more, 3 + more).p_value() * verdicts.LOOKS <= verdicts.ALPHA
+        won = judged(3 + more, 3 + more).p_value() / share(2) <= verdicts.ALPHA
         if better:
             advised, decided = advised + 1, decided + won
         else:
@@ -228,24 +229,48 @@ def test_the_advised_seeds_decide_most_pairs():
     assert false <= 20, "of 250 equal pairs"
 
 
-def test_the_verdict_is_corrected_for_its_looks():
+@pytest.mark.parametrize(("look", "times"), [(1, 2), (2, 6), (3, 12)])
+def test_the_verdict_is_corrected_for_its_looks(look, times):
     a, b = seeds(4), seeds(4, better=0.12, seed=3)
-    pair = judge_configs(side(a), side(b), names=("a", "b"))
+    pair = judge_configs(side(a), side(b), names=("a", "b"), look=look)
     found = two_level(a, b, WORDS)
-    assert pair.p_value == pytest.approx(min(1, 10 * found.p_value()))
-    assert (pair.ci_low, pair.ci_high) == found.interval(0.05 / 10)
+    assert pair.p_value == pytest.approx(min(1, times * found.p_value()))
+    assert (pair.ci_low, pair.ci_high) == found.interval(0.05 / times)
     assert (pair.ci_low > 0) == (pair.p_value < 0.05)
+    (verdict,) = together([pair])
+    assert (f"4 and 4 seeds, look {look}" in verdict.claim) == (look > 1)
+
+
+def test_a_look_that_is_not_complete_is_not_tested():
+    a, b = side(seeds(4)), side(seeds(4, better=2, seed=3))
+    pair = judge_configs(a, b, names=("a", "b"), look=0, under_way=3)
+    (verdict,) = together([pair])
+    assert verdict.p_value is verdict.ci_low is verdict.winner is verdict.more_seeds is None
+    assert verdict.claim.startswith(
+        "cannot tell yet: 3 more seeds are under way, and the verdict comes when all have ended; "
+        "so far b is "
+    )
+
+
+def test_seeds_under_way_change_no_verdict_of_the_look_before():
+    a, b = side(seeds(4)), side(seeds(4, better=2, seed=3))
+    (verdict,) = together([judge_configs(a, b, names=("a", "b"), under_way=1)])
+    assert verdict.winner == "b" and verdict.claim.endswith("; 1 more seed is under way")
+    (open_,) = together([judge_configs(a, a, names=("a", "b"), under_way=2)])
+    assert open_.claim.startswith("cannot tell yet (2 more seeds are under way): b and a tie")
+    assert open_.more_seeds is None
 
 
 def test_so_many_more_seeds_would_show_the_difference():
-    a, b = seeds(3, skill=0.15), seeds(3, better=0.4, seed=4, skill=0.15)
+    a, b = seeds(3, skill=0.1), seeds(3, better=0.3, seed=5, skill=0.1)
     (verdict,) = together([judge_configs(side(a), side(b), names=("a", "b"))])
     assert verdict.winner is None and verdict.more_seeds is not None
     more = verdict.more_seeds[0]
-    assert verdict.estimate.shows(more, pairs=1) and not verdict.estimate.shows(more - 1, pairs=1)
+    shows = partial(verdict.estimate.shows, look=2)
+    assert shows(more, pairs=1) and not shows(more - 1, pairs=1)
     assert f"cannot tell yet: about {more} more seed" in verdict.claim
     # More pairs are harder to satisfy.
-    assert not verdict.estimate.shows(more, pairs=30)
+    assert not shows(more, pairs=30)
 
 
 # --- sentences and corrections --------------------------------------------------------------------
@@ -490,6 +515,28 @@ def test_more_seeds_are_new_ones_whatever_runs_are_shown(home):
     assert sorted(there) == sorted(ids)
     assert [config.training.seed for config in new] == [1, 4]
     assert {config.lora.r for config in new} == {16}
+
+
+def test_the_look_comes_from_the_table(home):
+    right = {"a": seeds(8), "b": seeds(8, better=0.3, seed=1)}
+    now = time.time() - 5000
+
+    def train(count: int, launched: float) -> list[str]:
+        return [
+            scored(name, seed, right[name][seed], lora__r=r, created_at=launched)
+            for name, r in (("a", 8), ("b", 64))
+            for seed in range(count - 3 if count > 3 else 0, count)
+        ]
+
+    ids = train(3, now)
+    assert compared(*ids).configs[0].look == 1
+    ids += train(6, now + 1000)
+    (verdict,) = compared(*ids).configs
+    assert verdict.look == 2 and "6 and 6 seeds, look 2" in verdict.claim
+    waits = fill_run(name="a", training__seed=9, lora__r=8, steps=0, status=Status.QUEUED)
+    (verdict,) = compared(*ids, waits).configs
+    assert (verdict.look, verdict.under_way, verdict.seeds) == (2, 1, (6, 6))
+    assert "1 more seed is under way" in verdict.claim
 
 
 @pytest.mark.timed

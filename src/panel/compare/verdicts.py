@@ -13,7 +13,6 @@ from src.format import full_stop, percent
 from src.panel.ui import html
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher
-from src.store.tables import Status
 
 MAX_UNTESTED = 3  # untested pairs that are shown, not folded, if no more are tested
 
@@ -78,7 +77,7 @@ def score_table(found: Comparison) -> str:
     for number, group in enumerate(found.groups):
         score = found.scores[group.name]
         key = f'<span class="key" style="--key:var(--curve-{number % PALETTE + 1})"></span>'
-        waiting = sum(not Status(run.status).ended for run in group.runs)
+        waiting = len(group.under_way)
         scored = f"{score['seeds']}"
         scored += f" of {score['seeds'] + len(group.lost)}" if group.lost else ""
         spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f} points"
@@ -109,8 +108,7 @@ def draw_missing(found: Comparison) -> None:
             for name, more in zip((v.a, v.b), v.more_seeds or (), strict=True):
                 group = groups[name]
                 has = len(group.seeds) + more
-                under_way = {r.config["training"]["seed"] for r in group.runs
-                             if not Status(r.status).ended}  # fmt: skip
+                under_way = {run.config["training"]["seed"] for run in group.under_way}
                 if len(group.seeds) + len(under_way) < has and group.runs[0].parent_id is None:
                     totals[group.runs[0].id] = (has, has - len(group.seeds) - len(under_way))
             if totals:
