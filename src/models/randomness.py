@@ -1,6 +1,7 @@
-"""Switches off what a base model draws at random in training."""
+"""Switches off what a base model brings along: random draws in training, rules of generation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -28,6 +29,21 @@ def disable_randomness(model: Any) -> None:
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         for name in _random_rates(vars(config)):
             setattr(config, name, 0.0)
+
+
+@contextmanager
+def plain_generation(model: Any) -> Iterator[None]:
+    """Generate without the rules of the base's generation_config.json, such as a repetition
+    penalty: the most likely token has to be the one that the logits say. A merged model is written
+    with them, so they come back."""
+    from transformers import GenerationConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def _random_rates(values: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from src.models.pretrained import from_pretrained, one_line
-from src.models.randomness import disable_randomness
+from src.models.randomness import disable_randomness, plain_generation
 from src.models.utils import ModelError, device, dtype_of
 
 
@@ -256,7 +256,7 @@ def greedy_answers(
     longest = max(map(len, prompts))
     rows = [[pad_token_id] * (longest - len(p)) + p for p in prompts]
     mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-    with autocast(precision):
+    with autocast(precision), plain_generation(model):
         tokens = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),

@@ -12,6 +12,7 @@ from src.memo import Memo
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
+from src.models.utils import dtype_of
 from src.text import composed
 from src.training.data_files import DataError
 from src.training.data_loaders import fill
@@ -101,6 +102,9 @@ def score(
     With rows of several tasks (`task_of`) the last three are given for each task too, such as
     exact_match/spell_out. The loss is the mean cross-entropy of the answers' tokens in nats, EOS
     included, without label smoothing. `max_new_tokens` None is the longest expected answer plus 8.
+
+    Answers that are right at each token by more than rounding are not decoded: they are the greedy
+    ones (`losses.clearly_first`).
     """
     was_training = model.training
     model.eval()
@@ -115,19 +119,12 @@ def score(
             if stop():
                 return None
             batch = [rows[i] for i in indices]
-            sums, batch_hits, counts = _teacher_forced(model, tokenizer, batch, precision)
+            sums, clear, batch_hits, counts = _teacher_forced(model, tokenizer, batch, precision)
             hits, tokens = hits + batch_hits, tokens + counts
             room = budget
             if context:
                 room = min(budget, context - max(len(row.prompt_ids) for row in batch))
-            answers = greedy_answers(
-                model,
-                [row.prompt_ids for row in batch],
-                max_new_tokens=max(room, 1),
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                precision=precision,
-            )
+            answers = _answers(model, tokenizer, batch, clear, max(room, 1), precision)
             texts = texts_of(tokenizer, answers)
             for index, total, text in zip(indices, sums, texts, strict=True):
                 log_p[index], predicted[index] = total, text
@@ -209,10 +206,31 @@ def _batches(order: list[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
+def _answers(
+    model: Any, tokenizer: Any, batch: list[Row], clear: list[bool], room: int, precision: str
+) -> list[list[int]]:
+    """The greedy answer of each row, of up to `room` tokens; `clear` where it is the true one."""
+    end = tokenizer.eos_token_id
+    answers = [until(row.answer_ids[:room], end) for row in batch]
+    if missed := [index for index, known in enumerate(clear) if not known]:
+        decoded = greedy_answers(
+            model,
+            [batch[index].prompt_ids for index in missed],
+            max_new_tokens=room,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end,
+            precision=precision,
+        )
+        for index, answer in zip(missed, decoded, strict=True):
+            answers[index] = answer
+    return answers
+
+
 def _teacher_forced(
     model: Any, tokenizer: Any, batch: list[Row], precision: str
-) -> tuple[list[float], int, int]:
-    """Sum of log p of each row's answer, and how many of all answer tokens the arg max hits."""
+) -> tuple[list[float], list[bool], int, int]:
+    """Of each row, the sum of its answer's log p and True where its answer is the greedy one; how
+    many of all answer tokens the arg max hits, and their number."""
     longest = max(map(len, batch))
     ids, labels, mask = [], [], []
     for row in batch:
@@ -227,5 +245,7 @@ def _teacher_forced(
             attention_mask=torch.tensor(mask, device=place),
             use_cache=False,
         ).logits
-    total, hits, counts = answer_log_probabilities(logits, torch.tensor(labels, device=place))
-    return total.tolist(), int(hits.sum()), int(counts.sum())
+    total, hits, counts, clear = answer_log_probabilities(
+        logits, torch.tensor(labels, device=place), dtype=dtype_of(precision)
+    )
+    return total.tolist(), clear.tolist(), int(hits.sum()), int(counts.sum())

@@ -54,7 +54,9 @@ def test_loss_of_16_bit_logits_is_in_fp32() -> None:
 
 def test_log_probabilities_of_each_row() -> None:
     labels = torch.tensor([[-100, 1, 0], [-100, -100, 1], [-100, -100, -100]])
-    total, hits, tokens = answer_log_probabilities(logits(0, 0, 0).expand(3, -1, -1), labels)
+    scores = logits(0, 0, 0).expand(3, -1, -1)
+    total, hits, tokens, greedy = answer_log_probabilities(scores, labels, dtype=torch.float32)
     assert total.tolist() == pytest.approx([-THREE_QUARTERS - QUARTER, -THREE_QUARTERS, 0])
     assert hits.tolist() == [1, 1, 0]
     assert tokens.tolist() == [2, 1, 0]
+    assert greedy.tolist() == [False, True, True]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from src.models.losses import IGNORED
+from src.models.losses import IGNORED, clearly_first
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase, Geometry
 from src.models.multi_lora.forward import (
@@ -31,17 +31,21 @@ def teacher_forced(
     targets: torch.Tensor,  # (K, N), IGNORED where nothing counts
     *,
     kernels: KernelSet = KernelSet(),  # noqa: B008
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each target in nats, and True where it is the arg max; both (K, N)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probability of each target in nats, True where it is the arg max, and True where it is
+    so however the logits are computed (`losses.clearly_first`); (K, N) each."""
     hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
-    log_p, hits = [], []
+    log_p, hits, clear = [], [], []
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
     ):
-        scores, best = kernels.row_scores(tokens @ base.head.t(), labels, base.vocabulary)
+        logits = tokens @ base.head.t()
+        scores, best = kernels.row_scores(logits, labels, base.vocabulary)
         log_p.append(scores)
         hits.append(best == labels)
-    return torch.cat(log_p).view(targets.shape), torch.cat(hits).view(targets.shape)
+        clear.append(hits[-1] & clearly_first(logits[:, : base.vocabulary], best, base.dtype))
+    log_p_, hits_, clear_ = (torch.cat(parts).view(targets.shape) for parts in (log_p, hits, clear))
+    return log_p_, hits_, clear_
 
 
 @torch.no_grad()

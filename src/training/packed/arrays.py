@@ -18,14 +18,20 @@ class ExampleArrays:
 
     @staticmethod
     def of(rows: Sequence[Row], pad: int) -> "ExampleArrays":
-        ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int32)
+        ids = np.full((len(rows), max(map(len, rows), default=0)), pad, dtype=np.int32)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = row.prompt_ids + row.answer_ids
         return ExampleArrays(
             ids,
-            np.array([len(row.prompt_ids) for row in rows]),
-            np.array([len(row.answer_ids) for row in rows]),
+            np.array([len(row.prompt_ids) for row in rows], dtype=np.int64),
+            np.array([len(row.answer_ids) for row in rows], dtype=np.int64),
         )
+
+    def answer(self, row: int) -> list[int]:
+        """The tokens of a row's answer, which end with EOS."""
+        start = self.prompts[row]
+        tokens: list[int] = self.ids[row, start : start + self.answers[row]].tolist()
+        return tokens
 
     def labelled(self, chosen: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """For the rows `chosen`, laid out with `length` tokens each: the flat position that

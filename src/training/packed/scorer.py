@@ -57,7 +57,7 @@ class Scorer:
         the number of rows done.
 
         Batches are those of `scoring.score`, longest rows first, because the room for an answer is
-        a batch's own.
+        a batch's own. Like there, answers that teacher forcing tells are not decoded.
         """
         rows = [list(own) for _, own in members]
         orders = [sorted(range(len(r)), key=lambda i, r=r: len(r[i]), reverse=True) for r in rows]  # type: ignore[misc]
@@ -75,19 +75,22 @@ class Scorer:
                 progress(start)
                 chosen = [orders[index][start : start + batch_size] for index in group]
                 # Members of the same data share their batches, which are laid out once.
-                shared: dict[tuple[int, ...], list[scoring.Row]] = {}
-                batches = [
-                    shared.setdefault((id(members[i][1]), *c), [rows[i][at] for at in c])
-                    for i, c in zip(group, chosen, strict=True)
-                ]
-                sums, counts, hit = self._forced(stacks, batches)
-                answers = self._answers(stacks, batches, [budgets[index] for index in group])
+                shared: dict[tuple[int, ...], ExampleArrays] = {}
+                batches = []
+                for i, own in zip(group, chosen, strict=True):
+                    key = (id(members[i][1]), *own)
+                    if key not in shared:
+                        batch = [rows[i][at] for at in own]
+                        shared[key] = ExampleArrays.of(batch, self.tokenizer.pad_token_id)
+                    batches.append(shared[key])
+                sums, clear, hit = self._forced(stacks, batches)
+                answers = self._answers(stacks, batches, clear, [budgets[index] for index in group])
                 for place, (index, own) in enumerate(zip(group, chosen, strict=True)):
                     if not own:
                         continue
                     log_p[index][own] = sums[place][: len(own)]
                     hits[index] += int(hit[place])
-                    tokens[index] += int(counts[place])
+                    tokens[index] += int(batches[place].answers.sum())
                     texts = scoring.texts_of(self.tokenizer, answers[place])
                     for at, text in zip(own, texts, strict=True):
                         predicted[index][at] = text
@@ -108,67 +111,74 @@ class Scorer:
         return max(1, room // max(1, numbers * self.base.dtype.itemsize))
 
     def _forced(
-        self, stacks: list[LoraStack], batches: Sequence[Sequence[scoring.Row]]
-    ) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Sum of log p of each row (adapters, rows), answer tokens and hits of each adapter."""
-        count = max(map(len, batches))
-        length = max(len(row) for batch in batches for row in batch)
-        answers = max(sum(len(row.answer_ids) for row in batch) for batch in batches)
+        self, stacks: list[LoraStack], batches: Sequence[ExampleArrays]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sum of log p of each row's answer, and True where its answer is the greedy one, both
+        (adapters, rows); hits of each adapter."""
+        count, length = (max(batch.ids.shape[axis] for batch in batches) for axis in (0, 1))
+        answers = max(int(batch.answers.sum()) for batch in batches)
         ids = np.full((len(batches), count, length), self.tokenizer.pad_token_id, dtype=np.int64)
         positions = np.zeros((len(batches), answers), dtype=np.int64)
         targets = np.full((len(batches), answers), IGNORED, dtype=np.int64)
-        owner = np.zeros((len(batches), answers), dtype=np.int64)
-        tokens = []
-        laid: dict[int, tuple[ExampleArrays, tuple[np.ndarray, np.ndarray]]] = {}
+        laid: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for k, batch in enumerate(batches):
-            if not batch:
-                tokens.append(0)
-                continue
             if id(batch) not in laid:
-                arrays = ExampleArrays.of(batch, self.tokenizer.pad_token_id)
-                laid[id(batch)] = arrays, arrays.labelled(np.arange(len(batch)), length)
-            arrays, (places, labels) = laid[id(batch)]
-            ids[k, : len(batch), : arrays.ids.shape[1]] = arrays.ids
+                laid[id(batch)] = batch.labelled(np.arange(len(batch.ids)), length)
+            places, labels = laid[id(batch)]
+            ids[k, : len(batch.ids), : batch.ids.shape[1]] = batch.ids
             positions[k, : len(places)], targets[k, : len(places)] = places, labels
-            owner[k, : len(places)] = places // length
-            tokens.append(len(places))
         place = self.base.device
-        log_p, hits = teacher_forced(
+        log_p, hits, clear = teacher_forced(
             self.base,
             stacks,
             *(torch.from_numpy(part).to(place) for part in (ids, positions, targets)),
             kernels=self._kernels,
         )
-        sums = np.zeros((len(batches), count))
-        np.add.at(sums, (np.arange(len(batches))[:, None], owner), log_p.double().cpu().numpy())
-        return sums, tokens, hits.sum(1).cpu().numpy()
+        sums, all_clear = (
+            np.zeros((len(batches), count)),
+            np.ones((len(batches), count), dtype=bool),
+        )
+        at = np.arange(len(batches))[:, None], positions // length
+        np.add.at(sums, at, log_p.double().cpu().numpy())
+        np.logical_and.at(all_clear, at, clear.cpu().numpy() | (targets == IGNORED))
+        return sums, all_clear, hits.sum(1).cpu().numpy()
 
     def _answers(
         self,
         stacks: list[LoraStack],
-        batches: Sequence[Sequence[scoring.Row]],
+        batches: Sequence[ExampleArrays],
+        clear: np.ndarray,  # (adapters, rows) True where the answer is the greedy one
         budgets: Sequence[int],
     ) -> list[list[list[int]]]:
-        """The decoded tokens of each row, up to EOS."""
-        count = max(map(len, batches))
-        longest = max(len(row.prompt_ids) for batch in batches for row in batch)
+        """The tokens of each row's greedy answer, up to EOS. Only those that the true answers do
+        not tell are decoded."""
         eos = self.tokenizer.eos_token_id
+        rooms = list(budgets)
+        if self.context:
+            rooms = [
+                min(room, self.context - int(batch.prompts.max(initial=0)))
+                for room, batch in zip(budgets, batches, strict=True)
+            ]
+        rooms = [max(room, 1) for room in rooms]
+        found = [
+            [scoring.until(batch.answer(row)[:room], eos) for row in range(len(batch.ids))]
+            for batch, room in zip(batches, rooms, strict=True)
+        ]
+        missed = [np.flatnonzero(~own[: len(f)]) for own, f in zip(clear, found, strict=True)]
+        count = max(map(len, missed))
+        if not count:
+            return found
+        longest = max(
+            int(b.prompts[m].max(initial=0)) for b, m in zip(batches, missed, strict=True)
+        )
         ids = np.full((len(batches), count, longest), self.tokenizer.pad_token_id, dtype=np.int64)
         lengths = np.ones((len(batches), count), dtype=np.int64)
         limits = np.zeros((len(batches), count), dtype=np.int64)
-        first: dict[int, int] = {}
-        for k, batch in enumerate(batches):
-            if (same := first.setdefault(id(batch), k)) != k:
-                ids[k], lengths[k] = ids[same], lengths[same]
-            else:
-                for index, row in enumerate(batch):
-                    ids[k, index, : len(row.prompt_ids)] = row.prompt_ids
-                    lengths[k, index] = len(row.prompt_ids)
-            if batch:
-                room = budgets[k]
-                if self.context:
-                    room = min(room, self.context - int(lengths[k, : len(batch)].max()))
-                limits[k, : len(batch)] = max(room, 1)
+        for k, (batch, rows, room) in enumerate(zip(batches, missed, rooms, strict=True)):
+            # The tokens after a prompt are read by nothing, as padding.
+            width = min(longest, batch.ids.shape[1])
+            ids[k, : len(rows), :width] = batch.ids[rows, :width]
+            lengths[k, : len(rows)], limits[k, : len(rows)] = batch.prompts[rows], room
         place = self.base.device
         tokens = greedy_tokens(
             self.base,
@@ -177,10 +187,10 @@ class Scorer:
             eos=eos,
             kernels=self._kernels,
         ).tolist()
-        return [
-            [scoring.until(answer, eos) for answer in own[: len(batch)]]
-            for own, batch in zip(tokens, batches, strict=True)
-        ]
+        for own, rows, decoded in zip(found, missed, tokens, strict=True):
+            for row, answer in zip(rows, decoded, strict=False):
+                own[row] = scoring.until(answer, eos)
+        return found
 
 
 def score_runs(
