@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable
@@ -88,3 +90,20 @@ def sha256(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
 
     return retry(digest)
+
+
+def keep(content: bytes, folder: Path, name: str) -> Path:
+    """Write a file into a folder under a name that any disk takes; returns its path.
+
+    A file of that name with other content stays: the new one gets a number.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stem, ending = os.path.splitext(re.sub(r"[^\w.-]+", "-", Path(name).name).strip(".-") or "data")
+    path, number = folder / f"{stem[:80]}{ending}", 1
+    while path.exists() and path.read_bytes() != content:
+        number += 1
+        path = folder / f"{stem[:80]}-{number}{ending}"
+    staged = folder / f".{secrets.token_hex(8)}"
+    staged.write_bytes(content)
+    staged.replace(path)
+    return path

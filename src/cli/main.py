@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from typer.core import TyperGroup
 
 from src import paths, store
-from src.cli import doctor, launch, output, queue, results, runs, share, sweeps
+from src.cli import data, doctor, launch, output, queue, results, runs, share, sweeps
 from src.errors import UserError, explain_os_error
 from src.runs import lease, snapshots
 
@@ -94,5 +94,6 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
 for group, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=group)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Run")
 app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")
 app.command(rich_help_panel="Machine", hidden=True)(doctor.reconcile)  # for processes

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,11 @@ def _read_file(path: Path) -> pd.DataFrame:
         why = (
             " (a pickle can run code)" if path.suffix.lower() in (".pkl", ".pickle", ".pt") else ""
         )
-        raise DataError(f"{path} is none of {', '.join(READERS)}{why}; save it as one of them")
-    content = _content(path)
+        raise DataError(
+            f"{path} is none of {', '.join(READERS)}{why}; save it as one of them, or import it: "
+            "spelltune data import FILE"
+        )
+    content = read_content(path)
     if not content.strip():
         raise DataError(f"{path} is empty; it needs rows with the columns question and answer")
     try:
@@ -91,7 +94,7 @@ def _read_file(path: Path) -> pd.DataFrame:
     return table
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
     """The bytes of a regular file; DataError for anything else, which might never end."""
 
     def read() -> bytes:
@@ -116,7 +119,7 @@ def _content(path: Path) -> bytes:
 
 
 def _read_json(content: bytes) -> pd.DataFrame:
-    document = _json_of(content.decode("utf-8-sig"))
+    document = parse_json(content.decode("utf-8-sig"))
     by_split = isinstance(document, dict) and set(document) <= set(SPLIT_NAMES)
     parts = document if by_split else {"": document}
     for rows in parts.values():
@@ -130,7 +133,8 @@ def _read_json(content: bytes) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _json_of(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """The document of a JSON text; ValueError where it is none, too large or nested too deeply."""
     if text.count("[") + text.count("{") > 2 * MAX_ROWS:
         raise ValueError(f"it holds more than {2 * MAX_ROWS:,} lists and objects")
     try:
@@ -146,7 +150,7 @@ def _read_jsonl(content: bytes) -> pd.DataFrame:
         if not line.strip():
             continue
         try:
-            row = _json_of(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} is not JSON: {error.msg}") from None
         if not isinstance(row, dict):
@@ -176,7 +180,7 @@ def _read_csv(content: bytes) -> pd.DataFrame:
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(_csv_problem(str(error), text, line, reader.line_num)) from None
+        raise ValueError(csv_problem(str(error), text, line, reader.line_num)) from None
     index = pd.Index(lines, name="line", dtype=int)
     return pd.DataFrame(rows, columns=names, index=index, dtype=object)
 
@@ -186,10 +190,13 @@ def _check_header(names: list[str]) -> None:
         raise ValueError("two columns have the same name")
     for sign, what in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
         if len(names) == 1 and sign in names[0]:
-            raise ValueError(f"line 1 separates its cells by {what}; save it with commas")
+            raise ValueError(
+                f"line 1 separates its cells by {what}; save it with commas, or import it: "
+                "spelltune data import FILE"
+            )
 
 
-def _csv_problem(error: str, text: str, begin: int, end: int) -> str:
+def csv_problem(error: str, text: str, begin: int, end: int) -> str:
     """The fault of a row that goes from line `begin` to `end`, in place of the csv module's
     words."""
     if "expected after" in error:
@@ -212,32 +219,54 @@ def _csv_problem(error: str, text: str, begin: int, end: int) -> str:
 
 def _read_parquet(content: bytes) -> pd.DataFrame:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     names = pq.read_schema(io.BytesIO(content)).names
+    if not {"question", "answer"} <= set(names):  # the caller says so, with the names that it has
+        there = pq.ParquetFile(io.BytesIO(content)).metadata.num_rows
+        return pd.DataFrame(index=range(min(there, 1)), columns=names, dtype=object)
     wanted = [name for name in ("question", "answer", "split") if name in names]
+    parts = []
+    for batch in parquet_batches(content, wanted):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if not pa.types.is_dictionary(column.type):
+                raise ValueError(f"{name} holds {column.type}; it must be text")
+        parts.append(batch.to_pandas().astype(object))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def parquet_batches(content: bytes, columns: list[str] | None = None) -> Iterator[Any]:
+    """The rows of a Parquet file as Arrow batches, texts as dictionaries; all columns for None.
+
+    ValueError as soon as they are more than MAX_ROWS or MAX_BYTES.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(io.BytesIO(content))
+    wanted = schema.names if columns is None else columns
+    texts = [n for n in wanted if pa.types.is_string(schema.field(n).type)
+             or pa.types.is_large_string(schema.field(n).type)]  # fmt: skip
     # As dictionaries: a short file may repeat a long text a million times.
-    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=wanted)
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts)
     about = file.metadata
     sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
     if about.num_rows > MAX_ROWS or sum(sizes) > MAX_BYTES:
         raise ValueError(
             f"it holds more than {MAX_ROWS:,} rows or {MAX_BYTES // 2**20} MiB of data"
         )
-    if not {"question", "answer"} <= set(names):  # the caller says so, with the names that it has
-        return pd.DataFrame(index=range(min(about.num_rows, 1)), columns=names, dtype=object)
-    total, parts = 0, []
+    total = 0
     for batch in file.iter_batches(batch_size=10_000, columns=wanted):
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if not pa.types.is_dictionary(column.type):
-                raise ValueError(f"{name} holds {column.type}; it must be text")
-            lengths = pc.binary_length(column.dictionary).take(column.indices)
-            total += pc.sum(lengths).as_py() or 0
+        for column in batch.columns:
+            if pa.types.is_dictionary(column.type):
+                lengths = pc.binary_length(column.dictionary).take(column.indices)
+                total += pc.sum(lengths).as_py() or 0
+            else:
+                total += column.nbytes
         if total > MAX_BYTES:
             raise ValueError(f"its texts take more than {MAX_BYTES // 2**20} MiB")
-        parts.append(batch.to_pandas().astype(object))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        yield batch
 
 
 READERS: dict[str, Callable[[bytes], pd.DataFrame]] = {

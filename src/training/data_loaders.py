@@ -174,7 +174,7 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
             raise DataError(
                 f"{source} has no column {column!r}; it has {', '.join(there) or 'none'}"
                 f"{did_you_mean(column, there) or '.'} Rename one: question and answer are both "
-                "needed"
+                "needed. Other formats are imported: spelltune data import FILE"
             )
     first = ("line", 0) if table.index.name == "line" else ("row", 1)
     for column in COLUMNS:

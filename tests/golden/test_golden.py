@@ -73,7 +73,7 @@ def test_every_command_and_option_is_there():
     missing = {name: sorted({*known[name]} - {*there.get(name, ())}) for name in known}
     assert {name: gone for name, gone in missing.items() if gone or name not in there} == {}
     for name, own in there.items():
-        if "--json" in own:
+        if "--json" in own and name in known:
             assert any(call.startswith(f"{name} ") or call == name for call in RECORD["calls"])
 
 

@@ -3,7 +3,7 @@
 import pydantic
 import pytest
 
-from src import store
+from src import files, store
 from src.config import (
     RunConfig,
     affecting,
@@ -14,7 +14,7 @@ from src.config import (
     settings,
     with_overrides,
 )
-from src.panel.launch import data_check, form, upload
+from src.panel.launch import data_check, form
 from src.runs import attempts, checks, launcher
 from src.training.data_files import DataError
 from tests.helpers.pages import SEEN, html, settled, show
@@ -103,12 +103,12 @@ def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched
     assert not launched
 
 
-def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched, monkeypatch):
+def test_the_check_of_the_data_stands_at_its_field_and_can_be_repeated(launched, home, monkeypatch):
     def refuse(config):
         raise form.ConfigError({"data.path": "words.csv has no column 'answer'"})
 
     monkeypatch.setattr(checks, "data_preview", refuse)
-    file = str(upload.keep("words.csv", b"x"))
+    file = str(files.keep(b"x", home / "data", "words.csv"))
     test = settled(show("launch", **{"data.path": file}))
     assert "words.csv has no column &#x27;answer&#x27;" in html(test) and test.button[0].disabled
     monkeypatch.setattr(checks, "data_preview", lambda config: SEEN)
@@ -265,13 +265,56 @@ def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
 
 def test_an_upload_is_kept_under_home_whatever_its_name(home):
     kept = [
-        upload.keep(n, b"question,answer\n") for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
+        files.keep(b"question,answer\n", home / "data", n)
+        for n in ("../../etc/x y.csv", "w.csv", "/abs/.csv")
     ]
     assert all(p.parent == home / "data" and p.is_file() for p in kept)
     assert kept[0].name == "x-y.csv"
-    other = upload.keep("w.csv", b"question,answer\nother,one\n")
+    other = files.keep(b"question,answer\nother,one\n", home / "data", "w.csv")
     assert other.name == "w-2.csv" and kept[1].read_bytes() == b"question,answer\n"
-    assert upload.keep("w.csv", b"question,answer\n") == kept[1]
+    assert files.keep(b"question,answer\n", home / "data", "w.csv") == kept[1]
+
+
+@pytest.fixture
+def uploaded(launched, home):
+    """The Launch page once a file has been uploaded there."""
+
+    def upload(name: str, content: str):
+        test = show("launch")
+        test.file_uploader(key="upload").set_value((name, content.encode(), "text/plain")).run()
+        assert not test.exception
+        return test
+
+    return upload
+
+
+def test_an_upload_that_a_run_can_read_is_its_data(uploaded, home):
+    test = uploaded("mine.csv", "question,answer\na,b\n")
+    assert test.query_params["data.path"] == str(home / "data" / "mine.csv")
+
+
+def test_an_upload_of_another_format_is_imported(uploaded, home):
+    test = uploaded("list.txt", "recieve->receive\nhist->his, heist\n")
+    path = home / "data" / "list.jsonl"
+    assert test.query_params["data.path"] == str(path)
+    assert "receive" in path.read_text() and "heist" not in path.read_text()
+    assert "1 questions with their answers, read as `arrow`." in [m.value for m in test.markdown]
+    assert "several corrections" in test.caption[0].value
+
+
+def test_the_columns_of_an_upload_are_asked_for(uploaded, home):
+    test = uploaded("eigen.csv", "Wort;Buchstaben\nKatze;K a t z e\n")
+    assert "data.path" not in test.query_params
+    assert test.selectbox(key="upload question").options == ["Wort", "Buchstaben"]
+    button = next(b for b in test.button if b.label == "Use these columns")
+    button.click().run()
+    path = home / "data" / "eigen.jsonl"
+    assert test.query_params["data.path"] == str(path) and "K a t z e" in path.read_text()
+
+
+def test_an_upload_that_cannot_be_read_says_where(uploaded):
+    test = uploaded("bad.jsonl", '{"a": 1}\n{"a": }\n')
+    assert "line 2 is not JSON" in test.error[0].value
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -281,6 +324,6 @@ def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
     """The sentence that the page shows is the loader's own."""
     from src.training.data_loaders import load_splits
 
-    path = upload.keep("words.csv", b"question,anser\na,b\n")
+    path = files.keep(b"question,anser\na,b\n", home / "data", "words.csv")
     with pytest.raises(DataError, match="no column 'answer'.*anser"):
         load_splits(task="mine", path=str(path))

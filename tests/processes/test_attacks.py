@@ -15,10 +15,10 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from src import store
+from src import files, paths, store
 from src.config import load_config
 from src.files import sha256
-from src.panel.launch import data_check, upload
+from src.panel.launch import data_check
 from src.panel.server import LoopbackOnly
 from src.paths import ROOT
 from src.runs import launcher
@@ -166,7 +166,7 @@ def test_the_panel_reads_only_its_own_folders(home: Path, tmp_path_factory: Any)
     base = load_config()
     outside = tmp_path_factory.mktemp("outside") / "secret.csv"
     outside.write_text("question,answer\na,b\n")
-    inside = upload.keep("mine.csv", b"question,answer\na,b\n")
+    inside = files.keep(b"question,answer\na,b\n", paths.home() / "data", "mine.csv")
     link = inside.parent / "link.csv"
     link.symlink_to(outside)
 

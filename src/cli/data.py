@@ -1,0 +1,72 @@
+"""`spelltune data`: files of questions and answers as other programs write them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from src.cli.options import AsJson
+from src.cli.output import note, out, print_json, print_table
+
+app = typer.Typer(
+    no_args_is_help=True, help="Your own data: read the formats that other programs write."
+)
+
+PREVIEW = 10  # rows
+
+
+@app.callback()
+def data() -> None:
+    """A group of commands, although it has one so far."""
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A file, or a folder with a file for each split or task."
+        ),
+    ],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="messages, sharegpt, alpaca, prompt-completion, cute, columns, norvig, birkbeck, "
+            "arrow or symspell; by default found from the content."
+        ),
+    ] = None,
+    mapping: Annotated[
+        list[str],
+        typer.Option(
+            "--map",
+            metavar="ROLE=COLUMN",
+            help="The column of the question or of the answer, such as question=input.",
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    name: Annotated[
+        str | None, typer.Option(help="Name of the new file; by default that of the source.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a file or a folder of questions and answers to one that a run can train on.
+
+    Reads JSON, JSON Lines, CSV and its relatives, Excel, Parquet, chats, and lists of misspellings,
+    and writes question and answer as JSON Lines into the folder of your data.
+    """
+    from src.training import data_import
+
+    pairs = dict(part.partition("=")[::2] for part in mapping)
+    found = data_import.import_data(source, format=format, mapping=pairs)
+    path = data_import.save(found, name or source.resolve().stem)
+    if as_json:
+        document = {"path": str(path), "format": found.format, "rows": len(found.rows)}
+        return print_json(document | {"notes": found.notes, "examples": found.rows[:PREVIEW]})
+    print_table(
+        ["question", "answer"], [(r["question"], r["answer"]) for r in found.rows[:PREVIEW]]
+    )
+    for text in found.notes:
+        note(text)
+    out.print(f"{len(found.rows):,} rows of the format {found.format}: {path}", highlight=False)
+    out.print(
+        f"Next: spelltune launch --set data.task=mine --set data.path={path}", highlight=False
+    )

@@ -1,0 +1,244 @@
+"""Imports files of questions and answers in the formats that people have, as one JSON Lines file.
+
+The panel imports this module, so nothing here imports torch.
+"""
+
+import csv
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from src import files, paths
+from src.errors import did_you_mean
+from src.text import composed
+from src.training import data_formats as formats
+from src.training.data_files import SPLIT_NAMES, DataError, read_content
+from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
+
+FORMATS = (*formats.RECORDS, "columns", *formats.LINES)
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".dat", ".parquet", ".xlsx")
+_SAMPLE = 40  # lines of a text that its format is found from
+# Hub folders cut a split into parts: train-00000-of-00001.parquet
+_SPLIT_FILE = re.compile(r"([A-Za-z]+)(-\d+-of-\d+)?")
+
+
+class UnknownColumns(DataError):
+    """A table of which nobody has said what holds the question and what the answer."""
+
+    def __init__(self, text: str, columns: list[str]):
+        self.columns = columns
+        super().__init__(text)
+
+
+@dataclass
+class Imported:
+    """Questions and answers in their order, with what was left out on the way."""
+
+    format: str
+    rows: list[dict[str, str]] = field(default_factory=list)  # question, answer and maybe split
+    columns: list[str] = field(default_factory=list)  # of a table, as its header has them
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)  # why: how many, the first
+    changed_answers: int = 0  # questions that stand there with several answers
+
+    def leave_out(self, why: str, place: str) -> None:
+        count, first = self.left_out.get(why, (0, place))
+        self.left_out[why] = count + 1, first
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what was left out."""
+        told = [
+            f"{count:,} {'row was' if count == 1 else 'rows were'} left out: {why} (the first: "
+            f"{place})"
+            for why, (count, place) in self.left_out.items()
+        ]
+        if self.changed_answers:
+            told.append(
+                f"{self.changed_answers:,} questions stand there with more than one answer; only "
+                "one of them can be scored as right"
+            )
+        return told
+
+
+def import_data(
+    source: Path, *, format: str | None = None, mapping: Mapping[str, str] | None = None
+) -> Imported:
+    """The questions and answers of a file, or of a folder with a file for each split or task.
+
+    `format` is one of FORMATS, found from the content if None; `mapping` names the columns of the
+    question and the answer. Raises DataError with file, line and sign.
+    """
+    mapping = dict(mapping or {})
+    if format is not None and format not in FORMATS:
+        near = did_you_mean(format, FORMATS)
+        raise DataError(f"no format {format!r}{near} ({', '.join(FORMATS)})")
+    if mapping.keys() - {"question", "answer"}:
+        raise DataError("--map takes question=COLUMN and answer=COLUMN")
+    found: Imported | None = None
+    for split, file in _files(source):
+        part = _import_file(file, format, mapping)
+        for row in part.rows:
+            row |= {"split": split} if split else {}
+        if found is None:
+            found = part
+        else:
+            found.rows += part.rows
+            for why, (count, place) in part.left_out.items():
+                before, first = found.left_out.get(why, (0, f"{file.name}, {place}"))
+                found.left_out[why] = before + count, first
+    assert found is not None  # _files names at least one
+    _drop_repeated(found)
+    if not found.rows:
+        why = "; ".join(found.notes) or "it has no rows"
+        raise DataError(f"{source} holds no question with an answer: {why}")
+    return found
+
+
+def save(imported: Imported, name: str) -> Path:
+    """Write the rows under SPELLTUNE_HOME/data and return the path for data.path.
+
+    A file of that name with other content stays: the new one gets a number.
+    """
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in imported.rows)
+    return files.keep("".join(lines).encode(), paths.home() / "data", f"{name}.jsonl")
+
+
+def _files(source: Path) -> list[tuple[str, Path]]:
+    """(split, file) of each file to read; no split where the names tell none."""
+    if not source.is_dir():
+        return [("", source)]
+    folder = source / "data" if (source / "data").is_dir() else source
+    there = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in ENDINGS]
+    if not there:
+        raise DataError(f"folder {source} has no file that ends in {', '.join(ENDINGS)}")
+    named = [
+        (SPLIT_NAMES[match[1].lower()], file)
+        for file in there
+        if (match := _SPLIT_FILE.fullmatch(file.stem)) and match[1].lower() in SPLIT_NAMES
+    ]
+    return named or [("", file) for file in there]
+
+
+def _drop_repeated(found: Imported) -> None:
+    seen: set[tuple[str, ...]] = set()
+    answers: dict[str, set[str]] = {}
+    kept = []
+    for row in found.rows:
+        question, answer = composed(row["question"]), composed(row["answer"])
+        key = (question, answer, row.get("split", ""))
+        if key in seen:
+            found.leave_out("it repeats an earlier one", repr(row["question"])[:80])
+            continue
+        seen.add(key)
+        answers.setdefault(question, set()).add(answer)
+        kept.append(row)
+    found.rows = kept
+    found.changed_answers = sum(len(different) > 1 for different in answers.values())
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> Imported:
+    content = read_content(path)
+    try:
+        if content.startswith(b"PAR1"):
+            return _records(path, read_parquet(content), format, mapping)
+        if content.startswith(b"PK\x03\x04"):
+            return _records(path, read_excel(content), format, mapping)
+        utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as some Windows programs save
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if not text.strip():
+            raise DataError(f"{path} is empty")
+        if text.count("\0") > len(text) // 10:
+            raise ValueError("it is no text; save it as UTF-8")
+        lines = format if format in formats.LINES else None
+        if text.lstrip()[0] in "[{":
+            return _records(path, read_json(text), format, mapping)
+        if lines is None and format is None and not mapping:
+            lines = formats.line_format(_sample(text))
+        if lines:
+            return _misspellings(path, text, lines)
+        return _records(path, read_table(text), format, mapping)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        sign = error.object[error.start]
+        raise DataError(
+            f"{path} is not UTF-8 text: line {line:,} has the byte 0x{sign:02X}; save it as UTF-8"
+        ) from None
+    except DataError:
+        raise
+    except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _records(
+    path: Path, records: Sequence[Record], format: str | None, mapping: Mapping[str, str]
+) -> Imported:
+    """The pairs of records, by the format that most tells of their columns."""
+    if not records:
+        raise DataError(f"{path} has no rows")
+    own = list(dict.fromkeys(name for record in records for name in record.fields))
+    # Headers as people write them: with spaces around, and in capitals.
+    plain = {name: name.strip().casefold().replace(" ", "_") for name in own}
+    given = {role: plain.get(name, name.strip().casefold()) for role, name in mapping.items()}
+    columns = list(plain.values())
+    kind = format or ("columns" if given else formats.record_format(columns))
+    if kind in formats.LINES:
+        raise DataError(f"{path} is not in the format {kind}: it holds records with fields")
+    needed = formats.RECORDS.get(kind, ())
+    if missing := [name for name in needed if name not in columns]:
+        raise DataError(
+            f"{path} is not in the format {kind}: it has no column {missing[0]!r} "
+            f"({', '.join(own)})"
+        )
+    try:
+        found_columns = formats.find_columns(columns, given) if kind == "columns" else {}
+    except ValueError as error:
+        raise UnknownColumns(f"{path}: {error}", own) from None
+    pair = formats.pair_of(kind, found_columns, path.stem)
+    found = Imported(kind, columns=own)
+    for record in records:
+        fields = {plain[name]: value for name, value in record.fields.items()}
+        if not any(value not in (None, "") for value in fields.values()):
+            continue
+        try:
+            question, answer = pair(fields)
+        except formats.NoPair as why:
+            found.leave_out(str(why), record.place)
+            continue
+        row = {"question": question, "answer": answer}
+        if split := SPLIT_NAMES.get(str(fields.get("split", "")).strip().lower()):
+            row["split"] = split
+        found.rows.append(row)
+    return found
+
+
+def _misspellings(path: Path, text: str, kind: str) -> Imported:
+    """The pairs of a list of misspellings, each asked as a question of the task `correct`."""
+    lines = (
+        (number, line.strip())
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip() and not line.startswith("#")
+    )
+    found = Imported(kind)
+    try:
+        for number, wrong, right in formats.LINES[kind](lines):
+            if not right:
+                found.leave_out("it offers several corrections", f"line {number:,}")
+            elif wrong:
+                question = formats.as_question(wrong)
+                found.rows.append({"question": question, "answer": right})
+    except formats.BadLine as error:
+        raise DataError(f"{path} is not in the format {kind}: {error}") from None
+    return found
+
+
+def _sample(text: str) -> list[str]:
+    """The first lines that hold something, comments aside; a cut last line is no sample."""
+    lines = [line.strip() for line in text[: 1 << 16].split("\n")]
+    return [line for line in lines if line and not line.startswith("#")][:_SAMPLE]
