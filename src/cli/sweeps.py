@@ -86,7 +86,7 @@ def list_sweeps(as_json: AsJson = False) -> None:
     if as_json:
         return print_json([row.model_dump(exclude={"file", "base"}) for row in rows])
     for row in rows:
-        out.print(f"{row.status:9} {row.id}", highlight=False)
+        out.print(f"{row.told_status:9} {row.id}", highlight=False)
 
 
 @app.command()
@@ -97,7 +97,10 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(found)
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in found["counts"].items())
-    out.print(f"{found['id']}  {found['status']}  {found['reason'] or ''}".rstrip())
+    status = found["status"] if found["failed_at"] is None else "FAILED"
+    out.print(f"{found['id']}  {status}  {found['reason'] or ''}".rstrip())
+    if found["failed_at"] is not None:
+        out.print(f"resume it with `spelltune sweep resume {found['id']}` once that is mended")
     out.print(counts or "no trials yet", highlight=False)
     if best := found["best"]:
         values = ", ".join(f"{n} {setting_value(v)}" for n, v in best["settings"].items())
@@ -134,7 +137,7 @@ def pause(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
 
 @app.command()
 def resume(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
-    """Resume a paused sweep."""
+    """Resume a paused sweep, or one whose driver failed."""
     from src.sweeps import control
 
     change(control.resume, sweep_id, as_json=as_json)
@@ -169,7 +172,7 @@ def change(action: Callable[..., object], sweep_id: str, *arguments: str, as_jso
         row = store.find_sweep(session, full_id)
     if as_json:
         return print_json(row.model_dump(exclude={"file", "base"}))
-    out.print(f"{row.status} {row.id}", highlight=False)
+    out.print(f"{row.told_status} {row.id}", highlight=False)
 
 
 @app.command()

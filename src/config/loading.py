@@ -127,8 +127,10 @@ def stored_config(values: Mapping[str, Any]) -> RunConfig:
     _merge(complete, values)
     # The home may have moved since, and data or a base model inside it with it.
     for section, name in (("data", "path"), ("model", "name")):
-        if (path := complete[section][name]) and Path(path).is_absolute():
-            complete[section][name] = found_again(path)
+        own = complete[section]
+        path = own.get(name) if isinstance(own, dict) else None
+        if isinstance(path, str) and Path(path).is_absolute():
+            own[name] = found_again(path)
     return parse_config(complete)
 
 

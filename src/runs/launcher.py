@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src import paths, store
-from src.config import ConfigError, RunConfig, with_absolute_paths
+from src.config import ConfigError, RunConfig, stored_config, with_absolute_paths
 from src.errors import UserError
 from src.files import read_text
 from src.runs import estimate, lease, processes, snapshots
@@ -19,7 +19,7 @@ from src.runs.machine import host, slot_count, slot_lock
 from src.runs.result_file import record_failure
 from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import ACTIVE, Run, Status
+from src.store.tables import ACTIVE, Run, Status, Sweep
 from src.training import checkpointing
 from src.training.results import forget_results
 
@@ -80,9 +80,7 @@ def fill_slots() -> None:
         for run in ready:
             if not free:
                 return
-            if _failed_to_start(run):
-                error = last_error(run.id) or "see the log"
-                reason = f"its supervisor did not start, {store.MAX_FAILED_STARTS} times: {error}"
+            if reason := _why_not_started(run):
                 if store.fail_start(session, run, reason):
                     failed.append(run.id)
             elif store.assign_slot(session, run, free[0], host=host(), now=now):
@@ -98,9 +96,25 @@ def fill_slots() -> None:
         start_supervisor(run_id, slot)
 
 
-def _failed_to_start(run: Run) -> bool:
-    """True for a run that was given a slot as often as allowed, and no supervisor claimed it."""
-    return run.slot_given_at is not None and (run.failed_starts or 0) + 1 >= store.MAX_FAILED_STARTS
+def _why_not_started(run: Run) -> str | None:
+    """The reason why a run is not given a slot, which ends it: no process could read its settings,
+    or it had one as often as allowed and no supervisor claimed it."""
+    if problem := settings_problem(run):
+        return problem
+    if run.slot_given_at is None or (run.failed_starts or 0) + 1 < store.MAX_FAILED_STARTS:
+        return None
+    error = last_error(paths.log_file(run.id)) or "see the log"
+    return f"its supervisor did not start, {store.MAX_FAILED_STARTS} times: {error}"
+
+
+def settings_problem(run: Run) -> str | None:
+    """A sentence where the stored settings of a run cannot be read by this version."""
+    try:
+        stored_config(run.config)
+    except ConfigError as error:
+        told = "; ".join(str(error).splitlines())
+        return f"its settings, as they are stored, cannot be read: {told}"
+    return None
 
 
 def _is_starting(run: Run) -> bool:
@@ -128,8 +142,39 @@ def _has_start_checkpoint(run: Run) -> bool:
 
 
 def start_driver(sweep_id: str) -> None:
-    """Start the driver of a sweep. It ends at once if another one holds the sweep's lock."""
+    """Start the driver of a sweep. It ends at once if another one holds the sweep's lock.
+
+    A start is counted, unless a driver lives: it is told from one that died by its first round.
+    """
+    if not driver_lives(sweep_id):
+        store.write_with_retry(
+            lambda session: store.record_driver_start(session, store.find_sweep(session, sweep_id)),
+            seconds=TIMEOUTS.start,
+        )
     start_detached(Worker.SWEEP_DRIVER, sweep_id, log=paths.sweep_log(sweep_id))
+
+
+def driver_lives(sweep_id: str) -> bool:
+    """True while a driver of a sweep holds its lock, or is on its way to it."""
+    if holder(paths.driver_lock(sweep_id)) is not None:
+        return True
+    return processes.is_running(Worker.SWEEP_DRIVER, sweep_id)
+
+
+def restart_driver(sweep: Sweep) -> None:
+    """Start a driver for a sweep that lost its own; after MAX_FAILED_STARTS in a row that died
+    before their first round the sweep has failed, until somebody resumes it."""
+    if not store.driver_died(sweep):
+        return start_driver(sweep.id)
+    error = last_error(paths.sweep_log(sweep.id)) or "see its log"
+    fail_sweep(sweep.id, f"its driver did not start, {store.MAX_FAILED_STARTS} times: {error}")
+
+
+def fail_sweep(sweep_id: str, reason: str) -> None:
+    """Pause a sweep because its driver failed."""
+    with store.writing() as session:
+        store.fail_sweep(session, sweep_id, reason)
+    snapshots.write_sweep(sweep_id)
 
 
 def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:

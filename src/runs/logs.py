@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 from src import paths
 
@@ -15,10 +16,9 @@ def append_to_log(run_id: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
-def last_error(run_id: str, *, since: int = 0) -> str | None:
-    """The last line of the newest traceback that was written to a run's log behind `since` bytes,
-    such as `ModuleNotFoundError: No module named 'x'`; None without one."""
-    log = paths.log_file(run_id)
+def last_error(log: Path, *, since: int = 0) -> str | None:
+    """The last line of the newest traceback that was written to a log behind `since` bytes, such
+    as `ModuleNotFoundError: No module named 'x'`; None without one."""
     try:
         with open(log, "rb") as file:
             size = file.seek(0, os.SEEK_END)

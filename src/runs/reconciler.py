@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
 from src.runs import attempts, launcher, lease, snapshots
-from src.runs.locks import FileLock, LocksUnavailable, holder
+from src.runs.locks import FileLock, LocksUnavailable
 from src.runs.machine import boot_id, host, slot_count, slot_lock
 from src.runs.processes import end_hung, kill_by_token, supervisor_lives, trainer_lives
 from src.runs.result_file import read_result
@@ -85,12 +85,10 @@ def _reconcile_all() -> list[str]:
     for sweep in sweeps.values():
         if (
             sweep.status == SweepStatus.ACTIVE
-            and (
-                holder(paths.driver_lock(sweep.id)) is None or end_hung(paths.driver_lock(sweep.id))
-            )
+            and (end_hung(paths.driver_lock(sweep.id)) or not launcher.driver_lives(sweep.id))
             and not _is_led_elsewhere(sweep)
         ):
-            launcher.start_driver(sweep.id)
+            launcher.restart_driver(sweep)
     with store.reading() as session:
         waiting = bool(store.queue(session))
     if waiting or changed:

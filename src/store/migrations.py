@@ -73,6 +73,10 @@ def _add_forgotten(connection: Connection) -> None:
         connection.execute(text(change), values)
 
 
+def _add_failed_drivers(connection: Connection) -> None:
+    _add_columns(connection, "sweep", "failed_starts", "driver_started_at", "failed_at")
+
+
 def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
     path = row.get("path") or ""
@@ -114,6 +118,7 @@ MIGRATIONS = [
     _add_end_reason,
     _add_failed_starts,
     _add_forgotten,
+    _add_failed_drivers,
 ]
 
 

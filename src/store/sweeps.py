@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from src.errors import did_you_mean
 from src.store.database import changed_a_row
 from src.store.runs import UnknownRun
+from src.store.status import MAX_FAILED_STARTS
 from src.store.tables import LatestMetric, Metric, Run, Sweep, SweepStatus
 
 
@@ -43,13 +44,51 @@ def change_sweep(
 ) -> bool:  # fmt: skip
     """Write a sweep's status (None keeps it) and columns; False if it is not in one of `leave`."""
     if to is not None:
-        columns["status"] = to
+        columns = {"failed_at": None} | columns | {"status": to}
     return changed_a_row(
         session,
         update(Sweep)
         .where(col(Sweep.id) == sweep_id, col(Sweep.status).in_(tuple(leave)))
         .values(**columns),
     )
+
+
+def driver_died(sweep: Sweep) -> bool:
+    """True if the driver of a sweep was started as often as allowed and never came up; the caller
+    knows that none lives now."""
+    return _failed_starts(sweep) >= MAX_FAILED_STARTS
+
+
+def _failed_starts(sweep: Sweep) -> int:
+    return (sweep.failed_starts or 0) + (sweep.driver_started_at is not None)
+
+
+def record_driver_start(session: Session, sweep: Sweep) -> bool:
+    """Write that a driver is being started. One that was started before and did not come up counts
+    as a failed start. False if another process was faster."""
+    return changed_a_row(
+        session,
+        update(Sweep)
+        .where(
+            col(Sweep.id) == sweep.id,
+            col(Sweep.driver_started_at).is_not_distinct_from(sweep.driver_started_at),
+        )
+        .values(driver_started_at=time.time(), failed_starts=_failed_starts(sweep) or None),
+    )
+
+
+def driver_came_up(session: Session, sweep_id: str) -> None:
+    """Write that the driver of a sweep came through its first round."""
+    row = update(Sweep).where(col(Sweep.id) == sweep_id)
+    session.execute(row.values(failed_starts=None, driver_started_at=None))
+
+
+def fail_sweep(session: Session, sweep_id: str, reason: str) -> bool:
+    """Pause a sweep because its driver failed, until somebody resumes it."""
+    return change_sweep(
+        session, sweep_id, SweepStatus.PAUSED, leave=(SweepStatus.ACTIVE, SweepStatus.PAUSED),
+        failed_at=time.time(), reason=reason,
+    )  # fmt: skip
 
 
 def acquire_lease(session: Session, sweep_id: str, *, host: str, lease: float) -> bool:

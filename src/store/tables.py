@@ -55,7 +55,7 @@ class SweepStatus(StrEnum):
     """State of a sweep. Its driver writes COMPLETED, whoever launches and steers it the rest."""
 
     ACTIVE = "ACTIVE"  # its driver queues trials
-    PAUSED = "PAUSED"  # none of its trials starts; those that train go on
+    PAUSED = "PAUSED"  # none of its trials starts (see failed_at); those that train go on
     CANCELLED = "CANCELLED"  # ended because somebody asked
     COMPLETED = "COMPLETED"  # all trials have ended, or its budget is spent
 
@@ -81,6 +81,15 @@ class Sweep(SQLModel, table=True):
     seen_at: float | None = None
     created_at: float
     ended_at: float | None = None
+    # Starts of its driver in a row that ended before the first round; None: none.
+    failed_starts: int | None = None
+    driver_started_at: float | None = None  # until it has come through its first round
+    failed_at: float | None = None  # since when it is paused because its driver failed
+
+    @property
+    def told_status(self) -> str:
+        """The status for people: FAILED where its driver failed, until somebody resumes it."""
+        return self.status if self.failed_at is None else Status.FAILED.value
 
 
 class Run(SQLModel, table=True):

@@ -119,13 +119,17 @@ def drift_notice(row: Sweep) -> str | None:
     )
 
 
-def pause(sweep_id: str, *, reason: str | None = None) -> None:
+def pause(sweep_id: str) -> None:
     """Pause a sweep: no further trial starts, those that train go on."""
-    _change(sweep_id, "paused", SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE], reason=reason)
+    _change(sweep_id, "paused", SweepStatus.PAUSED, leave=[SweepStatus.ACTIVE], reason=None)
 
 
 def resume(sweep_id: str) -> None:
-    _change(sweep_id, "resumed", SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED], reason=None)
+    """Go on with a paused sweep, also with one whose driver failed."""
+    _change(
+        sweep_id, "resumed", SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED], reason=None,
+        failed_starts=None, driver_started_at=None,
+    )  # fmt: skip
     launcher.start_driver(sweep_id)
     launcher.fill_slots()
 
@@ -183,11 +187,14 @@ def add(sweep_id: str, more: str) -> None:
         kind = "trials" if name == "most_trials" else "time"
         raise store.InvalidState(f"{row.id} has no budget of {kind} that could be raised")
     leave = (*OPEN, SweepStatus.COMPLETED)
-    columns = {name: has + amount, "ended_at": None, "reason": None}
+    columns = {name: has + amount, "ended_at": None}
+    if row.failed_at is None:
+        columns["reason"] = None
     to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
     _change(row.id, "given more", to, leave=leave, **columns)
     _requeue_cancelled(row.id)
-    launcher.start_driver(row.id)
+    if row.status != SweepStatus.PAUSED:
+        launcher.start_driver(row.id)
 
 
 def _requeue_cancelled(sweep_id: str) -> None:

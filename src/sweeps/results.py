@@ -250,6 +250,7 @@ def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
         "name": row.name,
         "status": row.status,
         "reason": row.reason,
+        "failed_at": row.failed_at,
         "method": sweep.method,
         "pruner": sweep.pruner,
         "metric": sweep.metric,

@@ -183,6 +183,7 @@ class Supervisor:
                 for run in launcher.startable(session)
                 # A run with a slot of its own is about to start there.
                 if not 0 <= now - (run.slot_given_at or 0) < TIMEOUTS.start
+                and launcher.settings_problem(run) is None
                 and pack_key(stored_config(run.config)) == self.pack
             ]
         for run_id in ready[:room]:
@@ -238,7 +239,7 @@ class Supervisor:
             asked_to_stop=supervised.stop_seen_at is not None,
             packed=self.pack is not None,
             oom_killed=memory_kills(os.getpid()) > self.memory_kills,
-            error=last_error(self.log_run, since=self.log_start) if self.log_run else None,
+            error=self.last_error() if self.log_run else None,
         )
 
     def end(self, supervised: SupervisedRun, outcome: Outcome | None) -> None:
@@ -278,10 +279,14 @@ class Supervisor:
 
     def failure_to_start(self) -> Outcome:
         """The outcome of a run whose trainer died before it read it, as often as allowed."""
-        error = last_error(self.log_run, since=self.log_start) or "see the log"
+        error = self.last_error() or "see the log"
         times = store.MAX_FAILED_STARTS
         reason = f"its trainer died before it read the run, {times} times: {error}"
         return Outcome(EndReason.ERROR, reason)
+
+    def last_error(self) -> str | None:
+        """The last error in the trainer's own output."""
+        return last_error(paths.log_file(self.log_run), since=self.log_start)
 
     def alive(self) -> bool:
         """True while the trainer lives."""

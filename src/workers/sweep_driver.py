@@ -2,7 +2,7 @@
 
 Queues its trials, tries those again that failed, prunes those that fall behind, and ends the sweep
 with its last trial or its budget. Where it dies the reconciler starts another one, which goes on
-from the run rows.
+from the run rows; after two in a row that died before their first round the sweep has failed.
 """
 
 import os
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import ConfigError
-from src.runs import lease, reconciler, snapshots
+from src.runs import launcher, lease, reconciler, snapshots
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock
 from src.runs.machine import host
@@ -41,15 +41,20 @@ def main() -> int:
     ignore_output_errors()
     try:
         driver = SweepDriver(sweep_id)
-        while driver.run_round():
+        goes_on = driver.run_round()
+        store.write_with_retry(
+            lambda session: store.driver_came_up(session, sweep_id), seconds=TIMEOUTS.write
+        )
+        while goes_on:
             time.sleep(TIMEOUTS.sweep)
+            goes_on = driver.run_round()
     except ConfigError as error:
         # Settings that are good one by one may not be together, or a preset is gone.
         control.abort(sweep_id, f"no further trial can be launched: {error}")
     # A driver that dies is started again, and would die again, unseen.
     except Exception as error:
         traceback.print_exc()
-        control.pause(sweep_id, reason=f"its driver failed, {type(error).__name__}: {error}")
+        launcher.fail_sweep(sweep_id, f"its driver failed, {type(error).__name__}: {error}")
     return 0
 
 

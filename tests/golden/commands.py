@@ -116,7 +116,9 @@ NEW_KEYS |= {
 NEW_KEYS |= {"imports"}  # of doctor
 NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_KEYS |= {"trainer_seconds"}  # of what a run used
+NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
+NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())
 NUMBER = (int, float)

@@ -248,6 +248,7 @@ def test_a_driver_that_fails_pauses_its_sweep_and_says_why(
     assert driver_main() == 0
     row = sweep_row(sweep_id)
     assert row.status == SweepStatus.PAUSED and "KeyError: 'lora.r'" in (row.reason or "")
+    assert row.told_status == "FAILED"
 
 
 @pytest.mark.usefixtures("busy")

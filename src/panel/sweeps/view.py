@@ -16,11 +16,12 @@ from src.sweeps import ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
-MEANING = {  # tooltip of a status
+MEANING: dict[str, str] = {  # tooltip of a status
     SweepStatus.ACTIVE: "queues trials",
     SweepStatus.PAUSED: "starts no further trial",
     SweepStatus.CANCELLED: "was ended by a person",
     SweepStatus.COMPLETED: "has ended",
+    Status.FAILED: "starts no further trial, as its driver failed, until it is resumed",
 }
 SHORT_NAMES = {
     "training.per_device_train_batch_size": "batch size",
@@ -30,8 +31,9 @@ SHORT_NAMES = {
 
 def badge(row: Sweep) -> str:
     """HTML: the status as a coloured word, its meaning as a tooltip."""
-    meaning = MEANING[SweepStatus(row.status)]
-    return f'<span class="badge {row.status.lower()}" title="{meaning}">{row.status.lower()}</span>'
+    status = row.told_status
+    meaning = MEANING[status]
+    return f'<span class="badge {status.lower()}" title="{meaning}">{status.lower()}</span>'
 
 
 def list_table(rows: list[Sweep]) -> str:
