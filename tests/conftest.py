@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # As the supervisor sets it for its trainers; before torch is imported by any test.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# No standby trainers: each would cost a test the imports of a whole trainer.
+# tests/processes/test_standby.py asks for them.
+os.environ["SPELLTUNE_TIMEOUTS"] = json.dumps({"standby": 0})
 
 NEEDS = {
     "chromium": (shutil.which("chromium"), "Chromium is missing"),
@@ -113,7 +116,9 @@ def panel(home: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Panel]":
     """A panel in an empty home that looks at its runs each second."""
     from tests.helpers import live
 
-    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"reconcile": 1.0, "heartbeat": 1.0}))
+    monkeypatch.setenv(
+        "SPELLTUNE_TIMEOUTS", json.dumps({"reconcile": 1.0, "heartbeat": 1.0, "standby": 0})
+    )
     found = live.Panel()
     found.ready()
     yield found

@@ -14,7 +14,7 @@ import typer
 from src import paths, store
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
-from src.runs import imports, machine, reconciler
+from src.runs import imports, machine, reconciler, standby
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -73,6 +73,7 @@ def diagnosis() -> dict[str, Any]:
             "4-bit": usable(found, "bitsandbytes", on_gpu=bool(gpus)),
         },
         "a_launch_would_use": would_use(found, gpus),
+        "standby_trainers": standby.state(),
     }
 
 

@@ -277,6 +277,8 @@ class SupervisionConfig(Section):
     """After running out of GPU memory, continue with half the micro-batch and double the
     accumulation; after a loss that is not finite, from the last checkpoint with half the learning
     rate. At most twice per run."""
+    standby_minutes: float = Field(ge=0, le=1440)
+    """Idle minutes after which the standby trainer of the next run ends; 0 keeps none loaded."""
 
 
 class TrackingConfig(Section):

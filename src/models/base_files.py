@@ -57,6 +57,18 @@ class BaseFiles:
             return None
         return Path(found) if isinstance(found, str) else None
 
+    @property
+    def is_here(self) -> bool:
+        """True if its configuration and its weights are on this machine."""
+        weights = (name for file in WEIGHTS for name in (file, f"{file}.index.json"))
+        return self.find(CONFIG) is not None and any(self.find(name) for name in weights)
+
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of change of each file that is here: equal while none changes."""
+        config = self.find(CONFIG)
+        files = sorted(config.parent.iterdir()) if config else []
+        return [(str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
+
     def download(self) -> None:
         """Have the small files here. BaseModelError if there is no such model, or no network."""
         if self.is_folder:

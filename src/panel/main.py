@@ -7,12 +7,15 @@ from urllib.parse import parse_qs, urlsplit
 import streamlit as st
 
 from src import store
+from src.panel.server import standby_keeper
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES, clicked_link
 from src.runs import lease
 from src.runs.locks import LocksUnavailable
 
 HERE = Path(__file__).parent
+
+standby_keeper.use()
 
 st.set_page_config(page_title="Spelltune", page_icon=HERE / "icon.svg", layout="wide")
 st.html(HERE / "panel.css")

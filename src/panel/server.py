@@ -21,7 +21,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.panel.ui.assets import PLOTLY_JS
 from src.runs.reconciler import reconcile
+from src.runs.standby import Keeper
 from src.runs.timeouts import TIMEOUTS
+
+standby_keeper = Keeper()
 
 
 def middleware() -> list[Middleware]:
@@ -52,6 +55,7 @@ def _keep_reconciling(closing: threading.Event) -> None:
     while True:
         try:
             reconcile()
+            standby_keeper.round()
         except (SQLAlchemyError, OSError) as error:
             print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
         if closing.wait(TIMEOUTS.reconcile):

@@ -21,7 +21,7 @@ from src.config import RunConfig, affecting, subset, with_absolute_paths, with_o
 from src.errors import UserError
 from src.files import read_text
 from src.format import duration
-from src.runs import spawn
+from src.runs import spawn, standby
 from src.runs.environment import slot_environment
 from src.runs.locks import FileLock
 from src.runs.machine import gpus, host, slot_count, slot_lock
@@ -124,6 +124,7 @@ def _acquire_slot() -> tuple[int, FileLock]:
         for slot in range(slot_count()):
             lock = FileLock(slot_lock(slot))
             if lock.acquire():
+                standby.end(slot)  # its memory is a run's
                 return slot, lock
         with store.reading() as session:
             active = store.list_runs(session, statuses=ACTIVE)

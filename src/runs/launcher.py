@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src import paths, store
 from src.config import ConfigError, RunConfig, stored_config, with_absolute_paths
 from src.errors import UserError
 from src.files import read_text
-from src.runs import estimate, lease, processes, snapshots
+from src.runs import estimate, lease, processes, snapshots, standby
 from src.runs.locks import check_locks, holder
 from src.runs.logs import last_error
 from src.runs.machine import host, slot_count, slot_lock
@@ -56,11 +57,11 @@ def check_home() -> None:
 
 
 def fill_slots() -> None:
-    """Start a supervisor for each free slot, as long as runs are queued and the home is this
-    machine's."""
+    """Start a supervisor for each free slot, or give it the one that waits there, as long as runs
+    are queued and the home is this machine's."""
     if lease.other_host():
         return
-    started: list[tuple[str, int]] = []
+    started: list[tuple[str, dict[str, Any], int]] = []
     failed: list[str] = []
 
     def assign(session: store.Session) -> None:
@@ -84,7 +85,7 @@ def fill_slots() -> None:
                 if store.fail_start(session, run, reason):
                     failed.append(run.id)
             elif store.assign_slot(session, run, free[0], host=host(), now=now):
-                started.append((run.id, free.pop(0)))
+                started.append((run.id, run.config, free.pop(0)))
 
     store.write_with_retry(assign, seconds=TIMEOUTS.start)
     for run_id in failed:
@@ -92,8 +93,9 @@ def fill_slots() -> None:
         snapshots.write_run(run_id)
     if started:
         lease.take()
-    for run_id, slot in started:
-        start_supervisor(run_id, slot)
+    for run_id, config, slot in started:
+        if not standby.hand_over(run_id, config, slot):
+            start_supervisor(run_id, slot)
 
 
 def _why_not_started(run: Run) -> str | None:

@@ -8,6 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+import psutil
+
 from src import paths
 
 
@@ -40,6 +42,29 @@ def has_bf16(device: str) -> bool:
         return bool(pynvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8)
     except (pynvml.NVMLError, ValueError):
         return True  # unknown: the trainer decides
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free on this machine, or in the container that bounds it."""
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):
+        # A container's bound, which psutil does not know.
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, most - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return free
+
+
+def free_gpu_memory(slot: int) -> int | None:
+    """Bytes of memory that are free on the GPU of a slot; None for a slot without one."""
+    import pynvml
+
+    if not (devices := list(gpus())):
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(devices[slot]))
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except (pynvml.NVMLError, ValueError, IndexError):
+        return None
 
 
 def slot_count() -> int:

@@ -62,14 +62,28 @@ def is_of_this_home(token: str | None) -> bool:
     return bool(token and own and token.endswith(f"-{own}"))
 
 
-def kill_by_token(token: str | None) -> None:
-    """SIGKILL to every process that carries this token of this home, and to no other."""
+def kill_by_token(token: str | None) -> list[psutil.Process]:
+    """SIGKILL to every process that carries this token of this home, and to no other; returns
+    them."""
     if not is_of_this_home(token):
-        return
+        return []
+    killed = []
     for process in psutil.process_iter():
         if process.pid != os.getpid() and _token_of(process) == token:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)  # checks pid and start time first
+                killed.append(process)
+    return killed
+
+
+def kill_worker(pid: int | None) -> None:
+    """SIGKILL to the process with this pid if it is a worker of this home, and wait a little for
+    its end."""
+    process = _process(pid)
+    if process is not None and _worker_of_this_home(process):
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+            process.wait(TIMEOUTS.heartbeat)
 
 
 def signal_trainer(run: Run, number: signal.Signals) -> bool:
@@ -128,11 +142,7 @@ def end_hung(lock: Path) -> bool:
     time.sleep(TIMEOUTS.heartbeat + TIMEOUTS.poll)
     if not is_hung(lock):
         return False
-    process = _process(holder(lock))
-    if process is not None and _worker_of_this_home(process):
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
-            process.wait(TIMEOUTS.heartbeat)
+    kill_worker(holder(lock))
     if is_hung(lock):
         break_lock(lock)
     return True

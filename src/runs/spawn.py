@@ -39,7 +39,11 @@ def worker_of(line: list[str]) -> Worker | None:
 
 
 def start_detached(
-    worker: Worker, *arguments: str, log: Path | None = None, **environment: str
+    worker: Worker,
+    *arguments: str,
+    log: Path | None = None,
+    stdin: Any = subprocess.DEVNULL,
+    **environment: str,
 ) -> "subprocess.Popen[bytes]":
     """Start a worker that outlives its caller: in a session of its own, so that Ctrl-C does not
     reach it. What it prints is appended to `log`, or dropped without one."""
@@ -50,7 +54,7 @@ def start_detached(
             command(worker, *arguments),
             cwd=paths.ROOT,
             env=child_environment(**environment),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -16,6 +16,9 @@ class Timeouts:
     stop: float = 60.0  # from a stop to SIGTERM: the trainer may be writing a checkpoint
     terminate: float = 20.0  # from SIGTERM to SIGKILL
     start: float = 30.0  # a run that its supervisor has not claimed by then gets a slot again
+    standby: float = (
+        3.0  # for a standby trainer to take a run, before it is killed; 0: none is used
+    )
     lease: float = 60.0  # age of a heartbeat from which another machine may end the run
     sweep: float = 1.0  # interval at which a sweep driver polls its trials
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one

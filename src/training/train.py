@@ -19,7 +19,7 @@ from src.config import RunConfig
 from src.files import read_text
 from src.paths import ROOT
 from src.training.data_loaders import load_splits
-from src.training.packed.eligibility import EngineChoice, choose_engine
+from src.training.packed.eligibility import EngineChoice, choose_engine, files_of
 from src.training.trl_arguments import TrlPlan, plan
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
@@ -50,6 +50,29 @@ def load_libraries(config: RunConfig) -> EngineChoice:
     from src.training import trl  # noqa: F401
 
     return choice
+
+
+def preload(config: RunConfig, *, packed: bool) -> None:
+    """Read the base model of `config` for the training that comes next in this process, and make
+    the context of its GPU. After `load_libraries`, which tells if the packed engine trains.
+
+    Only what is on this machine: a download waits for its run.
+    """
+    from src.models import preloaded, spelling_model
+    from src.models import utils as machine
+
+    if not files_of(config).is_here:
+        return
+    precision = machine.resolve_precision(config.training.precision)
+    asked = plan(config, precision=precision)
+    if packed:
+        from src.training.packed.prepare import base_arguments
+
+        base = base_arguments(config)
+    else:
+        backend, _ = spelling_model.choose_backend(config.backend, precision=precision)
+        base = {"revision": config.model.revision, "backend": backend, **asked.base}
+    preloaded.preload(asked.vocabulary["name"], **base)
 
 
 def train(
@@ -112,6 +135,7 @@ def _train_with_trl(
     """Train one adapter: data, base model, adapter, training, final scores."""
     import torch
 
+    from src.models import preloaded
     from src.models import spelling_model as spelling
     from src.models import utils as machine
     from src.training import scoring
@@ -129,7 +153,7 @@ def _train_with_trl(
 
     reporter.phase(f"reading {config.data.task}")
     splits = load_splits(**asked.data)
-    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    vocabulary = preloaded.load_vocabulary(**asked.vocabulary)
     examples = Examples.of(splits, vocabulary, config)
     policy = RunPolicy(
         config,
@@ -205,7 +229,7 @@ def _load(
     asked: TrlPlan, vocabulary: Any, backend: str, note: str | None
 ) -> tuple[Any, str, str | None]:
     """The base model, the backend that loaded it, and why not Unsloth."""
-    from src.models.spelling_model import load_base
+    from src.models.preloaded import load_base
     from src.models.utils import ModelError
 
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}

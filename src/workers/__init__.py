@@ -2,8 +2,8 @@
 
 | process | started by | lock | log | ends when |
 |---|---|---|---|---|
-| supervisor RUN | launcher (for a free slot), reconciler (adopts a trainer) | slot-N, RUN.supervisor | RUN.log | the trainer has exited and each of its runs has an end |
-| trainer RUN ATTEMPT, or --pack | supervisor | RUN.trainer of each run | RUN.log | the result.json of each run is written |
+| supervisor RUN, or --standby | launcher (for a free slot), reconciler (adopts a trainer), panel or sweep driver (--standby) | slot-N, RUN.supervisor | RUN.log | the trainer has exited and each of its runs has an end |
+| trainer RUN ATTEMPT, --pack or --standby | supervisor | RUN.trainer of each run | RUN.log | the result.json of each run is written |
 | sweep_driver SWEEP | launcher, reconciler | SWEEP.driver | SWEEP.log | the sweep is COMPLETED or CANCELLED |
 | reconcile | a trainer that lost its supervisor | reconciler | none | it has reconciled once |
 | measure | the panel | slot-N | errors on stderr | each measurement is kept |
@@ -13,5 +13,9 @@
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
 
+A supervisor with --standby holds standby-N in the place of its locks, and its trainer none, until
+they have a run; they end with each other, or when they are not used.
+
 reporter.py and trackers/ are the trainer's: what a training reports, to the run table and elsewhere.
+standby.py is the supervisor's and the trainer's: how they wait for a run.
 """  # noqa: E501

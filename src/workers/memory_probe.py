@@ -6,7 +6,6 @@ prints what it found as one JSON document, a `Measured` of src/runs/estimate.py.
 than one, that many are trained at once by the packed engine.
 """
 
-import contextlib
 import json
 import os
 import resource
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pandas as pd
-import psutil
 
 from src.config import RunConfig, parse_config, with_overrides
 from src.runs.environment import leave
+from src.runs.machine import free_memory
 from src.training.data_loaders import Splits, load_splits
 from src.training.utils import loading
 
@@ -172,11 +171,7 @@ def _limit_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):
-        # A container's bound, which psutil does not know.
-        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, most - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    free = free_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     bound = min([free, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))

@@ -2,7 +2,8 @@
 
 Takes the slot, claims the run and, with the packed engine, the runs that can share its process;
 starts the trainer in a process group of its own, passes on stops, by force if need be, and writes
-how each run ended. The only writer of a claimed run's status.
+how each run ended. The only writer of a claimed run's status. With `--standby` in the place of RUN
+it starts the trainer first, and waits with it for a run.
 """
 
 import contextlib
@@ -21,10 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
-from src.runs import attempts, launcher, pack_file, snapshots, spawn
+from src.runs import attempts, launcher, pack_file, snapshots, spawn, standby
 from src.runs.environment import ignore_output_errors, slot_environment
 from src.runs.locks import FileLock
-from src.runs.logs import cut_log, last_error
+from src.runs.logs import cut_log, last_error, write_into
 from src.runs.machine import boot_id, host, memory_kills, slot_lock
 from src.runs.processes import kill_by_token, new_token, signal_trainer, trainer_lives
 from src.runs.reconciler import keep_reconciling
@@ -34,34 +35,56 @@ from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.packed.eligibility import pack_key
+from src.workers.standby import WaitingTrainer, wait_for_run
 
 
 def main() -> int:
     parser = ArgumentParser(prog="python -m src.workers.supervisor")
-    parser.add_argument("run")
+    parser.add_argument("run", nargs="?")
     parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--adopt", action="store_true", help="take over a living trainer")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--adopt", action="store_true", help="take over a living trainer")
+    how.add_argument("--standby", action="store_true", help="wait for a run with a loaded trainer")
     arguments = parser.parse_args()
-    slot = FileLock(slot_lock(arguments.slot))
-    # Its holder may be a supervisor that came too late to adopt a trainer, and is about to exit.
-    deadline = time.monotonic() + TIMEOUTS.heartbeat
-    while not slot.acquire():
-        if time.monotonic() > deadline:
+    os.umask(0o077)
+    ignore_output_errors()
+    if arguments.standby:
+        if (taken := wait_for_run(arguments.slot)) is None:
+            return 0
+        if taken.slot is None:
+            give_back_slot(taken.run_id)
+            return 0
+        slot = taken.slot
+        supervisor = Supervisor(arguments.slot, taken.trainer)
+        supervisor.start(taken.run_id)
+    else:
+        if (free := acquire_slot(arguments.slot)) is None:
             # Someone else was faster; the queue is filled again when a slot gets free.
             give_back_slot(arguments.run)
             return 0
-        time.sleep(TIMEOUTS.poll)
-    os.umask(0o077)
-    ignore_output_errors()
-    supervisor = Supervisor(arguments.slot)
-    if arguments.adopt:
-        supervisor.adopt(arguments.run)
-    else:
-        supervisor.start(arguments.run)
+        slot = free
+        supervisor = Supervisor(arguments.slot)
+        if arguments.adopt:
+            supervisor.adopt(arguments.run)
+        else:
+            standby.end(arguments.slot)  # its memory is this run's
+            supervisor.start(arguments.run)
     supervisor.supervise()
     slot.release()
     launcher.fill_slots()
     return 0
+
+
+def acquire_slot(slot: int) -> FileLock | None:
+    """The lock of a slot; None while another process keeps it."""
+    lock = FileLock(slot_lock(slot))
+    # Its holder may be a supervisor that came too late to adopt a trainer, and is about to exit.
+    deadline = time.monotonic() + TIMEOUTS.heartbeat
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(TIMEOUTS.poll)
+    return lock
 
 
 def give_back_slot(run_id: str) -> None:
@@ -89,10 +112,11 @@ class Supervisor:
     """One trainer process from its start (or adoption) to the outcomes of the runs that it trains:
     one, or several with the packed engine."""
 
-    def __init__(self, slot: int):
+    def __init__(self, slot: int, waiting: WaitingTrainer | None = None):
         self.slot = slot
         self.runs: list[SupervisedRun] = []
-        self.token = new_token()
+        self.waiting = waiting  # a trainer that has no run yet
+        self.token = waiting.token if waiting else new_token()
         self.pack: tuple[Any, ...] | None = None  # pack_key of its members
         self.members: list[pack_file.Member] = []  # all that joined the pack
         self.trainer: subprocess.Popen[bytes] | None = None
@@ -107,6 +131,8 @@ class Supervisor:
     def start(self, run_id: str) -> None:
         """Claim a run and those that can share its process, and start the trainer."""
         if not (first := self.claim(run_id)):
+            if self.waiting:
+                self.waiting.end()
             return
         config = stored_config(first.run.config)
         if config.engine == "packed":
@@ -116,14 +142,23 @@ class Supervisor:
         forget_result(run_id)
         self.log_run, self.log_start = run_id, size_of(paths.log_file(run_id))
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
-        self.trainer = spawn.start_detached(
+        self.trainer = self.start_trainer(what, paths.log_file(run_id))
+        self.update(trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
+
+    def start_trainer(self, what: list[str], log: Path) -> "subprocess.Popen[bytes]":
+        """Give the run to the trainer that waits for it, or start one."""
+        if self.waiting is not None:
+            write_into(log)
+            if self.waiting.start(what, log):
+                print(f"trained by the standby trainer of slot {self.slot}", flush=True)
+                return self.waiting.process
+        return spawn.start_detached(
             spawn.Worker.TRAINER,
             *what,
-            log=paths.log_file(run_id),
+            log=log,
             SPELLTUNE_TOKEN=self.token,
             **slot_environment(self.slot),
         )
-        self.update(trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
 
     def claim(self, run_id: str) -> SupervisedRun | None:
         """Claim a queued run. None if another supervisor was faster."""

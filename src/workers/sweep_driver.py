@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import ConfigError
-from src.runs import launcher, lease, reconciler, snapshots
+from src.runs import launcher, lease, reconciler, snapshots, standby
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock
 from src.runs.machine import host
@@ -86,6 +86,7 @@ class SweepDriver:
             if time.monotonic() - self.reconciled_at >= TIMEOUTS.reconcile:
                 self.reconciled_at = time.monotonic()
                 reconciler.reconcile()
+                standby.keep_ready()
             return self.look_after_trials()
         except lease.HomeInUse as error:
             print(error, file=sys.stderr)

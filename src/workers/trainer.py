@@ -1,5 +1,5 @@
 """The process that trains: `python -m src.workers.trainer RUN ATTEMPT`, or with `--pack` many runs
-at once. Started by a supervisor.
+at once. Started by a supervisor; with `--standby` before there is a run.
 
 It writes metrics, checkpoints and its result files, never a status.
 """
@@ -26,6 +26,7 @@ from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run, Status
 from src.training.results import FailedTraining, write_results
 from src.training.utils import TrainingResult, loading
+from src.workers.standby import Order, wait_for_order
 
 if TYPE_CHECKING:
     from src.workers.trackers.base import Tracker
@@ -133,11 +134,12 @@ class Attempt:
         )
 
 
-def begin(run_id: str, attempt: int) -> Attempt | None:
-    """Take the run's lock. None if another process trains it or owns the attempt."""
+def begin(run_id: str, attempt: int, lock: FileLock | None = None) -> Attempt | None:
+    """Take the run's lock, or the one that is held already. None if another process trains it or
+    owns the attempt."""
     # Before the heavy imports: a probe must find the lock held from the first moment on.
-    lock = FileLock(paths.trainer_lock(run_id))
-    if not lock.acquire():
+    own = lock or FileLock(paths.trainer_lock(run_id))
+    if lock is None and not own.acquire():
         print(f"{run_id} is being trained by another process; leaving", file=sys.stderr)
         return None
 
@@ -150,13 +152,13 @@ def begin(run_id: str, attempt: int) -> Attempt | None:
     run, owned = store.read_with_retry(read, seconds=TIMEOUTS.write)
     if not owned:
         print(f"attempt {attempt} of {run_id} is not this process's; leaving", file=sys.stderr)
-        lock.release()
+        own.release()
         return None
-    return Attempt(run, stored_config(run.config), lock)
+    return Attempt(run, stored_config(run.config), own)
 
 
-def main(run_id: str, attempt: int) -> int:
-    if (own := begin(run_id, attempt)) is None:
+def main(run_id: str, attempt: int, lock: FileLock | None = None) -> int:
+    if (own := begin(run_id, attempt, lock)) is None:
         return 1
     own.reporter.phase("loading libraries")
     try:
@@ -258,5 +260,8 @@ if __name__ == "__main__":
     os.umask(0o077)
     ignore_output_errors()
     termination.handle_sigterm()
-    packed = sys.argv[1:] == ["--pack"]
-    leave(main_of_a_pack() if packed else main(sys.argv[1], int(sys.argv[2])))
+    order = wait_for_order() if sys.argv[1:] == ["--standby"] else Order(sys.argv[1:], None)
+    if order.arguments == ["--pack"]:
+        leave(main_of_a_pack())
+    run_id, attempt = order.arguments
+    leave(main(run_id, int(attempt), order.lock))

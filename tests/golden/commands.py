@@ -113,7 +113,8 @@ NEW_KEYS |= {
     "not_composed",
     "kind",
 }  # of the preview, and "lost"
-NEW_KEYS |= {"imports"}  # of doctor
+NEW_KEYS |= {"imports", "standby_trainers"}  # of doctor
+NEW_KEYS |= {"standby_minutes"}  # of supervision, in a config
 NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_KEYS |= {"trainer_seconds"}  # of what a run used
 NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 RAY = Path(sys.executable).with_name("ray")
 URL = "postgresql+psycopg://postgres@127.0.0.1/postgres"
-QUICK = {"stale": 6, "reconcile": 1, "heartbeat": 1, "start": 10, "ray": 200}  # seconds
+QUICK = {"stale": 6, "reconcile": 1, "heartbeat": 1, "start": 10, "ray": 200, "standby": 0}  # s
 # Of the head, so that it misses a dead node in seconds, not in half a minute. One that is only slow
 # may take its time to answer.
 IMPATIENT = {

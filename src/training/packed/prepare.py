@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from src.config import RunConfig
+from src.models import preloaded
 from src.models import spelling_model as spelling
 from src.models import utils as machine
 from src.models.multi_lora.adapters import LoraPair, initial_weights
@@ -29,6 +30,19 @@ def settings_of_a_pack(config: RunConfig) -> dict[str, Any]:
     return shared_settings(config) | {"training.precision": precision}
 
 
+def base_arguments(config: RunConfig) -> dict[str, Any]:
+    """The arguments of `load_base` for the base of a pack with this run in it."""
+    return {
+        "revision": config.model.revision,
+        "load_in_4bit": False,
+        "max_length": config.model.max_length,
+        "precision": machine.resolve_precision(config.training.precision),
+        "backend": "peft",
+        "gradient_checkpointing": False,
+        "seed": config.training.seed,
+    }
+
+
 @dataclass(frozen=True)
 class SharedBase:
     """The frozen base model that all runs of a pack share, and what was loaded with it."""
@@ -47,20 +61,10 @@ class SharedBase:
         """The base of a pack with this run in it."""
         settings = settings_of_a_pack(config)
         reporter.phase(f"loading {config.model.name}")
-        vocabulary = spelling.load_vocabulary(
+        vocabulary = preloaded.load_vocabulary(
             settings["model.name"], revision=settings["model.revision"]
         )
-        model = spelling.load_base(
-            settings["model.name"],
-            vocabulary,
-            revision=settings["model.revision"],
-            load_in_4bit=False,
-            max_length=config.model.max_length,
-            precision=settings["training.precision"],
-            backend="peft",
-            gradient_checkpointing=False,
-            seed=config.training.seed,
-        )
+        model = preloaded.load_base(settings["model.name"], vocabulary, **base_arguments(config))
         targets = spelling.resolve_targets(model, config.lora.target_modules)
         frozen = read_base(model, targets, machine.dtype_of(settings["training.precision"]))
         return SharedBase(
