@@ -138,7 +138,8 @@ def sweep(folder: Path, trials: int, steps: int) -> dict[str, Any]:
     wall = time.time() - launched
     usage.end()
     with store.reading() as session:
-        runs = list(store.runs_of_sweep(session, sweep_id))
+        # Trials are listed without what they used.
+        runs = store.runs_of(session, [run.id for run in store.runs_of_sweep(session, sweep_id)])
     return row(f"sweep of {trials} x {steps}", launched, wall, runs, usage)
 
 
