@@ -10,7 +10,7 @@ from src import store
 from src.analysis import misspellings, paired
 from src.panel.errors import one_run, two_runs, word_history
 from src.panel.ui import html, navigation
-from src.store.tables import Evaluation, Run
+from src.store.tables import Evaluation, Run, Status
 
 BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
@@ -67,7 +67,8 @@ def split_step_from_run() -> None:
 
 def draw_unscored(run: Run, split: str) -> None:
     text = f"This run is {run.status.lower()} and has not been scored on its {split} words."
-    hint = navigation.link("monitor", "Follow it", {"run": run.id})
+    ended = Status(run.status).ended
+    hint = navigation.link("monitor", "See why" if ended else "Follow it", {"run": run.id})
     html.draw_empty("No scored words", f"{escape(text)}<br>{hint}")
 
 

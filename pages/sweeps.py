@@ -30,7 +30,9 @@ def page() -> None:
             row = store.find_sweep(session, asked) if asked else None
         except store.UnknownRun as error:
             back = navigation.link("sweeps", "See all sweeps", style="button")
-            html.draw_empty("No such sweep", f"{escape(str(error))}<br><br>{back}")
+            html.draw_empty(
+                "No such sweep", f"{html.with_code(full_stop(str(error)))}<br><br>{back}"
+            )
             return
         live = row is not None and is_live(session, row)
     if row:
@@ -67,7 +69,7 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
     st.html(view.facts(found))
     buttons.draw(found)
     if found.trials.empty:
-        html.draw_empty("No trials yet", "The first ones are queued within seconds.")
+        view.draw_no_trials(found)
         return
     view.draw_winner(found)
     if judged:

@@ -49,6 +49,8 @@ def plan(
         return print_json(asdict(planned))
     for line in planned.lines():
         out.print(line, highlight=False)
+    if planned.seconds is None and not measure:
+        note("--measure measures time and memory")
 
 
 @app.command()

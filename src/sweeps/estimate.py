@@ -69,9 +69,7 @@ class SweepEstimate:
         else:
             # Runs alone say nothing of the pace of a pack.
             after = "" if self.packs is not None else "after the first run on this machine, or "
-            found.append(
-                f"how long it takes is known {after}from `spelltune sweep plan FILE --measure`"
-            )
+            found.append(f"how long it takes is known {after}once it is measured")
         return found
 
 

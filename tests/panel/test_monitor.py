@@ -216,6 +216,14 @@ def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
     assert "lora.alpha" not in body
 
 
+def test_a_run_that_ended_before_its_first_line_has_no_log():
+    never = fill_run(status=Status.CANCELLED)
+    assert "No log" in html(show("monitor", run=never))
+    waits = fill_run(status=Status.QUEUED)
+    assert "nothing yet" in html(show("monitor", run=waits))
+    assert "<code>spelltune runs</code> lists them." in html(show("monitor", run="nobody"))
+
+
 def test_the_log_tail_is_bounded_and_keeps_what_a_progress_bar_said_last(tmp_path):
     log = tmp_path / "log"
     log.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")

@@ -153,6 +153,20 @@ def test_a_setting_is_ranked_by_all_its_seeds_or_not_at_all(tmp_path: Path) -> N
     assert set(found.settings.index) == set(range(2, 12)) and set(found.settings["seeds"]) == {2}
 
 
+@pytest.mark.usefixtures("home")
+def test_a_sweep_that_ended_without_a_score_promises_none() -> None:
+    none = fill_sweep(TINY, trials=0, status=SweepStatus.CANCELLED)
+    page = html(show("sweeps", sweep=none))
+    assert "ended before it had queued one" in page and "within seconds" not in page
+    failed = dict.fromkeys(range(3), (Status.FAILED, "no column"))
+    lost = fill_sweep(TINY, trials=3, status=SweepStatus.CANCELLED, states=failed)
+    page = html(show("sweeps", sweep=lost))
+    assert "None of its trials ended with a score" in page and "No score yet" not in page
+    live = fill_sweep(TINY, trials=0, status=SweepStatus.ACTIVE)
+    assert "within seconds" in html(show("sweeps", sweep=live))
+    assert "no sweep &#x27;nobody&#x27;." in html(show("sweeps", sweep="nobody"))
+
+
 @pytest.mark.usefixtures("busy")
 def test_runs_that_confirm_settings_can_be_stopped_together() -> None:
     sweep_id = fill_sweep(TINY)

@@ -12,7 +12,7 @@ from src.panel.launch import form
 from src.panel.monitor import checkpoints
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves
-from src.store.tables import Checkpoint, Event, Run
+from src.store.tables import Checkpoint, Event, Run, Status
 
 LOG_BYTES = 16_384  # of the log's end, as shown
 
@@ -28,8 +28,7 @@ def draw(
     views = ["Log", "Checkpoints", "Lineage", "Settings"]
     shown = navigation.segments("Below the curves", views, key="view")
     if shown == "Log":
-        lines = log_tail(paths.log_file(run.id)) or "nothing yet"
-        st.html(f'<div class="log" tabindex="0" role="log"><pre>{escape(lines)}</pre></div>')
+        _draw_log(run)
     elif shown == "Settings":
         st.html(form.changes_table(run.config))
         used = ([escape(str(k)), escape(str(v))] for k, v in run.used.items())
@@ -38,6 +37,15 @@ def draw(
         checkpoints.draw(run, known, curves)
     else:
         st.html(_history(run, events, forks))
+
+
+def _draw_log(run: Run) -> None:
+    lines = log_tail(paths.log_file(run.id))
+    if not lines and Status(run.status).ended:
+        html.draw_empty("No log", "This run ended before it had written a line.")
+        return
+    text = escape(lines or "nothing yet")
+    st.html(f'<div class="log" tabindex="0" role="log"><pre>{text}</pre></div>')
 
 
 def _history(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:

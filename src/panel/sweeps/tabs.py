@@ -6,7 +6,7 @@ from functools import partial
 import streamlit as st
 
 from src import store
-from src.panel.sweeps import figures, table
+from src.panel.sweeps import figures, table, view
 from src.panel.ui import charts, downloads, html, navigation, tags
 from src.sweeps import ranking, results
 from src.sweeps.results import SweepResults
@@ -16,7 +16,7 @@ def draw(found: SweepResults) -> None:
     """Draw the choice of a view, and the chosen one."""
     shown = navigation.segments("View", list(VIEWS), key="view")
     if found.settings.empty and shown not in WITHOUT_SCORES:
-        html.draw_empty("No score yet", "It is there when the first trial has ended.")
+        view.draw_no_score(found)
     else:
         VIEWS[shown](found)
 

@@ -12,7 +12,7 @@ from src.format import duration, number, percent, setting_value
 from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
 from src.store.tables import Status, Sweep, SweepStatus
-from src.sweeps import ranking, results
+from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
@@ -82,6 +82,24 @@ def facts(found: SweepResults) -> str:
     if len(found.settings):
         pairs.append((f"best {found.sweep.metric}", score(found, found.settings["score"].iloc[0])))
     return html.facts(pairs)
+
+
+def draw_no_trials(found: SweepResults) -> None:
+    """Draw why there are no trials, and what to do."""
+    if found.row.status in control.OPEN:
+        html.draw_empty("No trials yet", "The first ones are queued within seconds.")
+        return
+    again = navigation.link("sweeps", "Launch another sweep", style="button")
+    html.draw_empty("No trials", f"This sweep ended before it had queued one.<br><br>{again}")
+
+
+def draw_no_score(found: SweepResults) -> None:
+    """Draw why no trial has a score, and where to look."""
+    if found.row.status in control.OPEN:
+        html.draw_empty("No score yet", "It is there when the first trial has ended.")
+        return
+    why = "None of its trials ended with a score. The view Trials says how each of them ended."
+    html.draw_empty("No score", why)
 
 
 def draw_winner(found: SweepResults) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from src import store
+from src.format import full_stop
 from src.panel.ui import html
 from src.paths import ROOT
 from src.store.tables import Run
@@ -117,7 +118,7 @@ def pick_run() -> Run | None:
             found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
             back = link("overview", "See all runs")
-            html.draw_empty("No such run", f"{escape(str(error))}<br>{back}")
+            html.draw_empty("No such run", f"{html.with_code(full_stop(str(error)))}<br>{back}")
             return None
     if found is None:
         html.draw_empty("No runs yet", link("launch", "Launch the first run", style="button"))
