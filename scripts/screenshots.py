@@ -146,6 +146,11 @@ def photograph(
             ".stMainBlockContainer :is(table, dl, .empty, .stNumberInput)", timeout=60_000
         )
         page.wait_for_timeout(4000)
+        page.wait_for_function(
+            "!document.querySelector('.stSkeleton')"
+            " && !document.body.innerText.includes('Reading the data')",
+            timeout=120_000,
+        )
         height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
         page.set_viewport_size({"width": width, "height": min(max(height, 500), most)})
         page.wait_for_timeout(1500)
