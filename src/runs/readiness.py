@@ -24,8 +24,10 @@ GIB = 2**30
 START_BYTES, KEEP_BYTES = 3 * GIB, int(1.5 * GIB)
 GPU_BYTES = 4 * GIB  # free on its GPU, to start one
 
-# Of a shell, a terminal or a login; they decide nothing in a training.
-OF_A_TERMINAL = (
+# Of a shell, a terminal or a login, and what Streamlit sets in the panel. They decide nothing in a
+# training: a trainer that a panel started takes the run of a command.
+OF_THE_CALLER = (
+    "MPLBACKEND",
     "_", "COLORTERM", "COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "STY", "TERM", "TERM_PROGRAM",
     "TERM_PROGRAM_VERSION", "TERM_SESSION_ID", "TMUX", "TMUX_PANE", "WINDOWID", "XDG_SESSION_ID",
     "SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY",
@@ -61,7 +63,7 @@ def environment_key(slot: int) -> str:
     environment, code, Python, installed packages and device."""
     paths.home()  # makes SPELLTUNE_HOME absolute
     values = child_environment() | slot_environment(slot)
-    environment = sorted((k, v) for k, v in values.items() if k not in OF_A_TERMINAL)
+    environment = sorted((k, v) for k, v in values.items() if k not in OF_THE_CALLER)
     packages = [_stamp(Path(folder)) for folder in (sys.prefix, *site.getsitepackages())]
     code = [_stamp(file) for file in sorted((paths.ROOT / "src").rglob("*.py"))]
     return hashlib.sha256(json.dumps([environment, packages, code]).encode()).hexdigest()

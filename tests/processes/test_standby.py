@@ -12,14 +12,27 @@ from typing import Any
 import psutil
 import pytest
 
-from src import paths
+from src import paths, store
 from src.config import load_config
 from src.runs import estimate, launcher, readiness, reconciler, standby
 from src.runs.locks import holder
 from src.runs.machine import slot_lock
 from src.runs.timeouts import Timeouts
 from src.store.tables import Status
-from tests.helpers.live import FEW, MANY, alive, ended, left_over, queued, row, training, wait
+from tests.helpers.live import (
+    FEW,
+    MANY,
+    Panel,
+    alive,
+    command,
+    ended,
+    left_over,
+    queued,
+    row,
+    sets,
+    training,
+    wait,
+)
 
 TOOK = "trained by the standby trainer of slot 0"
 
@@ -199,6 +212,32 @@ def test_once_it_has_a_run_it_is_supervised_as_any_other(
     assert row(run_id).trainer_pid == run.trainer_pid
     launcher.stop(run_id)
     assert wait(run_id, ended).status == Status.STOPPED
+
+
+@pytest.mark.slow
+def test_a_panel_has_one_wait_and_the_next_after_the_run_of_a_command(
+    home: Path, packed: dict[str, Any], data: Path
+) -> None:
+    panel = Panel()
+    panel.ready()
+    first = until(lambda: standby.read(0))
+    command("launch", *sets(data, packed), "--wait")
+    with store.reading() as session:
+        (run, *_) = store.list_runs(session)
+    assert (run.status, run.supervisor_pid) == (Status.COMPLETED, first.pid)
+    until(lambda: (found := standby.read(0)) and found.pid != first.pid)
+    panel.signal(signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_wait_for_no_imports(packed: dict[str, Any], data: Path) -> None:
+    settings = packed | {"engine": "trl", "training.max_steps": 300}
+    ids = [queued(settings | {"training.seed": seed}) for seed in (1, 2)]
+    launcher.fill_slots()
+    wait(ids[0], training)
+    supervisor, _ = waiting()  # as the driver of a sweep has it, each second
+    assert wait(ids[1], ended).supervisor_pid == supervisor.pid
+    assert TOOK in log_of(ids[1]) and TOOK not in log_of(ids[0])
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_runs_of_other_libraries_do_not_fit() -> None:
 def test_what_a_process_takes_from_outside_makes_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     key = readiness.environment_key(0)
     assert readiness.environment_key(0) == key
-    for name in ("TERM", "SHLVL", "PWD", "SSH_CLIENT", "SPELLTUNE_TOKEN", "RANK"):
+    for name in ("TERM", "SHLVL", "PWD", "SSH_CLIENT", "MPLBACKEND", "SPELLTUNE_TOKEN", "RANK"):
         monkeypatch.setenv(name, "another")
         assert readiness.environment_key(0) == key, name
     for name in ("OMP_NUM_THREADS", "HF_HOME", "CUDA_VISIBLE_DEVICES", "PYTHONPATH"):
