@@ -135,7 +135,7 @@ def judge_configs(
         return replace(verdict, claim=OTHER_QUESTIONS)
     if min(seeds) < MIN_SEEDS:
         missing = (max(MIN_SEEDS - seeds[0], 0), max(MIN_SEEDS - seeds[1], 0))
-        return replace(verdict, more_seeds=missing, claim=_too_few(names, seeds))
+        return replace(verdict, more_seeds=missing, claim=_too_few(verdict, seeds))
     correct_a, correct_b = (np.stack([run.correct for run in side]) for side in (a, b))
     found = two_level(correct_a, correct_b, a[0].words)
     verdict = replace(verdict, difference=found.difference, questions=len(a[0].correct))
@@ -157,13 +157,14 @@ def judge_configs(
 
 def together(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts that stand beside each other, each kind corrected for its number of pairs, with
-    winners and claims."""
+    winners and claims. Pairs whose first look is not complete count among them."""
     done = list(verdicts)
     for about in ("configs", "adapters"):
-        tested = [(i, v.p_value) for i, v in enumerate(done)
-                  if v.about == about and v.p_value is not None]  # fmt: skip
-        for (index, _), p_holm in zip(tested, holm([p for _, p in tested]), strict=True):
-            done[index] = _concluded(replace(done[index], p_holm=p_holm), pairs=len(tested))
+        pairs = [i for i, v in enumerate(done) if v.about == about and v.difference is not None]
+        p_values = [1.0 if (p := done[i].p_value) is None else p for i in pairs]
+        for i, p_holm in zip(pairs, holm(p_values), strict=True):
+            if done[i].p_value is not None:
+                done[i] = _concluded(replace(done[i], p_holm=p_holm), pairs=len(pairs))
     return done
 
 
@@ -282,13 +283,13 @@ def _points(v: Verdict) -> str:
     return "less than 0.1 points" if points == "0.0" else f"{points} points"
 
 
-def _too_few(names: tuple[str, str], seeds: tuple[int, int]) -> str:
+def _too_few(v: Verdict, seeds: tuple[int, int]) -> str:
     counts = {0: "no scored seed", 1: "one seed"}
     few = [f"{counts.get(k, f'{k} seeds')} of {name}"
-           for name, k in zip(names, seeds, strict=True) if k < MIN_SEEDS]  # fmt: skip
+           for name, k in zip((v.a, v.b), seeds, strict=True) if k < MIN_SEEDS]  # fmt: skip
     return (
         f"cannot tell: {' and '.join(few)}; from {MIN_SEEDS} seeds on each side it is known how "
-        "much they differ by chance"
+        "much they differ by chance" + (f"; {_under_way(v)}" if v.under_way else "")
     )
 
 

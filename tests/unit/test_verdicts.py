@@ -252,6 +252,18 @@ def test_a_look_that_is_not_complete_is_not_tested():
     )
 
 
+def test_pairs_that_wait_for_their_first_look_count_in_holms_correction():
+    a, b = side(seeds(4)), side(seeds(4, better=0.16, seed=3))
+    pair = judge_configs(a, b, names=("a", "b"))
+    waits = judge_configs(a, b, names=("a", "c"), look=0, under_way=2)
+    few = judge_configs(a, b[:1], names=("a", "d"), under_way=2)
+    tested, pending, untested = together([pair, waits, few])
+    assert tested.p_holm == pytest.approx(2 * pair.p_value)
+    assert "after Holm over 2 pairs" in tested.claim
+    assert pending == waits and untested == few
+    assert few.claim.endswith("differ by chance; 2 more seeds are under way")
+
+
 def test_seeds_under_way_change_no_verdict_of_the_look_before():
     a, b = side(seeds(4)), side(seeds(4, better=2, seed=3))
     (verdict,) = together([judge_configs(a, b, names=("a", "b"), under_way=1)])
