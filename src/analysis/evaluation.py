@@ -7,23 +7,11 @@ import pandas as pd
 
 from src.config import RunConfig
 from src.models import metrics
+from src.models.intervals import score_interval
 from src.text import caseless
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
 from src.training.dictionary import dictionary_answers
-
-Z = 1.959964  # of a 95% interval
-
-
-def score_interval(right: int, rows: int) -> tuple[float, float]:
-    """The 95% score interval (Wilson 1927) of a share; nan without rows. It holds for few rows and
-    for shares near 0 and 1."""
-    if not rows:
-        return math.nan, math.nan
-    share, spread = right / rows, Z**2 / rows
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def seen_in_training(config: RunConfig, frame: pd.DataFrame) -> pd.Series:

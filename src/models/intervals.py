@@ -1,8 +1,21 @@
 """Confidence intervals of shares of right answers, valid for few words and near 0 and 100%."""
 
+import math
+
 import numpy as np
 
 Z = 1.959964  # of the normal distribution, at 97.5%
+
+
+def score_interval(right: int, rows: int) -> tuple[float, float]:
+    """The 95% score interval (Wilson 1927) of a share; nan without rows. It holds for few rows and
+    for shares near 0 and 1."""
+    if not rows:
+        return math.nan, math.nan
+    share, spread = right / rows, Z**2 / rows
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> tuple[float, float]:

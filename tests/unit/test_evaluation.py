@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from src import cli
 from src.analysis import evaluation
 from src.config import load_config
+from src.models.intervals import score_interval
 from src.training import evaluate as scoring
 from src.training.tasks import CORRECT
 from tests.helpers.store import fill_run
@@ -19,8 +20,8 @@ def test_the_interval_of_a_share_is_wilsons():
     # Newcombe 1998, table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
     for right, rows, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
                                    (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)]:  # fmt: skip
-        assert evaluation.score_interval(right, rows) == pytest.approx((low, high), abs=5e-5)
-    assert all(bound != bound for bound in evaluation.score_interval(0, 0))
+        assert score_interval(right, rows) == pytest.approx((low, high), abs=5e-5)
+    assert all(bound != bound for bound in score_interval(0, 0))
 
 
 def predictions() -> pd.DataFrame:
