@@ -55,6 +55,7 @@ TRAINING_METRICS = {
         MetricInfo("tokens_per_second", "speed", "tokens per second", None, ",.0f"),
     )
 }
+TOKENS = "tokens"  # seen since the first step; the axis of comparisons, no metric to choose by
 # Names of the metrics that may select the best checkpoint: those of every evaluation, and what
 # training logged last before it.
 MONITORED = (*(f"val/{name}" for name in METRICS if name not in PARTIAL), *TRAINING_METRICS)

@@ -25,6 +25,7 @@ class Worker(StrEnum):
     MERGE = "src.workers.merge"
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"
+    KINDS = "src.workers.kinds"
 
 
 def command(worker: Worker, *arguments: str) -> list[str]:
@@ -62,16 +63,21 @@ def start_detached(
 
 
 def start_attached(
-    worker: Worker, *arguments: str, output: Any = subprocess.DEVNULL, **environment: str
+    worker: Worker,
+    *arguments: str,
+    output: Any = subprocess.DEVNULL,
+    errors: Any = None,
+    **environment: str,
 ) -> "subprocess.Popen[bytes]":
-    """Start a worker that ends with its caller: its standard input is a pipe that closes then."""
+    """Start a worker that ends with its caller: its standard input is a pipe that closes then.
+    Its standard error goes to `errors`, by default where its output goes."""
     return subprocess.Popen(
         command(worker, *arguments),
         cwd=paths.ROOT,
         env=child_environment(**environment),
         stdin=subprocess.PIPE,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
     )
 
 

@@ -3,21 +3,26 @@
 TRL's engine calls a RunPolicy from Hugging Face's hooks; the packed engine holds one per run.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from src.config import RunConfig
+from src.models import metrics
 from src.models import utils as machine
 from src.training import checkpointing, saving
+from src.training.background import AtOnce, Jobs
 from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
-from src.training.throughput import Throughput, TimeSpent
+from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
 if TYPE_CHECKING:
@@ -28,8 +33,9 @@ class RunPolicy:
     """One run's early stopping, best step, owed evaluation, checkpoints and reports.
 
     An engine computes and asks: `resume` where it starts from a checkpoint; `step_taken` and, at
-    logging steps, `logged`; `evaluated` where `evaluation_due`; `write_checkpoint` and `saved`
-    where `save_due`; once `over`, `keep_best`, `final_scores` where `final_due`, and `result`.
+    logging steps, `logged`; `evaluated` where `evaluation_due`; `save` where `save_due`; once
+    `over`, `keep_best`, `final_scores` where `final_due`, and `result`. Files are written by the
+    run's `jobs`, in the order of these calls.
     """
 
     def __init__(
@@ -41,15 +47,21 @@ class RunPolicy:
         checkpoints_dir: Path,
         identity: Mapping[str, Any],
         spent: TimeSpent | None = None,
+        jobs: Jobs | None = None,
     ):
         if problems := stopping_problems(config.early_stopping):
             raise TrainingError("; ".join(f"{name}: {text}" for name, text in problems.items()))
         self.config, self.reporter = config, reporter
         self.output_dir, self.checkpoints_dir = output_dir, checkpoints_dir
         self.identity = identity  # see `identity.run_identity`
+        self.jobs: Jobs = jobs or AtOnce()  # who writes its files
+        self._save: Future[Exception | None] | None = None  # the last one, until `settle`
+        self._saved_step = 0  # of that save
         self.early_stopping = EarlyStopping(config.early_stopping)
-        self.throughput, self.spent = Throughput(), spent or TimeSpent()
+        self.spent = spent or TimeSpent()
         self.step = 0  # optimizer steps taken
+        self.tokens: int | None = 0  # seen in them; None: a checkpoint of old did not tell
+        self._new_tokens = 0  # of them, since the last log
         self.stopped = False  # by a user
         self.early_stop: str | None = None
         self.evaluation_owed = True  # due at `step` and not done; at first the baseline's
@@ -67,7 +79,7 @@ class RunPolicy:
         exactness = resume_exactness(manifest, self.identity, checkpoint.name)
         self.reporter.used({"resume": exactness})
         self.early_stopping.restore(manifest)
-        self.step = manifest["step"]
+        self.step, self.tokens = manifest["step"], manifest.get("tokens")
         self.best_values = manifest["best_values"]
         self.evaluation_owed = manifest["evaluation_owed"]
         self._resumed_from = checkpoint
@@ -111,16 +123,27 @@ class RunPolicy:
         last, every = self.step >= self.max_steps, self.config.evaluation.eval_steps
         self.evaluation_owed = last or self.step % every == 0
 
-    def logged(self, *, loss: float, learning_rate: float, grad_norm: float, tokens: int) -> None:
-        """Report the step's values: the mean loss in nats and the tokens are those since the last
-        report, the gradient norm is that before clipping. A divergence ends the run."""
+    def seen(self, tokens: int) -> None:
+        """Count tokens of the rows of steps, the prompts' included."""
+        self._new_tokens += tokens
+        if self.tokens is not None:
+            self.tokens += tokens
+
+    def logged(
+        self, *, loss: float, learning_rate: float, grad_norm: float, seconds: float
+    ) -> None:
+        """Report the step's values: the mean loss in nats and the seconds of training are those
+        since the last report, the gradient norm is that before clipping. A divergence ends the
+        run."""
         values = {
             "train/loss": loss,
             "lr": learning_rate,
             "grad_norm": grad_norm,
-            "tokens_per_second": self.throughput.rate(tokens),
+            "tokens_per_second": self._new_tokens / max(seconds, 1e-9),
+            **({} if self.tokens is None else {metrics.TOKENS: self.tokens}),
             **machine.memory_gib(),
         }
+        self._new_tokens = 0
         self.reporter.metrics(self.step, values)
         self.early_stopping.record(values)
         if not math.isfinite(loss):
@@ -131,6 +154,7 @@ class RunPolicy:
     def diverged(self, why: str) -> None:
         """End a run whose numbers are not finite: early, if a criterion asks for it and a best
         adapter can be restored, else by raising Diverged, which self-healing reacts to."""
+        self.settle()
         asked = self.config.early_stopping.divergence_factor is not None
         heals = self.config.supervision.self_heal
         if not asked or heals or self.early_stopping.best_step is None:
@@ -154,15 +178,16 @@ class RunPolicy:
         self.reporter.phase(f"{split} {done:,} of {total:,}", scoring=True)
 
     def scored(
-        self, split: str, step: int, metrics: Mapping[str, float], predictions: "pa.Table"
+        self, split: str, step: int, found: Mapping[str, float], predictions: "pa.Table"
     ) -> dict[str, float]:
         """Report scores of the adapter of `step`; returns them under the names of their split."""
         prefix = "val" if split == "validation" else split
         if split == "test" and self.config.data.built_in:
-            metrics = {**metrics, **dictionary_scores(predictions)}
-        values = {f"{prefix}/{name}": value for name, value in metrics.items()}
+            found = {**found, **dictionary_scores(predictions)}
+        values = {f"{prefix}/{name}": value for name, value in found.items()}
         self.reporter.metrics(step, values)
-        self.reporter.evaluation(step, split, predictions)
+        with self.spent.on("waiting"):  # where too much waits
+            self.jobs.put(partial(self.reporter.evaluation, step, split, predictions))
         self.reporter.phase("training")
         return values
 
@@ -178,12 +203,14 @@ class RunPolicy:
         self.evaluation_owed = False
         if self.step == 0:
             return
+        self.settle()
         self._best_before = self._best()
         self.early_stopping.record(values)
         if self.early_stopping.evaluated(self.step):
             self.best_values = dict(values)
             if self._resumed_from is not None:  # and no step was taken since
-                self.reporter.checkpoint(self.step, self._resumed_from, True)
+                path = self._resumed_from
+                self.jobs.put(partial(self.reporter.checkpoint, self.step, path, True))
         if self.step < self.max_steps and (why := self.early_stopping.stop_reason()):
             self.early_stop = f"early stopping: {why}"
 
@@ -200,43 +227,67 @@ class RunPolicy:
         periodic = self.step % self.config.checkpointing.save_steps == 0
         return periodic or self.over or self.early_stopping.best_step == self.step
 
-    def write_checkpoint(self, write: Callable[[Path], None]) -> Path | Exception:
-        """`saving.write_checkpoint` of this step, safe in a thread; pass the result to `saved`."""
-        return saving.write_checkpoint(self.checkpoints_dir, self.step, self.manifest(), write)
+    def save(self, write: Callable[[Path], None]) -> None:
+        """Have a checkpoint of this step written: `write` puts the files into the folder it is
+        given, maybe while the run trains on. It is reported once it is safe on the disk; then
+        checkpoints that retention drops are removed. `settle` takes its outcome."""
+        self.settle()
+        best_step, self._saved_step = self.early_stopping.best_step, self.step
+        self._save = self.jobs.put(
+            partial(self._write_checkpoint, self.step, best_step, self.manifest(), write)
+        )
+
+    def _write_checkpoint(
+        self,
+        step: int,
+        best_step: int | None,
+        manifest: Mapping[str, Any],
+        write: Callable[[Path], None],
+    ) -> Exception | None:
+        """Write and report a checkpoint; returns the error of a disk that does not take it."""
+        written = saving.write_checkpoint(self.checkpoints_dir, step, manifest, write)
+        if isinstance(written, Exception):
+            return written
+        self.reporter.checkpoint(step, written, best_step == step)
+        saving.remove_old(
+            self.checkpoints_dir,
+            self.config.checkpointing,
+            step=step,
+            best_step=best_step,
+            reporter=self.reporter,
+        )
+        return None
+
+    def settle(self) -> None:
+        """Wait for the last save, and take its outcome: it comes before the next decision on the
+        best adapter. Raises what else than the disk prevented it."""
+        save, self._save = self._save, None
+        if save is None:
+            return
+        with self.spent.on("waiting"):
+            error = save.result()
+        if error is not None:
+            self._save_failed(self._saved_step, error)
 
     def manifest(self) -> dict[str, Any]:
         """The run's state for the manifest of a checkpoint; `resume` reads it."""
         return {
             "step": self.step,
+            "tokens": self.tokens,
             "best_values": self.best_values,
             "evaluation_owed": self.evaluation_owed,
-            **self.early_stopping.state(),
+            **copy.deepcopy(self.early_stopping.state()),
             **self.identity,
         }
 
-    def saved(self, outcome: Path | Exception) -> None:
-        """Report what `write_checkpoint` returned and remove checkpoints that retention drops."""
-        if isinstance(outcome, Exception):
-            self._save_failed(outcome)
-            return
-        best_step = self.early_stopping.best_step
-        self.reporter.checkpoint(self.step, outcome, best_step == self.step)
-        saving.remove_old(
-            self.checkpoints_dir,
-            self.config.checkpointing,
-            step=self.step,
-            best_step=best_step,
-            reporter=self.reporter,
-        )
-
-    def _save_failed(self, error: Exception) -> None:
-        text = f"no checkpoint at step {self.step}: {saving.why_not_written(error)}"
-        if self.early_stopping.best_step == self.step:
+    def _save_failed(self, step: int, error: Exception) -> None:
+        text = f"no checkpoint at step {step}: {saving.why_not_written(error)}"
+        if self.early_stopping.best_step == step:
             # An adapter that cannot be restored must not be called the best.
             best, self.best_values = self._best_before
             self.early_stopping.withdraw(best)
             text += "; its adapter was the best so far, and is not kept"
-        self.reporter.warning(self.step, text)
+        self.reporter.warning(step, text)
 
     # --- end ---
 
@@ -247,8 +298,10 @@ class RunPolicy:
         return self.step if best_step is None else best_step
 
     def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None]) -> None:
-        """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and
-        `write` it to final/. Where that checkpoint is damaged the newest adapter is kept."""
+        """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and then,
+        maybe later, `write` it to final/. Where that checkpoint is damaged the newest adapter is
+        kept."""
+        self.settle()
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
             checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
@@ -257,11 +310,12 @@ class RunPolicy:
                 load(checkpoint)
             except checkpointing.BrokenCheckpoint as error:
                 self._best_lost(error)
+        self.jobs.put(partial(self._write_final, self.kept_step, write))
+
+    def _write_final(self, step: int, write: Callable[[Path], None]) -> None:
         staging = checkpointing.stage(self.output_dir)
         write(staging / "final")
-        checkpointing.commit_adapter(
-            staging / "final", self.output_dir / "final", {"step": self.kept_step}
-        )
+        checkpointing.commit_adapter(staging / "final", self.output_dir / "final", {"step": step})
         staging.rmdir()
 
     def _best_lost(self, error: checkpointing.BrokenCheckpoint) -> None:

@@ -22,6 +22,7 @@ from src.training import checkpointing
 from src.training.run_policy import RunPolicy
 from src.training.sampling import Shuffled
 from src.training.scoring import Row
+from src.training.throughput import StepClock
 from src.training.trl_arguments import TrlPlan, verify_applied
 
 
@@ -43,7 +44,7 @@ class SpellingTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
-        policy.throughput.restart()
+        self.clock = StepClock()
 
     def compute_loss(
         self,
@@ -90,17 +91,22 @@ class SpellingTrainer(SFTTrainer):
         self.control.should_log = False
         if "loss" not in logs:  # the summary of transformers after the last step
             return
+        self._count_tokens()
         self.policy.logged(
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             grad_norm=logs.get("grad_norm", math.nan),
-            tokens=int(self._tokens.item()),
+            seconds=self.clock.seconds(),
         )
-        self._tokens.zero_()
         self._follow_policy()
 
+    def _count_tokens(self) -> None:
+        """Tell the policy the tokens since the last time, which makes the GPU finish its steps."""
+        self.policy.seen(int(self._tokens.item()))
+        self._tokens.zero_()
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.policy.throughput.paused():
+        with self.clock.paused():
             values = self.validate()
             self.policy.evaluated(values)
         self._follow_policy()
@@ -132,12 +138,14 @@ class SpellingTrainer(SFTTrainer):
         scheduler._last_lr = [group["lr"] for group in groups]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.policy.spent.on("waiting"), self.policy.throughput.paused():
+        self._count_tokens()
+        with self.policy.spent.on("waiting"), self.clock.paused():
             trained = (p for p in model.parameters() if p.requires_grad)
             if all(bool(torch.isfinite(p).all()) for p in trained):
                 # Not TRL's: it writes a model card of its own into the folder first.
                 write = partial(Trainer._save_checkpoint, self, model, trial)
-                self.policy.saved(self.policy.write_checkpoint(lambda folder: write()))
+                self.policy.save(lambda folder: write())
+                self.policy.settle()
             else:
                 # Logging may be rarer than saving; a heal must find good checkpoints only.
                 self.policy.diverged("an adapter weight is not finite")
@@ -167,6 +175,7 @@ class PolicyCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.on_start()
+        self.trainer().clock.restart()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer().step_ended()

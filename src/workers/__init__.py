@@ -12,10 +12,12 @@
 | merge RUN STEP | the panel | RUN.merge | merged-step-STEP.log of the run | the folder is written |
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
+| kinds | a trainer, where cores are free | none | none | its standard input closes: the trainer exited |
 
 A supervisor with --standby holds standby-N in the place of its locks, and its trainer none, until
 they have a run; they end with each other, or when they are not used.
 
-reporter.py and trackers/ are the trainer's: what a training reports, to the run table and elsewhere.
+reporter.py, kinds_pool.py and trackers/ are the trainer's: what a training reports, to the run table
+and elsewhere.
 standby.py is the supervisor's and the trainer's: how they wait for a run.
 """  # noqa: E501

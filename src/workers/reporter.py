@@ -22,11 +22,13 @@ from src.analysis.predictions import write as write_predictions
 from src.runs import lease, termination
 from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
+from src.workers.kinds_pool import KindsPool
 from src.workers.trackers.base import Tracker
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+KINDS = KindsPool()  # of all runs of this process
 INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
 
@@ -85,7 +87,7 @@ class RunReporter:
         name = f"step-{step}{'' if split == 'validation' else '-' + split}.parquet"
         file = paths.predictions_dir(self.run_id) / name
         try:
-            write_predictions(predictions, file)
+            write_predictions(predictions, file, KINDS.describe)
         except OSError as error:
             self._warn(f"cannot keep the predictions of step {step}: {error}")
             return

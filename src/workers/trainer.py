@@ -7,6 +7,7 @@ It writes metrics, checkpoints and its result files, never a status.
 import errno
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -187,6 +188,7 @@ def main_of_a_pack() -> int:
 
     members: dict[int, Attempt] = {}
     trackers: list[Tracker] = []
+    changing = threading.Lock()  # runs begin on this thread, and end on another one
     known: set[pack_file.Member] = set()
 
     def more() -> RunSpec | None:
@@ -196,18 +198,21 @@ def main_of_a_pack() -> int:
             known.add(member)
             if own := begin(*member):
                 own.reporter.phase("waiting for its first step")
-                trackers.append(own.tracker)
                 spec = RunSpec(**own.arguments())
-                members[id(spec)] = own
+                with changing:
+                    trackers.append(own.tracker)
+                    members[id(spec)] = own
                 return spec
         return None
 
     codes = [0]
 
     def ended(spec: RunSpec, outcome: Outcome) -> None:
-        own = members.pop(id(spec))
-        # The others go on training meanwhile: only the last one waits, for all.
-        codes.append(own.end(outcome, [] if members else trackers))
+        with changing:
+            own = members.pop(id(spec))
+            # The others go on training meanwhile: only the last one waits, for all.
+            waits_for = [] if members else list(trackers)
+        codes.append(own.end(outcome, waits_for))
         own.lock.release()  # its next attempt may be in this very process
 
     specs = []

@@ -203,6 +203,7 @@ STARTED_BY = {
     "MERGE": {"runs"},
     "RAY_NODES": {"runs", "workers"},
     "NODE_AGENT": {"workers"},
+    "KINDS": {"workers"},
 }
 # `run_experiment`, whose place and behaviour users rely on, is `spelltune launch --wait`; a capsule
 # holds its replay as a script of its own, which has the installed command train.
@@ -249,7 +250,7 @@ def test_each_process_is_in_the_table_of_the_workers() -> None:
     listed = re.findall(r"^\| (\w+)", workers.__doc__ or "", re.MULTILINE)
     assert sorted(listed) == sorted(["process", *(w.value.rpartition(".")[2] for w in Worker)])
     top = {file.stem for file in (ROOT / "src" / "workers").glob("*.py")}
-    assert top - {"__init__", "reporter", "standby"} == set(listed) - {"process"}
+    assert top - {"__init__", "reporter", "standby", "kinds_pool"} == set(listed) - {"process"}
 
 
 def test_each_dependency_that_asks_more_than_attribution_is_in_the_notice() -> None:

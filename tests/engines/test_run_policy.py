@@ -469,6 +469,44 @@ def test_a_stop_during_the_test_keeps_the_best_without_its_scores(
     assert same_adapter(tmp_path / "out/final", tmp_path / f"steps/step-{result.best_step}")
 
 
+# --- speed --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_tokens_and_speeds_are_those_of_the_whole_run(
+    base: Path, tmp_path: Path, place: str
+) -> None:
+    """Also of the packed engine, which logs a block of steps in one moment."""
+    curves = {}
+    for engine in ENGINES:
+        told = reported(base, tmp_path, engine, **{"training.logging_steps": 3})
+        assert (told.values["device"] == "cpu") == (place == "cpu")
+        curves[engine] = told.curve("tokens")
+        steps, tokens = zip(*curves[engine].items(), strict=True)
+        assert steps == (1, 3, 6, 9, 12) and list(tokens) == sorted(set(tokens))
+        speeds = told.curve("tokens_per_second")
+        new = [after - before for before, after in zip((0, *tokens), tokens, strict=False)]
+        seconds = sum(count / speeds[step] for step, count in zip(steps, new, strict=True))
+        spent = told.values["trainer_seconds"]["steps"]
+        # TRL's loop does a little more than its steps.
+        assert seconds <= 1.05 * spent + 0.01, (engine, seconds, spent)
+        assert engine == "trl" or seconds >= 0.9 * spent - 0.01, (seconds, spent)
+    assert curves["trl"] == curves["packed"]
+
+
+def test_a_resume_goes_on_counting_tokens(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Also from a step that was not logged, and not at all from a checkpoint that does not tell."""
+    asked = config(training__logging_steps=4)
+    _, whole = run(asked, tmp_path)
+    _, again = run(asked, tmp_path, resume=9)
+    assert again.curve("tokens") == {12: whole.curve("tokens")[12]}
+    manifest = checkpointing.verify(tmp_path / "steps/step-9")
+    del manifest["tokens"]
+    checkpointing.write_manifest(tmp_path / "steps/step-9", manifest)
+    _, old = run(asked, tmp_path, resume=9)
+    assert old.curve("tokens") == {} and set(old.curve("tokens_per_second")) == {12}
+
+
 # --- what is reported and kept --------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import time
 from urllib.parse import parse_qs
 
 import numpy as np
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -37,6 +38,13 @@ def seeds(name: str, count: int, *, better: float = 0.0, **settings) -> list[str
         fill_predictions(run_id, 40, answers, rows=QUESTIONS, split="test")
         found.append(run_id)
     return found
+
+
+def test_the_axis_of_tokens_is_what_was_recorded() -> None:
+    seen = pd.DataFrame({"step": [1, 10, 20], "value": [30.0, 300.0, 500.0], "at": 0.0})
+    steps = pd.Series([0, 1, 10, 15, 20, 24], index=[5, 4, 3, 2, 1, 0])
+    found = curves.tokens_at(steps, seen)
+    assert found.tolist() == [0, 30, 300, 400, 500, 600] and found.index.equals(steps.index)
 
 
 def test_no_run_and_one_run_say_what_to_do():

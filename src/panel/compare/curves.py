@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from src import store
 from src.analysis.comparison import Group
+from src.models.metrics import TOKENS
 from src.panel.ui import charts
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -20,7 +21,7 @@ MAX_BAND_POINTS = 300
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
 AXES = {  # choice -> title and d3 format of the x axis
     "step": ("step", ",.9~r"),
-    "tokens": ("tokens, about", ".3~s"),
+    "tokens": ("tokens seen", ".3~s"),
     "time": ("minutes since the first point", ",.4~g"),
 }
 FIRST_CURVES = ["val/exact_match", "val/loss", "train/loss"]
@@ -49,7 +50,7 @@ def read(
     session: store.Session, runs: Iterable[Run], metrics: Collection[str], *, axis: str
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """{run id: {metric: frame with a column x}}; no metrics for a run whose x is not known."""
-    needed = {*metrics, "tokens_per_second"} if axis == "tokens" else set(metrics)
+    needed = {*metrics, TOKENS, "tokens_per_second"} if axis == "tokens" else set(metrics)
     found = {}
     for run in runs:
         frames = charts.read_curves(session, run, needed).frames
@@ -70,13 +71,26 @@ def _axis(
         begin = min((frame["at"].min() for frame in frames.values() if len(frame)), default=0.0)
         return lambda frame: (frame["at"] - begin) / 60
     if axis == "tokens":
+        seen = frames.get(TOKENS)
+        if seen is not None and len(seen):
+            return lambda frame: tokens_at(frame["step"], seen)
         rate = tokens_per_step(frames.get("tokens_per_second"))
         return None if rate is None else lambda frame: frame["step"] * rate
     return lambda frame: frame["step"]
 
 
+def tokens_at(steps: pd.Series, seen: pd.DataFrame) -> pd.Series:
+    """Tokens seen at these steps: exact where they were logged, else by the steps around or, after
+    the last one, by the mean of all."""
+    known = seen.dropna(subset="value").sort_values("step", kind="stable")
+    at, tokens = np.append(0, known["step"]), np.append(0, known["value"])
+    beyond = np.maximum(steps - at[-1], 0) * tokens[-1] / max(at[-1], 1)
+    return pd.Series(np.interp(steps, at, tokens) + beyond, index=steps.index)
+
+
 def tokens_per_step(speed: pd.DataFrame | None) -> float | None:
-    """Median tokens per step, from the speed (tokens per second) and times of the reports.
+    """Median tokens per step, from the speed (tokens per second) and times of the reports: for runs
+    of earlier versions, which did not record the tokens.
 
     None before the second report.
     """

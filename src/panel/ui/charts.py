@@ -16,7 +16,7 @@ import streamlit as st
 from tsdownsample import MinMaxLTTBDownsampler
 
 from src import store
-from src.models.metrics import METRICS, metric_info
+from src.models.metrics import METRICS, TOKENS, metric_info
 from src.panel.ui.assets import PLOTLY_JS
 from src.store.outcome import EndReason
 from src.store.tables import Run, Status
@@ -86,8 +86,8 @@ def is_share(metric: str) -> bool:
 
 def charts(names: Iterable[str]) -> list[Chart]:
     """The charts for these metrics; one that is in none of CHARTS gets a chart of its own."""
-    # The test set is scored once: a number, no curve.
-    names = [name for name in names if not name.startswith("test/")]
+    # The test set is scored once: a number, no curve. Tokens are an axis of Compare.
+    names = [name for name in names if not name.startswith("test/") and name != TOKENS]
     known = {name for chart in CHARTS for name in chart.curves}
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
     return found + [_of(name, {name: name}) for name in names if name not in known]

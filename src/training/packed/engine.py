@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import Options
+from src.training.background import Background, Jobs
 from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
@@ -79,10 +81,21 @@ class _Engine:
         )
         self.outcomes: list[tuple[RunSpec, Outcome]] = []
         self.spent = TimeSpent()
+        self.block_seconds = 0.0  # of the last steps, from their rows to their results
+        self.background = Background()
+        self.ends = self.background.queue()  # of runs, one after the other
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
 
     def train(self) -> list[tuple[RunSpec, Outcome]]:
+        try:
+            self._train()
+            self.ends.wait()
+        finally:
+            self.background.close()
+        return self.outcomes
+
+    def _train(self) -> None:
         # Before the base is loaded: the run that loads it must not be refused later.
         first = self.queue.next()
         while isinstance(first, RunSpec) and (why := refusal(first.config)):
@@ -101,14 +114,13 @@ class _Engine:
                     continue
                 self._after(results)
                 self._fill()
-        return self.outcomes
 
     # Runs come and go.
 
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
-        self.reader = RunReader(self.base, self.spent)
+        self.reader = RunReader(self.base, self.spent, self.background)
         self.batches = BatchBuilder(self.base.tokenizer.pad_token_id, graphs=self.options.graphs)
         self.scorer = Scorer(
             self.base.frozen,
@@ -157,9 +169,22 @@ class _Engine:
             self._end(spec, error)
             return None
 
-    def _end(self, spec: RunSpec, outcome: Outcome) -> None:
+    def _end(self, spec: RunSpec, outcome: Outcome, jobs: Jobs | None = None) -> None:
+        """Tell that a run ended, once its `jobs` are done; one that fails makes it a failure."""
+        place = len(self.outcomes)
         self.outcomes.append((spec, outcome))
-        self.ended(spec, outcome)
+
+        def end() -> None:
+            if jobs is not None:
+                try:
+                    jobs.wait()
+                # As broad as in `_alone`.
+                except Exception as error:
+                    if not isinstance(outcome, Exception):
+                        self.outcomes[place] = spec, error
+            self.ended(*self.outcomes[place])
+
+        self.ends.put(end)
 
     def _alone(self, run: PackedRun, work: Callable[..., None], *arguments: Any) -> None:
         """Do one run's own work. An error ends this run and none of the others."""
@@ -170,14 +195,14 @@ class _Engine:
         # As broad as in the trainer process: alone, the run would end with this error.
         except Exception as error:
             self.slots.remove(run)
-            self._end(run.spec, error)
+            self._end(run.spec, error, run.policy.jobs)
 
     # Steps.
 
     def _steps(self) -> list[list[list[float]]] | None:
         """Take the steps until the next event or sync; their results (steps, 3, slots), or None if
         the GPU's memory ran out."""
-        slots = self.slots
+        slots, began = self.slots, time.perf_counter()
         count = min(run.policy.steps_until_event() for run in slots.runs)
         count = max(1, min(count, int(SYNC_INTERVAL_SECONDS / slots.step_seconds)))
         block = [self.batches.step(slots.runs, slots.count, offset) for offset in range(count)]
@@ -187,13 +212,14 @@ class _Engine:
             started = time.perf_counter()
             results = slots.pack.run(block).cpu().tolist()
             slots.step_seconds = (time.perf_counter() - started) / len(block)
+        self.block_seconds = time.perf_counter() - began
         return results
 
     def _after(self, results: list[list[list[float]]]) -> None:
         """Log, evaluate, save and end runs after steps; `numbers` is (steps, 3, slots)."""
         for run in list(self.slots.runs):
             own = [tuple(row[run.slot] for row in step) for step in results]
-            self._alone(run, run.log, own)
+            self._alone(run, run.log, own, self.block_seconds)
         self._evaluate([run for run in self.slots.runs if run.policy.evaluation_due])
         with self.spent.on("waiting"):
             self._save([run for run in self.slots.runs if run.policy.save_due])
@@ -214,7 +240,6 @@ class _Engine:
         self._evaluate([r for r in new if r in self.slots.runs and r.policy.evaluation_due])
         for run in new:
             run.reporter.phase("training")
-            run.policy.throughput.restart()
         self._finish([run for run in new if run in self.slots.runs and run.policy.over])
 
     def _evaluate(self, runs: list[PackedRun]) -> None:
@@ -226,7 +251,6 @@ class _Engine:
     ) -> list[tuple[PackedRun, dict[str, float] | None]]:
         """Score the adapters of these runs together, and report them as those of `steps`, by slot.
         None for runs that were stopped before their scores were there."""
-        started = time.perf_counter()
         results: list[tuple[PackedRun, dict[str, float] | None]] = []
 
         def report(run: PackedRun, scores: Scores | None) -> None:
@@ -237,26 +261,21 @@ class _Engine:
             scored = score_runs(self.scorer, self.slots.pack.stacks, runs, split)
         for run, scores in scored:
             self._alone(run, report, run, scores)
-        for run in self.slots.runs:
-            # Nobody trained meanwhile.
-            run.policy.throughput.pause(time.perf_counter() - started)
         return results
 
     # Files.
 
     def _save(self, runs: list[PackedRun]) -> None:
-        """Write a checkpoint of each, several at once."""
-        started = time.perf_counter()
-        states = {run.slot: self.slots.pack.take(run.slot, run.rank) for run in runs}
+        """Have a checkpoint of each written, as its adapter is now."""
+        if not runs:
+            return
+        snapshot = Snapshot(self.slots.pack, [run.slot for run in runs])
+        random_state = files.random_state()
         for run in runs:
-            if not all(side.isfinite().all() for pair in states[run.slot].params for side in pair):
+            if snapshot.finite[run.slot]:
+                self._alone(run, files.save, self.base, run, snapshot, random_state)
+            else:
                 self._alone(run, run.policy.diverged, "an adapter weight is not finite")
-        runs = [run for run in runs if run in self.slots.runs and run.policy.save_due]
-        writing = files.write_checkpoints(self.base, [(run, states[run.slot]) for run in runs])
-        for run, written in zip(runs, writing, strict=True):
-            self._alone(run, lambda run, written: run.policy.saved(written.result()), run, written)
-        for run in self.slots.runs:
-            run.policy.throughput.pause(time.perf_counter() - started)
 
     def _finish(self, runs: list[PackedRun]) -> None:
         """Keep each run's best adapter, score it, and end the run."""
@@ -270,4 +289,4 @@ class _Engine:
                 run.policy.final_scores(values)
         for run in [run for run in runs if run in self.slots.runs]:
             self.slots.remove(run)
-            self._end(run.spec, run.policy.result())
+            self._end(run.spec, run.policy.result(), run.policy.jobs)

@@ -1,9 +1,6 @@
 """Files of packed runs: what the TRL engine writes, under its names and in its formats."""
 
 import random
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,14 @@ from src.models.multi_lora.adapters import (
     zeros_like,
 )
 from src.models.multi_lora.optimizer import Optimizer
+from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import AdapterState, Pack
 from src.models.spelling_model import lora_config
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
 
-CHECKPOINT_THREADS = 4
+RandomState = dict[str, Any]  # generator -> its state
 
 
 def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], folder: Path) -> None:
@@ -46,64 +44,71 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
     base.tokenizer.save_pretrained(str(folder))
 
 
-def write_checkpoints(
-    base: SharedBase, runs: Sequence[tuple[PackedRun, AdapterState]]
-) -> list[Future[Path | Exception]]:
-    """Write a checkpoint of each run with its state, several at once; what `policy.saved` takes."""
+def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: RandomState) -> None:
+    """Have a checkpoint of the run written with its adapter in a snapshot of this step."""
+    step, slot = run.step, run.slot
 
-    def write(run: PackedRun, state: AdapterState, folder: Path) -> None:
+    def write(folder: Path) -> None:
+        state = snapshot.read(slot, run.rank)
         write_adapter(base, run, state.params, folder)
-        _write_training_state(run, state, folder)
+        _write_training_state(run, step, state, random_state, folder)
 
-    with ThreadPoolExecutor(CHECKPOINT_THREADS) as pool:
-        return [
-            pool.submit(run.policy.write_checkpoint, partial(write, run, state))
-            for run, state in runs
-        ]
+    run.policy.save(write)
 
 
 def keep_best(base: SharedBase, pack: Pack, run: PackedRun) -> None:
     """Put the run's best adapter into its slot and into final/."""
+    slot = run.slot
+    kept = Snapshot(pack, [slot])
 
     def load(checkpoint: Path) -> None:
+        nonlocal kept
         params = read_adapter(base, checkpoint)
-        pack.put(run.slot, fresh_state(params, type(run.optimizer)), run.scale)
+        pack.put(slot, fresh_state(params, type(run.optimizer)), run.scale)
+        kept = Snapshot(pack, [slot])
 
     def write(folder: Path) -> None:
-        write_adapter(base, run, pack.take(run.slot, run.rank).params, folder)
+        write_adapter(base, run, kept.read(slot, run.rank).params, folder)
 
     run.policy.keep_best(load, write)
 
 
-def _write_training_state(run: PackedRun, state: AdapterState, folder: Path) -> None:
-    """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
-    from transformers import get_scheduler
-    from transformers.trainer_callback import TrainerControl, TrainerState
-
-    config = run.config
-    optimizer = _torch_optimizer(run, state)
-    scheduler: Any = get_scheduler(
-        config.scheduler.name, optimizer, config.scheduler.warmup_steps, config.training.max_steps
-    )
-    rate = run.rate(run.step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    scheduler.last_epoch, scheduler._step_count = run.step, run.step + 1
-    scheduler._last_lr = [rate] * len(optimizer.param_groups)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    torch.save(scheduler.state_dict(), folder / "scheduler.pt")
-    random_state = {
+def random_state() -> RandomState:
+    """The state of the random generators of this process, as transformers' Trainer keeps it."""
+    state = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "cpu": torch.random.get_rng_state(),
     }
     if torch.cuda.is_available():
-        random_state["cuda"] = torch.cuda.random.get_rng_state()
+        state["cuda"] = torch.cuda.random.get_rng_state()
+    return state
+
+
+def _write_training_state(
+    run: PackedRun, step: int, state: AdapterState, random_state: RandomState, folder: Path
+) -> None:
+    """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
+    from transformers import get_scheduler
+    from transformers.trainer_callback import TrainerControl, TrainerState
+
+    config = run.config
+    optimizer = _torch_optimizer(run, step, state)
+    scheduler: Any = get_scheduler(
+        config.scheduler.name, optimizer, config.scheduler.warmup_steps, config.training.max_steps
+    )
+    rate = run.rate(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    scheduler.last_epoch, scheduler._step_count = step, step + 1
+    scheduler._last_lr = [rate] * len(optimizer.param_groups)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(scheduler.state_dict(), folder / "scheduler.pt")
     torch.save(random_state, folder / "rng_state.pth")
     TrainerState(
-        global_step=run.step,
+        global_step=step,
         max_steps=config.training.max_steps,
-        epoch=run.step / run.epoch_steps,
+        epoch=step / run.epoch_steps,
         logging_steps=config.training.logging_steps,
         train_batch_size=config.training.per_device_train_batch_size,
         # Annotated as a list, and a dict once it is made.
@@ -144,8 +149,8 @@ def fresh_state(params: list[LoraPair], optimizer: type[Optimizer]) -> AdapterSt
     return AdapterState(params, tuple(zeros_like(params) for _ in optimizer.state_names))
 
 
-def _torch_optimizer(run: PackedRun, state: AdapterState) -> torch.optim.Optimizer:
-    """The run's optimizer as torch has it, over PEFT's parameters in PEFT's order."""
+def _torch_optimizer(run: PackedRun, step: int, state: AdapterState) -> torch.optim.Optimizer:
+    """The run's optimizer after `step` as torch has it, over PEFT's parameters in PEFT's order."""
     params, *states = (
         [side.t().contiguous() for pair in pairs for side in pair]
         for pairs in (state.params, *state.optimizer)
@@ -157,5 +162,5 @@ def _torch_optimizer(run: PackedRun, state: AdapterState) -> torch.optim.Optimiz
     ]
     optimizer = run.optimizer.to_torch(groups, run.config.training.learning_rate)
     for parameter, *tensors in zip(params, *states, strict=True):
-        optimizer.state[parameter] = run.optimizer.torch_state(run.step, tensors)
+        optimizer.state[parameter] = run.optimizer.torch_state(step, tensors)
     return optimizer

@@ -13,6 +13,7 @@ from src.models import utils as machine
 from src.models.multi_lora.adapters import LoraPair, initial_weights
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
+from src.training.background import Background
 from src.training.data_loaders import load_splits
 from src.training.examples import Examples
 from src.training.identity import run_identity
@@ -114,8 +115,8 @@ class SharedBase:
 class RunReader:
     """Reads the data of runs; runs with the same data share their examples."""
 
-    def __init__(self, base: SharedBase, spent: TimeSpent):
-        self.base, self.spent = base, spent
+    def __init__(self, base: SharedBase, spent: TimeSpent, background: Background):
+        self.base, self.spent, self.background = base, spent, background
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
 
@@ -141,6 +142,7 @@ class RunReader:
                 engine="packed",
             ),
             spent=self.spent,
+            jobs=self.background.queue(),
         )
         return PackedRun(spec, examples, arrays, policy)
 

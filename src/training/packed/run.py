@@ -45,7 +45,7 @@ class PackedRun:
     state: AdapterState | None = None  # while it has no slot
     begun: bool = False
     losses: list[float] = field(default_factory=list)  # since the last log, nats
-    tokens: int = 0  # since the last log
+    seconds: float = 0.0  # of steps since the last log
     order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
 
     def __post_init__(self) -> None:
@@ -74,8 +74,9 @@ class PackedRun:
         """The learning rate of step `step` (from 0)."""
         return float(self.config.training.learning_rate * self.factor(step))
 
-    def log(self, steps: Sequence[tuple[float, ...]]) -> None:
-        """Count steps, each (loss, gradient norm, 1 if the adapter took it), and log."""
+    def log(self, steps: Sequence[tuple[float, ...]], seconds: float) -> None:
+        """Count steps, each (loss, gradient norm, 1 if the adapter took it), and log. They took
+        `seconds` together, as the clock goes from one read of the device to the next."""
         policy, every = self.policy, self.config.training.logging_steps
         # Before the steps: when they were computed, a stop asked for now was not known.
         policy.look_for_stop()
@@ -83,7 +84,8 @@ class PackedRun:
             chosen, rate = self.chosen(self.step), self.rate(self.step)
             policy.step_taken()
             self.losses.append(loss)
-            self.tokens += int((self.arrays.prompts[chosen] + self.arrays.answers[chosen]).sum())
+            self.seconds += seconds / len(steps)
+            policy.seen(int((self.arrays.prompts[chosen] + self.arrays.answers[chosen]).sum()))
             if not taken:
                 of_norm = math.isfinite(loss)
                 name, value = ("gradient norm", norm) if of_norm else ("training loss", loss)
@@ -91,8 +93,8 @@ class PackedRun:
                 return
             if self.step == 1 or self.step % every == 0:
                 mean = sum(self.losses) / len(self.losses)
-                policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, tokens=self.tokens)
-                self.losses, self.tokens = [], 0
+                policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, seconds=self.seconds)
+                self.losses, self.seconds = [], 0.0
                 if policy.early_stop:
                     return
 

@@ -90,7 +90,6 @@ class Slots:
             return
         self._put(run, free[0])
         self.runs.append(run)
-        run.policy.throughput.restart()
 
     def remove(self, run: PackedRun) -> None:
         """Free the slot of a run that ended."""
