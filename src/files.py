@@ -8,12 +8,15 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (errno.EIO, errno.ESTALE)
 TRIES = 5
+
+COPYING_SECONDS = 60.0  # without a byte written: whoever copied a file has died
 
 T = TypeVar("T")
 
@@ -40,15 +43,32 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError:  # by the disk: ENOSYS, EPERM, ENOTSUP, EXDEV, EMLINK, EACCES...
-        target = Path(target)
+        _copy_new(Path(source), Path(target))
+
+
+def _copy_new(source: Path, target: Path) -> None:
+    """Copy a file to a name that is free. Of several processes one wins."""
+    # Only its maker writes to it and gives it the name, so `target` cannot come in between.
+    staged = target.with_name(f".{target.name}.copying")
+    while True:
         if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        staged = target.with_name(f".{target.name}.{os.getpid()}")
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
         try:
-            shutil.copy2(source, staged)
-            os.replace(staged, target)
-        finally:
-            staged.unlink(missing_ok=True)
+            os.close(os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            break
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if time.time() - staged.stat().st_mtime > COPYING_SECONDS:
+                    staged.unlink()  # its maker died
+            time.sleep(0.05)
+    try:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        shutil.copyfile(source, staged)
+        shutil.copystat(source, staged)
+        os.replace(staged, target)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def read_text(path: Path, *, errors: str | None = None) -> str:
@@ -75,11 +95,16 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a crash leaves either the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(staged, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
+    try:
+        with open(staged, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError:
+        with suppress(OSError):  # a part of it would take the last of a full disk
+            staged.unlink(missing_ok=True)
+        raise
 
 
 def sha256(file: Path) -> str:

@@ -1,7 +1,9 @@
 """Where Spelltune keeps its files. `SPELLTUNE_HOME` moves results/ and checkpoints/;
 checkpoints/base stays."""
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,14 +30,44 @@ def home() -> Path:
     return folder.resolve()
 
 
+def remember_home() -> None:
+    """Write down where the home is, so that absolute paths into it are found once it has moved."""
+    places = _places()
+    if str(home()) in places[-1:]:
+        return
+    with suppress(OSError):  # it can be read only
+        _places_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(_places_file(), "a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(str(home()))}\n")
+
+
+def _places() -> list[str]:
+    """The folders at which this home was, the latest last."""
+    try:
+        lines = _places_file().read_text(encoding="utf-8").splitlines()
+        return [str(json.loads(line)) for line in lines]
+    except (OSError, ValueError):
+        return []
+
+
+def _places_file() -> Path:
+    return results() / ".places"
+
+
 def found_again(path: str) -> str:
     """A path that was kept, in the home as it is now: relative ones count from the home, and one
-    inside the home of another time is found in this one."""
+    inside the home of another time is found in this one. Every kept path is read through this."""
     kept = Path(path)
     if not kept.is_absolute():
         return str(home() / kept)
-    if kept.exists():
+    try:
+        if kept.exists():
+            return path
+    except OSError:  # such as a name that is too long for the disk
         return path
+    for place in reversed(_places()):
+        if kept.is_relative_to(place) and (there := home() / kept.relative_to(place)).exists():
+            return str(there)
     parts = kept.parts
     tails = (Path(*parts[i:]) for i, part in enumerate(parts) if part in FOLDERS)
     return next((str(home() / tail) for tail in tails if (home() / tail).exists()), path)

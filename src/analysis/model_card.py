@@ -39,8 +39,9 @@ def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
 
 def public_name(config: RunConfig) -> str:
     """The base model's name for others: a hub id, a shipped one, or the last part of a folder."""
-    name = config.model.name
-    return Path(name).name if Path(name).is_dir() and base_model(name) == name else name
+    path = Path(config.model.name)
+    own = path.is_absolute() or path.is_dir()
+    return path.name if own and base_model(str(path)) == str(path) else config.model.name
 
 
 def write(

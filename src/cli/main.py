@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from src import paths, store
 from src.cli import data, doctor, launch, output, queue, results, runs, share, sweeps
 from src.errors import UserError, explain_os_error
-from src.runs import lease, snapshots
+from src.runs import lease, restore
 
 
 class Commands(TyperGroup):
@@ -68,7 +68,7 @@ def prepare() -> None:
         store.database_url()
         # Before anything can queue runs into a new table.
         if not lease.other_host():
-            snapshots.restore_database()
+            restore.restore_database()
 
 
 # As `spelltune --help` shows them. A command is named after its function.

@@ -125,13 +125,29 @@ def stored_config(values: Mapping[str, Any]) -> RunConfig:
     for name, value in values_before(flattened(values)).items():
         _merge(complete, _nest(name, value))
     _merge(complete, values)
-    # The home may have moved since, and data or a base model inside it with it.
-    for section, name in (("data", "path"), ("model", "name")):
-        own = complete[section]
-        path = own.get(name) if isinstance(own, dict) else None
-        if isinstance(path, str) and Path(path).is_absolute():
-            own[name] = found_again(path)
-    return parse_config(complete)
+    return parse_config(paths_found(complete))
+
+
+# Settings that may name a file or a folder of the home, which may have moved since.
+_PATHS = ("data.path", "model.name")
+
+
+def paths_found(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, nested or by dotted name, with the paths in them as `found_again` finds them."""
+    found = dict(values)
+    for name in _PATHS:
+        section, _, leaf = name.partition(".")
+        own = found.get(section)
+        if isinstance(own, dict) and leaf in own:
+            found[section] = own | {leaf: _found(own[leaf])}
+        if name in found:
+            found[name] = _found(found[name])
+    return found
+
+
+def _found(value: Any) -> Any:
+    is_path = isinstance(value, str) and Path(value).is_absolute()
+    return found_again(value) if is_path else value
 
 
 # What later settings of the task `correct` were before there were any.

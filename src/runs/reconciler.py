@@ -5,6 +5,7 @@ command line reads. It never signals a process that is not the run's own. A lock
 believed as long as its holder writes its heartbeat.
 """
 
+import errno
 import sys
 import threading
 import time
@@ -14,7 +15,8 @@ from contextlib import suppress
 from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
-from src.runs import attempts, launcher, lease, snapshots
+from src.errors import explain_os_error
+from src.runs import attempts, launcher, lease, restore, snapshots
 from src.runs.locks import FileLock, LocksUnavailable
 from src.runs.machine import boot_id, host, slot_count, slot_lock
 from src.runs.processes import end_hung, kill_by_token, supervisor_lives, trainer_lives
@@ -22,6 +24,9 @@ from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
+
+# Errors of a home in which no file can be made.
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 def reconcile() -> list[str]:
@@ -37,12 +42,19 @@ def reconcile() -> list[str]:
     except LocksUnavailable as error:
         print(f"warning: {error}", file=sys.stderr)
         return []
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        # What is there can be read all the same.
+        print(f"warning: no status is brought up to date: {explain_os_error(error)}",
+              file=sys.stderr)  # fmt: skip
+        return []
     try:
-        snapshots.restore_database()
+        restore.restore_database()
         try:
             return _reconcile_all()
         except DatabaseError:
-            if snapshots.restore_database() is None:
+            if restore.restore_database() is None:
                 raise
             return _reconcile_all()
     finally:

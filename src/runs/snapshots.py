@@ -1,27 +1,32 @@
-"""The files beside the run table tell the same story: what the table lost is read back from them.
+"""The files beside the run table tell the same story, so that `restore` can read back what it lost.
 
 `results/runs/RUN/run.json` holds the run's row, the metrics log its points, the checkpoint and
-prediction folders the rest; `results/sweeps/SWEEP.json` holds the row of a sweep.
+prediction folders the rest; `results/sweeps/SWEEP.json` holds the row of a sweep. Each snapshot has
+a number that the table knows too: a table whose number is lower is an older copy.
 """
 
+import errno
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from src import paths, store
-from src.files import link_or_copy, read_text, write_atomic
-from src.runs.locks import FileLock
-from src.runs.timeouts import TIMEOUTS
-from src.store.damage import MARKER_SUFFIX
-from src.store.migrations import values_of_schema_8, values_of_schema_10
-from src.store.tables import Event, Run, Sweep
+from src.files import read_text, write_atomic
+from src.store.tables import Status, SweepStatus
 from src.training import checkpointing
+
+T = TypeVar("T")
+
+# Endings of a snapshot that could not be renewed, by what a person asked for since. A full disk
+# still lets a file be renamed, and a restored table must not train what somebody stopped.
+STOPPED, HELD = ".stopped", ".held"
+ENDED = tuple(f".{status.lower()}" for status in SweepStatus if status != SweepStatus.ACTIVE)
 
 
 def write_run(run_id: str, *, seconds: float = 0) -> None:
@@ -33,26 +38,75 @@ def write_run(run_id: str, *, seconds: float = 0) -> None:
         row = store.find(session, run_id).model_dump()
         return row, [event.model_dump(exclude={"id"}) for event in events]
 
-    row, events = store.read_with_retry(read, seconds=seconds)
-    try:
-        write_atomic(_file(run_id), json.dumps({"run": row, "events": events}, indent=2) + "\n")
-    except OSError as error:
-        print(f"warning: cannot write {_file(run_id)}: {error}", file=sys.stderr)
-
-
-def _file(run_id: str) -> Path:
-    return paths.output_dir(run_id) / "run.json"
+    number, (row, events) = _numbered(read, seconds)
+    stopped = row["stop_requested_at"] is not None or row["status"] == Status.CANCELLED
+    wish = STOPPED if stopped else HELD if row["held_at"] is not None else None
+    _write(_file(run_id), {"run": row, "events": events, "number": number}, wish)
 
 
 def write_sweep(sweep_id: str) -> None:
     """Write a sweep's row to its file. A full disk is no reason to fail."""
-    with store.reading() as session:
-        row = store.find_sweep(session, sweep_id).model_dump()
-    file = paths.sweep_file(sweep_id)
+    number, row = _numbered(lambda session: store.find_sweep(session, sweep_id).model_dump(), 0)
+    wish = None if row["status"] == SweepStatus.ACTIVE else f".{row['status'].lower()}"
+    _write(paths.sweep_file(sweep_id), row | {"number": number}, wish)
+
+
+def _numbered(read: Callable[[store.Session], T], seconds: float) -> tuple[int, T]:
+    """What `read` finds in the table, and the next number of a snapshot."""
     try:
-        write_atomic(file, json.dumps(row, indent=2) + "\n")
+        return store.write_with_retry(
+            lambda session: (store.next_snapshot(session), read(session)), seconds=seconds
+        )
+    except (store.DatabaseUnavailable, OperationalError):
+        # Without a number of its own: it is restored, but does not show that a table is older.
+        return store.read_with_retry(
+            lambda session: (store.snapshot_number(session), read(session)), seconds=seconds
+        )
+
+
+def _write(file: Path, document: dict[str, Any], wish: str | None) -> None:
+    text = json.dumps(document, indent=2) + "\n"
+    try:
+        try:
+            write_atomic(file, text)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not store.free_reserve():
+                raise
+            write_atomic(file, text)
     except OSError as error:
         print(f"warning: cannot write {file}: {error}", file=sys.stderr)
+        older = found(file)
+        if wish is not None and older is not None:
+            with suppress(OSError):
+                os.replace(older, file.with_name(file.name + wish))
+        return
+    for ending in (STOPPED, HELD, *ENDED):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+    with suppress(OSError):
+        if document["number"] > newest_number():
+            write_atomic(_number_file(), f"{document['number']}\n")
+
+
+def found(file: Path) -> Path | None:
+    """The file of a snapshot, which has another ending where it could not be renewed."""
+    names = (file.name + ending for ending in ("", STOPPED, HELD, *ENDED))
+    return next((there for name in names if (there := file.with_name(name)).exists()), None)
+
+
+def newest_number() -> int:
+    """Number of the newest snapshot; 0 without any."""
+    try:
+        return int(read_text(_number_file()))
+    except (OSError, ValueError):
+        return 0
+
+
+def _number_file() -> Path:
+    return paths.results() / ".snapshots"
+
+
+def _file(run_id: str) -> Path:
+    return paths.output_dir(run_id) / "run.json"
 
 
 def sync_from_files(run_id: str) -> None:
@@ -75,7 +129,7 @@ def sync_from_files(run_id: str) -> None:
             for step in known - there:
                 store.remove_checkpoint(session, run_id, step)
             for step in sorted(there - known):
-                _record_checkpoint(session, run_id, step)
+                record_checkpoint(session, run_id, step)
     write_run(run_id)
 
 
@@ -101,7 +155,8 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
+def record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
+    """Record the checkpoint in the folder of a step, if it is complete."""
     folder = checkpointing.step_dir(paths.checkpoints_dir(run_id), step)
     try:
         best = json.loads(read_text(folder / checkpointing.MANIFEST))["best"]["step"]
@@ -111,96 +166,23 @@ def _record_checkpoint(session: store.Session, run_id: str, step: int) -> None:
     store.record_checkpoint(session, run_id, attempt, step, folder, is_best=best == step)
 
 
-# --- a damaged database ---------------------------------------------------------------------------
+def record_evaluations(session: store.Session, run_id: str, attempt: int) -> None:
+    """Record the evaluations whose predictions lie in the run's folder and which the table
+    lacks."""
+    known = {(one.step, one.split) for one in store.list_evaluations(session, run_id)}
+    for file in paths.predictions_dir(run_id).glob("step-*.parquet"):
+        _, at, *rest = file.stem.split("-")
+        split = rest[0] if rest else "validation"
+        if (int(at), split) in known:
+            continue
+        import pandas as pd  # takes longer to load than all else here, and is seldom needed
 
-
-def restore_database() -> Path | None:
-    """Set a damaged SQLite file aside and build the run table again from the files of the runs,
-    also where it is missing or empty.
-
-    The path of the new table; None where another process was faster or it is whole. A process that
-    is restoring it is waited for.
-    """
-    database, notice = store.sqlite_file(), store.damage_marker()
-    if database is None or (notice is None and not store.is_lost(database)):
-        return None
-    lock = FileLock(paths.locks_dir() / "restore.lock")
-    deadline = time.monotonic() + TIMEOUTS.start
-    while not lock.acquire():
-        if time.monotonic() > deadline:
-            return None
-        time.sleep(0.05)
-    try:
-        if not store.is_damaged(database):
-            if notice is not None:
-                notice.unlink(missing_ok=True)
-            return None
-        aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        fresh = database.with_name(f"{database.name}.restoring")
-        fresh.unlink(missing_ok=True)
-        url = store.url_of(fresh)
-        for file in sorted(paths.results().glob("sweeps/*.json")):
-            _restore_sweep(file, url)
-        for file in sorted(paths.results().glob("runs/*/run.json")):
-            _restore_run(file, url)
-        with store.writing(url):
-            pass  # makes the tables, where no file could be read
-        if there := database.exists() and database.stat().st_size > 0:
-            link_or_copy(database, aside)
-        for ending in ("-wal", "-shm"):
-            part = database.with_name(database.name + ending)
-            if part.exists():
-                os.replace(part, aside.with_name(aside.name + ending))
-        # The new file takes the name in one step: nobody ever finds none.
-        os.replace(fresh, database)
-        database.with_name(f"{database.name}{MARKER_SUFFIX}").unlink(missing_ok=True)
-        what = f"damaged; it is set aside as {aside}" if there else "missing or empty; it"
-        print(f"warning: the run table was {what} and was restored", file=sys.stderr)
-        return database
-    finally:
-        lock.release()
-
-
-def _restore_sweep(file: Path, url: URL) -> None:
-    try:
-        row = json.loads(read_text(file))
-        sweep = Sweep(**row | values_of_schema_10(row))
-        with store.writing(url) as session:
-            session.add(sweep)
-    except (OSError, ValueError, TypeError, AttributeError, SQLAlchemyError) as error:
-        print(f"warning: cannot read {file}: {error}", file=sys.stderr)
-
-
-def _restore_run(file: Path, url: URL) -> None:
-    import pandas as pd  # takes longer to load than all else here, and a table is seldom lost
-
-    try:
-        document: dict[str, Any] = json.loads(read_text(file))
-        row = document["run"]
-        if "end_reason" not in row:  # written before schema 8
-            row |= values_of_schema_8(row)
-        run = Run(**row)
-        events = [Event(**event) for event in document["events"]]
-        with store.writing(url) as session:
-            session.add(run)
-            session.flush()
-            session.add_all(events)
-    except (OSError, ValueError, KeyError, TypeError, SQLAlchemyError) as error:
-        print(f"warning: cannot read {file}: {error}", file=sys.stderr)
-        return
-    with store.writing(url) as session:
-        for attempt, points in sorted(read_metrics_log(run.id).items()):
-            store.record_metrics(session, run.id, attempt, points)
-        for step in checkpointing.steps(paths.checkpoints_dir(run.id)):
-            _record_checkpoint(session, run.id, step)
-        for predictions in paths.predictions_dir(run.id).glob("step-*.parquet"):
-            _, at, *split = predictions.stem.split("-")
-            try:
-                correct = pd.read_parquet(predictions, columns=["correct"])["correct"]
-            except (OSError, ValueError, KeyError) as error:
-                print(f"warning: cannot read {predictions}: {error}", file=sys.stderr)
-                continue
-            store.record_evaluation(
-                session, run.id, run.attempt, int(at), split[0] if split else "validation",
-                predictions, rows=len(correct), correct=int(correct.sum()),
-            )  # fmt: skip
+        try:
+            correct = pd.read_parquet(file, columns=["correct"])["correct"]
+        except (OSError, ValueError, KeyError) as error:
+            print(f"warning: cannot read {file}: {error}", file=sys.stderr)
+            continue
+        store.record_evaluation(
+            session, run_id, attempt, int(at), split, file,
+            rows=len(correct), correct=int(correct.sum()),
+        )  # fmt: skip

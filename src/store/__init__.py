@@ -31,11 +31,15 @@ from src.store.damage import damage_marker, is_damaged, is_lost
 from src.store.database import (
     DatabaseUnavailable,
     explain_unreachable,
+    free_reserve,
     is_shared,
     keep_reserve,
     location,
+    next_snapshot,
     read_with_retry,
     reading,
+    set_snapshot_number,
+    snapshot_number,
     write_with_retry,
     writing,
 )
@@ -60,6 +64,7 @@ from src.store.runs import (
     list_events,
     list_runs,
     new_id,
+    put_back,
     queue,
     record_event,
     run_ids,
@@ -75,6 +80,7 @@ from src.store.sqlite import (
     why_not_wal,
 )
 from src.store.status import (
+    HELD_REASON,
     MAX_FAILED_STARTS,
     TRANSITIONS,
     InvalidState,
@@ -84,6 +90,7 @@ from src.store.status import (
     end,
     fail_start,
     hold,
+    hold_all_but,
     move_to_front,
     owns,
     release,

@@ -58,7 +58,7 @@ def is_lost(file: Path, *, tables: bool = True) -> bool:
         empty = True
     if not (empty or tables) or file != sqlite_file():
         return False
-    snapshots = (paths.results().glob(p) for p in ("runs/*/run.json", "sweeps/*.json"))
+    snapshots = (paths.results().glob(p) for p in ("runs/*/run.json*", "sweeps/*.json*"))
     if not any(True for found in snapshots for _ in found):
         return False
     return empty or not _has_table(file)

@@ -58,6 +58,11 @@ def writing(url: URL | None = None) -> Iterator[Session]:
         except OperationalError as error:
             if (file := sqlite_file()) and sqlite.is_full(file.parent):
                 text = f"no space is left for the run table {file}; free some, and try again"
+            elif file and sqlite.is_read_only(file):
+                text = (
+                    f"the run table {file} can be read only; make it and its folder writable, or "
+                    "set SPELLTUNE_HOME to a folder that is"
+                )
             elif "locked" in str(error.orig):
                 text = "another process keeps the run table locked; try again when it is done"
             else:
@@ -107,6 +112,38 @@ def keep_reserve() -> None:
         _reserve().unlink(missing_ok=True)
 
 
+def free_reserve() -> bool:
+    """Free the reserve on a full disk; False if there is none any more."""
+    try:
+        _reserve().unlink()
+    except OSError:
+        return False
+    return True
+
+
+def snapshot_number(session: Session) -> int:
+    """Number of the newest snapshot beside a SQLite file that its table knows of.
+
+    In the header of the file, so a copy of the table has it too; 0 in a database server.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        return 0
+    return int(session.connection().exec_driver_sql("PRAGMA user_version").scalar() or 0)
+
+
+def set_snapshot_number(session: Session, number: int) -> None:
+    """Write the number of the newest snapshot."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.connection().exec_driver_sql(f"PRAGMA user_version={number}")
+
+
+def next_snapshot(session: Session) -> int:
+    """The number of a snapshot that is written next."""
+    number = snapshot_number(session) + 1
+    set_snapshot_number(session, number)
+    return number
+
+
 def _reserve() -> Path:
     return paths.results() / ".reserve"
 
@@ -114,6 +151,7 @@ def _reserve() -> Path:
 @cache
 def _engine(url: URL, pid: int) -> Engine:
     """One engine per process: SQLite connections must not be carried over a fork, hence `pid`."""
+    paths.remember_home()
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         migrate(_sqlite_engine(url, tables=True).execution_options(immediate=True))
@@ -148,10 +186,15 @@ def location() -> str:
 
 
 def explain_unreachable(error: Exception) -> str | None:
-    """Say why `SPELLTUNE_DATABASE_URL` leads to no run table; None if that is not the error."""
+    """Say why the run table cannot be opened, or `SPELLTUNE_DATABASE_URL` leads to none; None if
+    that is not the error."""
     given = os.environ.get("SPELLTUNE_DATABASE_URL")
     if not given:
-        return None
+        if not isinstance(error, OperationalError):
+            return None
+        file = sqlite_file()
+        only = " (it can be read only)" if file and sqlite.is_read_only(file) else ""
+        return f"the run table {file} cannot be used{only}: {error.orig}"
     example = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
     try:
         url = make_url(given)

@@ -141,6 +141,14 @@ def queue(session: Session) -> Sequence[Run]:
     ).all()
 
 
+def put_back(session: Session, run: Run, events: Sequence[Event]) -> None:
+    """Insert a run as a snapshot has it, in the place of its row and events if there are any."""
+    session.merge(run)
+    session.flush()
+    session.execute(delete(Event).where(col(Event.run_id) == run.id))
+    session.add_all(events)
+
+
 def set_notes(session: Session, run_id: str, *, tags: Sequence[str], notes: str | None) -> None:
     """Replace the tags and notes that people gave a run."""
     row = update(Run).where(col(Run.id) == run_id)

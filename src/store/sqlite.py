@@ -75,11 +75,12 @@ def connect(file: Path) -> Any:
         _set_pragmas(connection)
     except sqlite_driver.OperationalError:
         connection.close()
-        if not is_full(file.parent) or _size(file.with_name(f"{file.name}-wal")):
+        written = _size(file.with_name(f"{file.name}-wal")) > 0
+        if not is_read_only(file) and (written or not is_full(file.parent)):
             raise
-        # Opening a WAL database creates -wal and -shm, which fails on a full disk. No -wal means
-        # that there is no other writer, so `immutable=1` is safe.
-        address = f"{file.absolute().as_uri()}?immutable=1"
+        # Opening a WAL database creates -wal and -shm, which fails on a full disk and on one that
+        # can be read only. No -wal means that there is no other writer, so `immutable=1` is safe.
+        address = f"{file.absolute().as_uri()}?{'mode=ro' if written else 'immutable=1'}"
         connection = sqlite_driver.connect(address, uri=True, check_same_thread=False)
         connection.isolation_level = None
     return connection
@@ -119,6 +120,12 @@ def why_not_wal() -> str | None:
 def is_full(folder: Path) -> bool:
     """True if the disk of `folder` has no room for the files that SQLite writes to."""
     return shutil.disk_usage(folder).free < MIN_FREE_BYTES
+
+
+def is_read_only(file: Path) -> bool:
+    """True if a file that is there, or its folder, cannot be written: on a disk that is mounted
+    read-only also by root."""
+    return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
 def _size(file: Path) -> int:

@@ -5,7 +5,7 @@ from which scripts/state_diagram.py draws the diagram in docs/architecture.md.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from src.store.tables import ACTIVE, RESUMABLE, EventKind, Run, Status
 
 # Starts in a row that end before a trainer has read the run; then it is FAILED.
 MAX_FAILED_STARTS = 2
+
+HELD_REASON = "held until somebody releases it"
 
 ENDS = frozenset({Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED})
 
@@ -331,6 +333,14 @@ def hold(session: Session, runs: Sequence[Run], *, held: bool) -> list[str]:
         raise InvalidState(f"{free.id} is not held: it waits for its turn in the queue")
     for run in runs:
         run.held_at = (run.held_at or time.time()) if held else None
-        run.reason = "held until somebody releases it" if held else None
+        run.reason = HELD_REASON if held else None
         session.add(run)
     return [run.id for run in runs]
+
+
+def hold_all_but(session: Session, known: Collection[str]) -> None:
+    """Hold the QUEUED runs that are not among `known`."""
+    for run in session.exec(select(Run).where(Run.status == Status.QUEUED)):
+        if run.id not in known and run.held_at is None:
+            run.held_at, run.reason = time.time(), HELD_REASON
+            session.add(run)

@@ -7,6 +7,7 @@ from sqlalchemy import JSON, BigInteger, Column, Dialect, Float, Index, String, 
 from sqlmodel import Field, SQLModel
 
 from src import paths
+from src.config import paths_found
 
 
 class HomePath(TypeDecorator[str]):
@@ -20,6 +21,18 @@ class HomePath(TypeDecorator[str]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else paths.found_again(value)
+
+
+class HomeConfig(TypeDecorator[dict[str, Any]]):
+    """The settings of a run as JSON, in which paths into a home that has moved are found again."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(
+        self, value: dict[str, Any] | None, dialect: Dialect
+    ) -> dict[str, Any] | None:
+        return paths_found(value) if isinstance(value, dict) else value
 
 
 class Status(StrEnum):
@@ -68,8 +81,9 @@ class Sweep(SQLModel, table=True):
     file: str  # text of the sweep file as it was launched; a later edit changes nothing
     # Resolved settings that all its trials share, as its preset had them at the launch.
     base: dict[str, Any] | None = Field(None, sa_column=Column(JSON))
-    path: str  # file that the text was read from
-    folder: str  # that relative paths in it start from
+    # File that the text was read from, and the folder that relative paths in it start from.
+    path: str = Field(sa_column=Column(HomePath, nullable=False))
+    folder: str = Field(sa_column=Column(HomePath, nullable=False))
     status: str = Field(index=True)
     reason: str | None = None  # one sentence: why it ended before its last trial
     seed: int  # of its sampler
@@ -102,7 +116,9 @@ class Run(SQLModel, table=True):
     name: str = Field(index=True)
     status: str = Field(index=True)
     reason: str | None = None  # one sentence for people: why it ended as it did
-    config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))  # RunConfig.model_dump()
+    config: dict[str, Any] = Field(
+        sa_column=Column(HomeConfig, nullable=False)
+    )  # RunConfig.model_dump()
     used: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     attempt: int = 1  # each resume, heal or retry is the next one
     resume_step: int | None = None  # checkpoint that this attempt resumes from; None: from scratch

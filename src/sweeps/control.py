@@ -3,13 +3,16 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src import store
 from src.config import (
     ConfigError,
+    RunConfig,
     dump_yaml,
     get,
     parse_yaml,
+    paths_found,
     read_text,
     settings,
     values_before,
@@ -95,6 +98,7 @@ def launched_config(row: Sweep) -> SweepConfig:
     if row.base is not None:
         # It also took an empty text for none.
         base = {name: None if value == "" else value for name, value in row.base.items()}
+        base = paths_found(base)
         document |= {"base": {"overrides": base | values_before(base)}}
     return read_document(document)
 
@@ -109,7 +113,7 @@ def drift_notice(row: Sweep) -> str | None:
         # What an option of the launch may say otherwise.
         same = {"budget": None, "executor": "local", "base": then.base}
         alike = now.model_copy(update=same) == then.model_copy(update=same)
-        if alike and base_config(now) == base_config(then):
+        if alike and _found(base_config(now)) == _found(base_config(then)):
             return None
     except ConfigError as error:
         return f"{row.path} cannot be read any more ({error}); {goes_on}"
@@ -117,6 +121,11 @@ def drift_notice(row: Sweep) -> str | None:
         f"{row.path} or its preset was changed after the launch; {goes_on}, so launch the file "
         "again to search what it says now"
     )
+
+
+def _found(config: RunConfig) -> dict[str, Any]:
+    """The settings with their paths in the home as it is now."""
+    return paths_found(config.model_dump())
 
 
 def pause(sweep_id: str) -> None:

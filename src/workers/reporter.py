@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.analysis.predictions import write as write_predictions
-from src.runs import lease, termination
+from src.runs import lease, restore, termination
 from src.runs.logs import append_to_log
 from src.store.tables import EventKind, Run
 from src.workers.kinds_pool import KindsPool
@@ -148,7 +148,9 @@ class RunReporter:
             with self._lock:
                 columns, self._columns = self._columns, {}
             try:
-                self._write(pending, columns)
+                if not self._write(pending, columns):
+                    restore.restore_database()  # where an older copy of the table was put back
+                    self._fenced = not self._write(pending, columns)
                 pending = []
             except (SQLAlchemyError, OSError) as error:
                 self._warn(
@@ -171,15 +173,14 @@ class RunReporter:
         except OSError as error:
             self._warn(f"cannot sync the metrics log: {error}")
 
-    def _write(self, pending: list[tuple[str, tuple[Any, ...]]], columns: dict[str, Any]) -> None:
+    def _write(self, pending: list[tuple[str, tuple[Any, ...]]], columns: dict[str, Any]) -> bool:
+        """Write what is pending; False, and nothing is written, if another attempt owns the run."""
         if not pending and not columns:
             with store.reading() as session:
-                self._look(session)
-            return
+                return self._look(session)
         with store.writing() as session:
-            self._look(session)
-            if self._fenced:
-                return
+            if not self._look(session):
+                return False
             store.record_metrics(
                 session, self.run_id, self.attempt, [a for kind, a in pending if kind == "metric"]
             )
@@ -210,12 +211,14 @@ class RunReporter:
                     )
             if columns:
                 store.update_attempt(session, self.run, **columns)
+        return True
 
-    def _look(self, session: store.Session) -> None:
-        self._fenced = not store.owns(session, self.run)
+    def _look(self, session: store.Session) -> bool:
+        """Read whether to stop; False if another attempt owns the run."""
         if not self._stop and store.stop_requested(session, self.run_id):
             self.stop_reason = store.stop_reason(session, self.run_id)
             self._stop = True
+        return store.owns(session, self.run)
 
     def say(self, text: str) -> None:
         append_to_log(self.run_id, text)

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
-from src.runs import attempts, launcher, pack_file, snapshots, spawn, standby
+from src.runs import attempts, launcher, pack_file, restore, snapshots, spawn, standby
 from src.runs.environment import ignore_output_errors, slot_environment
 from src.runs.locks import FileLock
 from src.runs.logs import cut_log, last_error, write_into
@@ -242,7 +242,9 @@ class Supervisor:
             with log_write_errors():
                 if now - last_heartbeat >= TIMEOUTS.heartbeat:
                     last_heartbeat = now
-                    self.update(heartbeat_at=time.time())
+                    # A table that was built again has the run as it was before its trainer.
+                    own = {} if self.trainer is None else {"trainer_pid": self.trainer.pid}
+                    self.update(heartbeat_at=time.time(), **own)
                     if self.pack is not None and not paths.pack_file(self.token).exists():
                         pack_file.write_members(self.token, self.members)
                 self.follow(now)
@@ -386,6 +388,10 @@ class Supervisor:
 
     def abandon(self, supervised: SupervisedRun) -> None:
         """Stop supervising a run that has another owner; exit without any run left."""
+        restore.restore_database()  # where an older copy of the table was put back
+        with store.reading() as session:
+            if store.owns(session, supervised.run):
+                return
         print(f"{supervised.run.id} has another supervisor now; leaving it", file=sys.stderr)
         self.runs.remove(supervised)
         supervised.lock.release()

@@ -113,11 +113,12 @@ NEW_KEYS |= {
     "not_composed",
     "kind",
 }  # of the preview, and "lost"
-NEW_KEYS |= {"imports", "standby_trainers"}  # of doctor
+NEW_KEYS |= {"imports", "standby_trainers", "lease", "locks"}  # of doctor
 NEW_KEYS |= {"standby_minutes"}  # of supervision, in a config
 NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_KEYS |= {"trainer_seconds", "tokens"}  # of what a run used, and its metrics
 NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps
+NEW_KEYS |= {"number"}  # of run.json
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 

@@ -15,7 +15,7 @@ from sqlmodel import col, select, update
 
 from src import paths, store
 from src.config import ConfigError, load_config, stored_config, with_overrides
-from src.runs import attempts, launcher, reconciler, snapshots
+from src.runs import attempts, launcher, reconciler, restore, snapshots
 from src.runs.attempts import CannotResume
 from src.runs.launcher import CheckpointNeeded
 from src.store.outcome import EndReason, Outcome
@@ -454,4 +454,4 @@ def test_a_damaged_run_table_is_set_aside_and_restored(finished: Run) -> None:
     assert after == before
     assert command("metrics", run.id, "--json").stdout == points
     assert list(paths.results().glob("spelltune.db.damaged-*"))
-    assert snapshots.restore_database() is None  # nothing left to do
+    assert restore.restore_database() is None  # nothing left to do

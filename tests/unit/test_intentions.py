@@ -10,7 +10,7 @@ import pytest
 from src import paths, store
 from src.config import load_config
 from src.files import read_text
-from src.runs import attempts, launcher, reconciler
+from src.runs import attempts, launcher, reconciler, snapshots
 from src.runs.machine import boot_id, host
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Run, Status, Sweep, SweepStatus
@@ -151,3 +151,57 @@ def test_a_checkpoint_is_not_called_damaged_for_an_error_that_passes(
 
     monkeypatch.setattr(Path, "read_bytes", once)
     assert attempts.newest_verified_step(run) == 5 and not answers
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_what_a_person_stopped_stays_so_though_its_snapshot_could_not_be_written(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.writing() as session:
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
+                          status=SweepStatus.ACTIVE, created_at=1.0))  # fmt: skip
+        queued, held = (store.enqueue(session, load_config()).id for _ in "ab")
+    run, other = claimed(), claimed()
+    for run_id in (queued, held, run.id, other.id):
+        snapshots.write_run(run_id)
+    snapshots.write_sweep("s")
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(number, "the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshots, "write_atomic", full)
+        launcher.stop(run.id)
+        launcher.stop(queued)
+        launcher.hold([held], held=True)
+        control.cancel("s")
+        snapshots.write_run(other.id)  # nothing was asked of it
+    assert (paths.output_dir(run.id) / "run.json.stopped").exists()
+    table = store.sqlite_file()
+    assert table is not None
+    table.unlink()
+    reconciler.reconcile()
+    assert row(run.id).status == Status.STOPPED
+    assert row(queued).status == Status.CANCELLED
+    assert (row(held).status, row(held).held_at is None) == (Status.QUEUED, False)
+    assert row(other.id).status == Status.QUEUED  # resumed by itself
+    with store.reading() as session:
+        assert store.find_sweep(session, "s").status == SweepStatus.CANCELLED
+    snapshots.write_run(run.id)
+    assert snapshot(run.id)["status"] == Status.STOPPED
+    assert not list(paths.output_dir(run.id).glob("*.stopped"))
+
+
+def test_the_reserve_is_freed_for_the_snapshot_of_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = claimed()
+    store.keep_reserve()
+    real = snapshots.write_atomic
+
+    def full(path: Path, text: str) -> None:
+        if (paths.results() / ".reserve").exists():
+            raise OSError(errno.ENOSPC, "no space left")
+        real(path, text)
+
+    monkeypatch.setattr(snapshots, "write_atomic", full)
+    launcher.stop(run.id)
+    assert snapshot(run.id)["stop_requested_at"] is not None

@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import sqlite3
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,9 @@ import pytest
 from src import paths, store
 from src.config import load_config
 from src.files import link_or_copy
-from src.runs import launcher, reconciler, snapshots
+from src.runs import launcher, reconciler, restore, snapshots
 from src.runs.processes import new_token
-from src.store.tables import SweepStatus
+from src.store.tables import Run, SweepStatus
 from tests.helpers.store import checkpoint
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -101,14 +104,14 @@ def test_a_lost_run_table_is_built_again_before_anything_else(
         store.writing() as session,
     ):
         store.list_runs(session)
-    assert snapshots.restore_database() == file
+    assert restore.restore_database() == file
     with store.reading() as session:
         after = {run.id: run.model_dump() for run in store.list_runs(session)}
         assert after == before
         assert [c.step for c in store.list_checkpoints(session, queued)] == [5]
         assert [run.id for run in store.queue(session)] == [queued]
         assert store.find(session, living_id).token == token
-    assert snapshots.restore_database() is None
+    assert restore.restore_database() is None
 
 
 def test_a_new_home_gets_a_new_run_table() -> None:
@@ -179,3 +182,82 @@ def test_a_damaged_run_table_is_restored_on_a_disk_without_hard_links(
     with store.reading() as session:
         assert store.find(session, run_id).status == "QUEUED"
     assert list(table.parent.glob("spelltune.db.damaged-*"))
+
+
+def test_an_older_copy_of_the_table_learns_what_the_snapshots_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _no_processes(monkeypatch)
+    table = store.sqlite_file()
+    assert table is not None
+    first, second, unknown = (launcher.launch(load_config()) for _ in "abc")
+    older = table.with_name("older.db")
+    with sqlite3.connect(table) as now, sqlite3.connect(older) as copy:
+        now.backup(copy)
+    now.close()
+    copy.close()
+    with store.writing() as session:
+        store.claim(session, store.find(session, first), token="t", slot=0)
+        store.record_metrics(session, first, 1, [(1, "train/loss", 0.5, 1.0)])
+    snapshots.write_run(first)
+    new = launcher.launch(load_config())
+    launcher.stop(second)
+    launcher.stop(unknown)
+    launcher.delete(_row(unknown))  # the copy does not know of it
+    assert restore.restore_database() is None
+    with store.reading() as session:
+        before = {run.id: run.model_dump() for run in store.list_runs(session)}
+    for ending in ("-wal", "-shm"):
+        table.with_name(table.name + ending).unlink(missing_ok=True)
+    os.replace(older, table)
+    assert restore.restore_database() == table
+    with store.reading() as session:
+        after = {run.id: run.model_dump() for run in store.list_runs(session)}
+    gone = after.pop(unknown)
+    assert gone["held_at"] is not None  # nothing starts what was deleted
+    assert after == before and new in after
+    assert restore.restore_database() is None
+
+
+def _row(run_id: str) -> Run:
+    with store.reading() as session:
+        return store.find(session, run_id)
+
+
+def test_of_several_copies_to_one_name_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    together = threading.Barrier(4)
+    real = shutil.copyfile
+
+    def copy(source: str, target: str) -> None:
+        with suppress(threading.BrokenBarrierError):  # no other one gets as far
+            together.wait(0.5)
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    target, won = tmp_path / "target", []
+
+    def place(name: str) -> None:
+        (tmp_path / name).write_text(name)
+        with suppress(FileExistsError):
+            link_or_copy(tmp_path / name, target)
+            won.append(name)
+
+    threads = [threading.Thread(target=place, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [target.read_text()] == won
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["a", "b", "c", "d", "target"]
+    # What a process left that died does not keep others from it for ever.
+    left = tmp_path / ".second.copying"
+    left.touch()
+    os.utime(left, (1, 1))
+    link_or_copy(tmp_path / "a", tmp_path / "second")
+    assert (tmp_path / "second").read_text() == "a" and not left.exists()
