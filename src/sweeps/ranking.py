@@ -15,8 +15,6 @@ from src.sweeps.file import SweepConfig
 TEST = "test/exact_match"
 SCORED = ("completed", "early stopped")
 OPEN_ENDS = ("pruned", "queued", "training")
-# Settings that decide which questions and answers a trial has.
-DATA = ("data.task", "data.path", "data.hub_id", "data.revision")
 MAX_NAMED = 5  # trials in one sentence
 
 # Marks a setting that a trial left at its base value, as None marks the value null that it tried.
@@ -105,36 +103,26 @@ def scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_data(frame: pd.DataFrame, sweep: SweepConfig) -> pd.Series:
-    """True for each trial that has a score on other data than most, as when a file was replaced.
-
-    Where the data themselves are searched, trials with the same values of them have the same.
-    """
+    """True for each trial that has a score on other data than most."""
     done = scored(frame)
     done = done[done["data_fingerprint"].notna()]
-    asked = [name for name in DATA if name in sweep.space]
-    values = [tuple(map(repr, row)) for row in done[asked].itertuples(index=False)]
-    keys = pd.Series([str(row) for row in values], index=done.index, dtype=object)
-    other = pd.Series(False, index=frame.index)
-    for _, rows in done.groupby(keys):
-        counts = rows["data_fingerprint"].value_counts()
-        if len(counts) > 1:
-            often = counts[counts == counts.max()].index
-            # Of equally many the newer data count.
-            usual = rows[rows["data_fingerprint"].isin(often)]["data_fingerprint"].iloc[-1]
-            other[rows.index[rows["data_fingerprint"] != usual]] = True
-    return other
+    asked = [name for name in trials.DATA if name in sweep.space]
+    rows = zip(
+        done["run"], done[asked].to_dict(orient="records"), done["data_fingerprint"], strict=True
+    )
+    return frame["run"].isin(trials.on_other_data(rows, sweep))
 
 
-def setting_table(frame: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
+def setting_table(frame: pd.DataFrame, others: pd.Series, sweep: SweepConfig) -> pd.DataFrame:
     """One row a setting that has a score, the best first: score, seeds, run, trial, other_data and
     the values.
 
     The mean of the seeds that are left is that of the lucky ones: a setting that lost a seed stands
     behind those that are whole, one whose seed was pruned or still waits is not ranked at all. So
-    does one that was scored on other data.
+    does one that was scored on other data (`others`, see `other_data`).
     """
     partly = frame.loc[frame["became"].isin(OPEN_ENDS), "setting"]
-    done = scored(frame.assign(other_data=other_data(frame, sweep)))
+    done = scored(frame.assign(other_data=others))
     done = done[~done["setting"].isin(partly)]
     found = done.groupby("setting").agg(
         score=("score", "mean"), seeds=("score", "size"), run=("run", "first"),
@@ -154,15 +142,18 @@ def seeds_text(seeds: int, sweep: SweepConfig) -> str:
     return f"{seeds} of {sweep.seeds} seeds" if seeds < sweep.seeds else ""
 
 
-def notes(frame: pd.DataFrame, settings: pd.DataFrame, sweep: SweepConfig) -> list[str]:
+def notes(
+    frame: pd.DataFrame, settings: pd.DataFrame, others: pd.Series, sweep: SweepConfig
+) -> list[str]:
     """Sentences on what keeps scores from being compared."""
     told = []
-    if others := list(frame.loc[other_data(frame, sweep), "trial"]):
+    if changed := list(frame.loc[others, "trial"]):
+        learns = ", and the search does not learn from them" if sweep.method == "tpe" else ""
         told.append(
-            f"{_trials(others)} scored on other data than the rest, so the data changed during the "
-            "sweep; their settings rank behind"
+            f"{_trials(changed)} scored on other data than the rest, so the data changed during "
+            f"the sweep; their settings rank behind{learns}"
         )
-    asked = [name for name in DATA if name in sweep.space]
+    asked = [name for name in trials.DATA if name in sweep.space]
     if asked and scored(frame)["data_fingerprint"].nunique() > 1:
         told.append(
             f"trials were scored on different data, for {' and '.join(asked)} is searched; their "

@@ -38,6 +38,7 @@ class SweepResults:
     sweep: SweepConfig
     trials: pd.DataFrame  # one row a trial, see `ranking.trial_table`
     settings: pd.DataFrame  # one row a setting that has a score, see `ranking.setting_table`
+    others: pd.Series  # True for each trial that was scored on other data, see `ranking.other_data`
     values: Mapping[int, Mapping[str, Any]]  # setting -> its searched values
     confirming: Sequence[Run]
 
@@ -49,7 +50,7 @@ class SweepResults:
     @property
     def notes(self) -> list[str]:
         """Sentences on what keeps the scores from being compared."""
-        return ranking.notes(self.trials, self.settings, self.sweep)
+        return ranking.notes(self.trials, self.settings, self.others, self.sweep)
 
 
 def read(session: store.Session, row: Sweep) -> SweepResults:
@@ -59,8 +60,10 @@ def read(session: store.Session, row: Sweep) -> SweepResults:
     fingerprints = store.data_fingerprints(session, row.id)
     table = ranking.trial_table(runs, sweep, metrics, fingerprints)
     values = {(run.number or 0) // sweep.seeds: run.searched or {} for run in runs}
-    ranked = ranking.setting_table(table, sweep)
-    return SweepResults(row, sweep, table, ranked, values, store.confirmations(session, row.id))
+    others = ranking.other_data(table, sweep)
+    ranked = ranking.setting_table(table, others, sweep)
+    confirming = store.confirmations(session, row.id)
+    return SweepResults(row, sweep, table, ranked, others, values, confirming)
 
 
 def total(found: SweepResults) -> int | None:
@@ -80,8 +83,7 @@ def best_so_far(found: SweepResults) -> pd.DataFrame:
     over = found.trials[found.trials["seconds"].notna() & found.trials["process"].notna()]
     begun = (over["ended_at"] - over["seconds"]).groupby(over["process"]).min()
     ended = over["ended_at"].groupby(over["process"]).max()
-    others = ranking.other_data(found.trials, found.sweep)
-    done = ranking.scored(found.trials[~others])
+    done = ranking.scored(found.trials[~found.others])
     done = done.sort_values("ended_at", kind="stable")
     best = done["score"].cummax() if found.sweep.mode == "max" else done["score"].cummin()
     return pd.DataFrame(

@@ -4,8 +4,10 @@ The run table is the only record: a trial is a row, its number is given once, an
 drives the sweep can die at any time.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +27,9 @@ from src.sweeps.search import PastTrial
 # A lost machine is not the trial's fault; one that takes the machine down each time is.
 MAX_RELAUNCHES = 10
 
+# Settings that decide which questions and answers a trial has.
+DATA = ("data.task", "data.path", "data.hub_id", "data.revision")
+
 
 def trial_state(run: Run) -> TrialState:
     """The state of a run as Optuna names it."""
@@ -38,13 +43,38 @@ def trial_state(run: Run) -> TrialState:
     return TrialState.RUNNING
 
 
+def on_other_data(
+    trials: Iterable[tuple[str, Mapping[str, Any], str | None]], sweep: SweepConfig
+) -> set[str]:
+    """Ids of those of the trials (run id, searched values, data fingerprint) that have other data
+    than most, as when a file was replaced. Of equally many the newer data count.
+
+    Where the data themselves are searched, trials with the same values of them have the same.
+    """
+    asked = [name for name in DATA if name in sweep.space]
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for run_id, values, fingerprint in trials:
+        if fingerprint is not None:
+            key = repr([values.get(name) for name in asked])
+            groups.setdefault(key, []).append((run_id, fingerprint))
+    other: set[str] = set()
+    for members in groups.values():
+        counts = Counter(fingerprint for _, fingerprint in members)
+        most = max(counts.values())
+        usual = next(one for _, one in reversed(members) if counts[one] == most)
+        other |= {run_id for run_id, fingerprint in members if fingerprint != usual}
+    return other
+
+
 def tried(
     sweep: SweepConfig,
     trials: Sequence[Run],
     metrics: dict[str, dict[str, float | None]],
     reports: Sequence[tuple[str, int, float, float]] = (),
+    others: Collection[str] = (),
 ) -> list[PastTrial]:
-    """The parameters that were suggested so far, each with the mean score of its seeds."""
+    """The parameters that were suggested so far, each with the mean score of its seeds. Nothing is
+    learned from `others`, which were scored on other data."""
     by_run: dict[str, dict[int, float]] = {}
     for run_id, step, reported, _ in reports:
         by_run.setdefault(run_id, {})[step] = reported
@@ -64,7 +94,8 @@ def tried(
         queued = len(runs) == sweep.seeds or number < newest
         # The mean of the seeds that were left is that of the lucky ones, so it is not learned from.
         now = (
-            TrialState.RUNNING if TrialState.RUNNING in states or not queued
+            TrialState.FAIL if any(run.id in others for run in runs)
+            else TrialState.RUNNING if TrialState.RUNNING in states or not queued
             else TrialState.COMPLETE if len(scores) == sweep.seeds
             else TrialState.PRUNED if TrialState.PRUNED in states
             else TrialState.FAIL
@@ -73,6 +104,17 @@ def tried(
         seen = by_run.get(runs[0].id, {})
         found.append(PastTrial(number, runs[0].searched or {}, now, mean, seen))
     return found
+
+
+def others_of(session: store.Session, sweep: SweepConfig, trials: Sequence[Run]) -> set[str]:
+    """Ids of the trials of a sweep that train, or were scored, on other data than most."""
+    if not trials or trials[0].sweep_id is None:
+        return set()
+    fingerprints = store.data_fingerprints(session, trials[0].sweep_id)
+    counted = [run for run in trials if trial_state(run) != TrialState.FAIL]
+    return on_other_data(
+        ((run.id, run.searched or {}, fingerprints.get(run.id)) for run in counted), sweep
+    )
 
 
 def max_concurrent(sweep: SweepConfig, base: RunConfig, trials: Sequence[Run]) -> int:
@@ -101,7 +143,8 @@ def enqueue(sweep_id: str, sweep: SweepConfig, base: RunConfig) -> int | None:
         learns = sweep.method == "tpe"
         metrics = store.trial_metrics(session, sweep_id, [sweep.metric]) if learns else {}
         reports = store.reports(session, sweep_id, sweep.metric) if learns else []
-    known = tried(sweep, trials, metrics, reports)
+        others = others_of(session, sweep, trials) if learns else set()
+    known = tried(sweep, trials, metrics, reports, others)
     settings = {one.number: dict(one.values) for one in known}
     room = max_concurrent(sweep, base, trials) - sum(not Status(run.status).ended for run in trials)
     number = max((run.number or 0 for run in trials), default=-1) + 1

@@ -27,7 +27,7 @@ from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.sweeps import control
 from src.sweeps.file import base_config
 from src.sweeps.pruning import Pruning
-from src.sweeps.trials import enqueue, retry
+from src.sweeps.trials import enqueue, others_of, retry
 
 
 def main() -> int:
@@ -69,6 +69,7 @@ class SweepDriver:
         )
         self.base = base_config(self.sweep)
         self.pruning = Pruning(sweep_id, self.sweep, self.base)
+        self.others: set[str] = set()  # trials on other data than most
         self.set_aside: set[tuple[str, int]] = set()  # run and attempt
         self.looked_at = time.monotonic()
         self.reconciled_at = -TIMEOUTS.reconcile
@@ -176,6 +177,11 @@ class SweepDriver:
             return
         with store.reading() as session:
             reports = store.reports(session, self.sweep_id, self.sweep.metric)
+            others = others_of(session, self.sweep, trials)
+        if others != self.others:  # what was scored on other data is no measure of the rest
+            self.pruning = Pruning(self.sweep_id, self.sweep, self.base)
+            self.others = others
+        trials = [run for run in trials if run.id not in others]
         known = {run.id for run in trials}
         for run in self.pruning.look(trials, [report for report in reports if report[0] in known]):
             step, value = list(self.pruning.reported[run.number or 0].items())[-1]

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,35 @@ def test_compare_says_whose_data_changed_under_one_name() -> None:
         found = comparison.compare(session, store.runs_of(session, runs))
     assert comparison.document(found)["notes"] == found.notes and len(found.notes) == 1
     assert "it changed between" in html(show("compare", run=runs))
+
+
+def test_the_search_learns_nothing_from_trials_on_other_data(tmp_path: Path) -> None:
+    sweep_id = filled(tmp_path, {"lora.r": [2, 4, 8]}, {0: 0.01, 1: 0.5, 2: 0.4})
+    with store.reading() as session:
+        ids = [run.id for run in store.list_trials(session, sweep_id)]
+    set_fingerprints(dict(zip(ids, ["old", "new", "new"], strict=True)))
+    row = sweep_row(sweep_id)
+    sweep = control.launched_config(row).model_copy(update={"method": "tpe"})
+    with store.reading() as session:
+        runs = store.list_trials(session, sweep_id)
+        metrics = store.trial_metrics(session, sweep_id, [sweep.metric])
+        others = sweep_trials.others_of(session, sweep, runs)
+    assert others == {ids[0]}
+    known = sweep_trials.tried(sweep, runs, metrics, (), others)
+    assert [one.state for one in known] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
+    assert {one.values["lora.r"] for one in known} == {2, 4, 8}  # none is drawn again
+    found = replace(read(sweep_id), sweep=sweep)
+    (told,) = found.notes
+    assert told.endswith("rank behind, and the search does not learn from them")
+
+
+def test_data_that_changed_are_looked_for_once_a_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_id = filled(tmp_path, {"lora.r": [2, 4, 8]}, {0: 0.01, 1: 0.5, 2: 0.4})
+    calls = []
+    real = ranking.other_data
+    monkeypatch.setattr(ranking, "other_data", lambda *given: calls.append(1) or real(*given))
+    found = read(sweep_id)
+    assert found.notes == [] and len(results.best_so_far(found)) == 3
+    assert len(calls) == 1

@@ -35,7 +35,7 @@ def _draw_trials(found: SweepResults) -> None:
     percent = "percent" if charts.is_share(found.sweep.metric) else None
     number = st.column_config.NumberColumn
     shown = ranking.shown(kept, found.sweep).drop(columns=["setting", "ended_at"])
-    if not ranking.other_data(found.trials, found.sweep).any():
+    if not found.others.any():
         shown = shown.drop(columns="data_fingerprint")
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
     st.data_editor(
