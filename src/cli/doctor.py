@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,13 @@ import typer
 from src import paths, store
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
-from src.runs import imports, machine, reconciler, standby
+from src.format import duration
+from src.runs import imports, lease, locks, machine, processes, reconciler, standby
+from src.runs.timeouts import TIMEOUTS
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can train with: GPU, versions, backends, disk.
+    """Show what this machine can train with: GPU, versions, backends, disk; and who uses the home.
 
     It imports what a launch would, in a process like a trainer's: each module has its version, or
     the reason why it cannot be imported.
@@ -31,7 +34,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 def text_of(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n".join(f"{k} {v}" for k, v in value.items())
+        return "none" if not value else "\n".join(f"{k} {v}" for k, v in value.items())
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
@@ -63,6 +66,8 @@ def diagnosis() -> dict[str, Any]:
         "memory_gib": round(memory, 1),
         "disk_free_gib": round(disk.free / 2**30, 1),
         "home": str(paths.home()),
+        "lease": lease_text(),
+        "locks": locks_held(),
         "database": store.location(),
         "sqlite": f"{store.sqlite_driver.sqlite_version} ({journal})",
         "versions": {package: installed(package) for package in PACKAGES},
@@ -75,6 +80,28 @@ def diagnosis() -> dict[str, Any]:
         "a_launch_would_use": would_use(found, gpus),
         "standby_trainers": standby.state(),
     }
+
+
+def lease_text() -> str:
+    """The machine that trains in the home, since when, and when it last showed that it lives."""
+    if (found := lease.describe()) is None:
+        return "none: no machine has trained here yet"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"] or 0))
+    began = f" since {since}" if found["since"] else ""
+    silent = found["heartbeat_seconds"]
+    old = "" if silent <= TIMEOUTS.lease else ", so any machine may take the home"
+    return f"{found['host']}{began}, heartbeat {duration(silent)} ago{old}"
+
+
+def locks_held() -> dict[str, str]:
+    """{lock: its holder}, such as `slot-0: pid 123 (src.workers.supervisor), heartbeat 1 s ago`."""
+    told = {}
+    for name, (pid, silent) in locks.held(paths.locks_dir()).items():
+        worker = processes.worker_with(pid)
+        what = f" ({worker.value})" if worker else ""
+        beat = "no heartbeat" if silent is None else f"heartbeat {duration(silent)} ago"
+        told[name] = f"held by pid {pid}{what}, {beat}"
+    return told
 
 
 def installed(package: str) -> str:

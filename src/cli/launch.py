@@ -322,7 +322,8 @@ def fork(
 ) -> None:
     """Start a new run from a checkpoint of another run, with changed settings."""
     row = find_run(run)
-    values = stored_config(row.config).model_dump() | {"name": f"{row.name} fork"}
+    name = f"{row.name.replace('@', ' ')} fork"
+    values = stored_config(row.config).model_dump() | {"name": name}
     config = with_overrides(values, overrides(changes))
     check_data(config)
     finish(attempts.fork(row, config, step=step), wait=wait, as_json=as_json)

@@ -40,7 +40,8 @@ def check(config: RunConfig) -> dict[str, Any]:
 def setting_problems(config: RunConfig) -> dict[str, str]:
     """A sentence for each setting that this machine cannot follow: {setting: sentence}. Reads no
     data, so that a form can ask at every keystroke."""
-    problems = stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
+    problems = name_problems(config.name)
+    problems |= stopping_problems(config.early_stopping) | tracking_problems(config.tracking)
     try:
         check_writable(paths.home() / "checkpoints", lambda text: ConfigError({"": text}))
     except ConfigError as error:
@@ -55,6 +56,14 @@ def setting_problems(config: RunConfig) -> dict[str, str]:
     if config.engine == "packed":
         problems |= packed_problems(config)
     return problems
+
+
+def name_problems(name: str) -> dict[str, str]:
+    """{setting: sentence} if a new run cannot have this name. Older runs may have it."""
+    if "@" not in name:
+        return {}
+    text = f"takes no @, which parts a run from the step of a checkpoint (lr@10); got {name!r}"
+    return {"name": text}
 
 
 def precision_problems(config: RunConfig) -> dict[str, str]:

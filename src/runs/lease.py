@@ -71,8 +71,22 @@ def take() -> None:
                 "host": machine.host(),
                 "boot_id": machine.boot_id(),
                 "folder": paths.results().stat().st_ino,
+                "since": time.time(),
             }
             write_atomic(_file(), json.dumps(lease) + "\n")
+
+
+def describe() -> dict[str, Any] | None:
+    """The machine that has the home: {host, since, heartbeat_seconds (ago)}, or None without one.
+    `since` is None in a lease of an older version."""
+    if store.is_shared():
+        return None
+    try:
+        lease, renewed_at = retry(_read)
+        age = round(max(0.0, _disk_time() - renewed_at), 1)
+        return {"host": lease["host"], "since": lease.get("since"), "heartbeat_seconds": age}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _read() -> tuple[dict[str, Any], float]:

@@ -131,6 +131,22 @@ def is_hung(path: Path) -> bool:
         return False
 
 
+def held(folder: Path) -> dict[str, tuple[int, float | None]]:
+    """{name of a lock: pid of its holder, seconds since it showed that it lives (None: never)} of
+    the locks in a folder that are held."""
+    found: dict[str, tuple[int, float | None]] = {}
+    for path in sorted(folder.glob("*.lock")):
+        pid, text = _look(path)
+        if pid is None:
+            continue
+        age = None
+        with contextlib.suppress(ValueError):
+            writer, at = text.split()
+            age = time.monotonic() - float(at) if int(writer) == pid else None
+        found[path.name.removesuffix(".lock")] = pid, age
+    return found
+
+
 def _look(path: Path) -> tuple[int | None, str]:
     """Pid of the holder of the lock at `path`, and the heartbeat in it."""
     with _at_locks:

@@ -130,6 +130,12 @@ def is_running(worker: Worker, argument: str) -> bool:
     return False
 
 
+def worker_with(pid: int) -> Worker | None:
+    """The worker of this home that has this pid."""
+    process = _process(pid)
+    return _worker_of_this_home(process) if process is not None else None
+
+
 def end_hung(lock: Path) -> bool:
     """Free a lock whose holder gives no sign of life any more; True if it was freed.
 
