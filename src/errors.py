@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 
 
@@ -25,9 +26,22 @@ _ADVICE = {
 }
 
 
+def _current_folder_is_gone(name: object) -> bool:
+    """True if a file was not found because it is named from a current folder that was deleted."""
+    if name is None:
+        return True
+    if os.path.isabs(os.fsdecode(name) if isinstance(name, str | bytes) else "/"):
+        return False
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def explain_os_error(error: OSError) -> str:
     """A sentence on an error of the operating system: the file, what is wrong, what can be done."""
-    if error.errno == errno.ENOENT and error.filename is None:
+    if error.errno == errno.ENOENT and _current_folder_is_gone(error.filename):
         return "the current folder is gone; change into another one"
     what = (error.strerror or str(error) or type(error).__name__).lower()
     at = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)

@@ -5,7 +5,9 @@ import hashlib
 import os
 import re
 import secrets
+import select
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +17,8 @@ from typing import TypeVar
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (errno.EIO, errno.ESTALE)
 TRIES = 5
+
+STREAM_SECONDS = 10.0  # for a pipe that is named as a file
 
 COPYING_SECONDS = 60.0  # without a byte written: whoever copied a file has died
 
@@ -82,13 +86,29 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_head(path: Path, size: int) -> bytes:
-    """The first bytes of a file, tried again as by `retry`."""
+    """The first bytes of a file, tried again as by `retry`. A pipe has STREAM_SECONDS to deliver
+    them; TimeoutError if it does not."""
 
     def read() -> bytes:
-        with open(path, "rb") as file:
-            return file.read(size)
+        # Without O_NONBLOCK a pipe that nobody writes to would not even open.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read(size)
+            return _read_stream(file.fileno(), size, str(path))
 
     return retry(read)
+
+
+def _read_stream(descriptor: int, size: int, name: str) -> bytes:
+    content, deadline = b"", time.monotonic() + STREAM_SECONDS
+    while len(content) < size:
+        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            why = f"nothing came from it for {STREAM_SECONDS:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, why, name)
+        if not (part := os.read(descriptor, size - len(content))):
+            break
+        content += part
+    return content
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -322,8 +322,7 @@ def fork(
 ) -> None:
     """Start a new run from a checkpoint of another run, with changed settings."""
     row = find_run(run)
-    name = f"{row.name.replace('@', ' ')} fork"
-    values = stored_config(row.config).model_dump() | {"name": name}
+    values = stored_config(row.config).model_dump() | {"name": attempts.fork_name(row)}
     config = with_overrides(values, overrides(changes))
     check_data(config)
     finish(attempts.fork(row, config, step=step), wait=wait, as_json=as_json)

@@ -72,7 +72,7 @@ def launch(
     _, _, planned = control.prepare(file, budget=budget, executor=executor)
     for line in planned.lines():
         err.print(line, highlight=False)
-    sweep_id = control.launch(file, budget=budget, executor=executor)
+    sweep_id = control.launch(file, budget=budget, executor=executor, tell=note)
     if as_json:
         return print_json(document(sweep_id))
     out.print(sweep_id, highlight=False)

@@ -6,6 +6,7 @@ from src.config.fields import (
     differences,
     flattened,
     get,
+    paths_found,
     settings,
     subset,
 )
@@ -18,7 +19,6 @@ from src.config.loading import (
     parse_config,
     parse_override,
     parse_yaml,
-    paths_found,
     presets,
     read_text,
     read_yaml,

@@ -5,6 +5,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from src.config.schema import EFFECTS, Effect, RunConfig
+from src.paths import found_again
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,25 @@ def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any
     """Settings whose values differ, by dotted name: (value here, value there)."""
     pairs = {s.name: (get(config, s.name), get(other, s.name)) for s in settings()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+# Settings that may name a file or a folder of the home, which may have moved since.
+_PATHS = ("data.path", "model.name")
+
+
+def paths_found(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values, nested or by dotted name, with the paths in them as `found_again` finds them."""
+    found = dict(values)
+    for name in _PATHS:
+        section, _, leaf = name.partition(".")
+        own = found.get(section)
+        if isinstance(own, dict) and leaf in own:
+            found[section] = own | {leaf: _found(own[leaf])}
+        if name in found:
+            found[name] = _found(found[name])
+    return found
+
+
+def _found(value: Any) -> Any:
+    is_path = isinstance(value, str) and Path(value).is_absolute()
+    return found_again(value) if is_path else value

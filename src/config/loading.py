@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from src.config.fields import Setting, flattened, settings
+from src.config.fields import Setting, flattened, paths_found, settings
 from src.config.schema import RunConfig
 from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean
 from src.files import read_head
-from src.paths import CONFIGS, base_model, found_again
+from src.paths import CONFIGS, base_model
 
 DEFAULTS = CONFIGS / "training" / "config.yaml"
 PRESETS = CONFIGS / "presets"
@@ -126,28 +126,6 @@ def stored_config(values: Mapping[str, Any]) -> RunConfig:
         _merge(complete, _nest(name, value))
     _merge(complete, values)
     return parse_config(paths_found(complete))
-
-
-# Settings that may name a file or a folder of the home, which may have moved since.
-_PATHS = ("data.path", "model.name")
-
-
-def paths_found(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values, nested or by dotted name, with the paths in them as `found_again` finds them."""
-    found = dict(values)
-    for name in _PATHS:
-        section, _, leaf = name.partition(".")
-        own = found.get(section)
-        if isinstance(own, dict) and leaf in own:
-            found[section] = own | {leaf: _found(own[leaf])}
-        if name in found:
-            found[name] = _found(found[name])
-    return found
-
-
-def _found(value: Any) -> Any:
-    is_path = isinstance(value, str) and Path(value).is_absolute()
-    return found_again(value) if is_path else value
 
 
 # What later settings of the task `correct` were before there were any.

@@ -168,6 +168,11 @@ def queue_next_attempt(
 # --- forks ----------------------------------------------------------------------------------------
 
 
+def fork_name(run: Run) -> str:
+    """The name that a fork of a run has unless another one is given."""
+    return f"{run.name.replace('@', ' ')} fork"[-80:]
+
+
 def fork_problems(run: Run, config: RunConfig, step: int) -> dict[str, str]:
     """A sentence for each setting with which nothing can go on from that checkpoint of `run`."""
     changed = differences(config, stored_config(run.config))

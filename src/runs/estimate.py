@@ -19,7 +19,7 @@ import psutil
 from src import paths, store
 from src.config import RunConfig, affecting, subset, with_absolute_paths, with_overrides
 from src.errors import UserError
-from src.files import read_text
+from src.files import read_text, write_atomic
 from src.format import duration
 from src.runs import spawn, standby
 from src.runs.environment import slot_environment
@@ -87,10 +87,11 @@ class Measurement:
 
 
 def load(config: RunConfig, *, adapters: int = 1) -> Measurement | None:
-    """The stored measurement of this config on this machine, or None."""
+    """The stored measurement of this config on this machine, or None: also where its file was cut
+    or is of another version, and must be measured again."""
     try:
         return Measurement(**json.loads(read_text(measurement_file(config, adapters))))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
@@ -109,9 +110,7 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measurement:
         lock.release()
     file = measurement_file(config, adapters)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(asdict(found)))
-    part.replace(file)
+    write_atomic(file, json.dumps(asdict(found)))
     return found
 
 

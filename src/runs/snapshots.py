@@ -52,7 +52,7 @@ def write_sweep(sweep_id: str) -> None:
 
 
 def _numbered(read: Callable[[store.Session], T], seconds: float) -> tuple[int, T]:
-    """What `read` finds in the table, and the next number of a snapshot."""
+    """The next number of a snapshot, and the result of `read` from the same state of the table."""
     try:
         return store.write_with_retry(
             lambda session: (store.next_snapshot(session), read(session)), seconds=seconds

@@ -1,22 +1,28 @@
 """Launching a sweep and steering it: pause, resume, cancel, raise its budget."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from optuna.trial import TrialState
 
 from src import store
 from src.config import (
     ConfigError,
     RunConfig,
+    affecting,
     dump_yaml,
     get,
     parse_yaml,
     paths_found,
     read_text,
     settings,
+    subset,
     values_before,
 )
+from src.format import setting_value
 from src.runs import checks, launcher, snapshots
 from src.runs.machine import host
 from src.store.outcome import EndReason
@@ -33,6 +39,12 @@ from src.sweeps.file import (
 )
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
+
+MAX_CHECKED = 200  # distinct trials that are checked before a launch
+MAX_DRAWN = 10  # trials of a search whose parameters are drawn for that: before TPE learns
+
+# Any value that these settings take can be trained.
+UNCHECKED = ("training.learning_rate", "lora.alpha", "optimizer.weight_decay")
 
 
 def prepare(
@@ -57,16 +69,21 @@ def read_and_estimate(text: str, source: str | Path) -> tuple[SweepConfig, estim
     return sweep, estimate.estimate_sweep(sweep, sweep.seed, known)
 
 
-def launch(file: Path, *, budget: str | None = None, executor: str | None = None) -> str:
-    """Record a sweep, start its driver, and return its id."""
+def launch(
+    file: Path,
+    *,
+    budget: str | None = None,
+    executor: str | None = None,
+    tell: Callable[[str], object] = lambda note: None,
+) -> str:
+    """Record a sweep, start its driver, and return its id; `tell` gets each note on its trials."""
     launcher.check_home()
     text, sweep, _ = prepare(file, budget=budget, executor=executor)
     if sweep.executor == "ray":
         checks.check_ray()
     base = base_config(sweep)
-    first = search.suggest(sweep, sweep.seed, 0, [])
-    assert first is not None
-    checks.check(trial_config(sweep, base, first, 0))
+    for note in check_trials(sweep, base):
+        tell(note)
     store.keep_reserve()
     limits, now = sweep.limits, time.time()
     with store.writing() as session:
@@ -89,6 +106,55 @@ def launch(file: Path, *, budget: str | None = None, executor: str | None = None
     snapshots.write_sweep(row.id)
     launcher.start_driver(row.id)
     return row.id
+
+
+def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
+    """Notes on the trials of a sweep and their data. ConfigError with what can be known to fail in
+    any of them: the cells of a grid, the first draws of a search."""
+    from src.training.data_preview import preview_notes  # with pandas, so only here
+
+    notes: dict[str, None] = {}
+    problems: dict[str, str] = {}
+    read: set[str] = set()  # the data that were looked at
+    for values in _known_values(sweep, base):
+        try:
+            config = trial_config(sweep, base, values, 0)
+            data = json.dumps(subset(config, affecting("data")), sort_keys=True)
+            if data not in read:
+                read.add(data)
+                notes |= dict.fromkeys(preview_notes(checks.check(config)))
+            elif wrong := checks.setting_problems(config):
+                raise ConfigError(wrong)
+            notes |= dict.fromkeys(checks.setting_notes(config))
+        except ConfigError as error:
+            told = ", ".join(f"{n} {setting_value(v)}" for n, v in values.items())
+            for name, text in error.problems.items():
+                problems.setdefault(name, f"{text} (in the trial with {told})")
+    if problems:
+        raise ConfigError(problems)
+    return list(notes)
+
+
+def _known_values(sweep: SweepConfig, base: RunConfig) -> list[dict[str, Any]]:
+    """The searched values of trials that are known before any has ended, without those that differ
+    from an earlier one in a setting that no check looks at; at most MAX_CHECKED."""
+    if sweep.method == "grid":
+        drawn = list(search.grid(sweep, sweep.seed))
+    else:
+        drawn = []
+        tried: list[search.PastTrial] = []
+        most = (sweep.limits.trials or MAX_DRAWN * sweep.seeds) // sweep.seeds
+        for number in range(min(most, MAX_DRAWN)):
+            values = search.suggest(sweep, sweep.seed, number, tried)
+            if values is None:
+                break
+            drawn.append(values)
+            tried.append(search.PastTrial(number, values, TrialState.RUNNING))
+    distinct: dict[str, dict[str, Any]] = {}
+    for values in drawn:
+        key = repr([pair for pair in values.items() if pair[0] not in UNCHECKED])
+        distinct.setdefault(key, values)
+    return list(distinct.values())[:MAX_CHECKED]
 
 
 def launched_config(row: Sweep) -> SweepConfig:

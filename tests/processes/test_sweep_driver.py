@@ -14,7 +14,7 @@ import yaml
 
 from src import paths, store
 from src.config import RunConfig, load_config
-from src.runs import checks, launcher, reconciler
+from src.runs import launcher, reconciler
 from src.runs.locks import holder
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Status, SweepStatus
@@ -278,7 +278,7 @@ def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
 ) -> None:
     base = {name: value for name, value in small.items() if name != "data.path"}
     space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
-    monkeypatch.setattr(checks, "check", lambda config: {})
+    monkeypatch.setattr(control, "check_trials", lambda sweep, base: [])
     sweep_id = control.launch(written(home, base, space=space))
     until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
     assert "data.path: and hub_id are both set; keep one of them" in (

@@ -1,9 +1,18 @@
 """The check of a config before its launch: names, words and notes; no model and no data."""
 
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from src.config import ConfigError, RunConfig, load_config
-from src.runs import checks
+from src import files, store
+from src.config import ConfigError, RunConfig, load_config, read_text, stored_config
+from src.runs import attempts, checks, estimate
+from src.sweeps import control, search
+from tests.helpers.store import fill_run
+from tests.helpers.sweeps import cli, measured, sweep_of
 
 
 def problems(**changes: object) -> dict[str, str]:
@@ -65,3 +74,90 @@ def test_a_warm_up_that_is_no_shorter_than_the_run_has_a_note() -> None:
     assert "warm-up of 20 steps" in note and "reaches 45% of its peak" in note
     assert len(noted("constant_with_warmup", 10, 10)) == 1
     assert noted("linear", 9, 10) == [] and noted("constant", 20, 10) == []
+
+
+def test_a_new_run_takes_no_at_sign_in_its_name_and_an_older_one_opens(home: Path) -> None:
+    answer = cli("launch", "--set", "name=lr@10", "--set", "tracking.mode=off")
+    assert answer.exit_code == 2
+    assert "name: takes no @, which parts a run from the step of a checkpoint" in answer.stderr
+    old = fill_run(name="lr@10")
+    assert cli("show", old).exit_code == 0
+    with store.reading() as session:
+        run = store.find(session, old)
+    assert stored_config(run.config).name == "lr@10"
+    assert "@" not in attempts.fork_name(run)
+
+
+def test_a_pipe_as_a_file_of_settings_has_a_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "STREAM_SECONDS", 0.1)
+        with pytest.raises(ConfigError, match="nothing came from it"):
+            read_text(pipe)
+    writing = threading.Thread(target=pipe.write_text, args=("lora:\n  r: 2\n",))
+    writing.start()
+    assert read_text(pipe) == "lora:\n  r: 2\n"
+    writing.join()
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"fits": true}', "[]", "null"])
+def test_a_cut_measurement_is_none(home: Path, left: str) -> None:
+    config = load_config()
+    measured(config, 1, step=0.1, gib=1.0)
+    assert estimate.load(config) is not None
+    estimate.measurement_file(config).write_text(left)
+    assert estimate.load(config) is None and estimate.memory_problems(config) == {}
+
+
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of each config whose data are looked at."""
+    looked: list[dict[str, Any]] = []
+
+    def check(config: RunConfig) -> dict[str, Any]:
+        looked.append(config.model_dump())
+        if config.data.path == "/gone.csv":
+            raise ConfigError({"data.path": "no file /gone.csv"})
+        return {}
+
+    monkeypatch.setattr(checks, "check", check)
+    notes = "src.training.data_preview.preview_notes"
+    monkeypatch.setattr(notes, lambda preview: ["2 answers do not survive"])
+    return looked
+
+
+def test_a_sweep_checks_every_trial_that_it_can_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = seen(monkeypatch)
+    space = {"data.path": ["/there.csv", "/gone.csv"], "lora.r": [2, 4],
+             "training.learning_rate": [1e-3, 1e-2]}  # fmt: skip
+    sweep = sweep_of(method="grid", space=space, budget=None)
+    base = control.base_config(sweep)
+    with pytest.raises(ConfigError) as caught:
+        control.check_trials(sweep, base)
+    assert list(caught.value.problems) == ["data.path"]
+    told = caught.value.problems["data.path"]
+    assert told.startswith("no file /gone.csv (in the trial with ") and "/gone.csv" in told
+    assert {one["data"]["path"] for one in looked} == {"/there.csv", "/gone.csv"}
+    assert len(looked) <= 3  # the same data are looked at once, if they can be read
+
+
+def test_a_search_checks_its_first_draws_and_tells_what_a_launch_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen(monkeypatch)
+    wrong = {"engine": "packed cannot train this"}
+    monkeypatch.setattr(
+        checks,
+        "setting_problems",
+        lambda c: wrong if c.lora.r == 8 and c.engine == "packed" else {},
+    )
+    sweep = sweep_of(space={"lora.r": [2, 4, 8], "engine": ["packed", "trl"]}, budget="6 trials")
+    base = control.base_config(sweep)
+    first = search.suggest(sweep, sweep.seed, 0, [])
+    assert first is not None and first != {"lora.r": 8, "engine": "packed"}
+    with pytest.raises(ConfigError, match="packed cannot train this"):
+        control.check_trials(sweep, base)
+    sweep = sweep_of(space={"lora.r": [2, 4]}, budget="2 trials")
+    assert "2 answers do not survive" in control.check_trials(sweep, base)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from src import paths, store
+from src.cli import doctor
 from src.config import load_config
 from src.paths import ROOT
 from src.runs import launcher, lease, locks, machine, processes, reconciler
@@ -198,3 +199,25 @@ def test_a_suspended_worker_is_killed(
     assert processes.end_hung(path)
     child.wait(60)
     assert holder(path) is None and not alive(child.pid)
+
+
+def test_doctor_tells_who_has_the_home_and_who_holds_its_locks(tmp_path: Path) -> None:
+    assert doctor.lease_text().startswith("none")
+    lease.take()
+    told = doctor.lease_text()
+    assert told.startswith(f"{machine.host()} since 20") and "heartbeat 0 s ago" in told
+    os.utime(tmp_path / "results" / ".host", (1, 1))
+    assert "so any machine may take the home" in doctor.lease_text()
+    lock = FileLock(paths.locks_dir() / "slot-0.lock")
+    holding = hold(paths.locks_dir() / "slot-1.lock")
+    assert holding.stdout is not None and holding.stdout.readline() == "True\n"
+    try:
+        assert lock.acquire()
+        held = doctor.locks_held()
+        assert held["slot-0"].startswith(f"held by pid {os.getpid()}")
+        assert held["slot-1"].startswith(f"held by pid {holding.pid}")
+    finally:
+        lock.release()
+        holding.kill()
+        holding.wait()
+    assert "slot-0" not in doctor.locks_held()

@@ -31,7 +31,7 @@ def read() -> tuple[str, RunConfig | None]:
                 row = store.find(session, run)
             config = stored_config(row.config)
             if "fork" in st.query_params:
-                config = config.model_copy(update={"name": f"{row.name} fork"[-80:]})
+                config = config.model_copy(update={"name": attempts.fork_name(row)})
             return row.id, config
         except (store.UnknownRun, ConfigError) as error:
             back = navigation.link("launch", "Start from a preset", style="button")
