@@ -45,8 +45,10 @@ def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: 
         return f"warm from {name}: another {' and '.join(changed)}"
     if now["device"] != "cpu":
         return f"warm from {name}: on a GPU"
-    # A pack computes in stacks whose shape depends on the other runs in it.
-    return f"warm from {name}: in a pack" if "engine" in now else f"exact from {name}"
+    # With `engine: packed` the shape of the stacks depends on the other runs in them; a run that
+    # `auto` gave to that engine trains alone.
+    packed = "engine" in now and now["config"]["engine"] == "packed"
+    return f"warm from {name}: in a pack" if packed else f"exact from {name}"
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,11 +108,16 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
 
 @pytest.mark.parametrize("stop_at", [2, 5])
 def test_a_run_resumes_alone_in_another_pack(base: Path, tmp_path: Path, stop_at: int) -> None:
-    config = trial_config(base, lora__dropout=0.2)
+    config = trial_config(base, lora__dropout=0.2, engine="packed")
     whole = spec(config, tmp_path / "whole")
-    train_pack([whole, spec(trial_config(base, training__seed=5), tmp_path / "neighbour")])
+    train_pack(
+        [whole, spec(trial_config(base, engine="packed", training__seed=5), tmp_path / "neighbour")]
+    )
     first = spec(config, tmp_path / "parts", stop_at=stop_at)
-    others = [spec(trial_config(base, training__seed=s), tmp_path / f"n{s}") for s in (8, 9)]
+    others = [
+        spec(trial_config(base, engine="packed", training__seed=s), tmp_path / f"n{s}")
+        for s in (8, 9)
+    ]
     found = train_pack([*others, first])
     stopped = next(result(outcome) for one, outcome in found if one is first)
     assert (
@@ -229,10 +234,13 @@ def test_what_the_packed_engine_cannot_wrap_is_refused_and_auto_takes_trl(
     assert packed_problems(trial_config(base, backend="unsloth")).keys() == {"backend"}
     assert choose_engine(trial_config(base, engine="packed")) == (True, None)
     assert choose_engine(trial_config(base, engine="trl")) == (False, None)
-    assert "without a GPU" in (choose_engine(trial_config(base, engine="auto"))[1] or "")
+    auto = trial_config(base, engine="auto")
+    assert choose_engine(auto) == (True, None)
+    for settings in ({"lora__bias": "all"}, {"backend": "unsloth"}, {"model__load_in_4bit": True}):
+        assert not choose_engine(trial_config(base, engine="auto", **settings)).packed
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(utils, "resolve_precision", lambda asked: "bf16")
-    assert choose_engine(trial_config(base, engine="auto")) == (True, None)
+    assert choose_engine(auto) == (True, None)
     bits = trial_config(base, engine="auto", model__load_in_4bit=True)
     assert "no 4-bit base" in (choose_engine(bits)[1] or "")
     named = trial_config(base, engine="auto", lora__target_modules=["wte"])

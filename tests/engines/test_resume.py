@@ -61,6 +61,27 @@ def test_a_resumed_training_ends_in_the_same_bits(base: Path, tmp_path: Path, st
     assert reporter.curve("train/loss") == after
 
 
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+def test_a_run_of_auto_on_a_cpu_resumes_to_the_same_bits(
+    base: Path, tmp_path: Path, stop_at: int
+) -> None:
+    """It trains alone in the packed engine."""
+    config = tiny.config_of(base, engine="auto")
+    whole, seen = run(config, tmp_path / "whole")
+    assert seen.values["engine"] == "packed"
+    first, _ = run(config, tmp_path / "parts", stop_at=stop_at)
+    assert first.stopped and first.step < 12
+    second, reporter = run(
+        config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{first.step}"
+    )
+    assert (second.step, second.metrics) == (12, whole.metrics)
+    assert reporter.values["resume"] == f"exact from step-{first.step}"
+    assert weights(tmp_path / "parts/out/final") == weights(tmp_path / "whole/out/final")
+    assert weights(tmp_path / "parts/steps/step-12") == weights(tmp_path / "whole/steps/step-12")
+    after = {s: v for s, v in seen.curve("train/loss").items() if s > first.step}
+    assert reporter.curve("train/loss") == after
+
+
 def test_a_finished_training_only_restores(base: Path, tmp_path: Path) -> None:
     config = tiny.config_of(base)
     whole, _ = run(config, tmp_path)

@@ -104,6 +104,7 @@ def config_of(base: Path, **changes: object) -> RunConfig:
     """12 steps over 15 rows, 4 rows a step: the third epoch ends in the last step."""
     values: dict[str, object] = {
         "backend": "peft",
+        "engine": "trl",
         "model.name": str(base / "gpt2"),
         "model.max_length": 64,
         "data.path": str(base / "words"),

@@ -28,6 +28,7 @@ Modules, each importing only those above it:
     optimizer   AdamW and SGD over flat rows
     base        the frozen weights, read from a transformers model
     forward     the transformer blocks as functions over the frozen weights
+    flat        the rows of one adapter without padding, their shared head once
     decode      teacher-forced scores and greedy decoding
     kernels     Triton kernels that replace functions of forward, loss and optimizer on a GPU
     step        one training step of a pack; a CUDA graph on a GPU

@@ -10,6 +10,7 @@ import torch
 from src.models.losses import IGNORED, clearly_first
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase, Geometry
+from src.models.multi_lora.flat import FlatRows, flat_hidden_states
 from src.models.multi_lora.forward import (
     KernelSet,
     Rotary,
@@ -34,7 +35,10 @@ def teacher_forced(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probability of each target in nats, True where it is the arg max, and True where it is
     so however the logits are computed (`losses.clearly_first`); (K, N) each."""
-    hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
+    if base.device.type == "cpu":
+        hidden = _flat(base, stacks, ids, answer_positions, targets)
+    else:
+        hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
     log_p, hits, clear = [], [], []
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
@@ -46,6 +50,23 @@ def teacher_forced(
         clear.append(hits[-1] & clearly_first(logits[:, : base.vocabulary], best, base.dtype))
     log_p_, hits_, clear_ = (torch.cat(parts).view(targets.shape) for parts in (log_p, hits, clear))
     return log_p_, hits_, clear_
+
+
+def _flat(
+    base: FrozenBase,
+    stacks: Sequence[LoraStack],
+    ids: torch.Tensor,  # (K, B, T)
+    answer_positions: torch.Tensor,  # (K, N)
+    targets: torch.Tensor,  # (K, N)
+) -> torch.Tensor:
+    """`hidden_states`, one adapter after the other without padding; zeros where IGNORED."""
+    hidden = torch.zeros(*targets.shape, base.head.shape[1], dtype=base.dtype)
+    for k, answers in enumerate((targets != IGNORED).sum(1).tolist()):
+        if answers:  # they come before the padding
+            own = [LoraStack(a[k : k + 1], b[k : k + 1]) for a, b in stacks]
+            rows = FlatRows.of(ids[k], answer_positions[k, :answers])
+            hidden[k, :answers] = flat_hidden_states(base, own, ids[k], rows)[0]
+    return hidden
 
 
 @torch.no_grad()

@@ -178,9 +178,22 @@ def hidden_states(
     adapters, rows, length = ids.shape
     positions = torch.arange(length, device=ids.device)
     hidden = embed(base, ids, positions).view(adapters, rows * length, -1)
-    delta = None
     rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
     attention = partial(kernels.attention, geometry=base.geometry, rotary=rotary, length=length)
+    return all_blocks(base, stacks, hidden, attention, answer_positions, dropout, kernels)
+
+
+def all_blocks(
+    base: FrozenBase,
+    stacks: Sequence[LoraStack],
+    hidden: torch.Tensor,  # (K, M, D) embeddings
+    attention: Callable[[torch.Tensor], torch.Tensor],
+    answer_positions: torch.Tensor,  # (K, N) indices into M
+    dropout: Dropout | None,
+    kernels: KernelSet,
+) -> torch.Tensor:
+    """Input of the output head at the answer positions, (K, N, D), from embeddings."""
+    delta = None
     for index, layer in enumerate(base.layers):
         is_last = index == len(base.layers) - 1
         hidden, delta = block(

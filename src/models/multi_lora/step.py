@@ -13,6 +13,7 @@ import torch
 from src.models.losses import IGNORED
 from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
 from src.models.multi_lora.base import FrozenBase
+from src.models.multi_lora.flat import FlatRows, flat_hidden_states
 from src.models.multi_lora.forward import KernelSet, hidden_states
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
@@ -225,14 +226,15 @@ class Pack:
         integers, reals = integers[part], reals[part]
         ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
         ids = ids.view(-1, rows, length)
-        # An adapter that goes alone on a CPU need not compute the padding that its neighbours'
-        # shape needs; skipping it also keeps its rounding independent of them.
-        if len(reals) == 1 and self.base.device.type == "cpu":
-            if not reals[0, 0]:  # column `active`: an idle slot
-                self.grads[part], self.results[0, part] = 0, 0
-                return
-            ids, positions, targets = trimmed(ids, positions, targets)
-            (_, rows, length), answers = ids.shape, targets.shape[1]
+        # An adapter that goes alone on a CPU computes no padding, and its rows' shared head once;
+        # its own layout also keeps its rounding independent of its neighbours.
+        flat = len(reals) == 1 and self.base.device.type == "cpu"
+        if flat and not reals[0, 0]:  # column `active`: an idle slot
+            self.grads[part], self.results[0, part] = 0, 0
+            return
+        if flat:
+            answers = int((targets != IGNORED).sum())
+            positions, targets = positions[:, :answers], targets[:, :answers]
         loss_numbers = reals[:, len(self.optimizer.columns) :]
         loss_weights, smoothing, dropout_rates = loss_numbers.unbind(1)  # (K,) each, LossNumbers
         leaves = [
@@ -242,9 +244,13 @@ class Pack:
         dropout = None
         if self.dropout:
             dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
-        hidden = hidden_states(
-            self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels
-        )
+        if flat:
+            laid = FlatRows.of(ids[0], positions[0], share=not dropout_rates[0])
+            hidden = flat_hidden_states(self.base, leaves, ids[0], laid, dropout=dropout)
+        else:
+            hidden = hidden_states(
+                self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels
+            )
         losses = answer_losses(
             hidden,
             self.base.head,
@@ -258,8 +264,8 @@ class Pack:
         # The sum gives each adapter the gradient of its own loss: the terms share no parameter.
         grads = torch.autograd.grad(losses.sum(), [tensor for stack in leaves for tensor in stack])
         # In the order of FlatLayout: every A, then every B.
-        flat = [grad.flatten(1) for grad in (*grads[::2], *grads[1::2])]
-        torch.cat(flat, 1, out=self.grads[part])
+        ordered = [grad.flatten(1) for grad in (*grads[::2], *grads[1::2])]
+        torch.cat(ordered, 1, out=self.grads[part])
         self.results[0, part] = losses.detach().to(self.results.dtype)
 
     def _capture(self, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -281,19 +287,3 @@ class Pack:
             compute()
         self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
-
-
-def trimmed(
-    ids: torch.Tensor,  # (1, B, T)
-    answer_positions: torch.Tensor,  # (1, N)
-    targets: torch.Tensor,  # (1, N)
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One adapter's step in its smallest shape: without the tokens that no answer depends on.
-
-    These are padding, and the last token of the longest row.
-    """
-    length, count = ids.shape[2], int((targets != IGNORED).sum())
-    answer_positions, targets = answer_positions[:, :count], targets[:, :count]
-    row, position = answer_positions // length, answer_positions % length
-    rows, tokens = (int(part.max()) + 1 for part in (row, position))
-    return ids[:, :rows, :tokens], row * tokens + position, targets

@@ -22,12 +22,6 @@ def choose_engine(config: RunConfig) -> EngineChoice:
     """The engine that trains `config` on this machine. Imports torch for `auto` alone."""
     if config.engine != "auto":
         return EngineChoice(config.engine == "packed", None)
-    import torch
-
-    if not torch.cuda.is_available():
-        # It would be faster here too, but only TRL's checkpoints resume to the same bits.
-        reason = "without a GPU auto keeps to trl, which resumes exactly; packed is faster"
-        return EngineChoice(False, reason)
     # The first training of a base on the hub downloads it; its shape must be known before.
     files_of(config).download()
     problem = refusal(config)
