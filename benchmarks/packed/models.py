@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from src.models.losses import IGNORED
+
 ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
-
-
+# Ragged rows, as the tasks have them: a head that all share, words and answers of unlike length.
+HEAD, WORDS, ANSWERS = 7, (2, 7), (6, 18)  # tokens: the most of each add up to LENGTH
+PAD = 1
 RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
-
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2": {"kind": "gpt2", "width": 768, "layers": 12, "heads": 12, "vocabulary": 50257},
@@ -92,8 +94,8 @@ def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     return pack
 
 
-def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
-    """Random steps, each of ROWS rows of LENGTH tokens with an answer of ANSWER tokens."""
+def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> list[Any]:
+    """Random steps of ROWS rows: of LENGTH tokens with an answer of ANSWER, or `ragged`."""
     import torch
 
     from src.models.multi_lora.optimizer import AdamW
@@ -101,25 +103,40 @@ def steps_of(base: Any, adapters: int, count: int) -> list[Any]:
     from src.training.packed.batches import padded_length
 
     length = padded_length(LENGTH - 1, adapters * ROWS)
-    shape = BatchShape(ROWS, length, ROWS * ANSWER)
     optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
-    numbers = LossNumbers(loss_weight=1 / (ROWS * ANSWER))
     top = min(base.vocabulary, 1500)
-    positions = torch.arange(LENGTH - ANSWER - 1, LENGTH - 1)
-    positions = torch.arange(ROWS)[:, None] * length + positions
-    positions = positions.flatten().repeat(adapters, 1)
+    shape = BatchShape(ROWS, length, ROWS * (ANSWERS[1] if ragged else ANSWER))
     steps = []
     for step in range(count):
-        rows = torch.randint(5, top, (adapters, ROWS, LENGTH))
-        ids = torch.nn.functional.pad(rows[:, :, :-1], (0, length - LENGTH + 1)).flatten(1)
-        targets = rows[:, :, -ANSWER:].flatten(1)
+        ids = torch.randint(5, top, (adapters, ROWS, LENGTH))
+        prompts = torch.full((adapters, ROWS, 1), LENGTH - ANSWER)
+        answers = torch.full_like(prompts, ANSWER)
+        if ragged:
+            ids[:, :, :HEAD] = ids[:, :1, :HEAD]
+            prompts = HEAD + torch.randint(WORDS[0], WORDS[1] + 1, prompts.shape)
+            answers = torch.randint(ANSWERS[0], ANSWERS[1] + 1, prompts.shape)
+        place = torch.arange(LENGTH)
+        labelled = (place >= prompts) & (place < prompts + answers)
+        read = (place < prompts + answers - 1)[:, :, :-1]
+        positions = torch.zeros(adapters, shape.answers, dtype=torch.long)
+        targets = torch.full_like(positions, IGNORED)
+        reals = []
+        for slot in range(adapters):
+            row, at = labelled[slot].nonzero().unbind(1)
+            positions[slot, : len(row)] = row * length + at - 1
+            targets[slot, : len(row)] = ids[slot, row, at]
+            hyper = optimizer.hyper(step + 1, RATES[slot // 16 % 4])
+            reals.append((*hyper, *LossNumbers(loss_weight=1 / len(row))))
+        padded = torch.where(read, ids[:, :, :-1], PAD)
+        padded = torch.nn.functional.pad(padded, (0, length - LENGTH + 1), value=PAD).flatten(1)
         keys = torch.zeros(adapters, 1, dtype=torch.long)
-        reals = torch.tensor(
-            [
-                (*optimizer.hyper(step + 1, RATES[slot // 16 % 4]), *numbers)
-                for slot in range(adapters)
-            ]
-        )
-        integers = torch.cat([ids, positions, targets, keys], 1).int()
-        steps.append(StepInput(shape, integers, reals))
+        integers = torch.cat([padded, positions, targets, keys], 1).int()
+        steps.append(StepInput(shape, integers, torch.tensor(reals)))
     return steps
+
+
+def tokens_of(step: Any) -> int:
+    """Tokens of the rows of a step, without padding."""
+    ids = step.integers[:, : step.shape.rows * step.shape.length]
+    # The last token of each row is only predicted.
+    return int((ids != PAD).sum()) + len(ids) * step.shape.rows

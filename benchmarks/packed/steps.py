@@ -17,6 +17,7 @@ from benchmarks.packed.models import (
     random_model,
     steps_of,
     targets_of,
+    tokens_of,
 )
 from benchmarks.packed.results import Results
 
@@ -27,7 +28,7 @@ LONGEST = 16  # kernels of a profile that have a row of their own
 
 
 def parse(variant: str) -> tuple[int, dict[str, Any]]:
-    """`64+graphs+kernels+at_once=16` -> (64, {"graphs": True, ...})."""
+    """`64+graphs+kernels+at_once=16` -> (64, {"graphs": True, ...}); `ragged` is of the rows."""
     first, *rest = variant.split("+")
     options: dict[str, Any] = {}
     for word in rest:
@@ -115,12 +116,13 @@ def shown() -> list[str]:
     from src.training.packed.engine import ADAPTERS_PER_PASS
 
     if device() == "cpu":
-        return ["1", "4"]
+        return ["1", "1+at_once=1+ragged", "4", "4+at_once=1", "4+at_once=1+ragged"]
     split = {
         count: f"+at_once={ADAPTERS_PER_PASS}" if count > ADAPTERS_PER_PASS else ""
         for count in PACKS
     }
-    return [f"{count}+graphs+kernels{more}" for count, more in split.items()]
+    uniform = [f"{count}+graphs+kernels{more}" for count, more in split.items()]
+    return uniform + [f"{name}+ragged" for name in uniform]
 
 
 def phase_packed(results: Results, options: argparse.Namespace) -> None:
@@ -147,21 +149,24 @@ def measure(
     peak: float | None, options: argparse.Namespace,
 ) -> None:  # fmt: skip
     started = time.perf_counter()
+    how, ragged = {k: v for k, v in how.items() if k != "ragged"}, "ragged" in how
     pack = pack_of(base, adapters, **how)
-    steps = steps_of(base, adapters, 10)
+    steps = steps_of(base, adapters, 10, ragged=ragged)
+    tokens = statistics.mean(map(tokens_of, steps))
     prepared = time.perf_counter()
     pack.run(steps[:2])
     synchronize()
     ready = time.perf_counter()
     times = [t / len(steps) for t in timed(lambda: pack.run(steps), options.seconds_each)]
     step = statistics.median(times)
-    rate = flop_of_a_step(base) * adapters / step / 1e12
+    # Of uniform rows; what ragged ones need is in proportion to their tokens.
+    rate = flop_of_a_step(base) * tokens / (ROWS * LENGTH) / step / 1e12
     results.add(
         phase="packed", name=variant, adapters=adapters,
         adapter_steps_per_second=round(adapters / step, 1),
         step_ms=round(1e3 * step, 2), fastest_ms=round(1e3 * min(times), 2),
         slowest_ms=round(1e3 * max(times), 2),
-        tokens_per_second=round(adapters * ROWS * LENGTH / step),
+        tokens_per_second=round(tokens / step), tokens_a_step=round(tokens),
         tflops=round(rate, 1), share_of_peak=round(rate / peak, 3) if peak else None,
         gib=gib(), draw_seconds=round(prepared - started, 2),
         first_steps_seconds=round(ready - prepared, 2),

@@ -89,7 +89,7 @@ def engines(
             pack.stacks, [(0, rows), (1, rows[:4])], batch_size=6, max_new_tokens=limit
         )
         assert found is not None
-        return pd.concat([scores[1] for scores in found], ignore_index=True)
+        return pd.concat([scores[1].to_pandas() for scores in found], ignore_index=True)
 
     yield "packed", packed, rows + rows[:4]
     adapted = PeftModel.from_pretrained(loaded(name)[0], str(adapter)).eval()
@@ -99,7 +99,7 @@ def engines(
             adapted, tokenizer, rows, batch_size=6, max_new_tokens=limit, precision=precision
         )
         assert found is not None
-        return found[1]
+        return found[1].to_pandas()
 
     yield "trl", trl, rows
 

@@ -463,9 +463,11 @@ def test_dropout_gives_its_own_gradient() -> None:
 
 def test_the_benchmark_keeps_a_profile_of_what_it_measures(tmp_path: Path) -> None:
     found = Results(tmp_path, "tiny")
-    asked = Namespace(shape="tiny", variants="2", seconds_each=0.0, out=tmp_path)
+    asked = Namespace(shape="tiny", variants="2,2+at_once=1+ragged", seconds_each=0.0, out=tmp_path)
     phase_packed(found, asked)
-    assert found.value("2", "adapters") == 2
+    assert found.value("2", "adapters") == found.value("2+at_once=1+ragged", "adapters") == 2
+    fewer = found.value("2+at_once=1+ragged", "tokens_a_step")
+    assert 0.6 < fewer / found.value("2", "tokens_a_step") < 0.9
     profile = [row for row in found.rows if row["phase"] == "profile of 2"]
     assert sum(row["share"] for row in profile) == pytest.approx(1, abs=0.02)
     assert {"aten::bmm", "the rest"} <= {row["kernel"] for row in profile}

@@ -13,6 +13,7 @@ from src.models import utils
 from src.models.multi_lora.base import CannotPack
 from src.models.multi_lora.step import Pack
 from src.training import checkpointing, scoring
+from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
 from src.training.packed import prepare
 from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
@@ -263,6 +264,12 @@ def test_auto_goes_on_with_trl_where_the_base_turns_out_to_be_another(
     assert used["backend"] == "peft"
     with pytest.raises(CannotPack):
         train(**vars(spec(trial_config(base, engine="packed"), tmp_path / "packed")), engine=taken)
+
+
+def test_a_run_of_auto_says_what_is_wrong_with_its_data(base: Path, tmp_path: Path) -> None:
+    wrong = spec(trial_config(base, engine="auto", data__path="/nowhere.csv"), tmp_path)
+    with pytest.raises(DataError, match=r"no file /nowhere\.csv"):
+        train(**vars(wrong))
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:

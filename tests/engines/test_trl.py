@@ -27,6 +27,7 @@ def short_run(base: Path, shape: str = "gpt2", **changes: Any) -> RunConfig:
     """A short run of 8 steps; `changes` by dotted name, with __ for the dot."""
     values = {
         "backend": "peft",
+        "engine": "trl",
         "model.name": str(base / shape),
         "model.max_length": 64,
         "data.path": str(base / "words"),

@@ -69,7 +69,7 @@ def test_what_was_measured_is_kept_for_configs_that_take_the_same(
     config = config_with(small, training__max_steps=30, evaluation__eval_steps=10)
     assert estimate.load(config) is None
     found = estimate.measure(config)
-    assert found.fits and found.engine == "trl" and 0.1 < found.peak_gib < found.room_gib
+    assert found.fits and found.engine == "packed" and 0.1 < found.peak_gib < found.room_gib
     assert found.step_seconds and found.step_seconds > 0
     assert estimate.load(config_with(small, training__learning_rate=1e-5)) == found
     assert estimate.load(config_with(small, training__per_device_train_batch_size=2)) is None

@@ -226,8 +226,7 @@ class Pack:
         integers, reals = integers[part], reals[part]
         ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
         ids = ids.view(-1, rows, length)
-        # An adapter that goes alone on a CPU computes no padding, and its rows' shared head once;
-        # its own layout also keeps its rounding independent of its neighbours.
+        # Its own layout keeps the rounding of an adapter on a CPU independent of its neighbours.
         flat = len(reals) == 1 and self.base.device.type == "cpu"
         if flat and not reals[0, 0]:  # column `active`: an idle slot
             self.grads[part], self.results[0, part] = 0, 0
@@ -244,13 +243,8 @@ class Pack:
         dropout = None
         if self.dropout:
             dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
-        if flat:
-            laid = FlatRows.of(ids[0], positions[0], share=not dropout_rates[0])
-            hidden = flat_hidden_states(self.base, leaves, ids[0], laid, dropout=dropout)
-        else:
-            hidden = hidden_states(
-                self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels
-            )
+        compute = _flat_states if flat else hidden_states
+        hidden = compute(self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels)
         losses = answer_losses(
             hidden,
             self.base.head,
@@ -287,3 +281,19 @@ class Pack:
             compute()
         self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
+
+
+def _flat_states(
+    base: FrozenBase,
+    stacks: Sequence[LoraStack],
+    ids: torch.Tensor,  # (1, B, T)
+    answer_positions: torch.Tensor,  # (1, N)
+    *,
+    dropout: Dropout | None,
+    kernels: KernelSet,
+) -> torch.Tensor:
+    """`hidden_states` of an adapter that goes alone on a CPU: without padding, and with the head
+    that its rows share computed once, unless dropout has a mask for each row."""
+    share = dropout is None or not dropout.rates[0]
+    rows = FlatRows.of(ids[0], answer_positions[0], share=share)
+    return flat_hidden_states(base, stacks, ids[0], rows, dropout=dropout, kernels=kernels)

@@ -251,6 +251,8 @@ class _Engine:
     ) -> list[tuple[PackedRun, dict[str, float] | None]]:
         """Score the adapters of these runs together, and report them as those of `steps`, by slot.
         None for runs that were stopped before their scores were there."""
+        if not runs:  # there may be no pack yet
+            return []
         results: list[tuple[PackedRun, dict[str, float] | None]] = []
 
         def report(run: PackedRun, scores: Scores | None) -> None:
