@@ -20,6 +20,7 @@ from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
 from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
 from src.training.packed.engine import train_pack
 from src.training.packed.run import Outcome, PackedRun, RunSpec
+from src.training.packed.scorer import Scorer
 from src.training.train import train
 from src.training.utils import TrainingResult
 from src.workers import memory_probe
@@ -270,6 +271,50 @@ def test_a_run_of_auto_says_what_is_wrong_with_its_data(base: Path, tmp_path: Pa
     wrong = spec(trial_config(base, engine="auto", data__path="/nowhere.csv"), tmp_path)
     with pytest.raises(DataError, match=r"no file /nowhere\.csv"):
         train(**vars(wrong))
+
+
+def test_untrained_adapters_are_scored_once_for_all(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step each is the base model; a run that is asked other rows is not shared,
+    and one that is stopped meanwhile takes no other along."""
+    changes: list[dict[str, Any]] = [
+        {}, {"lora__r": 4, "training__seed": 3}, {"evaluation__max_rows": 3}, {}
+    ]  # fmt: skip
+    specs = [
+        spec(trial_config(base, **own, training__max_steps=4), tmp_path / str(n), stop_at=stop)
+        for n, (own, stop) in enumerate(zip(changes, (None, None, None, 0), strict=True))
+    ]
+    alone = spec(specs[1].config, tmp_path / "alone")
+    train_pack([alone])
+    original, asked = Scorer.score, []
+
+    def score(self: Scorer, stacks: Any, members: Any, **options: Any) -> Any:
+        asked.append([len(rows) for _, rows in members])
+        return original(self, stacks, members, **options)
+
+    monkeypatch.setattr(Scorer, "score", score)
+    found = train_pack([specs[3], *specs[:3]])
+    assert asked[0] == [5, 3]
+    ends = {id(one): result(outcome).step for one, outcome in found}
+    assert [ends[id(one)] for one in specs[:3]] == [4, 4, 4]
+    mine, there = recorder(specs[1]), recorder(alone)
+    for name in ("val/loss", "val/exact_match", "val/cer"):
+        assert mine.curve(name)[0] == pytest.approx(there.curve(name)[0], rel=1e-5)
+    (first, *_), (other, *_) = mine.evaluations, there.evaluations
+    assert first[:2] == other[:2] == (0, "validation")
+    assert first[2]["predicted"].tolist() == other[2]["predicted"].tolist()
+    assert len(recorder(specs[2]).evaluations[0][2]) == 3
+
+    def stopped_once(self: Scorer, stacks: Any, members: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Scorer, "score", original)
+        return None
+
+    monkeypatch.setattr(Scorer, "score", stopped_once)
+    pair = [spec(one.config, tmp_path / f"again{n}") for n, one in enumerate(specs[:2])]
+    (_, stopped), (_, other_end) = sorted(train_pack(pair), key=lambda end: end[0] is pair[1])
+    assert result(stopped).stopped and result(other_end).step == 4
+    assert recorder(pair[1]).curve("val/loss")[0] == mine.curve("val/loss")[0]
 
 
 def test_a_free_slot_is_refilled(base: Path, tmp_path: Path) -> None:

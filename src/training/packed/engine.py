@@ -163,6 +163,7 @@ class _Engine:
                 else:
                     run.policy.resume(spec.resume_from)
                     run.state = files.read_state(self.base, run, spec.resume_from)
+                run.untrained = not any(pair.b.any() for pair in run.state.params)
             return run
         # As broad as in `_alone`.
         except Exception as error:
@@ -260,10 +261,30 @@ class _Engine:
             results.append((run, values))
 
         with self.spent.on("scoring"):
-            scored = score_runs(self.scorer, self.slots.pack.stacks, runs, split)
+            scored = self._score(runs, split)
         for run, scores in scored:
             self._alone(run, report, run, scores)
         return results
+
+    def _score(self, runs: list[PackedRun], split: str) -> list[tuple[PackedRun, Scores | None]]:
+        """`score_runs`, in which untrained adapters are the base model: where they are asked the
+        same they have the same scores, and one of them is scored for all."""
+        alike: dict[tuple[int, ...], list[PackedRun]] = {}
+        for run in runs:
+            own = run.config.evaluation
+            asked = id(run.examples.rows[split]), own.batch_size, own.max_new_tokens or 0
+            base = run.untrained and run.step == 0
+            alike.setdefault(asked if base else (id(run),), []).append(run)
+        firsts = [group[0] for group in alike.values()]
+        found = []
+        for run, scores in score_runs(self.scorer, self.slots.pack.stacks, firsts, split):
+            others = next(group for group in alike.values() if group[0] is run)[1:]
+            found.append((run, scores))
+            if scores is not None:
+                found += [(other, scores) for other in others]
+            elif others:  # it was asked to stop, and they were not
+                found += self._score(others, split)
+        return found
 
     # Files.
 

@@ -44,6 +44,7 @@ class PackedRun:
     slot: int = -1
     state: AdapterState | None = None  # while it has no slot
     begun: bool = False
+    untrained: bool = False  # its adapter changes nothing: B is zero, as PEFT initializes it
     losses: list[float] = field(default_factory=list)  # since the last log, nats
     seconds: float = 0.0  # of steps since the last log
     order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
