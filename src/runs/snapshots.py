@@ -84,7 +84,10 @@ def _write(file: Path, document: dict[str, Any], wish: str | None) -> None:
         file.with_name(file.name + ending).unlink(missing_ok=True)
     with suppress(OSError):
         if document["number"] > newest_number():
-            write_atomic(_number_file(), f"{document['number']}\n")
+            # Not synced: after a power failure the table is the same one.
+            staged = _number_file().with_name(f".snapshots.{os.getpid()}")
+            staged.write_text(f"{document['number']}\n", encoding="utf-8")
+            os.replace(staged, _number_file())
 
 
 def found(file: Path) -> Path | None:

@@ -16,11 +16,15 @@ from src.runs.timeouts import TIMEOUTS
 
 def main() -> None:
     os.umask(0o077)
+    came_up = False
     while not parent_has_exited(TIMEOUTS.reconcile):
         try:
             reconciler.reconcile()
         except (SQLAlchemyError, OSError) as error:
             print(f"warning: {error}", file=sys.stderr, flush=True)
+        if not came_up:  # as ray_nodes reads it
+            came_up = True
+            print("came through its first round", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from src.runs import reconciler
 from src.runs.checks import RAY_NOT_REACHED
 from src.runs.environment import parent_has_exited
 from src.runs.timeouts import TIMEOUTS
-from src.store import database_url
+from src.store import MAX_FAILED_STARTS, database_url
 
 
 def main() -> int:
@@ -32,9 +32,10 @@ def main() -> int:
     if "--check" in sys.argv:
         return 0
     tasks: dict[str, Any] = {}
+    failed_starts: dict[str, int] = {}
     while not parent_has_exited(TIMEOUTS.reconcile):
         nodes = ray.nodes()
-        start_agents(nodes, tasks)
+        start_agents(nodes, tasks, failed_starts)
         try:
             end_lost_hosts(nodes)
         except SQLAlchemyError as error:
@@ -42,8 +43,11 @@ def main() -> int:
     return 0
 
 
-def start_agents(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> None:
-    """Start an agent on each live node without one; `tasks` maps node ids to running tasks."""
+def start_agents(
+    nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any], failed_starts: dict[str, int]
+) -> None:
+    """Start an agent on each live node without one, but where MAX_FAILED_STARTS in a row died
+    before their first round. Node ids map to running tasks, and to the number of such starts."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -53,23 +57,28 @@ def start_agents(nodes: Sequence[Mapping[str, Any]], tasks: dict[str, Any]) -> N
         for ended in ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=0)[0]:
             node_id = next(node for node, running in tasks.items() if running == ended)
             try:
-                cause = ray.get(ended)
-            except ray.exceptions.RayError as error:
-                cause = str(error).partition("\n")[0]
+                came_up, cause = ray.get(ended)
+            except ray.exceptions.RayError as error:  # its node or Ray, not the agent
+                came_up, cause = True, str(error).partition("\n")[0]
+            failed_starts[node_id] = 0 if came_up else failed_starts.get(node_id, 0) + 1
+            left = failed_starts[node_id] >= MAX_FAILED_STARTS
+            what = f"did not start, {MAX_FAILED_STARTS} times; it is left out" if left else "ended"
             print(
-                f"warning: the agent of node {node_id} ended: {cause}", file=sys.stderr, flush=True
+                f"warning: the agent of node {node_id} {what}: {cause}", file=sys.stderr, flush=True
             )
             del tasks[node_id]
     for node in nodes:
-        if node["Alive"] and node["NodeID"] not in tasks:
+        left = failed_starts.get(node["NodeID"], 0) >= MAX_FAILED_STARTS
+        if node["Alive"] and node["NodeID"] not in tasks and not left:
             affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             url = database_url().render_as_string(hide_password=False)
             started = task.options(scheduling_strategy=affinity).remote(url)
             tasks[node["NodeID"]] = started
 
 
-def run_agent(url: str) -> str:
-    """Run an agent until it ends; its exit code and last line of standard error.
+def run_agent(url: str) -> tuple[bool, str]:
+    """Run an agent until it ends; whether it came through its first round, and its exit code with
+    the last line of standard error.
 
     Runs on a node, where Ray unpickles this function by value, without this module's globals. The
     URL may hold a password and Ray logs runtime environments, so it is an argument.
@@ -86,13 +95,14 @@ def run_agent(url: str) -> str:
         command(Worker.NODE_AGENT),
         env=os.environ | {"SPELLTUNE_DATABASE_URL": url},
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert agent.stderr is not None
+    assert agent.stderr is not None and agent.stdout is not None
     last = collections.deque(agent.stderr, maxlen=1)
-    return f"exit code {agent.wait()}: {''.join(last).strip()}"
+    came_up = bool(agent.stdout.read())
+    return came_up, f"exit code {agent.wait()}: {''.join(last).strip()}"
 
 
 def end_lost_hosts(nodes: Sequence[Mapping[str, Any]]) -> None:

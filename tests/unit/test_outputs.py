@@ -34,11 +34,6 @@ def test_every_command_that_writes_a_file_is_known() -> None:
     assert {("export",), ("sweep", "export"), ("capsule",), ("merge",)} <= WRITING.keys()
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, str]:
-    return {}
-
-
 @pytest.mark.parametrize("command", sorted(WRITING), ids=" ".join)
 @pytest.mark.parametrize("gone", [False, True], ids=["no folder", "current folder gone"])
 def test_a_file_that_cannot_be_written_is_a_sentence(
