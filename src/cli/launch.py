@@ -26,7 +26,7 @@ from src.cli.runs import print_run
 from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
 from src.format import duration
-from src.runs import attempts, checks, estimate, launcher, packing, reconciler
+from src.runs import attempts, checks, estimate, launcher, packing, reconciler, standby
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Run, Status
 
@@ -116,8 +116,11 @@ def launch(
         print_plan(files, configs, once=once, as_json=as_json)
     elif len(files) < 2:
         config = load_config(files[0] if files else None, preset=preset, overrides=values)
-        check(config)
-        finish(launcher.launch(config), wait=wait, as_json=as_json)
+        with standby.loading_for(config) as wait_for_supervisor:
+            check(config)
+            wait_for_supervisor()
+            run_id = launcher.launch(config)
+        finish(run_id, wait=wait, as_json=as_json)
     else:
         accepted: dict[Path, RunConfig] = {}
         refused: dict[Path, str] = {}

@@ -1,17 +1,20 @@
 """Standby trainers: for each slot a process that has its libraries loaded and waits for a run.
 
-A panel or a sweep that is open has them kept (`keep_ready`), `launcher.fill_slots` gives them their
-run (`hand_over`), and whoever uses a slot without one ends it first (`end`). A run never depends on
-one: where it is gone, hangs or was started in another environment, the run starts without it. Who
-trains is decided by the slot's lock alone, which a standby trainer does not hold while it waits.
+A panel or a sweep that is open has them kept (`keep_ready`), a command has one load while it checks
+its launch (`loading_for`), `launcher.fill_slots` gives them their run (`hand_over`), and whoever
+uses a slot without one ends it first (`end`). A run never depends on one: where it is gone, hangs
+or was started in another environment, the run starts without it. Who trains is decided by the
+slot's lock alone, which a standby trainer does not hold while it waits.
 """
 
 import contextlib
 import errno
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +108,62 @@ def _keep_ready(slot: int) -> None:
     if waits:
         _tell(slot, {"keep": readiness.minutes_of(ready_for.config) * 60})
     elif not _failed_alike(slot, there, ready_for.config) and readiness.why_not(slot) is None:
-        log_file(slot).unlink(missing_ok=True)
-        arguments = ["--standby", "--slot", str(slot)]
-        start_detached(Worker.SUPERVISOR, *arguments, log=log_file(slot))
+        _start(slot)
+
+
+def _start(slot: int, config: RunConfig | None = None) -> "subprocess.Popen[bytes]":
+    """Start a standby trainer for a run with this config; without one it looks at the table."""
+    log_file(slot).unlink(missing_ok=True)
+    arguments = ["--standby", "--slot", str(slot)]
+    with open(os.memfd_create("config"), "w+") as document:
+        if config is not None:
+            json.dump(config.model_dump(), document)
+            document.seek(0)
+        return start_detached(Worker.SUPERVISOR, *arguments, log=log_file(slot), stdin=document)
+
+
+@contextlib.contextmanager
+def loading_for(config: RunConfig) -> Iterator[Callable[[], None]]:
+    """Load the libraries of a run on a free slot while its launch is checked, and call what this
+    gives before it is launched. What the launch does not use is ended."""
+    slot = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    def wait() -> None:
+        """Wait until its supervisor can be told of the run: another one starts no faster."""
+        deadline = time.monotonic() + TIMEOUTS.standby
+        while process is not None and process.poll() is None and time.monotonic() < deadline:
+            if (there := read(slot)) is not None and there.pid == process.pid:
+                return
+            time.sleep(0.01)
+
+    try:
+        for slot in range(slot_count()):
+            if _is_free_for(config, slot):
+                process = _start(slot, config)
+                break
+    # Whatever it is, the run starts without it.
+    except Exception as error:
+        print(f"warning: no standby trainer: {error!r}", file=sys.stderr, flush=True)
+    try:
+        yield wait
+    finally:
+        lock = FileLock(slot_lock(slot))
+        if process is not None and lock.acquire():
+            try:
+                process.kill()
+                process.wait()
+                end(slot)
+            finally:
+                lock.release()
+
+
+def _is_free_for(config: RunConfig, slot: int) -> bool:
+    """True if a run of this config would start on this slot, and no trainer waits there."""
+    if readiness.is_off(config) or lease.other_host() or readiness.why_not(slot):
+        return False
+    asked = readiness.wanted(slot)
+    return asked is not None and not asked.beside and holder(lock_file(slot)) is None
 
 
 def _failed_alike(slot: int, there: Standby | None, config: RunConfig) -> bool:

@@ -2,7 +2,7 @@
 
 | process | started by | lock | log | ends when |
 |---|---|---|---|---|
-| supervisor RUN, or --standby | launcher (for a free slot), reconciler (adopts a trainer), panel or sweep driver (--standby) | slot-N, RUN.supervisor | RUN.log | the trainer has exited and each of its runs has an end |
+| supervisor RUN, or --standby | launcher (for a free slot), reconciler (adopts a trainer), panel, sweep driver or launch (--standby) | slot-N, RUN.supervisor | RUN.log | the trainer has exited and each of its runs has an end |
 | trainer RUN ATTEMPT, --pack or --standby | supervisor | RUN.trainer of each run | RUN.log | the result.json of each run is written |
 | sweep_driver SWEEP | launcher, reconciler | SWEEP.driver | SWEEP.log | the sweep is COMPLETED or CANCELLED |
 | reconcile | a trainer that lost its supervisor | reconciler | none | it has reconciled once |

@@ -110,10 +110,18 @@ class _Waiting:
         self.looked_at = 0.0
 
     def wait(self) -> Taken | None:
-        if (asked := readiness.wanted(self.slot)) is None:
+        if document := sys.stdin.read():
+            # A launch that is being checked: without use of the panel it is not waited for longer.
+            asked: readiness.Wanted | None
+            asked = readiness.Wanted(stored_config(json.loads(document)), beside=False)
+            self.until += TIMEOUTS.start
+            if holder(slot_lock(self.slot)) is not None:
+                return None
+        elif (asked := readiness.wanted(self.slot)) is None:
             return None
+        else:
+            self.until += readiness.minutes_of(asked.config) * 60
         self.config = asked.config
-        self.until += readiness.minutes_of(asked.config) * 60
         with self._pipe() as pipe:
             self.trainer = WaitingTrainer(self.slot)
             try:

@@ -1,6 +1,7 @@
 """Standby trainers: a run that one takes trains as any other, and where one is gone, hangs or was
 started for something else, it is as if there had never been one."""
 
+import json
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ TOOK = "trained by the standby trainer of slot 0"
 @pytest.fixture
 def packed(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings of a short packed run; the newest run of the home has them."""
-    monkeypatch.delenv("SPELLTUNE_TIMEOUTS")
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"standby": 30}))
     for module in (standby, readiness):
         monkeypatch.setattr(module, "TIMEOUTS", Timeouts(standby=30))
     settings = small | FEW | {"engine": "packed", "lora.dropout": 0.0}
@@ -227,6 +228,19 @@ def test_a_panel_has_one_wait_and_the_next_after_the_run_of_a_command(
     assert (run.status, run.supervisor_pid) == (Status.COMPLETED, first.pid)
     until(lambda: (found := standby.read(0)) and found.pid != first.pid)
     panel.signal(signal.SIGKILL)
+
+
+def test_a_command_has_the_libraries_load_while_it_checks_and_leaves_none_behind(
+    home: Path, packed: dict[str, Any], data: Path
+) -> None:
+    command("launch", *sets(data, packed), "--wait")
+    with store.reading() as session:
+        (run, *_) = store.list_runs(session)
+    assert run.status == Status.COMPLETED and TOOK in log_of(run.id)
+    missing = packed | {"data.path": home / "no-such-file"}
+    refused = command("launch", *sets(data, missing), check=False)
+    assert refused.returncode != 0 and "no-such-file" in refused.stderr
+    assert not left_over(home, 60)
 
 
 @pytest.mark.slow
