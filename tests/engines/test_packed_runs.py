@@ -100,7 +100,7 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
                 {f.name for f in (at / f"steps/step-{step}").iterdir()} for at in (folder, alone)
             ]
             assert names[1] - names[0] <= {"training_args.bin", "README.md"}
-        for file in ("adapter_config.json",):
+        for file in ("adapter_config.json", "tokenizer.json", "tokenizer_config.json"):
             assert (folder / "out/final" / file).read_text() == (
                 alone / "out/final" / file
             ).read_text()

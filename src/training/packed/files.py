@@ -41,7 +41,9 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
         base_model_name_or_path=base.name,
         inference_mode=True,
     ).save_pretrained(str(folder))
-    base.tokenizer.save_pretrained(str(folder))
+    for name, content in base.tokenizer_files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: RandomState) -> None:

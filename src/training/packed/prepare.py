@@ -1,7 +1,9 @@
 """Prepares packed runs: loads the shared base, reads the data of each run."""
 
+import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +92,15 @@ class SharedBase:
     @property
     def tokenizer(self) -> Any:
         return self.vocabulary.tokenizer
+
+    @cached_property
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The tokenizer as `save_pretrained` writes it, which takes as long as the rest of a
+        checkpoint: {path in its folder: content}."""
+        with tempfile.TemporaryDirectory() as name:
+            self.tokenizer.save_pretrained(name)
+            files = (file for file in Path(name).rglob("*") if file.is_file())
+            return {str(file.relative_to(name)): file.read_bytes() for file in files}
 
     def initial_weights(self, run: PackedRun) -> list[LoraPair]:
         """The adapter that PEFT draws for the run's seed."""
