@@ -2,6 +2,7 @@
 
 Launches each preset with `spelltune launch --wait` in a fresh SPELLTUNE_HOME and prints Markdown:
 times from launch to first step and to the end, the curve of exact match, and misspelled words.
+The first preset also runs with `engine: trl`, for how much of its time `auto` takes.
 """
 
 import json
@@ -15,10 +16,10 @@ from typing import Any
 
 from src.paths import ROOT
 
-PRESETS = ("tiny-spell", "tiny-correct")
+RUNS = (("tiny-spell", "auto"), ("tiny-spell", "trl"), ("tiny-correct", "auto"))
 WORDS = 20
 HEAD = (
-    "preset", "status", "first loss, s", "whole run, s", "steps", "val exact match",
+    "preset", "engine", "status", "first loss, s", "whole run, s", "steps", "val exact match",
     "test exact match", "test words",
 )  # fmt: skip
 
@@ -41,26 +42,31 @@ def main() -> None:
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}\n"
     )
     rows = []
-    details = []
+    details: list[str] = []
+    times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as home:
-        for preset in PRESETS:
-            run = spelltune("launch", "--preset", preset, "--wait", home=home)
+        for preset, engine in RUNS:
+            options = ("--preset", preset, "--set", f"engine={engine}", "--wait")
+            run = spelltune("launch", *options, home=home)
             log = Path(run["paths"]["metrics_log"]).read_text().splitlines()
             points = [json.loads(line) for line in log]
             first = min(p["at"] for p in points if p["name"] == "train/loss") - run["created_at"]
             whole = run["ended_at"] - run["created_at"]
             test = next(e for e in run["evaluations"] if e["split"] == "test")
             scores = run["metrics"]
-            cells = (preset, run["status"], f"{first:.0f}", f"{whole:.0f}", f"{run['max_steps']:,}",
-                     f"{scores['val/exact_match']:.3f}", f"{scores['test/exact_match']:.3f}",
-                     f"{test['rows']:,}")  # fmt: skip
+            times.setdefault(preset, []).append(whole)
+            cells = (preset, engine, run["status"], f"{first:.0f}", f"{whole:.0f}",
+                     f"{run['max_steps']:,}", f"{scores['val/exact_match']:.3f}",
+                     f"{scores['test/exact_match']:.3f}", f"{test['rows']:,}")  # fmt: skip
             rows.append(f"| {' | '.join(cells)} |")
-            details.append(curve(preset, points))
-            details.append(
-                words(preset, spelltune("errors", run["id"], "--split", "test", home=home))
-            )
+            if engine == "auto":
+                wrong = spelltune("errors", run["id"], "--split", "test", home=home)
+                details += [curve(preset, points), words(preset, wrong)]
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-    print("\n".join(rows + details))
+    print("\n".join(rows))
+    auto, trl = times[RUNS[0][0]]
+    print(f"\n{RUNS[0][0]} with `engine: auto` takes {auto / trl:.2f} of its time with `trl`.")
+    print("\n".join(details))
 
 
 def curve(preset: str, points: list[dict[str, Any]]) -> str:
