@@ -44,7 +44,8 @@ def change_sweep(
 ) -> bool:  # fmt: skip
     """Write a sweep's status (None keeps it) and columns; False if it is not in one of `leave`."""
     if to is not None:
-        columns = {"failed_at": None} | columns | {"status": to}
+        columns.setdefault("failed_at", None)
+        columns["status"] = to
     return changed_a_row(
         session,
         update(Sweep)
