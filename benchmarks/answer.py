@@ -36,7 +36,7 @@ from src.training.throughput import ACTIVITIES
 
 SAMPLES_PER_SECOND = 5
 RANKS, RATES = (4, 8, 16, 32), (1e-3, 2e-3, 3e-3, 4e-3)
-QUICK = {"trials": 8, "steps": 20}  # on a CPU: half a minute
+QUICK = {"trials": 8, "steps": 20}  # on a CPU: some minutes
 
 
 def spelltune(*arguments: str) -> str:

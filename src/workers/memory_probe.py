@@ -14,15 +14,16 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.config import RunConfig, parse_config, with_overrides
 from src.runs.environment import leave
 from src.runs.machine import free_memory
 from src.training.data_loaders import Splits, load_splits
 from src.training.utils import loading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STEPS = 3
 GIB = 2**30
@@ -50,11 +51,11 @@ class StepTimer:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         if "train/loss" in values:
             self.trained[step] = time.perf_counter()
-
-    def evaluation(self, step: int, split: str, predictions: pd.DataFrame) -> None:
-        if split == "validation":
+        # Not at `evaluation`, which comes from another thread, later.
+        if "val/loss" in values:
             self.scored.setdefault(step, time.perf_counter())
 
+    def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None: ...
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None: ...
     def checkpoint_removed(self, step: int) -> None: ...
     def warning(self, step: int, text: str) -> None: ...
