@@ -1,5 +1,6 @@
 """Builds the run table again from the files beside it: a damaged, a lost or an older one."""
 
+import itertools
 import json
 import os
 import sys
@@ -68,7 +69,7 @@ def _rebuild(database: Path) -> Path | None:
         if (notice := store.damage_marker()) is not None:
             notice.unlink(missing_ok=True)
         return None
-    aside = database.with_name(f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    aside = _free_name(database)
     fresh = database.with_name(f"{database.name}.restoring")
     fresh.unlink(missing_ok=True)
     _read_back(store.url_of(fresh))
@@ -84,6 +85,13 @@ def _rebuild(database: Path) -> Path | None:
     what = f"damaged; it is set aside as {aside}" if there else "missing or empty; it"
     print(f"warning: the run table was {what} and was restored", file=sys.stderr)
     return database
+
+
+def _free_name(database: Path) -> Path:
+    """Where a damaged file is set aside; two may be within one second."""
+    stem = f"{database.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(p for name in names if not (p := database.with_name(name)).exists())
 
 
 def _bring_up_to_date(database: Path) -> Path:

@@ -261,3 +261,22 @@ def test_of_several_copies_to_one_name_one_wins(
     os.utime(left, (1, 1))
     link_or_copy(tmp_path / "a", tmp_path / "second")
     assert (tmp_path / "second").read_text() == "a" and not left.exists()
+
+
+def test_two_damaged_tables_within_one_second_are_both_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _no_processes(monkeypatch)
+    run_id = launcher.launch(load_config(overrides={"tracking.mode": "off"}))
+    monkeypatch.setattr(restore.time, "strftime", lambda _: "20260102-030405")
+    table = store.sqlite_file()
+    assert table is not None
+    for _ in range(2):
+        table.write_bytes(b"not a database" * 100)
+        with suppress(Exception), store.reading() as session:
+            store.list_runs(session)
+        assert restore.restore_database() == table
+    with store.reading() as session:
+        assert [run.id for run in store.list_runs(session)] == [run_id]
+    aside = {file.name for file in table.parent.glob("*.damaged-2*")}
+    assert aside == {f"{table.name}.damaged-20260102-030405{end}" for end in ("", "-2")}
