@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -70,8 +71,10 @@ def _rebuild(database: Path) -> Path | None:
             notice.unlink(missing_ok=True)
         return None
     aside = _free_name(database)
-    fresh = database.with_name(f"{database.name}.restoring")
-    fresh.unlink(missing_ok=True)
+    for left in database.parent.glob(f"{database.name}.restoring*"):
+        left.unlink(missing_ok=True)
+    # A new name each time: a process makes the tables of a database when it first opens it.
+    fresh = database.with_name(f"{database.name}.restoring-{secrets.token_hex(4)}")
     _read_back(store.url_of(fresh))
     if there := database.exists() and database.stat().st_size > 0:
         link_or_copy(database, aside)
