@@ -89,7 +89,7 @@ def test_a_launch_that_does_not_fit_is_refused_with_what_fits(
     small: dict[str, Any], long_rows: Path
 ) -> None:
     own = {"data.path": str(long_rows), "model.name": "spelltune-tiny", "model.max_length": 128,
-           "training.per_device_train_batch_size": 128}  # fmt: skip
+           "engine": "trl", "training.per_device_train_batch_size": 128}  # fmt: skip
     sets = [f"--set={name}={value}" for name, value in (small | own).items()]
     told = limited(3.0, "preflight", *sets, "--json")
     assert told.returncode == 1, told.stderr
