@@ -38,12 +38,14 @@ def test_a_stopped_run_of_the_old_store_ends_as_the_undisturbed_one(trained, eng
         for name in ("stopped", "whole")
     )
     assert resumed.keys() == whole.keys()
-    same_cpu = cpu() == RECORD["cpu"]
+    # The packed engine of the old store padded its rows: the sums have another order since.
+    same_bits = cpu() == RECORD["cpu"] and engine == "trl"
     for name in whole:
-        if same_cpu:
+        if same_bits:
             assert np.array_equal(resumed[name], whole[name])
         else:
-            assert np.allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-8)
+            apart = np.linalg.norm(resumed[name] - whole[name])
+            assert apart <= 1e-5 * np.linalg.norm(whole[name])
 
 
 def folder(home: Path, name: str, under: str) -> Path:
