@@ -47,7 +47,7 @@ def commands(page: Path, name: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # 45 s where nothing else runs
+@pytest.mark.timeout(1800)  # 45 s where nothing else runs
 def test_every_command_that_needs_no_gpu_runs(
     home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
