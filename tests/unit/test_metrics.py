@@ -2,7 +2,7 @@
 
 import math
 
-import pandas as pd
+import pyarrow as pa
 import pytest
 
 from src.models.metrics import (
@@ -62,6 +62,6 @@ def test_the_dictionary_takes_the_nearest_word() -> None:
     assert nearest_words(["recieve", "farmer", "tommorow", "", "é"])[:3] == [
         "receive", "farmer", "tomorrow"
     ]  # fmt: skip
-    frame = pd.DataFrame({"question": ["Correct the spelling: recieve"], "expected": ["receive"]})
-    assert dictionary_scores(frame) == {"exact_match/dictionary": 1}
-    assert dictionary_scores(frame.assign(question="Spell the word: receive")) == {}
+    asked = {"question": ["Correct the spelling: recieve"], "expected": ["receive"]}
+    assert dictionary_scores(pa.table(asked)) == {"exact_match/dictionary": 1}
+    assert dictionary_scores(pa.table(asked | {"question": ["Spell the word: receive"]})) == {}
