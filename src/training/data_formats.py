@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from src.errors import did_you_mean
-from src.training.tasks import CORRECT
 
 # Names that people give to the columns of a question and its answer, the likeliest first.
 QUESTION_NAMES = (
@@ -256,11 +255,6 @@ def line_format(lines: Sequence[str]) -> str | None:
                 continue
             return name
     return None
-
-
-def as_question(wrong: str) -> str:
-    """The question that a misspelling is asked in, which the task `correct` uses too."""
-    return CORRECT + wrong
 
 
 def _shown(line: str) -> str:

@@ -16,7 +16,10 @@ from src.errors import did_you_mean
 from src.text import composed
 from src.training import data_formats as formats
 from src.training.data_files import SPLIT_NAMES, DataError, read_content
+from src.training.data_loaders import cell_problem
+from src.training.data_preview import counted
 from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
+from src.training.tasks import CORRECT
 
 FORMATS = (*formats.RECORDS, "columns", *formats.LINES)
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".dat", ".parquet", ".xlsx")
@@ -39,9 +42,16 @@ class Imported:
 
     format: str
     rows: list[dict[str, str]] = field(default_factory=list)  # question, answer and maybe split
-    columns: list[str] = field(default_factory=list)  # of a table, as its header has them
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)  # why: how many, the first
-    changed_answers: int = 0  # questions that stand there with several answers
+    several_answers: int = 0  # questions that stand there with more than one
+
+    def add(self, question: str, answer: str, place: str, split: str | None = None) -> None:
+        """Take a row, or leave it out where no run could train on it."""
+        if why := cell_problem(question) or cell_problem(answer):
+            self.leave_out(f"a cell {why}", place)
+        else:
+            row = {"question": question, "answer": answer}
+            self.rows.append(row | ({"split": split} if split else {}))
 
     def leave_out(self, why: str, place: str) -> None:
         count, first = self.left_out.get(why, (0, place))
@@ -51,14 +61,13 @@ class Imported:
     def notes(self) -> list[str]:
         """Sentences on what was left out."""
         told = [
-            f"{count:,} {'row was' if count == 1 else 'rows were'} left out: {why} (the first: "
-            f"{place})"
+            f"left out {counted(count, 'row')}: {why} (the first: {place})"
             for why, (count, place) in self.left_out.items()
         ]
-        if self.changed_answers:
+        if self.several_answers:
             told.append(
-                f"{self.changed_answers:,} questions stand there with more than one answer; only "
-                "one of them can be scored as right"
+                f"more than one answer stands there for {counted(self.several_answers, 'question')}"
+                "; only one of them can be scored as right"
             )
         return told
 
@@ -136,7 +145,7 @@ def _drop_repeated(found: Imported) -> None:
         answers.setdefault(question, set()).add(answer)
         kept.append(row)
     found.rows = kept
-    found.changed_answers = sum(len(different) > 1 for different in answers.values())
+    found.several_answers = sum(len(different) > 1 for different in answers.values())
 
 
 # --- one file -------------------------------------------------------------------------------------
@@ -201,7 +210,7 @@ def _records(
     except ValueError as error:
         raise UnknownColumns(f"{path}: {error}", own) from None
     pair = formats.pair_of(kind, found_columns, path.stem)
-    found = Imported(kind, columns=own)
+    found = Imported(kind)
     for record in records:
         fields = {plain[name]: value for name, value in record.fields.items()}
         if not any(value not in (None, "") for value in fields.values()):
@@ -211,10 +220,8 @@ def _records(
         except formats.NoPair as why:
             found.leave_out(str(why), record.place)
             continue
-        row = {"question": question, "answer": answer}
-        if split := SPLIT_NAMES.get(str(fields.get("split", "")).strip().lower()):
-            row["split"] = split
-        found.rows.append(row)
+        split = SPLIT_NAMES.get(str(fields.get("split", "")).strip().lower())
+        found.add(question, answer, record.place, split)
     return found
 
 
@@ -231,14 +238,13 @@ def _misspellings(path: Path, text: str, kind: str) -> Imported:
             if not right:
                 found.leave_out("it offers several corrections", f"line {number:,}")
             elif wrong:
-                question = formats.as_question(wrong)
-                found.rows.append({"question": question, "answer": right})
+                found.add(CORRECT + wrong, right, f"line {number:,}")
     except formats.BadLine as error:
         raise DataError(f"{path} is not in the format {kind}: {error}") from None
     return found
 
 
 def _sample(text: str) -> list[str]:
-    """The first lines that hold something, comments aside; a cut last line is no sample."""
+    """The first lines that hold something, comments aside."""
     lines = [line.strip() for line in text[: 1 << 16].split("\n")]
     return [line for line in lines if line and not line.startswith("#")][:_SAMPLE]

@@ -179,14 +179,14 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
     first = ("line", 0) if table.index.name == "line" else ("row", 1)
     for column in COLUMNS:
         for place, cell in zip(table.index, table[column], strict=True):
-            if why := _cell_problem(cell):
+            if why := cell_problem(cell):
                 where = f"{first[0]} {place + first[1]}"
                 raise DataError(f"{source}, {where}: {column} {why}")
     answers = table["answer"].str.strip()
     return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
 
 
-def _cell_problem(cell: Any) -> str | None:
+def cell_problem(cell: Any) -> str | None:
     """The reason that keeps a cell from being a text to train on, or None."""
     if not isinstance(cell, str):
         nothing = cell is None or cell != cell

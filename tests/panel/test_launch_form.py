@@ -298,7 +298,7 @@ def test_an_upload_of_another_format_is_imported(uploaded, home):
     path = home / "data" / "list.jsonl"
     assert test.query_params["data.path"] == str(path)
     assert "receive" in path.read_text() and "heist" not in path.read_text()
-    assert "1 questions with their answers, read as `arrow`." in [m.value for m in test.markdown]
+    assert "1 row, read as `arrow`." in [m.value for m in test.markdown]
     assert "several corrections" in test.caption[0].value
 
 

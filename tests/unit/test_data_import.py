@@ -127,7 +127,7 @@ def test_what_has_several_corrections_has_no_one_answer(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("adress->address\nhist->heist, his,\n")
     found = import_data(tmp_path / "list.txt")
     assert len(found.rows) == 1
-    assert found.notes == ["1 row was left out: it offers several corrections (the first: line 2)"]
+    assert found.notes == ["left out 1 row: it offers several corrections (the first: line 2)"]
 
 
 def test_an_underscore_of_birkbeck_is_a_space(tmp_path: Path) -> None:
@@ -172,14 +172,16 @@ def test_rows_without_an_answer_are_left_out_and_told(tmp_path: Path) -> None:
     records = [{"messages": CHAT}, {"messages": CHAT[:2]}, {"messages": []}, {"messages": CHAT[:1]}]
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert import_data(tmp_path / "chat.jsonl").notes == [
-        "1 row was left out: no answer (the first: line 2)",
-        "2 rows were left out: no message of a user (the first: line 3)",
+        "left out 1 row: no answer (the first: line 2)",
+        "left out 2 rows: no message of a user (the first: line 3)",
     ]
 
 
 def test_one_question_with_two_answers_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,answer\na,b\na,c\nd,e\n")
-    assert import_data(tmp_path / "a.csv").notes[0].startswith("1 questions stand there with more")
+    assert import_data(tmp_path / "a.csv").notes == [
+        "more than one answer stands there for 1 question; only one of them can be scored as right"
+    ]
 
 
 def test_text_of_windows(tmp_path: Path) -> None:
@@ -249,6 +251,15 @@ def test_an_unknown_format_has_a_neighbour(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match="has no file that ends in"):
         import_data(tmp_path / "folder")
+
+
+def test_a_row_with_half_a_character_is_left_out(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        r'[{"question": "\ud800", "answer": "a"}, {"question": "b", "answer": "c"}]'
+    )
+    found = import_data(tmp_path / "a.json")
+    assert found.notes == ["left out 1 row: a cell holds half a character (the first: row 1)"]
+    assert save(found, "a").read_text() == '{"question": "b", "answer": "c"}\n'
 
 
 # --- what is written ------------------------------------------------------------------------------

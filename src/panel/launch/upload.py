@@ -9,6 +9,7 @@ from src.format import full_stop
 from src.training import data_import
 from src.training.data_files import DataError, read_path
 from src.training.data_loaders import COLUMNS
+from src.training.data_preview import counted
 
 MAX_MIB = 50
 ROWS_SHOWN = 10
@@ -85,7 +86,7 @@ def _choose_columns(columns: list[str]) -> None:
 
 def _draw_rows(imported: data_import.Imported) -> None:
     """Draw what was found in the file: counts, what was left out, the first rows."""
-    st.write(f"{len(imported.rows):,} questions with their answers, read as `{imported.format}`.")
+    st.write(f"{counted(len(imported.rows), 'row')}, read as `{imported.format}`.")
     for note in imported.notes:
         st.caption(full_stop(f"{note[0].upper()}{note[1:]}"))
     with st.expander(f"First {min(ROWS_SHOWN, len(imported.rows))} rows"):
