@@ -68,11 +68,7 @@ def fill_slots() -> None:
         now = time.time()
         waiting = startable(session)
         # A run whose supervisor has not claimed it in time is assigned a slot again.
-        ready = [
-            r
-            for r in waiting
-            if not 0 <= now - (r.slot_given_at or 0) < TIMEOUTS.start and not _is_starting(r)
-        ]
+        ready = [r for r in waiting if not is_given(r, now)]
         # A trainer that lost its supervisor still uses its GPU, though the slot's lock is free.
         active = store.list_runs(session, statuses=ACTIVE)
         taken = {r.slot for r in active if r.host in (None, host())}
@@ -100,10 +96,12 @@ def fill_slots() -> None:
 
 def _why_not_started(run: Run) -> str | None:
     """The reason why a run is not given a slot, which ends it: no process could read its settings,
-    or it had one as often as allowed and no supervisor claimed it."""
+    or it had one of this machine as often as allowed and no supervisor claimed it."""
     if problem := settings_problem(run):
         return problem
-    if run.slot_given_at is None or (run.failed_starts or 0) + 1 < store.MAX_FAILED_STARTS:
+    if run.slot_given_at is None or run.host not in (None, host()):
+        return None
+    if (run.failed_starts or 0) + 1 < store.MAX_FAILED_STARTS:
         return None
     error = last_error(paths.log_file(run.id)) or "see the log"
     return f"its supervisor did not start, {store.MAX_FAILED_STARTS} times: {error}"
@@ -119,14 +117,22 @@ def settings_problem(run: Run) -> str | None:
     return None
 
 
-def _is_starting(run: Run) -> bool:
-    """True while a supervisor of a run that was given a slot is on its way: it waits for the table,
-    or the machine is slow."""
-    if run.slot_given_at is None or run.host not in (None, host()):
+def is_given(run: Run, now: float) -> bool:
+    """True while a run that was given a slot may still start there.
+
+    Only its machine sees if a supervisor is on its way, however slow. Another one takes the run
+    once that machine would count as gone.
+    """
+    if run.slot_given_at is None:
         return False
-    if holder(paths.supervisor_lock(run.id)) is not None:
-        return True
-    return processes.is_running(Worker.SUPERVISOR, run.id)
+    waited = now - run.slot_given_at
+    if run.host not in (None, host()):
+        return 0 <= waited < TIMEOUTS.lease
+    return (
+        0 <= waited < TIMEOUTS.start
+        or holder(paths.supervisor_lock(run.id)) is not None
+        or processes.is_running(Worker.SUPERVISOR, run.id)
+    )
 
 
 def startable(session: store.Session) -> list[Run]:

@@ -114,9 +114,9 @@ def owns(session: Session, run: Run) -> bool:
 def assign_slot(session: Session, run: Run, slot: int, *, host: str, now: float) -> bool:
     """Give a QUEUED run a slot of this machine; False if another machine was faster.
 
-    A run that had one already did not start there, which counts as a failed start.
+    A run that had one of this machine already did not start there, which counts as a failed start.
     """
-    again = run.slot_given_at is not None
+    again = run.slot_given_at is not None and run.host == host
     return changed_a_row(
         session,
         update(Run)

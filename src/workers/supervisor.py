@@ -217,7 +217,7 @@ class Supervisor:
                 run.id
                 for run in launcher.startable(session)
                 # A run with a slot of its own is about to start there.
-                if not 0 <= now - (run.slot_given_at or 0) < TIMEOUTS.start
+                if not launcher.is_given(run, now)
                 and launcher.settings_problem(run) is None
                 and pack_key(stored_config(run.config)) == self.pack
             ]

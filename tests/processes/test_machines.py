@@ -48,7 +48,8 @@ IMPATIENT = {
 HOLD = """
 CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.status = 'STARTING' AND NEW.host = 'alpha'
+    IF NEW.host = 'alpha' AND (NEW.status = 'STARTING' AND OLD.status = 'QUEUED'
+        OR NEW.slot IS NOT NULL AND NEW.slot_given_at IS DISTINCT FROM OLD.slot_given_at)
     AND (SELECT count(*) FROM run WHERE host = 'alpha' AND status <> 'QUEUED') >= 8 THEN
         RETURN NULL;  -- as if another machine had been faster
     END IF;
@@ -58,7 +59,8 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER hold BEFORE UPDATE OF status ON run FOR EACH ROW EXECUTE FUNCTION hold()
+CREATE TRIGGER hold BEFORE UPDATE OF status, slot_given_at ON run
+FOR EACH ROW EXECUTE FUNCTION hold()
 """
 
 

@@ -289,6 +289,28 @@ def test_a_run_of_another_machine_is_ended_only_when_its_lease_is_over() -> None
 
 
 @pytest.mark.usefixtures("database")
+def test_only_the_machine_that_gave_a_run_its_slot_judges_its_start() -> None:
+    run, now = enqueue(), time.time()
+    counted = []
+    for giver in ("alpha", "beta", "beta"):
+        with store.writing() as session:
+            seen = store.find(session, run.id)
+            assert store.assign_slot(session, seen, 0, host=giver, now=now)
+        with store.reading() as session:
+            given = store.find(session, run.id)
+        counted.append(given.failed_starts)
+    assert counted == [None, None, 1]  # what alpha did is not known to beta
+    assert launcher.is_given(given, now + TIMEOUTS.start + 1)  # beta may only be slow
+    assert not launcher.is_given(given, now + TIMEOUTS.lease + 1)
+    given.host = machine.host()
+    assert launcher.is_given(given, now + TIMEOUTS.start - 1)
+    assert not launcher.is_given(given, now + TIMEOUTS.start + 1)
+    assert launcher._why_not_started(given)
+    given.host = "beta"
+    assert launcher._why_not_started(given) is None
+
+
+@pytest.mark.usefixtures("database")
 def test_one_machine_starts_a_queued_run_and_one_leads_a_sweep() -> None:
     run = enqueue()
 
