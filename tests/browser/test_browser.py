@@ -664,7 +664,7 @@ def points(page: Any) -> int:
     return page.evaluate(f"() => document.querySelector('{card}')?._fullData?.[0].x.length ?? 0")
 
 
-def test_an_upload_is_shown_and_one_without_a_column_is_refused_in_words(
+def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer(
     page, panel, module_home, base_model, tmp_path
 ):
     page.goto(f"{panel}/launch?model.name={base_model}")
@@ -678,8 +678,11 @@ def test_an_upload_is_shown_and_one_without_a_column_is_refused_in_words(
     page.goto(f"{panel}/launch?model.name={base_model}")
     page.get_by_role("button", name="Use my own data").click()
     page.locator("input[type=file]").set_input_files(own_words(bad, "anser"))
-    page.get_by_text("has no column 'answer'; it has question, anser").first.wait_for()
-    assert page.get_by_role("button", name="Launch", exact=True).is_disabled()
+    page.get_by_text("Which column holds the question").wait_for()
+    page.get_by_role("button", name="Use these columns").click()
+    page.get_by_text("read as columns").wait_for()
+    page.get_by_text("train rows").wait_for()
+    assert "anser" not in (module_home / "data" / "own-2.jsonl").read_text()
 
 
 def test_two_clicks_make_one_run(browser, tmp_path, base_model):

@@ -200,7 +200,7 @@ def add_points(run_id: str, first: int, last: int, *, every: int = 1) -> None:
         run = store.find(session, run_id)
         points = [p for p in _points(_Config(run), last, every, time.time()) if p[0] >= first]
         store.record_metrics(session, run_id, run.attempt, points)
-        _update(session, run_id, step=last)
+        _update(session, run_id, step=last, heartbeat_at=time.time())
 
 
 class _Config:
