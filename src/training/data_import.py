@@ -99,7 +99,7 @@ def import_data(
                 before, first = found.left_out.get(why, (0, f"{file.name}, {place}"))
                 found.left_out[why] = before + count, first
     assert found is not None  # _files names at least one
-    _drop_repeated(found)
+    found.several_answers = _asked_twice(found.rows)
     if not found.rows:
         why = "; ".join(found.notes) or "it has no rows"
         raise DataError(f"{source} holds no question with an answer: {why}")
@@ -131,21 +131,12 @@ def _files(source: Path) -> list[tuple[str, Path]]:
     return named or [("", file) for file in there]
 
 
-def _drop_repeated(found: Imported) -> None:
-    seen: set[tuple[str, ...]] = set()
+def _asked_twice(rows: Sequence[Mapping[str, str]]) -> int:
+    """Questions that stand there with more than one answer."""
     answers: dict[str, set[str]] = {}
-    kept = []
-    for row in found.rows:
-        question, answer = composed(row["question"]), composed(row["answer"])
-        key = (question, answer, row.get("split", ""))
-        if key in seen:
-            found.leave_out("it repeats an earlier one", repr(row["question"])[:80])
-            continue
-        seen.add(key)
-        answers.setdefault(question, set()).add(answer)
-        kept.append(row)
-    found.rows = kept
-    found.several_answers = sum(len(different) > 1 for different in answers.values())
+    for row in rows:
+        answers.setdefault(composed(row["question"]), set()).add(composed(row["answer"]))
+    return sum(len(different) > 1 for different in answers.values())
 
 
 # --- one file -------------------------------------------------------------------------------------

@@ -56,8 +56,7 @@ def test_a_format_is_found_whatever_the_ending_says(
     ending = "jsonl" if way in ("lines", "list in .jsonl") else "json"
     (tmp_path / f"mine.{ending}").write_text(document)
     found = import_data(tmp_path / f"mine.{ending}")
-    assert (found.format, found.rows) == (kind, CAT)
-    assert "repeats an earlier one" in found.notes[0]
+    assert (found.format, found.rows, found.notes) == (kind, CAT * 2, [])
 
 
 def test_the_input_of_alpaca_follows_its_instruction(tmp_path: Path) -> None:
