@@ -8,6 +8,7 @@ import secrets
 import select
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ PASSING = (errno.EIO, errno.ESTALE)
 TRIES = 5
 
 STREAM_SECONDS = 10.0  # for a pipe that is named as a file
+ANSWER_SECONDS = 60.0  # for a disk to do what it is asked for
 
 COPYING_SECONDS = 60.0  # without a byte written: whoever copied a file has died
 
@@ -35,6 +37,31 @@ def retry(read: Callable[[], T]) -> T:
                 raise
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def limited(path: Path | str, read: Callable[[], T]) -> T:
+    """The result of `read`, which reads a path that a person named. TimeoutError where the disk
+    does not deliver it in ANSWER_SECONDS, as a network disk whose server is gone."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(read())
+        except BaseException as error:
+            errors.append(error)
+
+    # No call into the kernel has a time limit of its own. The thread may wait there for good, and
+    # as a daemon it keeps no process from its end.
+    thread = threading.Thread(target=call, name=f"read {path}", daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if errors:
+        raise errors[0]
+    if not results:
+        why = f"its disk did not answer for {ANSWER_SECONDS:g} s"
+        raise TimeoutError(errno.ETIMEDOUT, why, str(path))
+    return results[0]
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> None:
@@ -86,8 +113,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_head(path: Path, size: int) -> bytes:
-    """The first bytes of a file, tried again as by `retry`. A pipe has STREAM_SECONDS to deliver
-    them; TimeoutError if it does not."""
+    """The first bytes of a file that a person named, tried again as by `retry`. TimeoutError if a
+    pipe does not deliver them in STREAM_SECONDS, or a disk as by `limited`."""
 
     def read() -> bytes:
         # Without O_NONBLOCK a pipe that nobody writes to would not even open.
@@ -96,7 +123,7 @@ def read_head(path: Path, size: int) -> bytes:
                 return file.read(size)
             return _read_stream(file.fileno(), size, str(path))
 
-    return retry(read)
+    return limited(path, lambda: retry(read))
 
 
 def _read_stream(descriptor: int, size: int, name: str) -> bytes:

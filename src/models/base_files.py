@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.files import read_bytes
+from src.files import limited, read_head
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
     MAX_JSON_BYTES,
@@ -40,7 +40,9 @@ class BaseFiles:
     def __init__(self, name: str, revision: str | None = None):
         self.name, self.revision = name, revision
         try:
-            self.is_folder = Path(name).is_dir()
+            self.is_folder = limited(name, Path(name).is_dir)
+        except TimeoutError as error:
+            raise BaseModelError(f"{name} cannot be read: {error.strerror}") from None
         except ValueError:  # NUL in a path
             self.is_folder = False
 
@@ -100,9 +102,10 @@ class BaseFiles:
         try:
             if is_lfs_pointer(path):
                 raise BaseModelError(lfs_sentence(path))
-            if path.stat().st_size > MAX_JSON_BYTES:
+            content = read_head(path, MAX_JSON_BYTES + 1)
+            if len(content) > MAX_JSON_BYTES:
                 raise BaseModelError(f"{path} is too large for a {file}")
-            found = json.loads(read_bytes(path))
+            found = json.loads(content)
         except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, BaseModelError):
                 raise

@@ -27,10 +27,11 @@ def target_problems(config: RunConfig) -> dict[str, str]:
 
     Empty where the files on this machine do not say which layers there are.
     """
-    files, targets = files_of(config), config.lora.target_modules
+    targets = config.lora.target_modules
     if not targets:
         return {}
     try:
+        files = files_of(config)
         layers = files.linear_layers() or sorted(SHAPES.get(files.kind, ()))
     except BaseModelError:  # said of model.name
         return {}

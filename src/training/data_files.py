@@ -1,4 +1,4 @@
-"""Reads tables of questions and answers from files, folders and the Hugging Face hub.
+"""Reads tables of questions and answers from files and folders.
 
 The panel imports this module, so nothing here imports torch or transformers.
 """
@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from src.errors import UserError
-from src.files import retry
+from src.files import limited, retry
+from src.training.parquet_pages import pages_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -29,6 +30,8 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 # More is no list of words, and could fill the memory of the machine that looks at it.
 MAX_BYTES = 256 * 2**20  # of a file, and of the texts in it
 MAX_ROWS = 2_000_000
+VALUE_BYTES = 8  # of a number, or of a reference to a text, in memory
+TOO_MUCH = "it holds more than {rows:,} rows or {size} MiB of data"
 
 
 class DataError(UserError, ValueError):
@@ -37,8 +40,9 @@ class DataError(UserError, ValueError):
 
 def read_path(path: Path) -> dict[str, pd.DataFrame]:
     """{split: table} of a file or of a folder with a file a split; {"": table} without splits."""
-    if path.is_dir():
-        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in READERS]
+    listed = list_folder(path)
+    if listed is not None:
+        files = [f for f in listed if f.suffix.lower() in READERS]
         of_split = [
             (SPLIT_NAMES[f.stem.lower()], f) for f in files if f.stem.lower() in SPLIT_NAMES
         ]
@@ -94,6 +98,15 @@ def _read_file(path: Path) -> pd.DataFrame:
     return table
 
 
+def list_folder(path: Path) -> list[Path] | None:
+    """The paths in a folder, sorted, or None if it is no folder. DataError if it cannot be read."""
+    try:
+        return limited(path, lambda: sorted(path.iterdir()) if path.is_dir() else None)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {why}") from None
+
+
 def read_content(path: Path) -> bytes:
     """The bytes of a regular file; DataError for anything else, which might never end."""
 
@@ -105,7 +118,7 @@ def read_content(path: Path) -> bytes:
             return file.read(MAX_BYTES + 1)
 
     try:
-        content = retry(read)
+        content = limited(path, lambda: retry(read))
     except FileNotFoundError:
         raise DataError(f"no file {path}") from None
     except (OSError, ValueError) as error:
@@ -221,17 +234,18 @@ def _read_parquet(content: bytes) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = pq.read_schema(io.BytesIO(content)).names
+    schema = pq.read_schema(io.BytesIO(content))
+    names = schema.names
     if not {"question", "answer"} <= set(names):  # the caller says so, with the names that it has
         there = pq.ParquetFile(io.BytesIO(content)).metadata.num_rows
         return pd.DataFrame(index=range(min(there, 1)), columns=names, dtype=object)
     wanted = [name for name in ("question", "answer", "split") if name in names]
-    parts = []
-    for batch in parquet_batches(content, wanted):
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if not pa.types.is_dictionary(column.type):
-                raise ValueError(f"{name} holds {column.type}; it must be text")
-        parts.append(batch.to_pandas().astype(object))
+    for name in wanted:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise ValueError(f"{name} holds {kind}; it must be text")
+    parts = [batch.to_pandas().astype(object) for batch in parquet_batches(content, wanted)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
@@ -240,66 +254,47 @@ def parquet_batches(content: bytes, columns: list[str] | None = None) -> Iterato
 
     ValueError as soon as they are more than MAX_ROWS or MAX_BYTES.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(io.BytesIO(content))
-    wanted = schema.names if columns is None else columns
-    texts = [n for n in wanted if pa.types.is_string(schema.field(n).type)
-             or pa.types.is_large_string(schema.field(n).type)]  # fmt: skip
+    names = pq.read_schema(io.BytesIO(content)).names
+    wanted = names if columns is None else columns
+    about = pq.read_metadata(io.BytesIO(content))
+    leaves = [
+        about.row_group(group).column(place)
+        for group in range(about.num_row_groups)
+        for place in range(about.num_columns)
+        if about.schema.column(place).path.split(".")[0] in wanted
+    ]
+    # The footer may claim less than what the pages unpack to.
+    pages = [pages_of(content, leaf) for leaf in leaves]
+    size = max(sum(leaf.total_uncompressed_size for leaf in leaves),
+               sum(max(p.unpacked_bytes, p.values * VALUE_BYTES) for p in pages))  # fmt: skip
+    if about.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise ValueError(TOO_MUCH.format(rows=MAX_ROWS, size=MAX_BYTES // 2**20))
     # As dictionaries: a short file may repeat a long text a million times.
-    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts)
-    about = file.metadata
-    sizes = (about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-    if about.num_rows > MAX_ROWS or sum(sizes) > MAX_BYTES:
-        raise ValueError(
-            f"it holds more than {MAX_ROWS:,} rows or {MAX_BYTES // 2**20} MiB of data"
-        )
+    texts = {leaf.path_in_schema for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"}
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=sorted(texts))
     total = 0
     for batch in file.iter_batches(batch_size=10_000, columns=wanted):
-        for column in batch.columns:
-            if pa.types.is_dictionary(column.type):
-                lengths = pc.binary_length(column.dictionary).take(column.indices)
-                total += pc.sum(lengths).as_py() or 0
-            else:
-                total += column.nbytes
+        total += sum(map(_text_bytes, batch.columns))
         if total > MAX_BYTES:
             raise ValueError(f"its texts take more than {MAX_BYTES // 2**20} MiB")
         yield batch
 
 
+def _text_bytes(column: Any) -> int:
+    """The bytes of an Arrow array with each of its texts written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        return pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+    if pa.types.is_struct(column.type) or pa.types.is_list(column.type):
+        inner = column.flatten()
+        return sum(map(_text_bytes, inner if isinstance(inner, list) else [inner]))
+    return int(column.nbytes)
+
+
 READERS: dict[str, Callable[[bytes], pd.DataFrame]] = {
     ".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet
 }  # fmt: skip
-
-# Builders of the datasets library that only read data. Others unpickle (CVE-2026-57845).
-SAFE_BUILDERS = ("json", "csv", "parquet", "text")
-
-
-def read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
-    """{split: table} of a data set on the hub; scripts and builders that unpickle are refused."""
-    # A bare name can be a builder's: load_dataset("csv") reads the files of the current folder.
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(hub_id).exists():
-        raise DataError(f"{hub_id!r} is not the id of a data set on the hub, such as user/words")
-    import datasets  # over a second, and only this source needs it
-
-    try:
-        builder = datasets.load_dataset_builder(hub_id, revision=revision)
-        kind = type(builder).__module__.split(".")[-1]
-        if kind not in SAFE_BUILDERS:
-            raise DataError(f"{hub_id} is kept as {kind}; only {', '.join(SAFE_BUILDERS)} are read")
-        # By this very builder: asked for again, the hub may give another one.
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"cannot load {hub_id} from the hub ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); check the id, the revision and the network"
-        ) from None
-    tables = {name: split.to_pandas().astype(object) for name, split in found.items()}
-    named = {SPLIT_NAMES[n]: t for n, t in tables.items() if n in SPLIT_NAMES}
-    # A lone train split is data without splits.
-    return {"": next(iter(tables.values()))} if len(tables) == 1 else named

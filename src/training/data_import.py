@@ -15,7 +15,7 @@ from src import files, paths
 from src.errors import did_you_mean
 from src.text import composed
 from src.training import data_formats as formats
-from src.training.data_files import SPLIT_NAMES, DataError, read_content
+from src.training.data_files import SPLIT_NAMES, DataError, list_folder, read_content
 from src.training.data_loaders import cell_problem
 from src.training.data_preview import counted
 from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
@@ -117,10 +117,11 @@ def save(imported: Imported, name: str) -> Path:
 
 def _files(source: Path) -> list[tuple[str, Path]]:
     """(split, file) of each file to read; no split where the names tell none."""
-    if not source.is_dir():
+    listed = list_folder(source)
+    if listed is None:
         return [("", source)]
-    folder = source / "data" if (source / "data").is_dir() else source
-    there = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in ENDINGS]
+    listed = list_folder(source / "data") or listed  # as in many repositories of the hub
+    there = [file for file in listed if file.suffix.lower() in ENDINGS]
     if not there:
         raise DataError(f"folder {source} has no file that ends in {', '.join(ENDINGS)}")
     named = [

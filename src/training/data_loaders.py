@@ -16,7 +16,8 @@ from src.config import BUILT_IN_TASKS
 from src.errors import did_you_mean
 from src.text import caseless, composed
 from src.training import tasks
-from src.training.data_files import SPLITS, DataError, read_hub, read_path
+from src.training.data_files import SPLITS, DataError, read_path
+from src.training.data_hub import read_hub
 from src.training.labels import are_labels
 
 COLUMNS = ("question", "answer")

@@ -20,6 +20,9 @@ from src.training.data_files import (
     parse_json,
 )
 
+MAX_COLUMNS = 1_000  # of a sheet of Excel
+MAX_RATIO = 100  # of an Excel file; sheets of words shrink to a fifth or a twentieth
+SMALL_BYTES = 16 * 2**20  # unpacked, that are read at any ratio
 _SAMPLE = 40  # lines that the sign between the cells of a table is found from
 
 
@@ -124,13 +127,19 @@ def _delimiter(text: str) -> str:
 def read_excel(content: bytes) -> list[Record]:
     """The rows of the first sheet of an Excel file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(part.file_size for part in archive.infolist()) > MAX_BYTES:
-            raise ValueError(f"it unpacks to more than {MAX_BYTES // 2**20} MiB")
+        size = sum(part.file_size for part in archive.infolist())
+        if size > MAX_BYTES or size > max(SMALL_BYTES, MAX_RATIO * len(content)):
+            raise ValueError(
+                f"it unpacks to {size // 2**20:,} MiB; more than {MAX_BYTES // 2**20} MiB, or "
+                f"{MAX_RATIO} times the size of the file, are not read; save the sheet as CSV"
+            )
         if "xl/workbook.xml" not in archive.namelist():
             raise ValueError("it is a zip archive, not an Excel file; unpack it first")
     rows: list[Record] = []
     names: list[str] = []
     for number, row in enumerate(_sheet(content), start=1):
+        if len(row) > MAX_COLUMNS:  # a cell far to the right, in each row, is filled up to
+            raise ValueError(f"row {number:,} has more than {MAX_COLUMNS:,} columns")
         cells = ["" if cell is None else str(cell) for cell in row]
         if not any(cell.strip() for cell in cells):
             continue

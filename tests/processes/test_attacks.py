@@ -24,7 +24,8 @@ from src.paths import ROOT
 from src.runs import launcher
 from src.store.tables import Status
 from src.training import checkpointing
-from src.training.data_files import DataError, read_hub
+from src.training.data_files import DataError
+from src.training.data_hub import read_hub
 from src.training.train import train
 from tests.helpers import tiny
 from tests.helpers.live import command, ended, left_over, training, wait

@@ -1,15 +1,23 @@
 """Files of data that nobody made for training: without end, far too large once read, no files."""
 
 import os
+import zipfile
 from pathlib import Path
 
+import datasets
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.training import data_files
+from src import files
+from src.config import ConfigError, load_config
+from src.models.base_files import BaseFiles, BaseModelError
+from src.training import data_files, data_hub, parquet_pages
 from src.training.data_files import DataError, read_path
+from src.training.data_import import import_data
+from tests.helpers.hung_disk import hung_disk
 
 
 def refusal(path: Path) -> str:
@@ -61,3 +69,118 @@ def test_a_parquet_file_is_read_for_its_texts_alone(tmp_path):
 def test_a_text_in_another_encoding_is_named_by_line_and_byte(tmp_path):
     (tmp_path / "a.csv").write_bytes("question,answer\na,b\ncaf\xe9,x\n".encode("latin-1"))
     assert "line 3 has the byte 0xE9" in refusal(tmp_path / "a.csv")
+
+
+def varint(number: int) -> bytes:
+    """A number as Thrift writes it, zigzag, in as few bytes as it takes."""
+    rest, written = number << 1, b""
+    while rest > 127:
+        written, rest = written + bytes([rest & 127 | 128]), rest >> 7
+    return written + bytes([rest])
+
+
+def test_a_parquet_file_whose_footer_lies_is_refused_by_its_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "MAX_BYTES", 2**20)
+    file = tmp_path / "a.parquet"
+    table = pa.table({"question": ["x" * 2_000_000], "answer": ["b"]})
+    pq.write_table(table, file, compression="zstd", use_dictionary=False, write_statistics=False)
+    about = pq.read_metadata(file).row_group(0)
+    content = file.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:]
+    for size in (about.total_byte_size, about.column(0).total_uncompressed_size):
+        true = varint(size)
+        small = bytes([100 << 1 & 127 | 128, 1 | 128] + [128] * (len(true) - 3) + [0])
+        assert footer.count(true) == 1
+        footer = footer.replace(true, small)
+    file.write_bytes(content[:start] + footer)
+    assert pq.read_metadata(file).row_group(0).total_byte_size == 100
+    monkeypatch.setattr(pq, "ParquetFile", None)  # refused before a page is unpacked
+    assert "holds more than 2,000,000 rows or 1 MiB of data" in refusal(file)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_the_pages_of_a_parquet_file_are_counted_by_their_headers(tmp_path, version):
+    rows = [{"role": "user", "content": str(n)} for n in range(3_000)]
+    table = pa.table({"question": [str(n) for n in range(3_000)], "messages": [[r] for r in rows]})
+    options = {"data_page_version": version, "data_page_size": 500, "write_page_checksum": True}
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    content, about = (tmp_path / "a.parquet").read_bytes(), pq.read_metadata(tmp_path / "a.parquet")
+    for place in range(about.num_columns):
+        column = about.row_group(0).column(place)
+        pages = parquet_pages.pages_of(content, column)
+        assert pages.values == column.num_values
+        # The footer counts the headers too, which take most of it where all values are equal.
+        assert 0 < pages.unpacked_bytes < column.total_uncompressed_size
+    assert parquet_pages.pages_of(content, about.row_group(0).column(0)).unpacked_bytes > 10_000
+    with pytest.raises(ValueError, match="cut off|damaged|outside"):
+        parquet_pages.pages_of(content[: column.data_page_offset + 5], column)
+
+
+def test_a_long_text_that_repeats_inside_of_lists_is_counted_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "MAX_BYTES", 2**20)
+    messages = [[{"role": "user", "content": "x" * 10_000}] * 2] * 100
+    pq.write_table(pa.table({"messages": messages}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="its texts take more than 1 MiB"):
+        import_data(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [([b"a"], "binary"), ([["a"]], "list"), ([{"a": 1}], "struct"), ([None], "null")],
+)
+def test_a_column_of_a_parquet_file_that_is_no_text_is_not_read(tmp_path, column, wrong):
+    pq.write_table(pa.table({"question": column, "answer": ["b"]}), tmp_path / "a.parquet")
+    assert f"question holds {wrong}" in refusal(tmp_path / "a.parquet")
+
+
+def test_a_sheet_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", "<a>" + " " * 20 * 2**20)
+    with pytest.raises(DataError, match="unpacks to 20 MiB; more than 256 MiB, or 100 times"):
+        import_data(tmp_path / "a.xlsx")
+
+
+def test_a_sheet_with_a_cell_far_to_the_right_is_refused(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["question", "answer"])
+    book.active["XFD2"] = "far"
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match="has more than 1,000 columns"):
+        import_data(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_ROWS"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_data_set_of_the_hub_that_is_too_large_is_refused(tmp_path, monkeypatch, limit, known):
+    file = tmp_path / "words.csv"
+    file.write_text("question,answer\n" + "a,b\n" * 100)
+    builder = datasets.load_dataset_builder(
+        "csv", data_files=str(file), cache_dir=str(tmp_path / "cache")
+    )
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr(data_hub, limit, 90)
+    if known:  # refused before it is downloaded
+        builder.info.splits = {"train": datasets.SplitInfo("train", num_examples=100)}
+        monkeypatch.setattr(builder, "download_and_prepare", None)
+    elif limit == "MAX_BYTES":  # the disk says it, as the hub's list of files does
+        monkeypatch.setattr(builder, "download_and_prepare", None)
+    with pytest.raises(DataError, match="someone/words is too large: it holds more than"):
+        data_hub.read_hub("someone/words", None)
+
+
+def test_a_disk_that_does_not_answer_is_named_and_not_waited_for(tmp_path, monkeypatch):
+    if not (os.access("/dev/fuse", os.W_OK) and os.geteuid() == 0):
+        pytest.skip("mounting a FUSE file system needs root and /dev/fuse")
+    monkeypatch.setattr(files, "ANSWER_SECONDS", 0.5)
+    silent = "its disk did not answer for 0.5 s"
+    with hung_disk(tmp_path / "disk"):
+        assert silent in refusal(tmp_path / "disk/words.csv")
+        assert silent in refusal(tmp_path / "disk/folder")
+        for name in ("words.tsv", "folder"):
+            with pytest.raises(DataError, match=silent):
+                import_data(tmp_path / "disk" / name)
+        with pytest.raises(ConfigError, match=silent):
+            load_config(tmp_path / "disk/run.yaml")
+        with pytest.raises(BaseModelError, match=silent):
+            BaseFiles(str(tmp_path / "disk/base")).json("config.json")
