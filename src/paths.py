@@ -135,6 +135,19 @@ def predictions_dir(run_id: str) -> Path:
     return results() / "error_analysis" / run_id
 
 
+def predictions_file(run_id: str, step: int, split: str) -> Path:
+    """The predictions of an evaluation. A suite's split has slashes, which no name of it holds as
+    the sign that stands for them."""
+    ending = "" if split == "validation" else f"-{split.replace('/', '+')}"
+    return predictions_dir(run_id) / f"step-{step}{ending}.parquet"
+
+
+def evaluation_of(file: Path) -> tuple[int, str]:
+    """The step and the split of a file of predictions, by its name."""
+    _, step, *split = file.stem.split("-", 2)
+    return int(step), split[0].replace("+", "/") if split else "validation"
+
+
 def summary_file() -> Path:
     return results() / "experiment_results_summary.yaml"
 

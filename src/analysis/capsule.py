@@ -24,6 +24,7 @@ from src.training.data_loaders import load_splits
 FORMAT = 1
 MAX_COMPARED = 20  # runs on the same data, newest first, that the verdicts include
 REPLAY = Path(__file__).with_name("capsule_replay.py")
+LICENCE = "The data come from the dictionary of codespell, CC BY-SA 3.0."  # of built-in tasks
 # Largest allowed difference of a score. The same adapter scores the same but for rounding, worth a
 # word or two; training on another device is another draw, much like another seed.
 TOLERANCE = {
@@ -86,6 +87,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     # The replay puts the folder's own data/ there.
     values["data"] |= {"path": "data", "hub_id": None, "revision": None}
     values["tracking"] |= {"mode": "off"}
+    values["evaluation"] |= {"suites": []}  # they are no part of what a replay repeats
     (root / "config.yaml").write_text(
         yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
     )
@@ -97,15 +99,14 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         others = [r for r in same if r.id != run.id][: MAX_COMPARED - 1]
         found = comparison.compare(session, [run, *others], most_adapters=0)
     (root / "predictions").mkdir()
-    for (_, split), evaluation in scored.items():
-        frame = read_predictions(evaluation.path)
+    for split in [split for split in comparison.SPLITS if (run.id, split) in scored]:
+        frame = read_predictions(scored[run.id, split].path)
         frame.to_parquet(root / "predictions" / f"{split}.parquet", index=False)
     mine = next(group.name for group in found.groups if run.id in {r.id for r in group.runs})
     spoken = comparison.document(found)["verdicts"]
     _write_json(root / "verdicts.json", [v for v in spoken if mine in (v["a"], v["b"])])
     (root / "replay.py").write_text(REPLAY.read_text(encoding="utf-8"), encoding="utf-8")
-    built_in = not (data.path or data.hub_id)
-    licence = "The data come from the dictionary of codespell, CC BY-SA 3.0." if built_in else ""
+    licence = LICENCE if data.built_in else ""
     (root / "README.md").write_text(README.format(run=run.id, data=licence))
     return {
         "format": FORMAT,

@@ -17,15 +17,17 @@ def write(
     compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
 ) -> None:
     """Write predictions with the columns of `Description`, as one file that is whole or not there.
+    Predictions of a suite that has kinds of its own have these columns already.
 
     `compute` describes the answers that this process has not described yet. OSError where the disk
     does not take the file.
     """
-    texts = (predictions[column].to_pylist() for column in ("expected", "predicted"))
-    described = describe(list(zip(*texts, strict=True)), compute)
-    for place, column in enumerate(ADDED):
-        values = pa.array([one[place] for one in described], column.type)
-        predictions = predictions.append_column(column.name, values)
+    if not set(ADDED.names) <= set(predictions.column_names):
+        texts = (predictions[column].to_pylist() for column in ("expected", "predicted"))
+        described = describe(list(zip(*texts, strict=True)), compute)
+        for place, column in enumerate(ADDED):
+            values = pa.array([one[place] for one in described], column.type)
+            predictions = predictions.append_column(column.name, values)
     staged = file.with_suffix(".writing")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

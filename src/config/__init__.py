@@ -1,5 +1,6 @@
 """Every setting of a run: its definition, its description, and the YAML that it is read from."""
 
+from src.config.evaluation import EvaluationConfig, names_file
 from src.config.fields import (
     Setting,
     affecting,
@@ -44,6 +45,7 @@ __all__ = [
     "DEFAULT_PRESET",
     "ConfigError",
     "EarlyStoppingConfig",
+    "EvaluationConfig",
     "RunConfig",
     "Section",
     "Setting",
@@ -59,6 +61,7 @@ __all__ = [
     "get",
     "load_config",
     "load_flow",
+    "names_file",
     "override_text",
     "parse_config",
     "parse_override",

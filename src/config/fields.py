@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from src.config.schema import EFFECTS, Effect, RunConfig
+from src.config.effects import EFFECTS, Effect
+from src.config.schema import RunConfig
 from src.paths import found_again
 
 
@@ -135,7 +136,7 @@ def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any
 
 
 # Settings that may name a file or a folder of the home, which may have moved since.
-_PATHS = ("data.path", "model.name")
+_PATHS = ("data.path", "model.name", "evaluation.suites")
 
 
 def paths_found(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,5 +153,7 @@ def paths_found(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _found(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_found(part) for part in value]
     is_path = isinstance(value, str) and Path(value).is_absolute()
     return found_again(value) if is_path else value

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from src.config.evaluation import names_file
 from src.config.fields import Setting, flattened, paths_found, settings
 from src.config.schema import RunConfig
 from src.config.section import Section
@@ -240,6 +241,9 @@ def with_absolute_paths(config: RunConfig, folder: Path | None = None) -> RunCon
     model = here / config.model.name
     if model.is_dir() and base_model(config.model.name) == config.model.name:
         sections["model"] = config.model.model_copy(update={"name": str(model)})
+    if any(map(names_file, config.evaluation.suites)):
+        suites = [str(here / s) if names_file(s) else s for s in config.evaluation.suites]
+        sections["evaluation"] = config.evaluation.model_copy(update={"suites": suites})
     return config.model_copy(update=sections)
 
 

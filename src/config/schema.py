@@ -7,37 +7,16 @@ configs/, not here.
 
 import math
 import os
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from src.config.effects import BASIC, affects
+from src.config.evaluation import EvaluationConfig
 from src.config.section import Section, layer_names
 from src.errors import did_you_mean
 
 BUILT_IN_TASKS = ("spell_out", "correct")
-
-Effect = Literal[
-    "weights",  # the adapter after a given step
-    "data",  # the rows that are trained and scored, and their tokens
-    "scores",  # what is scored, which adapter is kept as the best, and when training ends
-    "cost",  # memory or time of the start, a step or a batch of answers
-    "checkpoint",  # what the weights and the optimizer state in a checkpoint are made for
-    "pack",  # what all runs that the packed engine trains in one process have in common
-    "disk",  # which checkpoints there are
-]
-EFFECTS: frozenset[Effect] = frozenset(get_args(Effect))
-
-# Settings that people change most: the form shows them open, the others folded.
-BASIC: dict[str, JsonValue] = {"basic": True}
-
-
-def affects(*effects: Effect) -> dict[str, JsonValue]:
-    """Metadata of a field, or of a section for those of its fields that have none; without an
-    effect, runs that differ in nothing else are repetitions of each other.
-
-    A setting that declares nothing counts as affecting everything: the safe side of each use.
-    """
-    return {"affects": list(effects)}
 
 
 class ModelConfig(Section):
@@ -211,22 +190,6 @@ class SchedulerConfig(Section):
     """Learning rate schedule after warm-up."""
     warmup_steps: int = Field(ge=0, json_schema_extra=BASIC)
     """Steps of linear warm-up from 0 to the peak learning rate."""
-
-
-class EvaluationConfig(Section):
-    model_config = ConfigDict(json_schema_extra=affects("scores"))
-
-    eval_steps: int = Field(ge=1, json_schema_extra=BASIC)
-    """Steps between evaluations on the validation set; one more comes before the first step and one
-    after the last."""
-    batch_size: int = Field(ge=1, le=65_536, json_schema_extra=affects("scores", "cost"))
-    """Rows per batch when scoring."""
-    max_rows: int | None = Field(ge=1)
-    """Maximum number of validation rows to score (always the same ones); empty scores all. The test
-    set is always scored whole."""
-    max_new_tokens: int | None = Field(ge=1, le=4096, json_schema_extra=affects("scores", "cost"))
-    """Maximum length of a decoded answer in tokens; empty takes that of the longest expected answer
-    plus 8."""
 
 
 class CheckpointingConfig(Section):

@@ -42,9 +42,11 @@ METRICS = {
         # Recorded only where the data ask misspelled words and right ones.
         MetricInfo("mends", "misspelled words mended", "share of misspelled words", False, ".1%"),
         MetricInfo("leaves_alone", "right words left alone", "share of right words", False, ".1%"),
+        # Of running text, which the suite `general` is.
+        MetricInfo("bits_per_character", "bits per character", "bits per character", True),
     )
 }
-PARTIAL = ("mends", "leaves_alone")
+PARTIAL = ("mends", "leaves_alone", "bits_per_character")
 # What is recorded while training.
 TRAINING_METRICS = {
     metric.name: metric
@@ -62,9 +64,11 @@ MONITORED = (*(f"val/{name}" for name in METRICS if name not in PARTIAL), *TRAIN
 
 
 def metric_info(recorded: str) -> MetricInfo | None:
-    """The metric that is recorded under this name, such as val/cer, or val/cer/word for one task;
-    None for one that is not listed here."""
+    """The metric that is recorded under this name, such as val/cer, val/cer/word for one task, or
+    suite/count/cer; None for one that is not listed here."""
     split, _, rest = recorded.partition("/")
+    if split == "suite":
+        return METRICS.get(rest.rpartition("/")[2])
     if split in ("val", "test"):
         return METRICS.get(rest.partition("/")[0])
     return TRAINING_METRICS.get(recorded)

@@ -6,10 +6,10 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from src import paths, store
-from src.config import ConfigError, RunConfig, TrackingConfig
+from src.config import ConfigError, RunConfig, TrackingConfig, affecting
 from src.models.base_files import TOKENIZER, BaseModelError
 from src.runs.base_checks import readable_base, target_problems
 from src.runs.machine import gpus, has_bf16
@@ -17,6 +17,9 @@ from src.runs.spawn import Worker, start_attached
 from src.runs.timeouts import TIMEOUTS
 from src.training.early_stopping import stopping_problems
 from src.training.packed.eligibility import packed_problems
+
+if TYPE_CHECKING:
+    from src.training.data_loaders import Splits
 
 
 def check(config: RunConfig) -> dict[str, Any]:
@@ -55,6 +58,11 @@ def setting_problems(config: RunConfig) -> dict[str, str]:
     problems |= target_problems(config) | precision_problems(config)
     if config.engine == "packed":
         problems |= packed_problems(config)
+    if config.evaluation.suites:
+        from src.training.suites import problem_of_names  # with pandas
+
+        if problem := problem_of_names(config.evaluation.suites):
+            problems["evaluation.suites"] = problem
     return problems
 
 
@@ -83,10 +91,16 @@ def precision_problems(config: RunConfig) -> dict[str, str]:
     return {}
 
 
+def previewed() -> frozenset[str]:
+    """The settings that `data_preview` depends on."""
+    suites = {f"evaluation.{name}" for name in ("suites", "suite_rows", "suite_seen_rows")}
+    return affecting("data") | suites
+
+
 def data_preview(config: RunConfig) -> dict[str, Any]:
-    """The preview of a config's data, or ConfigError: a base model that cannot be loaded, unusable
-    data, rows beyond max_length or the base model's context. Depends on no setting but those that
-    affect the data."""
+    """The preview of a config's data and suites, or ConfigError: a base model that cannot be
+    loaded, unusable data, rows beyond max_length or the base model's context. Depends on no setting
+    but those of `previewed`."""
     # pandas takes longer to load than all else here, and only who looks at data needs it.
     from src.training.data_files import DataError
     from src.training.data_loaders import load_splits
@@ -117,7 +131,37 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
             f"{seen['tokens']['max']:,}; {advice}"
         )
         raise ConfigError({"model.max_length": text})
+    if config.evaluation.suites:
+        seen["suites"] = _suites_previewed(config, splits, tokenizer, limit)
     return seen | {"max_length": asked}
+
+
+def _suites_previewed(
+    config: RunConfig, splits: "Splits", tokenizer: Path, limit: int
+) -> dict[str, dict[str, int]]:
+    """`suite_preview` of a config; ConfigError where a suite cannot be read or has longer rows than
+    `limit` tokens."""
+    from src.training.data_files import DataError
+    from src.training.data_preview import counted, suite_preview
+    from src.training.suites import suites_of
+
+    try:
+        suites = suites_of(config.evaluation, splits)
+    except DataError as error:
+        raise ConfigError({"evaluation.suites": str(error)}) from None
+    seen = suite_preview(
+        suites, tokenizer=tokenizer, template=config.data.template, max_length=limit
+    )
+    for name, told in seen.items():
+        if told["too_long"]:
+            many, longest = counted(told["too_long"], "row"), told["tokens"]
+            text = (
+                f"{many} of the suite {name} longer than {limit:,} tokens, the longest has "
+                f"{longest:,}; raise model.max_length as far as the base model's context allows, "
+                "or leave the suite out"
+            )
+            raise ConfigError({"evaluation.suites": text})
+    return seen
 
 
 def check_writable(folder: Path, error: Callable[[str], Exception]) -> None:

@@ -174,9 +174,8 @@ def record_evaluations(session: store.Session, run_id: str, attempt: int) -> Non
     lacks."""
     known = {(one.step, one.split) for one in store.list_evaluations(session, run_id)}
     for file in paths.predictions_dir(run_id).glob("step-*.parquet"):
-        _, at, *rest = file.stem.split("-")
-        split = rest[0] if rest else "validation"
-        if (int(at), split) in known:
+        step, split = paths.evaluation_of(file)
+        if (step, split) in known:
             continue
         import pandas as pd  # takes longer to load than all else here, and is seldom needed
 
@@ -186,6 +185,6 @@ def record_evaluations(session: store.Session, run_id: str, attempt: int) -> Non
             print(f"warning: cannot read {file}: {error}", file=sys.stderr)
             continue
         store.record_evaluation(
-            session, run_id, attempt, int(at), split, file,
+            session, run_id, attempt, step, split, file,
             rows=len(correct), correct=int(correct.sum()),
         )  # fmt: skip

@@ -12,7 +12,6 @@ from src import store
 from src.config import (
     ConfigError,
     RunConfig,
-    affecting,
     dump_yaml,
     get,
     parse_yaml,
@@ -119,7 +118,7 @@ def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
     for values in _known_values(sweep, base):
         try:
             config = trial_config(sweep, base, values, 0)
-            data = json.dumps(subset(config, affecting("data")), sort_keys=True)
+            data = json.dumps(subset(config, checks.previewed()), sort_keys=True)
             if data not in read:
                 read.add(data)
                 notes |= dict.fromkeys(preview_notes(checks.check(config)))

@@ -17,7 +17,16 @@ SAFE_BUILDERS = ("json", "csv", "parquet", "text")
 
 
 def read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
-    """{split: table} of a data set on the hub; scripts and builders that unpickle are refused."""
+    """{split: table} of a data set on the hub; {"": table} where it has one table alone."""
+    tables = read_hub_tables(hub_id, revision)
+    named = {SPLIT_NAMES[n]: t for n, t in tables.items() if n in SPLIT_NAMES}
+    # A lone train split is data without splits.
+    return {"": next(iter(tables.values()))} if len(tables) == 1 else named
+
+
+def read_hub_tables(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
+    """{name of a split as the data set has it: table}; scripts and builders that unpickle are
+    refused."""
     # A bare name can be a builder's: load_dataset("csv") reads the files of the current folder.
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or Path(hub_id).exists():
         raise DataError(f"{hub_id!r} is not the id of a data set on the hub, such as user/words")
@@ -42,10 +51,7 @@ def read_hub(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame]:
             f"cannot load {hub_id} from the hub ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); check the id, the revision and the network"
         ) from None
-    tables = {name: split.to_pandas().astype(object) for name, split in found.items()}
-    named = {SPLIT_NAMES[n]: t for n, t in tables.items() if n in SPLIT_NAMES}
-    # A lone train split is data without splits.
-    return {"": next(iter(tables.values()))} if len(tables) == 1 else named
+    return {str(name): split.to_pandas().astype(object) for name, split in found.items()}
 
 
 def _claimed_size(builder: Any) -> tuple[int, int]:

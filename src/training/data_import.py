@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from src import files, paths
 from src.errors import did_you_mean
 from src.text import composed
@@ -104,6 +106,14 @@ def import_data(
         why = "; ".join(found.notes) or "it has no rows"
         raise DataError(f"{source} holds no question with an answer: {why}")
     return found
+
+
+def of_table(table: pd.DataFrame, source: str) -> Imported:
+    """The questions and answers of a table; the last part of `source` is its name."""
+    rows = table.to_dict("records")
+    records = [Record({str(k): v for k, v in row.items()}, f"row {number:,}")
+               for number, row in enumerate(rows, start=1)]  # fmt: skip
+    return _records(Path(source), records, None, {})
 
 
 def save(imported: Imported, name: str) -> Path:

@@ -4,9 +4,9 @@ The panel imports this module, so nothing here imports torch or transformers.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,6 +14,9 @@ from src.text import composed
 from src.training.data_files import SPLITS
 from src.training.data_loaders import COLUMNS, Splits, fill
 from src.training.tasks import asks_right_word
+
+if TYPE_CHECKING:
+    from src.training.suites import Suite
 
 LOST_SHOWN = 3  # answers that the tokenizer does not give back
 KINDS: dict[bool | None, str] = {
@@ -81,6 +84,30 @@ def preview(
     }
 
 
+def suite_preview(
+    suites: "Sequence[Suite]", *, tokenizer: Path, template: str, max_length: int
+) -> dict[str, dict[str, int]]:
+    """{suite: rows, left_out (rows whose words stand in the training rows), tokens of the longest
+    row, too_long (rows beyond `max_length`)}."""
+    from tokenizers import Tokenizer
+
+    cutter = Tokenizer.from_file(str(tokenizer))
+    told = {}
+    for suite in suites:
+        prompts = [fill(suite.template(template), q) for q in suite.frame["question"]]
+        answers = [" " + answer for answer in suite.frame["answer"]]
+        cut = cutter.encode_batch(answers, add_special_tokens=False)
+        asked = cutter.encode_batch(prompts)
+        lengths = [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
+        told[suite.name] = {
+            "rows": len(lengths),
+            "left_out": suite.seen,
+            "tokens": max(lengths),
+            "too_long": sum(length > max_length for length in lengths),
+        }
+    return told
+
+
 def _examples(frame: pd.DataFrame, count: int) -> list[tuple[str, str, str | None]]:
     """(question, answer, kind) of so many rows: the first of each kind, then the second, ..."""
     pairs = [(str(q), str(a)) for q, a in frame[list(COLUMNS)].itertuples(index=False, name=None)]
@@ -129,6 +156,12 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     ]
     if preview["duplicates"]:
         notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
+    notes += [
+        f"left out of the suite {name}: {counted(suite['left_out'], 'row')} whose words stand in "
+        "the training rows"
+        for name, suite in preview.get("suites", {}).items()
+        if suite["left_out"]
+    ]
     return notes
 
 

@@ -1,12 +1,15 @@
-"""A run's examples: the rows of its three splits in the tokens of its base model."""
+"""A run's examples: the rows of its splits and suites in the tokens of its base model."""
 
-from dataclasses import dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src.config import RunConfig
 from src.models.spelling_model import Vocabulary
+from src.training.data_files import SPLITS
 from src.training.data_loaders import Splits
 from src.training.scoring import Row, check_lengths, encode
+from src.training.suites import Suite, suites_of
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,18 @@ class Examples:
     fingerprint: str  # of the data
     duplicates: int  # rows that were dropped
     leaks: dict[str, int]  # {"train/validation": words in both}
+    suites: dict[str, Suite] = field(default_factory=dict)  # by split; their rows are in `rows`
 
     @staticmethod
-    def of(splits: Splits, vocabulary: Vocabulary, config: RunConfig) -> "Examples":
-        """Tokenize the splits; DataError where a row is too long for the settings or the base."""
+    def of(
+        splits: Splits,
+        vocabulary: Vocabulary,
+        config: RunConfig,
+        *,
+        suite_rows: MutableMapping[Any, list[Row]] | None = None,
+    ) -> "Examples":
+        """Tokenize the splits and suites; DataError where a row is too long for the settings or the
+        base. Runs that are given the same `suite_rows` share the rows of equal suites."""
         validation, limit = splits.validation, config.evaluation.max_rows
         if limit is not None and len(validation) > limit:
             # The same rows in every run, whatever its seed: runs are compared on them.
@@ -38,14 +49,39 @@ class Examples:
                 max_length=config.model.max_length,
                 context=vocabulary.context_tokens,
             )
-        return Examples(rows, splits.fingerprint, splits.duplicates, splits.leaks)
+        asked = {suite.split: suite for suite in suites_of(config.evaluation, splits)}
+        shared = {} if suite_rows is None else suite_rows
+        for split, suite in asked.items():
+            key = split, suite.fingerprint, config.data.template, config.model.max_length
+            if key not in shared:
+                shared[key] = encoded_suite(suite, vocabulary, config)
+            rows[split] = shared[key]
+        return Examples(rows, splits.fingerprint, splits.duplicates, splits.leaks, asked)
 
     def summary(self) -> dict[str, Any]:
         """Counts and the longest row, for the record of what a run used."""
+        told = {
+            suite.name: {
+                "rows": len(suite.frame), "left_out": suite.seen, "fingerprint": suite.fingerprint
+            }
+            for suite in self.suites.values()
+        }  # fmt: skip
         return {
-            "rows": {split: len(rows) for split, rows in self.rows.items()},
+            "rows": {split: len(self.rows[split]) for split in SPLITS},
             "rows_dropped_as_duplicates": self.duplicates,
             "words_in_two_splits": self.leaks,
             "longest_row_tokens": max(len(row) for rows in self.rows.values() for row in rows),
             "data_fingerprint": self.fingerprint,
+            **({"suites": told} if told else {}),
         }
+
+
+def encoded_suite(suite: Suite, vocabulary: Vocabulary, config: RunConfig) -> list[Row]:
+    """The rows of a suite in tokens: under the prompt of the run or, of running text, as it is."""
+    rows = encode(vocabulary.tokenizer, suite.frame, suite.template(config.data.template))
+    if suite.is_text:
+        # A sentence goes on: nothing says that it ends where an answer would.
+        rows = [replace(row, answer_ids=row.answer_ids[:-1]) for row in rows]
+    context = vocabulary.context_tokens
+    check_lengths(rows, suite.name, max_length=config.model.max_length, context=context)
+    return rows

@@ -22,6 +22,7 @@ from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
+from src.training.suite_scores import SuiteScores
 from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError, TrainingResult
 
@@ -58,6 +59,7 @@ class RunPolicy:
         self._save: Future[Exception | None] | None = None  # the last one, until `settle`
         self._saved_step = 0  # of that save
         self.early_stopping = EarlyStopping(config.early_stopping)
+        self.suites = SuiteScores(config)
         self.spent = spent or TimeSpent()
         self.step = 0  # optimizer steps taken
         self.tokens: int | None = 0  # seen in them; None: a checkpoint of old did not tell
@@ -85,7 +87,8 @@ class RunPolicy:
         self._resumed_from = checkpoint
 
     def begin(self, examples: Examples, **setup: Any) -> None:
-        """Report the resolved setup of the run: `setup` comes from its engine."""
+        """Take the suites of the run, and report its setup: `setup` comes from its engine."""
+        self.suites.by_split = examples.suites
         self.reporter.used(
             {
                 **setup,
@@ -174,6 +177,11 @@ class RunPolicy:
     def evaluation_due(self) -> bool:
         return self.evaluation_owed and not self.stopped and not self._diverged
 
+    @property
+    def final_splits(self) -> list[str]:
+        """The splits of which `final_due` tells if the kept adapter is to be scored on them."""
+        return ["validation", "test", *self.suites.by_split]
+
     def progress(self, split: str, done: int, total: int) -> None:
         self.reporter.phase(f"{split} {done:,} of {total:,}", scoring=True)
 
@@ -181,10 +189,13 @@ class RunPolicy:
         self, split: str, step: int, found: Mapping[str, float], predictions: "pa.Table"
     ) -> dict[str, float]:
         """Report scores of the adapter of `step`; returns them under the names of their split."""
-        prefix = "val" if split == "validation" else split
-        if split == "test" and self.config.data.built_in:
-            found = {**found, **dictionary_scores(predictions)}
-        values = {f"{prefix}/{name}": value for name, value in found.items()}
+        if split in self.suites.by_split:
+            values, predictions = self.suites.judged(split, step, found, predictions)
+        else:
+            prefix = "val" if split == "validation" else split
+            if split == "test" and self.config.data.built_in:
+                found = {**found, **dictionary_scores(predictions)}
+            values = {f"{prefix}/{name}": value for name, value in found.items()}
         self.reporter.metrics(step, values)
         with self.spent.on("waiting"):  # where too much waits
             self.jobs.put(partial(self.reporter.evaluation, step, split, predictions))
@@ -310,13 +321,7 @@ class RunPolicy:
                 load(checkpoint)
             except checkpointing.BrokenCheckpoint as error:
                 self._best_lost(error)
-        self.jobs.put(partial(self._write_final, self.kept_step, write))
-
-    def _write_final(self, step: int, write: Callable[[Path], None]) -> None:
-        staging = checkpointing.stage(self.output_dir)
-        write(staging / "final")
-        checkpointing.commit_adapter(staging / "final", self.output_dir / "final", {"step": step})
-        staging.rmdir()
+        self.jobs.put(partial(saving.write_final, self.output_dir, self.kept_step, write))
 
     def _best_lost(self, error: checkpointing.BrokenCheckpoint) -> None:
         text = f"the best adapter is damaged ({error}): that of step {self.step} is kept instead"
@@ -326,9 +331,11 @@ class RunPolicy:
 
     def final_due(self, split: str) -> bool:
         """True if the kept adapter is to be scored on `split`: on the test set, and on the
-        validation set where its scores are not those of the adapter that was saved."""
+        validation set and suites where their scores are not those of the adapter that was saved."""
         if self.stopped:
             return False
+        if split in self.suites.by_split:
+            return not self.suites.is_scored(split, self.kept_step)
         return split == "test" or self.kept_step != self.step or not self.best_values
 
     def final_scores(self, values: Mapping[str, float] | None) -> None:
@@ -346,5 +353,5 @@ class RunPolicy:
             reason=f"stopped at step {self.step}" if self.stopped else self.early_stop,
             step=self.step,
             best_step=self.kept_step,
-            metrics=self.best_values | self._final_values,
+            metrics=self.best_values | self._final_values | self.suites.of_step(self.kept_step),
         )

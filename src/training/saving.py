@@ -34,6 +34,15 @@ def write_checkpoint(
     return path
 
 
+def write_final(output_dir: Path, step: int, write: Callable[[Path], None]) -> None:
+    """Save the files that `write` puts into the folder it is given as the adapter of `step` in
+    final/."""
+    staging = checkpointing.stage(output_dir)
+    write(staging / "final")
+    checkpointing.commit_adapter(staging / "final", output_dir / "final", {"step": step})
+    staging.rmdir()
+
+
 def remove_old(
     checkpoints_dir: Path,
     settings: CheckpointingConfig,

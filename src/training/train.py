@@ -195,6 +195,14 @@ def _train_with_trl(
             )
         return None if scores is None else policy.scored(split, step, *scores)
 
+    def evaluated() -> dict[str, float] | None:
+        """Make the evaluation that is due: its validation scores, or None if a stop came first."""
+        values = scored("validation", policy.step)
+        for suite in policy.suites.due(policy.step):
+            if values is None or scored(suite, policy.step) is None:
+                return None
+        return values
+
     from src.training.trl import build_trainer, save_adapter
 
     trainer = build_trainer(
@@ -204,12 +212,12 @@ def _train_with_trl(
         vocabulary.tokenizer,
         examples.rows["train"],
         backend=backend,
-        validate=lambda: scored("validation", policy.step),
+        validate=evaluated,
     )
     if resume_from is not None:
         _load_adapter(model, resume_from)
     if policy.evaluation_due:
-        policy.evaluated(scored("validation", policy.step))
+        policy.evaluated(evaluated())
     if not policy.over:
         with spent.on("steps"):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -219,7 +227,7 @@ def _train_with_trl(
             load=lambda checkpoint: _load_adapter(model, checkpoint),
             write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
         )
-    for split in ("validation", "test"):
+    for split in policy.final_splits:
         if policy.final_due(split):
             policy.final_scores(scored(split, policy.kept_step))
     return policy.result()

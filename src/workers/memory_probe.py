@@ -80,6 +80,7 @@ def shorten(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
         "scheduler.warmup_steps": 0,
         "evaluation.eval_steps": STEPS,
         "evaluation.max_rows": None,
+        "evaluation.suites": [],
         "checkpointing.save_steps": 2 * STEPS,
         "early_stopping.metric": "val/loss",
         "early_stopping.min_delta": 1e9,  # no better one that would be saved between the steps

@@ -84,8 +84,7 @@ class RunReporter:
         self.tracker.log(step, values)
 
     def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None:
-        name = f"step-{step}{'' if split == 'validation' else '-' + split}.parquet"
-        file = paths.predictions_dir(self.run_id) / name
+        file = paths.predictions_file(self.run_id, step, split)
         try:
             write_predictions(predictions, file, KINDS.describe)
         except OSError as error:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.config import RunConfig, Setting, affecting, get, settings, with_overrides
-from src.config.schema import EFFECTS
+from src.config.effects import EFFECTS
 from src.models import spelling_model
 from src.training import data_loaders, tasks
 from src.training.checkpointing import step_dir
@@ -64,6 +64,8 @@ VALUES: dict[str, Any] = {
     "checkpointing.max_gib": 2.5,
     "checkpointing.save_steps": 2,
     "evaluation.max_rows": 4,
+    "evaluation.suites": ["general"],
+    "evaluation.suite_every": 1,
     "tracking.group": "others",
     "tracking.tags": ["other"],
 }

@@ -6,7 +6,6 @@ import pytest
 from src import files, store
 from src.config import (
     RunConfig,
-    affecting,
     get,
     load_config,
     loading,
@@ -152,9 +151,9 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
             return value
 
     names: set[str] = set()
-    config = load_config()
+    config = load_config(overrides={"evaluation.suites": ["general"]})
     checks.data_preview(Reads(config, names))
-    assert names == affecting("data")
+    assert names == checks.previewed()
     looks = {data_check.begun(config)}
     for name in sorted(names):
         numbers = {
@@ -162,6 +161,9 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
             "data.right_words": 0.1,
             "data.length_spread": 0.1,
             "data.score_right_words": False,
+            "evaluation.suites": ["correct"],
+            "evaluation.suite_rows": 7,
+            "evaluation.suite_seen_rows": True,
         }
         other = numbers.get(name, "correct" if name == "data.task" else "{question}:")
         looks.add(data_check.begun(with_overrides(config.model_dump(), {name: other})))

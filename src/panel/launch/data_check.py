@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from src import paths
-from src.config import ConfigError, RunConfig, affecting, subset
+from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import full_stop
 from src.panel.ui import html, navigation
 from src.runs import checks
@@ -42,25 +42,39 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
 
 
 def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
-    """{"data.path": why it is refused} if it leaves the folders that the panel's readers may use.
+    """{setting: why it is refused} of paths that leave the folders that the panel's readers may
+    use.
 
     They may name hub ids, files in SPELLTUNE_HOME/data, and what `base` named before.
     """
-    folder, path = paths.home() / "data", config.data.path
-    if not path or path == base.data.path:
-        return {}
+    named: dict[str, list[str]] = {}
+    if config.data.path and config.data.path != base.data.path:
+        named["data.path"] = [config.data.path]
+    known = base.evaluation.suites
+    named["evaluation.suites"] = [
+        suite for suite in config.evaluation.suites if names_file(suite) and suite not in known
+    ]
+    folder = paths.home() / "data"
+    advice = "upload the file, or launch from the command line"
+    return {
+        setting: f"the panel reads files under {folder} alone; {advice}"
+        for setting, own in named.items()
+        if not all(_is_inside(path, folder) for path in own)
+    }
+
+
+def _is_inside(path: str, folder: Path) -> bool:
     # Resolved: a link inside may lead outside.
     with suppress(RuntimeError, ValueError):  # an unknown user's home, or no valid path
-        if Path(path).expanduser().resolve().is_relative_to(folder.resolve()):
-            return {}
-    advice = "upload the file, or launch from the command line"
-    return {"data.path": f"the panel reads files under {folder} alone; {advice}"}
+        return Path(path).expanduser().resolve().is_relative_to(folder.resolve())
+    return False
 
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:
     """The preview of a config's data, read in a thread; cancels the session's older one."""
-    key = json.dumps(subset(config, affecting("data")))
-    future = _begin(key, _state(config.data.path), config)
+    key = json.dumps(subset(config, checks.previewed()))
+    files = [config.data.path, *filter(names_file, config.evaluation.suites)]
+    future = _begin(key, [_state(file) for file in files], config)
     last = st.session_state.get("data check")
     if last is not None and last is not future:
         last.cancel()  # has an effect only if it is still in the thread pool's queue

@@ -6,7 +6,7 @@ ends independently of the others; then the next one takes its slot.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -82,6 +82,7 @@ class _Engine:
         self.outcomes: list[tuple[RunSpec, Outcome]] = []
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
+        self.base_scores: dict[tuple[int, ...], Scores] = {}  # see `_score`
         self.background = Background()
         self.ends = self.background.queue()  # of runs, one after the other
         if threads := os.environ.get("SPELLTUNE_THREADS"):
@@ -244,8 +245,18 @@ class _Engine:
         self._finish([run for run in new if run in self.slots.runs and run.policy.over])
 
     def _evaluate(self, runs: list[PackedRun]) -> None:
-        for run, values in self._scored(runs, "validation", {run.slot: run.step for run in runs}):
-            self._alone(run, run.policy.evaluated, values)
+        steps = {run.slot: run.step for run in runs}
+        values = dict(self._scored(runs, "validation", steps))
+        for suite in _splits(run.policy.suites.due(run.step) for run in runs):
+            due = [
+                run for run in runs
+                if suite in run.policy.suites.due(run.step) and values.get(run) is not None
+            ]  # fmt: skip
+            scored = dict(self._scored(due, suite, steps))
+            # A stop that comes first leaves the evaluation owed, as at the validation set.
+            values |= {run: values[run] if scored[run] else None for run in due if run in scored}
+        for run in [run for run in values if run in self.slots.runs]:
+            self._alone(run, run.policy.evaluated, values[run])
 
     def _scored(
         self, runs: list[PackedRun], split: str, steps: Mapping[int, int]
@@ -268,19 +279,25 @@ class _Engine:
 
     def _score(self, runs: list[PackedRun], split: str) -> list[tuple[PackedRun, Scores | None]]:
         """`score_runs`, in which untrained adapters are the base model: where they are asked the
-        same they have the same scores, and one of them is scored for all."""
+        same they have the same scores, and one of them is scored for all, also for those that
+        take a slot later."""
         alike: dict[tuple[int, ...], list[PackedRun]] = {}
+        found: list[tuple[PackedRun, Scores | None]] = []
         for run in runs:
             own = run.config.evaluation
             asked = id(run.examples.rows[split]), own.batch_size, own.max_new_tokens or 0
             base = run.untrained and run.step == 0
-            alike.setdefault(asked if base else (id(run),), []).append(run)
+            if base and asked in self.base_scores:
+                found.append((run, self.base_scores[asked]))
+            else:
+                alike.setdefault(asked if base else (id(run),), []).append(run)
         firsts = [group[0] for group in alike.values()]
-        found = []
         for run, scores in score_runs(self.scorer, self.slots.pack.stacks, firsts, split):
-            others = next(group for group in alike.values() if group[0] is run)[1:]
+            key, others = next((k, group[1:]) for k, group in alike.items() if group[0] is run)
             found.append((run, scores))
             if scores is not None:
+                if run.untrained and run.step == 0:
+                    self.base_scores[key] = scores
                 found += [(other, scores) for other in others]
             elif others:  # it was asked to stop, and they were not
                 found += self._score(others, split)
@@ -306,10 +323,19 @@ class _Engine:
             for run in runs:
                 self._alone(run, files.keep_best, self.base, self.slots.pack, run)
         kept = {run.slot: run.policy.kept_step for run in runs}
-        for split in ("validation", "test"):
-            due = [r for r in runs if r in self.slots.runs and r.policy.final_due(split)]
+        for split in _splits(run.policy.final_splits for run in runs):
+            due = [
+                r for r in runs
+                if r in self.slots.runs and split in r.policy.final_splits
+                and r.policy.final_due(split)
+            ]  # fmt: skip
             for run, values in self._scored(due, split, kept):
                 run.policy.final_scores(values)
         for run in [run for run in runs if run in self.slots.runs]:
             self.slots.remove(run)
             self._end(run.spec, run.policy.result(), run.policy.jobs)
+
+
+def _splits(asked: Iterable[Sequence[str]]) -> list[str]:
+    """The splits that any run is to be scored on, each once, in their order."""
+    return list(dict.fromkeys(split for own in asked for split in own))

@@ -23,6 +23,7 @@ from src.training.packed.arrays import ExampleArrays
 from src.training.packed.eligibility import refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
 from src.training.run_policy import RunPolicy
+from src.training.scoring import Row
 from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError
 
@@ -130,6 +131,7 @@ class RunReader:
         self.base, self.spent, self.background = base, spent, background
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
+        self._suite_rows: dict[Any, list[Row]] = {}
 
     def read(self, spec: RunSpec) -> PackedRun:
         """A run without its adapter. Refuses what the pack cannot train."""
@@ -161,10 +163,13 @@ class RunReader:
         """The examples of all splits, and those of training as arrays."""
         data = config.data
         splits = self._splits(**data.source)
-        limits = config.evaluation.max_rows, config.model.max_length
-        key = (splits.fingerprint, data.template, *limits)
+        asked = config.evaluation
+        limits = asked.max_rows, config.model.max_length, asked.suite_rows, asked.suite_seen_rows
+        key = (splits.fingerprint, data.template, *limits, *asked.suites)
         if key not in self._examples:
-            examples = Examples.of(splits, self.base.vocabulary, config)
+            examples = Examples.of(
+                splits, self.base.vocabulary, config, suite_rows=self._suite_rows
+            )
             arrays = ExampleArrays.of(examples.rows["train"], self.base.tokenizer.pad_token_id)
             self._examples[key] = examples, arrays
         return self._examples[key]

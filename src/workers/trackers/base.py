@@ -110,8 +110,8 @@ def artifacts(config: RunConfig, run_id: str, end: End) -> dict[str, Path]:
 
     adapter = paths.output_dir(run_id) / "final"
     found = {"adapter": adapter} if checkpointing.is_verified_adapter(adapter) else {}
-    for split in ("-test", ""):
-        file = paths.predictions_dir(run_id) / f"step-{end.best_step}{split}.parquet"
+    for split in ("test", "validation"):
+        file = paths.predictions_file(run_id, end.best_step, split)
         if file.exists():
             frame = misspellings.read(file)
             found["errors"] = paths.output_dir(run_id) / "errors.csv"

@@ -1,0 +1,210 @@
+"""Suites: their names and rows, what is left out of them, and what a launch refuses."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src import paths
+from src.config import ConfigError, load_config, stored_config, with_absolute_paths
+from src.panel.launch import data_check
+from src.runs import checks
+from src.training import data_formats, suites
+from src.training.data_files import DataError
+from src.training.data_loaders import load_splits
+from src.training.suites import load
+from src.training.tasks import split_of
+
+
+def words_file(folder: Path, name: str = "words.csv", rows: str = "cat,tac\ndog,god\n") -> Path:
+    file = folder / name
+    file.write_text(f"question,answer\n{rows}")
+    return file
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["spell_out", "correct"])
+def test_a_built_in_suite_has_held_out_words_only(task: str) -> None:
+    suite = load(task).limited(50)
+    assert len(suite.frame) == 50
+    assert {split_of(word) for word in suite.frame["word"]} == {"test"}
+    assert suite.fingerprint == load(task).limited(50).fingerprint
+    marked = suite.marked(load_splits(task="spell_out").train["word"], keep=False)
+    assert marked.seen == 0 and len(marked.frame) == 50
+
+
+def test_a_file_is_a_suite_by_its_test_split_or_all_its_rows(tmp_path: Path) -> None:
+    assert load(str(words_file(tmp_path))).frame["answer"].tolist() == ["tac", "god"]
+    lines = [
+        {"question": "a", "answer": "b", "split": "train"},
+        {"question": "c", "answer": "d", "split": "test"},
+    ]
+    own = tmp_path / "split.jsonl"
+    own.write_text("\n".join(map(json.dumps, lines)))
+    assert load(str(own)).frame["question"].tolist() == ["c"]
+    own.write_text(json.dumps(lines[0]))
+    with pytest.raises(DataError, match="no test rows"):
+        load(str(own))
+
+
+def test_other_columns_are_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("left,leaning\na,b\n")
+    with pytest.raises(DataError, match=r"left, leaning.*suite add .*--map question=COLUMN"):
+        load(str(file))
+
+
+def test_general_is_running_text_of_our_own() -> None:
+    suite = load("general")
+    assert suite.is_text and 45 <= len(suite.frame) <= 60
+    assert suite.frame["word"].is_unique
+    assert suite.template("<human>: {question}") == "{question}"
+    assert (suite.frame["question"] + " " + suite.frame["answer"]).tolist() == (
+        suite.frame["word"].tolist()
+    )
+
+
+def test_cute_comes_from_the_folder_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ins_char.tsv").write_text(
+        "input1\tinput2\tinput3\tlabel\nm\th\tthen\tthmen\nt\td\tand\tandt\n"
+    )
+    monkeypatch.setenv("SPELLTUNE_CUTE", str(tmp_path))
+    suite = load("cute/ins_char")
+    assert suite.frame["question"][0] == "Insert m after each h in the word: then"
+    assert suite.split == "suite/cute/ins_char"
+    with pytest.raises(DataError, match=r"has no file swap_char.tsv"):
+        load("cute/swap_char")
+
+
+def test_cute_comes_from_the_hub_as_it_is_kept_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {
+        "spell": pd.DataFrame({"input1": ["then"], "label": ["t h e n"]}),
+        "orth": pd.DataFrame({"prompt": ["Which is like then?"], "answer": ["them"]}),
+    }
+    monkeypatch.delenv("SPELLTUNE_CUTE", raising=False)
+    monkeypatch.setattr(suites, "read_hub_tables", lambda hub_id, revision: tables)
+    assert load("cute/spell").frame["answer"].tolist() == ["t h e n"]
+    assert load("cute/orth").frame["question"].tolist() == ["Which is like then?"]
+    with pytest.raises(DataError, match="has no 'swap_char'"):
+        load("cute/swap_char")
+
+
+# --- words of the training rows -------------------------------------------------------------------
+
+
+def test_rows_about_words_that_are_trained_on_are_left_out(tmp_path: Path) -> None:
+    rows = "".join(
+        f"How many letters r are in the word {word}?,{word.count('r')}\n"
+        for word in ("mirror", "Orange", "river", "pear", "berry", "rare")
+    )
+    suite = load(str(words_file(tmp_path, rows=rows)))
+    assert suite.marked(["m i r r o r", "ORANGE", "word", "many"], keep=False).seen == 2
+    kept = suite.marked(["mirror"], keep=True)
+    assert kept.seen == 0 and kept.frame["seen"].tolist() == [True] + [False] * 5
+
+
+def test_a_row_is_left_out_by_its_answer_too(tmp_path: Path) -> None:
+    rows = "Which word is spelled c a t?,cat\nWhich word is spelled d o g?,dog\n"
+    marked = load(str(words_file(tmp_path, rows=rows))).marked(["cat"], keep=False)
+    assert marked.frame["answer"].tolist() == ["dog"]
+
+
+def test_a_sentence_is_no_question_about_its_words(tmp_path: Path) -> None:
+    rows = (
+        "Delete each he from the sentence: he went to the old harbour,went to the old harbour\n"
+        "Delete each a from the sentence: a bird sang in many tall trees,bird sang in many trees\n"
+    )
+    marked = load(str(words_file(tmp_path, rows=rows))).marked(["harbour", "bird"], keep=False)
+    assert marked.seen == 0
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_a_suite_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
+    problem = suites.problem_of_names(["spell_uot"])
+    assert problem and "no suite 'spell_uot'; did you mean 'spell_out'?" in problem
+    assert "cute/ins_char" in (suites.problem_of_names(["cute/ins_chr"]) or "")
+    assert suites.problem_of_names(["general", *(f"cute/{t}" for t in data_formats.CUTE)]) is None
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
+    problem = suites.problem_of_names([str(tmp_path / "a/general.csv"), "general"])
+    assert problem and "two suites would be called 'general'" in problem
+
+
+def test_a_suite_that_is_added_is_known_by_its_name(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("left,right one\ncat,tac\n")
+    mapping = {"question": "left", "answer": "right one"}
+    assert suites.add(file, "back", mapping) == ("back", suites.folder() / "back.jsonl", 1)
+    assert load("back").frame["answer"].tolist() == ["tac"]
+    assert "back" in suites.known_names()
+    assert suites.add(file, "back", mapping)[2] == 1  # the same again changes nothing
+    with pytest.raises(DataError, match="there is a suite 'back' with other questions"):
+        suites.add(words_file(tmp_path), "back", {})
+    for name in ("general", "spell_out", "cute/mine", "a b"):
+        with pytest.raises(DataError, match="cannot be the name of a suite"):
+            suites.add(words_file(tmp_path), name, {})
+    suites.remove("back")
+    with pytest.raises(DataError, match="no suite 'back' was added"):
+        suites.remove("back")
+
+
+def test_a_path_is_made_absolute_and_found_again_in_a_home_that_moved(
+    home: Path, tmp_path: Path
+) -> None:
+    (home / "data").mkdir(exist_ok=True)
+    file = words_file(home / "data")
+    config = load_config(overrides={"evaluation.suites": ["general", "data/words.csv"]})
+    assert with_absolute_paths(config, home).evaluation.suites == ["general", str(file)]
+    values = {"evaluation": {"suites": ["/elsewhere/home/data/words.csv"]}}
+    assert stored_config(values).evaluation.suites == [str(file)]
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "suite/count", "suite/cute/ins-char"])
+def test_a_file_of_predictions_tells_its_step_and_split(home: Path, split: str) -> None:
+    file = paths.predictions_file("run", 40, split)
+    assert file.parent == paths.predictions_dir("run")
+    assert paths.evaluation_of(file) == (40, split)
+
+
+# --- before a launch ------------------------------------------------------------------------------
+
+
+def refused(**values: object) -> str:
+    overrides = {name.replace("__", "."): value for name, value in values.items()}
+    with pytest.raises(ConfigError) as error:
+        checks.check(load_config(overrides=overrides))
+    assert set(error.value.problems) == {"evaluation.suites"}
+    return error.value.problems["evaluation.suites"]
+
+
+def test_a_launch_is_refused_for_a_suite_that_cannot_be_scored(home: Path, tmp_path: Path) -> None:
+    assert "did you mean 'general'" in refused(evaluation__suites=["generl"])
+    assert "no file" in refused(evaluation__suites=[str(tmp_path / "none.csv")])
+    long = words_file(tmp_path, rows=f"cat,{'x y ' * 300}\n")
+    told = refused(evaluation__suites=[str(long)])
+    assert "1 row of the suite words longer than 96 tokens, the longest has 910" in told
+
+
+def test_a_preview_counts_what_is_left_out(home: Path, tmp_path: Path) -> None:
+    training = load_splits(task="spell_out").train
+    own = words_file(tmp_path, rows=f"{training['word'][0]},x\nqqqq,y\n")
+    config = load_config(overrides={"evaluation.suites": [str(own), "correct"]})
+    seen = checks.check(config)["suites"]
+    assert seen["words"]["rows"] == 1 and seen["words"]["left_out"] == 1
+    assert seen["correct"]["rows"] == 500
+    assert "suites" not in checks.check(load_config())
+
+
+def test_a_reader_of_the_panel_names_no_suite_outside_the_home(home: Path, tmp_path: Path) -> None:
+    base = load_config()
+    config = load_config(overrides={"evaluation.suites": ["general", str(words_file(tmp_path))]})
+    assert set(data_check.out_of_reach(config, base)) == {"evaluation.suites"}
+    assert data_check.out_of_reach(config, config) == {}
