@@ -191,6 +191,37 @@ def start_supervisor(run_id: str, slot: int, *, adopt: bool = False) -> None:
     start_detached(Worker.SUPERVISOR, *arguments, log=paths.log_file(run_id))
 
 
+def start_adoption(run: Run, pack: Sequence[Run]) -> None:
+    """Start a supervisor that adopts the trainer of a run and of those that share it.
+
+    A start is counted in the row. After MAX_FAILED_STARTS in a row that died before they adopted
+    it the trainer goes on without one: it reads a stop by itself, and the reconciler ends the run.
+    """
+    if processes.is_running(Worker.SUPERVISOR, run.id):
+        return
+    failed = adoption_failed(run)
+    columns: dict[str, Any] = {"failed_starts": (run.failed_starts or 0) + 1}
+    if failed:
+        error = last_error(paths.log_file(run.id)) or "see the log"
+        columns = {"reason": "its supervisor died, and the next one did not start, "
+                             f"{store.MAX_FAILED_STARTS} times: {error}"}  # fmt: skip
+    told = pack if failed else [run]
+
+    def write(session: store.Session) -> None:
+        for one in told:
+            store.update_attempt(session, one, **columns)
+
+    if not failed or run.reason is None:
+        store.write_with_retry(write, seconds=TIMEOUTS.start)
+    if not failed:
+        start_supervisor(run.id, run.slot or 0, adopt=True)
+
+
+def adoption_failed(run: Run) -> bool:
+    """True if as many supervisors as allowed died before they adopted the trainer of a run."""
+    return (run.failed_starts or 0) >= store.MAX_FAILED_STARTS
+
+
 def start_merge(run_id: str, step: int) -> None:
     """Start writing the merged model of a checkpoint."""
     log = _merge_log(run_id, step)

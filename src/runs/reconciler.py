@@ -162,13 +162,22 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
     # The members of a pack share a process, which may not have come to this one yet.
     pack = [r for r in active if run.token and r.token == run.token]
     living = [r for r in pack if trainer_lives(r)]
-    if living:
+    if living and not _is_stopped_by_force(pack):
         if run.id == pack[0].id:  # one supervisor takes them all
-            launcher.start_supervisor(living[0].id, run.slot or 0, adopt=True)
+            launcher.start_adoption(living[0], pack)
         return False
     # What is left of it, a data-loader worker say, carries its token in the environment.
     kill_by_token(run.token)
     return _end(run, "its processes are gone without a result")
+
+
+def _is_stopped_by_force(pack: Sequence[Run]) -> bool:
+    """True if all runs of a trainer that no supervisor could adopt were asked to stop, and had the
+    time that a supervisor would have given them."""
+    asked = [run.stop_requested_at for run in pack if run.stop_requested_at is not None]
+    if len(asked) < len(pack) or not any(launcher.adoption_failed(run) for run in pack):
+        return False
+    return time.time() - max(asked) > TIMEOUTS.stop + TIMEOUTS.terminate
 
 
 def _end(run: Run, reason: str) -> bool:

@@ -88,10 +88,13 @@ def acquire_slot(slot: int) -> FileLock | None:
 
 
 def give_back_slot(run_id: str) -> None:
-    """Give back the slot of a run, as another process uses it. That is no failed start."""
+    """Give back the slot of a run, as another process uses it. That is no failed start, nor is it
+    one of a run that was to be adopted."""
 
     def write(session: store.Session) -> None:
-        store.release_slot(session, store.find(session, run_id))
+        run = store.find(session, run_id)
+        store.release_slot(session, run)
+        store.update_attempt(session, run, failed_starts=None)
 
     store.write_with_retry(write, seconds=TIMEOUTS.write)
 
@@ -195,7 +198,7 @@ class Supervisor:
 
         for run in store.read_with_retry(read, seconds=TIMEOUTS.write):
             lock = FileLock(paths.supervisor_lock(run.id))
-            if lock.acquire() and self.write_columns(run, **self.me):
+            if lock.acquire() and self.write_columns(run, **self.me, failed_starts=None):
                 self.runs.append(SupervisedRun(run, lock))
         self.members = pack_file.read_members(self.token)
         if self.members and self.runs:
@@ -340,7 +343,8 @@ class Supervisor:
             if row is None:
                 continue
             if row.status == Status.STARTING and row.step is not None:
-                self.change(supervised, Status.RUNNING, leave=[Status.STARTING])
+                leave = [Status.STARTING]
+                self.change(supervised, Status.RUNNING, leave=leave, failed_starts=None)
             if row.stop_requested_at is not None and supervised.stop_seen_at is None:
                 supervised.stop_seen_at = now
                 if row.status != Status.STOPPING:  # as an adopted run may be
@@ -363,10 +367,12 @@ class Supervisor:
             if signal_trainer(supervised.run, number):
                 return
 
-    def change(self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status]) -> None:
+    def change(
+        self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status], **columns: Any
+    ) -> None:
         """Change a run's status, or abandon it if it has another owner."""
         with store.writing() as session:
-            mine = store.transition(session, supervised.run, to, leave=leave)
+            mine = store.transition(session, supervised.run, to, leave=leave, **columns)
         if not mine:
             self.abandon(supervised)
 

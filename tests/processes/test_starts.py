@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from src.sweeps import control
 from src.training.packed.eligibility import pack_key
 from src.workers.supervisor import Supervisor
 from src.workers.sweep_driver import SweepDriver
-from tests.helpers.live import FEW, ended, row, wait
+from tests.helpers.live import FEW, MANY, alive, command, ended, launch, row, training, wait
 from tests.helpers.pages import html, show
 from tests.helpers.sweeps import cli, sweep_row, trials_of, until, written
 
@@ -70,6 +71,37 @@ def test_a_supervisor_that_never_starts_fails_its_run(
     assert json.loads((paths.output_dir(run_id) / "run.json").read_text())["run"]["status"] == (
         Status.FAILED
     )
+
+
+def test_supervisors_that_die_before_they_adopt_a_trainer_are_counted(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = launch(data, **MANY)
+    run = wait(run_id, training)
+    assert run.supervisor_pid and run.trainer_pid
+    os.kill(run.trainer_pid, signal.SIGSTOP)  # it will not read the stop
+    os.kill(run.supervisor_pid, signal.SIGKILL)
+    started: list[Any] = []
+    monkeypatch.setattr(spawn, "command", lambda *what: started.append(what) or [
+        sys.executable, "-c", "raise ImportError('no such module')"
+    ])  # fmt: skip
+    while row(run_id).reason is None:
+        reconciler.reconcile()
+        time.sleep(0.05)
+    told = row(run_id)
+    assert (told.status, told.failed_starts) == (Status.RUNNING, 2)
+    assert "its supervisor died" in told.reason and "no such module" in told.reason
+    assert json.loads(command("show", run_id, "--json").stdout)["reason"] == told.reason
+    reconciler.reconcile()
+    assert len(started) == 2 and alive(run.trainer_pid)
+
+    launcher.stop(run_id)
+    reconciler.reconcile()
+    assert alive(run.trainer_pid)
+    with store.writing() as session:  # as it is once its time to stop by itself is over
+        session.execute(update(Run).where(col(Run.id) == run_id).values(stop_requested_at=1))
+    reconciler.reconcile()
+    assert row(run_id).status == Status.STOPPED and not alive(run.trainer_pid)
 
 
 @pytest.mark.slow
