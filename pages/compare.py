@@ -6,10 +6,10 @@ from html import escape
 import streamlit as st
 
 from src import store
-from src.analysis import comparison
+from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
 from src.format import full_stop
-from src.panel.compare import choose, tabs, verdicts
+from src.panel.compare import choose, suites, tabs, verdicts
 from src.panel.ui import html, navigation
 from src.store.tables import Run, Status
 
@@ -45,9 +45,11 @@ def draw_runs(ids: Sequence[str], live: bool) -> None:
     with store.reading() as session:
         runs = store.runs_of(session, ids)
         found = comparison.compare(session, runs, most_adapters=0)
+        on_suites = suite_comparison.compare(session, found.groups)
     if len(runs) < len(ids) or live and all(Status(run.status).ended for run in runs):
         navigation.rerun_page()  # one was deleted, or all have ended
     draw_verdicts(runs, found)
+    suites.draw(on_suites)
     tabs.draw(runs, found)
 
 

@@ -11,6 +11,7 @@ from src.analysis import misspellings, paired
 from src.panel.errors import one_run, two_runs, word_history
 from src.panel.ui import html, navigation
 from src.store.tables import Evaluation, Run, Status
+from src.training.suites import PREFIX
 
 BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
@@ -23,7 +24,7 @@ def page() -> None:
         run = navigation.pick_run()
         if run is None:
             return
-        split = navigation.segments("Split", ["validation", "test"], key="split")
+        split = navigation.segments("Split", splits_of(run), key="split")
         with store.reading() as session:
             evaluations = store.list_evaluations(session, run.id, split=split)
         if not evaluations:
@@ -48,6 +49,13 @@ def page() -> None:
         two_runs.draw((run, evaluation), other, both, draw_history)
     else:
         one_run.draw(run, evaluation, frame, draw_history)
+
+
+def splits_of(run: Run) -> list[str]:
+    """The splits that one may choose: the validation and the test set, and the run's suites."""
+    with store.reading() as session:
+        suites = store.suite_evaluations(session, [run.id], PREFIX)
+    return ["validation", "test", *dict.fromkeys(scored.split for scored in suites)]
 
 
 def split_step_from_run() -> None:

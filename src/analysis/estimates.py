@@ -25,11 +25,12 @@ def share(look: int) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference of two configs, b less a, and the parts of its variance."""
+    """A difference of two configs, b less a, and the parts of its variance. Against a model that
+    was not trained, which has no seeds, the one config is all that varies by them."""
 
     difference: float
-    seed_variances: tuple[float, float]  # of the score of one seed, a and b
-    seeds: tuple[int, int]
+    seed_variances: tuple[float, ...]  # of the score of one seed, of each side that has seeds
+    seeds: tuple[int, ...]
     word_variance: float  # of the difference: other words would have been other questions
     words: int
 
@@ -107,18 +108,31 @@ def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
     stable than the other. A word with several questions counts as one draw (linearised ratio;
     Cochran 1977, section 6.3).
     """
+    return _estimate(a, b, words, seeded=(a, b))
+
+
+def against_fixed(fixed: np.ndarray, tuned: np.ndarray, words: np.ndarray) -> Estimate:
+    """How much more a config scores than a model without seeds, such as its base: `two_level` with
+    (questions,) of that model and (seeds, questions) of the config. With a single seed the words
+    alone vary, and the estimate is of that adapter."""
+    return _estimate(fixed[None], tuned, words, seeded=(tuned,) if len(tuned) > 1 else ())
+
+
+def _estimate(
+    a: np.ndarray, b: np.ndarray, words: np.ndarray, *, seeded: tuple[np.ndarray, ...]
+) -> Estimate:
+    """The estimate of b less a, of which the sides in `seeded` vary by their seeds."""
     tables = [_by_word(side, words) for side in (a, b)]
     count = tables[0].shape[1]
     change = tables[1].mean(axis=0) - tables[0].mean(axis=0)
     seen = float(np.var(change, ddof=1)) if count > 1 else 0.0
-    by_seeds = sum(_interaction(table) / len(table) for table in tables)
+    by_seeds = sum(_interaction(_by_word(side, words)) / len(side) for side in seeded)
     # A score is a count of right answers: nothing is known of what is finer than one answer.
     rounding = 1 / (12 * a.shape[1] ** 2)
-    spread_a, spread_b = (max(float(np.var(s.mean(axis=1), ddof=1)), rounding) for s in (a, b))
     return Estimate(
         difference=float(b.mean() - a.mean()),
-        seed_variances=(spread_a, spread_b),
-        seeds=(len(a), len(b)),
+        seed_variances=tuple(max(float(np.var(s.mean(axis=1), ddof=1)), rounding) for s in seeded),
+        seeds=tuple(map(len, seeded)),
         word_variance=max(seen - by_seeds, 0.0) / count,
         words=count,
     )

@@ -23,10 +23,11 @@ class Look:
     under_way: int  # seeds of the next look, queued or training
 
 
-def last_look(scored: tuple[Sequence[Run], Sequence[Run]], every: Iterable[Run]) -> Look:
-    """The last complete look at two configs, from the scored seeds of each and all runs of both."""
+def last_look(scored: Sequence[Sequence[Run]], every: Iterable[Run]) -> Look:
+    """The last complete look at two configs, or at one beside its base model, from the scored seeds
+    of each and all their runs."""
     every = list(every)
-    seeds = [*scored[0], *scored[1]]
+    seeds = list(chain(*scored))
     under_way = [run for run in every if not Status(run.status).ended]
     decisions = {(_launched(run), "launch") for run in (*seeds, *under_way)}
     decisions |= {(at, "stop") for run in every if (at := _stopped(run)) is not None}

@@ -22,8 +22,12 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Two or more runs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: which adapters spell better, which configs, and how certain that is."""
-    from src.analysis import comparison
+    """Compare runs: which adapters spell better, which configs, and how certain that is.
+
+    Of runs that are scored on suites also what rose and fell there, from the base model to each
+    config and between configs.
+    """
+    from src.analysis import comparison, suite_comparison
 
     reconciler.reconcile()
     with store.reading() as session:
@@ -31,12 +35,17 @@ def compare(
         if len(chosen) < 2:
             raise store.UnknownRun("compare needs two or more different runs")
         compared = comparison.compare(session, list(chosen.values()))
+        on_suites = suite_comparison.compare(session, compared.groups)
     if as_json:
-        return print_json(comparison.document(compared))
+        return print_json(comparison.document(compared) | suite_comparison.document(on_suites))
     for verdict in (*compared.configs, *compared.adapters):
         out.print(verdict.claim, highlight=False)
     if compared.summary:
         out.print(compared.summary, highlight=False)
+    for suite in (*on_suites.base, *on_suites.configs):
+        out.print(suite.claim, highlight=False)
+    for sentence in on_suites.study:
+        out.print(sentence, highlight=False)
     for text in compared.notes:
         note(text)
 

@@ -26,6 +26,7 @@ from src.store.checkpoints import (
     remove_checkpoint,
     scored,
     set_best,
+    suite_evaluations,
 )
 from src.store.damage import damage_marker, is_damaged, is_lost
 from src.store.database import (

@@ -130,6 +130,16 @@ def final_evaluations(session: Session, runs: Sequence[Run]) -> dict[tuple[str, 
     return final
 
 
+def suite_evaluations(
+    session: Session, run_ids: Sequence[str], prefix: str
+) -> Sequence[Evaluation]:
+    """Evaluations of runs on suites, whose splits begin with `prefix`, by step."""
+    query = select(Evaluation).where(
+        col(Evaluation.run_id).in_(run_ids), col(Evaluation.split).startswith(prefix)
+    )
+    return session.exec(query.order_by(col(Evaluation.step), col(Evaluation.created_at))).all()
+
+
 def scored(
     session: Session, name: str, *, split: str = "validation"
 ) -> tuple[Run, Evaluation, Sequence[Evaluation]]:

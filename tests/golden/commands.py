@@ -120,6 +120,7 @@ NEW_KEYS |= {"trainer_seconds", "tokens"}  # of what a run used, and its metrics
 NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps
 NEW_KEYS |= {"number"}  # of run.json
 NEW_KEYS |= {"suites", "suite_every", "suite_rows", "suite_seen_rows"}  # of a config's evaluation
+NEW_KEYS |= {"study"}  # of compare, which has "suites" too
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 

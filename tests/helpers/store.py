@@ -183,8 +183,7 @@ def fill_predictions(
     frame["edit_distance"] = [
         OSA.distance(a, b) for a, b in zip(frame["expected"], frame["predicted"], strict=True)
     ]
-    suffix = "" if split == "validation" else f"-{split}"
-    path = paths.predictions_dir(run_id) / f"step-{step}{suffix}.parquet"
+    path = paths.predictions_file(run_id, step, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False)
     with store.writing() as session:

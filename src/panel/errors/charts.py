@@ -45,7 +45,7 @@ def kinds(links: FilterLinks, counts: Mapping[str, int]) -> str:
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
         bar = f'<i style="width:{count / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bar}</b><em>{count:,}</em>"
-        rows.append(links.link(text, f"{kind}: {count:,} ({KINDS[kind]})", {"kind": kind}, "row"))
+        rows.append(links.link(text, f"{kind}: {count:,}{_meaning(kind)}", {"kind": kind}, "row"))
     return card("Kinds of error", "".join(rows), f"{sum(counts.values()):,} errors")
 
 
@@ -58,9 +58,15 @@ def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[s
         bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
         bars += f'<i style="width:{b / most:.1%}"></i>'
         text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({_signed(b - a)})</em>"
-        title = f"{kind}: {a:,} before, {b:,} after ({KINDS[kind]})"
+        title = f"{kind}: {a:,} before, {b:,} after{_meaning(kind)}"
         rows.append(links.link(text, title, {"kind": kind}, "row two"))
     return card("Kinds of error, before and after", "".join(rows))
+
+
+def _meaning(kind: str) -> str:
+    """The meaning of a kind of misspelling in parentheses; a suite's own kinds speak for
+    themselves."""
+    return f" ({KINDS[kind]})" if kind in KINDS else ""
 
 
 def _signed(count: int) -> str:

@@ -60,7 +60,7 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
             select("Outcome", "outcome", paired.OUTCOMES, 150)
         if frame["task"].nunique() > 1:
             select("Task", "task", sorted(frame["task"].unique()), 120)
-        select("Kind", "kind", KINDS, 160)
+        select("Kind", "kind", _kinds(frame), 160)
         select("Length", "length", sorted(frame["length"].unique()), 85)
         if "answer_tokens" in frame:
             select("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
@@ -75,6 +75,13 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
             active[name] = value
     _draw_chips(active)
     return active, order
+
+
+def _kinds(frame: pd.DataFrame) -> list[str]:
+    """The kinds to choose from: of misspelling, or those of the task that a suite asks."""
+    there = {str(kind) for c in ("kind", "kind_a", "kind_b") if c in frame for kind in frame[c]}
+    own = sorted(there - {""} - KINDS.keys())
+    return own + [kind for kind in KINDS if not own or kind in there]
 
 
 def _draw_chips(active: Mapping[str, str]) -> None:

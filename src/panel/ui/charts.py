@@ -85,12 +85,34 @@ def is_share(metric: str) -> bool:
 
 
 def charts(names: Iterable[str]) -> list[Chart]:
-    """The charts for these metrics; one that is in none of CHARTS gets a chart of its own."""
+    """The charts for these metrics; each suite has one, and one that is in none of CHARTS gets a
+    chart of its own."""
     # The test set is scored once: a number, no curve. Tokens are an axis of Compare.
     names = [name for name in names if not name.startswith("test/") and name != TOKENS]
     known = {name for chart in CHARTS for name in chart.curves}
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
-    return found + [_of(name, {name: name}) for name in names if name not in known]
+    suites = dict.fromkeys(suite for name in names if (suite := suite_of(name)))
+    found += [_of_suite(suite, names) for suite in suites]
+    alone = [name for name in names if name not in known and suite_of(name) is None]
+    return found + [_of(name, {name: name}) for name in alone]
+
+
+def suite_of(metric: str) -> str | None:
+    """The suite that a metric is recorded of, or None."""
+    if not metric.startswith("suite/"):
+        return None
+    return metric.removeprefix("suite/").rpartition("/")[0]
+
+
+def _of_suite(suite: str, names: Collection[str]) -> Chart:
+    """The chart of a suite: its share of right answers or, of running text, its bits."""
+    prefix = f"suite/{suite}/"
+    if f"{prefix}bits_per_character" in names:
+        info = METRICS["bits_per_character"]
+        curves = {prefix + info.name: info.title}
+        return Chart(f"Suite {suite}", info.unit, curves, info.format)
+    curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
+    return Chart(f"Suite {suite}", "share of questions", curves, METRICS["exact_match"].format)
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""Suites on the pages: a curve each, a table of answers with their own kinds, and verdicts."""
+
+import numpy as np
+import pytest
+
+from src import store
+from src.panel.ui import charts
+from tests.helpers.pages import html, show
+from tests.helpers.store import fill_predictions, fill_run
+from tests.helpers.suites import fill_study
+
+MISCOUNTED = [("How many r in mirror?", "3", "2"), ("How many r in river?", "2", "two")]
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home):
+    charts._known.clear()
+
+
+def scored_run() -> str:
+    run_id = fill_run(name="counts")
+    with store.writing() as session:
+        step = store.find(session, run_id).best_step
+        points = [(at, f"suite/{name}", value, 1e9 + at) for name, value in (
+            ("count/exact_match", 0.25), ("count/cer", 0.5),
+            ("general/bits_per_character", 1.5), ("general/loss", 3.0),
+        ) for at in (0, step)]  # fmt: skip
+        store.record_metrics(session, run_id, 1, points)
+    fill_predictions(run_id, step, MISCOUNTED, rows=40, split="suite/count")
+    fill_predictions(run_id, 0, MISCOUNTED * 2, rows=40, split="suite/count")
+    return run_id
+
+
+def test_each_suite_has_a_curve():
+    names = ["val/loss", "suite/count/exact_match", "suite/count/cer", "suite/cute/spell/loss"]
+    found = charts.charts([*names, "suite/general/bits_per_character"])
+    assert [c.title for c in found] == ["Loss", "Suite count", "Suite cute/spell", "Suite general"]
+    assert found[-1].unit == "bits per character"
+    run_id = scored_run()
+    test = show("monitor", run=run_id)
+    drawn = test.get("bidi_component")
+    assert any("Suite count" in str(one.proto) for one in drawn), [str(d.proto) for d in drawn]
+
+
+def test_the_answers_to_a_suite_are_chosen_in_the_address():
+    run_id = scored_run()
+    body = html(show("errors", run=run_id, split="suite/count"))
+    assert "How many r in mirror?" in body and "wrod1" not in body
+    assert "2 of 40" in body
+    body = html(show("errors", run=run_id, split="suite/count", vs=f"{run_id}@0"))
+    assert "From counts" in body
+
+
+def test_a_suite_that_a_run_does_not_have_is_its_validation_set():
+    body = html(show("errors", run=scored_run(), split="suite/swap"))
+    assert "definately" in body or "definatly" in body
+
+
+def test_compare_has_a_verdict_for_each_suite_and_a_sentence_for_the_study():
+    ids = fill_study(np.random.default_rng(5))
+    body = html(show("compare", run=ids))
+    assert "trained on spell_out, count rose " in body
+    assert "trained on correct, count cannot be told." in body
+    assert "tiny-spell is better than tiny-correct on count" in body
+    plain = html(show("compare", run=[fill_run(name="a"), fill_run(name="b")]))
+    assert "<h2>Suites</h2>" not in plain
