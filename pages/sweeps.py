@@ -63,7 +63,8 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
         found = results.read(session, row)
         judged, how_judged = results.judge(session, found)
     st.html(view.head(found))
-    for note in (row.reason, control.drift_notice(row), *found.notes):
+    launched = form.launch_notes(sweep_id)
+    for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
         if note:
             st.html(f'<p class="note">{escape(full_stop(note[:1].upper() + note[1:]))}</p>')
     st.html(view.facts(found))

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,15 @@ def pytest_collection_finish() -> None:
     # What was imported stays: no collection during the tests needs to look through it again.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def same_main_module() -> Iterator[None]:
+    """Puts back the main module, in whose place AppTest leaves its page: a process that a later
+    test spawns would import it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture

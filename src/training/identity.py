@@ -10,10 +10,11 @@ from src.models import utils as machine
 from src.training.utils import TrainingError
 
 
-def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: str) -> dict[str, Any]:
+def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: Any) -> dict[str, Any]:
     """The identity that decides if a resume is the same run, and exact.
 
-    Settings, fingerprints of data and tokenizer, device, versions and, of a packed run, its engine.
+    Settings, fingerprints of data and tokenizer, device, versions and, of a packed run, its engine
+    and the version of that engine's arithmetic.
     """
     return {
         **engine,
@@ -39,6 +40,8 @@ def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: 
     changed = [what for what in ("device", "versions") if manifest[what] != now[what]]
     if manifest.get("engine") != now.get("engine"):
         changed.append("engine")
+    elif "engine" in now and manifest.get("arithmetic", 1) != now["arithmetic"]:
+        changed.append("version of the packed engine, which rounds otherwise")
     if _decisive(manifest["config"]) != _decisive(now["config"]):
         changed.insert(0, "config")
     if changed:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from src import files
 from src.analysis import model_card
 from src.config import RunConfig, stored_config
+from src.models.multi_lora.step import ARITHMETIC
 from src.training import checkpointing, run_policy
 from src.training.checkpointing import REQUIRED, BrokenCheckpoint, verify
 from src.training.evaluate import evaluate
@@ -75,6 +76,8 @@ def test_a_run_of_auto_on_a_cpu_resumes_to_the_same_bits(
         config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{first.step}"
     )
     assert (second.step, second.metrics) == (12, whole.metrics)
+    written = json.loads((tmp_path / "whole/steps/step-12/MANIFEST.json").read_text())
+    assert written["arithmetic"] == ARITHMETIC
     assert reporter.values["resume"] == f"exact from step-{first.step}"
     assert weights(tmp_path / "parts/out/final") == weights(tmp_path / "whole/out/final")
     assert weights(tmp_path / "parts/steps/step-12") == weights(tmp_path / "whole/steps/step-12")
@@ -261,6 +264,13 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
     assert (
         resume_exactness(one, one | {"config": now}, "step-3") == "warm from step-3: another config"
     )
+    packed = one | {"engine": "packed", "config": {"engine": "auto"}}
+    new = packed | {"arithmetic": 2}
+    assert resume_exactness(new, new, "step-3") == "exact from step-3"
+    for older in (packed, packed | {"arithmetic": 1}, packed | {"arithmetic": 3}):
+        assert resume_exactness(older, new, "step-3") == (
+            "warm from step-3: another version of the packed engine, which rounds otherwise"
+        )
     gpu = one | {"device": "H200"}
     assert resume_exactness(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
 

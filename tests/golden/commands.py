@@ -119,6 +119,7 @@ NEW_KEYS |= {"router_aux_loss_coef"}  # of the arguments of TRL that were used
 NEW_KEYS |= {"trainer_seconds", "tokens"}  # of what a run used, and its metrics
 NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps
 NEW_KEYS |= {"number"}  # of run.json
+NEW_KEYS |= {"arithmetic"}  # of the checkpoints of packed runs
 NEW_KEYS |= {"suites", "suite_every", "suite_rows", "suite_seen_rows"}  # of a config's evaluation
 NEW_KEYS |= {"study"}  # of compare, which has "suites" too
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}

@@ -102,12 +102,16 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     test.text_input(key="set space.scheduler.name").input("").run()
     test.selectbox(key="one more").select("lora.dropout").run()
     test.text_input(key="set space.lora.dropout").input("low: 0, high: 0.3, step: 0.1").run()
-    test.text_input(key="set base.overrides").input("training.max_steps: 50").run()
+    overrides = "training.max_steps: 50, scheduler.warmup_steps: 60"
+    test.text_input(key="set base.overrides").input(overrides).run()
     assert "2, 64" in test.query_params["space.lora.r"]
     assert not [w for w in test.text_input if w.key == "set space.scheduler.name"]
     test.button[0].click().run()
     with store.reading() as session:
         (row,) = store.list_sweeps(session)
+    # As `spelltune sweep launch` prints it.
+    assert test.query_params["sweep"] == row.id and "The warm-up of 60 steps" in html(test)
+    assert "The warm-up" not in html(show("sweeps", sweep=row.id))  # to another reader
     sweep = control.launched_config(row)
     assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
     assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space

@@ -19,6 +19,11 @@ from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
 from src.models.multi_lora.optimizer import AdamW, Optimizer
 
+# The version of this package's arithmetic. A checkpoint has it, and a resume is exact only under
+# the same one, so raise it with each change after which a step on a CPU gives other bits.
+# Checkpoints without it are of version 1, which computed padded rows.
+ARITHMETIC = 2
+
 
 class BatchShape(NamedTuple):
     """The static shape of a step, the same for all adapters; a CUDA graph has one of these."""

@@ -47,6 +47,7 @@ TITLES = {
 }
 SPACE = "space."
 LAUNCH = navigation.OneShotButton("launch the sweep")
+NOTES = "notes on the launched sweep"  # in the state of the session
 HOW = (
     "Values with commas between, or `low: 1e-4, high: 1e-2, log: true`. `step: 0.05` makes it a "
     "grid; `when: {optimizer.name: [sgd]}` searches it only there."
@@ -311,13 +312,22 @@ def saved(name: str, text: str) -> Path:
 
 def launch(file: Path) -> None:
     """Launch the sweep and show it, or draw why it cannot be launched."""
+    notes: list[str] = []
     try:
         with st.spinner("Reading the data first"):
-            sweep_id = LAUNCH.submit(lambda: control.launch(file))
+            sweep_id = LAUNCH.submit(lambda: control.launch(file, tell=notes.append))
     except (ConfigError, DataError) as error:
         html.draw_problem(str(error))
         return
+    if notes:  # a second press launches nothing and has none
+        st.session_state[NOTES] = {sweep_id: notes}
     show(sweep_id)
+
+
+def launch_notes(sweep_id: str) -> list[str]:
+    """Notes on the trials and data of the sweep that was launched from here last."""
+    kept: dict[str, list[str]] = st.session_state.get(NOTES, {})
+    return kept.get(sweep_id, [])
 
 
 def show(sweep_id: str) -> None:

@@ -15,6 +15,7 @@ from src.models import utils as machine
 from src.models.multi_lora.adapters import LoraPair, initial_weights
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
+from src.models.multi_lora.step import ARITHMETIC
 from src.training.background import Background
 from src.training.data_loaders import load_splits
 from src.training.examples import Examples
@@ -153,6 +154,7 @@ class RunReader:
                 data=examples.fingerprint,
                 tokenizer=self.base.vocabulary.fingerprint,
                 engine="packed",
+                arithmetic=ARITHMETIC,
             ),
             spent=self.spent,
             jobs=self.background.queue(),
