@@ -35,14 +35,17 @@ def unseen_or_note(config: RunConfig, frame: pd.DataFrame) -> tuple[pd.Series | 
 
 
 def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, Any]]:
-    """{model, base or dictionary: {all, seen or unseen: rows, right, exact_match, interval}}.
+    """{model, base, few_shot or dictionary: {all, seen or unseen: rows, right, exact_match,
+    interval}}.
 
     `frame` holds predictions with the column `correct` and, where the base model was asked too,
-    `base_correct`. The groups seen and unseen are given where `seen` is known.
+    `base_correct` and, after examples, `few_shot_correct`. The groups seen and unseen are there
+    where `seen` is known.
     """
     columns = {"model": frame["correct"]}
-    if "base_correct" in frame:
-        columns["base"] = frame["base_correct"]
+    for who in ("base", "few_shot"):
+        if f"{who}_correct" in frame:
+            columns[who] = frame[f"{who}_correct"]
     if (answers := dictionary_answers(frame["question"].tolist())) is not None:
         right = map(metrics.same, answers, frame["expected"])
         columns["dictionary"] = pd.Series(list(right), index=frame.index)

@@ -64,7 +64,7 @@ def compare(session: store.Session, groups: Sequence[Group]) -> SuiteComparison:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """What each config was trained on; with its name where others were trained on the same."""
+    """The task that each config was trained on; with its name where several have the same."""
     tasks = [_trained_on(group.runs[0]) for group in groups]
     return [
         task if tasks.count(task) == 1 else f"{task} ({group.name})"

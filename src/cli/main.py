@@ -11,7 +11,19 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from typer.core import TyperGroup
 
 from src import paths, store
-from src.cli import data, doctor, launch, output, queue, results, runs, share, sweeps
+from src.cli import (
+    data,
+    doctor,
+    launch,
+    output,
+    queue,
+    results,
+    runs,
+    scores,
+    share,
+    suites,
+    sweeps,
+)
 from src.errors import UserError, explain_os_error
 from src.runs import lease, restore
 
@@ -86,7 +98,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
         runs.delete,
     ],
     "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
-    "Compare": [results.compare, results.errors, results.evaluate, results.export],
+    "Compare": [results.compare, results.errors, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
     "Share": [share.push, share.merge, share.capsule],
     "Machine": [doctor.doctor],
@@ -95,5 +107,6 @@ for group, commands in GROUPS.items():
     for command in commands:
         app.command(rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Run")
+app.add_typer(suites.app, name="suite", rich_help_panel="Compare")
 app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")
 app.command(rich_help_panel="Machine", hidden=True)(doctor.reconcile)  # for processes

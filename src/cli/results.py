@@ -1,17 +1,13 @@
-"""Results of runs: verdicts, misspellings, scores and predictions."""
+"""Results of runs: verdicts, misspellings and predictions."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from src import store
-from src.cli.lookup import adapter_folder, find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
-from src.config import RunConfig, load_config, stored_config, with_absolute_paths
-from src.format import number, percent
 from src.runs import reconciler
 
 if TYPE_CHECKING:
@@ -140,111 +136,6 @@ def print_words(frame: "pd.DataFrame") -> None:
     columns = ["question", "expected", "predicted", "edit_distance", "kind"]
     rows = [[str(cell) for cell in row] for row in frame[columns].to_numpy()]
     print_table(["question", "expected", "predicted", "edits", "kind"], rows)
-
-
-def evaluate(
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
-        ),
-    ] = None,
-    *,
-    data: Annotated[Path, typer.Option(help="A file with the columns question and answer.")],
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Score this base model, without an adapter."),
-    ] = None,
-    baseline: Annotated[
-        bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Score an adapter or a base model on a file of questions and answers.
-
-    Rows whose answers the run was trained on are counted and scored apart. Beside the adapter stand
-    its base model and, on corrections, the dictionary word with the fewest edits.
-    """
-    if (checkpoint is None) == (base is None):
-        raise typer.BadParameter("name either a run or, with --base, a base model")
-    row, adapter = None, None
-    if checkpoint:
-        row, step = find_checkpoint(checkpoint)
-        config, adapter = stored_config(row.config), adapter_folder(row, step)
-    else:
-        config = base_alone(str(base))
-
-    from src.training.evaluate import evaluate as score
-
-    with err.status("loading the model") as status:
-        values, frame = score(
-            config,
-            adapter,
-            data,
-            progress=lambda done: status.update(f"{done:,} words scored"),
-            with_base=baseline,
-        )
-    about = {
-        "id": row.id if row else None,
-        "adapter": str(adapter) if adapter else None,
-        "model": config.model.name,
-        "data": str(data),
-    }
-    print_evaluation(about, config if row else None, values, frame, as_json=as_json)
-
-
-def print_evaluation(
-    about: dict[str, Any],
-    trained: RunConfig | None,
-    values: dict[str, float],
-    frame: "pd.DataFrame",
-    *,
-    as_json: bool,
-) -> None:
-    """Print the metrics and predictions of an evaluation; `trained` is the config of its run."""
-    from src.analysis import evaluation, misspellings
-
-    seen, why = evaluation.unseen_or_note(trained, frame) if trained else (None, None)
-    scores = evaluation.scores(frame, seen)
-    frame = misspellings.with_kinds(frame)
-    wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
-    if as_json:
-        notes = [why] if why else []
-        scored = {"rows": len(frame), "metrics": values, "scores": scores, "kinds": kinds}
-        return print_json(about | scored | {"notes": notes, "errors": records(wrong)})
-    for name, value in values.items():
-        out.print(f"{name} {number(value)}", highlight=False)
-    print_words(wrong)
-    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    out.print(f"{len(wrong):,} of {len(frame):,} wrong{': ' if told else ''}{told}")
-    print_scores(scores)
-    if why:
-        note(why)
-    return None
-
-
-def base_alone(name: str) -> RunConfig:
-    """The config under which a base model is scored: the default prompt, rows of any length."""
-    own = {"model.name": name, "model.load_in_4bit": False, "model.max_length": 131_072}
-    return with_absolute_paths(load_config(overrides=own))
-
-
-def print_scores(scores: dict[str, dict[str, Any]]) -> None:
-    """Print the shares of right answers of `evaluation.scores`, with their 95% intervals."""
-    names = {"all": "all rows", "seen": "answers seen in training", "unseen": "other answers"}
-    who = {"model": "model", "base": "base model", "dictionary": "dictionary word"}
-    rows = [
-        (
-            who[name],
-            names[group],
-            f"{share['rows']:,}",
-            percent(share["exact_match"] if share["rows"] else None),
-            f"{share['ci_low']:.1%} to {share['ci_high']:.1%}" if share["rows"] else "",
-        )
-        for name, of in scores.items()
-        for group, share in of.items()
-    ]
-    print_table(["by", "of", "rows", "right", "95% interval"], rows)
 
 
 def export(

@@ -1,32 +1,45 @@
-"""Scores a trained adapter, or a base model, on a file of questions and answers."""
+"""Scores a trained adapter, or a base model, on a file of questions and answers or a suite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from src.config import RunConfig
 from src.training.checkpointing import verify_adapter
-from src.training.data_loaders import load_rows
+from src.training.data_loaders import fill, load_rows
+from src.training.suite_scores import judged
+from src.training.suites import Suite
+
+if TYPE_CHECKING:
+    from src.models.spelling_model import Vocabulary
+    from src.training.scoring import Row
+    from src.training.trl_arguments import TrlPlan
+
+Examples = Sequence[tuple[str, str]]  # questions with their answers, which a prompt begins with
+Scores = tuple[dict[str, float], pd.DataFrame]
 
 
 def evaluate(
     config: RunConfig,
     adapter: Path | None,
-    data: Path,
+    data: Path | Suite,
     *,
     progress: Callable[[int], None],
     with_base: bool = False,
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """Metrics by name and one prediction per row, those of `scoring.score`.
+    examples: Examples = (),
+) -> Scores:
+    """Metrics by name and one prediction per row of a file or a suite, those of `scoring.score`.
 
     The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
-    Without an adapter the base model is scored. `with_base` adds the base model's answers beside
-    the adapter's, as the columns base_predicted and base_correct.
+    Without an adapter the base model is scored, after `examples` in each prompt. `with_base` adds
+    the base model's answers beside the adapter's, as the columns base_predicted and base_correct,
+    and those after `examples`, where there are any, as few_shot_predicted and few_shot_correct.
     """
     # Before the libraries load: a wrong file, or a damaged adapter, is reported at once.
-    frame = load_rows(data)
+    frame = load_rows(data) if isinstance(data, Path) else data.frame
     if adapter is not None:
         verify_adapter(adapter)
 
@@ -34,39 +47,79 @@ def evaluate(
 
     from src.models import spelling_model as spelling
     from src.models.utils import resolve_precision
-    from src.training import scoring
     from src.training.trl_arguments import plan
 
     asked = plan(config, precision=resolve_precision(config.training.precision))
-    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
-    rows = scoring.encode(vocabulary.tokenizer, frame, asked.template)
-    context = vocabulary.context_tokens
-    length = config.model.max_length
-    scoring.check_lengths(rows, str(data), max_length=length, context=context)
-    arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
+    scorer = _Scorer(config, asked, spelling.load_vocabulary(**asked.vocabulary), data, frame)
+    of_adapter = scorer.encoded(() if adapter else examples)
+    of_base = {"base": of_adapter}
+    if adapter and examples and with_base:
+        of_base["few_shot"] = scorer.encoded(examples)
+    arguments = {"vocabulary": scorer.vocabulary, **asked.vocabulary, **asked.base}
     model = spelling.load_base(backend="peft", **arguments)
+    if adapter is None:
+        return scorer.scored(model, of_adapter, progress, first_line=bool(examples))
+    model = PeftModel.from_pretrained(model, str(adapter))
+    values, predictions = scorer.scored(model, of_adapter, progress)
+    for number, (who, rows) in enumerate(of_base.items() if with_base else (), start=1):
+        before = number * len(rows)
+        with model.disable_adapter():
+            _, own = scorer.scored(
+                model,
+                rows,
+                lambda done, before=before: progress(before + done),  # type: ignore[misc]
+                first_line=who == "few_shot",
+            )
+        columns = {f"{who}_{name}": own[name] for name in ("predicted", "correct")}
+        predictions = predictions.assign(**columns)
+    return values, predictions
 
-    def scored(model: Any, before: int = 0) -> tuple[dict[str, float], pd.DataFrame]:
+
+@dataclass(frozen=True)
+class _Scorer:
+    """What is asked, and how it is scored."""
+
+    config: RunConfig
+    asked: "TrlPlan"
+    vocabulary: "Vocabulary"
+    data: Path | Suite
+    frame: pd.DataFrame
+
+    def encoded(self, examples: Examples) -> "list[Row]":
+        """The rows in tokens, each after the examples; DataError where one is too long."""
+        from src.training import scoring
+        from src.training.examples import encoded_suite
+
+        if isinstance(self.data, Suite) and self.data.is_text:
+            return encoded_suite(self.data, self.vocabulary, self.config)
+        template = self.asked.template
+        told = "".join(f"{fill(template, q)} {a}\n" for q, a in examples)
+        rows = scoring.encode(self.vocabulary.tokenizer, self.frame, template, examples=told)
+        name = str(self.data) if isinstance(self.data, Path) else self.data.name
+        name += f" (each after {len(examples)} examples)" if examples else ""
+        context = self.vocabulary.context_tokens
+        scoring.check_lengths(rows, name, max_length=self.config.model.max_length, context=context)
+        return rows
+
+    def scored(
+        self,
+        model: Any,
+        rows: "list[Row]",
+        progress: Callable[[int], None],
+        *,
+        first_line: bool = False,
+    ) -> Scores:
+        from src.training import scoring
+
         found = scoring.score(
             model,
-            vocabulary.tokenizer,
+            self.vocabulary.tokenizer,
             rows,
-            context=context,
-            progress=lambda done: progress(before + done),
-            **asked.evaluation,
+            context=self.vocabulary.context_tokens,
+            progress=progress,
+            first_line=first_line,
+            **self.asked.evaluation,
         )
         assert found is not None  # nothing here asks it to stop
-        values, predictions = found
+        values, predictions = judged(self.data, *found) if isinstance(self.data, Suite) else found
         return values, predictions.to_pandas()
-
-    if adapter is None:
-        return scored(model)
-    model = PeftModel.from_pretrained(model, str(adapter))
-    values, predictions = scored(model)
-    if with_base:
-        with model.disable_adapter():
-            _, of_base = scored(model, before=len(rows))
-        predictions = predictions.assign(
-            base_predicted=of_base["predicted"], base_correct=of_base["correct"]
-        )
-    return values, predictions

@@ -39,11 +39,14 @@ class Row:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def encode(tokenizer: Any, frame: "pd.DataFrame", template: str) -> list[Row]:
-    """Tokenize the rows of a frame with columns question, answer and word."""
+def encode(
+    tokenizer: Any, frame: "pd.DataFrame", template: str, *, examples: str = ""
+) -> list[Row]:
+    """Tokenize the rows of a frame with columns question, answer and word. Each prompt begins with
+    `examples`, which are questions with their answers, or nothing."""
     if frame.empty:
         return []
-    prompts = [fill(template, question) for question in frame["question"]]
+    prompts = [examples + fill(template, question) for question in frame["question"]]
     texts = [f"{p} {answer}" for p, answer in zip(prompts, frame["answer"], strict=True)]
     asked: list[list[int]] = tokenizer(prompts)["input_ids"]
     completions: list[list[int]] = []
@@ -93,6 +96,7 @@ def score(
     max_new_tokens: int | None,
     precision: str,
     context: int | None = None,
+    first_line: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], pa.Table] | None:
@@ -102,6 +106,7 @@ def score(
     With rows of several tasks (`task_of`) the last three are given for each task too, such as
     exact_match/spell_out. The loss is the mean cross-entropy of the answers' tokens in nats, EOS
     included, without label smoothing. `max_new_tokens` None is the longest expected answer plus 8.
+    `first_line` takes an answer up to its line end: after examples a model goes on with another.
 
     Answers that are right at each token by more than rounding are not decoded: they are the greedy
     ones (`losses.clearly_first`).
@@ -126,6 +131,8 @@ def score(
                 room = min(budget, context - max(len(row.prompt_ids) for row in batch))
             answers = _answers(model, tokenizer, batch, clear, max(room, 1), precision)
             texts = texts_of(tokenizer, answers)
+            if first_line:
+                texts = [text.partition("\n")[0].strip() for text in texts]
             for index, total, text in zip(indices, sums, texts, strict=True):
                 log_p[index], predicted[index] = total, text
             done += len(batch)

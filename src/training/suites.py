@@ -130,6 +130,21 @@ def known_names() -> list[str]:
     return [*BUILT_IN_TASKS, GENERAL, *own_names(), *(CUTE + task for task in data_formats.CUTE)]
 
 
+def listed() -> list[tuple[str, str, str]]:
+    """(name, source, what it asks) of every suite."""
+    own = [(name, "yours", str(folder() / f"{name}.jsonl")) for name in own_names()]
+    built_in = [(name, "built in", _asks(load(name))) for name in BUILT_IN_TASKS]
+    general = (GENERAL, "built in", "how well plain English is still predicted (forgetting)")
+    cute = [(CUTE + task, CUTE_HUB_ID, asked) for task, asked in data_formats.CUTE.items()]
+    return [*built_in, general, *own, *cute]
+
+
+def _asks(suite: Suite) -> str:
+    """The first question of a suite with its answer."""
+    first = suite.frame.iloc[0]
+    return f"{first['question']} → {first['answer']}"
+
+
 def name_of(entry: str) -> str:
     """The name of an entry of `evaluation.suites`: of a path, that of its file."""
     if not names_file(entry):
@@ -191,6 +206,22 @@ def suites_of(asked: EvaluationConfig, splits: Splits) -> list[Suite]:
             )
         found.append(suite)
     return found
+
+
+def few_shot(suite: Suite, count: int, *, seed: int) -> tuple[list[tuple[str, str]], Suite]:
+    """`count` questions with answers for a prompt, drawn by `seed`, and the suite without them: of
+    a built-in task from its training words, else from the suite itself. Raises DataError."""
+    if suite.is_text:
+        raise DataError(f"the suite {suite.name} is running text, which takes no examples")
+    pool = suite.frame if suite.task is None else load_splits(task=suite.task).train
+    rest = suite.frame
+    if count >= len(pool):
+        raise DataError(f"{suite.name} has {len(pool):,} rows to draw examples from; ask for fewer")
+    drawn = pool.sample(count, random_state=seed)
+    if suite.task is None:
+        rest = rest.drop(drawn.index).reset_index(drop=True)
+    pairs = drawn[list(COLUMNS)].itertuples(index=False, name=None)
+    return [(str(q), str(a)) for q, a in pairs], replace(suite, frame=rest)
 
 
 def add(source: Path, name: str | None, mapping: dict[str, str]) -> tuple[str, Path, int]:

@@ -122,6 +122,7 @@ NEW_KEYS |= {"number"}  # of run.json
 NEW_KEYS |= {"arithmetic"}  # of the checkpoints of packed runs
 NEW_KEYS |= {"suites", "suite_every", "suite_rows", "suite_seen_rows"}  # of a config's evaluation
 NEW_KEYS |= {"study"}  # of compare, which has "suites" too
+NEW_KEYS |= {"suite", "left_out", "examples"}  # of evaluate
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 

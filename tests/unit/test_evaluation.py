@@ -66,10 +66,10 @@ def test_training_rows_that_cannot_be_read_are_a_sentence(tmp_path):
 
 def test_evaluate_prints_groups_kinds_and_baselines(home, trained_on, monkeypatch):
     run_id = fill_run(data__path=str(trained_on))
-    monkeypatch.setattr(cli.results, "adapter_folder", lambda run, step: home)
+    monkeypatch.setattr(cli.scores, "adapter_folder", lambda run, step: home)
     asked: list[object] = []
 
-    def score(config, adapter, data, *, progress, with_base):
+    def score(config, adapter, data, *, progress, with_base, examples):
         asked.append((config.model.name, adapter, with_base))
         frame = predictions()
         return {"exact_match": 0.5}, frame if with_base else frame.iloc[:, :-2]

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
-from src import paths
+from src import cli, paths
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
 from src.panel.launch import data_check
 from src.runs import checks
@@ -208,3 +210,39 @@ def test_a_reader_of_the_panel_names_no_suite_outside_the_home(home: Path, tmp_p
     config = load_config(overrides={"evaluation.suites": ["general", str(words_file(tmp_path))]})
     assert set(data_check.out_of_reach(config, base)) == {"evaluation.suites"}
     assert data_check.out_of_reach(config, config) == {}
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def cli_of(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def test_suites_are_listed_added_and_removed(home: Path, tmp_path: Path) -> None:
+    added = json.loads(cli_of("suite", "add", str(words_file(tmp_path)), "--json").stdout)
+    assert added["name"] == "words" and added["rows"] == 2
+    listed = {one["name"]: one for one in json.loads(cli_of("suite", "list", "--json").stdout)}
+    assert listed["words"]["source"] == "yours"
+    assert {"spell_out", "correct", "general", "cute/ins_char"} <= set(listed)
+    assert cli_of("suite", "remove", "words").exit_code == 0
+    refused = cli_of("suite", "remove", "words")
+    assert refused.exit_code == 2 and "no suite 'words' was added" in refused.stderr
+
+
+def test_what_is_scored_is_a_file_or_a_suite(home: Path) -> None:
+    for more in ((), ("--data", "a.csv", "--suite", "correct")):
+        told = cli_of("evaluate", "--base", "spelltune-tiny", *more)
+        assert told.exit_code == 2 and "either a file with --data or a suite" in told.stderr
+    told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "corect")
+    assert told.exit_code == 2 and "did you mean 'correct'" in told.stderr
+    told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "general", "--examples", "2")
+    assert told.exit_code == 2 and "takes no examples" in told.stderr
+
+
+def test_examples_are_drawn_from_training_words_and_not_from_what_is_asked() -> None:
+    suite = load("spell_out").limited(20)
+    examples, rest = suites.few_shot(suite, 3, seed=4)
+    assert len(rest.frame) == 20 and len(examples) == 3
+    known = set(load_splits(task="spell_out").train["answer"])
+    assert {answer for _, answer in examples} <= known

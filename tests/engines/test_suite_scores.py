@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from src.config import RunConfig
 from src.training import suites
+from src.training.data_files import DataError
+from src.training.evaluate import evaluate
 from src.training.packed.engine import train_pack
 from src.training.packed.run import RunSpec
 from src.training.packed.scorer import Scorer
@@ -152,3 +154,36 @@ def test_a_run_that_is_stopped_leaves_its_suites_alone(
     reporter, result = trained(config_of(folder, engine), tmp_path, stop_at=5)
     assert result.stopped
     assert scorings(reporter, "suite/general") == [0]
+
+
+def test_an_adapter_its_base_and_its_base_after_examples_are_scored_on_a_suite(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = config_of(folder, "packed", evaluation__suites=[], evaluation__max_new_tokens=None)
+    trained(config, tmp_path)
+    suite = suites.load(str(folder / "backwards.jsonl"))
+    examples, rest = suites.few_shot(suite, 2, seed=0)
+    assert len(rest.frame) == 5 and not {q for q, _ in examples} & set(rest.frame["question"])
+    drawn = [suites.few_shot(suite, 2, seed=seed)[0] for seed in (0, 1, 2, 3)]
+    assert examples == drawn[0] and any(other != examples for other in drawn)
+    roomy = config_of(folder, "packed", model__max_length=128)
+    values, frame = evaluate(
+        roomy, tmp_path / "out/final", rest,
+        progress=lambda done: None, with_base=True, examples=examples,
+    )  # fmt: skip
+    assert {"base_correct", "few_shot_correct", "few_shot_predicted"} <= set(frame)
+    assert not any("\n" in answer for answer in frame["few_shot_predicted"])
+    assert set(values) == {"exact_match", "token_accuracy", "cer", "edit_distance", "loss"}
+    alone, of_base = evaluate(
+        roomy, None, rest, progress=lambda done: None, examples=examples
+    )  # fmt: skip
+    assert of_base["predicted"].tolist() == frame["few_shot_predicted"].tolist()
+    plain, of_base = evaluate(roomy, None, rest, progress=lambda done: None)
+    assert of_base["predicted"].tolist() == frame["base_predicted"].tolist()
+    assert plain["loss"] != alone["loss"]  # the examples are in the prompt
+    bits, _ = evaluate(roomy, None, suites.load("general"), progress=lambda done: None)
+    assert set(bits) == {"bits_per_character", "loss"}
+    with pytest.raises(DataError, match=r"backwards \(each after 5 examples\)"):
+        evaluate(
+            config, None, rest, progress=lambda done: None, examples=examples * 2 + examples[:1]
+        )

@@ -1,0 +1,183 @@
+"""Scores of an adapter or a base model on a file of questions or on a suite."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from src.cli.lookup import adapter_folder, find_checkpoint
+from src.cli.options import AsJson
+from src.cli.output import err, note, out, print_json, print_table
+from src.cli.results import print_words, records
+from src.config import RunConfig, load_config, stored_config, with_absolute_paths
+from src.format import number, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from src.training.suites import Suite
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
+        ),
+    ] = None,
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="A file with the columns question and answer.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A suite instead (see `spelltune suite list`)."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Score this base model, without an adapter."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
+    ] = True,
+    examples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="K",
+            help="Ask the base model also with K answered questions in its prompt (few-shot).",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the K examples.")] = 0,
+    seen: Annotated[
+        bool,
+        typer.Option("--seen", help="Ask also rows of a suite whose words the run was trained on."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score an adapter or a base model on a file of questions and answers, or on a suite.
+
+    Rows of a file whose answers the run was trained on are counted and scored apart; those of a
+    suite are left out. Beside the adapter stand its base model, with --examples also after K
+    answered questions, and, on corrections, the dictionary word with the fewest edits.
+    """
+    if (checkpoint is None) == (base is None):
+        raise typer.BadParameter("name either a run or, with --base, a base model")
+    if (data is None) == (suite is None):
+        raise typer.BadParameter("name either a file with --data or a suite with --suite")
+    if checkpoint and examples and not baseline:
+        raise typer.BadParameter("--examples are for the base model: leave out --no-baseline")
+    row, adapter = None, None
+    if checkpoint:
+        row, step = find_checkpoint(checkpoint)
+        config, adapter = stored_config(row.config), adapter_folder(row, step)
+    else:
+        config = base_alone(str(base))
+
+    from src.training.evaluate import evaluate as score
+    from src.training.suites import Suite, few_shot
+
+    asked: Path | Suite | None = data
+    shots: list[tuple[str, str]] = []
+    if suite or examples:
+        asked = suite_of(suite, data, config if row else None, seen=seen)
+        shots, asked = few_shot(asked, examples, seed=seed) if examples else ([], asked)
+    assert asked is not None
+    with err.status("loading the model") as status:
+        values, frame = score(
+            config,
+            adapter,
+            asked,
+            progress=lambda done: status.update(f"{done:,} words scored"),
+            with_base=baseline,
+            examples=shots,
+        )
+    about: dict[str, Any] = {
+        "id": row.id if row else None,
+        "adapter": str(adapter) if adapter else None,
+        "model": config.model.name,
+        "data": str(data) if data else None,
+        "suite": suite,
+        "left_out": asked.seen if isinstance(asked, Suite) else 0,
+        "examples": examples,
+    }
+    trained = config if row and data else None
+    print_evaluation(about, trained, values, frame, as_json=as_json)
+
+
+def print_evaluation(
+    about: dict[str, Any],
+    trained: RunConfig | None,
+    values: dict[str, float],
+    frame: "pd.DataFrame",
+    *,
+    as_json: bool,
+) -> None:
+    """Print the metrics and predictions of an evaluation; `trained` is the config of its run."""
+    from src.analysis import evaluation, misspellings
+
+    seen, why = evaluation.unseen_or_note(trained, frame) if trained else (None, None)
+    scores = evaluation.scores(frame, seen)
+    frame = misspellings.with_kinds(frame)
+    wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
+    if as_json:
+        notes = [why] if why else []
+        scored = {"rows": len(frame), "metrics": values, "scores": scores, "kinds": kinds}
+        return print_json(about | scored | {"notes": notes, "errors": records(wrong)})
+    for name, value in values.items():
+        out.print(f"{name} {number(value)}", highlight=False)
+    print_words(wrong)
+    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    out.print(f"{len(wrong):,} of {len(frame):,} wrong{': ' if told else ''}{told}")
+    print_scores(scores)
+    if about["left_out"]:
+        note(f"left out: {about['left_out']:,} rows whose words the run was trained on (--seen)")
+    if why:
+        note(why)
+    return None
+
+
+def suite_of(
+    name: str | None, data: Path | None, trained: RunConfig | None, *, seen: bool
+) -> "Suite":
+    """The suite to score: of a run without the rows whose words it was trained on, unless `seen`.
+    A file is one too, with all its rows."""
+    from src.training.data_loaders import load_rows, load_splits
+    from src.training.suites import Suite, load
+
+    if name is None:
+        return Suite(str(data), load_rows(data or Path()))
+    settings = trained or load_config()
+    suite = load(name).limited(settings.evaluation.suite_rows)
+    if trained is None:
+        return suite
+    return suite.marked(load_splits(**trained.data.source).train["word"], keep=seen)
+
+
+def base_alone(name: str) -> RunConfig:
+    """The config under which a base model is scored: the default prompt, rows of any length."""
+    own = {"model.name": name, "model.load_in_4bit": False, "model.max_length": 131_072}
+    return with_absolute_paths(load_config(overrides=own))
+
+
+def print_scores(scores: dict[str, dict[str, Any]]) -> None:
+    """Print the shares of right answers of `evaluation.scores`, with their 95% intervals."""
+    names = {"all": "all rows", "seen": "answers seen in training", "unseen": "other answers"}
+    who = {
+        "model": "model",
+        "base": "base model",
+        "few_shot": "base model after examples",
+        "dictionary": "dictionary word",
+    }
+    rows = [
+        (
+            who[name],
+            names[group],
+            f"{share['rows']:,}",
+            percent(share["exact_match"] if share["rows"] else None),
+            f"{share['ci_low']:.1%} to {share['ci_high']:.1%}" if share["rows"] else "",
+        )
+        for name, of in scores.items()
+        for group, share in of.items()
+    ]
+    print_table(["by", "of", "rows", "right", "95% interval"], rows)
