@@ -46,3 +46,8 @@ def duration(seconds: float | None) -> str:
             rest = whole % size // small
             return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
     return f"{whole} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 answer`, `2,000 answers`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -29,6 +29,7 @@ from src.format import duration
 from src.runs import attempts, checks, estimate, launcher, packing, reconciler, standby
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Run, Status
+from src.training.data_notes import preview_notes
 
 
 def preview(
@@ -42,8 +43,6 @@ def preview(
     seen = checks.check(loaded)
     if as_json:
         return print_json(seen)
-
-    from src.training.data_preview import preview_notes
 
     out.print(", ".join(f"{n:,} {split} rows" for split, n in seen["rows"].items()))
     tokens = seen["tokens"]
@@ -151,8 +150,6 @@ def check(config: RunConfig) -> None:
 def check_data(config: RunConfig) -> None:
     """Print notes on a config and its data; ConfigError if it cannot be trained here."""
     seen = checks.check(config)
-
-    from src.training.data_preview import preview_notes
 
     for text in [*checks.setting_notes(config), *preview_notes(seen)]:
         note(text)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from src import paths, store
-from src.config import ConfigError, RunConfig, TrackingConfig, affecting
+from src.config import ConfigError, RunConfig, TrackingConfig, affecting, subset
+from src.format import counted
 from src.models.base_files import TOKENIZER, BaseModelError
+from src.runs import preview_cache
 from src.runs.base_checks import readable_base, target_problems
 from src.runs.machine import gpus, has_bf16
 from src.runs.spawn import Worker, start_attached
@@ -31,7 +33,7 @@ def check(config: RunConfig) -> dict[str, Any]:
     problems: dict[str, str] = {}
     preview: dict[str, Any] = {}
     try:
-        preview = data_preview(config)
+        preview = kept_preview(config)
     except ConfigError as error:
         problems = error.problems
     # Second: the files of a base on the hub are here now.
@@ -97,6 +99,15 @@ def previewed() -> frozenset[str]:
     return affecting("data") | suites
 
 
+def kept_preview(config: RunConfig) -> dict[str, Any]:
+    """`data_preview`, from the disk where the same data were looked at before."""
+    try:
+        base = readable_base(config)
+    except BaseModelError:
+        return data_preview(config)  # which says so, beside what is wrong with the data
+    return preview_cache.kept(base, subset(config, previewed()), lambda: data_preview(config))
+
+
 def data_preview(config: RunConfig) -> dict[str, Any]:
     """The preview of a config's data and suites, or ConfigError: a base model that cannot be
     loaded, unusable data, rows beyond max_length or the base model's context. Depends on no setting
@@ -142,7 +153,7 @@ def _suites_previewed(
     """`suite_preview` of a config; ConfigError where a suite cannot be read or has longer rows than
     `limit` tokens."""
     from src.training.data_files import DataError
-    from src.training.data_preview import counted, suite_preview
+    from src.training.data_preview import suite_preview
     from src.training.suites import suites_of
 
     try:

@@ -2,16 +2,13 @@
 
 import hashlib
 import json
-import site
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from src import paths, store
 from src.config import RunConfig, load_config, stored_config
-from src.runs.environment import child_environment, slot_environment
+from src.runs.environment import child_environment, code_stamp, slot_environment
 from src.runs.locks import holder
 from src.runs.machine import free_gpu_memory, free_memory, host, slot_lock
 from src.runs.timeouts import TIMEOUTS
@@ -64,17 +61,7 @@ def environment_key(slot: int) -> str:
     paths.home()  # makes SPELLTUNE_HOME absolute
     values = child_environment() | slot_environment(slot)
     environment = sorted((k, v) for k, v in values.items() if k not in OF_THE_CALLER)
-    packages = [_stamp(Path(folder)) for folder in (sys.prefix, *site.getsitepackages())]
-    code = [_stamp(file) for file in sorted((paths.ROOT / "src").rglob("*.py"))]
-    return hashlib.sha256(json.dumps([environment, packages, code]).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> list[Any]:
-    try:
-        found = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), found.st_size, found.st_mtime_ns]
+    return hashlib.sha256(json.dumps([environment, code_stamp()]).encode()).hexdigest()
 
 
 def wanted(slot: int) -> Wanted | None:

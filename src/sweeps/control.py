@@ -36,6 +36,7 @@ from src.sweeps.file import (
     read_document,
     trial_config,
 )
+from src.training.data_notes import preview_notes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 
@@ -110,8 +111,6 @@ def launch(
 def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
     """Notes on the trials of a sweep and their data. ConfigError with what can be known to fail in
     any of them: the cells of a grid, the first draws of a search."""
-    from src.training.data_preview import preview_notes  # with pandas, so only here
-
     notes: dict[str, None] = {}
     problems: dict[str, str] = {}
     read: set[str] = set()  # the data that were looked at

@@ -1,10 +1,10 @@
-"""A preview of a run's data: counts, notes for the user, and how the tokenizer cuts the rows
+"""A preview of a run's data: counts, and how the tokenizer cuts the rows
 
 The panel imports this module, so nothing here imports torch or transformers.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,63 +119,6 @@ def _examples(frame: pd.DataFrame, count: int) -> list[tuple[str, str, str | Non
         seen[kind] += 1
     first = sorted(turns, key=lambda turn: turn[:2])[:count]
     return [(*pairs[place], KINDS.get(kind)) for _, place, kind in first]
-
-
-def preview_notes(preview: Mapping[str, Any]) -> list[str]:
-    """Notes about the data of a `preview`; none of them prevents a launch."""
-    notes = []
-    if lost := preview["lost"]["count"]:
-        first = preview["lost"]["examples"][0]
-        notes.append(
-            f"the tokenizer does not give back {counted(lost, 'answer')} as written, such as "
-            f"{first['answer']!r}, of which {first['returned']!r} is left; what is left counts as "
-            "the right answer"
-        )
-    if preview["not_composed"]:
-        notes.append(
-            f"{counted(preview['not_composed'], 'answer')} in another Unicode form than NFC; "
-            "all texts are compared in NFC"
-        )
-    if preview["labels"]:
-        notes.append(_of_labels(preview))
-    elif preview["cut_by"] == "question":
-        notes.append(
-            "there are too few different answers to give each split its own, so the splits are cut "
-            "by question"
-        )
-    for split, count in preview["unseen_labels"].items():
-        rows = preview["rows"][split]
-        notes.append(
-            f"{count:,} of {rows:,} {split} rows have a label that no training row has, so they "
-            "cannot be answered right"
-        )
-    what = "questions" if preview["labels"] else "words"
-    notes += [
-        f"{count:,} {what} are in both {pair.replace('/', ' and ')}, so scores on them say little"
-        for pair, count in preview["leaks"].items()
-    ]
-    if preview["duplicates"]:
-        notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
-    notes += [
-        f"left out of the suite {name}: {counted(suite['left_out'], 'row')} whose words stand in "
-        "the training rows"
-        for name, suite in preview.get("suites", {}).items()
-        if suite["left_out"]
-    ]
-    return notes
-
-
-def _of_labels(preview: Mapping[str, Any]) -> str:
-    cut = ", and the splits are cut by question, not by answer" if preview["cut_by"] else ""
-    return (
-        f"the {preview['labels']:,} different answers look like labels, as the questions do not "
-        f"show how they are spelled: scores say how often the label is right{cut}"
-    )
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 answer`, `2,000 answers`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _pieces(cutter: Any, text: str) -> list[str]:

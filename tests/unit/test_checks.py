@@ -123,8 +123,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return {}
 
     monkeypatch.setattr(checks, "check", check)
-    notes = "src.training.data_preview.preview_notes"
-    monkeypatch.setattr(notes, lambda preview: ["2 answers do not survive"])
+    monkeypatch.setattr(control, "preview_notes", lambda preview: ["2 answers do not survive"])
     return looked
 
 

@@ -13,7 +13,8 @@ from src.paths import BASE_MODELS, ROOT
 from src.training import data_loaders
 from src.training.data_files import SPLITS, DataError
 from src.training.data_loaders import fill, load_rows, load_splits
-from src.training.data_preview import preview, preview_notes
+from src.training.data_notes import preview_notes
+from src.training.data_preview import preview
 from src.training.tasks import (
     CORRECT,
     asks_right_word,

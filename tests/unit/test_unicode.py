@@ -16,7 +16,8 @@ from src.paths import BASE_MODELS
 from src.text import caseless
 from src.training import scoring
 from src.training.data_loaders import load_splits
-from src.training.data_preview import preview, preview_notes
+from src.training.data_notes import preview_notes
+from src.training.data_preview import preview
 from src.training.tasks import split_of
 from tests.helpers import tiny
 

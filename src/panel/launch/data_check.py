@@ -16,7 +16,7 @@ from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import full_stop
 from src.panel.ui import html, navigation
 from src.runs import checks
-from src.training.data_preview import preview_notes
+from src.training.data_notes import preview_notes
 
 POLL_SECONDS = 0.5
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import streamlit as st
 
 from src import files, paths
-from src.format import full_stop
+from src.format import counted, full_stop
 from src.training import data_import
 from src.training.data_files import DataError, read_path
 from src.training.data_loaders import COLUMNS
-from src.training.data_preview import counted
 
 MAX_MIB = 50
 ROWS_SHOWN = 10

@@ -1,0 +1,92 @@
+"""Previews of data that a launch made before, kept on disk
+
+Most launches look at data that an earlier one has looked at, and reading them takes longer than all
+else that a launch does. A preview is taken from the disk only while the content of the data and of
+the tokenizer, the settings, Spelltune's code and the installed packages are the same.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from src import paths
+from src.config import ConfigError
+from src.files import limited, read_text, sha256, write_atomic
+from src.models.base_files import TOKENIZER, BaseFiles
+from src.runs.environment import code_stamp
+
+KEPT = 64  # previews, the latest ones
+# Of data: to hash more takes longer than to say what is wrong with it.
+MAX_BYTES, MAX_FILES = 256 * 2**20, 64
+
+
+def kept(
+    base: BaseFiles, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `make` returns for these settings, from the disk if it did before. What it raises is not
+    kept."""
+    key = _key(base, settings)
+    if key is None:
+        return make()
+    file = _folder() / f"{key}.json"
+    with suppress(OSError, ValueError):
+        found = json.loads(read_text(file))
+        if isinstance(found, dict):
+            return found
+    seen = make()
+    if key == _key(base, settings):  # nothing changed while it was read
+        with suppress(OSError):  # a full disk, or one that can be read only
+            _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(file, json.dumps(seen))
+            _remove_older()
+    return seen
+
+
+def _folder() -> Path:
+    return paths.results() / "previews"
+
+
+def _remove_older() -> None:
+    files = sorted(_folder().glob("*.json"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-KEPT]:
+        file.unlink(missing_ok=True)
+
+
+def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
+    """Equal for calls that see the same data; None where only reading them would tell."""
+    data, evaluation = settings["data"], settings["evaluation"]
+    tokenizer = base.find(TOKENIZER)
+    if data["hub_id"] or evaluation["suites"] or tokenizer is None:
+        return None
+    try:
+        own = _content_of(Path(data["path"])) if data["path"] else None
+        limits = sha256(tokenizer), base.context_tokens
+    except TimeoutError as error:  # reading it would take as long again
+        told = {"data.path": f"cannot read {error.filename}: {error.strerror}"}
+        raise ConfigError(told) from None
+    except (OSError, ValueError):  # the reader says what is wrong
+        return None
+    key = json.dumps([settings, own, limits, code_stamp()], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _content_of(path: Path) -> list[tuple[str, str]]:
+    """Name and hash of a data file, or of each file in its folder. OSError or ValueError if it has
+    none or is too large, or if one is no regular file."""
+
+    def states() -> list[tuple[Path, os.stat_result]]:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        return [(file, file.stat()) for file in files]
+
+    found = limited(path, states)
+    if not found or not all(stat.S_ISREG(state.st_mode) for _, state in found):
+        raise ValueError(f"{path} has something besides regular files")
+    if len(found) > MAX_FILES or sum(state.st_size for _, state in found) > MAX_BYTES:
+        raise ValueError(f"{path} is too large")
+    return [(file.name, limited(file, partial(sha256, file))) for file, _ in found]
