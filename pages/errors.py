@@ -21,9 +21,10 @@ def page() -> None:
     st.html('<h1 class="unseen">Misspelled words</h1>')
     split_step_from_run()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        run = navigation.pick_run()
+        run = navigation.pick_run(scored=True)
         if run is None:
             return
+        navigation.set_title("Errors", run)
         split = navigation.segments("Split", splits_of(run), key="split")
         with store.reading() as session:
             evaluations = store.list_evaluations(session, run.id, split=split)

@@ -53,6 +53,7 @@ def draw_run(run_id: str, stage: str) -> None:
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if actions.stage(run) != stage:
         navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
+    navigation.set_title("Monitor", run)
     live = stage != "ended"
     paused = sweep is not None and sweep.status == SweepStatus.PAUSED
     phase = run.phase if Status(run.status).active else None

@@ -283,7 +283,8 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]
         missing = ", ".join(name for name in scores if name not in known)
         return told + (f"; there is no scored seed of {missing}" if told and missing else "")
     ((name, score),) = scores.items()
-    told = f"one config, {name}, of which {score['seeds']} seeds have been scored"
+    seeds = "seed has" if score["seeds"] == 1 else "seeds have"
+    told = f"one config, {name}, of which {score['seeds']} {seeds} been scored"
     told += f": {score['exact_match']:.1%} of the {score['split']} questions right on average"
     return told + (f", SD {score['sd'] * 100:.1f} points" if score["sd"] is not None else "")
 

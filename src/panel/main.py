@@ -2,14 +2,14 @@
 
 from html import escape
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import streamlit as st
 
 from src import store
 from src.panel.server import standby_keeper
+from src.panel.ui import navigation
 from src.panel.ui.html import draw_problem
-from src.panel.ui.navigation import PAGES, clicked_link
+from src.panel.ui.navigation import PAGES
 from src.runs import lease
 from src.runs.locks import LocksUnavailable
 
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 standby_keeper.use()
 
-st.set_page_config(page_title="Spelltune", page_icon=HERE / "icon.svg", layout="wide")
+st.set_page_config(page_icon=HERE / "icon.svg", layout="wide")
 st.html(HERE / "panel.css")
 st.logo(HERE / "icon.svg", size="small")
 
@@ -31,10 +31,8 @@ pages = {
 }
 page = st.navigation(list(pages.values()), position="top")
 
-if clicked := clicked_link():
-    address = urlsplit(clicked)
-    target = pages.get(address.path.rpartition("/")[2], pages[""])
-    st.switch_page(target, query_params=parse_qs(address.query))
+navigation.set_title(page.title)
+navigation.draw_links()
 
 if why := store.why_not_wal():
     text = f"The run table keeps its journal in the slower DELETE mode: {escape(why)}."

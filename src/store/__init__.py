@@ -20,6 +20,7 @@ from src.store.checkpoints import (
     forget_evaluations,
     list_checkpoints,
     list_evaluations,
+    newest_scored,
     predictions,
     record_checkpoint,
     record_evaluation,

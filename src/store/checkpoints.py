@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import update
+from sqlalchemy import exists, update
 from sqlmodel import Session, col, delete, select
 
 from src.store.database import upsert
@@ -138,6 +138,12 @@ def suite_evaluations(
         col(Evaluation.run_id).in_(run_ids), col(Evaluation.split).startswith(prefix)
     )
     return session.exec(query.order_by(col(Evaluation.step), col(Evaluation.created_at))).all()
+
+
+def newest_scored(session: Session) -> str | None:
+    """Id of the newest run that has an evaluation."""
+    query = select(Run.id).where(exists().where(col(Evaluation.run_id) == col(Run.id)))
+    return session.exec(query.order_by(col(Run.created_at).desc(), col(Run.id).desc())).first()
 
 
 def scored(

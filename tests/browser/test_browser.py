@@ -503,6 +503,63 @@ def test_a_narrow_window_is_usable(browser, panel, ended, width):
             assert narrowest >= 135, (address, narrowest)
 
 
+def test_back_returns_to_the_view_that_was_left(page, panel, ended):
+    form = f"{panel}/launch?preset=tiny-spell&training.max_steps=7"
+    page.goto(form)
+    page.get_by_text("was 600").wait_for()
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_role("link", name=f"Select {HOSTILE}").first.click()
+    page.get_by_text("Compare 1 run").wait_for()
+    picked = page.url
+    page.get_by_role("link", name="Words").first.click()
+    page.get_by_text("Underlined letters").wait_for()
+    page.go_back()
+    page.get_by_text("Compare 1 run").wait_for()
+    assert page.url == picked
+    page.go_back()
+    page.go_back()
+    page.get_by_text("was 600").wait_for()
+    assert page.url == form
+
+
+def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
+    unwanted = fill_run(name="unwanted")
+    page.goto(f"{panel}/monitor?run={unwanted}&view=Checkpoints")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete this run").click()
+    page.get_by_text("Deleted unwanted.").wait_for()
+    assert page.url == f"{panel}/"
+    with store.reading() as session:
+        assert unwanted not in store.run_ids(session, limit=1000)
+
+
+def test_charts_keep_their_order_whichever_metric_comes_first(page, panel, module_home):
+    run_id = fill_run(status=Status.RUNNING, steps=0, curves=False, name="slow to start")
+    lock = hold(run_id)
+    with store.writing() as session:
+        store.record_metrics(session, run_id, 1, [(0, "cpu/memory_gib", 0.7, time.time())])
+    page.goto(f"{panel}/monitor?run={run_id}")
+    titles = "() => [...document.querySelectorAll('.chart')].map((card) => card.dataset.title)"
+    wait_for(lambda: page.evaluate(titles) == ["Memory"], "the first chart is drawn")
+    add_points(run_id, 1, 20)
+    shown = wait_for(lambda: len(found := page.evaluate(titles)) > 1 and found, "the others")
+    end(run_id, Status.STOPPED)
+    lock.release()
+    assert (shown[0], shown[-1]) == ("Loss", "Memory")
+
+
+def test_the_menu_of_a_narrow_window_closes_behind_a_choice(browser, panel, ended):
+    with reading(browser, width=420) as page:
+        page.goto(panel)
+        page.wait_for_selector("table.rows")
+        page.get_by_test_id("stExpandSidebarButton").click()
+        choice = page.get_by_test_id("stSidebarNavLink").filter(has_text="Compare")
+        choice.click()
+        page.get_by_text("Nothing chosen yet").wait_for()
+        # It moves out of the window.
+        wait_for(lambda: choice.bounding_box()["x"] < 0, "the menu closes")
+
+
 def test_no_buttons_lie_on_a_chart_where_nothing_hovers(browser, panel, ended):
     context = browser.new_context(has_touch=True, is_mobile=True)
     page = context.new_page()

@@ -153,13 +153,13 @@ def test_the_table_is_found_through_ordered_and_edited_in_place():
     assert table.run_table(rows, latest, find="val/loss < 0", ascending=True, **options).empty
     some = table.run_table(rows, latest, find="val/loss >= 0 onerror", ascending=True, **options)
     assert list(some.index) == runs[2:]
-    edits = {"edited_rows": {0: {"tags": ["best", " best ", ""], "notes": "ship this"}}}
+    edits = {"edited_rows": {0: {"tags": "best, keep,  best ,", "notes": "ship this"}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tags.st, "session_state", {"key": edits})
         tags.save_edits("key", [runs[1]])
     with store.reading() as session:
         run = store.find(session, runs[1])
-    assert (run.tags, run.notes) == (["best"], "ship this")
+    assert (run.tags, run.notes) == (["best", "keep"], "ship this")
     # A database that is lost is made again from what lies beside the run.
     assert "ship this" in (paths.output_dir(runs[1]) / "run.json").read_text()
 

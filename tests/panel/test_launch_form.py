@@ -178,11 +178,11 @@ def test_the_form_shows_what_the_settings_come_to(launched):
     assert "<span>:⏎</span>" in body
 
 
-def test_launch_makes_one_row_of_two_presses_and_goes_to_the_monitor(launched):
+def test_launch_makes_a_row_and_goes_to_the_monitor(launched):
     test = settled(show("launch", **{"lora.r": "8", "name": "my run"}))
     test.button[0].click().run()
-    test.button[0].click().run()
     assert len(launched) == 1
+    assert test.session_state["go to"] == f"monitor?run={launched[0]}"
     with store.reading() as session:
         run = store.find(session, launched[0])
     assert (
@@ -258,7 +258,7 @@ def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
     monkeypatch.setattr(loading, "RunConfig", Wider)
     monkeypatch.setattr(settings, "__defaults__", (Wider, ""))
     widget = show("launch", novelty="0").number_input(key="set novelty")
-    assert (widget.label, widget.value) == ("Novelty :orange[was 3]", 0)
+    assert (widget.label, widget.value) == ("Novelty (was 3)", 0)
     assert "How new it is." in widget.help and "At least 1." in widget.help
 
 

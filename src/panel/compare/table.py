@@ -79,7 +79,7 @@ def run_table(
             "seed": [run.config["training"]["seed"] for run in kept],
             "status": [run.status.lower() for run in kept],
             **{name: [latest[run.id].get(name) for run in kept] for name in columns},
-            "tags": [list(run.tags or []) for run in kept],
+            "tags": [tags.joined(run.tags) for run in kept],
             "notes": [run.notes or "" for run in kept],
         },
         index=pd.Index([run.id for run in kept], name="id"),
@@ -108,7 +108,7 @@ def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         column_config=shape
         | {
             "run": st.column_config.TextColumn("run", pinned=True),
-            "tags": st.column_config.ListColumn("tags ✎", width="medium"),
+            "tags": tags.COLUMN,
             "notes": st.column_config.TextColumn("notes ✎", width="large", max_chars=2000),
         },
         on_change=partial(tags.save_edits, key, list(frame.index)),

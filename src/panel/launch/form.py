@@ -139,8 +139,9 @@ def fields(
     with st.container(horizontal=True, gap="small"):
         for setting in shown:
             long = setting.name in ("name", "data.template", "data.path")
-            with st.container(width=448 if long else 216, gap=None):
-                before = to_text(setting, get(base, setting.name))
+            before = to_text(setting, get(base, setting.name))
+            key = f"changed {setting.name}" if setting.name in texts else None
+            with st.container(width=448 if long else 216, gap=None, key=key):
                 field(setting, before, texts.get(setting.name, before))
                 if setting.name in problems:
                     html.draw_problem(problems[setting.name])
@@ -164,7 +165,7 @@ def field(setting: Setting, before: str, text: str, title: str | None = None) ->
             st.query_params[setting.name] = new
 
     shown: dict[str, Any] = {"key": key, "on_change": write, "help": _help(setting)}
-    name = (title or label(setting)) + (f" :orange[was {_short(before)}]" if text != before else "")
+    name = (title or label(setting)) + (f" (was {_short(before)})" if text != before else "")
     if setting.type is bool:
         st.toggle(name, value, **shown)
     elif setting.choices:

@@ -41,7 +41,7 @@ def draw(run: Run) -> None:
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
         if st.button("Delete this run", type="primary"):
             launcher.delete(run)
-            navigation.go("overview")
+            navigation.go("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
 
 
 def _steer(what: str, run_id: str) -> None:

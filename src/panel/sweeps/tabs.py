@@ -37,6 +37,7 @@ def _draw_trials(found: SweepResults) -> None:
     shown = ranking.shown(kept, found.sweep).drop(columns=["setting", "ended_at"])
     if not found.others.any():
         shown = shown.drop(columns="data_fingerprint")
+    shown["tags"] = shown["tags"].map(tags.joined)
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
     st.data_editor(
         shown,
@@ -48,7 +49,7 @@ def _draw_trials(found: SweepResults) -> None:
             "score": number(f"score ({found.sweep.metric})", format=percent),
             "test": number("test exact match", format="percent"),
             "seconds": number(format="%.1f"),
-            "tags": st.column_config.ListColumn("tags ✎"),
+            "tags": tags.COLUMN,
         },
         on_change=partial(tags.save_edits, key, list(kept["run"])),
     )

@@ -119,6 +119,10 @@ async function drawAll(grid) {
     grid.cards[title].remove();
     delete grid.cards[title];
   }
+  // The order of the server, whichever metric came first.
+  titles.forEach((title, place) => {
+    if (grid.children[place] !== grid.cards[title]) grid.insertBefore(grid.cards[title], grid.children[place]);
+  });
   const Plotly = await loadPlotly(plotly);
   while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css has loaded
   const look = palette(grid);

@@ -1,15 +1,29 @@
-// Follows links between pages within the session: a plain click on a.inner does not reload.
-export default function ({ setTriggerValue }) {
+// Opens addresses of the panel within the session: of a plain click on a.inner, and of the server.
+function open(address) {
+  if (address === location.href) return;
+  // Pretend that the reader went back to that address. Streamlit's own switch of the page would first
+  // give the page that is left the new one's parameters, and Back would return to another view.
+  history.pushState(null, "", address);
+  dispatchEvent(new PopStateEvent("popstate", { state: null }));
+}
+
+// The menu of a narrow window lies over the page, and Streamlit leaves it open.
+function closeMenu() {
+  if (innerWidth < 768) document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
+}
+
+export default function ({ data }) {
+  if (data.to && window.spelltuneWent !== data.number) {
+    window.spelltuneWent = data.number;
+    open(new URL(data.to, document.baseURI).href);
+  }
+  // A listener of this call's own: the one of the call before is removed only after this.
   const follow = (event) => {
+    if (event.target.closest?.('[data-testid="stSidebarNavLink"]')) closeMenu();
     const anchor = event.target.closest?.("a.inner");
     if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    const { pathname, search } = new URL(anchor.href);
-    if (pathname !== location.pathname) return setTriggerValue("to", pathname + search);
-    // The same page with other filters: pretend that the reader went back to that address, because
-    // the server may not set parameters that are bound to widgets.
-    history.pushState(null, "", anchor.href);
-    dispatchEvent(new PopStateEvent("popstate", { state: null }));
+    open(anchor.href);
   };
   document.addEventListener("click", follow);
   return () => document.removeEventListener("click", follow);

@@ -1,5 +1,6 @@
 """Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +19,12 @@ PAGES = ROOT / "pages"
 MAX_CHOICES = 300  # runs in the list to choose from; an address reaches older ones too
 
 
+def address(page: str, query: Mapping[str, object] | None = None) -> str:
+    """The address of a page of the panel, relative to the panel's own."""
+    path = "./" if page == "overview" else page
+    return path + (f"?{urlencode(query, True)}" if query else "")
+
+
 def link(
     page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
     label: str = "",
@@ -27,14 +34,13 @@ def link(
     `label` is the accessible name of a link whose text is a symbol. A plain click keeps the
     session (links.js).
     """
-    address = ("" if page == "overview" else page) + (f"?{urlencode(query, True)}" if query else "")
-    href = escape(address or "./")
+    href = escape(address(page, query))
     name = f' aria-label="{escape(label)}" title="{escape(label)}"' if label else ""
     return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
 
 
 # Links in our HTML are real ones, to be copied or opened in a tab. links.js handles plain clicks,
-# so that they do not load the panel again.
+# so that they do not load the panel again, and opens what `go` asks for.
 _links = st.components.v2.component(
     "spelltune.links",
     js=Path(__file__).with_name("links.js").read_text(encoding="utf-8"),
@@ -42,14 +48,28 @@ _links = st.components.v2.component(
 )
 
 
-def clicked_link() -> str | None:
-    """Path and query of the link to another page that was just clicked, or None."""
-    return cast("str | None", _links(key="links", on_to_change=lambda: None).to)
+def draw_links() -> None:
+    """Have the browser follow links to other pages. Ends the script if `go` has called one."""
+    to = st.session_state.pop("go to", None)
+    _links(key="links", data={"to": to, "number": time.time_ns()})
+    if to is not None:
+        st.stop()
+    if said := st.session_state.pop("said", None):
+        st.toast(said)
 
 
-def go(page: str, query: Mapping[str, str | list[str]] | None = None) -> None:
-    """End the script and show another page."""
-    st.switch_page(PAGES / f"{page}.py", query_params=query)
+def go(
+    page: str, query: Mapping[str, str | list[str]] | None = None, *, said: str | None = None
+) -> None:
+    """End the script and show another page, with a message of what was done."""
+    st.session_state.update({"go to": address(page, query), "said": said})
+    rerun_page()
+
+
+def set_title(page: str, run: Run | None = None) -> None:
+    """Name the browser's tab after a page, or after a run and its status."""
+    names = [page] if run is None else [f"{run.name}, {run.status.lower()}", page]
+    st.set_page_config(page_title=" · ".join([*names, "Spelltune"]))
 
 
 def segments(label: str, options: Sequence[str], *, key: str, show_label: bool = False) -> str:
@@ -106,14 +126,18 @@ class OneShotButton:
         return cast("list[str]", st.session_state.setdefault(f"created by {self.name}", []))
 
 
-def pick_run() -> Run | None:
-    """Draw the choice of a run; return the one of `?run=` in the address, else the newest.
+def pick_run(*, scored: bool = False) -> Run | None:
+    """Draw the choice of a run; return the one of `?run=` in the address, else the newest, or with
+    `scored` the newest one that has been scored.
 
     None, after an explanation is drawn, if there is no such run.
     """
     with store.reading() as session:
         known = store.run_ids(session, limit=MAX_CHOICES)
-        asked = st.query_params.get("run") or next(iter(known), None)
+        asked = st.query_params.get("run")
+        if asked is None and scored:
+            asked = store.newest_scored(session)
+        asked = asked or next(iter(known), None)
         try:
             found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
