@@ -53,6 +53,7 @@ from src.store.metrics import (
     metric_points,
     points_missing,
     record_metrics,
+    record_points,
 )
 from src.store.outcome import EndReason, Outcome, Remedy
 from src.store.runs import (
@@ -103,6 +104,7 @@ from src.store.status import (
     restart_from_scratch,
     stop_reason,
     stop_requested,
+    stop_wishes,
     transition,
     update_attempt,
 )

@@ -19,23 +19,26 @@ Point = tuple[int, str, float, float]  # step, name, value, time in UTC epoch se
 
 def record_metrics(session: Session, run_id: str, attempt: int, points: Sequence[Point]) -> None:
     """Write points of an attempt; a point of the same step and name is replaced."""
-    rows = {}
-    for step, name, value, at in points:
-        finite = value if math.isfinite(value) else None
-        rows[name, step] = {
-            "run_id": run_id,
-            "attempt": attempt,
-            "step": step,
-            "name": name,
-            "value": finite,
-            "at": at,
-        }
+    record_points(session, {(run_id, attempt): points})
+
+
+def record_points(session: Session, points: Mapping[tuple[str, int], Sequence[Point]]) -> None:
+    """`record_metrics` of many attempts: {(run id, attempt): points}."""
+    rows: dict[tuple[str, int, str, int], dict[str, Any]] = {}
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for (run_id, attempt), own in points.items():
+        for step, name, value, at in own:
+            row = {
+                "run_id": run_id,
+                "attempt": attempt,
+                "step": step,
+                "name": name,
+                "value": value if math.isfinite(value) else None,
+            }
+            rows[run_id, attempt, name, step] = row | {"at": at}
+            # By time, not by step: at its end a run reports the scores of its restored best step.
+            latest[run_id, name] = row
     upsert(session, Metric, list(rows.values()))
-    # Latest by time, not by step: at its end a run reports the scores of its restored best step.
-    latest = {
-        name: {k: v for k, v in rows[name, step].items() if k != "at"}
-        for step, name, _, _ in points
-    }
     upsert(session, LatestMetric, list(latest.values()))
 
 
