@@ -44,8 +44,7 @@ def launch_all(configs: Sequence[RunConfig]) -> list[str]:
         lambda session: [store.enqueue(session, with_absolute_paths(c)).id for c in configs],
         seconds=TIMEOUTS.start,
     )
-    for run_id in run_ids:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(run_ids)
     fill_slots()
     return run_ids
 
@@ -86,7 +85,7 @@ def fill_slots() -> None:
     store.write_with_retry(assign, seconds=TIMEOUTS.start)
     for run_id in failed:
         record_failure(run_id)
-        snapshots.write_run(run_id)
+    snapshots.write_runs(failed)
     if started:
         lease.take()
     for run_id, config, slot in started:
@@ -280,8 +279,7 @@ def hold(names: Sequence[str], *, held: bool) -> list[str]:
     """Hold queued runs back, or release them to their old places; returns their ids."""
     with store.writing() as session:
         ids = store.hold(session, [store.find(session, name) for name in names], held=held)
-    for run_id in ids:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(ids)
     if not held:
         fill_slots()
     return ids
@@ -291,8 +289,7 @@ def move_to_front(names: Sequence[str]) -> list[str]:
     """Make queued runs the next to start, in this order; returns their ids."""
     with store.writing() as session:
         ids = store.move_to_front(session, [store.find(session, name) for name in names])
-    for run_id in ids:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(ids)
     return ids
 
 

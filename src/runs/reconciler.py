@@ -185,5 +185,5 @@ def _end(run: Run, reason: str) -> bool:
     # With retries, which free the reserve if the disk is full.
     ended = store.write_with_retry(lambda session: store.end(session, run, outcome), seconds=1)
     if ended:
-        snapshots.sync_from_files(run.id)
+        snapshots.sync_from_files([run.id])
     return ended

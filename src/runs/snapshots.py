@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,18 +30,29 @@ ENDED = tuple(f".{status.lower()}" for status in SweepStatus if status != SweepS
 
 
 def write_run(run_id: str, *, seconds: float = 0) -> None:
-    """Write a run's row and events to its run.json. A full disk is no reason to fail; while the
-    table is locked it waits for up to `seconds`."""
+    """`write_runs` of one run."""
+    write_runs([run_id], seconds=seconds)
 
-    def read(session: store.Session) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        events = store.list_events(session, run_id)
-        row = store.find(session, run_id).model_dump()
-        return row, [event.model_dump(exclude={"id"}) for event in events]
 
-    number, (row, events) = _numbered(read, seconds)
-    stopped = row["stop_requested_at"] is not None or row["status"] == Status.CANCELLED
-    wish = STOPPED if stopped else HELD if row["held_at"] is not None else None
-    _write(_file(run_id), {"run": row, "events": events, "number": number}, wish)
+def write_runs(run_ids: Sequence[str], *, seconds: float = 0) -> None:
+    """Write the row and events of each run to its run.json. A full disk is no reason to fail; while
+    the table is locked it waits for up to `seconds`."""
+    if not run_ids:
+        return
+
+    def read(session: store.Session) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        events = store.events_of(session, run_ids)
+        return [
+            (run.model_dump(), [one.model_dump(exclude={"id"}) for one in events.get(run.id, [])])
+            for run in store.runs_of(session, run_ids)
+        ]
+
+    # The files of one state of the table have one number.
+    number, found_rows = _numbered(read, seconds)
+    for row, events in found_rows:
+        stopped = row["stop_requested_at"] is not None or row["status"] == Status.CANCELLED
+        wish = STOPPED if stopped else HELD if row["held_at"] is not None else None
+        _write(_file(row["id"]), {"run": row, "events": events, "number": number}, wish)
 
 
 def write_sweep(sweep_id: str) -> None:
@@ -112,28 +123,32 @@ def _file(run_id: str) -> Path:
     return paths.output_dir(run_id) / "run.json"
 
 
-def sync_from_files(run_id: str) -> None:
-    """Bring the rows of a run that has no processes in line with its files: the disk is the truth.
+def sync_from_files(run_ids: Sequence[str]) -> None:
+    """Bring the rows of runs that have no processes in line with their files: the disk is the
+    truth.
 
     Half-written checkpoints go, points that only the metrics log has come in, rows of checkpoints
     are those of the folders.
     """
-    folder = paths.checkpoints_dir(run_id)
-    checkpointing.sweep(folder)
-    points = read_metrics_log(run_id)
+    points, there = {}, {}
+    for run_id in run_ids:
+        folder = paths.checkpoints_dir(run_id)
+        checkpointing.sweep(folder)
+        points[run_id] = read_metrics_log(run_id)
+        there[run_id] = set(checkpointing.steps(folder))
     with store.reading() as session:
-        missing = store.points_missing(session, run_id, points)
-        known = {c.step for c in store.list_checkpoints(session, run_id)}
-    there = set(checkpointing.steps(folder))
-    if missing or known != there:
+        missing = {one: store.points_missing(session, one, points[one]) for one in run_ids}
+        known = {one: {c.step for c in store.list_checkpoints(session, one)} for one in run_ids}
+    if other := [one for one in run_ids if missing[one] or known[one] != there[one]]:
         with store.writing() as session:
-            for attempt, rows in missing.items():
-                store.record_metrics(session, run_id, attempt, rows)
-            for step in known - there:
-                store.remove_checkpoint(session, run_id, step)
-            for step in sorted(there - known):
-                record_checkpoint(session, run_id, step)
-    write_run(run_id)
+            for run_id in other:
+                for attempt, rows in missing[run_id].items():
+                    store.record_metrics(session, run_id, attempt, rows)
+                for step in known[run_id] - there[run_id]:
+                    store.remove_checkpoint(session, run_id, step)
+                for step in sorted(there[run_id] - known[run_id]):
+                    record_checkpoint(session, run_id, step)
+    write_runs(run_ids)
 
 
 def read_metrics_log(run_id: str) -> dict[int, list[tuple[int, str, float, float]]]:

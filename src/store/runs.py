@@ -121,6 +121,15 @@ def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
     return [by_id[run_id] for run_id in ids if run_id in by_id]
 
 
+def progress_of(
+    session: Session, ids: Sequence[str]
+) -> dict[str, tuple[str, int | None, float | None]]:
+    """{id: (status, step, when its stop was asked for)} of runs, without reading whole rows."""
+    query = select(Run.id, Run.status, Run.step, Run.stop_requested_at)
+    rows = session.exec(query.where(col(Run.id).in_(ids)))
+    return {run_id: (status, step, asked_at) for run_id, status, step, asked_at in rows}
+
+
 def run_ids(session: Session, *, limit: int) -> list[str]:
     """Ids of runs, newest first."""
     return list(
@@ -183,6 +192,15 @@ def record_event(
 def list_events(session: Session, run_id: str) -> Sequence[Event]:
     """Events of a run's lineage, oldest first."""
     return session.exec(select(Event).where(Event.run_id == run_id).order_by(col(Event.id))).all()
+
+
+def events_of(session: Session, run_ids: Sequence[str]) -> dict[str, list[Event]]:
+    """`list_events` of many runs in one query; without those that have none."""
+    found: dict[str, list[Event]] = {}
+    query = select(Event).where(col(Event.run_id).in_(run_ids)).order_by(col(Event.id))
+    for event in session.exec(query):
+        found.setdefault(event.run_id, []).append(event)
+    return found
 
 
 def forks(session: Session, run_id: str) -> Sequence[Run]:

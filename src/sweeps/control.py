@@ -234,8 +234,7 @@ def stop_runs(runs: Sequence[Run], *, reason: str | None = None) -> None:
     """Stop the runs that are queued or training; with a `reason` they count as completed."""
     with store.writing() as session:
         stopped = _stop_runs(session, runs, reason)
-    for run_id in stopped:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(stopped)
 
 
 def _stop_runs(session: store.Session, runs: Sequence[Run], reason: str | None) -> list[str]:
@@ -301,5 +300,4 @@ def _change(
         runs = store.runs_of_sweep(session, row.id) if stop else []
         stopped = _stop_runs(session, runs, None)
     snapshots.write_sweep(row.id)
-    for run_id in stopped:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(stopped)

@@ -175,8 +175,7 @@ def confirm(found: SweepResults) -> list[str]:
             store.enqueue(session, config, sweep_id=found.row.id, confirmed_rank=rank).id
             for rank, config in configs
         ]
-    for run_id in ids:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(ids)
     launcher.fill_slots()
     return ids
 

@@ -193,8 +193,7 @@ def _insert(
             ]
     except IntegrityError:
         return 0  # another driver gave these numbers first
-    for run_id in run_ids:
-        snapshots.write_run(run_id)
+    snapshots.write_runs(run_ids)
     launcher.fill_slots()
     return len(run_ids)
 

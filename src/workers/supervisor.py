@@ -107,8 +107,6 @@ class SupervisedRun:
         # On the monotonic clock: the wall clock may be set while a run lives.
         self.stop_seen_at: float | None = None
         self.terminated_at: float | None = None
-        # The next reader of a lost table must find the token of a living process.
-        snapshots.write_run(run.id, seconds=TIMEOUTS.write)
 
 
 class Supervisor:
@@ -122,6 +120,7 @@ class Supervisor:
         self.token = waiting.token if waiting else new_token()
         self.pack: tuple[Any, ...] | None = None  # pack_key of its members
         self.members: list[pack_file.Member] = []  # all that joined the pack
+        self.keys: dict[pack_file.Member, tuple[Any, ...] | None] = {}  # pack_key of queued runs
         self.trainer: subprocess.Popen[bytes] | None = None
         self.log_run, self.log_start = "", 0  # where the trainer's own output begins
         self.any_ended = False  # a run of this trainer came to its end
@@ -133,20 +132,21 @@ class Supervisor:
 
     def start(self, run_id: str) -> None:
         """Claim a run and those that can share its process, and start the trainer."""
-        if not (first := self.claim(run_id)):
+        if not (claimed := self.claim([run_id])):
             if self.waiting:
                 self.waiting.end()
             return
+        (first,) = claimed
         config = stored_config(first.run.config)
         if config.engine == "packed":
             self.pack = pack_key(config)
-            self.join(first)
+            self.join(claimed)
             self.claim_more(config.pack_size - 1)
         forget_result(run_id)
         self.log_run, self.log_start = run_id, size_of(paths.log_file(run_id))
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = self.start_trainer(what, paths.log_file(run_id))
-        self.update(trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
+        self.update(self.runs, trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
 
     def start_trainer(self, what: list[str], log: Path) -> "subprocess.Popen[bytes]":
         """Give the run to the trainer that waits for it, or start one."""
@@ -163,29 +163,38 @@ class Supervisor:
             **slot_environment(self.slot),
         )
 
-    def claim(self, run_id: str) -> SupervisedRun | None:
-        """Claim a queued run. None if another supervisor was faster."""
-        lock = FileLock(paths.supervisor_lock(run_id))
-        if not lock.acquire():
-            return None
+    def claim(self, run_ids: Sequence[str]) -> list[SupervisedRun]:
+        """Claim queued runs, together; those for which another supervisor was faster are left
+        out."""
+        locks = {run_id: FileLock(paths.supervisor_lock(run_id)) for run_id in run_ids}
+        locks = {run_id: lock for run_id, lock in locks.items() if lock.acquire()}
 
-        def take(session: store.Session) -> Run | None:
-            run = store.find(session, run_id)
+        def take(session: store.Session) -> list[Run]:
             columns = self.me | {"slot": self.slot, "token": self.token}
-            mine = store.claim(session, run, **columns)
-            session.refresh(run)
-            session.expunge(run)
-            return run if mine else None
+            runs = store.runs_of(session, list(locks))
+            mine = [run for run in runs if store.claim(session, run, **columns)]
+            for run in mine:
+                session.refresh(run)
+            session.expunge_all()
+            return mine
 
-        if not (run := store.write_with_retry(take, seconds=TIMEOUTS.write)):
+        runs = store.write_with_retry(take, seconds=TIMEOUTS.write) if locks else []
+        claimed = [SupervisedRun(run, locks.pop(run.id)) for run in runs]
+        for lock in locks.values():
             lock.release()
-            return None
-        if run.resume_step is None and run.attempt > 1:
-            # It starts from scratch: checkpoints here are of an earlier attempt.
-            folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt - 1}"
-            checkpointing.set_aside(folder, after=-1, name=name)
-        self.runs.append(SupervisedRun(run, lock))
-        return self.runs[-1]
+        for run in runs:
+            if run.resume_step is None and run.attempt > 1:
+                # It starts from scratch: checkpoints here are of an earlier attempt.
+                folder, name = paths.checkpoints_dir(run.id), f"attempt-{run.attempt - 1}"
+                checkpointing.set_aside(folder, after=-1, name=name)
+        self.take_charge(claimed)
+        return claimed
+
+    def take_charge(self, claimed: Sequence[SupervisedRun]) -> None:
+        """Supervise these runs from now on."""
+        # The next reader of a lost table must find the token of a living process.
+        snapshots.write_runs([one.run.id for one in claimed], seconds=TIMEOUTS.write)
+        self.runs += claimed
 
     def adopt(self, run_id: str) -> None:
         """Take over the trainer of a run that lost its supervisor, with all its runs."""
@@ -196,19 +205,30 @@ class Supervisor:
             session.expunge_all()
             return [run for run in active if run.token == self.token]
 
+        adopted = []
         for run in store.read_with_retry(read, seconds=TIMEOUTS.write):
             lock = FileLock(paths.supervisor_lock(run.id))
             if lock.acquire() and self.write_columns(run, **self.me, failed_starts=None):
-                self.runs.append(SupervisedRun(run, lock))
+                adopted.append(SupervisedRun(run, lock))
+        self.take_charge(adopted)
         self.members = pack_file.read_members(self.token)
         if self.members and self.runs:
             self.pack = pack_key(stored_config(self.runs[0].run.config))
 
-    def join(self, supervised: SupervisedRun) -> None:
-        """Add a run to the pack file, from which the trainer reads its members."""
-        forget_result(supervised.run.id)
-        self.members.append((supervised.run.id, supervised.run.attempt))
+    def join(self, claimed: Sequence[SupervisedRun]) -> None:
+        """Add runs to the pack file, from which the trainer reads its members."""
+        for supervised in claimed:
+            forget_result(supervised.run.id)
+            self.members.append((supervised.run.id, supervised.run.attempt))
         pack_file.write_members(self.token, self.members)
+
+    def can_join(self, run: Run) -> bool:
+        """True if a queued run can share the process."""
+        key = run.id, run.attempt  # only a next attempt has other settings
+        if key not in self.keys:
+            readable = launcher.settings_problem(run) is None
+            self.keys[key] = pack_key(stored_config(run.config)) if readable else None
+        return self.keys[key] == self.pack
 
     def claim_more(self, room: int) -> None:
         """Claim up to `room` queued runs that can share the process."""
@@ -220,15 +240,13 @@ class Supervisor:
                 run.id
                 for run in launcher.startable(session)
                 # A run with a slot of its own is about to start there.
-                if not launcher.is_given(run, now)
-                and launcher.settings_problem(run) is None
-                and pack_key(stored_config(run.config)) == self.pack
+                if not launcher.is_given(run, now) and self.can_join(run)
             ]
-        for run_id in ready[:room]:
-            if supervised := self.claim(run_id):
-                self.join(supervised)
-                if self.trainer is not None:
-                    self.write_columns(supervised.run, trainer_pid=self.trainer.pid)
+        # Together: the trainer has the room for all of them, and makes it once.
+        if ready and (claimed := self.claim(ready[:room])):
+            self.join(claimed)
+            if self.trainer is not None:
+                self.update(claimed, trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
 
     def supervise(self) -> None:
         """Follow the trainer until it exits, then write the outcome of every run."""
@@ -247,75 +265,111 @@ class Supervisor:
                     last_heartbeat = now
                     # A table that was built again has the run as it was before its trainer.
                     own = {} if self.trainer is None else {"trainer_pid": self.trainer.pid}
-                    self.update(heartbeat_at=time.time(), **own)
+                    self.update(self.runs, heartbeat_at=time.time(), **own)
                     if self.pack is not None and not paths.pack_file(self.token).exists():
                         pack_file.write_members(self.token, self.members)
+                    for supervised in self.runs:
+                        cut_log(supervised.run.id)
                 self.follow(now)
-                for supervised in self.runs:
-                    cut_log(supervised.run.id)
                 if self.pack is not None:
                     self.end_members()
                     self.claim_more(size - len(self.runs))
         # Data-loader workers and other children of the trainer must not outlive it.
         kill_by_token(self.token)
-        for supervised in list(self.runs):
-            self.end(supervised, self.outcome(supervised))
+        self.end(self.outcomes())
         pack_file.forget_members(self.token)
         over.set()
 
     def end_members(self) -> None:
         """Write the outcomes of those members of a pack that have ended."""
-        for supervised in list(self.runs):
-            if outcome := read_result(supervised.run.id, supervised.run.attempt):
-                self.any_ended = True
-                self.end(supervised, outcome)
+        results = self.results()
+        self.end([(one, own) for one in self.runs if (own := results[one.run.id]) is not None])
 
-    def outcome(self, supervised: SupervisedRun) -> Outcome | None:
-        """How a run ended whose trainer is gone; None if the trainer never read it."""
-        results = {w.run.id: read_result(w.run.id, w.run.attempt) for w in self.runs}
-        self.any_ended = self.any_ended or any(results.values())
-        return results[supervised.run.id] or outcome_of_exit(
-            self.trainer.returncode if self.trainer is not None else None,
-            asked_to_stop=supervised.stop_seen_at is not None,
-            packed=self.pack is not None,
-            oom_killed=memory_kills(os.getpid()) > self.memory_kills,
-            error=self.last_error() if self.log_run else None,
-        )
+    def results(self) -> dict[str, Outcome | None]:
+        """The outcome of each run that has ended, from its file; None for the others."""
+        found = {w.run.id: read_result(w.run.id, w.run.attempt) for w in self.runs}
+        self.any_ended = self.any_ended or any(found.values())
+        return found
 
-    def end(self, supervised: SupervisedRun, outcome: Outcome | None) -> None:
-        """Write an outcome, and queue the next attempt if settings can heal it.
+    def outcomes(self) -> list[tuple[SupervisedRun, Outcome | None]]:
+        """How each run ended, now that the trainer is gone; None if it never read the run."""
+        results = self.results()
+        oom_killed = memory_kills(os.getpid()) > self.memory_kills
+        error = self.last_error() if self.log_run else None
+        return [
+            (
+                supervised,
+                results[supervised.run.id]
+                or outcome_of_exit(
+                    self.trainer.returncode if self.trainer is not None else None,
+                    asked_to_stop=supervised.stop_seen_at is not None,
+                    packed=self.pack is not None,
+                    oom_killed=oom_killed,
+                    error=error,
+                ),
+            )
+            for supervised in self.runs
+        ]
 
-        None puts the run back into the queue, once: where its trainer died again before it read any
+    def end(self, ended: Sequence[tuple[SupervisedRun, Outcome | None]]) -> None:
+        """Write outcomes, together, and queue the next attempt of runs that settings can heal.
+
+        None puts a run back into the queue, once: where its trainer died again before it read any
         run, it is FAILED.
         """
-        run = supervised.run
+        if not ended:
+            return
         # A run that came too late to a pack that trained others to their ends did not fail.
-        starts = None if self.any_ended else (run.failed_starts or 0) + 1
-        if outcome is None and (starts or 0) >= store.MAX_FAILED_STARTS:
-            outcome = self.failure_to_start()
-        failed = outcome is not None and outcome.status == Status.FAILED
-        newest = attempts.newest_verified_step(run) if failed else None
+        starts = {w.run.id: None if self.any_ended else (w.run.failed_starts or 0) + 1
+                  for w, _ in ended}  # fmt: skip
+        final = [
+            (
+                supervised.run,
+                self.failure_to_start()
+                if outcome is None and (starts[supervised.run.id] or 0) >= store.MAX_FAILED_STARTS
+                else outcome,
+            )
+            for supervised, outcome in ended
+        ]
+        newest = {run.id: attempts.newest_verified_step(run) for run, own in final if failed(own)}
 
-        def write(session: store.Session) -> tuple[bool, bool]:
-            if outcome is None:
-                if not store.stop_requested(session, run.id):
-                    released = store.release(session, run, failed_starts=starts)
-                    if released:
-                        return True, False
-                gone = Outcome(EndReason.LOST, "its trainer is gone without a result")
-                return store.end(session, run, gone), False
-            mine = store.end(session, run, outcome)
-            healed = mine and failed and attempts.heal(session, run, outcome, newest)
+        def write(session: store.Session) -> tuple[list[str], list[str]]:
+            mine, healed = [], []
+            for run, outcome in final:
+                if self.write_end(session, run, outcome, starts[run.id]):
+                    mine.append(run.id)
+                    if (
+                        outcome is not None
+                        and failed(outcome)
+                        and attempts.heal(session, run, outcome, newest[run.id])
+                    ):
+                        healed.append(run.id)
             return mine, healed
 
         mine, healed = store.write_with_retry(write, seconds=TIMEOUTS.write)
-        if mine:
-            snapshots.sync_from_files(run.id)
+        snapshots.sync_from_files(mine)
+        for run, outcome in final:
             # A trainer that wrote its result has entered the failure itself.
-            if failed and not healed and read_result(run.id, run.attempt) is None:
+            told = run.id not in mine or read_result(run.id, run.attempt) is not None
+            if failed(outcome) and run.id not in healed and not told:
                 record_failure(run.id)
-        self.runs.remove(supervised)
-        supervised.lock.release()
+        for supervised, _ in ended:
+            self.runs.remove(supervised)
+            supervised.lock.release()
+
+    @staticmethod
+    def write_end(
+        session: store.Session, run: Run, outcome: Outcome | None, starts: int | None
+    ) -> bool:
+        """Write the end of a run, or put it back into the queue; False if it has another owner."""
+        if outcome is not None:
+            return store.end(session, run, outcome)
+        if not store.stop_requested(session, run.id) and store.release(
+            session, run, failed_starts=starts
+        ):
+            return True
+        gone = Outcome(EndReason.LOST, "its trainer is gone without a result")
+        return store.end(session, run, gone)
 
     def failure_to_start(self) -> Outcome:
         """The outcome of a run whose trainer died before it read it, as often as allowed."""
@@ -337,19 +391,20 @@ class Supervisor:
     def follow(self, now: float) -> None:
         """Move runs on to RUNNING and STOPPING; end a trainer by force that does not stop."""
         with store.reading() as session:
-            rows = {run.id: run for run in store.runs_of(session, [w.run.id for w in self.runs])}
+            rows = store.progress_of(session, [w.run.id for w in self.runs])
+        began, stopping = [], []
         for supervised in self.runs:
-            row = rows.get(supervised.run.id)
-            if row is None:
+            if (row := rows.get(supervised.run.id)) is None:
                 continue
-            if row.status == Status.STARTING and row.step is not None:
-                leave = [Status.STARTING]
-                self.change(supervised, Status.RUNNING, leave=leave, failed_starts=None)
-            if row.stop_requested_at is not None and supervised.stop_seen_at is None:
+            status, step, asked_at = row
+            if status == Status.STARTING and step is not None:
+                began.append(supervised)
+            if asked_at is not None and supervised.stop_seen_at is None:
                 supervised.stop_seen_at = now
-                if row.status != Status.STOPPING:  # as an adopted run may be
-                    leave = [Status.STARTING, Status.RUNNING]
-                    self.change(supervised, Status.STOPPING, leave=leave)
+                if status != Status.STOPPING:  # as an adopted run may be
+                    stopping.append(supervised)
+        self.change(began, Status.RUNNING, leave=[Status.STARTING], failed_starts=None)
+        self.change(stopping, Status.STOPPING, leave=[Status.STARTING, Status.RUNNING])
         # A signal ends the whole process, so it waits until all its runs were asked to stop.
         asked = [w.stop_seen_at for w in self.runs]
         if not asked or None in asked:
@@ -368,19 +423,34 @@ class Supervisor:
                 return
 
     def change(
-        self, supervised: SupervisedRun, to: Status, *, leave: Sequence[Status], **columns: Any
+        self,
+        changed: Sequence[SupervisedRun],
+        to: Status,
+        *,
+        leave: Sequence[Status],
+        **columns: Any,
     ) -> None:
-        """Change a run's status, or abandon it if it has another owner."""
+        """Change the status of runs; abandon those that have another owner."""
+        if not changed:
+            return
         with store.writing() as session:
-            mine = store.transition(session, supervised.run, to, leave=leave, **columns)
-        if not mine:
+            lost = [
+                w
+                for w in changed
+                if not store.transition(session, w.run, to, leave=leave, **columns)
+            ]
+        for supervised in lost:
             self.abandon(supervised)
 
-    def update(self, *, seconds: float = 0, **columns: Any) -> None:
-        """Update columns of all runs; abandon those that have another owner."""
+    def update(
+        self, supervised_runs: Sequence[SupervisedRun], *, seconds: float = 0, **columns: Any
+    ) -> None:
+        """Update columns of runs; abandon those that have another owner."""
 
         def write(session: store.Session) -> list[SupervisedRun]:
-            return [w for w in self.runs if not store.update_attempt(session, w.run, **columns)]
+            return [
+                w for w in supervised_runs if not store.update_attempt(session, w.run, **columns)
+            ]
 
         lost = store.write_with_retry(write, seconds=seconds)
         for supervised in lost:
@@ -412,6 +482,10 @@ def log_write_errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, OSError) as error:
         print(f"warning: {error}", file=sys.stderr, flush=True)
+
+
+def failed(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status == Status.FAILED
 
 
 def outcome_of_exit(

@@ -204,8 +204,7 @@ def test_a_run_whose_settings_cannot_be_read_ends_no_pack(
         config = store.find(session, odd).config | {"lora": {"rank_of_the_future": 1}}
         session.execute(update(Run).where(col(Run.id) == odd).values(config=config))
     supervisor = Supervisor(0)
-    claimed = supervisor.claim(first)
-    assert claimed is not None
+    (claimed,) = supervisor.claim([first])
     supervisor.pack = pack_key(load_config(overrides=packed))
     supervisor.claim_more(8)
     assert [one.run.id for one in supervisor.runs] == [first]

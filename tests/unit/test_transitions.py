@@ -286,8 +286,7 @@ class Processes(RuleBasedStateMachine):
     @rule(index=PICK)
     def supervisor_ends(self, index: int) -> None:
         own, lock = self.widowed()[index % len(self.widowed())]
-        for one in list(own.runs):
-            own.end(one, own.outcome(one))
+        own.end(own.outcomes())
         self.supervisors.remove((own, lock))
         lock.release()
         launcher.fill_slots()

@@ -1,0 +1,88 @@
+"""Bookkeeping of packs and sweeps takes a transaction for all runs, not one for each."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from src import paths, store
+from src.config import load_config
+from src.runs import launcher
+from src.runs.result_file import write_result
+from src.store.outcome import EndReason, Outcome
+from src.store.tables import Status
+from src.training.packed.eligibility import pack_key
+from src.workers.supervisor import Supervisor
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Grows with each transaction that writes to the run table."""
+    began: list[int] = []
+    real = store.writing
+
+    def writing(*given: Any) -> Any:
+        began.append(1)
+        return real(*given)
+
+    for module in (store, store.database):
+        monkeypatch.setattr(module, "writing", writing)
+    yield began
+
+
+def queued(count: int) -> list[str]:
+    with store.writing() as session:
+        configs = [load_config(overrides={"engine": "packed", "name": f"n-{n}"})
+                   for n in range(count)]  # fmt: skip
+        return [store.enqueue(session, config).id for config in configs]
+
+
+def row_in_file(run_id: str) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((paths.output_dir(run_id) / "run.json").read_text())["run"]
+    return row
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_supervisor_claims_follows_and_ends_all_its_runs_together(
+    count: int, transactions: list[int]
+) -> None:
+    ids = queued(count)
+    supervisor = Supervisor(0)
+    supervisor.pack = pack_key(load_config(overrides={"engine": "packed"}))
+    transactions.clear()
+    supervisor.claim_more(count)
+    assert [one.run.id for one in supervisor.runs] == ids
+    assert len(transactions) == 2  # the claim, and the number of the snapshots
+    for run_id in ids:
+        assert row_in_file(run_id)["status"] == Status.STARTING
+    with store.writing() as session:
+        for one in supervisor.runs:
+            store.update_attempt(session, one.run, step=3)
+        store.request_stop(session, ids[0])
+    transactions.clear()
+    supervisor.follow(0.0)
+    assert len(transactions) == 2  # those that began, and those that are asked to stop
+    with store.reading() as session:
+        statuses = [store.find(session, run_id).status for run_id in ids]
+    assert statuses == [Status.STOPPING, *[Status.RUNNING] * (count - 1)]
+    for one in supervisor.runs:
+        write_result(one.run.id, 1, Outcome(EndReason.COMPLETED, None, 3, 3))
+    transactions.clear()
+    supervisor.end_members()
+    assert len(transactions) == 2 and not supervisor.runs
+    with store.reading() as session:
+        assert {store.find(session, run_id).status for run_id in ids} == {Status.COMPLETED}
+    assert row_in_file(ids[-1])["status"] == Status.COMPLETED
+
+
+def test_a_launch_of_many_runs_writes_their_snapshots_together(
+    transactions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+    configs = [load_config(overrides={"name": f"n-{n}"}) for n in range(10)]
+    ids = launcher.launch_all(configs)
+    assert len(transactions) == 2
+    assert [row_in_file(run_id)["name"] for run_id in ids] == [c.name for c in configs]
