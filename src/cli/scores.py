@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from src.training.suites import Suite
 
 
+Examples = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="K",
+        help="Ask the base model also with K answered questions in its prompt (few-shot).",
+    ),
+]
+Seen = Annotated[
+    bool,
+    typer.Option("--seen", help="Ask also rows of a suite whose words the run was trained on."),
+]
+
+
 def evaluate(
     checkpoint: Annotated[
         str | None,
@@ -40,19 +54,9 @@ def evaluate(
     baseline: Annotated[
         bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
     ] = True,
-    examples: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            metavar="K",
-            help="Ask the base model also with K answered questions in its prompt (few-shot).",
-        ),
-    ] = 0,
+    examples: Examples = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed that draws the K examples.")] = 0,
-    seen: Annotated[
-        bool,
-        typer.Option("--seen", help="Ask also rows of a suite whose words the run was trained on."),
-    ] = False,
+    seen: Seen = False,
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter or a base model on a file of questions and answers, or on a suite.
@@ -67,42 +71,56 @@ def evaluate(
         raise typer.BadParameter("name either a file with --data or a suite with --suite")
     if checkpoint and examples and not baseline:
         raise typer.BadParameter("--examples are for the base model: leave out --no-baseline")
-    row, adapter = None, None
-    if checkpoint:
-        row, step = find_checkpoint(checkpoint)
-        config, adapter = stored_config(row.config), adapter_folder(row, step)
-    else:
-        config = base_alone(str(base))
-
-    from src.training.evaluate import evaluate as score
     from src.training.suites import Suite, few_shot
 
+    config, about = model_of(checkpoint, base)
     asked: Path | Suite | None = data
     shots: list[tuple[str, str]] = []
     if suite or examples:
-        asked = suite_of(suite, data, config if row else None, seen=seen)
+        asked = suite_of(suite, data, config if checkpoint else None, seen=seen)
         shots, asked = few_shot(asked, examples, seed=seed) if examples else ([], asked)
     assert asked is not None
-    with err.status("loading the model") as status:
-        values, frame = score(
-            config,
-            adapter,
-            asked,
-            progress=lambda done: status.update(f"{done:,} words scored"),
-            with_base=baseline,
-            examples=shots,
-        )
-    about: dict[str, Any] = {
-        "id": row.id if row else None,
-        "adapter": str(adapter) if adapter else None,
-        "model": config.model.name,
+    values, frame = scored(config, about["adapter"], asked, baseline=baseline, examples=shots)
+    about |= {
         "data": str(data) if data else None,
         "suite": suite,
         "left_out": asked.seen if isinstance(asked, Suite) else 0,
         "examples": examples,
     }
-    trained = config if row and data else None
+    trained = config if checkpoint and data else None
     print_evaluation(about, trained, values, frame, as_json=as_json)
+
+
+def model_of(checkpoint: str | None, base: str | None) -> tuple[RunConfig, dict[str, Any]]:
+    """The config to score under, and the ids of what is scored: an adapter or a base model."""
+    if checkpoint is None:
+        config = base_alone(str(base))
+        return config, {"id": None, "adapter": None, "model": config.model.name}
+    row, step = find_checkpoint(checkpoint)
+    config, adapter = stored_config(row.config), adapter_folder(row, step)
+    return config, {"id": row.id, "adapter": str(adapter), "model": config.model.name}
+
+
+def scored(
+    config: RunConfig,
+    adapter: str | None,
+    asked: "Path | Suite",
+    *,
+    baseline: bool,
+    examples: list[tuple[str, str]],
+) -> tuple[dict[str, float], "pd.DataFrame"]:
+    """`training.evaluate.evaluate`, with its progress on the terminal."""
+    from src.training.evaluate import evaluate as score
+
+    with err.status("loading the model") as status:
+        return score(
+            config,
+            Path(adapter) if adapter else None,
+            asked,
+            progress=lambda done: status.update(f"{done:,} words scored"),
+            with_base=baseline,
+            examples=examples,
+        )
 
 
 def print_evaluation(

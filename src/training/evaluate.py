@@ -77,7 +77,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Scorer:
-    """What is asked, and how it is scored."""
+    """The questions of an evaluation, and the way in which they are scored."""
 
     config: RunConfig
     asked: "TrlPlan"
