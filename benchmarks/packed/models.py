@@ -98,14 +98,13 @@ def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> l
     """Random steps of ROWS rows: of LENGTH tokens with an answer of ANSWER, or `ragged`."""
     import torch
 
+    from src.models.multi_lora.inputs import BatchShape, LossNumbers, StepInput
     from src.models.multi_lora.optimizer import AdamW
-    from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput
-    from src.training.packed.batches import padded_length
+    from src.training.packed.batches import ANSWERS_MULTIPLE, padded_length
 
     length = padded_length(LENGTH - 1, adapters * ROWS)
     optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
     top = min(base.vocabulary, 1500)
-    shape = BatchShape(ROWS, length, ROWS * (ANSWERS[1] if ragged else ANSWER))
     steps = []
     for step in range(count):
         ids = torch.randint(5, top, (adapters, ROWS, LENGTH))
@@ -118,6 +117,8 @@ def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> l
         place = torch.arange(LENGTH)
         labelled = (place >= prompts) & (place < prompts + answers)
         read = (place < prompts + answers - 1)[:, :, :-1]
+        most = int(answers.sum(1).max())
+        shape = BatchShape(ROWS, length, -(-most // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE)
         positions = torch.zeros(adapters, shape.answers, dtype=torch.long)
         targets = torch.full_like(positions, IGNORED)
         reals = []
@@ -133,6 +134,15 @@ def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> l
         integers = torch.cat([padded, positions, targets, keys], 1).int()
         steps.append(StepInput(shape, integers, torch.tensor(reals)))
     return steps
+
+
+def laid_flat(base: Any, steps: list[Any]) -> list[Any]:
+    """These steps as the packed engine lays them flat on a GPU."""
+    from src.models.multi_lora.step import Options
+    from src.training.packed.batches import BatchBuilder
+
+    batches = BatchBuilder(PAD, base, Options(flat=True))
+    return [batches.laid_flat(step, len(step.reals) * ROWS) for step in steps]
 
 
 def tokens_of(step: Any) -> int:

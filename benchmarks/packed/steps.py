@@ -13,6 +13,7 @@ from benchmarks.packed.models import (
     SHAPES,
     device,
     flop_of_a_step,
+    laid_flat,
     pack_of,
     random_model,
     steps_of,
@@ -71,7 +72,8 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
     count = 4
     wide = random_model(options.shape, torch.float32)
     torch.manual_seed(3)
-    steps = steps_of(read_base(wide, targets_of(options.shape), torch.float32), count, 4)
+    exact = read_base(wide, targets_of(options.shape), torch.float32)
+    padded = steps_of(exact, count, 4, ragged=True)
     ways: list[tuple[str, Any, dict[str, Any]]] = [("fp32", torch.float32, {})]
     ways += [("bf16", torch.bfloat16, {})]
     if device() == "cuda":
@@ -80,8 +82,15 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
             ("bf16 kernels", torch.bfloat16, {"kernels": True}),
             ("bf16 kernels graphs", torch.bfloat16, {"kernels": True, "graphs": True}),
             ("bf16 graphs at_once=2", torch.bfloat16, {"graphs": True, "at_once": 2}),
+            ("fp32 kernels flat", torch.float32, {"kernels": True, "flat": True}),
+            (
+                "bf16 kernels graphs flat",
+                torch.bfloat16,
+                {"kernels": True, "graphs": True, "flat": True},
+            ),
         ]
     for name, dtype, extra in ways:
+        steps = laid_flat(exact, padded) if "flat" in extra else padded
         base = read_base(wide, targets_of(options.shape), dtype)
         pack = pack_of(base, count, **extra)
         torch.manual_seed(5)
@@ -99,9 +108,9 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
         reference = found["fp32" if "fp32" in name else "bf16"]
         row: dict[str, Any] = {"phase": "check", "name": name}
         for what, at in (("gradients", 0), ("moved in 4 steps", 1), ("loss and norms", 2)):
-            mine, other, exact = found[name][at], reference[at], found["fp32"][at]
+            mine, other, right = found[name][at], reference[at], found["fp32"][at]
             row[f"{what} against the plain way"] = f"{relative(mine, other):.1e}"
-            row[f"{what} against fp32"] = f"{relative(mine, exact):.1e}"
+            row[f"{what} against fp32"] = f"{relative(mine, right):.1e}"
         results.add(**row)
         del pack, base
         free()
@@ -121,7 +130,7 @@ def shown() -> list[str]:
         count: f"+at_once={ADAPTERS_PER_PASS}" if count > ADAPTERS_PER_PASS else ""
         for count in PACKS
     }
-    uniform = [f"{count}+graphs+kernels{more}" for count, more in split.items()]
+    uniform = [f"{count}+graphs+kernels+flat{more}" for count, more in split.items()]
     return uniform + [f"{name}+ragged" for name in uniform]
 
 
@@ -153,6 +162,10 @@ def measure(
     pack = pack_of(base, adapters, **how)
     steps = steps_of(base, adapters, 10, ragged=ragged)
     tokens = statistics.mean(map(tokens_of, steps))
+    computed = steps[0].shape.rows * steps[0].shape.length * adapters
+    if how.get("flat"):
+        steps = laid_flat(base, steps)
+        computed = round(statistics.mean(step.shape.tokens for step in steps) * adapters)
     prepared = time.perf_counter()
     pack.run(steps[:2])
     synchronize()
@@ -167,6 +180,7 @@ def measure(
         step_ms=round(1e3 * step, 2), fastest_ms=round(1e3 * min(times), 2),
         slowest_ms=round(1e3 * max(times), 2),
         tokens_per_second=round(tokens / step), tokens_a_step=round(tokens),
+        computed_tokens_a_step=computed,
         tflops=round(rate, 1), share_of_peak=round(rate / peak, 3) if peak else None,
         gib=gib(), draw_seconds=round(prepared - started, 2),
         first_steps_seconds=round(ready - prepared, 2),

@@ -1,14 +1,20 @@
 """Rows laid flat: the same hidden states and gradients as padded rows, of fewer tokens."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import read_base
-from src.models.multi_lora.flat import FlatRows, flat_hidden_states
+from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import hidden_states
+from src.models.multi_lora.inputs import BatchShape, FlatShape, StepInput, flattened, in_room
 from src.models.multi_lora.linear import Dropout
-from src.models.multi_lora.step import Pack
+from src.models.multi_lora.rows import FlatRows
+from src.models.multi_lora.step import Options, Pack
+from src.training.packed.batches import BatchBuilder
 from tests.engines.test_packed import (
     Rows,
     Solo,
@@ -16,6 +22,7 @@ from tests.engines.test_packed import (
     model_of,
     pack_of,
     rows_of,
+    shape_of,
     targets_of,
 )
 
@@ -67,14 +74,16 @@ def test_flat_rows_have_the_states_and_gradients_of_padded_ones(
     dropout = None
     if rate:
         dropout = Dropout.of(torch.tensor([9]), torch.tensor([rate]), *ids.shape)
-    flat = FlatRows.of(ids, places, share=not rate)
+    flat = FlatRows.of(ids[None], places[None], places[None] >= 0, torch.tensor([not rate]))
     own = sum(len(prompt) + len(answer) - 1 for prompt, answer in rows)
-    assert flat.head == (0 if rate else head)
-    assert len(flat.source) == own - (len(rows) - 1) * flat.head
+    shared = 0 if rate else head
+    assert flat.heads.item() == shared
+    assert flat.source.shape[1] == own - (len(rows) - 1) * shared
+    tokens = ids.flatten()[flat.source]
     leaves = [part for stack in stacks for part in stack]
     found = []
     for hidden in (
-        flat_hidden_states(base, stacks, ids, flat, dropout=dropout),
+        flat_hidden_states(base, stacks, tokens, flat, dropout=dropout),
         hidden_states(base, stacks, ids[None], places[None], dropout=dropout),
     ):
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -95,11 +104,11 @@ def test_padding_is_never_read() -> None:
     for index, (prompt, answer) in enumerate(rows):
         other[index, len(prompt) + len(answer) - 1 :] = 77
     other[3] = 78
-    first, second = (
-        flat_hidden_states(base, pack.stacks(), own, FlatRows.of(own, places))
-        for own in (ids, other)
-    )
-    assert torch.equal(first, second)
+    found = []
+    for own in (ids, other):
+        flat = FlatRows.of(own[None], places[None], places[None] >= 0)
+        found.append(flat_hidden_states(base, pack.stacks(), own.flatten()[flat.source], flat))
+    assert torch.equal(*found)
 
 
 def test_a_step_on_a_cpu_computes_each_shared_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +116,91 @@ def test_a_step_on_a_cpu_computes_each_shared_token_once(monkeypatch: pytest.Mon
     seen = []
     original = FlatRows.of
 
-    def of(*arguments: torch.Tensor, share: bool = True) -> FlatRows:
-        seen.append(original(*arguments, share=share))
+    def of(*arguments: torch.Tensor) -> FlatRows:
+        seen.append(original(*arguments))
         return seen[-1]
 
     monkeypatch.setattr(FlatRows, "of", of)
     parts = [rows_of(5, 4, head=6), rows_of(6, 4)]
     pack.run([batch([SOLO, SOLO], parts, 0)])
-    assert [rows.head for rows in seen] == [6, 0]
+    assert [rows.heads.item() for rows in seen] == [6, 0]
     tokens = [sum(len(p) + len(a) - 1 for p, a in rows) for rows in parts]
-    assert [len(rows.source) for rows in seen] == [tokens[0] - 3 * 6, tokens[1]]
+    assert [rows.source.shape[1] for rows in seen] == [tokens[0] - 3 * 6, tokens[1]]
+
+
+def laid_flat(step: StepInput, roomier: int = 0) -> StepInput:
+    """A step as a GPU takes it: in a static shape with room that it does not need."""
+    flat = flattened(step, step.reals[:, -1] == 0)
+    rows, length, tokens, answers, shared = flat.shape
+    more = FlatShape(
+        rows + roomier, length + roomier, tokens + roomier, answers + roomier, bool(shared)
+    )
+    return in_room(flat, more)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_step_laid_flat_is_that_of_padded_rows(
+    shape: str, rate: float, dtype: torch.dtype, norms_in_float64: None
+) -> None:
+    """Several adapters in one static shape: some share a head, one is idle, one drops out."""
+    solos = [SOLO, replace(SOLO, seed=2, rows=3, dropout=rate), replace(SOLO, seed=3, rows=5), None]
+    packs = [pack_of(model_of(shape, dtype), shape, [s or SOLO for s in solos]) for _ in range(2)]
+    for step in range(3):
+        heads = 4 + step, 5, 0, 0
+        rows = [
+            rows_of(10 * step + k, solo.rows if solo else 1, head=head)
+            for k, (solo, head) in enumerate(zip(solos, heads, strict=True))
+        ]
+        padded = batch(solos, rows, step, shape_of(rows, roomier=step))
+        flat = laid_flat(padded, roomier=3 * step)
+        assert flat.shape.tokens < 0.9 * padded.shape.rows * padded.shape.length
+        results = [pack.run([one])[0] for pack, one in zip(packs, (padded, flat), strict=True)]
+        bound = 1e-12 if dtype == torch.float64 else 1e-5
+        for one, other in (results, [pack.params for pack in packs]):
+            assert (one - other).norm() <= bound * one.norm()
+        assert results[1][2].tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("neighbour", ["other rows", "nan", "idle"])
+def test_no_neighbour_changes_a_bit_of_an_adapter_laid_flat(neighbour: str) -> None:
+    """In the same static shape; a neighbour's rows may be longer, fewer, or share more."""
+    solos = [SOLO, replace(SOLO, seed=2), replace(SOLO, seed=3)]
+    weights = []
+    for changed in (False, True):
+        pack = pack_of(model_of("llama", torch.float32), "llama", solos)
+        for step in range(4):
+            there: list[Solo | None] = list(solos)
+            rows = [rows_of(10 * step + k, 4, head=4) for k in range(3)]
+            if changed and step >= 2:
+                if neighbour == "other rows":
+                    rows[1] = rows_of(77 + step, 3, head=6)
+                elif neighbour == "nan":
+                    pack.params[1, 5] = pack.compute_params[1, 5] = math.nan
+                else:
+                    there[1] = None
+            padded = batch(there, rows, step, BatchShape(5, 22, 60))
+            flat = flattened(padded, padded.reals[:, -1] == 0)
+            pack.run([in_room(flat, FlatShape(5, 22, 90, 60, True))])
+        weights.append(pack.params)
+    one, other = weights
+    assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
+    assert not torch.equal(one[1], other[1])
+
+
+def test_steps_of_unlike_rows_share_a_few_static_shapes() -> None:
+    """Each is a CUDA graph. None needs more than the steps of padded rows."""
+    base = read_base(model_of("gpt2", torch.float32), targets_of("gpt2"), torch.float32)
+    batches = BatchBuilder(1, base, Options(flat=True))
+    solos = [replace(SOLO, seed=k, rows=8) for k in range(4)]
+    shapes = set()
+    for step in range(40):
+        rows = [rows_of(10 * step + k, 8, head=6) for k in range(4)]
+        padded = batch(solos, rows, step)
+        shape = batches.laid_flat(padded, 32).shape
+        assert isinstance(shape, FlatShape)
+        assert shape.tokens % 64 == 0 and shape.answers % 64 == 0 and shape.length in (16, 32)
+        assert shape.tokens <= -(-padded.shape.rows * padded.shape.length // 64) * 64
+        shapes.add(shape)
+    assert len(shapes) <= 6

@@ -65,7 +65,7 @@ ADAPTERS = [
 ]  # fmt: skip
 
 
-def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320) -> Any:
+def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320, head_dim: int = 16) -> Any:
     """A random model whose layers all matter: biases and norms are random too."""
     from transformers import (
         GPT2Config,
@@ -82,15 +82,15 @@ def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320) -> Any:
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 64 // head_dim,
+        "num_key_value_heads": 32 // head_dim,
         "max_position_embeddings": 128,
     }
     model: Any
     if shape == "gpt2":
         model = GPT2LMHeadModel(
-            GPT2Config(n_layer=2, n_embd=64, n_head=4, n_positions=128, resid_pdrop=0.0,
-                       embd_pdrop=0.0, attn_pdrop=0.0, **shared)
+            GPT2Config(n_layer=2, n_embd=64, n_head=64 // head_dim, n_positions=128,
+                       resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **shared)
         )  # fmt: skip
     elif shape.startswith("llama"):
         model = LlamaForCausalLM(LlamaConfig(**wide, **shared))

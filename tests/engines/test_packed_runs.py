@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from src.config import RunConfig
 from src.models import utils
 from src.models.multi_lora.base import CannotPack
-from src.models.multi_lora.step import Pack
+from src.models.multi_lora.step import Options, Pack
 from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
@@ -56,8 +56,11 @@ def difference(one: Path, other: Path) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
-def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: str) -> None:
+@pytest.mark.parametrize(("shape", "options"), [("gpt2", None), ("llama", Options(flat=True))])
+def test_a_pack_leaves_what_solo_runs_leave(
+    base: Path, tmp_path: Path, shape: str, options: Options | None
+) -> None:
+    """On a CPU, and with the steps of a GPU."""
     configs = {
         "one": trial_config(base, shape, lora__r=4, training__learning_rate=3e-3),
         "longer": trial_config(
@@ -71,7 +74,7 @@ def test_a_pack_leaves_what_solo_runs_leave(base: Path, tmp_path: Path, shape: s
         ),
     }  # fmt: skip
     packed = {name: spec(config, tmp_path / "packed" / name) for name, config in configs.items()}
-    outcomes = {id(one): outcome for one, outcome in train_pack(packed.values())}
+    outcomes = {id(one): outcome for one, outcome in train_pack(packed.values(), options=options)}
     for name, config in configs.items():
         alone = tmp_path / "alone" / name
         seen = tiny.Recorder()
@@ -375,6 +378,9 @@ def test_only_large_packs_take_rows_at_their_own_length() -> None:
     many = range(60, 60 + MAX_EXACT_LENGTHS)
     assert padded_length(29, rows=1024, known=many) == 32
     assert padded_length(61, rows=16, known=many) == 61
+    assert padded_length(290, rows=1024, exact=16, multiple=64) == 304
+    assert padded_length(290, rows=16, exact=16, multiple=64) == 320
+    assert padded_length(290, rows=16, known=[304], exact=16, multiple=64) == 304
 
 
 def test_a_pack_shrinks_with_what_is_left(base: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ Dimension letters, used in the shapes beside tensors throughout the package:
     K   adapters (slots of a pack)
     B   rows per adapter in a batch
     T   tokens per row, right-padded
-    M   tokens per adapter in a product: B * T, or N once only answer positions are computed
+    M   tokens per adapter in a product: B * T, fewer where rows are laid flat, or N once only
+        answer positions are computed
     N   answer tokens per adapter, padded with targets of IGNORED (-100)
     D   model width (hidden size)
     R   LoRA rank of the pack; adapters of lower rank are padded with zeros
@@ -27,8 +28,10 @@ Modules, each importing only those above it:
     loss        cross-entropy at the answer tokens, and scores of given answers
     optimizer   AdamW and SGD over flat rows
     base        the frozen weights, read from a transformers model
+    rows        where tokens lie when rows are laid flat: no padding, the head that all share once
     forward     the transformer blocks as functions over the frozen weights
-    flat        the rows of one adapter without padding, their shared head once
+    flat        the transformer over rows laid flat
+    inputs      the input of a training step, padded or flat
     decode      teacher-forced scores and greedy decoding
     kernels     Triton kernels that replace functions of forward, loss and optimizer on a GPU
     step        one training step of a pack; a CUDA graph on a GPU

@@ -6,11 +6,12 @@ Dimension letters: __init__.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from src.models.losses import IGNORED, clearly_first
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase, Geometry
-from src.models.multi_lora.flat import FlatRows, flat_hidden_states
+from src.models.multi_lora.flat import flat_hidden_states, has_flat_attention
 from src.models.multi_lora.forward import (
     KernelSet,
     Rotary,
@@ -19,6 +20,7 @@ from src.models.multi_lora.forward import (
     hidden_states,
     split_heads,
 )
+from src.models.multi_lora.rows import FlatRows
 
 CHUNK = 4096  # tokens whose logits exist at once
 
@@ -35,10 +37,22 @@ def teacher_forced(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probability of each target in nats, True where it is the arg max, and True where it is
     so however the logits are computed (`losses.clearly_first`); (K, N) each."""
-    if base.device.type == "cpu":
-        hidden = _flat(base, stacks, ids, answer_positions, targets)
-    else:
-        hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
+    # On a CPU one after the other, so that none is padded to its neighbours' rows.
+    at_once = 1 if base.device.type == "cpu" else len(ids)
+    parts = []
+    for start in range(0, len(ids), at_once):
+        own = slice(start, start + at_once)
+        parts.append(
+            _flat_states(
+                base,
+                [LoraStack(a[own], b[own]) for a, b in stacks],
+                ids[own],
+                answer_positions[own],
+                targets[own] != IGNORED,
+                kernels,
+            )
+        )
+    hidden = torch.cat(parts)
     log_p, hits, clear = [], [], []
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
@@ -52,20 +66,26 @@ def teacher_forced(
     return log_p_, hits_, clear_
 
 
-def _flat(
+def _flat_states(
     base: FrozenBase,
     stacks: Sequence[LoraStack],
     ids: torch.Tensor,  # (K, B, T)
     answer_positions: torch.Tensor,  # (K, N)
-    targets: torch.Tensor,  # (K, N)
+    counted: torch.Tensor,  # (K, N) False where an answer position is padding
+    kernels: KernelSet,
 ) -> torch.Tensor:
-    """`hidden_states`, one adapter after the other without padding; zeros where IGNORED."""
-    hidden = torch.zeros(*targets.shape, base.head.shape[1], dtype=base.dtype)
-    for k, answers in enumerate((targets != IGNORED).sum(1).tolist()):
-        if answers:  # they come before the padding
-            own = [LoraStack(a[k : k + 1], b[k : k + 1]) for a, b in stacks]
-            rows = FlatRows.of(ids[k], answer_positions[k, :answers])
-            hidden[k, :answers] = flat_hidden_states(base, own, ids[k], rows)[0]
+    """`hidden_states` of rows laid flat where that can be computed; zeros where not `counted`."""
+    if has_flat_attention(base.geometry, ids.shape[2], base.device):
+        # The padding of the answers comes last: it is computed for the widest adapter only.
+        room, most = counted.shape[1], int(counted.sum(1).max())
+        if not most:
+            return torch.zeros(*counted.shape, base.head.shape[1], dtype=base.dtype).to(ids.device)
+        rows = FlatRows.of(ids, answer_positions[:, :most], counted[:, :most])
+        tokens = ids.flatten(1).gather(1, rows.source)
+        hidden = flat_hidden_states(base, stacks, tokens, rows, kernels=kernels)
+        hidden = F.pad(hidden, (0, 0, 0, room - most))
+    else:
+        hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
     return hidden
 
 

@@ -16,6 +16,7 @@ from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase, Geometry, Layer, Linear, Norm
 from src.models.multi_lora.linear import Dropout, packed_linear
 from src.models.multi_lora.loss import cross_entropy_, row_scores
+from src.models.multi_lora.rows import FlatRows
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin, (T, d) or (rows, T, d) each
 
@@ -63,6 +64,29 @@ def causal_attention(
         q, k, v, is_causal=True, enable_gqa=geometry.heads != geometry.num_key_value_heads
     )
     return mixed.transpose(1, 2).reshape(*qkv.shape[:2], -1)
+
+
+def flat_attention(
+    qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
+    geometry: Geometry,
+    rotary: Rotary | None,  # of positions from 0
+    rows: FlatRows,
+) -> torch.Tensor:
+    """Causal attention of each row to the head that it shares and to itself, (K, M, H d).
+
+    Zeros in the padding: each of the K products sums over all of its tokens.
+    """
+    position = torch.arange(rows.length, device=qkv.device)
+    token = position.where(
+        position < rows.heads[:, None, None], rows.starts[..., None] + position
+    )  # (K, B, T)
+    token = token.where(position < rows.ends[..., None], 0).flatten(1)
+    if rotary is not None:  # T may be more than the context
+        cos, sin = (part[position.clamp(max=len(part) - 1)] for part in rotary)
+        rotary = cos, sin
+    mixed = causal_attention(take(qkv, token), geometry, rotary, rows.length)
+    real = torch.arange(qkv.shape[1], device=qkv.device) < rows.totals[:, None]
+    return torch.where(real[..., None], take(mixed, rows.source), 0)
 
 
 def cached_attention(
@@ -127,6 +151,7 @@ class KernelSet(NamedTuple):
     """The functions that Triton kernels replace on a GPU; by default those of plain PyTorch."""
 
     attention: Callable[..., torch.Tensor] = causal_attention
+    flat_attention: Callable[..., torch.Tensor] = flat_attention
     add_norm: Callable[..., tuple[torch.Tensor, torch.Tensor]] = add_norm
     mlp: Callable[..., torch.Tensor] = mlp
     cached_attention: Callable[..., torch.Tensor] = cached_attention

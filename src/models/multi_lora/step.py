@@ -10,53 +10,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from src.models.losses import IGNORED
 from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
 from src.models.multi_lora.base import FrozenBase
-from src.models.multi_lora.flat import FlatRows, flat_hidden_states
+from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import KernelSet, hidden_states
+from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput, flattened
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
 from src.models.multi_lora.optimizer import AdamW, Optimizer
+from src.models.multi_lora.rows import FlatRows
 
 # The version of this package's arithmetic. A checkpoint has it, and a resume is exact only under
-# the same one, so raise it with each change after which a step on a CPU gives other bits.
+# the same one, so raise it with each change after which a step gives other bits.
 # Checkpoints without it are of version 1, which computed padded rows.
 ARITHMETIC = 2
-
-
-class BatchShape(NamedTuple):
-    """The static shape of a step, the same for all adapters; a CUDA graph has one of these."""
-
-    rows: int  # B
-    length: int  # T
-    answers: int  # N
-
-    @property
-    def num_integers(self) -> int:
-        """Integers of one adapter in a step: see `StepInput`."""
-        return self.rows * self.length + 2 * self.answers + 1
-
-
-class LossNumbers(NamedTuple):
-    """Per-adapter numbers of the loss in one step; the defaults are those of an idle slot."""
-
-    loss_weight: float = 0.0  # 1 / its number of answer tokens
-    label_smoothing: float = 0.0
-    lora_dropout: float = 0.0
-
-
-class StepInput(NamedTuple):
-    """One step of all slots, on the CPU. Each slot has one row in both tensors.
-
-    integers: ids (B * T), answer positions (N), targets (N), key of the dropout masks (1); answer
-    tokens come first, then padding with targets of IGNORED.
-    reals: the optimizer's hyper-parameters (its `columns`), then LossNumbers.
-    """
-
-    shape: BatchShape
-    integers: torch.Tensor  # (K, shape.num_integers)
-    reals: torch.Tensor  # (K, columns + 3)
 
 
 class AdapterState(NamedTuple):
@@ -78,6 +45,9 @@ class Options:
     """Replay each batch shape as one CUDA graph."""
     kernels: bool = False
     """Use the Triton kernels of `kernels`."""
+    flat: bool = False
+    """Lay the rows of a step flat, in shapes that many steps share; on a CPU each adapter that goes
+    through the base by itself has its own layout anyway."""
     at_once: int | None = None
     """Adapters that go through the base together, which bounds the memory of their activations;
     None: all. On a CPU, 1 saves the padding that an adapter needs only beside its neighbours."""
@@ -128,7 +98,7 @@ class Pack:
             self._kernels = kernels.KERNELS
             if optimizer is AdamW:
                 self._fused_adamw = kernels.adamw_
-        self._graphs: dict[BatchShape, tuple[torch.Tensor, torch.Tensor, Any]] = {}
+        self._graphs: dict[BatchShape | FlatShape, tuple[torch.Tensor, torch.Tensor, Any]] = {}
         self._graph_pool: Any = None
 
     def put(self, slot: int, state: AdapterState, scale: float) -> None:
@@ -153,7 +123,7 @@ class Pack:
         flat = self.compute_params if slots is None else self.compute_params[list(slots)]
         return self.layout.stacks(flat)
 
-    def prepare(self, shapes: Iterable[BatchShape]) -> None:
+    def prepare(self, shapes: Iterable[BatchShape | FlatShape]) -> None:
         """Capture the CUDA graphs of these shapes, which takes as long as many steps."""
         for shape in shapes:
             if self.options.graphs and shape not in self._graphs:
@@ -190,7 +160,9 @@ class Pack:
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
-    def _compute(self, shape: BatchShape, integers: torch.Tensor, reals: torch.Tensor) -> None:
+    def _compute(
+        self, shape: BatchShape | FlatShape, integers: torch.Tensor, reals: torch.Tensor
+    ) -> None:
         """A whole step on the device, without a synchronization with the host."""
         at_once = self.options.at_once or self.slots
         for start in range(0, self.slots, at_once):
@@ -224,37 +196,38 @@ class Pack:
         torch.mul(self.params[:, b_start:], self.scales, out=self.compute_params[:, b_start:])
 
     def _differentiate(
-        self, shape: BatchShape, integers: torch.Tensor, reals: torch.Tensor, part: slice
+        self,
+        shape: BatchShape | FlatShape,
+        integers: torch.Tensor,
+        reals: torch.Tensor,
+        part: slice,
     ) -> None:
         """Losses and gradients of the adapters `part`, into `results` and `grads`."""
-        rows, length, answers = shape
         integers, reals = integers[part], reals[part]
-        ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
-        ids = ids.view(-1, rows, length)
-        # Its own layout keeps the rounding of an adapter on a CPU independent of its neighbours.
-        flat = len(reals) == 1 and self.base.device.type == "cpu"
-        if flat and not reals[0, 0]:  # column `active`: an idle slot
+        alone = len(reals) == 1 and self.base.device.type == "cpu"
+        if alone and not reals[0, 0]:  # column `active`: an idle slot
             self.grads[part], self.results[0, part] = 0, 0
             return
-        if flat:
-            answers = int((targets != IGNORED).sum())
-            positions, targets = positions[:, :answers], targets[:, :answers]
         loss_numbers = reals[:, len(self.optimizer.columns) :]
         loss_weights, smoothing, dropout_rates = loss_numbers.unbind(1)  # (K,) each, LossNumbers
         leaves = [
             LoraStack(*(tensor.detach().requires_grad_() for tensor in stack))
             for stack in self.layout.stacks(self.compute_params[part])
         ]
-        dropout = None
-        if self.dropout:
-            dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
-        compute = _flat_states if flat else hidden_states
-        hidden = compute(self.base, leaves, ids, positions, dropout=dropout, kernels=self._kernels)
+        if isinstance(shape, FlatShape):
+            hidden, targets = self._flat_states(shape, integers, dropout_rates, leaves)
+        elif alone:
+            # Its own layout keeps the rounding of an adapter on a CPU independent of its
+            # neighbours.
+            step = flattened(StepInput(shape, integers, reals), ~dropout_rates.bool())
+            hidden, targets = self._flat_states(*step[:2], dropout_rates, leaves)
+        else:
+            hidden, targets = self._padded_states(shape, integers, dropout_rates, leaves)
         losses = answer_losses(
             hidden,
             self.base.head,
             targets,
-            loss_weights[:, None].expand(-1, answers),
+            loss_weights[:, None].expand_as(targets),
             smoothing,
             vocabulary=self.base.vocabulary,
             chunk=self.options.head_chunk,
@@ -267,7 +240,41 @@ class Pack:
         torch.cat(ordered, 1, out=self.grads[part])
         self.results[0, part] = losses.detach().to(self.results.dtype)
 
-    def _capture(self, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def _padded_states(
+        self,
+        shape: BatchShape,
+        integers: torch.Tensor,
+        dropout_rates: torch.Tensor,
+        stacks: list[LoraStack],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input of the output head at the answer tokens (K, N, D), and these tokens (K, N)."""
+        rows, length, answers = shape
+        ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
+        ids, dropout = ids.view(-1, rows, length), None
+        if self.dropout:
+            dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
+        return hidden_states(
+            self.base, stacks, ids, positions, dropout=dropout, kernels=self._kernels
+        ), targets
+
+    def _flat_states(
+        self,
+        shape: BatchShape | FlatShape,
+        integers: torch.Tensor,
+        dropout_rates: torch.Tensor,
+        stacks: list[LoraStack],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_padded_states` of rows laid flat."""
+        assert isinstance(shape, FlatShape)
+        ids, source, positions, targets, table, keys = integers.split(shape.parts, 1)
+        rows, dropout = FlatRows(source, positions, table, shape.length, shape.shared), None
+        if self.dropout:
+            dropout = Dropout.of(keys[:, 0], dropout_rates, shape.rows, shape.length)
+        return flat_hidden_states(
+            self.base, stacks, ids, rows, dropout=dropout, kernels=self._kernels
+        ), targets
+
+    def _capture(self, shape: BatchShape | FlatShape) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The CUDA graph of a shape, with the integers and reals that it reads."""
         device = self.base.device
         integers = torch.zeros(self.slots, shape.num_integers, dtype=torch.long, device=device)
@@ -286,19 +293,3 @@ class Pack:
             compute()
         self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
-
-
-def _flat_states(
-    base: FrozenBase,
-    stacks: Sequence[LoraStack],
-    ids: torch.Tensor,  # (1, B, T)
-    answer_positions: torch.Tensor,  # (1, N)
-    *,
-    dropout: Dropout | None,
-    kernels: KernelSet,
-) -> torch.Tensor:
-    """`hidden_states` of an adapter that goes alone on a CPU: without padding, and with the head
-    that its rows share computed once, unless dropout has a mask for each row."""
-    share = dropout is None or not dropout.rates[0]
-    rows = FlatRows.of(ids[0], answer_positions[0], share=share)
-    return flat_hidden_states(base, stacks, ids[0], rows, dropout=dropout, kernels=kernels)

@@ -3,40 +3,61 @@
 Legend: K slots, B rows per run and step, T tokens per row, N answer tokens per run and step.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from src.models.losses import IGNORED
-from src.models.multi_lora.step import BatchShape, LossNumbers, StepInput, idle_row
+from src.models.multi_lora.base import FrozenBase
+from src.models.multi_lora.flat import has_flat_attention
+from src.models.multi_lora.inputs import (
+    BatchShape,
+    FlatShape,
+    LossNumbers,
+    StepInput,
+    flattened,
+    in_room,
+)
+from src.models.multi_lora.step import Options, idle_row
 from src.training.packed.run import PackedRun
 
-# Each length of rows is a CUDA graph, which takes as long to capture as hundreds of steps.
+# Each shape is a CUDA graph, which takes as long to capture as hundreds of steps.
 MIN_ROWS_FOR_EXACT_LENGTH = 256  # in a step of all runs: the longest of many is nearly constant
 MAX_EXACT_LENGTHS = 8
 LENGTH_MULTIPLE = 8  # tokens; what other lengths are rounded up to
 ANSWERS_MULTIPLE = 64  # answer tokens of a run and step are rounded up to this on a GPU
+EXACT_TOKENS_MULTIPLE = 16  # all tokens of a run and step, laid flat, where an exact length pays
+TOKENS_MULTIPLE = 64  # and where it does not
 
 
-def padded_length(longest: int, rows: int, known: Collection[int] = ()) -> int:
-    """Tokens per row of a step on a GPU whose longest row has `longest`: exact where a CUDA graph
-    of that length exists (`known`) or pays, else the next multiple of LENGTH_MULTIPLE.
+def padded_length(
+    longest: int,
+    rows: int,
+    known: Collection[int] = (),
+    *,
+    exact: int = 1,
+    multiple: int = LENGTH_MULTIPLE,
+) -> int:
+    """Tokens per row of a step on a GPU whose longest row has `longest`: the next multiple of
+    `exact` where a CUDA graph of that length exists (`known`) or pays, else that of `multiple`.
 
     `rows` are those of all runs in the step.
     """
     pays = rows >= MIN_ROWS_FOR_EXACT_LENGTH and len(known) < MAX_EXACT_LENGTHS
-    if longest in known or pays:
-        return longest
-    return -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    exactly = -(-longest // exact) * exact
+    if exactly in known or pays:
+        return exactly
+    return -(-longest // multiple) * multiple
 
 
 class BatchBuilder:
-    """Builds the inputs of the next steps of all runs; with `graphs` in few shapes."""
+    """Builds the inputs of the next steps of all runs, with `options.graphs` in few shapes."""
 
-    def __init__(self, pad: int, *, graphs: bool):
-        self.pad, self.graphs = pad, graphs
-        self._answers: dict[int, int] = {}  # room for answer tokens, by length of the rows
+    def __init__(self, pad: int, base: FrozenBase, options: Options):
+        self.pad, self.base, self.options = pad, base, options
+        self._rooms: dict[tuple[int, ...], dict[int, int]] = {}  # see `_room`
 
     def step(self, runs: Sequence[PackedRun], slots: int, offset: int) -> StepInput:
         """The step that is `offset` ahead, of every run. Slots without a run are idle."""
@@ -47,6 +68,7 @@ class BatchBuilder:
                   for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
         shape = self._shape(runs, chosen, lengths, counts)
         rows, length, answers = shape
+        total = sum(map(len, chosen))
         ids = np.full((slots, rows, length), self.pad, dtype=np.int32)
         positions = np.zeros((slots, answers), dtype=np.int32)
         targets = np.full((slots, answers), IGNORED, dtype=np.int32)
@@ -63,7 +85,39 @@ class BatchBuilder:
             numbers = LossNumbers(1 / count, config.training.label_smoothing, config.lora.dropout)
             reals[at] = (*hyper, *numbers)
         integers = np.concatenate((ids.reshape(slots, -1), positions, targets, keys), 1)
-        return StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
+        padded = StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
+        return self.laid_flat(padded, total) if self.is_flat(length) else padded
+
+    def laid_flat(self, step: StepInput, rows: int) -> StepInput:
+        """A step of padded rows, `rows` of all runs, laid flat in a shape that others have too."""
+        share = step.reals[:, -1] == 0  # LossNumbers.lora_dropout
+        flat = flattened(step, share)
+        shape = flat.shape
+        assert isinstance(shape, FlatShape)
+        length = max(16, 1 << (shape.length - 1).bit_length())  # of which the kernels have one each
+        tokens, answers = self._room(
+            (shape.rows, length, shape.shared),
+            shape.answers,
+            partial(padded_length, shape.tokens, rows,
+                    exact=EXACT_TOKENS_MULTIPLE, multiple=TOKENS_MULTIPLE),
+        )  # fmt: skip
+        return in_room(flat, FlatShape(shape.rows, length, tokens, answers, shape.shared))
+
+    def is_flat(self, length: int) -> bool:
+        """True where a step whose rows have up to `length` tokens is laid flat."""
+        base = self.base
+        return self.options.flat and has_flat_attention(base.geometry, length, base.device)
+
+    def _room(
+        self, kind: tuple[int, ...], answers: int, length_of: Callable[[Collection[int]], int]
+    ) -> tuple[int, int]:
+        """The length that `length_of` gives, from those known, and the room for answer tokens
+        that steps of this kind and length have by now."""
+        known = self._rooms.setdefault(kind, {})
+        length = length_of(known)
+        answers = -(-answers // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE
+        known[length] = max(answers, known.get(length, 0))
+        return length, known[length]
 
     def _shape(
         self,
@@ -75,9 +129,10 @@ class BatchBuilder:
         """The shape that holds these rows."""
         # The last token of a row is only predicted, never read.
         length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
-        if not self.graphs:
+        if not (self.options.graphs or self.options.flat):
             return BatchShape(max(map(len, chosen)), length, answers)
-        length = padded_length(length, sum(map(len, chosen)), known=self._answers)
-        answers = -(-answers // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE
-        self._answers[length] = answers = max(answers, self._answers.get(length, 0))
-        return BatchShape(max(run.batch for run in runs), length, answers)
+        rows, total = max(run.batch for run in runs), sum(map(len, chosen))
+        if not self.is_flat(length):
+            length_of = partial(padded_length, length, total)
+            length, answers = self._room((), answers, length_of)
+        return BatchShape(rows, length, answers)

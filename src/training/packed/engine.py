@@ -77,6 +77,7 @@ class _Engine:
         self.options = options or Options(
             graphs=on_gpu,
             kernels=on_gpu,
+            flat=on_gpu,
             at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
         )
         self.outcomes: list[tuple[RunSpec, Outcome]] = []
@@ -122,7 +123,9 @@ class _Engine:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
         self.reader = RunReader(self.base, self.spent, self.background)
-        self.batches = BatchBuilder(self.base.tokenizer.pad_token_id, graphs=self.options.graphs)
+        self.batches = BatchBuilder(
+            self.base.tokenizer.pad_token_id, self.base.frozen, self.options
+        )
         self.scorer = Scorer(
             self.base.frozen,
             self.base.tokenizer,

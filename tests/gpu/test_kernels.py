@@ -1,0 +1,66 @@
+"""The kernels of the packed engine beside plain PyTorch: the same steps, and no neighbour's."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from src.models.multi_lora.base import read_base
+from src.models.multi_lora.inputs import FlatShape, StepInput, flattened, in_room
+from src.models.multi_lora.step import Options, Pack
+from tests.engines.test_packed import Solo, batch, fresh, model_of, rows_of, shape_of, targets_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+SOLOS = [Solo(8, 8, 5e-3, seed=seed, steps=4) for seed in range(4)]
+ROOM = FlatShape(rows=5, length=32, tokens=112, answers=64, shared=True)
+
+
+def pack_of(shape: str, dtype: torch.dtype, options: Options) -> Pack:
+    device = "cuda" if options.kernels else "cpu"
+    model = model_of(shape, torch.float32, head_dim=32).to(device)
+    pack = Pack(read_base(model, targets_of(shape), dtype), len(SOLOS), 8, options=options)
+    for slot, solo in enumerate(SOLOS):
+        pack.put(slot, fresh(solo, pack), solo.alpha / solo.rank)
+    return pack
+
+
+def step_of(index: int, heads: Sequence[int], *, flat: bool) -> StepInput:
+    rows = [rows_of(10 * index + k, 4, head=head) for k, head in enumerate(heads)]
+    padded = batch([*SOLOS[:3], None], rows, index, shape_of(rows))
+    return in_room(flattened(padded, padded.reals[:, -1] == 0), ROOM) if flat else padded
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_kernels_take_the_steps_of_plain_pytorch(shape: str, flat: bool) -> None:
+    """Rows with a head that they share and without; the last slot is idle."""
+    moved = []
+    for options in (Options(), Options(kernels=True, graphs=True)):
+        pack = pack_of(shape, torch.float32, options)
+        start = pack.params.clone()
+        steps = [step_of(n, (4 + n, 5, 0, 0), flat=flat) for n in range(4)]
+        results = pack.run(steps)
+        assert results[:, 2].tolist() == [[1, 1, 1, 0]] * 4
+        moved.append((pack.params - start).cpu())
+    assert (moved[0] - moved[1]).norm() <= 1e-3 * moved[0].norm()
+
+
+@pytest.mark.parametrize("neighbour", ["other rows", "nan"])
+def test_no_neighbour_changes_a_bit(neighbour: str) -> None:
+    """In bf16, within one static shape."""
+    weights = []
+    for changed in (False, True):
+        pack = pack_of("llama", torch.bfloat16, Options(kernels=True, graphs=True))
+        for n in range(4):
+            heads = [4, 5, 0, 0]
+            if changed and n >= 2 and neighbour == "other rows":
+                heads[1] = 1
+            if changed and n == 2 and neighbour == "nan":
+                pack.params[1, 5] = pack.compute_params[1, 5] = math.nan
+            pack.run([step_of(n, heads, flat=True)])
+        weights.append(pack.params.cpu())
+    one, other = weights
+    assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
+    assert not torch.equal(one[1], other[1])
