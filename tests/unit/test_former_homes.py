@@ -20,8 +20,11 @@ def test_a_moved_home_finds_its_files(
     data = before / "data" / "words.csv"
     data.parent.mkdir(parents=True)
     data.write_text("question,answer\na,b\n")
+    own = before / "models" / "own"
+    own.mkdir(parents=True)
+    inside = {"data.path": str(data), "model.name": str(own)}
     with store.writing() as session:
-        run = store.enqueue(session, load_config(overrides={"data.path": str(data)}))
+        run = store.enqueue(session, load_config(overrides=inside))
         folder = paths.checkpoints_dir(run.id) / "step-5"
         folder.mkdir(parents=True)
         store.record_checkpoint(session, run.id, 1, 5, folder, is_best=True)
@@ -47,6 +50,7 @@ def test_a_moved_home_finds_its_files(
             str(after / file.relative_to(before))
         ]
     assert stored_config(config).data.path == str(after / "data" / "words.csv")
+    assert stored_config(config).model.name == str(after / "models" / "own")
 
 
 TABLES = ("checkpoint", "evaluation")
