@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -57,7 +57,10 @@ def writing(url: URL | None = None) -> Iterator[Session]:
                 yield session
         except OperationalError as error:
             if (file := sqlite_file()) and sqlite.is_full(file.parent):
-                text = f"no space is left for the run table {file}; free some, and try again"
+                what = "space is left for"
+                if sqlite.lacks_inodes(file.parent):
+                    what = "inode is left (`df -i` counts them) on the disk of"
+                text = f"no {what} the run table {file}; free some, and try again"
             elif file and sqlite.is_read_only(file):
                 text = (
                     f"the run table {file} can be read only; make it and its folder writable, or "
@@ -94,8 +97,9 @@ def _with_retry(
             with opened() as session:
                 return use(session)
         except (OperationalError, DatabaseUnavailable) as error:
-            if _reserve().exists() and sqlite.is_full(_reserve().parent):
-                _reserve().unlink(missing_ok=True)
+            file = sqlite_file()
+            if file and file.parent.exists() and sqlite.is_full(file.parent):
+                free_reserve()
             if time.monotonic() > deadline:
                 raise
             print(f"warning: {error}; trying again", file=sys.stderr, flush=True)
@@ -103,22 +107,27 @@ def _with_retry(
 
 
 def keep_reserve() -> None:
-    """Preallocate 256 KiB, freed on a full disk so that the final status can be written."""
+    """Preallocate 256 KiB, and as many inodes as SQLite needs, freed on a full disk so that the
+    final status can be written."""
+    space, *others = _reserve()
     try:
-        if not _reserve().exists():
-            _reserve().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _reserve().write_bytes(os.urandom(RESERVE_BYTES))  # zeros might take no space
+        if not space.exists():
+            space.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            space.write_bytes(os.urandom(RESERVE_BYTES))  # zeros might take no space
+        for file in others:
+            file.touch()
     except OSError:
-        _reserve().unlink(missing_ok=True)
+        free_reserve()
 
 
 def free_reserve() -> bool:
     """Free the reserve on a full disk; False if there is none any more."""
-    try:
-        _reserve().unlink()
-    except OSError:
-        return False
-    return True
+    freed = False
+    for file in _reserve():
+        with suppress(OSError):
+            file.unlink()
+            freed = True
+    return freed
 
 
 def snapshot_number(session: Session) -> int:
@@ -144,8 +153,10 @@ def next_snapshot(session: Session) -> int:
     return number
 
 
-def _reserve() -> Path:
-    return paths.results() / ".reserve"
+def _reserve() -> list[Path]:
+    """The files of the reserve: one with its space, and empty ones."""
+    names = (".reserve", *(f".reserve-{n}" for n in range(2, sqlite.MIN_FREE_INODES + 1)))
+    return [paths.results() / name for name in names]
 
 
 @cache

@@ -29,8 +29,10 @@ __all__ = [
 
 NETWORK_DISKS = ("nfs", "cifs", "smb", "fuse", "9p", "lustre", "ceph", "gluster", "vboxsf", "afs")
 
-# With less free space than this, SQLite cannot create the -wal and -shm files beside a database.
+# With less free space or fewer free inodes than this, SQLite cannot create the -wal and -shm files
+# beside a database.
 MIN_FREE_BYTES = 64 * 1024
+MIN_FREE_INODES = 2
 
 # SQLite's busy timeout in this thread: how long a write waits for another one to finish.
 busy_timeout_seconds = ContextVar("busy_timeout_seconds", default=15.0)
@@ -119,7 +121,14 @@ def why_not_wal() -> str | None:
 
 def is_full(folder: Path) -> bool:
     """True if the disk of `folder` has no room for the files that SQLite writes to."""
-    return shutil.disk_usage(folder).free < MIN_FREE_BYTES
+    return lacks_inodes(folder) or shutil.disk_usage(folder).free < MIN_FREE_BYTES
+
+
+def lacks_inodes(folder: Path) -> bool:
+    """True if the disk of `folder` takes no new files, whatever space it has."""
+    disk = os.statvfs(folder)
+    # Disks without a fixed number of inodes, such as btrfs, say that they have none at all.
+    return disk.f_files > 0 and disk.f_favail < MIN_FREE_INODES
 
 
 def is_read_only(file: Path) -> bool:

@@ -192,6 +192,18 @@ def test_a_full_disk_leaves_what_was_saved_and_the_run_goes_on(
         assert not (tmp_path / "steps" / checkpointing.STAGING).exists()
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("inodes", [3, 8])
+def test_a_disk_without_free_inodes_costs_checkpoints_and_not_the_run(
+    config: Callable[..., RunConfig], tmp_path: Path, inodes: int
+) -> None:
+    with mounted(tmp_path / "steps", "20m", f"nr_inodes={inodes}"):
+        result, reporter = run(config(), tmp_path)
+        assert (result.step, result.stopped, kept(tmp_path)) == (12, False, [])
+        assert reporter.warnings
+        assert all("No space left" in text for _, text in reporter.warnings)
+
+
 def test_a_checkpoint_that_cannot_be_removed_is_a_warning(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,8 @@ def fill() -> None:
 
 def pack() -> None:
     """The store as one file, without what every process makes anew."""
-    (HOME / "results" / ".reserve").unlink(missing_ok=True)
+    for reserve in (HOME / "results").glob(".reserve*"):
+        reserve.unlink()
     shutil.rmtree(HOME / "results" / "locks")
     with tarfile.open(HERE / "store.tar.xz", "w:xz") as archive:
         for part in sorted(HOME.iterdir()):
