@@ -166,10 +166,10 @@ def suite_of(
     if name is None:
         return Suite(str(data), load_rows(data or Path()))
     settings = trained or load_config()
-    suite = load(name).limited(settings.evaluation.suite_rows)
-    if trained is None:
-        return suite
-    return suite.marked(load_splits(**trained.data.source).train["word"], keep=seen)
+    suite = load(name)
+    if trained is not None:
+        suite = suite.marked(load_splits(**trained.data.source).train["word"], keep=seen)
+    return suite.limited(settings.evaluation.suite_rows)
 
 
 def base_alone(name: str) -> RunConfig:

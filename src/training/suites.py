@@ -27,7 +27,7 @@ from src.training.data_files import DataError
 from src.training.data_hub import read_hub_tables
 from src.training.data_loaders import COLUMNS, Splits, load_splits
 from src.training.labels import are_labels
-from src.training.tasks import SPELLED_OUT
+from src.training.tasks import SPELLED_OUT, text_hash
 
 PREFIX = "suite/"  # of its split, and of its metrics
 GENERAL = "general"
@@ -67,11 +67,12 @@ class Suite:
         ).hexdigest()
 
     def limited(self, rows: int | None) -> "Suite":
-        """The suite with at most so many rows: the same ones in every run, whatever its seed."""
+        """The suite with at most so many rows: the same ones in every run, whatever its seed, and
+        as far as possible also where other rows were left out, so that runs can be compared."""
         if rows is None or len(self.frame) <= rows:
             return self
-        kept = self.frame.sample(rows, random_state=0).sort_index()
-        return replace(self, frame=kept.reset_index(drop=True))
+        order = self.frame["question"].map(text_hash).argsort(kind="stable")
+        return replace(self, frame=self.frame.iloc[sorted(order[:rows])].reset_index(drop=True))
 
     def marked(self, training_words: Iterable[str], *, keep: bool) -> "Suite":
         """The suite with a column `seen`: True where a word of a row stands in the training rows.
@@ -197,8 +198,8 @@ def suites_of(asked: EvaluationConfig, splits: Splits) -> list[Suite]:
         raise DataError(problem)
     found = []
     for entry in asked.suites:
-        suite = load(entry).limited(asked.suite_rows)
-        suite = suite.marked(splits.train["word"], keep=asked.suite_seen_rows)
+        suite = load(entry).marked(splits.train["word"], keep=asked.suite_seen_rows)
+        suite = suite.limited(asked.suite_rows)
         if suite.frame.empty:
             raise DataError(
                 f"of the suite {suite.name} no row is left: words of all {suite.seen:,} stand in "

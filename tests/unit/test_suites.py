@@ -125,6 +125,15 @@ def test_a_sentence_is_no_question_about_its_words(tmp_path: Path) -> None:
     assert marked.seen == 0
 
 
+def test_runs_of_other_words_are_asked_mostly_the_same_rows(tmp_path: Path) -> None:
+    rows = "".join(f"Reverse word{chr(97 + i)},{chr(97 + i)}drow\n" for i in range(26))
+    suite = load(str(words_file(tmp_path, rows=rows)))
+    plain = set(suite.limited(10).frame["question"])
+    others = suite.marked(["worda", "wordb"], keep=False).limited(10)
+    assert others.seen == 2 and len(others.frame) == 10
+    assert len(plain & set(others.frame["question"])) >= 8
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
