@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from src.paths import BASE_MODELS
-from src.training.slips import slipped
+from src.tasks.slips import slipped
 
 FOLDER = BASE_MODELS / "spelltune-tiny"
 WORDS_FILE = "pretraining_words.txt.gz"
@@ -39,7 +39,7 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 
 def held_out() -> set[str]:
     """Validation and test words of the built-in tasks and all misspellings of them."""
-    from src.training.tasks import misspellings, split_of
+    from src.tasks.words import misspellings, split_of
 
     pairs = [(wrong, word) for wrong, word in misspellings() if split_of(word) != "train"]
     return {text for pair in pairs for text in pair}
@@ -50,7 +50,7 @@ def write_lists(folder: Path) -> None:
     words that must not stand in the data."""
     from wordfreq import iter_wordlist, word_frequency
 
-    from src.training.tasks import target_words
+    from src.tasks.words import target_words
 
     banned = held_out()
     frequent = (w for w in iter_wordlist("en") if w.isascii() and w.isalpha() and w.islower())

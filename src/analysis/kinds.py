@@ -17,8 +17,10 @@ from rapidfuzz.distance import Levenshtein
 
 from src.analysis.sounds import sounds
 from src.memo import Memo
+from src.tasks import task_of
+from src.tasks.registry import SPELLED_OUT
+from src.tasks.words import real_words
 from src.text import composed
-from src.training.tasks import SPELLED_OUT, real_words, task_of
 
 Answer = tuple[str, str]  # the expected one, the predicted one
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from src.analysis.kinds import Description, describe, letters
+from src.tasks import task_of
 from src.text import composed
-from src.training.tasks import task_of
 
 # --- all answers of an evaluation -----------------------------------------------------------------
 

@@ -31,7 +31,6 @@ from src.config.loading import (
     with_overrides,
 )
 from src.config.schema import (
-    BUILT_IN_TASKS,
     EarlyStoppingConfig,
     RunConfig,
     TrackingConfig,
@@ -41,7 +40,6 @@ from src.config.values import from_text, to_text
 from src.config.yaml_text import YamlError, dump_flow, dump_yaml, load_flow
 
 __all__ = [
-    "BUILT_IN_TASKS",
     "DEFAULT_PRESET",
     "ConfigError",
     "EarlyStoppingConfig",

@@ -15,8 +15,7 @@ from src.config.effects import BASIC, affects
 from src.config.evaluation import EvaluationConfig
 from src.config.section import Section, layer_names
 from src.errors import did_you_mean
-
-BUILT_IN_TASKS = ("spell_out", "correct")
+from src.tasks import TASKS
 
 
 class ModelConfig(Section):
@@ -69,8 +68,8 @@ class DataConfig(Section):
     model_config = ConfigDict(json_schema_extra=affects("data", "cost"))
 
     task: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", json_schema_extra=BASIC)
-    """Built-in task `spell_out` (a word letter by letter) or `correct` (human misspellings); with a
-    path or a hub id only a label for your own data."""
+    """Built-in task, such as `spell_out` (a word letter by letter) or `correct` (human
+    misspellings); with a path or a hub id only a label for your own data."""
     path: str | None = None
     """Own data: a JSON, JSONL, CSV or Parquet file with columns question and answer, or a folder
     with one file per split."""
@@ -120,10 +119,10 @@ class DataConfig(Section):
     def _source(self) -> "DataConfig":
         if self.path and self.hub_id:
             raise ValueError("data.path and hub_id are both set; keep one of them")
-        if not (self.path or self.hub_id) and self.task not in BUILT_IN_TASKS:
-            near = did_you_mean(self.task, BUILT_IN_TASKS)
+        if not (self.path or self.hub_id) and self.task not in TASKS:
+            near = did_you_mean(self.task, TASKS)
             raise ValueError(
-                f"data.task {self.task!r} is not built in ({', '.join(BUILT_IN_TASKS)}); "
+                f"data.task {self.task!r} is not built in ({', '.join(TASKS)}); "
                 f"set data.path or data.hub_id to use your own data{near}"
             )
         return self

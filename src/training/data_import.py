@@ -16,12 +16,12 @@ import pandas as pd
 from src import files, paths
 from src.errors import did_you_mean
 from src.format import counted
+from src.tasks.built_in.correct import CORRECT
 from src.text import composed
 from src.training import data_formats as formats
 from src.training.data_files import SPLIT_NAMES, DataError, list_folder, read_content
 from src.training.data_loaders import cell_problem
 from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
-from src.training.tasks import CORRECT
 
 FORMATS = (*formats.RECORDS, "columns", *formats.LINES)
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".dat", ".parquet", ".xlsx")

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from src.config import BUILT_IN_TASKS
+from src import tasks
 from src.errors import did_you_mean
+from src.tasks.words import split_of, text_hash
 from src.text import caseless, composed
-from src.training import tasks
 from src.training.data_files import SPLITS, DataError, read_path
 from src.training.data_hub import read_hub
 from src.training.labels import are_labels
@@ -26,7 +26,7 @@ COLUMNS = ("question", "answer")
 @dataclass(frozen=True)
 class Splits:
     """Frames with the columns question, answer and word (what is to be in one split alone: the
-    answer or, of labels, the question)."""
+    answer or, of labels, the question); of built-in tasks also task."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
@@ -100,19 +100,21 @@ def load_splits(
         return _own(read_path(Path(path)), source=path)
     if hub_id:
         return _own(read_hub(hub_id, revision), source=hub_id)
-    if task not in BUILT_IN_TASKS:
-        raise DataError(f"no task {task!r}{did_you_mean(task, BUILT_IN_TASKS)}")
-    rows = tasks.spell_out() if task == "spell_out" else tasks.correct(
+    asked = tasks.TaskSettings(
         right_words=right_words, length_spread=length_spread, score_right_words=score_right_words
-    )  # fmt: skip
-    frame = pd.DataFrame(rows, columns=[*COLUMNS, "word"])
-    return Splits(**_cut(frame, by="word"), cut_by="answer")
+    )
+    try:
+        rows = {split: tasks.examples(task, split, settings=asked) for split in SPLITS}
+    except tasks.TaskError as error:
+        raise DataError(str(error)) from None
+    frames = {s: pd.DataFrame(rows[s], columns=[*COLUMNS, "word", "task"]) for s in SPLITS}
+    return Splits(**frames, cut_by="answer")
 
 
 def _cut(frame: pd.DataFrame, *, by: str) -> dict[str, pd.DataFrame]:
     """Splits of a frame by the hash of a column, sorted by hash: the first N are a sample."""
-    frame = frame.iloc[frame["question"].map(tasks.text_hash).argsort(kind="stable")]
-    split = frame[by].map(tasks.split_of)
+    frame = frame.iloc[frame["question"].map(text_hash).argsort(kind="stable")]
+    split = frame[by].map(split_of)
     return {s: frame[split == s].reset_index(drop=True) for s in SPLITS}
 
 

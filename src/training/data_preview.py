@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from src.tasks.built_in.correct import asks_right_word
 from src.text import composed
 from src.training.data_files import SPLITS
 from src.training.data_loaders import COLUMNS, Splits, fill
-from src.training.tasks import asks_right_word
 
 if TYPE_CHECKING:
     from src.training.suites import Suite

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from src.models import metrics
-from src.training.tasks import CORRECT, asks_right_word, real_words
+from src.tasks.built_in.correct import asked_word, asks_right_word
+from src.tasks.words import real_words
 
 AT_ONCE = 200  # words that are compared with all of the dictionary
 
@@ -41,9 +42,9 @@ def _nearest(texts: tuple[str, ...]) -> dict[str, str]:
 def dictionary_answers(questions: Sequence[str]) -> list[str] | None:
     """The answer of the dictionary method to each question of the task `correct`; None where there
     are other questions."""
-    if not all(question.startswith(CORRECT) for question in questions):
-        return None
-    return nearest_words([question.removeprefix(CORRECT).strip() for question in questions])
+    asked = [asked_word(question) for question in questions]
+    words = [word for word in asked if word is not None]
+    return nearest_words(words) if len(words) == len(asked) else None
 
 
 def dictionary_scores(predictions: pa.Table) -> dict[str, float]:

@@ -13,11 +13,11 @@ from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.spelling_model import autocast, greedy_answers
 from src.models.utils import dtype_of
+from src.tasks import task_of
 from src.text import composed
 from src.training.data_files import DataError
 from src.training.data_loaders import fill
 from src.training.dictionary import correction_shares
-from src.training.tasks import task_of
 
 if TYPE_CHECKING:
     import pandas as pd

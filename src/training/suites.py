@@ -18,16 +18,18 @@ from pathlib import Path
 import pandas as pd
 
 from src import paths
-from src.config import BUILT_IN_TASKS, EvaluationConfig, names_file
+from src.config import EvaluationConfig, names_file
 from src.errors import did_you_mean
 from src.files import read_text, write_atomic
+from src.tasks import TASKS
+from src.tasks.registry import SPELLED_OUT
+from src.tasks.words import text_hash
 from src.text import caseless, composed
 from src.training import data_formats, data_import
 from src.training.data_files import DataError
 from src.training.data_hub import read_hub_tables
 from src.training.data_loaders import COLUMNS, Splits, load_splits
 from src.training.labels import are_labels
-from src.training.tasks import SPELLED_OUT, text_hash
 
 PREFIX = "suite/"  # of its split, and of its metrics
 GENERAL = "general"
@@ -128,13 +130,13 @@ def own_names() -> list[str]:
 
 def known_names() -> list[str]:
     """Names of all suites but those of CUTE that only the hub has."""
-    return [*BUILT_IN_TASKS, GENERAL, *own_names(), *(CUTE + task for task in data_formats.CUTE)]
+    return [*TASKS, GENERAL, *own_names(), *(CUTE + task for task in data_formats.CUTE)]
 
 
 def listed() -> list[tuple[str, str, str]]:
     """(name, source, what it asks) of every suite."""
     own = [(name, "yours", str(folder() / f"{name}.jsonl")) for name in own_names()]
-    built_in = [(name, "built in", _asks(load(name))) for name in BUILT_IN_TASKS]
+    built_in = [(name, "built in", _asks(load(name))) for name in TASKS]
     general = (GENERAL, "built in", "how well plain English is still predicted (forgetting)")
     cute = [(CUTE + task, CUTE_HUB_ID, asked) for task, asked in data_formats.CUTE.items()]
     return [*built_in, general, *own, *cute]
@@ -228,7 +230,7 @@ def few_shot(suite: Suite, count: int, *, seed: int) -> tuple[list[tuple[str, st
 def add(source: Path, name: str | None, mapping: dict[str, str]) -> tuple[str, Path, int]:
     """Keep the questions of a file in the home as a suite; its name, its file and its rows."""
     name = name or name_of(str(source.absolute()))
-    reserved = [*BUILT_IN_TASKS, GENERAL]
+    reserved = [*TASKS, GENERAL]
     if names_file(name) or name.startswith(CUTE) or name in reserved:
         raise DataError(
             f"{name!r} cannot be the name of a suite of yours: it has up to 40 letters, digits, _ "

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from src.config import RunConfig, Setting, affecting, get, settings, with_overrides
 from src.config.effects import EFFECTS
 from src.models import spelling_model
-from src.training import data_loaders, tasks
+from src.tasks.built_in import correct
+from src.training import data_loaders
 from src.training.checkpointing import step_dir
 from src.training.packed.eligibility import pack_key
 from src.training.packed.engine import train_pack
@@ -192,7 +193,7 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spelling_model, "from_pretrained", read_hub_model)
         patch.setattr(data_loaders, "read_hub", read_hub_data)
-        patch.setattr(tasks, "misspellings", lambda: pairs)
+        patch.setattr(correct, "misspellings", lambda: pairs)
         found = Trained(request.param, folder)
         indifferent = changed(found.plain, sorted(SETTINGS.keys() - set(DECISIVE)))
         found.train([config for name in DECISIVE for config in found.pair(name)] + [indifferent])

@@ -8,7 +8,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from src.training import tasks
+from src.tasks.built_in.correct import CORRECT
 from src.training.data_files import DataError
 from src.training.data_import import UnknownColumns, import_data, save
 from src.training.data_loaders import load_splits
@@ -116,7 +116,7 @@ def test_lists_of_misspellings(kind: str, tmp_path: Path) -> None:
     found = import_data(tmp_path / "list.txt")
     assert found.format == kind
     assert [(row["question"], row["answer"]) for row in found.rows] == [
-        (tasks.CORRECT + wrong, right)
+        (CORRECT + wrong, right)
         for wrong, right in [("recieve", "receive"), ("reciave", "receive"),
                              ("receeve", "receive"), ("hoep", "hope")]
     ]  # fmt: skip
@@ -131,7 +131,7 @@ def test_what_has_several_corrections_has_no_one_answer(tmp_path: Path) -> None:
 
 def test_an_underscore_of_birkbeck_is_a_space(tmp_path: Path) -> None:
     found = rows(tmp_path, "list.dat", "$a_lot\nalot\n")
-    assert found == [{"question": tasks.CORRECT + "alot", "answer": "a lot"}]
+    assert found == [{"question": CORRECT + "alot", "answer": "a lot"}]
 
 
 # --- CUTE -----------------------------------------------------------------------------------------

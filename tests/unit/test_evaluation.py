@@ -11,8 +11,8 @@ from src import cli
 from src.analysis import evaluation
 from src.config import load_config
 from src.models.intervals import score_interval
+from src.tasks.built_in.correct import CORRECT
 from src.training import evaluate as scoring
-from src.training.tasks import CORRECT
 from tests.helpers.store import fill_run
 
 

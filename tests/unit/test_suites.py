@@ -12,11 +12,11 @@ from src import cli, paths
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
 from src.panel.launch import data_check
 from src.runs import checks
+from src.tasks.words import split_of
 from src.training import data_formats, suites
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
 from src.training.suites import load
-from src.training.tasks import split_of
 
 
 def words_file(folder: Path, name: str = "words.csv", rows: str = "cat,tac\ndog,god\n") -> Path:

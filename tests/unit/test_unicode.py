@@ -13,12 +13,12 @@ from src.models import metrics
 from src.panel.errors import filters
 from src.panel.ui import find_box
 from src.paths import BASE_MODELS
+from src.tasks.words import split_of
 from src.text import caseless
 from src.training import scoring
 from src.training.data_loaders import load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
-from src.training.tasks import split_of
 from tests.helpers import tiny
 
 WORDS = ["café", "naïve", "résumé", "Ångström", "señor", "crème brûlée", "Zoë", "straße", "ḍ̇"]

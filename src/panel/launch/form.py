@@ -16,7 +16,6 @@ import streamlit as st
 
 from src import paths
 from src.config import (
-    BUILT_IN_TASKS,
     ConfigError,
     RunConfig,
     Setting,
@@ -34,10 +33,11 @@ from src.config import (
 )
 from src.models.metrics import MONITORED
 from src.panel.ui import html
+from src.tasks import TASKS
 
 # Choices offered for settings that are free text.
 SUGGESTED = {
-    "data.task": BUILT_IN_TASKS,
+    "data.task": tuple(TASKS),
     "model.name": (
         *sorted(folder.parent.name for folder in paths.BASE_MODELS.glob("*/config.json")),
         "gpt2",

@@ -1,0 +1,46 @@
+"""The built-in tasks by name, found in the modules of `src/tasks/built_in`"""
+
+import importlib
+import pkgutil
+import re
+
+from src.errors import did_you_mean
+from src.tasks import built_in
+from src.tasks.task import Example, Task, TaskError, TaskSettings
+
+# Letters that a text spells out: with one separator between them, whatever it is.
+SPELLED_OUT = re.compile(r"\S(?: \S)+|\S(?:, \S)+|\S(?:-\S)+")
+
+
+def found() -> dict[str, Task]:
+    """{name: task} of every module that has one, sorted by name."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(built_in.__path__))
+    tasks = [importlib.import_module(f"{built_in.__name__}.{name}").TASK for name in modules]
+    return {task.name: task for task in sorted(tasks, key=lambda task: str(task.name))}
+
+
+TASKS = found()
+
+
+def find(name: str) -> Task:
+    """The task of a name. TaskError where there is none."""
+    if name not in TASKS:
+        near = did_you_mean(name, TASKS) or f"; there are {', '.join(TASKS)}"
+        raise TaskError(f"no task {name!r}{near}")
+    return TASKS[name]
+
+
+def examples(
+    task: str, split: str, *, seed: int = 0, settings: TaskSettings | None = None
+) -> list[Example]:
+    """The rows of a split of a task, the same in each process. TaskError where there are none."""
+    rows = find(task).examples(split, seed=seed, settings=settings)
+    if not rows:
+        raise TaskError(f"the task {task} has no {split} questions: none of its words is left")
+    return rows
+
+
+def task_of(answer: str) -> str:
+    """The task of a row of which nothing else is known, such as of own data or of an older file:
+    `spell out` where its answer is letters with a separator between, else `word`."""
+    return "spell out" if SPELLED_OUT.fullmatch(answer) else "word"
