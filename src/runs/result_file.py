@@ -10,7 +10,7 @@ from src import paths, store
 from src.files import read_text, write_atomic
 from src.store.outcome import Outcome
 from src.store.tables import Status
-from src.training.results import FailedTraining, write_results
+from src.training.results import FailedTraining, enter_in_summary, write_results
 
 # Exit code of a trainer that found no space even for this file.
 EXIT_DISK_FULL = errno.ENOSPC
@@ -51,13 +51,13 @@ def record_failure(run_id: str) -> None:
     with store.reading() as session:
         run = store.find(session, run_id)
     try:
-        write_results(
+        entry = write_results(
             FailedTraining(run.reason),
             run_id=run_id,
             output_dir=paths.output_dir(run_id),
             metrics_file=paths.final_metrics(run_id),
-            summary_file=paths.summary_file(),
             config=run.config,
         )
+        enter_in_summary(paths.summary_file(), [entry])
     except OSError as error:
         print(f"warning: cannot enter {run_id} in the summary: {error}", file=sys.stderr)

@@ -75,6 +75,7 @@ from src.store.runs import (
     run_ids,
     runs_of,
     set_notes,
+    stop_wishes,
 )
 from src.store.sqlite import (
     busy_timeout_seconds,
@@ -106,7 +107,6 @@ from src.store.status import (
     restart_from_scratch,
     stop_reason,
     stop_requested,
-    stop_wishes,
     transition,
     update_attempt,
 )

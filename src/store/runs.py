@@ -12,6 +12,7 @@ from src.config import RunConfig
 from src.errors import UserError, did_you_mean
 from src.format import whole_number
 from src.store.tables import (
+    ACTIVE,
     Checkpoint,
     Evaluation,
     Event,
@@ -128,6 +129,22 @@ def progress_of(
     query = select(Run.id, Run.status, Run.step, Run.stop_requested_at)
     rows = session.exec(query.where(col(Run.id).in_(ids)))
     return {run_id: (status, step, asked_at) for run_id, status, step, asked_at in rows}
+
+
+def stop_wishes(session: Session, runs: Iterable[Run]) -> dict[tuple[str, int], bool]:
+    """{(id, attempt): True if somebody asked the run to stop} of those runs that this attempt with
+    its token may still write."""
+    tokens = {(run.id, run.attempt): run.token for run in runs}
+    rows = session.exec(
+        select(Run.id, Run.attempt, Run.token, Run.stop_requested_at).where(
+            col(Run.id).in_({run_id for run_id, _ in tokens}), col(Run.status).in_(ACTIVE)
+        )
+    )
+    return {
+        (run_id, attempt): asked_at is not None
+        for run_id, attempt, token, asked_at in rows
+        if tokens.get((run_id, attempt), "") == token
+    }
 
 
 def run_ids(session: Session, *, limit: int) -> list[str]:

@@ -252,22 +252,6 @@ def stop_requested(session: Session, run_id: str) -> bool:
     return session.exec(select(Run.stop_requested_at).where(Run.id == run_id)).first() is not None
 
 
-def stop_wishes(session: Session, runs: Iterable[Run]) -> dict[tuple[str, int], bool]:
-    """{(id, attempt): True if somebody asked the run to stop} of those runs that this attempt with
-    its token may still write."""
-    tokens = {(run.id, run.attempt): run.token for run in runs}
-    rows = session.exec(
-        select(Run.id, Run.attempt, Run.token, Run.stop_requested_at).where(
-            col(Run.id).in_({run_id for run_id, _ in tokens}), col(Run.status).in_(ACTIVE)
-        )
-    )
-    return {
-        (run_id, attempt): asked_at is not None
-        for run_id, attempt, token, asked_at in rows
-        if tokens.get((run_id, attempt), "") == token
-    }
-
-
 def stop_reason(session: Session, run_id: str) -> str | None:
     """Why its sweep asked a run to stop; None if it did not."""
     return session.exec(select(Run.stop_reason).where(Run.id == run_id)).first()

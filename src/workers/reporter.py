@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KINDS, TABLE = KindsPool(), TableWriter()  # of all runs of this process
+
+
+def close_all(reporters: Sequence["RunReporter"]) -> None:
+    """Close the reporters of runs that end together."""
+    TABLE.close([one.entries for one in reporters])
 
 
 class LostOwnership(RuntimeError):
@@ -120,7 +125,7 @@ class RunReporter:
 
     def close(self) -> None:
         """Write what is left, for at most ten seconds."""
-        TABLE.close([self.entries])
+        close_all([self])
 
     def _not_taken(self, why: str) -> None:
         """Tell that the run table takes no writes, and make the metrics log outlive a power

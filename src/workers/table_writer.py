@@ -26,7 +26,7 @@ Part = tuple["RunEntries", list[Entry], dict[str, Any]]  # entries and columns o
 
 
 class RunEntries:
-    """What one attempt of a run has for the table, and what the table has to say to it."""
+    """Entries of one attempt of a run that wait for the table, and its stop as the table has it."""
 
     def __init__(self, run: Run, failed: Callable[[str], None]):
         self.run = run
@@ -49,7 +49,7 @@ class RunEntries:
             self._columns |= columns
 
     def take(self) -> Part:
-        """What waits, which is then the caller's."""
+        """All that waits, which is then the caller's."""
         with self._lock:
             taken = self, self._entries, self._columns
             self._entries, self._columns = [], {}

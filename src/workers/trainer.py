@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,12 +26,15 @@ from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run, Status
-from src.training.results import FailedTraining, write_results
+from src.training.results import FailedTraining, enter_in_summary, write_results
 from src.training.utils import TrainingResult, loading
 from src.workers.standby import Order, wait_for_order
 
 if TYPE_CHECKING:
     from src.workers.trackers.base import Tracker
+
+POLL_SECONDS = 0.05  # of a pack without runs, for others
+GONE_SECONDS = 2.0  # from its last lock until a supervisor counts as gone: it claims in between
 
 
 class Attempt:
@@ -61,47 +65,23 @@ class Attempt:
             "resume_from": None if step is None else step_dir(checkpoints, step),
         }
 
-    def end(self, result: TrainingResult | Exception, waits_for: Sequence["Tracker"]) -> int:
-        """Write result.json and return the exit code.
+    def concluded(self, result: TrainingResult) -> tuple[TrainingResult, EndReason]:
+        """A result as it is told, and the reason of the end."""
+        if result.stopped and (why := self.reporter.stop_reason):
+            return replace(result, stopped=False, reason=why), EndReason.PRUNED
+        if result.stopped and self.was_terminated:
+            why = f"SIGTERM ended its trainer after step {result.step}"
+            return replace(result, reason=why), EndReason.TERMINATED
+        return result, end_reason_of_result(result)
 
-        The process may be ended as soon as it is written, so wait a little for these trackers
-        first.
-        """
+    def write_outcome(self, result: TrainingResult | Exception, outcome: Outcome) -> int:
+        """Write result.json, after which the process may be ended; returns the exit code."""
         from src.workers.reporter import LostOwnership
-        from src.workers.trackers.base import End, close
 
-        ended: Outcome | None = None
-        try:
-            if isinstance(result, TrainingResult):
-                end_reason = end_reason_of_result(result)
-                if result.stopped and (why := self.reporter.stop_reason):
-                    result = replace(result, stopped=False, reason=why)
-                    end_reason = EndReason.PRUNED
-                if result.stopped and self.was_terminated:
-                    end_reason = EndReason.TERMINATED
-                    why = f"SIGTERM ended its trainer after step {result.step}"
-                    result = replace(result, reason=why)
-                else:
-                    self._write_results(result)
-                ended = Outcome(end_reason, result.reason, result.step, result.best_step)
-        except OSError as error:
-            result = error
-        if isinstance(result, Exception):
-            self.reporter.say("".join(traceback.format_exception(result)))
-            ended = self.failure(result)
-            if not isinstance(result, LostOwnership) and ended.status == Status.FAILED:
-                with suppress(OSError):  # the disk may be what failed
-                    self._write_results(FailedTraining(ended.reason))
-        assert ended is not None
-        scores = result.metrics if isinstance(result, TrainingResult) else {}
-        self.tracker.end(End({**ended.to_document(), **scores}, ended.best_step))
-        if waits_for:
-            close(waits_for)
-        self.reporter.close()
         try:
             if isinstance(result, LostOwnership):
                 return 1
-            write_result(self.run.id, self.run.attempt, ended)
+            write_result(self.run.id, self.run.attempt, outcome)
         except OSError as error:
             print(f"cannot write the result: {error}", file=sys.stderr)
             return EXIT_DISK_FULL if end_reason_of(error) == EndReason.DISK_FULL else 1
@@ -124,15 +104,78 @@ class Attempt:
         reporter = self.reporter
         return Outcome(end_reason, reason, phase=reporter.doing, scoring=reporter.scoring)
 
-    def _write_results(self, outcome: TrainingResult | FailedTraining) -> None:
-        write_results(
+    def write_results(self, outcome: TrainingResult | FailedTraining) -> dict[str, Any]:
+        """Write the result files of the run; returns its entry in the summary."""
+        return write_results(
             outcome,
             run_id=self.run.id,
             output_dir=self.output_dir,
             metrics_file=paths.final_metrics(self.run.id),
-            summary_file=paths.summary_file(),
             config=self.config.model_dump(),
         )
+
+
+def end_all(
+    ended: Sequence[tuple[Attempt, TrainingResult | Exception]], waits_for: Sequence["Tracker"]
+) -> int:
+    """Write the results and the result.json of attempts that end together; returns the exit code.
+
+    The process may be ended as soon as the last is written, so wait a little for these trackers
+    first.
+    """
+    from src.workers.reporter import close_all
+    from src.workers.trackers.base import End, close
+
+    concluded = _with_results_written(ended)
+    for own, result, outcome in concluded:
+        scores = result.metrics if isinstance(result, TrainingResult) else {}
+        own.tracker.end(End({**outcome.to_document(), **scores}, outcome.best_step))
+    if waits_for:
+        close(waits_for)
+    close_all([own.reporter for own, _, _ in concluded])
+    return max(own.write_outcome(result, outcome) for own, result, outcome in concluded)
+
+
+def _with_results_written(
+    ended: Sequence[tuple[Attempt, TrainingResult | Exception]],
+) -> list[tuple[Attempt, TrainingResult | Exception, Outcome]]:
+    """Write the result files of attempts and enter them in the summary, where the disk takes them;
+    each with its result and its outcome. A disk that takes no result is why its run failed."""
+    from src.workers.reporter import LostOwnership
+
+    found: list[tuple[Attempt, TrainingResult | Exception, Outcome]] = []
+    failures: list[tuple[Attempt, Exception]] = []
+    entries: dict[str, dict[str, Any]] = {}
+    for own, result in ended:
+        if isinstance(result, Exception):
+            failures.append((own, result))
+            continue
+        result, reason = own.concluded(result)
+        outcome = Outcome(reason, result.reason, result.step, result.best_step)
+        try:
+            if reason != EndReason.TERMINATED:
+                entries[own.run.id] = own.write_results(result)
+            found.append((own, result, outcome))
+        except OSError as error:
+            failures.append((own, error))
+    try:
+        if entries:
+            enter_in_summary(paths.summary_file(), list(entries.values()))
+    except OSError as error:
+        failures += [(own, error) for own, _, _ in found if own.run.id in entries]
+        found = [one for one in found if one[0].run.id not in entries]
+    failed = []
+    for own, why in failures:
+        own.reporter.say("".join(traceback.format_exception(why)))
+        outcome = own.failure(why)
+        found.append((own, why, outcome))
+        if not isinstance(why, LostOwnership) and outcome.status == Status.FAILED:
+            with suppress(OSError):  # the disk may be what failed
+                failed.append(own.write_results(FailedTraining(outcome.reason)))
+    with suppress(OSError):
+        if failed:
+            enter_in_summary(paths.summary_file(), failed)
+    return found
 
 
 def begin(run_id: str, attempt: int, lock: FileLock | None = None) -> Attempt | None:
@@ -171,7 +214,7 @@ def main(run_id: str, attempt: int, lock: FileLock | None = None) -> int:
     # The process's outermost frame: the reason goes to the row, the traceback to the log.
     except Exception as error:
         result = error
-    code = own.end(result, [own.tracker])
+    code = end_all([(own, result)], [own.tracker])
     # Not where SIGTERM ended all processes: the machine shuts down.
     if holder(paths.supervisor_lock(run_id)) is None and not termination.was_asked():
         spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the outcome
@@ -182,7 +225,7 @@ def main_of_a_pack() -> int:
     """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
     with loading():
         from src.training.packed.engine import load_libraries, train_pack
-        from src.training.packed.run import Outcome, RunSpec
+        from src.training.packed.run import End, RunSpec
 
         load_libraries()
 
@@ -191,10 +234,25 @@ def main_of_a_pack() -> int:
     changing = threading.Lock()  # runs begin on this thread, and end on another one
     known: set[pack_file.Member] = set()
 
+    def unknown() -> list[pack_file.Member]:
+        members = pack_file.read_members(os.environ["SPELLTUNE_TOKEN"])
+        return [member for member in members if member not in known]
+
+    def wait() -> bool:
+        """Wait until the supervisor has written the ends of all runs: then it adds the queue's next
+        ones, or ends this process. Another one would load all that is loaded here again. False
+        where there is no supervisor."""
+        seen_at = time.monotonic()
+        while not termination.was_asked() and time.monotonic() - seen_at < GONE_SECONDS:
+            if unknown():
+                return True
+            if any(holder(paths.supervisor_lock(run_id)) is not None for run_id, _ in known):
+                seen_at = time.monotonic()
+            time.sleep(POLL_SECONDS)
+        return False
+
     def more() -> RunSpec | None:
-        for member in pack_file.read_members(os.environ["SPELLTUNE_TOKEN"]):
-            if member in known:
-                continue
+        for member in unknown():
             known.add(member)
             if own := begin(*member):
                 own.reporter.phase("waiting for its first step")
@@ -207,13 +265,14 @@ def main_of_a_pack() -> int:
 
     codes = [0]
 
-    def ended(spec: RunSpec, outcome: Outcome) -> None:
+    def ended(ends: Sequence[End]) -> None:
         with changing:
-            own = members.pop(id(spec))
-            # The others go on training meanwhile: only the last one waits, for all.
+            own = [(members.pop(id(spec)), outcome) for spec, outcome in ends]
+            # The others go on training meanwhile: only the last ones wait, for all.
             waits_for = [] if members else list(trackers)
-        codes.append(own.end(outcome, waits_for))
-        own.lock.release()  # its next attempt may be in this very process
+        codes.append(end_all(own, waits_for))
+        for attempt, _ in own:
+            attempt.lock.release()  # its next attempt may be in this very process
 
     specs = []
     while (spec := more()) is not None:
@@ -221,12 +280,11 @@ def main_of_a_pack() -> int:
     last = [own.run.id for own in members.values()]
     try:
         if specs:
-            train_pack(specs, more=more, ended=ended)
+            train_pack(specs, more=more, ended=ended, wait=wait)
     # What ends the pack ends all that are still in it.
     except Exception as error:
-        while members:
-            _, own = members.popitem()
-            codes.append(own.end(error, [] if members else trackers))
+        if members:
+            codes.append(end_all([(own, error) for own in members.values()], trackers))
     unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in last)
     if unsupervised and not termination.was_asked():
         spawn.start_detached(spawn.Worker.RECONCILE)

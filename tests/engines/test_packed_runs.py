@@ -202,7 +202,7 @@ def test_what_a_run_cannot_read_ends_only_that_run(base: Path, tmp_path: Path) -
     }
     specs = [spec(config, tmp_path / str(n)) for n, config in enumerate(bad.values())]
     ends = []
-    found = train_pack([good, *specs], ended=lambda one, outcome: ends.append(one))
+    found = train_pack([good, *specs], ended=lambda some: ends.extend(one for one, _ in some))
     errors = [str(outcome) for one, outcome in found if one is not good]
     assert len(errors) == 4
     assert all(text in error for text, error in zip(bad, errors, strict=True))

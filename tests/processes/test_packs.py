@@ -93,6 +93,21 @@ def test_a_run_that_comes_later_trains_beside_those_of_its_kind(packed: dict[str
     assert row(first).status == Status.RUNNING
 
 
+def test_the_queue_goes_on_in_the_process_whose_runs_all_ended_at_once(
+    packed: dict[str, Any],
+) -> None:
+    """Its libraries and its base are loaded: another process would begin with them."""
+    few = packed | FEW | {"pack_size": 2, "evaluation.max_new_tokens": 2}
+    ids = launched(*(few | {"training.seed": seed} for seed in range(5)))
+    done = [wait(run_id, ended) for run_id in ids]
+    assert [run.status for run in done] == [Status.COMPLETED] * 5
+    assert len({run.trainer_pid for run in done}) == 1
+    wait(ids[0], lambda run: not alive(run.trainer_pid))
+    summary = yaml.safe_load(paths.summary_file().read_text())["experiments"]
+    assert sorted(one["run"] for one in summary) == sorted(ids)
+    assert not list(paths.locks_dir().glob("*.pack"))
+
+
 def test_another_supervisor_takes_over_the_whole_pack(packed: dict[str, Any]) -> None:
     ids = launched(packed, packed | {"training.seed": 2})
     before = [wait(run_id, training) for run_id in ids]

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from src import paths, store
 from src.config import load_config
@@ -13,6 +15,8 @@ from src.runs.result_file import write_result
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Status
 from src.training.packed.eligibility import pack_key
+from src.training.results import enter_in_summary, forget_results, write_results
+from src.training.utils import TrainingResult
 from src.workers.supervisor import Supervisor
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -86,3 +90,26 @@ def test_a_launch_of_many_runs_writes_their_snapshots_together(
     ids = launcher.launch_all(configs)
     assert len(transactions) == 2
     assert [row_in_file(run_id)["name"] for run_id in ids] == [c.name for c in configs]
+
+
+def test_the_summary_of_all_experiments_takes_many_runs_at_once(home: Path) -> None:
+    config = load_config().model_dump()
+    entries = []
+    for number in range(3):
+        done = TrainingResult(False, None, number, number, {"val/exact_match": 0.1 * number})
+        entries.append(
+            write_results(
+                done, run_id=f"n-{number}", output_dir=home / f"n-{number}",
+                metrics_file=home / f"{number}.json", config=config,
+            )
+        )  # fmt: skip
+    file = home / "summary.yaml"
+    enter_in_summary(file, entries[:1])
+    enter_in_summary(file, [entries[1] | {"step": 7}, entries[2]])
+    enter_in_summary(file, [entries[1], entries[0] | {"reason": "größer: x\nn - run: n-2"}])
+    found = yaml.safe_load(file.read_text())["experiments"]
+    assert found == [entries[2], entries[1], entries[0] | {"reason": "größer: x\nn - run: n-2"}]
+    assert yaml.safe_load((home / "n-2" / "eval_results.yaml").read_text())["step"] == 2
+    forget_results("n-2", file)
+    forget_results("n-2", file)
+    assert [one["run"] for one in yaml.safe_load(file.read_text())["experiments"]] == ["n-1", "n-0"]

@@ -19,7 +19,7 @@ from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
 from src.training.packed.prepare import RunReader, SharedBase
-from src.training.packed.run import Outcome, PackedRun, RunSpec
+from src.training.packed.run import End, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, Scores, score_runs
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.throughput import TimeSpent
@@ -40,16 +40,18 @@ def train_pack(
     *,
     slots: int | None = None,
     more: Callable[[], RunSpec | None] = lambda: None,
-    ended: Callable[[RunSpec, Outcome], None] = lambda spec, outcome: None,
+    ended: Callable[[Sequence[End]], None] = lambda ends: None,
+    wait: Callable[[], bool] = lambda: False,
     options: Options | None = None,
-) -> list[tuple[RunSpec, Outcome]]:
+) -> list[End]:
     """Train these runs, `slots` at a time, and those that `more` gives when a slot is free.
 
-    Each is returned, and passed to `ended` at once, with its result or with the error that ended it
-    alone. ModelError where the base itself cannot be packed. Out of GPU memory, the pack continues
+    Each is returned with its result or with the error that ended it alone, and passed to `ended`
+    with those that end at the same time. Once all have ended, `wait` returns True if `more` has
+    others. ModelError where the base itself cannot be packed. Out of GPU memory, the pack continues
     with half the slots.
     """
-    return _Engine(list(specs), slots, more, ended, options).train()
+    return _Engine(list(specs), slots, more, ended, wait, options).train()
 
 
 def train_one(spec: RunSpec) -> TrainingResult:
@@ -66,13 +68,14 @@ class _Engine:
         specs: list[RunSpec],
         slots: int | None,
         more: Callable[[], RunSpec | None],
-        ended: Callable[[RunSpec, Outcome], None],
+        ended: Callable[[Sequence[End]], None],
+        wait: Callable[[], bool],
         options: Options | None,
     ):
         if not specs:
             raise TrainingError("a pack needs at least one run")
         self.specs, self.limit = specs, slots or specs[0].config.pack_size
-        self.queue, self.ended = RunQueue(specs, more), ended
+        self.queue, self.ended, self.wait = RunQueue(specs, more), ended, wait
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(
             graphs=on_gpu,
@@ -80,7 +83,7 @@ class _Engine:
             flat=on_gpu,
             at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
         )
-        self.outcomes: list[tuple[RunSpec, Outcome]] = []
+        self.outcomes: list[End] = []
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.base_scores: dict[tuple[int, ...], Scores] = {}  # see `_score`
@@ -89,7 +92,7 @@ class _Engine:
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
 
-    def train(self) -> list[tuple[RunSpec, Outcome]]:
+    def train(self) -> list[End]:
         try:
             self._train()
             self.ends.wait()
@@ -101,7 +104,7 @@ class _Engine:
         # Before the base is loaded: the run that loads it must not be refused later.
         first = self.queue.next()
         while isinstance(first, RunSpec) and (why := refusal(first.config)):
-            self._end(first, TrainingError(why))
+            self._end([(first, TrainingError(why))])
             first = self.queue.next()
         if isinstance(first, RunSpec):
             with self.spent.on("loading"):
@@ -127,10 +130,7 @@ class _Engine:
             self.base.tokenizer.pad_token_id, self.base.frozen, self.options
         )
         self.scorer = Scorer(
-            self.base.frozen,
-            self.base.tokenizer,
-            self.base.vocabulary.context_tokens,
-            self.options,
+            self.base.frozen, self.base.tokenizer, self.base.vocabulary.context_tokens, self.options
         )
         self.slots = Slots(
             self.base,
@@ -143,7 +143,8 @@ class _Engine:
         )
 
     def _fill(self) -> None:
-        """Give every free slot the next run, and evaluate those that are new."""
+        """Give every free slot the next run, and evaluate those that are new. Without any run left,
+        wait for others."""
         filled = True
         while filled:  # again where a new run is over before its first step
             self.slots.fit()
@@ -155,6 +156,9 @@ class _Engine:
                     filled = True
             # A run may have lost its slot again, out of memory.
             self._begin([run for run in self.slots.runs if not run.begun])
+            if not filled and not self.slots.runs:
+                self.ends.wait()
+                filled = self.wait()
 
     def _prepare(self, spec: RunSpec) -> PackedRun | None:
         """Read a run's data and its adapter; None if that ended it."""
@@ -171,23 +175,25 @@ class _Engine:
             return run
         # As broad as in `_alone`.
         except Exception as error:
-            self._end(spec, error)
+            self._end([(spec, error)])
             return None
 
-    def _end(self, spec: RunSpec, outcome: Outcome, jobs: Jobs | None = None) -> None:
-        """Tell that a run ended, once its `jobs` are done; one that fails makes it a failure."""
-        place = len(self.outcomes)
-        self.outcomes.append((spec, outcome))
+    def _end(self, ends: Sequence[End], jobs: Sequence[Jobs] = ()) -> None:
+        """Tell that runs ended, once the `jobs` of each are done; one that fails makes its run a
+        failure."""
+        first = len(self.outcomes)
+        self.outcomes += ends
 
         def end() -> None:
-            if jobs is not None:
+            for place, own in enumerate(jobs, start=first):
+                spec, outcome = self.outcomes[place]
                 try:
-                    jobs.wait()
+                    own.wait()
                 # As broad as in `_alone`.
                 except Exception as error:
                     if not isinstance(outcome, Exception):
                         self.outcomes[place] = spec, error
-            self.ended(*self.outcomes[place])
+            self.ended(self.outcomes[first : first + len(ends)])
 
         self.ends.put(end)
 
@@ -200,7 +206,7 @@ class _Engine:
         # As broad as in the trainer process: alone, the run would end with this error.
         except Exception as error:
             self.slots.remove(run)
-            self._end(run.spec, error, run.policy.jobs)
+            self._end([(run.spec, error)], [run.policy.jobs])
 
     # Steps.
 
@@ -334,9 +340,12 @@ class _Engine:
             ]  # fmt: skip
             for run, values in self._scored(due, split, kept):
                 run.policy.final_scores(values)
-        for run in [run for run in runs if run in self.slots.runs]:
+        over = [run for run in runs if run in self.slots.runs]
+        for run in over:
             self.slots.remove(run)
-            self._end(run.spec, run.policy.result(), run.policy.jobs)
+        if over:
+            ends = [(run.spec, run.policy.result()) for run in over]
+            self._end(ends, [run.policy.jobs for run in over])
 
 
 def _splits(asked: Iterable[Sequence[str]]) -> list[str]:

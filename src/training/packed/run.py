@@ -31,6 +31,7 @@ class RunSpec:
 
 
 Outcome = TrainingResult | Exception
+End = tuple[RunSpec, Outcome]
 
 
 @dataclass(eq=False)

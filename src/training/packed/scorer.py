@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -85,14 +86,15 @@ class Scorer:
                     batches.append(shared[key])
                 sums, clear, hit = self._forced(stacks, batches)
                 answers = self._answers(stacks, batches, clear, [budgets[index] for index in group])
+                # In one call, of the answers that no member gave before.
+                texts = iter(scoring.texts_of(self.tokenizer, list(chain(*answers))))
                 for place, (index, own) in enumerate(zip(group, chosen, strict=True)):
                     if not own:
                         continue
                     log_p[index][own] = sums[place][: len(own)]
                     hits[index] += int(hit[place])
                     tokens[index] += int(batches[place].answers.sum())
-                    texts = scoring.texts_of(self.tokenizer, answers[place])
-                    for at, text in zip(own, texts, strict=True):
+                    for at, text in zip(own, texts, strict=False):
                         predicted[index][at] = text
         return [
             scoring.summary(own, log_p[i].tolist(), predicted[i], hits=hits[i], tokens=tokens[i])
@@ -160,10 +162,12 @@ class Scorer:
                 for room, batch in zip(budgets, batches, strict=True)
             ]
         rooms = [max(room, 1) for room in rooms]
-        found = [
-            [scoring.until(batch.answer(row)[:room], eos) for row in range(len(batch.ids))]
-            for batch, room in zip(batches, rooms, strict=True)
-        ]
+        right: dict[tuple[int, int], list[list[int]]] = {}  # of members that share their batch
+        for batch, room in zip(batches, rooms, strict=True):
+            if (id(batch), room) not in right:
+                answers = (batch.answer(row)[:room] for row in range(len(batch.ids)))
+                right[id(batch), room] = [scoring.until(answer, eos) for answer in answers]
+        found = [[*right[id(b), room]] for b, room in zip(batches, rooms, strict=True)]
         missed = [np.flatnonzero(~own[: len(f)]) for own, f in zip(clear, found, strict=True)]
         count = max(map(len, missed))
         if not count:
