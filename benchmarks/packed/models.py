@@ -77,7 +77,7 @@ def targets_of(shape: str) -> list[str]:
 
 def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     """A pack of fresh adapters over the grid r x alpha x learning rate."""
-    from src.models.multi_lora.adapters import initial_weights, zeros_like
+    from src.models.multi_lora.adapters import zeros_like
     from src.models.multi_lora.step import AdapterState, Options, Pack
 
     ranks = [RANKS[-1] if adapters == 1 else RANKS[slot % 4] for slot in range(adapters)]
@@ -85,9 +85,7 @@ def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     drawn: dict[int, AdapterState] = {}
     for slot, rank in enumerate(ranks):
         if rank not in drawn:
-            params = initial_weights(
-                pack.layout.layer_shapes, rank=rank, seed=rank, dtype=base.dtype
-            )
+            params = base.fresh_adapter(rank, rank, base.dtype)
             moments = tuple(zeros_like(params) for _ in pack.state)
             drawn[rank] = AdapterState(params, moments)
         pack.put(slot, drawn[rank], ALPHAS[slot // 4 % 4] / rank)

@@ -72,3 +72,12 @@ def why_unreadable(name: str, revision: str | None, error: Exception) -> str:
 def one_line(error: BaseException) -> str:
     """An error's message on one line of at most 300 characters, or its class if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def attention_of(config: Any) -> str | None:
+    """transformers' attention that computes a model of this configuration; None: its default.
+
+    PyTorch's own attention leaves out the bound of Gemma 2's attention scores without a word.
+    """
+    bound = config.model_type == "gemma2" and config.attn_logit_softcapping
+    return "eager" if bound else None

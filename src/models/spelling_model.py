@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from src.models.pretrained import from_pretrained, one_line
+from src.models.pretrained import attention_of, from_pretrained, one_line
 from src.models.randomness import disable_randomness, plain_generation
 from src.models.utils import ModelError, device, dtype_of
 
@@ -287,6 +287,8 @@ def _load_with_transformers(
         # The same function as one kernel instead of six saves a fifth of a training step on a CPU.
         config.activation_function = "gelu_pytorch_tanh"
     extra: dict[str, Any] = {}
+    if implementation := attention_of(config):
+        extra["attn_implementation"] = implementation
     if load_in_4bit:
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

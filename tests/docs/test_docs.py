@@ -165,7 +165,7 @@ def test_the_help_of_each_command_begins_with_one_short_sentence() -> None:
 def test_each_recipe_has_five_lines_and_names_what_is_there() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text().partition("## To add something")[2]
     recipes = re.findall(r"^\*\*(.+?)\.\*\*\n\n(.+?)(?=^\*\*|\Z)", text, re.DOTALL | re.MULTILINE)
-    assert len(recipes) == 5
+    assert len(recipes) == 6
     folders = [ROOT / name for name in ("src", "pages", "tests")]
     source = "".join(file.read_text() for folder in folders for file in folder.rglob("*.py"))
     for name, recipe in recipes:
@@ -176,6 +176,32 @@ def test_each_recipe_has_five_lines_and_names_what_is_there() -> None:
             elif re.fullmatch(r"[\w.@]+(\(\))?", quoted):
                 last = quoted.removesuffix("()").lstrip("@").rpartition(".")[2]
                 assert re.search(rf"\b{last}\b", source), f"{name}: {quoted}"
+
+
+def test_the_table_of_architectures_is_what_the_packed_engine_computes() -> None:
+    from transformers import CONFIG_MAPPING
+
+    from src.models.multi_lora.families import FAMILIES
+
+    text = (ROOT / "docs" / "model.md").read_text().partition("## Architectures\n")[2]
+    text = text.partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" |")]
+        for line in text.splitlines()
+        if line.startswith("|") and "`" in line and "model_type" not in line
+    ]
+    told = {}
+    for name, kinds, trl, unsloth, packed, targets in rows:
+        for kind in re.findall(r"`(\w+)`", kinds):
+            assert kind in CONFIG_MAPPING, name
+            assert trl == "yes" and unsloth in ("own code", "generic"), name
+            told[kind] = packed, tuple(re.findall(r"`(\w+)`", targets))
+    computed = {kind: targets for kind, (packed, targets) in told.items() if packed[:2] != "no"}
+    assert computed == {kind: family.targets for kind, family in FAMILIES.items()}
+    windowed = {kind for kind, (packed, _) in told.items() if "window" in packed}
+    # By their own defaults, or by the configurations that their authors publish (Phi-3).
+    own = {k for k, f in FAMILIES.items() if f.window and not f.window_switch}
+    assert windowed == own | {"phi3"}
 
 
 # What each layer may import beside itself; tasks are below config, and config and the small

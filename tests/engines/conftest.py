@@ -7,11 +7,18 @@ import pytest
 
 @pytest.fixture
 def norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RMSNorm in the dtype of its input. Both sides round its gradient to fp32, and a sum over rows
-    that is rounded once is not the sum of what each row rounds to."""
+    """RMSNorm, and Gemma 2's softmax, in the dtype of their input. Both sides round the gradient of
+    a norm to fp32, and a sum over rows that is rounded once is not the sum of what each row rounds
+    to."""
     import torch
+    from transformers.models.gemma2 import modeling_gemma2
+    from transformers.models.gemma3 import modeling_gemma3
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+    from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+    from transformers.models.smollm3.modeling_smollm3 import SmolLM3RMSNorm
 
     from src.models.multi_lora import forward
 
@@ -26,7 +33,23 @@ def norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     def of_module(self: Any, hidden: Any) -> Any:
         return of(hidden, self.weight, self.variance_epsilon)
 
+    def of_gemma(self: Any, hidden: Any) -> Any:
+        return of(hidden, 1.0 + self.weight.float(), self.eps)
+
+    def attention(
+        module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float, softcap: float, **_: Any
+    ) -> tuple[Any, None]:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+        scores = torch.tanh(q @ k.transpose(2, 3) * scaling / softcap) * softcap + mask
+        return (scores.softmax(-1) @ v).transpose(1, 2), None
+
     original = forward.normalize
     monkeypatch.setattr(forward, "normalize", normalize)
-    for module in (LlamaRMSNorm, Qwen2RMSNorm):
+    for module in (
+        LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, SmolLM3RMSNorm,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "forward", of_module)
+    for module in (modeling_gemma2.Gemma2RMSNorm, modeling_gemma3.Gemma3RMSNorm):
+        monkeypatch.setattr(module, "forward", of_gemma)
+    # Its softmax is in fp32 too.
+    monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", attention)

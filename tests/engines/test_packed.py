@@ -15,7 +15,6 @@ from benchmarks.packed.steps import phase_packed
 from src.models.losses import IGNORED, answer_loss
 from src.models.multi_lora.adapters import (
     LoraStack,
-    initial_weights,
     to_peft,
     zeros_like,
 )
@@ -23,6 +22,7 @@ from src.models.multi_lora.base import read_base
 from src.models.multi_lora.forward import hidden_states
 from src.models.multi_lora.linear import Dropout, FusedSlices, keep_mask, packed_linear
 from src.models.multi_lora.optimizer import SGD, AdamW, Optimizer, make_optimizer
+from src.models.multi_lora.shapes import SHAPES as TARGETS
 from src.models.multi_lora.step import (
     AdapterState,
     BatchShape,
@@ -34,6 +34,7 @@ from src.models.multi_lora.step import (
 )
 from src.models.spelling_model import add_lora, lora_config
 from src.models.utils import ModelError
+from tests.helpers import families
 
 SHAPES = ("gpt2", "llama", "qwen2")
 
@@ -87,7 +88,9 @@ def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320, head_dim:
         "max_position_embeddings": 128,
     }
     model: Any
-    if shape == "gpt2":
+    if shape in families.MODELS:
+        model = families.random_model(shape, vocabulary)
+    elif shape == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(n_layer=2, n_embd=64, n_head=64 // head_dim, n_positions=128,
                        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **shared)
@@ -98,11 +101,14 @@ def model_of(shape: str, dtype: torch.dtype, *, vocabulary: int = 320, head_dim:
         model = Qwen2ForCausalLM(Qwen2Config(**wide, **shared))
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, 1.0 if "bias" not in name else 0.0, 0.2)
+            is_norm = "norm" in name or "ln_" in name
+            torch.nn.init.normal_(parameter, float(is_norm and "bias" not in name), 0.2)
     return model.to(dtype).eval().requires_grad_(False)
 
 
 def targets_of(shape: str) -> list[str]:
+    if shape in families.MODELS:
+        return sorted(TARGETS[families.MODELS[shape][0]])
     if shape == "gpt2":
         return ["c_attn", "c_fc", "c_proj"]
     if shape == "llama, three layers":
@@ -224,14 +230,12 @@ def batch(
 
 
 def fresh(solo: Solo, pack: Pack) -> AdapterState:
-    params = initial_weights(
-        pack.layout.layer_shapes, rank=solo.rank, seed=solo.seed, dtype=pack.base.dtype
-    )
+    params = pack.base.fresh_adapter(solo.rank, solo.seed, pack.base.dtype)
     return AdapterState(params, tuple(zeros_like(params) for _ in pack.state))
 
 
 def pack_of(model: Any, shape: str, solos: Sequence[Solo], **options: Any) -> Pack:
-    base = read_base(model, targets_of(shape), model.dtype)
+    base = read_base(model, targets_of(shape), model.dtype, longest=64)
     pack = Pack(
         base,
         len(solos),
@@ -411,10 +415,7 @@ def test_a_fresh_adapter_is_the_one_peft_draws(shape: str, dtype: torch.dtype) -
     model = model_of(shape, dtype)
     base = read_base(model, targets_of(shape), dtype)
     layers = base.adapted_layers
-    shapes = [(layer.in_features, layer.out_features) for layer in layers]
-    drawn = to_peft(
-        [layer.name for layer in layers], initial_weights(shapes, rank=4, seed=11, dtype=dtype)
-    )
+    drawn = to_peft([layer.name for layer in layers], base.fresh_adapter(4, 11, dtype))
     adapted, _ = add_lora(
         model, backend="peft", r=4, alpha=8, dropout=0.0, target_modules=targets_of(shape),
         bias="none", gradient_checkpointing=False, max_length=64, seed=11,
@@ -478,8 +479,8 @@ def test_the_benchmark_keeps_a_profile_of_what_it_measures(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "relu"}, "no relu"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "plain attention"),
+        ({"activation_function": "mish"}, "no mish"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "no gpt2 with scale_attn_by_inverse_layer_idx"),
     ],
 )
 def test_a_base_that_it_cannot_compute_is_refused(change: dict[str, Any], message: str) -> None:

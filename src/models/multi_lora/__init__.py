@@ -22,7 +22,8 @@ Dimension letters, used in the shapes beside tensors throughout the package:
 
 Modules, each importing only those above it:
 
-    shapes      architectures and layers that can be packed; imports no torch
+    families    the architectures that can be packed, as data; imports no torch
+    shapes      configurations and layers of them that can be packed; imports no torch
     adapters    adapters as stacks and as flat rows, PEFT's initialization, names and shapes
     linear      product of a frozen linear layer and its adapters, with LoRA dropout
     loss        cross-entropy at the answer tokens, and scores of given answers

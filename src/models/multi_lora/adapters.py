@@ -4,7 +4,7 @@ Dimension letters: __init__.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,7 +99,8 @@ class FlatLayout:
 
 
 def initial_weights(
-    layer_shapes: Iterable[tuple[int, int]],  # (in, out) in the order of the model's layers
+    layer_shapes: Sequence[tuple[int, int]],  # (in, out)
+    order: Sequence[int],  # the same layers, as the model's modules follow each other
     *,
     rank: int,
     seed: int,
@@ -111,15 +112,16 @@ def initial_weights(
     base A is rounded to the base's dtype.
     """
     generator = torch.Generator().manual_seed(seed)
-    pairs = []
-    for width_in, width_out in layer_shapes:
+    pairs = {}
+    for index in order:
+        width_in, width_out = layer_shapes[index]
         a = torch.empty(rank, width_in)
         for tensor in (a, torch.empty(width_out, rank), a):
             torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
         if dtype in (torch.bfloat16, torch.float16):
             a = a.to(dtype).float()
-        pairs.append(LoraPair(a.t().contiguous(), torch.zeros(rank, width_out)))
-    return pairs
+        pairs[index] = LoraPair(a.t().contiguous(), torch.zeros(rank, width_out))
+    return [pairs[index] for index in range(len(layer_shapes))]
 
 
 def zeros_like(pairs: Sequence[LoraPair]) -> list[LoraPair]:

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 
 from src.models.losses import IGNORED, clearly_first
 from src.models.multi_lora.adapters import LoraStack
-from src.models.multi_lora.base import FrozenBase, Geometry
+from src.models.multi_lora.base import FrozenBase, Geometry, Rotary
 from src.models.multi_lora.flat import flat_hidden_states, has_flat_attention
 from src.models.multi_lora.forward import (
     KernelSet,
-    Rotary,
     block,
     embed,
     hidden_states,
+    span,
     split_heads,
 )
+from src.models.multi_lora.loss import softcap_
 from src.models.multi_lora.rows import FlatRows
 
 CHUNK = 4096  # tokens whose logits exist at once
@@ -57,7 +58,7 @@ def teacher_forced(
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
     ):
-        logits = tokens @ base.head.t()
+        logits = _logits(tokens, base)
         scores, best = kernels.row_scores(logits, labels, base.vocabulary)
         log_p.append(scores)
         hits.append(best == labels)
@@ -149,29 +150,33 @@ class _Cache:
         self.block = 0  # index of the block whose attention is next
 
     def prefill(
-        self, qkv: torch.Tensor, geometry: Geometry, rotary: Rotary | None, length: int
+        self, qkv: torch.Tensor, rotary: Rotary | None, geometry: Geometry, length: int
     ) -> torch.Tensor:
         """Causal attention within the prompts, whose keys and values are kept."""
-        _, k, v = split_heads(qkv, geometry, rotary, length)
+        _, k, v = split_heads(qkv, geometry, span(rotary, 0, length), length)
         keys, values = self._next_block()
         keys[:, :, :length] = k.transpose(1, 2)
         values[:, :, :length] = v.transpose(1, 2)
-        mixed: torch.Tensor = self.kernels.attention(qkv, geometry, rotary, length)
+        mixed: torch.Tensor = self.kernels.attention(qkv, rotary, geometry, length)
         return mixed
 
     def begin_token(self, positions: torch.Tensor, filled: int) -> None:
         """Set the position of each row's next token (rows,); slots from `filled` on are empty."""
         self.block, self.positions, self.filled = 0, positions, filled
-        self.rotary: Rotary | None = None
-        if self.base.rotary is not None:
-            cos, sin = self.base.rotary
-            self.rotary = cos[positions][:, None], sin[positions][:, None]
+        self.turned: dict[int, Rotary] = {}  # by id of a block's table
 
-    def attend(self, qkv: torch.Tensor) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:
         """Attention of the new tokens, (K, B, H d) of qkv (K, B, (H + 2 H_kv) d)."""
-        q, k, v = split_heads(qkv, self.base.geometry, self.rotary, 1)
+        if rotary is not None:
+            if id(rotary) not in self.turned:
+                cos, sin = rotary
+                at = self.positions
+                self.turned[id(rotary)] = cos[at][:, None], sin[at][:, None]
+            rotary = self.turned[id(rotary)]
+        geometry = self.base.geometry
+        q, k, v = split_heads(qkv, geometry, rotary, 1)
         keys, values = (part[:, :, : self.filled] for part in self._next_block())
-        mixed = self.kernels.cached_attention(q, k, v, keys, values, self.positions)
+        mixed = self.kernels.cached_attention(q, k, v, keys, values, self.positions, geometry)
         return mixed.view(*qkv.shape[:2], -1)
 
     def _next_block(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,7 +191,12 @@ def _most_likely(hidden: torch.Tensor, base: FrozenBase, kernels: KernelSet) -> 
     no_target = torch.full((CHUNK,), IGNORED, device=hidden.device)
     return torch.cat(
         [
-            kernels.row_scores(rows @ base.head.t(), no_target[: len(rows)], base.vocabulary)[1]
+            kernels.row_scores(_logits(rows, base), no_target[: len(rows)], base.vocabulary)[1]
             for rows in hidden.split(CHUNK)
         ]
     )
+
+
+def _logits(hidden: torch.Tensor, base: FrozenBase) -> torch.Tensor:
+    """The logits (tokens, V_pad) of hidden (tokens, D)."""
+    return softcap_(hidden @ base.head.t(), base.logit_softcap)

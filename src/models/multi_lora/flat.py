@@ -11,10 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from src.models.multi_lora.adapters import LoraStack
-from src.models.multi_lora.base import FrozenBase, Geometry
-from src.models.multi_lora.forward import KernelSet, Rotary, all_blocks, embed, split_heads
+from src.models.multi_lora.base import FrozenBase, Geometry, Rotary
+from src.models.multi_lora.forward import (
+    KernelSet,
+    all_blocks,
+    attend,
+    embed,
+    has_kernel,
+    span,
+    split_heads,
+)
 from src.models.multi_lora.linear import Dropout
-from src.models.multi_lora.rows import FlatRows, fits_in_registers
+from src.models.multi_lora.rows import FlatRows
 
 
 def flat_hidden_states(
@@ -28,10 +36,10 @@ def flat_hidden_states(
 ) -> torch.Tensor:
     """`forward.hidden_states` of rows laid flat, (K, N, D)."""
     hidden = embed(base, tokens, rows.source % rows.length)
-    attend: Callable[..., torch.Tensor] = partial(kernels.flat_attention, rows=rows)
+    attention: Callable[..., torch.Tensor] = partial(kernels.flat_attention, rows=rows)
     if len(tokens) == 1 and tokens.device.type == "cpu":
-        attend = SingleAdapterAttention(rows)
-    attention = partial(attend, geometry=base.geometry, rotary=base.rotary)
+        attention = SingleAdapterAttention(rows)
+    attention = partial(attention, geometry=base.geometry)
     dropout = dropout and dropout.at_positions(rows.source)
     return all_blocks(base, stacks, hidden, attention, rows.answer_positions, dropout, kernels)
 
@@ -41,7 +49,7 @@ def has_flat_attention(geometry: Geometry, length: int, device: torch.device) ->
 
     On a GPU it takes a kernel, which knows short rows only; the others stay padded.
     """
-    return device.type == "cpu" or fits_in_registers(length, geometry.head_dim)
+    return device.type == "cpu" or has_kernel(geometry, length)
 
 
 class SingleAdapterAttention:
@@ -59,33 +67,29 @@ class SingleAdapterAttention:
     def __call__(
         self,
         qkv: torch.Tensor,  # (1, M, (H + 2 H_kv) d)
-        geometry: Geometry,
         rotary: Rotary | None,  # of positions from 0
+        geometry: Geometry,
     ) -> torch.Tensor:
         """Causal attention of each row to the shared head and to itself, (1, M, H d)."""
         head, count, width = self.head, self.count, self.width
-        grouped = geometry.heads != geometry.num_key_value_heads
 
         def parts(tokens: torch.Tensor, start: int, length: int) -> tuple[torch.Tensor, ...]:
             """q, k and v (rows, heads, length, d) of rows whose first token is at `start`."""
-            turn = rotary and tuple(part[start : start + length] for part in rotary)
-            return tuple(p.transpose(1, 2) for p in split_heads(tokens, geometry, turn, length))  # type: ignore[arg-type]
+            heads = split_heads(tokens, geometry, span(rotary, start, length), length)
+            return tuple(part.transpose(1, 2) for part in heads)
 
         padded = _Pad.apply(qkv[0, head : head + len(self.own)], self.own, count * width)
         q, k, v = parts(padded[None], head, width)
         if not head:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-            return F.pad(self._flattened(mixed), (0, 0, 0, self.padding))[None]
+            return F.pad(self._flattened(attend(q, k, v, geometry)), (0, 0, 0, self.padding))[None]
         q_head, k_head, v_head = parts(qkv[:, :head], 0, head)
         k, v = (
             torch.cat((shared.expand(count, -1, -1, -1), own), 2)
             for shared, own in ((k_head, k), (v_head, v))
         )
         visible = torch.ones(width, head + width, dtype=torch.bool).tril(head)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=grouped)
-        of_head = F.scaled_dot_product_attention(
-            q_head, k_head, v_head, is_causal=True, enable_gqa=grouped
-        )
+        mixed = attend(q, k, v, geometry, visible)
+        of_head = attend(q_head, k_head, v_head, geometry)
         flat = torch.cat((of_head.transpose(1, 2).reshape(head, -1), self._flattened(mixed)))
         return F.pad(flat, (0, 0, 0, self.padding))[None]
 

@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from src.models.multi_lora.adapters import LoraStack
-from src.models.multi_lora.base import FrozenBase, Geometry, Layer, Linear, Norm
+from src.models.multi_lora.base import FrozenBase, Geometry, Layer, Linear, Norm, Rotary
 from src.models.multi_lora.linear import Dropout, packed_linear
 from src.models.multi_lora.loss import cross_entropy_, row_scores
-from src.models.multi_lora.rows import FlatRows
-
-Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin, (T, d) or (rows, T, d) each
+from src.models.multi_lora.rows import FlatRows, fits_in_registers
 
 
 def embed(
@@ -28,6 +26,8 @@ def embed(
 ) -> torch.Tensor:
     """Embeddings of tokens, (..., D)."""
     hidden = F.embedding(ids, base.embeddings)
+    if base.embedding_scale is not None:
+        hidden = hidden * base.embedding_scale
     if base.positions is not None:
         hidden = hidden + F.embedding(positions, base.positions)
     return hidden
@@ -49,27 +49,54 @@ def split_heads(
     return q, k, v
 
 
+def span(rotary: Rotary | None, start: int, length: int) -> Rotary | None:
+    """The rotary positions of `length` tokens from `start` on."""
+    return rotary and (rotary[0][start : start + length], rotary[1][start : start + length])
+
+
+def attend(
+    q: torch.Tensor,  # (rows, H, T, d)
+    k: torch.Tensor,  # (rows, H_kv, S, d)
+    v: torch.Tensor,  # (rows, H_kv, S, d)
+    geometry: Geometry,
+    mask: torch.Tensor | None = None,  # True where a token is read
+) -> torch.Tensor:
+    """Attention, (rows, H, T, d); causal where there is no mask."""
+    grouped = q.shape[1] != k.shape[1]
+    if geometry.softcap is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=geometry.scale,
+            enable_gqa=grouped,
+        )  # fmt: skip
+    if grouped:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    scores = torch.tanh(q @ k.transpose(2, 3) * geometry.scale / geometry.softcap)
+    scores = (scores * geometry.softcap).masked_fill(~mask, -torch.inf)
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    return wide.softmax(-1).to(v.dtype) @ v
+
+
 def causal_attention(
     qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
+    rotary: Rotary | None,  # of positions from 0
     geometry: Geometry,
-    rotary: Rotary | None,
     length: int,  # T
 ) -> torch.Tensor:
     """Causal attention within each row, (K, M, H d).
 
     Padding on the right needs no mask: only padding comes after it.
     """
-    q, k, v = (part.transpose(1, 2) for part in split_heads(qkv, geometry, rotary, length))
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, is_causal=True, enable_gqa=geometry.heads != geometry.num_key_value_heads
-    )
-    return mixed.transpose(1, 2).reshape(*qkv.shape[:2], -1)
+    parts = split_heads(qkv, geometry, span(rotary, 0, length), length)
+    q, k, v = (part.transpose(1, 2) for part in parts)
+    return attend(q, k, v, geometry).transpose(1, 2).reshape(*qkv.shape[:2], -1)
 
 
 def flat_attention(
     qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
-    geometry: Geometry,
     rotary: Rotary | None,  # of positions from 0
+    geometry: Geometry,
     rows: FlatRows,
 ) -> torch.Tensor:
     """Causal attention of each row to the head that it shares and to itself, (K, M, H d).
@@ -84,9 +111,16 @@ def flat_attention(
     if rotary is not None:  # T may be more than the context
         cos, sin = (part[position.clamp(max=len(part) - 1)] for part in rotary)
         rotary = cos, sin
-    mixed = causal_attention(take(qkv, token), geometry, rotary, rows.length)
+    mixed = causal_attention(take(qkv, token), rotary, geometry, rows.length)
     real = torch.arange(qkv.shape[1], device=qkv.device) < rows.totals[:, None]
     return torch.where(real[..., None], take(mixed, rows.source), 0)
+
+
+def has_kernel(geometry: Geometry, length: int) -> bool:
+    """True where a kernel computes the attention of rows of `length` tokens: scores without a
+    bound, and rotary positions that turn a head as a whole."""
+    is_plain = geometry.softcap is None and geometry.turned in (0, geometry.head_dim)
+    return is_plain and fits_in_registers(length, geometry.head_dim)
 
 
 def cached_attention(
@@ -96,6 +130,7 @@ def cached_attention(
     key_cache: torch.Tensor,  # (rows, H_kv, slots, d), written at `positions`
     value_cache: torch.Tensor,  # (rows, H_kv, slots, d), written at `positions`
     positions: torch.Tensor,  # (rows,) of the new token
+    geometry: Geometry,
 ) -> torch.Tensor:
     """Attention of one new token per row to itself and the cached ones before it, (rows, H d)."""
     rows, kv_heads, slots, d = key_cache.shape
@@ -105,9 +140,7 @@ def cached_attention(
     mask = torch.arange(slots, device=positions.device) <= positions[:, None]
     # The query heads that share a key head take the place of the token dimension.
     q = q.reshape(rows, kv_heads, -1, d)
-    return F.scaled_dot_product_attention(
-        q, key_cache, value_cache, attn_mask=mask[:, None, None]
-    ).reshape(rows, -1)
+    return attend(q, key_cache, value_cache, geometry, mask[:, None, None]).reshape(rows, -1)
 
 
 def normalize(hidden: torch.Tensor, norm: Norm, eps: float) -> torch.Tensor:
@@ -116,7 +149,8 @@ def normalize(hidden: torch.Tensor, norm: Norm, eps: float) -> torch.Tensor:
         return F.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
     wide = hidden.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return norm.weight * wide.to(hidden.dtype)
+    # The weight is wide where transformers multiplies before it rounds: see Norm.
+    return (norm.weight * wide.to(norm.weight.dtype)).to(hidden.dtype)
 
 
 def add_norm(
@@ -130,6 +164,14 @@ def add_norm(
     return hidden, normalize(hidden, norm, eps)
 
 
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
 def mlp(
     x: torch.Tensor,  # (K, M, D)
     layer: Layer,
@@ -141,9 +183,9 @@ def mlp(
     wide = _linear(x, layer.up, up, dropout)
     if layer.gated:
         gate, value = wide.chunk(2, -1)
-        wide = F.silu(gate) * value
+        wide = _ACTIVATIONS[layer.activation](gate) * value
     else:
-        wide = F.gelu(wide, approximate="tanh")
+        wide = _ACTIVATIONS[layer.activation](wide)
     return _linear(wide, layer.down, down, dropout)
 
 
@@ -165,7 +207,7 @@ def block(
     layer: Layer,
     stacks: Sequence[LoraStack | None],  # of layer.linears
     geometry: Geometry,
-    attention: Callable[[torch.Tensor], torch.Tensor],
+    attention: Callable[[torch.Tensor, Rotary | None], torch.Tensor],
     answer_positions: torch.Tensor | None = None,  # (K, N) indices into M
     dropout: Dropout | None = None,
     kernels: KernelSet = KernelSet(),  # noqa: B008
@@ -177,14 +219,45 @@ def block(
     nothing else of the last block is read.
     """
     inputs, output, up, down = stacks
-    hidden, normed = kernels.add_norm(hidden, delta, layer.norm_1, geometry.norm_eps)
-    mixed = attention(_linear(normed, layer.inputs, inputs, dropout))
+    eps, norms = geometry.norm_eps, layer.output_norms
+    hidden, normed = kernels.add_norm(hidden, delta, layer.norm_1, eps)
+    qkv = _linear(normed, layer.inputs, inputs, dropout)
+    if geometry.interleaved or layer.head_norms:
+        qkv = _prepared_heads(qkv, layer, geometry, kernels)
+    mixed = attention(qkv, layer.rotary)
     if answer_positions is not None:
         hidden, mixed = take(hidden, answer_positions), take(mixed, answer_positions)
         dropout = dropout and dropout.at_positions(answer_positions)
     delta = _linear(mixed, layer.output, output, dropout)
-    hidden, normed = kernels.add_norm(hidden, delta, layer.norm_2, geometry.norm_eps)
-    return hidden, kernels.mlp(normed, layer, up, down, dropout)
+    if norms:
+        delta = kernels.add_norm(delta, None, norms[0], eps)[1]
+    if geometry.parallel:
+        normed = kernels.add_norm(hidden, None, layer.norm_2, eps)[1]
+        return hidden, delta + kernels.mlp(normed, layer, up, down, dropout)
+    hidden, normed = kernels.add_norm(hidden, delta, layer.norm_2, eps)
+    delta = kernels.mlp(normed, layer, up, down, dropout)
+    return hidden, kernels.add_norm(delta, None, norms[1], eps)[1] if norms else delta
+
+
+def _prepared_heads(
+    qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
+    layer: Layer,
+    geometry: Geometry,
+    kernels: KernelSet,
+) -> torch.Tensor:
+    """All queries, then all keys, then all values, queries and keys normalized; shaped as qkv."""
+    heads = qkv.unflatten(-1, (-1, geometry.head_dim))
+    if geometry.interleaved:
+        heads = heads.unflatten(2, (-1, 3)).transpose(2, 3).flatten(2, 3)
+    if layer.head_norms:
+        kv_heads = geometry.num_key_value_heads
+        *turned, v = heads.split([geometry.heads, kv_heads, kv_heads], 2)
+        q, k = (
+            kernels.add_norm(part, None, norm, geometry.norm_eps)[1]
+            for part, norm in zip(turned, layer.head_norms, strict=True)
+        )
+        heads = torch.cat((q, k, v), 2)
+    return heads.flatten(2)
 
 
 def hidden_states(
@@ -203,8 +276,7 @@ def hidden_states(
     adapters, rows, length = ids.shape
     positions = torch.arange(length, device=ids.device)
     hidden = embed(base, ids, positions).view(adapters, rows * length, -1)
-    rotary = None if base.rotary is None else (base.rotary[0][:length], base.rotary[1][:length])
-    attention = partial(kernels.attention, geometry=base.geometry, rotary=rotary, length=length)
+    attention = partial(kernels.attention, geometry=base.geometry, length=length)
     return all_blocks(base, stacks, hidden, attention, answer_positions, dropout, kernels)
 
 
@@ -212,7 +284,7 @@ def all_blocks(
     base: FrozenBase,
     stacks: Sequence[LoraStack],
     hidden: torch.Tensor,  # (K, M, D) embeddings
-    attention: Callable[[torch.Tensor], torch.Tensor],
+    attention: Callable[[torch.Tensor, Rotary | None], torch.Tensor],
     answer_positions: torch.Tensor,  # (K, N) indices into M
     dropout: Dropout | None,
     kernels: KernelSet,
@@ -255,6 +327,12 @@ def _linear(
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864), pairing the halves as Llama does."""
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864), pairing the halves as Llama does.
+
+    Where cos has fewer columns than a head, the rest of the head stays as it is.
+    """
+    if cos.shape[-1] < x.shape[-1]:
+        turned, rest = x.tensor_split([cos.shape[-1]], -1)
+        return torch.cat((_rotate(turned, cos, sin), rest), -1)
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat((-second, first), -1) * sin

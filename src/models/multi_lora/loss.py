@@ -19,6 +19,7 @@ def answer_losses(
     smoothing: torch.Tensor,  # (K,) label smoothing
     *,
     vocabulary: int,
+    softcap: float | None = None,
     chunk: int = 4096,
     entropy_: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
@@ -27,7 +28,7 @@ def answer_losses(
     Logits exist for `chunk` tokens at a time.
     """
     losses: torch.Tensor = _AnswerLoss.apply(
-        hidden, head, targets, loss_weights, smoothing, vocabulary, chunk,
+        hidden, head, targets, loss_weights, smoothing, vocabulary, softcap, chunk,
         entropy_ or cross_entropy_,
     )  # fmt: skip
     return losses
@@ -46,6 +47,7 @@ class _AnswerLoss(torch.autograd.Function):
         loss_weights: torch.Tensor,
         smoothing: torch.Tensor,
         vocabulary: int,
+        softcap: float | None,
         chunk: int,
         entropy_: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
@@ -56,8 +58,11 @@ class _AnswerLoss(torch.autograd.Function):
         grad = torch.empty_like(flat)
         for start in range(0, len(flat), chunk):
             part = slice(start, start + chunk)
-            logits = flat[part] @ head.t()
+            logits = softcap_(flat[part] @ head.t(), softcap)
+            slope = None if softcap is None else 1 - (logits / softcap).square()
             losses.append(entropy_(logits, labels[part], weights[part], smooth[part], vocabulary))
+            if slope is not None:  # `where`: the slope at an ignored token may be nan
+                logits.copy_(torch.where(logits == 0, 0, logits * slope))
             torch.mm(logits, head, out=grad[part])
         ctx.save_for_backward(grad.view_as(hidden))
         return torch.cat(losses).view(adapters, tokens).sum(1)
@@ -66,7 +71,12 @@ class _AnswerLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = ctx.saved_tensors
         scale = grads[0].to(grad.dtype)[:, None, None]
-        return grad * scale, None, None, None, None, None, None, None
+        return grad * scale, *[None] * 8
+
+
+def softcap_(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """The logits bound to (-cap, cap) by tanh, in place; as they are without a cap."""
+    return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
 def cross_entropy_(

@@ -230,6 +230,7 @@ class Pack:
             loss_weights[:, None].expand_as(targets),
             smoothing,
             vocabulary=self.base.vocabulary,
+            softcap=self.base.logit_softcap,
             chunk=self.options.head_chunk,
             entropy_=self._kernels.cross_entropy_,
         )

@@ -46,6 +46,13 @@ def pack_key(config: RunConfig) -> tuple[Any, ...]:
     return tuple(shared_settings(config).values())
 
 
+def longest_row(config: RunConfig) -> int:
+    """Tokens that no row of a run exceeds, an answer that is decoded included."""
+    # By default an answer has as much room as the longest expected one, and 8 tokens more.
+    room = config.evaluation.max_new_tokens or config.model.max_length + 8
+    return config.model.max_length + room
+
+
 def packed_problems(config: RunConfig) -> dict[str, str]:
     """A sentence for each setting that the packed engine cannot follow: {setting: sentence}.
 
@@ -58,7 +65,7 @@ def packed_problems(config: RunConfig) -> dict[str, str]:
         base = {}
     if base:
         targets = config.lora.target_modules or ()
-        if problem := config_problem(base):
+        if problem := config_problem(base, longest_row(config)):
             problems["engine"] = f"{problem}; engine trl has no such limits"
         elif problem := targets_problem(base["model_type"], targets):
             problems["lora.target_modules"] = f"{problem}; engine trl has no such limits"

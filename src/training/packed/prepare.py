@@ -12,7 +12,7 @@ from src.config import RunConfig
 from src.models import preloaded
 from src.models import spelling_model as spelling
 from src.models import utils as machine
-from src.models.multi_lora.adapters import LoraPair, initial_weights
+from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.models.multi_lora.step import ARITHMETIC
@@ -21,7 +21,7 @@ from src.training.data_loaders import load_splits
 from src.training.examples import Examples
 from src.training.identity import run_identity
 from src.training.packed.arrays import ExampleArrays
-from src.training.packed.eligibility import refusal, shared_settings
+from src.training.packed.eligibility import longest_row, refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
 from src.training.run_policy import RunPolicy
 from src.training.scoring import Row
@@ -71,7 +71,8 @@ class SharedBase:
         )
         model = preloaded.load_base(settings["model.name"], vocabulary, **base_arguments(config))
         targets = spelling.resolve_targets(model, config.lora.target_modules)
-        frozen = read_base(model, targets, machine.dtype_of(settings["training.precision"]))
+        dtype = machine.dtype_of(settings["training.precision"])
+        frozen = read_base(model, targets, dtype, longest_row(config))
         return SharedBase(
             settings,
             vocabulary,
@@ -106,9 +107,7 @@ class SharedBase:
 
     def initial_weights(self, run: PackedRun) -> list[LoraPair]:
         """The adapter that PEFT draws for the run's seed."""
-        return initial_weights(
-            self.layer_shapes, rank=run.rank, seed=run.config.training.seed, dtype=self.stored_dtype
-        )
+        return self.frozen.fresh_adapter(run.rank, run.config.training.seed, self.stored_dtype)
 
     def setup(self, config: RunConfig) -> dict[str, Any]:
         """The resolved setup of a run in this pack, for its record."""

@@ -5,7 +5,7 @@ keeps the T x T scores in registers.
 
     q, o            (K, M, H d)       one row is T consecutive tokens of M
     k, v            (K, M, H_kv d)    q, k and v are slices of one tensor, so their strides differ
-    cos, sin        (T, d)            rotary positions; unused where ROTARY is false
+    cos, sin        (T.., d)          rotary positions; unused where ROTARY is false
     table           (K, 2 B + 2)      where FLAT: which tokens of M a row is, see rows.FlatRows
     shared          (K B, H_kv, T, 2 d) fp32    what each row adds to dk and dv of the head that the
                                       rows share; unused where SHARED is false
@@ -24,9 +24,8 @@ import triton
 import triton.language as tl
 
 from src.models.multi_lora import forward
-from src.models.multi_lora.base import Geometry
-from src.models.multi_lora.forward import Rotary
-from src.models.multi_lora.rows import FlatRows, fits_in_registers
+from src.models.multi_lora.base import Geometry, Rotary
+from src.models.multi_lora.rows import FlatRows
 
 
 @triton.jit
@@ -255,7 +254,7 @@ class _Attention(torch.autograd.Function):
         _attention_forward[(adapters * count, heads)](
             q, k, v, mixed, cos if cos is not None else q, sin if sin is not None else q, table,
             q.stride(-2), k.stride(-2), v.stride(-2), table_row, count, tokens, length,
-            width**-0.5, HEADS=heads, GROUP=heads // geometry.num_key_value_heads, WIDTH=width,
+            geometry.scale, HEADS=heads, GROUP=heads // geometry.num_key_value_heads, WIDTH=width,
             BLOCK=_block(length), ROTARY=cos is not None, FLAT=rows is not None,
             num_warps=_warps(length),
         )  # fmt: skip
@@ -281,7 +280,7 @@ class _Attention(torch.autograd.Function):
         _attention_backward[(adapters * count, kv_heads)](
             grad, q, k, v, dq, dk, dv, cos if cos is not None else q, sin if sin is not None else q,
             table, shared, q.stride(-2), k.stride(-2), v.stride(-2), table_row, count, tokens,
-            length, width**-0.5, HEADS=geometry.heads, GROUP=geometry.heads // kv_heads,
+            length, geometry.scale, HEADS=geometry.heads, GROUP=geometry.heads // kv_heads,
             WIDTH=width, BLOCK=_block(length), ROTARY=cos is not None, FLAT=rows is not None,
             SHARED=has_head, num_warps=_warps(length),
         )  # fmt: skip
@@ -309,14 +308,13 @@ def _split(qkv: torch.Tensor, geometry: Geometry) -> tuple[torch.Tensor, ...]:
 
 def attention(
     qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
+    rotary: Rotary | None,  # of positions from 0
     geometry: Geometry,
-    rotary: Rotary | None,
     length: int,  # T
 ) -> torch.Tensor:
-    """`forward.causal_attention` in one kernel; other rows than `fits_in_registers` says take
-    PyTorch's."""
-    if not fits_in_registers(length, geometry.head_dim):
-        return forward.causal_attention(qkv, geometry, rotary, length)
+    """`forward.causal_attention` in one kernel; what `has_kernel` leaves out takes PyTorch's."""
+    if not forward.has_kernel(geometry, length):
+        return forward.causal_attention(qkv, rotary, geometry, length)
     cos, sin = (None, None) if rotary is None else rotary
     mixed: torch.Tensor = _Attention.apply(geometry, length, None, cos, sin, qkv)
     return mixed
@@ -324,9 +322,9 @@ def attention(
 
 def flat_attention(
     qkv: torch.Tensor,  # (K, M, (H + 2 H_kv) d)
+    rotary: Rotary | None,  # of positions from 0
     geometry: Geometry,
-    rotary: Rotary | None,
-    rows: FlatRows,  # of a length that `fits_in_registers`
+    rows: FlatRows,  # of a length that `has_kernel`
 ) -> torch.Tensor:
     """`forward.flat_attention` in one kernel. No token of the head is computed or read twice but
     in registers."""

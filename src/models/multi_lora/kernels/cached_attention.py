@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from src.models.multi_lora import forward
+from src.models.multi_lora.base import Geometry
 from src.models.multi_lora.rows import fits_in_registers
 
 
@@ -62,17 +63,18 @@ def cached_attention(
     key_cache: torch.Tensor,  # (rows, H_kv, slots, d)
     value_cache: torch.Tensor,  # (rows, H_kv, slots, d)
     positions: torch.Tensor,  # (rows,)
+    geometry: Geometry,
 ) -> torch.Tensor:
-    """`forward.cached_attention` in one kernel; other caches than `fits_in_registers` says take
-    PyTorch's."""
+    """`forward.cached_attention` in one kernel; scores with a bound and other caches than
+    `fits_in_registers` says take PyTorch's."""
     rows, kv_heads, slots, width = key_cache.shape
-    if not fits_in_registers(slots, width):
-        return forward.cached_attention(q, k, v, key_cache, value_cache, positions)
+    if geometry.softcap is not None or not fits_in_registers(slots, width):
+        return forward.cached_attention(q, k, v, key_cache, value_cache, positions, geometry)
     heads = q.shape[2]
     mixed = q.new_empty(rows, heads * width)
     _cached_attention[(rows, kv_heads)](
         q, k, v, key_cache, value_cache, positions, mixed, q.stride(0), k.stride(0), v.stride(0),
-        key_cache.stride(0), key_cache.stride(1), width**-0.5, GROUP=heads // kv_heads, WIDTH=width,
-        BLOCK=max(16, triton.next_power_of_2(slots)), num_warps=4,
+        key_cache.stride(0), key_cache.stride(1), geometry.scale, GROUP=heads // kv_heads,
+        WIDTH=width, BLOCK=max(16, triton.next_power_of_2(slots)), num_warps=4,
     )  # fmt: skip
     return mixed

@@ -211,7 +211,8 @@ def mlp(
 ) -> torch.Tensor:
     """`forward.mlp` with the activation and its neighbours' adapters in one kernel.
 
-    Layers without adapters, ranks over MAX_RANK and LoRA dropout fall back to `forward.mlp`.
+    Layers without adapters, gate and up in one layer, other activations than SiLU with a gate and
+    GELU (tanh) without, ranks over MAX_RANK and LoRA dropout fall back to `forward.mlp`.
     """
     parts = 2 if layer.gated else 1
     all_adapted = up is not None and len(layer.up.slices.layer_ids) == parts
@@ -219,6 +220,7 @@ def mlp(
         up is None
         or down is None
         or not all_adapted
+        or layer.activation != ("silu" if layer.gated else "gelu_tanh")
         or down.a.shape[2] > MAX_RANK
         or dropout is not None
     ):
