@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,17 +18,24 @@ def write(
     compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
 ) -> None:
     """Write predictions with the columns of `Description`, as one file that is whole or not there.
-    Predictions of a suite that has kinds of its own have these columns already.
+    Predictions of a suite that has kinds of its own have these columns already, with a kind that
+    is null where the answer is to be described.
 
     `compute` describes the answers that this process has not described yet. OSError where the disk
     does not take the file.
     """
-    if not set(ADDED.names) <= set(predictions.column_names):
-        texts = (predictions[column].to_pylist() for column in ("expected", "predicted"))
-        described = describe(list(zip(*texts, strict=True)), compute)
-        for place, column in enumerate(ADDED):
-            values = pa.array([one[place] for one in described], column.type)
-            predictions = predictions.append_column(column.name, values)
+    texts = (predictions[column].to_pylist() for column in ("expected", "predicted"))
+    answers = list(zip(*texts, strict=True))
+    rows: list[tuple[Any, ...]] = [(None, None, None)] * len(answers)
+    if set(ADDED.names) <= set(predictions.column_names):
+        rows = list(zip(*(predictions[name].to_pylist() for name in ADDED.names), strict=True))
+        predictions = predictions.drop_columns(ADDED.names)
+    described = iter(describe([a for a, row in zip(answers, rows, strict=True) if row[1] is None],
+                              compute))  # fmt: skip
+    rows = [next(described) if row[1] is None else row for row in rows]
+    for place, column in enumerate(ADDED):
+        values = pa.array([one[place] for one in rows], column.type)
+        predictions = predictions.append_column(column.name, values)
     staged = file.with_suffix(".writing")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

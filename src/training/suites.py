@@ -21,14 +21,14 @@ from src import paths
 from src.config import EvaluationConfig, names_file
 from src.errors import did_you_mean
 from src.files import read_text, write_atomic
-from src.tasks import TASKS
+from src.tasks import TASKS, examples
 from src.tasks.registry import SPELLED_OUT
 from src.tasks.words import text_hash
 from src.text import caseless, composed
 from src.training import data_formats, data_import
 from src.training.data_files import DataError
 from src.training.data_hub import read_hub_tables
-from src.training.data_loaders import COLUMNS, Splits, load_splits
+from src.training.data_loaders import COLUMNS, Splits
 from src.training.labels import are_labels
 
 PREFIX = "suite/"  # of its split, and of its metrics
@@ -112,7 +112,7 @@ class Suite:
 def _joined(answer: str) -> str:
     """The word of an answer that spells it letter by letter; any other answer itself."""
     answer = answer.strip()
-    return answer.replace(" ", "") if SPELLED_OUT.fullmatch(answer) else answer
+    return re.sub("[ ,-]", "", answer) if SPELLED_OUT.fullmatch(answer) else answer
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def load(entry: str) -> Suite:
         return Suite(name, _general())
     if entry.startswith(CUTE):
         return Suite(name, _cute(entry.removeprefix(CUTE)))
-    return Suite(name, load_splits(task=entry).test, entry)
+    return Suite(name, _of_task(entry, "test"), entry)
 
 
 def suites_of(asked: EvaluationConfig, splits: Splits) -> list[Suite]:
@@ -216,7 +216,7 @@ def few_shot(suite: Suite, count: int, *, seed: int) -> tuple[list[tuple[str, st
     a built-in task from its training words, else from the suite itself. Raises DataError."""
     if suite.is_text:
         raise DataError(f"the suite {suite.name} is running text, which takes no examples")
-    pool = suite.frame if suite.task is None else load_splits(task=suite.task).train
+    pool = suite.frame if suite.task is None else _of_task(suite.task, "train")
     rest = suite.frame
     if count >= len(pool):
         raise DataError(f"{suite.name} has {len(pool):,} rows to draw examples from; ask for fewer")
@@ -253,6 +253,11 @@ def remove(name: str) -> None:
         near = did_you_mean(name, own_names())
         raise DataError(f"no suite {name!r} was added to this home{near}")
     (folder() / f"{name}.jsonl").unlink()
+
+
+def _of_task(task: str, split: str) -> pd.DataFrame:
+    """The rows of a split of a built-in task, with its own settings: the same for every run."""
+    return pd.DataFrame(examples(task, split))
 
 
 def _of_file(path: Path) -> pd.DataFrame:

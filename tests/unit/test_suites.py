@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from src import cli, paths
+from src.analysis import predictions
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
 from src.panel.launch import data_check
 from src.runs import checks
 from src.tasks.words import split_of
-from src.training import data_formats, suites
+from src.training import data_formats, suite_scores, suites
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
 from src.training.suites import load
@@ -255,3 +257,37 @@ def test_examples_are_drawn_from_training_words_and_not_from_what_is_asked() -> 
     assert len(rest.frame) == 20 and len(examples) == 3
     known = set(load_splits(task="spell_out").train["answer"])
     assert {answer for _, answer in examples} <= known
+
+
+# --- judgements -----------------------------------------------------------------------------------
+
+
+def answered(expected: list[str], predicted: list[str]) -> pa.Table:
+    return pa.table(
+        {
+            "question": [f"How many r's are in word{n}?" for n in range(len(expected))],
+            "expected": expected,
+            "predicted": predicted,
+            "correct": [e == p for e, p in zip(expected, predicted, strict=True)],
+        }
+    )
+
+
+def test_a_task_judges_its_own_answers_and_tells_its_own_kinds(tmp_path: Path) -> None:
+    table = answered(["3", "2", "2", "1"], ["3", "two", "5", "many"])
+    suite = suites.Suite("count", pd.DataFrame(), "count")
+    values, judged = suite_scores.judged(suite, dict.fromkeys(suite_scores.METRICS, 0.25), table)
+    assert values["exact_match"] == 0.5  # a number may be a word
+    assert judged["kind"].to_pylist() == ["", "", "off by more", "not a number"]
+    predictions.write(judged, tmp_path / "step-0.parquet")
+    assert pd.read_parquet(tmp_path / "step-0.parquet")["kind"].tolist()[2] == "off by more"
+
+
+def test_a_misspelling_that_a_task_does_not_name_is_described(tmp_path: Path) -> None:
+    table = answered(["receive", "cat"], ["recieve", "dog"])
+    for name, values in (("edits", ["", ""]), ("kind", [None, "a guess"]), ("length", [7, 3])):
+        table = table.append_column(name, pa.array(values))
+    predictions.write(table, tmp_path / "step-0.parquet")
+    frame = pd.read_parquet(tmp_path / "step-0.parquet")
+    assert frame["kind"].tolist() == ["transposition", "a guess"]
+    assert frame["edits"][0] and frame["length"].tolist() == [7, 3]

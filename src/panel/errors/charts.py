@@ -13,7 +13,10 @@ from src.analysis import misspellings, paired
 from src.analysis.kinds import KINDS
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html
+from src.tasks import TASKS
 
+# Of misspellings, and of the errors that a task tells by itself.
+MEANINGS = {kind: text for task in TASKS.values() for kind, text in task.kinds.items()} | KINDS
 SHADES = 5  # of heat map cells, in panel.css
 MAX_LETTERS = 24  # longer words are left out of the map of places
 
@@ -64,9 +67,8 @@ def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[s
 
 
 def _meaning(kind: str) -> str:
-    """The meaning of a kind of misspelling in parentheses; a suite's own kinds speak for
-    themselves."""
-    return f" ({KINDS[kind]})" if kind in KINDS else ""
+    """The meaning of a kind of error in parentheses, where one is written down."""
+    return f" ({MEANINGS[kind]})" if kind in MEANINGS else ""
 
 
 def _signed(count: int) -> str:
