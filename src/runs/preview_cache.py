@@ -29,8 +29,8 @@ MAX_BYTES, MAX_FILES = 256 * 2**20, 64
 def kept(
     base: BaseFiles, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `make` returns for these settings, from the disk if it did before. What it raises is not
-    kept."""
+    """The preview that `make` returns for these settings, from the disk if it was made before. An
+    error of `make` is not kept."""
     key = _key(base, settings)
     if key is None:
         return make()

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,39 @@ def test_a_tracker_that_hangs_or_raises_costs_the_run_nothing(
     assert time.monotonic() - started < 2
     said = capsys.readouterr().out
     assert ("did not answer" if what == "hangs" else "W&B gave up: ConnectionError") in said
+
+
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_a_tracker_begins_after_the_first_step_with_all_points_in_their_order(
+    ends_early: bool,
+) -> None:
+    told: list[Any] = []
+    began = threading.Event()
+
+    class Sink:
+        name = "a sink"
+
+        def start(self) -> None:
+            told.append("start")
+            began.set()
+
+        def log(self, step: int, values: Any) -> None:
+            told.append(step)
+
+        def finish(self, end: End) -> str:
+            return "done"
+
+    tracker = base.Tracker([Sink()], told.append)
+    tracker.log(0, {"val/loss": 2.0})
+    tracker.log(0, {"cpu/memory_gib": 1.0})
+    assert told == []
+    if not ends_early:
+        tracker.log(1, {"train/loss": 1.0})
+        assert began.wait(60)
+        tracker.log(2, {"train/loss": 1.0})
+    tracker.end(End())
+    base.close([tracker])
+    assert told == ["start", 0, 0, *([] if ends_early else [1, 2]), "done"]
 
 
 class FakeWandb:

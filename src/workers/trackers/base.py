@@ -36,7 +36,7 @@ class Sink(Protocol):
     name: str
 
     def start(self) -> None:
-        """Begin. Imports its library here, so that nothing else waits for it."""
+        """Begin, after the first step. Imports its library here, so that nothing else waits for it."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -92,10 +92,18 @@ class _Channel:
         self.thread.start()
 
     def _send(self) -> None:
+        # Not before the first step: loading its library would hold up those that the training loads
+        # meanwhile, and the evaluation at step 0.
+        held: list[tuple[int, dict[str, float]]] = []
+        while not isinstance(item := self.points.get(), End) and item[0] == 0:
+            held.append(item)
         try:
             self.sink.start()
-            while not isinstance(item := self.points.get(), End):
+            for point in held:
+                self.sink.log(*point)
+            while not isinstance(item, End):
                 self.sink.log(*item)
+                item = self.points.get()
             self.say(self.sink.finish(item))
         except Exception as error:  # a tracker's failure of any kind must not end the run
             self.say(f"warning: {self.sink.name} gave up: {type(error).__name__}: {error}")
