@@ -1,6 +1,12 @@
 """Text as it is compared: in one Unicode form, and regardless of case where case does not count"""
 
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
 
 
 def composed(text: str) -> str:
@@ -10,6 +16,13 @@ def composed(text: str) -> str:
     a model is trained on keeps the form of its file.
     """
     return unicodedata.normalize("NFC", text)
+
+
+def composed_columns(frame: "pd.DataFrame", names: "Iterable[str]") -> "pd.DataFrame":
+    """The frame with each text in these columns as of `composed`."""
+    # Most columns are ASCII, which is composed: asking pandas takes a quarter of the time.
+    other = [name for name in names if not frame[name].str.isascii().all()]
+    return frame.assign(**{name: frame[name].map(composed) for name in other}) if other else frame
 
 
 def caseless(text: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from src.analysis.kinds import Description, describe, letters
 from src.tasks import task_of
-from src.text import composed
+from src.text import composed_columns
 
 # --- all answers of an evaluation -----------------------------------------------------------------
 
@@ -36,7 +36,7 @@ def _read(path: str, changed: int) -> pd.DataFrame:
     frame = with_kinds(pd.read_parquet(path))
     # Older files have the Unicode form of their data.
     texts = [c for c in ("word", "question", "expected", "predicted") if c in frame]
-    frame = frame.assign(**{column: frame[column].map(composed) for column in texts})
+    frame = composed_columns(frame, texts)
     return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from src.analysis.estimates import ALPHA, Estimate, against_fixed, share, two_level
 from src.analysis.verdicts import MIN_SEEDS, holm, mcnemar
 from src.models.intervals import paired_interval
-from src.text import composed
+from src.text import composed_columns
 
 BASE = "base model"
 
@@ -33,8 +33,8 @@ class SuiteAnswers:
 def answers(predictions: pd.DataFrame, *, is_text: bool) -> SuiteAnswers:
     """The SuiteAnswers of a frame with columns word, question, expected, correct and
     log_probability."""
-    asked = predictions[["question", "expected"]].map(composed)
-    keys = pd.util.hash_pandas_object(asked, index=False).to_numpy()
+    asked = composed_columns(predictions, ("question", "expected", "word"))
+    keys = pd.util.hash_pandas_object(asked[["question", "expected"]], index=False).to_numpy()
     if is_text:
         values = -predictions["log_probability"].to_numpy(float) / np.log(2)
         characters = asked["expected"].str.len().to_numpy(float) + 1
@@ -46,7 +46,7 @@ def answers(predictions: pd.DataFrame, *, is_text: bool) -> SuiteAnswers:
         known,
         values[first],
         characters[first],
-        predictions["word"].map(composed).to_numpy(dtype=object)[first],
+        asked["word"].to_numpy(dtype=object)[first],
     )
 
 

@@ -15,7 +15,7 @@ import scipy  # which loads scipy.special when it is first used
 
 from src.analysis.estimates import ALPHA, MAX_MORE_SEEDS, Estimate, more_seeds, share, two_level
 from src.models.intervals import paired_interval
-from src.text import composed
+from src.text import composed_columns
 
 METRIC = "exact_match"
 MIN_SEEDS = 3
@@ -43,15 +43,15 @@ class Answers:
 
 def answers(predictions: pd.DataFrame, *, name: str, split: str) -> Answers:
     """The Answers of a frame with columns word, question, expected and correct."""
-    asked = predictions[["question", "expected"]].map(composed)
-    keys = pd.util.hash_pandas_object(asked, index=False).to_numpy()
+    asked = composed_columns(predictions, ("question", "expected", "word"))
+    keys = pd.util.hash_pandas_object(asked[["question", "expected"]], index=False).to_numpy()
     order = np.argsort(keys, kind="stable")
     return Answers(
         name=name,
         split=split,
         fingerprint=hash((split, keys[order].tobytes())),
         correct=predictions["correct"].to_numpy(dtype=bool)[order],
-        words=pd.factorize(predictions["word"].map(composed).to_numpy()[order])[0],
+        words=pd.factorize(asked["word"].to_numpy()[order])[0],
     )
 
 

@@ -240,8 +240,10 @@ def test_offline_files_hold_every_metric_tags_group_summary_and_artifacts(
     trackers = []
     for name in ("one", "two"):
         trackers.append(begun(name, **settings))
+        trackers[-1].log(1, {"train/loss": 1.0})  # it begins with the first step
         until = time.monotonic() + 300
-        while trackers[-1].channels[0].sink.run is None and time.monotonic() < until:
+        while trackers[-1].channels[0].sink.run is None:
+            assert time.monotonic() < until
             time.sleep(0.1)
     finish(*trackers)
     assert capsys.readouterr().out.count("W&B saved locally; `wandb sync") == 2

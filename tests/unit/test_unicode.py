@@ -14,7 +14,7 @@ from src.panel.errors import filters
 from src.panel.ui import find_box
 from src.paths import BASE_MODELS
 from src.tasks.words import split_of
-from src.text import caseless
+from src.text import caseless, composed_columns
 from src.training import scoring
 from src.training.data_loaders import load_splits
 from src.training.data_notes import preview_notes
@@ -168,3 +168,12 @@ def test_scores_and_kinds_do_not_see_the_form():
     wrong = predictions(apart).assign(predicted=[*map(apart, WORDS[1:]), "x"], correct=False)
     lengths = misspellings.with_kinds(wrong)["length"].tolist()
     assert lengths == [len(unicodedata.normalize("NFC", word)) for word in WORDS]
+
+
+def test_columns_are_composed_where_they_are_not_ascii() -> None:
+    frame = pd.DataFrame({"word": ["cafe\u0301", "tea"], "question": ["x", "y"], "other": [1, 2]})
+    found = composed_columns(frame, ("word", "question"))
+    assert list(found["word"]) == ["caf\u00e9", "tea"] and list(frame["word"])[0] == "cafe\u0301"
+    assert composed_columns(frame, ("question",)) is frame
+    empty = frame.head(0)
+    assert composed_columns(empty, ("word", "question")).equals(empty)

@@ -36,7 +36,7 @@ class Sink(Protocol):
     name: str
 
     def start(self) -> None:
-        """Begin, after the first step. Imports its library here, so that nothing else waits for it."""
+        """Begin, after the first step. Imports its library here: nothing else waits for it."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
