@@ -166,6 +166,10 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
         if run.id == pack[0].id:  # one supervisor takes them all
             launcher.start_adoption(living[0], pack)
         return False
+    with store.reading() as session:
+        # It ended since it was listed, and its process may be about to train the next runs.
+        if not store.owns(session, run):
+            return False
     # What is left of it, a data-loader worker say, carries its token in the environment.
     kill_by_token(run.token)
     return _end(run, "its processes are gone without a result")

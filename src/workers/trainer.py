@@ -22,6 +22,7 @@ from src.runs import pack_file, spawn, termination
 from src.runs.environment import ignore_output_errors, leave
 from src.runs.locks import FileLock, holder
 from src.runs.logs import append_to_log
+from src.runs.machine import slot_lock
 from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
@@ -31,10 +32,10 @@ from src.training.utils import TrainingResult, loading
 from src.workers.standby import Order, wait_for_order
 
 if TYPE_CHECKING:
+    from src.training.packed.run import End, RunSpec
     from src.workers.trackers.base import Tracker
 
 POLL_SECONDS = 0.05  # of a pack without runs, for others
-GONE_SECONDS = 2.0  # from its last lock until a supervisor counts as gone: it claims in between
 
 
 class Attempt:
@@ -221,74 +222,94 @@ def main(run_id: str, attempt: int, lock: FileLock | None = None) -> int:
     return code
 
 
-def main_of_a_pack() -> int:
-    """Train the members of this token's pack, those too that its supervisor adds meanwhile."""
-    with loading():
-        from src.training.packed.engine import load_libraries, train_pack
-        from src.training.packed.run import End, RunSpec
+class Members:
+    """The runs of this token's pack in this process, those too that its supervisor adds."""
 
-        load_libraries()
+    def __init__(self) -> None:
+        self.codes = [0]
+        self._training: dict[int, Attempt] = {}  # by the id of its RunSpec
+        self._trackers: list[Tracker] = []
+        self._changing = threading.Lock()  # runs begin on one thread, and end on another one
+        self._known: set[pack_file.Member] = set()
+        self._slot = 0
 
-    members: dict[int, Attempt] = {}
-    trackers: list[Tracker] = []
-    changing = threading.Lock()  # runs begin on this thread, and end on another one
-    known: set[pack_file.Member] = set()
+    @property
+    def training(self) -> list[Attempt]:
+        with self._changing:
+            return list(self._training.values())
 
-    def unknown() -> list[pack_file.Member]:
-        members = pack_file.read_members(os.environ["SPELLTUNE_TOKEN"])
-        return [member for member in members if member not in known]
+    def more(self) -> "RunSpec | None":
+        """The next run that waits in the pack file."""
+        from src.training.packed.run import RunSpec
 
-    def wait() -> bool:
-        """Wait until the supervisor has written the ends of all runs: then it adds the queue's next
-        ones, or ends this process. Another one would load all that is loaded here again. False
-        where there is no supervisor."""
-        seen_at = time.monotonic()
-        while not termination.was_asked() and time.monotonic() - seen_at < GONE_SECONDS:
-            if unknown():
-                return True
-            if any(holder(paths.supervisor_lock(run_id)) is not None for run_id, _ in known):
-                seen_at = time.monotonic()
-            time.sleep(POLL_SECONDS)
-        return False
-
-    def more() -> RunSpec | None:
-        for member in unknown():
-            known.add(member)
+        for member in self._unknown():
+            self._known.add(member)
             if own := begin(*member):
                 own.reporter.phase("waiting for its first step")
                 spec = RunSpec(**own.arguments())
-                with changing:
-                    trackers.append(own.tracker)
-                    members[id(spec)] = own
+                self._slot = own.run.slot or 0
+                with self._changing:
+                    self._trackers.append(own.tracker)
+                    self._training[id(spec)] = own
                 return spec
         return None
 
-    codes = [0]
+    def wait(self) -> bool:
+        """Wait until the supervisor has written the ends of all runs: then it adds the queue's next
+        ones, or ends this process. Another one would load all that is loaded here again. False
+        where the supervisor is gone."""
+        lock = slot_lock(self._slot)
+        supervisor = holder(lock)
+        while supervisor is not None and holder(lock) == supervisor:
+            if termination.was_asked():
+                return False
+            if self._unknown():
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
 
-    def ended(ends: Sequence[End]) -> None:
-        with changing:
-            own = [(members.pop(id(spec)), outcome) for spec, outcome in ends]
+    def ended(self, ends: Sequence["End"]) -> None:
+        """Tell how these runs ended."""
+        with self._changing:
+            own = [(self._training.pop(id(spec)), outcome) for spec, outcome in ends]
             # The others go on training meanwhile: only the last ones wait, for all.
-            waits_for = [] if members else list(trackers)
-        codes.append(end_all(own, waits_for))
+            waits_for = [] if self._training else list(self._trackers)
+        self.codes.append(end_all(own, waits_for))
         for attempt, _ in own:
             attempt.lock.release()  # its next attempt may be in this very process
 
+    def end_rest(self, error: Exception) -> None:
+        """Tell that an error ended the pack with all that are still in it."""
+        if rest := self.training:
+            self.codes.append(end_all([(own, error) for own in rest], self._trackers))
+
+    def _unknown(self) -> list[pack_file.Member]:
+        members = pack_file.read_members(os.environ["SPELLTUNE_TOKEN"])
+        return [member for member in members if member not in self._known]
+
+
+def main_of_a_pack() -> int:
+    """Train the members of this token's pack."""
+    with loading():
+        from src.training.packed.engine import load_libraries, train_pack
+
+        load_libraries()
+
+    members = Members()
     specs = []
-    while (spec := more()) is not None:
+    while (spec := members.more()) is not None:
         specs.append(spec)
-    last = [own.run.id for own in members.values()]
+    first = [own.run.id for own in members.training]
     try:
         if specs:
-            train_pack(specs, more=more, ended=ended, wait=wait)
+            train_pack(specs, more=members.more, ended=members.ended, wait=members.wait)
     # What ends the pack ends all that are still in it.
     except Exception as error:
-        if members:
-            codes.append(end_all([(own, error) for own in members.values()], trackers))
-    unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in last)
+        members.end_rest(error)
+    unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in first)
     if unsupervised and not termination.was_asked():
         spawn.start_detached(spawn.Worker.RECONCILE)
-    return max(codes)
+    return max(members.codes)
 
 
 def end_reason_of_result(result: TrainingResult) -> EndReason:

@@ -10,13 +10,15 @@ import yaml
 
 from src import paths, store
 from src.config import load_config
-from src.runs import launcher
+from src.runs import launcher, pack_file, reconciler
+from src.runs.machine import boot_id, host
 from src.runs.result_file import write_result
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Status
 from src.training.packed.eligibility import pack_key
 from src.training.results import enter_in_summary, forget_results, write_results
 from src.training.utils import TrainingResult
+from src.workers import trainer
 from src.workers.supervisor import Supervisor
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -113,3 +115,45 @@ def test_the_summary_of_all_experiments_takes_many_runs_at_once(home: Path) -> N
     forget_results("n-2", file)
     forget_results("n-2", file)
     assert [one["run"] for one in yaml.safe_load(file.read_text())["experiments"]] == ["n-1", "n-0"]
+
+
+def test_a_pack_without_runs_waits_for_its_supervisor_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to end and to claim, and not for whoever has the slot after it."""
+    holders = iter([7, 7, 7, 7, None])
+    monkeypatch.setattr(trainer, "holder", lambda lock: next(holders))
+    monkeypatch.setattr(trainer, "POLL_SECONDS", 0)
+    monkeypatch.setenv("SPELLTUNE_TOKEN", "t")
+    assert not trainer.Members().wait()
+    holders = iter([7, 7, 8])
+    assert not trainer.Members().wait()
+    assert next(holders, None) is None
+    holders = iter([None])
+    assert not trainer.Members().wait()
+    pack_file.write_members("t", [("a", 1)])
+    holders = iter([7, 7])
+    assert trainer.Members().wait()
+
+
+def test_a_run_that_ended_since_it_was_listed_costs_its_pack_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (run_id,) = queued(1)
+    with store.writing() as session:
+        run = store.find(session, run_id)
+        assert store.claim(session, run, token="t", slot=0, boot_id=boot_id(), host=host())
+        session.refresh(run)
+        session.expunge(run)
+    killed: list[str | None] = []
+    monkeypatch.setattr(reconciler, "kill_by_token", killed.append)
+    with store.writing() as session:
+        store.end(session, run, Outcome(EndReason.COMPLETED, None, 3, 3))
+    assert not reconciler._reconcile(run, [run]) and not killed
+    (other,) = queued(1)
+    with store.writing() as session:
+        run = store.find(session, other)
+        assert store.claim(session, run, token="u", slot=0, boot_id=boot_id(), host=host())
+        session.refresh(run)
+        session.expunge(run)
+    assert reconciler._reconcile(run, [run]) and killed == ["u"]

@@ -120,8 +120,6 @@ class _Engine:
                 self._after(results)
                 self._fill()
 
-    # Runs come and go.
-
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
@@ -143,8 +141,7 @@ class _Engine:
         )
 
     def _fill(self) -> None:
-        """Give every free slot the next run, and evaluate those that are new. Without any run left,
-        wait for others."""
+        """Give free slots the next runs, and evaluate new ones. With none left, wait for others."""
         filled = True
         while filled:  # again where a new run is over before its first step
             self.slots.fit()
