@@ -20,7 +20,7 @@ from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
 from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import End, PackedRun, RunSpec
-from src.training.packed.scorer import Scorer, Scores, score_runs
+from src.training.packed.scorer import Scorer, Scores, score_alike
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
@@ -86,7 +86,7 @@ class _Engine:
         self.outcomes: list[End] = []
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
-        self.base_scores: dict[tuple[int, ...], Scores] = {}  # see `_score`
+        self.base_scores: dict[tuple[int, ...], Scores] = {}  # see `score_alike`
         self.background = Background()
         self.ends = self.background.queue()  # of runs, one after the other
         if threads := os.environ.get("SPELLTUNE_THREADS"):
@@ -278,36 +278,10 @@ class _Engine:
             results.append((run, values))
 
         with self.spent.on("scoring"):
-            scored = self._score(runs, split)
+            scored = score_alike(self.scorer, self.slots.pack.stacks, runs, split, self.base_scores)
         for run, scores in scored:
             self._alone(run, report, run, scores)
         return results
-
-    def _score(self, runs: list[PackedRun], split: str) -> list[tuple[PackedRun, Scores | None]]:
-        """`score_runs`, in which untrained adapters are the base model: where they are asked the
-        same they have the same scores, and one of them is scored for all, also for those that
-        take a slot later."""
-        alike: dict[tuple[int, ...], list[PackedRun]] = {}
-        found: list[tuple[PackedRun, Scores | None]] = []
-        for run in runs:
-            own = run.config.evaluation
-            asked = id(run.examples.rows[split]), own.batch_size, own.max_new_tokens or 0
-            base = run.untrained and run.step == 0
-            if base and asked in self.base_scores:
-                found.append((run, self.base_scores[asked]))
-            else:
-                alike.setdefault(asked if base else (id(run),), []).append(run)
-        firsts = [group[0] for group in alike.values()]
-        for run, scores in score_runs(self.scorer, self.slots.pack.stacks, firsts, split):
-            key, others = next((k, group[1:]) for k, group in alike.items() if group[0] is run)
-            found.append((run, scores))
-            if scores is not None:
-                if run.untrained and run.step == 0:
-                    self.base_scores[key] = scores
-                found += [(other, scores) for other in others]
-            elif others:  # it was asked to stop, and they were not
-                found += self._score(others, split)
-        return found
 
     # Files.
 

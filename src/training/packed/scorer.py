@@ -197,6 +197,39 @@ class Scorer:
         return found
 
 
+def score_alike(
+    scorer: Scorer,
+    stacks: Callable[[list[int]], list[LoraStack]],
+    runs: Sequence[PackedRun],
+    split: str,
+    of_base: dict[tuple[int, ...], Scores],
+) -> list[tuple[PackedRun, Scores | None]]:
+    """`score_runs`, in which untrained adapters are the base model: where they are asked the same
+    they have the same scores, and one of them is scored for all, also for those that take a slot
+    later: `of_base` keeps the scores of the base."""
+    alike: dict[tuple[int, ...], list[PackedRun]] = {}
+    found: list[tuple[PackedRun, Scores | None]] = []
+    for run in runs:
+        own = run.config.evaluation
+        asked = id(run.examples.rows[split]), own.batch_size, own.max_new_tokens or 0
+        base = run.untrained and run.step == 0
+        if base and asked in of_base:
+            found.append((run, of_base[asked]))
+        else:
+            alike.setdefault(asked if base else (id(run),), []).append(run)
+    firsts = [group[0] for group in alike.values()]
+    for run, scores in score_runs(scorer, stacks, firsts, split):
+        key, others = next((k, group[1:]) for k, group in alike.items() if group[0] is run)
+        found.append((run, scores))
+        if scores is not None:
+            if run.untrained and run.step == 0:
+                of_base[key] = scores
+            found += [(other, scores) for other in others]
+        elif others:  # it was asked to stop, and they were not
+            found += score_alike(scorer, stacks, others, split, of_base)
+    return found
+
+
 def score_runs(
     scorer: Scorer,
     stacks: Callable[[list[int]], list[LoraStack]],
