@@ -29,6 +29,37 @@ def test_every_library_of_the_sources_is_tried() -> None:
     assert libraries - tried - NOT_OF_A_TRAINING == set(), "doctor must try these"
 
 
+# Libraries that take over a second to load, and who loads them whenever it is loaded itself.
+SLOW = {
+    "trl": {"src/training/trl.py"},
+    "datasets": {"src/training/trl.py"},
+    "transformers": {"src/training/trl.py"},
+    "peft": set(),
+    "wandb": set(),
+    "trackio": set(),
+    "tensorboard": set(),
+    "unsloth": set(),
+    "src.training.trl": set(),
+}
+
+
+def test_a_packed_trainer_loads_no_library_that_only_the_other_engine_or_a_tracker_uses() -> None:
+    found: dict[str, set[str]] = {name: set() for name in SLOW}
+    for file in (ROOT / "src").rglob("*.py"):
+        body: list[ast.stmt] = ast.parse(file.read_text()).body
+        for node in body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                for slow in SLOW:
+                    if name == slow or name.startswith(f"{slow}."):
+                        found[slow].add(str(file.relative_to(ROOT)))
+    assert found == SLOW, "import these where they are used"
+
+
 def test_a_module_that_cannot_be_imported_has_a_reason_on_one_line() -> None:
     assert check.tried("yaml") == {
         "module": "yaml", "version": check.importlib.metadata.version("PyYAML"), "problem": None

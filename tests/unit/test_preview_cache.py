@@ -146,3 +146,10 @@ def test_only_the_latest_are_kept(made: list[str | None], own: Path, home: Path)
     checks.check(config_of(own))
     left = {file.name for file in folder.iterdir()}
     assert len(left) == KEPT and f"{KEPT + 4}.json" in left and "5.json" not in left
+
+
+def test_no_other_setting_of_data_names_a_file() -> None:
+    fields = type(load_config().data).model_fields
+    texts = {name for name, field in fields.items() if "str" in str(field.annotation)}
+    # What a new one names must be in the key of a preview by its content.
+    assert texts == {"task", "path", "hub_id", "revision", "template"}
