@@ -39,6 +39,12 @@ def _current_folder_is_gone(name: object) -> bool:
     return False
 
 
+def reason(error: BaseException) -> str:
+    """The message of an error on one line, without the number and the file that an OSError names:
+    for sentences that name the file themselves."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+
+
 def explain_os_error(error: OSError) -> str:
     """A sentence on an error of the operating system: the file, what is wrong, what can be done."""
     if error.errno == errno.ENOENT and _current_folder_is_gone(error.filename):

@@ -16,6 +16,7 @@ from src import store
 from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
 from src.config import RunConfig, affecting, flattened, settings, stored_config, values_before
+from src.errors import explain_os_error
 from src.store.tables import Evaluation, Run, Status
 
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
@@ -237,7 +238,7 @@ def _adapter_pair(
     try:
         pair = _read(a, split, *file_a), _read(b, split, *file_b)
     except OSError as error:
-        return Verdict(a, b, "adapters", split, claim=f"not compared: {error}")
+        return Verdict(a, b, "adapters", split, claim=f"not compared: {explain_os_error(error)}")
     return verdicts.judge_adapters(*pair)
 
 

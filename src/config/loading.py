@@ -17,7 +17,7 @@ from src.config.schema import RunConfig
 from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
-from src.errors import UserError, did_you_mean
+from src.errors import UserError, did_you_mean, reason
 from src.files import read_head
 from src.paths import CONFIGS, base_model
 
@@ -195,7 +195,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError({"": f"no file {path}"}) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise ConfigError({"": f"cannot read {path}: {error}"}) from None
+        raise ConfigError({"": f"cannot read {path}: {reason(error)}"}) from None
     if len(content) > MAX_BYTES:
         raise ConfigError({"": f"{path} is over {MAX_BYTES:,} bytes: no file of settings"})
     try:

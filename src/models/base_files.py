@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, reason
 from src.files import limited, read_head
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
@@ -42,7 +42,7 @@ class BaseFiles:
         try:
             self.is_folder = limited(name, Path(name).is_dir)
         except TimeoutError as error:
-            raise BaseModelError(f"{name} cannot be read: {error.strerror}") from None
+            raise BaseModelError(f"{name} cannot be read: {reason(error)}") from None
         except ValueError:  # NUL in a path
             self.is_folder = False
 
@@ -109,8 +109,9 @@ class BaseFiles:
         except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, BaseModelError):
                 raise
-            why = " ".join(str(error).split())
-            raise BaseModelError(f"{path} cannot be read: {why}; download it again") from None
+            raise BaseModelError(
+                f"{path} cannot be read: {reason(error)}; download it again"
+            ) from None
         if not isinstance(found, dict):
             raise BaseModelError(f"{path} holds no object; download it again")
         return found

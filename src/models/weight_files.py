@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from src.errors import reason
 from src.files import read_head
 
 MAX_JSON_BYTES = 64 * 2**20  # largest file, and largest header, that is parsed
@@ -37,7 +38,7 @@ def weights_problem(path: Path) -> str | None:
         end = max((v["data_offsets"][1] for v in header.values() if "data_offsets" in v), default=0)
         return damaged if start + end != size else None
     except (OSError, TypeError, KeyError, IndexError) as error:
-        return f"{path} cannot be read: {' '.join(str(error).split())}"
+        return f"{path} cannot be read: {reason(error)}"
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]] | None:

@@ -138,7 +138,7 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         name = f"{limit:,} tokens" if limit == asked else f"the base model's context of {limit:,}"
         advice = "raise it or shorten the rows" if limit == asked else "shorten or remove the rows"
         text = (
-            f"{seen['too_long']:,} rows are longer than {name}, the longest has "
+            f"{counted(seen['too_long'], 'row')} longer than {name}, the longest has "
             f"{seen['tokens']['max']:,}; {advice}"
         )
         raise ConfigError({"model.max_length": text})

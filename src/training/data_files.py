@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.errors import UserError
+from src.errors import UserError, reason
 from src.files import limited, retry
 from src.training.parquet_pages import pages_of
 
@@ -92,7 +92,7 @@ def _read_file(path: Path) -> pd.DataFrame:
     except MemoryError:
         raise DataError(f"{path} takes more memory than there is") from None
     except (ValueError, csv.Error, OSError) as error:  # OSError: pyarrow, for a damaged page
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} cannot be read: {reason(error)}") from None
     if table.empty:
         raise DataError(f"{path} has no rows")
     return table
@@ -103,8 +103,7 @@ def list_folder(path: Path) -> list[Path] | None:
     try:
         return limited(path, lambda: sorted(path.iterdir()) if path.is_dir() else None)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read {path}: {why}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
 
 
 def read_content(path: Path) -> bytes:
@@ -124,8 +123,7 @@ def read_content(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read {path}: {why}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
     if len(content) > MAX_BYTES:
         raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MiB; train on a part of it")
     return content
@@ -166,6 +164,8 @@ def _read_jsonl(content: bytes) -> pd.DataFrame:
             row = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} is not JSON: {error.msg}") from None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not an object with question and answer")
         rows.append(row)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from src import files, paths
-from src.errors import did_you_mean
+from src.errors import did_you_mean, reason
 from src.format import counted
 from src.tasks.built_in.correct import CORRECT
 from src.text import composed
@@ -184,7 +184,7 @@ def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> 
     except DataError:
         raise
     except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} cannot be read: {reason(error)}") from None
 
 
 def _records(

@@ -54,6 +54,8 @@ def read_json(text: str) -> list[Record]:
             raise ValueError(
                 f"line {number:,} is not JSON: {error.msg.lower()} at sign {error.colno:,}"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"line {number:,}: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"line {number:,} holds no object with named fields")
         records.append(Record(value, f"line {number:,}"))

@@ -145,7 +145,7 @@ def test_the_layers_are_those_that_peft_would_adapt(base: Path) -> None:
 def test_rows_beyond_the_context_of_the_base(base: Path, tmp_path: Path, home: Path) -> None:
     long = {"data.template": "x " * 100 + "{question}", "model.max_length": 512}
     problem = refusal(tiny.config_of(base, **long))["model.max_length"]
-    assert "rows are longer than the base model's context of 128, the longest has" in problem
+    assert "rows longer than the base model's context of 128, the longest has" in problem
     short = {"data.template": "{question}", "model.max_length": 512}
     assert checks.check(tiny.config_of(base, **short))["max_length"] == 512
 

@@ -180,7 +180,7 @@ def test_a_disk_that_does_not_answer_is_named_and_not_waited_for(tmp_path, monke
         for name in ("words.tsv", "folder"):
             with pytest.raises(DataError, match=silent):
                 import_data(tmp_path / "disk" / name)
-        with pytest.raises(ConfigError, match=silent):
+        with pytest.raises(ConfigError, match=f"run.yaml: {silent}$"):
             load_config(tmp_path / "disk/run.yaml")
         with pytest.raises(BaseModelError, match=silent):
             BaseFiles(str(tmp_path / "disk/base")).json("config.json")

@@ -221,6 +221,7 @@ def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
         ("a.json", '{"train": ["a"], "test": []}', "or one such list a split"),
         ("a.json", '{"train": null}', "or one such list a split"),
         ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.jsonl", '{"a": "b"}\n{"a": ' + "[" * 100_000, "line 2: it is nested too deeply"),
         ("a.json", '[{"question": "\\ud800", "answer": "a"}]', "question holds half a character"),
         ("a.csv", "question,answer,answer\na,b,c\n", "two columns have the same name"),
         ("a.json", "[", "cannot be read"),

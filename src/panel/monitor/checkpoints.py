@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths
+from src.errors import explain_os_error
 from src.format import number, percent
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves, is_share
@@ -71,8 +72,10 @@ def attempt(action: Callable[[], object]) -> None:
     """Call `action` and rerun the page, or draw why it failed."""
     try:
         action()
-    except (attempts.CannotResume, launcher.CheckpointNeeded, OSError) as error:
+    except (attempts.CannotResume, launcher.CheckpointNeeded) as error:
         html.draw_problem(str(error))
+    except OSError as error:
+        html.draw_problem(explain_os_error(error))
     else:
         st.rerun()
 

@@ -29,6 +29,7 @@ from src.config import (
     settings,
     to_text,
 )
+from src.errors import explain_os_error
 from src.format import full_stop
 from src.panel.launch import data_check, measure_button
 from src.panel.launch import form as run_form
@@ -198,7 +199,7 @@ def draw() -> None:
         try:
             launch(saved(sweep.name, text) if texts else chosen)
         except OSError as error:
-            html.draw_problem(f"the sweep could not be saved: {error}")
+            html.draw_problem(f"the sweep could not be saved: {explain_os_error(error)}")
 
 
 def pick() -> Path | None:
