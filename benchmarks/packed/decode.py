@@ -10,6 +10,7 @@ from benchmarks.packed.clock import free, gib, timed
 from benchmarks.packed.models import RANKS, device, pack_of, random_model, targets_of
 from benchmarks.packed.results import Results
 from benchmarks.packed.sweep import words
+from src.models.prompt_format import raw_format
 
 
 def phase_decode(results: Results, options: argparse.Namespace) -> None:
@@ -33,7 +34,8 @@ def phase_decode(results: Results, options: argparse.Namespace) -> None:
 
         frame = pd.read_json(Path(name) / "words" / "test.jsonl", lines=True)[:count]
     frame["word"] = frame["question"]
-    rows = scoring.encode(tokenizer, frame, "<human>: {question}\n<assistant>:")
+    form = raw_format("<human>: {question}\n<assistant>:")
+    rows = scoring.encode(tokenizer, frame, form)
     # Random weights never end an answer: both ways decode the same number of tokens.
     asked: dict[str, Any] = {"batch_size": count, "max_new_tokens": 20}
     model = random_model(options.shape, dtype)

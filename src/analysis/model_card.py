@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from src.analysis import misspellings
-from src.config import RunConfig, affecting, subset
+from src.config import CHAT, RunConfig, affecting, subset
 from src.errors import UserError
 from src.files import read_text
 from src.models.metrics import METRICS, PARTIAL, MetricInfo
@@ -121,9 +121,7 @@ def card(
         f"# {config.name}\n",
         f"This is {kind}, trained with Spelltune on `{base}` for the task `{config.data.task}`.\n",
         "## How it is asked\n",
-        "The prompt, with the question in the place of `{question}`; the answer follows after a "
-        "space and is decoded greedily:\n",
-        f"```\n{config.data.template}\n```\n",
+        *_how_asked(config),
         "## Scores\n",
         _table(("", "validation", "test"), _score_rows(scores)),
     ]
@@ -153,6 +151,33 @@ def card(
         ),
     ]
     return "\n".join(parts)
+
+
+def _how_asked(config: RunConfig) -> list[str]:
+    """How a question is put, as code where it is a chat."""
+    if config.data.template != CHAT:
+        return [
+            "The prompt, with the question in the place of `{question}`; the answer follows after "
+            "a space and is decoded greedily:\n",
+            f"```\n{config.data.template}\n```\n",
+        ]
+    system = config.data.system_prompt
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": "QUESTION"})
+    return [
+        "By the chat template of the tokenizer here; the answer is decoded greedily, up to "
+        "`tokenizer.eos_token`:\n",
+        "```python\n"
+        f"messages = {json.dumps(turns, ensure_ascii=False)}\n"
+        "inputs = tokenizer.apply_chat_template(\n"
+        "    messages, add_generation_prompt=True, enable_thinking=False,\n"
+        '    return_tensors="pt", return_dict=True,\n'
+        ")\n"
+        "answer = model.generate(\n"
+        "    **inputs, do_sample=False, max_new_tokens=64, eos_token_id=tokenizer.eos_token_id\n"
+        ")\n"
+        "```\n",
+    ]
 
 
 def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from src.config.loading import (
     with_overrides,
 )
 from src.config.schema import (
+    CHAT,
     EarlyStoppingConfig,
     RunConfig,
     TrackingConfig,
@@ -40,6 +41,7 @@ from src.config.values import from_text, to_text
 from src.config.yaml_text import YamlError, dump_flow, dump_yaml, load_flow
 
 __all__ = [
+    "CHAT",
     "DEFAULT_PRESET",
     "ConfigError",
     "EarlyStoppingConfig",

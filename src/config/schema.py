@@ -17,6 +17,8 @@ from src.config.section import Section, layer_names
 from src.errors import did_you_mean
 from src.tasks import TASKS
 
+CHAT = "chat"  # data.template: the chat template of the base model's tokenizer
+
 
 class ModelConfig(Section):
     name: str = Field(
@@ -89,7 +91,12 @@ class DataConfig(Section):
     metrics mends and leaves_alone then tell both kinds of question apart."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
     """Prompt template that contains {question}. The answer starts with a space, so the prompt must
-    not end in one."""
+    not end in one. `chat` takes the chat template of the base model's tokenizer, without thinking;
+    answers then end with the template's own token."""
+    system_prompt: str | None = Field(
+        None, max_length=20_000, json_schema_extra=affects("weights", "data", "cost")
+    )
+    """System prompt of `data.template: chat`; empty for that of the template, if it has one."""
 
     @property
     def built_in(self) -> bool:
@@ -99,15 +106,20 @@ class DataConfig(Section):
     @property
     def source(self) -> dict[str, Any]:
         """The arguments of `load_splits`."""
-        return self.model_dump(exclude={"template"})
+        return self.model_dump(exclude={"template", "system_prompt"})
 
     _tilde = field_validator("path")(staticmethod(lambda path: path and os.path.expanduser(path)))
 
     @field_validator("template")
     @classmethod
     def _template(cls, value: str) -> str:
+        if value == CHAT:
+            return value
         if "{question}" not in value:
-            raise ValueError("the prompt template must contain {question}, where the question goes")
+            raise ValueError(
+                "the prompt template must contain {question}, where the question goes; or take "
+                "chat, the chat template of the base model"
+            )
         if value != value.rstrip(" \t"):
             raise ValueError(
                 "the prompt template ends in a space, which would merge with the answer's first "
@@ -119,6 +131,10 @@ class DataConfig(Section):
     def _source(self) -> "DataConfig":
         if self.path and self.hub_id:
             raise ValueError("data.path and hub_id are both set; keep one of them")
+        if self.system_prompt and self.template != CHAT:
+            raise ValueError(
+                "data.system_prompt is for data.template chat; write it into the template instead"
+            )
         if not (self.path or self.hub_id) and self.task not in TASKS:
             near = did_you_mean(self.task, TASKS)
             raise ValueError(

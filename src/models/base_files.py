@@ -21,7 +21,12 @@ from src.models.weight_files import (
 
 CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
 # A base on the hub is downloaded as a whole by its first training; these are enough for a check.
-SMALL_FILES = (CONFIG, TOKENIZER, "tokenizer_config.json", "special_tokens_map.json")
+CHAT_TEMPLATE = "chat_template.jinja"
+SMALL_FILES = (
+    *(CONFIG, TOKENIZER, CHAT_TEMPLATE),
+    *("tokenizer_config.json", "special_tokens_map.json"),
+)
+MAX_TEMPLATE_BYTES = 2**20
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or their .index.json and its shards
 
 # The context of a configuration that does not say it, as in transformers.
@@ -156,6 +161,34 @@ class BaseFiles:
                 return True, str(token)
         own = str(settings.get("tokenizer_class", ""))
         return "eos_token" in settings or own in _NO_DEFAULT_EOS, None
+
+    def chat_template(self) -> str | None:
+        """The Jinja source of its chat template, None without one."""
+        if path := self.find(CHAT_TEMPLATE):
+            try:
+                return read_head(path, MAX_TEMPLATE_BYTES).decode()
+            except (OSError, ValueError) as error:
+                raise BaseModelError(f"{path} cannot be read: {error}") from None
+        found = (self.json("tokenizer_config.json") or {}).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+            found = named.get("default")
+        return found if isinstance(found, str) else None
+
+    def special_tokens(self) -> dict[str, str]:
+        """{name, such as bos_token: token}, as chat templates refer to them."""
+        found: dict[str, str] = {}
+        for file in ("special_tokens_map.json", "tokenizer_config.json"):
+            for name, token in (self.json(file) or {}).items():
+                content = token.get("content") if isinstance(token, dict) else token
+                if name.endswith("_token") and isinstance(content, str):
+                    found[name] = content
+        return found
+
+    def added_tokens(self) -> list[str]:
+        """The tokens of its tokenizer that are no part of a text: control tokens and the like."""
+        found = (self.json(TOKENIZER) or {}).get("added_tokens") or []
+        return [str(one["content"]) for one in found if isinstance(one, dict) and "content" in one]
 
     def linear_layers(self) -> list[str] | None:
         """Names of the layers that may carry adapters, or None where the files do not say it."""

@@ -28,6 +28,11 @@ class Vocabulary:
     config: Any  # the model's transformers config
     context_tokens: int | None  # max tokens of a row that the model can read
 
+    def end_answers_with(self, token: str | None) -> None:
+        """Have answers end with the token of a chat template; None leaves the tokenizer's EOS."""
+        if token is not None:
+            self.tokenizer.eos_token = token
+
     @cached_property  # every trial of a pack asks for it
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's tokens and their ids."""

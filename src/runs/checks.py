@@ -19,8 +19,10 @@ from src.runs.spawn import Worker, start_attached
 from src.runs.timeouts import TIMEOUTS
 from src.training.early_stopping import stopping_problems
 from src.training.packed.eligibility import packed_problems
+from src.training.prompts import format_of
 
 if TYPE_CHECKING:
+    from src.models.prompt_format import PromptFormat
     from src.training.data_loaders import Splits
 
 
@@ -133,7 +135,12 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         raise ConfigError(problems)
     asked, context = config.model.max_length, base.context_tokens
     limit = min(asked, context or asked)
-    seen = preview(splits, tokenizer=tokenizer, template=data.template, max_length=limit)
+    try:
+        form = format_of(config)
+    except BaseModelError as error:
+        field = "data.system_prompt" if data.system_prompt else "data.template"
+        raise ConfigError({field: str(error)}) from None
+    seen = preview(splits, tokenizer=tokenizer, form=form, max_length=limit)
     if seen["too_long"]:
         name = f"{limit:,} tokens" if limit == asked else f"the base model's context of {limit:,}"
         advice = "raise it or shorten the rows" if limit == asked else "shorten or remove the rows"
@@ -143,12 +150,12 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         )
         raise ConfigError({"model.max_length": text})
     if config.evaluation.suites:
-        seen["suites"] = _suites_previewed(config, splits, tokenizer, limit)
+        seen["suites"] = _suites_previewed(config, splits, tokenizer, form, limit)
     return seen | {"max_length": asked}
 
 
 def _suites_previewed(
-    config: RunConfig, splits: "Splits", tokenizer: Path, limit: int
+    config: RunConfig, splits: "Splits", tokenizer: Path, form: "PromptFormat", limit: int
 ) -> dict[str, dict[str, int]]:
     """`suite_preview` of a config; ConfigError where a suite cannot be read or has longer rows than
     `limit` tokens."""
@@ -160,9 +167,7 @@ def _suites_previewed(
         suites = suites_of(config.evaluation, splits)
     except DataError as error:
         raise ConfigError({"evaluation.suites": str(error)}) from None
-    seen = suite_preview(
-        suites, tokenizer=tokenizer, template=config.data.template, max_length=limit
-    )
+    seen = suite_preview(suites, tokenizer=tokenizer, form=form, max_length=limit)
     for name, told in seen.items():
         if told["too_long"]:
             many, longest = counted(told["too_long"], "row"), told["tokens"]

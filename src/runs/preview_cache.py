@@ -18,7 +18,7 @@ from typing import Any
 from src import paths
 from src.config import ConfigError
 from src.files import limited, read_text, sha256, write_atomic
-from src.models.base_files import TOKENIZER, BaseFiles
+from src.models.base_files import CHAT_TEMPLATE, TOKENIZER, BaseFiles
 from src.runs.environment import code_stamp
 
 KEPT = 64  # previews, the latest ones
@@ -66,7 +66,8 @@ def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
         return None
     try:
         own = _content_of(Path(data["path"])) if data["path"] else None
-        limits = sha256(tokenizer), base.context_tokens
+        named = (base.find(name) for name in (CHAT_TEMPLATE, "tokenizer_config.json"))
+        limits = *(sha256(file) for file in (tokenizer, *named) if file), base.context_tokens
     except TimeoutError as error:  # reading it would take as long again
         told = {"data.path": f"cannot read {error.filename}: {error.strerror}"}
         raise ConfigError(told) from None

@@ -76,11 +76,6 @@ class Splits:
         return digest.hexdigest()
 
 
-def fill(template: str, question: str) -> str:
-    """The prompt: `template` with its {question} replaced. Other braces stay as they are."""
-    return template.replace("{question}", question)
-
-
 def load_splits(
     *,
     task: str,

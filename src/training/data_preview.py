@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from src.models.prompt_format import PromptFormat
 from src.tasks.built_in.correct import asks_right_word
 from src.text import composed
 from src.training.data_files import SPLITS
-from src.training.data_loaders import COLUMNS, Splits, fill
+from src.training.data_loaders import COLUMNS, Splits
 
 if TYPE_CHECKING:
     from src.training.suites import Suite
@@ -26,7 +27,7 @@ KINDS: dict[bool | None, str] = {
 
 
 def preview(
-    splits: Splits, *, tokenizer: Path, template: str, max_length: int, rows: int = 5
+    splits: Splits, *, tokenizer: Path, form: PromptFormat, max_length: int, rows: int = 5
 ) -> dict[str, Any]:
     """A preview of the data for the user before launch.
 
@@ -44,11 +45,11 @@ def preview(
     not_composed = 0
     for split in SPLITS:
         frame = splits[split]
-        prompts = [fill(template, question) for question in frame["question"]]
-        answers = [" " + answer for answer in frame["answer"]]
+        prompts = [form.prompt(question) for question in frame["question"]]
+        answers = [form.before_answer + answer for answer in frame["answer"]]
         # As in training: what a tokenizer puts before a text stands before the prompt alone.
         cut = cutter.encode_batch(answers, add_special_tokens=False)
-        asked = cutter.encode_batch(prompts)
+        asked = cutter.encode_batch(prompts, add_special_tokens=not form.is_chat)
         lengths += [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
         returned = cutter.decode_batch([answer.ids for answer in cut])
         for answer, text in zip(frame["answer"], returned, strict=True):
@@ -77,7 +78,7 @@ def preview(
                 "question": question,
                 "answer": answer,
                 "kind": kind,
-                "pieces": _pieces(cutter, f"{fill(template, question)} {answer}"),
+                "pieces": _pieces(cutter, form, question, answer),
             }
             for question, answer, kind in _examples(splits.train, rows)
         ],
@@ -85,7 +86,7 @@ def preview(
 
 
 def suite_preview(
-    suites: "Sequence[Suite]", *, tokenizer: Path, template: str, max_length: int
+    suites: "Sequence[Suite]", *, tokenizer: Path, form: PromptFormat, max_length: int
 ) -> dict[str, dict[str, int]]:
     """{suite: rows, left_out (rows whose words stand in the training rows), tokens of the longest
     row, too_long (rows beyond `max_length`)}."""
@@ -94,10 +95,11 @@ def suite_preview(
     cutter = Tokenizer.from_file(str(tokenizer))
     told = {}
     for suite in suites:
-        prompts = [fill(suite.template(template), q) for q in suite.frame["question"]]
-        answers = [" " + answer for answer in suite.frame["answer"]]
+        own = suite.form(form)
+        prompts = [own.prompt(question) for question in suite.frame["question"]]
+        answers = [own.before_answer + answer for answer in suite.frame["answer"]]
         cut = cutter.encode_batch(answers, add_special_tokens=False)
-        asked = cutter.encode_batch(prompts)
+        asked = cutter.encode_batch(prompts, add_special_tokens=not own.is_chat)
         lengths = [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
         told[suite.name] = {
             "rows": len(lengths),
@@ -121,13 +123,15 @@ def _examples(frame: pd.DataFrame, count: int) -> list[tuple[str, str, str | Non
     return [(*pairs[place], KINDS.get(kind)) for _, place, kind in first]
 
 
-def _pieces(cutter: Any, text: str) -> list[str]:
-    """`text` in the pieces that the tokenizer cuts it into; joined they are the text again.
+def _pieces(cutter: Any, form: PromptFormat, question: str, answer: str) -> list[str]:
+    """A row in the pieces that the tokenizer cuts it into; joined they are its text. In a chat the
+    token that ends the answer is one of them.
 
     A letter that takes several tokens stands in one piece.
     """
+    text = form.prompt(question) + form.before_answer + answer + (form.end or "")
     pieces, done = [], 0
-    for _, end in cutter.encode(text).offsets:
+    for _, end in cutter.encode(text, add_special_tokens=not form.is_chat).offsets:
         if end > done:
             pieces.append(text[done:end])
             done = end

@@ -9,7 +9,8 @@ import pandas as pd
 
 from src.config import RunConfig
 from src.training.checkpointing import verify_adapter
-from src.training.data_loaders import fill, load_rows
+from src.training.data_loaders import load_rows
+from src.training.prompts import format_of
 from src.training.suite_scores import judged
 from src.training.suites import Suite
 
@@ -91,10 +92,10 @@ class _Scorer:
         from src.training.examples import encoded_suite
 
         if isinstance(self.data, Suite) and self.data.is_text:
-            return encoded_suite(self.data, self.vocabulary, self.config)
-        template = self.asked.template
-        told = "".join(f"{fill(template, q)} {a}\n" for q, a in examples)
-        rows = scoring.encode(self.vocabulary.tokenizer, self.frame, template, examples=told)
+            return encoded_suite(self.data, self.vocabulary, self.config, format_of(self.config))
+        form = format_of(self.config, examples)
+        self.vocabulary.end_answers_with(form.end)
+        rows = scoring.encode(self.vocabulary.tokenizer, self.frame, form)
         name = str(self.data) if isinstance(self.data, Path) else self.data.name
         name += f" (each after {len(examples)} examples)" if examples else ""
         context = self.vocabulary.context_tokens

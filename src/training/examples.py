@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src.config import RunConfig
+from src.models.prompt_format import PromptFormat
 from src.models.spelling_model import Vocabulary
 from src.training.data_files import SPLITS
 from src.training.data_loaders import Splits
+from src.training.prompts import format_of
 from src.training.scoring import Row, check_lengths, encode
 from src.training.suites import Suite, suites_of
 
@@ -36,13 +38,15 @@ class Examples:
         if limit is not None and len(validation) > limit:
             # The same rows in every run, whatever its seed: runs are compared on them.
             validation = validation.sample(limit, random_state=0).sort_index()
+        form = format_of(config)
+        vocabulary.end_answers_with(form.end)
         rows = {}
         for split, frame in (
             ("train", splits.train),
             ("validation", validation),
             ("test", splits.test),
         ):
-            rows[split] = encode(vocabulary.tokenizer, frame, config.data.template)
+            rows[split] = encode(vocabulary.tokenizer, frame, form)
             check_lengths(
                 rows[split],
                 split,
@@ -52,9 +56,9 @@ class Examples:
         asked = {suite.split: suite for suite in suites_of(config.evaluation, splits)}
         shared = {} if suite_rows is None else suite_rows
         for split, suite in asked.items():
-            key = split, suite.fingerprint, config.data.template, config.model.max_length
+            key = split, suite.fingerprint, form, config.model.max_length
             if key not in shared:
-                shared[key] = encoded_suite(suite, vocabulary, config)
+                shared[key] = encoded_suite(suite, vocabulary, config, form)
             rows[split] = shared[key]
         return Examples(rows, splits.fingerprint, splits.duplicates, splits.leaks, asked)
 
@@ -76,9 +80,11 @@ class Examples:
         }
 
 
-def encoded_suite(suite: Suite, vocabulary: Vocabulary, config: RunConfig) -> list[Row]:
+def encoded_suite(
+    suite: Suite, vocabulary: Vocabulary, config: RunConfig, form: PromptFormat
+) -> list[Row]:
     """The rows of a suite in tokens: under the prompt of the run or, of running text, as it is."""
-    rows = encode(vocabulary.tokenizer, suite.frame, suite.template(config.data.template))
+    rows = encode(vocabulary.tokenizer, suite.frame, suite.form(form))
     if suite.is_text:
         # A sentence goes on: nothing says that it ends where an answer would.
         rows = [replace(row, answer_ids=row.answer_ids[:-1]) for row in rows]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from src.config import RunConfig
 from src.training import checkpointing
+from src.training.prompts import format_of
 
 
 def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
@@ -24,10 +25,12 @@ def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
 
     asked = plan(config, precision=resolve_precision(config.training.precision))
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    vocabulary.end_answers_with(format_of(config).end)
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
     base = spelling.load_base(backend="peft", **arguments | {"load_in_4bit": False})
     with torch.no_grad():
         merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    merged.generation_config.eos_token_id = vocabulary.tokenizer.eos_token_id
     staging = checkpointing.stage(target.parent)
     merged.save_pretrained(str(staging / target.name))
     vocabulary.tokenizer.save_pretrained(str(staging / target.name))

@@ -11,12 +11,12 @@ import torch
 from src.memo import Memo
 from src.models import metrics
 from src.models.losses import IGNORED, answer_log_probabilities
+from src.models.prompt_format import PromptFormat
 from src.models.spelling_model import autocast, greedy_answers
 from src.models.utils import dtype_of
 from src.tasks import task_of
 from src.text import composed
 from src.training.data_files import DataError
-from src.training.data_loaders import fill
 from src.training.dictionary import correction_shares
 
 if TYPE_CHECKING:
@@ -39,26 +39,25 @@ class Row:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def encode(
-    tokenizer: Any, frame: "pd.DataFrame", template: str, *, examples: str = ""
-) -> list[Row]:
-    """Tokenize the rows of a frame with columns question, answer and word. Each prompt begins with
-    `examples`, which are questions with their answers, or nothing."""
+def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat) -> list[Row]:
+    """Tokenize the rows of a frame with columns question, answer and word."""
     if frame.empty:
         return []
-    prompts = [examples + fill(template, question) for question in frame["question"]]
-    texts = [f"{p} {answer}" for p, answer in zip(prompts, frame["answer"], strict=True)]
-    asked: list[list[int]] = tokenizer(prompts)["input_ids"]
+    prompts = [form.prompt(question) for question in frame["question"]]
+    answers = [form.before_answer + answer for answer in frame["answer"]]
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    begin = {"add_special_tokens": not form.is_chat}
+    asked: list[list[int]] = tokenizer(prompts, **begin)["input_ids"]
     completions: list[list[int]] = []
     for answer, prompt, text in zip(
-        frame["answer"], asked, tokenizer(texts)["input_ids"], strict=True
+        answers, asked, tokenizer(texts, **begin)["input_ids"], strict=True
     ):
         if text[: len(prompt)] != prompt:
             # The answer merged into the prompt's last token, which it never does at inference.
-            text = prompt + tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+            text = prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
         completions.append(text[len(prompt) :] + [tokenizer.eos_token_id])
-    answers = texts_of(tokenizer, [until(ids, tokenizer.eos_token_id) for ids in completions])
-    parts = zip(frame["word"], frame["question"], answers, asked, completions, strict=True)
+    given = texts_of(tokenizer, [until(ids, tokenizer.eos_token_id) for ids in completions])
+    parts = zip(frame["word"], frame["question"], given, asked, completions, strict=True)
     return [Row(*part) for part in parts]
 
 

@@ -21,6 +21,7 @@ from src import paths
 from src.config import EvaluationConfig, names_file
 from src.errors import did_you_mean
 from src.files import read_text, write_atomic
+from src.models.prompt_format import PromptFormat, raw_format
 from src.tasks import TASKS, examples
 from src.tasks.registry import SPELLED_OUT
 from src.tasks.words import text_hash
@@ -57,9 +58,9 @@ class Suite:
         """True if it is running text, which is measured in bits and not in right answers."""
         return self.name == GENERAL
 
-    def template(self, own: str) -> str:
-        """The prompt template of its questions: that of the run, and none for running text."""
-        return "{question}" if self.is_text else own
+    def form(self, own: PromptFormat) -> PromptFormat:
+        """The prompt format of its questions: that of the run, and none for running text."""
+        return raw_format("{question}") if self.is_text else own
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,6 @@ class TrlPlan:
 
     backend: str
     data: dict[str, Any]  # load_splits
-    template: str
     vocabulary: dict[str, Any]  # load_vocabulary
     base: dict[str, Any]  # load_base
     lora: dict[str, Any]  # add_lora
@@ -44,7 +43,6 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
     return TrlPlan(
         backend=config.backend,
         data=config.data.source,
-        template=config.data.template,
         vocabulary={"name": base_model(config.model.name), "revision": config.model.revision},
         base={"load_in_4bit": config.model.load_in_4bit, "precision": precision, **shared},
         lora={

@@ -19,6 +19,7 @@ from src.models.multi_lora.base import read_base
 from src.models.multi_lora.forward import hidden_states
 from src.models.multi_lora.optimizer import AdamW
 from src.models.multi_lora.step import Pack
+from src.models.prompt_format import raw_format
 from src.models.utils import dtype_of
 from src.training import scoring
 from src.training.packed import scorer
@@ -81,7 +82,7 @@ def engines(
     """Of each engine, a function that scores the adapter with a limit of new tokens."""
     name, adapter = trained
     model, tokenizer = loaded(name)
-    rows = scoring.encode(tokenizer, tiny.frame(WORDS), TEMPLATE)
+    rows = scoring.encode(tokenizer, tiny.frame(WORDS), raw_format(TEMPLATE))
     pack = pack_of(model, adapter, dtype_of(precision))
 
     def packed(limit: int | None) -> pd.DataFrame:
@@ -175,7 +176,7 @@ def test_teacher_forcing_and_decoding_differ_by_less_than_a_near_tie(
 ) -> None:
     model, tokenizer = loaded(trained[0])
     pack = pack_of(model, trained[1], dtype_of(precision))
-    rows = scoring.encode(tokenizer, tiny.frame(tiny.WORDS), TEMPLATE)
+    rows = scoring.encode(tokenizer, tiny.frame(tiny.WORDS), raw_format(TEMPLATE))
     longest, budget = max(len(row.prompt_ids) for row in rows), 10
     ids = torch.ones(2, len(rows), longest + budget, dtype=torch.long)
     for index, row in enumerate(rows):

@@ -12,6 +12,7 @@ from src.config import RunConfig
 from src.models import utils
 from src.models.multi_lora.base import CannotPack
 from src.models.multi_lora.step import Options, Pack
+from src.models.prompt_format import raw_format
 from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
@@ -546,7 +547,9 @@ def test_scores_are_those_of_scoring(
     rows = scoring.encode(
         tokenizer, tiny.frame(tiny.WORDS[:7]), "<human>: {question}\n<assistant>:"
     )
-    rows += scoring.encode(tokenizer, tiny.frame(["a" * 60]), "<human>: {question}\n<assistant>:")
+    rows += scoring.encode(
+        tokenizer, tiny.frame(["a" * 60]), raw_format("<human>: {question}\n<assistant>:")
+    )
     packed = read_base(model, spelling.resolve_targets(model, None), torch.float32)
     pack = Pack(packed, 2, 8)
     for slot, one in enumerate(specs):

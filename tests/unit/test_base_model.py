@@ -65,12 +65,14 @@ def test_the_folder_is_small_and_says_what_it_is() -> None:
 def test_zero_shot_it_cannot_do_the_tasks(task: str) -> None:
     from src.models import spelling_model as spelling
     from src.training import scoring
+    from src.training.prompts import format_of
     from src.training.trl_arguments import plan
 
-    asked = plan(load_config(overrides={"data.task": task}), precision="fp32")
+    config = load_config(overrides={"data.task": task})
+    asked = plan(config, precision="fp32")
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)
     rows = scoring.encode(
-        vocabulary.tokenizer, load_splits(task=task).validation.head(200), asked.template
+        vocabulary.tokenizer, load_splits(task=task).validation.head(200), format_of(config)
     )
     model = spelling.load_base(
         vocabulary=vocabulary, backend="peft", **asked.vocabulary, **asked.base

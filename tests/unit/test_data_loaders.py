@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from src.models.prompt_format import raw_format
 from src.paths import BASE_MODELS, ROOT
 from src.tasks.built_in.correct import CORRECT, asks_right_word
 from src.tasks.words import misspellings, real_words, split_of, training_words
 from src.training import data_loaders
 from src.training.data_files import SPLITS, DataError
-from src.training.data_loaders import fill, load_rows, load_splits
+from src.training.data_loaders import load_rows, load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
 
@@ -29,7 +30,7 @@ def notes_of(splits: data_loaders.Splits) -> list[str]:
         preview(
             splits,
             tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
-            template="{question}:",
+            form=raw_format("{question}:"),
             max_length=96,
         )
     )
@@ -359,7 +360,7 @@ def test_labels_that_training_lacks_are_told(tmp_path: Path) -> None:
 
 
 def test_braces_in_a_question_stay() -> None:
-    assert fill("Q: {question}\nA:", "a {b} {question}") == "Q: a {b} {question}\nA:"
+    assert raw_format("Q: {question}\nA:").prompt("a {b} {question}") == "Q: a {b} {question}\nA:"
 
 
 def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
@@ -367,7 +368,7 @@ def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
     seen = preview(
         splits,
         tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
-        template="<human>: {question}\n<assistant>:",
+        form=raw_format("<human>: {question}\n<assistant>:"),
         max_length=20,
     )
     assert seen["rows"] == splits.rows and seen["leaks"] == {}
@@ -385,7 +386,7 @@ def test_the_preview_shows_misspelled_words_and_right_ones_and_says_which(share:
     seen = preview(
         splits,
         tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
-        template="{question}:",
+        form=raw_format("{question}:"),
         max_length=96,
     )
     # The form shows three.
@@ -401,7 +402,7 @@ def test_the_preview_of_other_rows_names_no_kind(tmp_path: Path) -> None:
         seen = preview(
             splits,
             tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
-            template="{question}:",
+            form=raw_format("{question}:"),
             max_length=96,
         )
         first = splits.train.head(5)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from src import cli, paths
 from src.analysis import predictions
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
+from src.models.prompt_format import raw_format
 from src.panel.launch import data_check
 from src.runs import checks
 from src.tasks.words import split_of
@@ -65,7 +66,7 @@ def test_general_is_running_text_of_our_own() -> None:
     suite = load("general")
     assert suite.is_text and 45 <= len(suite.frame) <= 60
     assert suite.frame["word"].is_unique
-    assert suite.template("<human>: {question}") == "{question}"
+    assert suite.form(raw_format("<human>: {question}")) == raw_format("{question}")
     assert (suite.frame["question"] + " " + suite.frame["answer"]).tolist() == (
         suite.frame["word"].tolist()
     )

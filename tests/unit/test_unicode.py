@@ -10,6 +10,7 @@ import pytest
 
 from src.analysis import kinds, misspellings, paired, verdicts
 from src.models import metrics
+from src.models.prompt_format import raw_format
 from src.panel.errors import filters
 from src.panel.ui import find_box
 from src.paths import BASE_MODELS
@@ -58,7 +59,7 @@ def test_the_right_answer_is_right_whatever_the_tokenizer_makes_of_accents(norma
     answers = [*WORDS, *map(apart, WORDS)]
     words = tokenizer(normalizer)
     frame = pd.DataFrame({"question": answers, "answer": answers, "word": answers})
-    rows = scoring.encode(words, frame, TEMPLATE)
+    rows = scoring.encode(words, frame, raw_format(TEMPLATE))
     given = [scoring.until(row.answer_ids, words.eos_token_id) for row in rows]
     texts = scoring.texts_of(words, given)
     values, predictions = scoring.summary(rows, [0.0] * len(rows), texts, hits=1, tokens=1)
@@ -72,14 +73,14 @@ def test_an_answer_with_a_special_token_is_scored_by_what_can_be_answered():
     words = tokenizer()
     answers = ["one<|pad|>two", "one<|end|>two", "plain"]
     frame = pd.DataFrame({"question": answers, "answer": answers, "word": answers})
-    rows = scoring.encode(words, frame, TEMPLATE)
+    rows = scoring.encode(words, frame, raw_format(TEMPLATE))
     assert [row.answer for row in rows] == ["onetwo", "one", "plain"]
 
 
 def test_answers_that_do_not_survive_are_counted_and_shown(tmp_path):
     splits = load_splits(task="mine", path=str(rows_of(["a<|endoftext|>b", "plain"], tmp_path)))
     file = BASE_MODELS / "spelltune-tiny" / "tokenizer.json"
-    seen = preview(splits, tokenizer=file, template=TEMPLATE, max_length=96)
+    seen = preview(splits, tokenizer=file, form=raw_format(TEMPLATE), max_length=96)
     assert seen["lost"]["count"] == 3
     assert seen["lost"]["examples"][0] == {"answer": "a<|endoftext|>b", "returned": "ab"}
     (note,) = (n for n in preview_notes(seen) if "tokenizer" in n)
@@ -91,7 +92,7 @@ def test_accents_survive_and_their_form_is_told(normalizer, tmp_path):
     file = tmp_path / "tokenizer.json"
     tokenizer(normalizer).backend_tokenizer.save(str(file))
     splits = load_splits(task="mine", path=str(rows_of([apart("café"), "plain"], tmp_path)))
-    seen = preview(splits, tokenizer=file, template=TEMPLATE, max_length=96)
+    seen = preview(splits, tokenizer=file, form=raw_format(TEMPLATE), max_length=96)
     assert seen["lost"]["count"] == 0 and seen["not_composed"] == 3
     assert any("Unicode form" in note for note in preview_notes(seen))
 
@@ -102,7 +103,7 @@ def test_the_preview_shows_each_letter_once(normalizer, answer, tmp_path):
     file = tmp_path / "tokenizer.json"
     tokenizer(normalizer).backend_tokenizer.save(str(file))
     splits = load_splits(task="mine", path=str(rows_of([answer], tmp_path)))
-    seen = preview(splits, tokenizer=file, template=TEMPLATE, max_length=96)
+    seen = preview(splits, tokenizer=file, form=raw_format(TEMPLATE), max_length=96)
     text = TEMPLATE.replace("{question}", f"Correct the spelling: {answer}") + f" {answer}"
     assert "".join(seen["examples"][0]["pieces"]) == text
 

@@ -5,7 +5,7 @@ Imports no torch: launcher, supervisor and panel ask before any library is loade
 
 from typing import Any, NamedTuple
 
-from src.config import RunConfig, affecting, get
+from src.config import CHAT, RunConfig, affecting, get
 from src.models.base_files import BaseFiles, BaseModelError
 from src.models.multi_lora.shapes import config_problem, targets_problem
 from src.paths import base_model
@@ -38,6 +38,8 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
     return {name: get(config, name) for name in sorted(affecting("pack"))} | {
         "model.name": base_model(config.model.name),
         "lora.target_modules": tuple(sorted(config.lora.target_modules or ())),
+        # They end their answers with another token.
+        "data.template": CHAT if config.data.template == CHAT else "raw",
     }
 
 

@@ -166,7 +166,7 @@ class RunReader:
         splits = self._splits(**data.source)
         asked = config.evaluation
         limits = asked.max_rows, config.model.max_length, asked.suite_rows, asked.suite_seen_rows
-        key = (splits.fingerprint, data.template, *limits, *asked.suites)
+        key = (splits.fingerprint, data.template, data.system_prompt, *limits, *asked.suites)
         if key not in self._examples:
             examples = Examples.of(
                 splits, self.base.vocabulary, config, suite_rows=self._suite_rows
