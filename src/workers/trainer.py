@@ -296,9 +296,7 @@ def main_of_a_pack() -> int:
         load_libraries()
 
     members = Members()
-    specs = []
-    while (spec := members.more()) is not None:
-        specs.append(spec)
+    specs = list(iter(members.more, None))
     first = [own.run.id for own in members.training]
     try:
         if specs:
