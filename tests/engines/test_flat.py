@@ -10,8 +10,16 @@ from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import read_base
 from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import hidden_states
-from src.models.multi_lora.inputs import BatchShape, FlatShape, StepInput, flattened, in_room
+from src.models.multi_lora.inputs import (
+    BatchShape,
+    FlatShape,
+    StepInput,
+    counted_together,
+    flattened,
+    in_room,
+)
 from src.models.multi_lora.linear import Dropout
+from src.models.multi_lora.loss import answer_losses
 from src.models.multi_lora.rows import FlatRows
 from src.models.multi_lora.step import Options, Pack
 from src.training.packed.batches import BatchBuilder
@@ -131,9 +139,10 @@ def test_a_step_on_a_cpu_computes_each_shared_token_once(monkeypatch: pytest.Mon
 def laid_flat(step: StepInput, roomier: int = 0) -> StepInput:
     """A step as a GPU takes it: in a static shape with room that it does not need."""
     flat = flattened(step, step.reals[:, -1] == 0)
-    rows, length, tokens, answers, shared = flat.shape
+    rows, length, tokens, answers, shared, _ = flat.shape
+    counted = counted_together(flat, len(step.reals)) + roomier
     more = FlatShape(
-        rows + roomier, length + roomier, tokens + roomier, answers + roomier, bool(shared)
+        rows + roomier, length + roomier, tokens + roomier, answers + roomier, shared, counted
     )
     return in_room(flat, more)
 
@@ -204,3 +213,13 @@ def test_steps_of_unlike_rows_share_a_few_static_shapes() -> None:
         assert shape.tokens <= -(-padded.shape.rows * padded.shape.length // 64) * 64
         shapes.add(shape)
     assert len(shapes) <= 6
+
+
+def test_the_capture_of_a_graph_has_more_targets_than_room() -> None:
+    """Its integers are zeros, and a target of 0 counts."""
+    head, hidden = torch.randn(10, 4), torch.randn(2, 3, 4)
+    zeros = torch.zeros(2, 3, dtype=torch.long)
+    losses = answer_losses(
+        hidden, head, zeros, torch.zeros(2, 3), torch.zeros(2), vocabulary=10, room=4
+    )
+    assert losses.tolist() == [0, 0]

@@ -14,7 +14,7 @@ from tests.engines.test_packed import Solo, batch, fresh, model_of, rows_of, sha
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 SOLOS = [Solo(8, 8, 5e-3, seed=seed, steps=4) for seed in range(4)]
-ROOM = FlatShape(rows=5, length=32, tokens=112, answers=64, shared=True)
+ROOM = FlatShape(rows=5, length=32, tokens=112, answers=64, shared=True, counted=192)
 
 
 def pack_of(shape: str, dtype: torch.dtype, options: Options) -> Pack:

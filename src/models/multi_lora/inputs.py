@@ -33,6 +33,8 @@ class FlatShape(NamedTuple):
     tokens: int  # M
     answers: int  # N
     shared: bool  # False where no adapter's rows share a head
+    # No fewer than all answer tokens of the adapters that go through the base together; None: K N.
+    counted: int | None = None
 
     @property
     def num_integers(self) -> int:
@@ -65,6 +67,14 @@ class StepInput(NamedTuple):
     shape: BatchShape | FlatShape
     integers: torch.Tensor  # (K, shape.num_integers)
     reals: torch.Tensor  # (K, columns + 3)
+
+
+def counted_together(step: StepInput, at_once: int) -> int:
+    """The most answer tokens of `at_once` adapters beside each other, in a step laid flat."""
+    assert isinstance(step.shape, FlatShape)
+    targets = step.integers.split(step.shape.parts, 1)[3]
+    counts = (targets != IGNORED).sum(1)
+    return max(int(part.sum()) for part in counts.split(at_once))
 
 
 def flattened(step: StepInput, share: torch.Tensor) -> StepInput:

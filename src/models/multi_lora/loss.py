@@ -21,17 +21,42 @@ def answer_losses(
     vocabulary: int,
     softcap: float | None = None,
     chunk: int = 4096,
+    room: int | None = None,
     entropy_: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Each adapter's own `losses.answer_loss` in nats, (K,) fp32 or fp64.
 
-    Logits exist for `chunk` tokens at a time.
+    Logits exist for at most `chunk` tokens at a time, and are computed for `room` tokens in all: no
+    fewer than there are targets; by default for K N.
     """
+    adapters, tokens, width = hidden.shape
+    flat, labels = hidden.reshape(-1, width), targets.flatten()
+    weights, smooth = loss_weights.flatten(), smoothing.repeat_interleave(tokens)
+    place = None
+    if room is not None and room < len(labels):
+        place = _places_of_targets(labels, room)
+        taken = place.clamp(max=len(labels) - 1)
+        labels = labels[taken].where(place < len(labels), IGNORED)
+        weights, smooth = weights[taken], smooth[taken]
     losses: torch.Tensor = _AnswerLoss.apply(
-        hidden, head, targets, loss_weights, smoothing, vocabulary, softcap, chunk,
+        flat, head, labels, weights, smooth, vocabulary, softcap, chunk, place,
         entropy_ or cross_entropy_,
     )  # fmt: skip
-    return losses
+    return losses.view(adapters, tokens).sum(1)
+
+
+def _places_of_targets(
+    targets: torch.Tensor,  # (tokens,)
+    room: int,
+) -> torch.Tensor:
+    """Indices of the targets that count, then padding: the number of all tokens, (room,)."""
+    counted = targets != IGNORED
+    every = torch.arange(len(targets), device=targets.device)
+    place = torch.full((room + 1,), len(targets), device=targets.device)
+    # Those that do not count go to a last place, which is dropped; so do those without room, which
+    # there are while a CUDA graph is captured, of a step without numbers.
+    at = (counted.cumsum(0) - 1).where(counted, room).clamp(max=room)
+    return place.scatter_(0, at, every)[:room]
 
 
 class _AnswerLoss(torch.autograd.Function):
@@ -41,37 +66,45 @@ class _AnswerLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: torch.Tensor,
+        hidden: torch.Tensor,  # (tokens, D)
         head: torch.Tensor,
-        targets: torch.Tensor,
+        targets: torch.Tensor,  # (room,), as the other tensors of tokens
         loss_weights: torch.Tensor,
         smoothing: torch.Tensor,
         vocabulary: int,
         softcap: float | None,
         chunk: int,
+        place: torch.Tensor | None,  # (room,) of these in hidden; None: room is all tokens
         entropy_: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
-        adapters, tokens, width = hidden.shape
-        flat, labels = hidden.reshape(-1, width), targets.flatten()
-        weights, smooth = loss_weights.flatten(), smoothing.repeat_interleave(tokens)
-        losses = []
-        grad = torch.empty_like(flat)
-        for start in range(0, len(flat), chunk):
-            part = slice(start, start + chunk)
-            logits = softcap_(flat[part] @ head.t(), softcap)
+        """The weighted loss of each of the tokens, (tokens,)."""
+        tokens, room = len(hidden), len(targets)
+        read = hidden if place is None else hidden[place.clamp(max=tokens - 1)]
+        losses, grad = [], torch.empty_like(read)
+        # Chunks of about one size: a short one at the end would be a slow product.
+        size = -(-room // -(-room // chunk))
+        for start in range(0, room, size):
+            part = slice(start, start + size)
+            logits = softcap_(read[part] @ head.t(), softcap)
             slope = None if softcap is None else 1 - (logits / softcap).square()
-            losses.append(entropy_(logits, labels[part], weights[part], smooth[part], vocabulary))
+            losses.append(
+                entropy_(logits, targets[part], loss_weights[part], smoothing[part], vocabulary)
+            )
             if slope is not None:  # `where`: the slope at an ignored token may be nan
                 logits.copy_(torch.where(logits == 0, 0, logits * slope))
             torch.mm(logits, head, out=grad[part])
-        ctx.save_for_backward(grad.view_as(hidden))
-        return torch.cat(losses).view(adapters, tokens).sum(1)
+        loss = torch.cat(losses)
+        if place is not None:  # one row more takes the padding
+            grad = grad.new_zeros(tokens + 1, grad.shape[1]).index_copy_(0, place, grad)[:tokens]
+            loss = loss.new_zeros(tokens + 1).index_copy_(0, place, loss)[:tokens]
+        ctx.save_for_backward(grad)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = ctx.saved_tensors
-        scale = grads[0].to(grad.dtype)[:, None, None]
-        return grad * scale, *[None] * 8
+        scale = grads[0].to(grad.dtype)[:, None]
+        return grad * scale, *[None] * 9
 
 
 def softcap_(logits: torch.Tensor, cap: float | None) -> torch.Tensor:

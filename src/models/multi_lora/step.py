@@ -137,8 +137,8 @@ class Pack:
         steps = list(steps)
         self.prepare(step.shape for step in steps)
         self._update_compute_params_if_stale()
-        integers = self._upload([step.integers.int() for step in steps], torch.int32)
-        reals = self._upload([step.reals for step in steps], self.params.dtype)
+        integers = _upload([s.integers.int() for s in steps], torch.int32, self.base.device)
+        reals = _upload([s.reals for s in steps], self.params.dtype, self.base.device)
         # With graphs, nothing is allocated after this line: a call that fails has taken no step.
         results = self.results.new_empty(len(steps), *self.results.shape)
         for index, step in enumerate(steps):
@@ -152,14 +152,6 @@ class Pack:
             results[index] = self.results
         return results
 
-    def _upload(self, tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-        """The tensors on the device, in one copy that the host does not wait for."""
-        flat = torch.cat([tensor.flatten().to(dtype) for tensor in tensors])
-        if self.base.device.type == "cuda":
-            flat = flat.pin_memory().to(self.base.device, non_blocking=True)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
     def _compute(
         self, shape: BatchShape | FlatShape, integers: torch.Tensor, reals: torch.Tensor
     ) -> None:
@@ -167,7 +159,11 @@ class Pack:
         at_once = self.options.at_once or self.slots
         for start in range(0, self.slots, at_once):
             self._differentiate(shape, integers, reals, slice(start, start + at_once))
-        hyper, losses, b_start = self._hyper(reals), self.results[0], self.layout.b_start
+        hyper, losses, b_start = (
+            reals[:, : len(self.optimizer.columns)],
+            self.results[0],
+            self.layout.b_start,
+        )
         tensors = self.params, *self.state, self.grads
         if self._fused_adamw is not None:
             norms, stepped = self._fused_adamw(
@@ -180,10 +176,6 @@ class Pack:
             self._update_compute_params()
         self.results[1].copy_(norms)
         self.results[2].copy_(stepped)
-
-    def _hyper(self, reals: torch.Tensor) -> torch.Tensor:
-        """The optimizer's columns of reals, (K, columns)."""
-        return reals[:, : len(self.optimizer.columns)]
 
     def _update_compute_params_if_stale(self) -> None:
         if self._compute_params_stale:
@@ -214,15 +206,16 @@ class Pack:
             LoraStack(*(tensor.detach().requires_grad_() for tensor in stack))
             for stack in self.layout.stacks(self.compute_params[part])
         ]
-        if isinstance(shape, FlatShape):
-            hidden, targets = self._flat_states(shape, integers, dropout_rates, leaves)
-        elif alone:
+        if alone and isinstance(shape, BatchShape):
             # Its own layout keeps the rounding of an adapter on a CPU independent of its
             # neighbours.
             step = flattened(StepInput(shape, integers, reals), ~dropout_rates.bool())
-            hidden, targets = self._flat_states(*step[:2], dropout_rates, leaves)
+            shape, integers = step.shape, step.integers
+        how = dropout_rates if self.dropout else None, self._kernels
+        if isinstance(shape, FlatShape):
+            hidden, targets = _flat_states(self.base, leaves, shape, integers, *how)
         else:
-            hidden, targets = self._padded_states(shape, integers, dropout_rates, leaves)
+            hidden, targets = _padded_states(self.base, leaves, shape, integers, *how)
         losses = answer_losses(
             hidden,
             self.base.head,
@@ -232,6 +225,7 @@ class Pack:
             vocabulary=self.base.vocabulary,
             softcap=self.base.logit_softcap,
             chunk=self.options.head_chunk,
+            room=shape.counted if isinstance(shape, FlatShape) else None,
             entropy_=self._kernels.cross_entropy_,
         )
         # The sum gives each adapter the gradient of its own loss: the terms share no parameter.
@@ -240,40 +234,6 @@ class Pack:
         ordered = [grad.flatten(1) for grad in (*grads[::2], *grads[1::2])]
         torch.cat(ordered, 1, out=self.grads[part])
         self.results[0, part] = losses.detach().to(self.results.dtype)
-
-    def _padded_states(
-        self,
-        shape: BatchShape,
-        integers: torch.Tensor,
-        dropout_rates: torch.Tensor,
-        stacks: list[LoraStack],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input of the output head at the answer tokens (K, N, D), and these tokens (K, N)."""
-        rows, length, answers = shape
-        ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
-        ids, dropout = ids.view(-1, rows, length), None
-        if self.dropout:
-            dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
-        return hidden_states(
-            self.base, stacks, ids, positions, dropout=dropout, kernels=self._kernels
-        ), targets
-
-    def _flat_states(
-        self,
-        shape: BatchShape | FlatShape,
-        integers: torch.Tensor,
-        dropout_rates: torch.Tensor,
-        stacks: list[LoraStack],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`_padded_states` of rows laid flat."""
-        assert isinstance(shape, FlatShape)
-        ids, source, positions, targets, table, keys = integers.split(shape.parts, 1)
-        rows, dropout = FlatRows(source, positions, table, shape.length, shape.shared), None
-        if self.dropout:
-            dropout = Dropout.of(keys[:, 0], dropout_rates, shape.rows, shape.length)
-        return flat_hidden_states(
-            self.base, stacks, ids, rows, dropout=dropout, kernels=self._kernels
-        ), targets
 
     def _capture(self, shape: BatchShape | FlatShape) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The CUDA graph of a shape, with the integers and reals that it reads."""
@@ -294,3 +254,48 @@ class Pack:
             compute()
         self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
+
+
+def _upload(
+    tensors: list[torch.Tensor], dtype: torch.dtype, device: torch.device
+) -> list[torch.Tensor]:
+    """The tensors on the device, in one copy that the host does not wait for."""
+    flat = torch.cat([tensor.flatten().to(dtype) for tensor in tensors])
+    if device.type == "cuda":
+        flat = flat.pin_memory().to(device, non_blocking=True)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _padded_states(
+    base: FrozenBase,
+    stacks: list[LoraStack],
+    shape: BatchShape,
+    integers: torch.Tensor,  # (K, shape.num_integers)
+    dropout_rates: torch.Tensor | None,  # (K,)
+    kernels: KernelSet,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input of the output head at the answer tokens (K, N, D), and these tokens (K, N)."""
+    rows, length, answers = shape
+    ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
+    dropout = None
+    if dropout_rates is not None:
+        dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
+    ids = ids.view(-1, rows, length)
+    return hidden_states(base, stacks, ids, positions, dropout=dropout, kernels=kernels), targets
+
+
+def _flat_states(
+    base: FrozenBase,
+    stacks: list[LoraStack],
+    shape: FlatShape,
+    integers: torch.Tensor,  # (K, shape.num_integers)
+    dropout_rates: torch.Tensor | None,  # (K,)
+    kernels: KernelSet,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_padded_states` of rows laid flat."""
+    ids, source, positions, targets, table, keys = integers.split(shape.parts, 1)
+    rows, dropout = FlatRows(source, positions, table, shape.length, shape.shared), None
+    if dropout_rates is not None:
+        dropout = Dropout.of(keys[:, 0], dropout_rates, shape.rows, shape.length)
+    return flat_hidden_states(base, stacks, ids, rows, dropout=dropout, kernels=kernels), targets

@@ -17,6 +17,7 @@ from src.models.multi_lora.inputs import (
     FlatShape,
     LossNumbers,
     StepInput,
+    counted_together,
     flattened,
     in_room,
 )
@@ -30,6 +31,7 @@ LENGTH_MULTIPLE = 8  # tokens; what other lengths are rounded up to
 ANSWERS_MULTIPLE = 64  # answer tokens of a run and step are rounded up to this on a GPU
 EXACT_TOKENS_MULTIPLE = 16  # all tokens of a run and step, laid flat, where an exact length pays
 TOKENS_MULTIPLE = 64  # and where it does not
+COUNTED_MULTIPLE = 512  # answer tokens of all runs of a step that go through the base together
 
 
 def padded_length(
@@ -57,7 +59,7 @@ class BatchBuilder:
 
     def __init__(self, pad: int, base: FrozenBase, options: Options):
         self.pad, self.base, self.options = pad, base, options
-        self._rooms: dict[tuple[int, ...], dict[int, int]] = {}  # see `_room`
+        self._rooms: dict[tuple[int, ...], dict[int, tuple[int, int]]] = {}  # see `_room`
 
     def step(self, runs: Sequence[PackedRun], slots: int, offset: int) -> StepInput:
         """The step that is `offset` ahead, of every run. Slots without a run are idle."""
@@ -95,13 +97,15 @@ class BatchBuilder:
         shape = flat.shape
         assert isinstance(shape, FlatShape)
         length = max(16, 1 << (shape.length - 1).bit_length())  # of which the kernels have one each
-        tokens, answers = self._room(
+        at_once = min(self.options.at_once or len(share), len(share))
+        tokens, (answers, counted) = self._room(
             (shape.rows, length, shape.shared),
-            shape.answers,
+            (shape.answers, counted_together(flat, at_once)),
             partial(padded_length, shape.tokens, rows,
                     exact=EXACT_TOKENS_MULTIPLE, multiple=TOKENS_MULTIPLE),
         )  # fmt: skip
-        return in_room(flat, FlatShape(shape.rows, length, tokens, answers, shape.shared))
+        room = counted if counted < at_once * answers else None
+        return in_room(flat, FlatShape(shape.rows, length, tokens, answers, shape.shared, room))
 
     def is_flat(self, length: int) -> bool:
         """True where a step whose rows have up to `length` tokens is laid flat."""
@@ -109,15 +113,20 @@ class BatchBuilder:
         return self.options.flat and has_flat_attention(base.geometry, length, base.device)
 
     def _room(
-        self, kind: tuple[int, ...], answers: int, length_of: Callable[[Collection[int]], int]
-    ) -> tuple[int, int]:
-        """The length that `length_of` gives, from those known, and the room for answer tokens
-        that steps of this kind and length have by now."""
+        self,
+        kind: tuple[int, ...],
+        answers: tuple[int, int],
+        length_of: Callable[[Collection[int]], int],
+    ) -> tuple[int, tuple[int, int]]:
+        """The length that `length_of` gives, from those known, and the room for answer tokens, of
+        one run and of all, that steps of this kind and length have by now."""
         known = self._rooms.setdefault(kind, {})
         length = length_of(known)
-        answers = -(-answers // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE
-        known[length] = max(answers, known.get(length, 0))
-        return length, known[length]
+        own, together = known.get(length, (0, 0))
+        own = max(own, -(-answers[0] // ANSWERS_MULTIPLE) * ANSWERS_MULTIPLE)
+        together = max(together, -(-answers[1] // COUNTED_MULTIPLE) * COUNTED_MULTIPLE)
+        known[length] = own, together
+        return length, (own, together)
 
     def _shape(
         self,
@@ -134,5 +143,5 @@ class BatchBuilder:
         rows, total = max(run.batch for run in runs), sum(map(len, chosen))
         if not self.is_flat(length):
             length_of = partial(padded_length, length, total)
-            length, answers = self._room((), answers, length_of)
+            length, (answers, _) = self._room((), (answers, 0), length_of)
         return BatchShape(rows, length, answers)

@@ -282,7 +282,8 @@ class _Attention(torch.autograd.Function):
             table, shared, q.stride(-2), k.stride(-2), v.stride(-2), table_row, count, tokens,
             length, geometry.scale, HEADS=geometry.heads, GROUP=geometry.heads // kv_heads,
             WIDTH=width, BLOCK=_block(length), ROTARY=cos is not None, FLAT=rows is not None,
-            SHARED=has_head, num_warps=_warps(length),
+            SHARED=has_head,
+            num_warps=_warps(length) // (2 if length <= 32 else 1),
         )  # fmt: skip
         if has_head:
             _sum_of_head[(adapters, kv_heads, triton.cdiv(length, 8))](

@@ -31,17 +31,21 @@ def _cross_entropy(
     weight = tl.load(weight_ptr + row).to(tl.float32)
     smooth = tl.load(smooth_ptr + row).to(tl.float32)
     counted = target != IGNORE
-    top = -float("inf")
-    total = 0.0
-    linear = 0.0
-    for start in range(0, vocabulary, BLOCK):
+    # A maximum and a sum for each place of a block: one for all would be a barrier in each round.
+    # Finite, because -inf - -inf is nan; the logits of an ignored token are not read.
+    tops = tl.full((BLOCK,), -1e30, tl.float32)
+    totals = tl.zeros((BLOCK,), tl.float32)
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, tl.where(counted, vocabulary, 0), BLOCK):
         column = start + tl.arange(0, BLOCK)
         in_vocabulary = column < vocabulary
-        x = tl.load(logits_ptr + column, mask=in_vocabulary, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, tl.max(x, 0))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher), 0)
-        linear += tl.sum(tl.where(in_vocabulary, x, 0.0), 0)
-        top = higher
+        x = tl.load(logits_ptr + column, mask=in_vocabulary, other=-1e30).to(tl.float32)
+        higher = tl.maximum(tops, x)
+        totals = totals * tl.exp(tops - higher) + tl.exp(x - higher)
+        sums += tl.where(in_vocabulary, x, 0.0)
+        tops = higher
+    top, linear = tl.max(tops, 0), tl.sum(sums, 0)
+    total = tl.sum(totals * tl.exp(tops - top), 0)
     log_sum = top + tl.log(total)
     label_score = tl.load(logits_ptr + tl.where(counted, target, 0)).to(tl.float32)
     loss = (1 - smooth) * (log_sum - label_score) + smooth * (log_sum - linear / vocabulary)
@@ -51,7 +55,7 @@ def _cross_entropy(
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         in_vocabulary = column < vocabulary
-        x = tl.load(logits_ptr + column, mask=in_vocabulary, other=-float("inf")).to(tl.float32)
+        x = tl.load(logits_ptr + column, mask=in_vocabulary & counted, other=0.0).to(tl.float32)
         slope = tl.exp(x - log_sum) - smooth / vocabulary
         slope -= tl.where(column == target, 1 - smooth, 0.0)
         slope = tl.where(in_vocabulary & counted, slope * weight, 0.0)
@@ -70,7 +74,7 @@ def cross_entropy_(
     losses = torch.empty(tokens, dtype=torch.float32, device=logits.device)
     _cross_entropy[(tokens,)](
         logits, targets.contiguous(), loss_weights.contiguous(), smoothing.contiguous(), losses,
-        columns, vocabulary, IGNORE=IGNORED, BLOCK=4096, num_warps=8,
+        columns, vocabulary, IGNORE=IGNORED, BLOCK=2048, num_warps=8,
     )  # fmt: skip
     return losses
 

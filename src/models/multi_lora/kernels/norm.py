@@ -81,6 +81,7 @@ class _AddNorm(torch.autograd.Function):
             hidden, hidden if delta is None else delta.contiguous(), total, normed, weight,
             weight if bias is None else bias, width, eps,
             BLOCK=triton.next_power_of_2(width), ADD=delta is not None, BIAS=bias is not None,
+            num_warps=_warps(width),
         )  # fmt: skip
         ctx.save_for_backward(total, weight)
         ctx.eps, ctx.bias, ctx.add = eps, bias is not None, delta is not None
@@ -99,8 +100,14 @@ class _AddNorm(torch.autograd.Function):
             dy.contiguous(), dy if dsum is None else dsum.contiguous(), total, dx,
             weight, width, ctx.eps,
             BLOCK=triton.next_power_of_2(width), ADD=dsum is not None, BIAS=ctx.bias,
+            num_warps=_warps(width),
         )  # fmt: skip
         return dx, dx if ctx.add else None, None, None, None
+
+
+def _warps(width: int) -> int:
+    """One for up to 1,024 columns: the sums over a token need no barrier within a warp."""
+    return max(1, min(8, triton.next_power_of_2(width) // 1024))
 
 
 def add_norm(
