@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from src.models import spelling_model as spelling
 from src.models.losses import IGNORED
 from src.models.multi_lora.decode import greedy_tokens, teacher_forced
 from src.models.spelling_model import lora_config
+from src.training.train import train
 from tests.engines.test_packed import (
     ADAPTERS,
     batch,
@@ -24,7 +25,8 @@ from tests.engines.test_packed import (
     targets_of,
     trained,
 )
-from tests.helpers.families import MODELS
+from tests.helpers import tiny
+from tests.helpers.families import MODELS, random_model
 
 STEPS = 5  # the second adapter leaves before the last one
 
@@ -82,6 +84,27 @@ def test_peft_scores_and_answers_the_same_from_the_saved_adapter(name: str, tmp_
                     loaded, ids[slot, row, : lengths[slot, row]], 6
                 )
         loaded.unload()
+
+
+def test_both_engines_bound_the_attention_of_gemma_2(tmp_path: Path) -> None:
+    """PyTorch's own attention, transformers' default, leaves the bound out without a word."""
+    base = tmp_path / "base"
+    random_model("Gemma 2").save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    config = tiny.config_of(tmp_path, **{
+        "model.name": str(base), "model.max_length": 40, "evaluation.max_new_tokens": 8,
+        "data.path": str(tiny.data(tmp_path / "words", 8, 3, 3)), "training.max_steps": 3,
+        "lora.dropout": 0.0,
+    })  # fmt: skip
+    found = []
+    for engine in ("packed", "trl"):
+        out = tmp_path / engine
+        train(
+            config.model_copy(update={"engine": engine}), tiny.Recorder(),
+            output_dir=out / "out", checkpoints_dir=out / "steps",
+        )  # fmt: skip
+        found.append(load_file(out / "out/final/adapter_model.safetensors"))
+    assert difference(*found) < 1e-5
 
 
 def without_cache(model: Any, prompt: torch.Tensor, count: int) -> list[int]:
