@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +25,15 @@ GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
 
 def own(path: Path) -> data_loaders.Splits:
     return load_splits(task="mine", path=str(path))
+
+
+# Nothing here changes the frames of a task, whose words take a second to read.
+built_in = cache(load_splits)
+
+
+def first_rows(splits: data_loaders.Splits, rows: int = 400) -> data_loaders.Splits:
+    """The splits with so many rows of each: to cut all of a task into tokens takes two seconds."""
+    return replace(splits, **{split: splits[split].head(rows) for split in SPLITS})
 
 
 def notes_of(splits: data_loaders.Splits) -> list[str]:
@@ -47,7 +58,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("task", ("spell_out", "correct"))
 def test_no_target_word_stands_in_two_splits(task: str) -> None:
-    splits = load_splits(task=task)
+    splits = built_in(task=task)
     assert splits.leaks == {} and splits.duplicates == 0
     assert min(splits[split]["word"].nunique() for split in ("validation", "test")) >= 1000
     for split in SPLITS:
@@ -55,13 +66,13 @@ def test_no_target_word_stands_in_two_splits(task: str) -> None:
 
 
 def test_the_tasks_share_their_splits() -> None:
-    spell, correct = (load_splits(task=task) for task in ("spell_out", "correct"))
+    spell, correct = (built_in(task=task) for task in ("spell_out", "correct"))
     for split in SPLITS:
         assert set(spell[split]["word"]) == set(correct[split]["word"])
 
 
 def test_rows_read_as_promised() -> None:
-    spell, correct = (load_splits(task=task) for task in ("spell_out", "correct"))
+    spell, correct = (built_in(task=task) for task in ("spell_out", "correct"))
     rows = pd.concat([spell[s] for s in SPLITS]).set_index("word")
     assert rows.loc["receive", "question"] == "Spell the word: receive"
     assert rows.loc["receive", "answer"] == "r e c e i v e"
@@ -80,8 +91,8 @@ def test_the_splits_never_change() -> None:
     assert [split_of(w) for w in ("receive", " Receive", "beautiful", "science", "the")] == [
         "train", "train", "validation", "train", "train"
     ]  # fmt: skip
-    assert load_splits(task="spell_out").fingerprint[:12] == "618e7a624789"
-    assert load_splits(task="correct").fingerprint[:12] == "90de95d2132e"
+    assert built_in(task="spell_out").fingerprint[:12] == "618e7a624789"
+    assert built_in(task="correct").fingerprint[:12] == "90de95d2132e"
 
 
 NEW = {"right_words": 0.3, "length_spread": 1.0, "score_right_words": True}
@@ -90,7 +101,7 @@ NEW = {"right_words": 0.3, "length_spread": 1.0, "score_right_words": True}
 @pytest.fixture(scope="module")
 def corrections() -> data_loaders.Splits:
     """The task `correct` with right words and the lengths of frequent words."""
-    return load_splits(task="correct", **NEW)
+    return built_in(task="correct", **NEW)
 
 
 def test_no_form_of_a_held_out_word_is_trained(corrections: data_loaders.Splits) -> None:
@@ -111,12 +122,12 @@ def test_right_words_are_a_share_of_training_and_each_held_out_word_is_asked_rig
         return pd.Series([asks_right_word(*pair) for pair in pairs])
 
     assert right(corrections.train).mean() == pytest.approx(0.3, abs=0.001)
-    before = load_splits(task="correct")
+    before = built_in(task="correct")
     for split in ("validation", "test"):
         frame, asked = corrections[split], right(corrections[split]).to_numpy()
         assert sorted(frame["answer"][asked]) == sorted(before[split]["answer"])
         assert frame[~asked].reset_index(drop=True).equals(before[split])
-    only_right = load_splits(task="correct", right_words=0.3)
+    only_right = built_in(task="correct", right_words=0.3)
     assert only_right.validation.equals(before.validation) and only_right.rows["train"] > 60_000
 
 
@@ -128,7 +139,7 @@ def test_the_lengths_of_misspelled_words_become_those_of_frequent_words(
     want = pd.Series(sorted(map(len, real_words()))).value_counts(normalize=True)
     have = wrong["answer"].str.len().value_counts(normalize=True)
     assert (have - want).abs().max() < 0.005
-    before = load_splits(task="correct").train["answer"].str.len().value_counts(normalize=True)
+    before = built_in(task="correct").train["answer"].str.len().value_counts(normalize=True)
     assert (before - want).abs().max() > 0.05
     asked = set(wrong["question"].str.removeprefix(CORRECT))
     assert not asked & real_words()
@@ -139,7 +150,7 @@ def test_the_corrections_with_right_words_never_change(corrections: data_loaders
 
 
 def test_the_first_rows_are_a_sample_of_the_words() -> None:
-    head = load_splits(task="spell_out").validation["word"].head(200)
+    head = built_in(task="spell_out").validation["word"].head(200)
     assert head.str[0].nunique() > 15
 
 
@@ -364,7 +375,7 @@ def test_braces_in_a_question_stay() -> None:
 
 
 def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
-    splits = load_splits(task="correct")
+    splits = first_rows(built_in(task="correct"))
     seen = preview(
         splits,
         tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
@@ -382,7 +393,7 @@ def test_the_preview_counts_tokens_and_shows_the_cuts() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_the_preview_shows_misspelled_words_and_right_ones_and_says_which(share: float) -> None:
-    splits = load_splits(task="correct", right_words=share)
+    splits = first_rows(built_in(task="correct", right_words=share))
     seen = preview(
         splits,
         tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
@@ -398,7 +409,7 @@ def test_the_preview_shows_misspelled_words_and_right_ones_and_says_which(share:
 
 def test_the_preview_of_other_rows_names_no_kind(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
-    for splits in (own(tmp_path / "own.jsonl"), load_splits(task="spell_out")):
+    for splits in (own(tmp_path / "own.jsonl"), first_rows(built_in(task="spell_out"))):
         seen = preview(
             splits,
             tokenizer=BASE_MODELS / "spelltune-tiny" / "tokenizer.json",
