@@ -6,19 +6,19 @@ form, not part of it.
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from string import ascii_lowercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import category
 
 from rapidfuzz.distance import Levenshtein
 
 from src.analysis.sounds import sounds
 from src.memo import Memo
-from src.tasks import task_of
-from src.tasks.registry import SPELLED_OUT
+from src.tasks import TASKS, task_of
+from src.tasks.registry import SPELLED_OUT, separator_of
 from src.tasks.words import real_words
 from src.text import composed
 
@@ -72,7 +72,9 @@ def letters(text: str, expected: str) -> str:
     """The letters of an answer to a question whose right answer is `expected`; an accented letter
     is one letter."""
     text = composed(text)
-    return "".join(text.split()) if task_of(expected) == "spell out" else text.strip()
+    if task_of(expected) != "spell out":
+        return text.strip()
+    return "".join(text.replace(separator_of(expected).strip() or " ", " ").split())
 
 
 def edits(expected: str, predicted: str) -> list[Edit]:
@@ -189,7 +191,10 @@ def _in_form(expected: str, predicted: str) -> bool:
     those of the expected answer.
     """
     if task_of(expected) == "spell out":
-        fits = len(predicted) == 1 or SPELLED_OUT.fullmatch(predicted) is not None
+        fits = len(predicted) == 1 or (
+            SPELLED_OUT.fullmatch(predicted) is not None
+            and separator_of(predicted) == separator_of(expected)
+        )
     else:
         fits = len(predicted.split()) == len(expected.split())
     return fits and all(category(c)[0] in "LM" or c in expected for c in predicted)
@@ -236,3 +241,25 @@ def _describe(expected: str, predicted: str) -> Description:
         return Description("", "", length)
     found = edits(expected, predicted)
     return Description(" ".join(map(str, found)), _kind(expected, predicted, found), length)
+
+
+def describe_predictions(
+    columns: Mapping[str, Sequence[Any]],
+    compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
+) -> list[Description]:
+    """The description of each row of a table of predictions; of a task with kinds of its own, such
+    as `off by one`, by that task."""
+    answers = list(zip(columns["expected"], columns["predicted"], strict=True))
+    found = list(describe(answers, compute))
+    if "task" not in columns or "question" not in columns or "correct" not in columns:
+        return found
+    rows = zip(columns["task"], columns["question"], columns["correct"], answers, strict=True)
+    for place, (name, question, correct, (expected, predicted)) in enumerate(rows):
+        task = TASKS.get(name)
+        if task is None:
+            continue
+        if correct:  # also in other words than those of the right answer
+            found[place] = found[place]._replace(edits="", kind="")
+        elif task.kind and (kind := task.kind(question, expected, predicted)):
+            found[place] = found[place]._replace(edits="", kind=kind)
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from src.analysis.kinds import Description, describe, letters
+from src.analysis.kinds import Description, describe_predictions, letters
 from src.tasks import task_of
 from src.text import composed_columns
 
@@ -21,8 +21,8 @@ def with_kinds(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     if set(Description._fields) <= set(predictions.columns):
         return predictions
-    answers = list(zip(predictions["expected"], predictions["predicted"], strict=True))
-    columns = zip(*describe(answers), strict=True) if answers else ([], [], [])
+    read = {column: predictions[column].tolist() for column in predictions}
+    columns = zip(*describe_predictions(read), strict=True) if len(predictions) else ([], [], [])
     return predictions.assign(**dict(zip(Description._fields, map(list, columns), strict=True)))
 
 
@@ -37,6 +37,8 @@ def _read(path: str, changed: int) -> pd.DataFrame:
     # Older files have the Unicode form of their data.
     texts = [c for c in ("word", "question", "expected", "predicted") if c in frame]
     frame = composed_columns(frame, texts)
+    if "task" in frame:
+        return frame
     return frame.assign(task=[task_of(expected) for expected in frame["expected"]])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.analysis.kinds import Answer, Description, describe, describe_each
+from src.analysis.kinds import Answer, Description, describe_each, describe_predictions
 
 ADDED = pa.schema([("edits", pa.string()), ("kind", pa.string()), ("length", pa.int64())])
 
@@ -24,15 +24,16 @@ def write(
     `compute` describes the answers that this process has not described yet. OSError where the disk
     does not take the file.
     """
-    texts = (predictions[column].to_pylist() for column in ("expected", "predicted"))
-    answers = list(zip(*texts, strict=True))
-    rows: list[tuple[Any, ...]] = [(None, None, None)] * len(answers)
+    read = {"question", "expected", "predicted", "correct", "task"} & set(predictions.column_names)
+    columns = {name: predictions[name].to_pylist() for name in read}
+    rows: list[tuple[Any, ...]] = [(None, None, None)] * len(predictions)
     if set(ADDED.names) <= set(predictions.column_names):
         rows = list(zip(*(predictions[name].to_pylist() for name in ADDED.names), strict=True))
         predictions = predictions.drop_columns(ADDED.names)
-    described = iter(describe([a for a, row in zip(answers, rows, strict=True) if row[1] is None],
-                              compute))  # fmt: skip
-    rows = [next(described) if row[1] is None else row for row in rows]
+    left = [place for place, row in enumerate(rows) if row[1] is None]
+    open_rows = {name: [values[place] for place in left] for name, values in columns.items()}
+    for place, found in zip(left, describe_predictions(open_rows, compute), strict=True):
+        rows[place] = found
     for place, column in enumerate(ADDED):
         values = pa.array([one[place] for one in rows], column.type)
         predictions = predictions.append_column(column.name, values)

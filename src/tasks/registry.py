@@ -40,6 +40,11 @@ def examples(
     return rows
 
 
+def separator_of(spelled: str) -> str:
+    """The separator between the letters of a text that SPELLED_OUT fits."""
+    return ", " if spelled[1:3] == ", " else spelled[1:2]
+
+
 def task_of(answer: str) -> str:
     """The task of a row of which nothing else is known, such as of own data or of an older file:
     `spell out` where its answer is letters with a separator between, else `word`."""

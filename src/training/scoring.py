@@ -14,7 +14,7 @@ from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.prompt_format import PromptFormat
 from src.models.spelling_model import autocast, greedy_answers
 from src.models.utils import dtype_of
-from src.tasks import task_of
+from src.tasks import TASKS, task_of
 from src.text import composed
 from src.training.data_files import DataError
 from src.training.dictionary import correction_shares
@@ -34,6 +34,7 @@ class Row:
     answer: str  # as the tokenizer gives it back: no model can answer anything else
     prompt_ids: list[int]
     answer_ids: list[int]  # ends with EOS
+    task: str | None = None  # the built-in task that asks it
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
@@ -57,7 +58,8 @@ def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat) -> list[Ro
             text = prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
         completions.append(text[len(prompt) :] + [tokenizer.eos_token_id])
     given = texts_of(tokenizer, [until(ids, tokenizer.eos_token_id) for ids in completions])
-    parts = zip(frame["word"], frame["question"], given, asked, completions, strict=True)
+    tasks = frame["task"] if "task" in frame else [None] * len(frame)
+    parts = zip(frame["word"], frame["question"], given, asked, completions, tasks, strict=True)
     return [Row(*part) for part in parts]
 
 
@@ -102,9 +104,10 @@ def score(
     """Metrics (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction per row in
     the order of `rows`; None if `stop` returned True meanwhile.
 
-    With rows of several tasks (`task_of`) the last three are given for each task too, such as
-    exact_match/spell_out. The loss is the mean cross-entropy of the answers' tokens in nats, EOS
-    included, without label smoothing. `max_new_tokens` None is the longest expected answer plus 8.
+    With rows of several tasks the last three are given for each task too, such as
+    exact_match/spell_out; a row is right where the checker of its task says so. The loss is the
+    mean cross-entropy of the answers' tokens in nats, EOS included, without label smoothing.
+    `max_new_tokens` None is the longest expected answer plus 8.
     `first_line` takes an answer up to its line end: after examples a model goes on with another.
 
     Answers that are right at each token by more than rounding are not decoded: they are the greedy
@@ -168,40 +171,53 @@ def summary(
     expected = [composed(row.answer).strip() for row in rows]
     judged = metrics.judge(predicted, expected)
     questions = [row.question for row in rows]
+    tasks = [row.task or task_of(answer) for row, answer in zip(rows, expected, strict=True)]
+    right = [
+        one.correct or (task in TASKS and TASKS[task].is_right(question, answer, said))
+        for one, task, question, answer, said in zip(
+            judged, tasks, questions, expected, predicted, strict=True
+        )
+    ]
     table = pa.table(
         {
             "word": pa.array([row.word for row in rows], pa.string()),
             "question": pa.array(questions, pa.string()),
             "expected": pa.array(expected, pa.string()),
             "predicted": pa.array(predicted, pa.string()),
-            "correct": pa.array([one.correct for one in judged], pa.bool_()),
+            "correct": pa.array(right, pa.bool_()),
             "edit_distance": pa.array([one.edit_distance for one in judged], pa.int64()),
             "answer_tokens": pa.array([len(row.answer_ids) for row in rows], pa.int64()),
             "log_probability": pa.array(log_p, pa.float64()),
+            "task": pa.array(tasks, pa.string()),
         }
     )
     values = {
         "loss": -sum(log_p) / tokens if tokens else float("nan"),
         "token_accuracy": metrics.token_accuracy(hits, tokens),
-        **_distances(predicted, expected),
+        **_distances(predicted, expected, right),
         **correction_shares(questions, expected, predicted),
     }
     places: dict[str, list[int]] = {}
-    for place, answer in enumerate(expected):
-        places.setdefault(task_of(answer), []).append(place)
-    # A word of one letter looks the same in both tasks.
-    if len({task_of(answer) for answer in expected if len(answer) > 1}) > 1:
+    for place, task in enumerate(tasks):
+        places.setdefault(task, []).append(place)
+    # Where a task is told from the answer alone, one of a single letter looks the same in both.
+    pairs = zip(rows, tasks, expected, strict=True)
+    if len({task for row, task, answer in pairs if row.task or len(answer) > 1}) > 1:
         for task, own in sorted(places.items()):
             ending = task.replace(" ", "_")
-            found = _distances([predicted[at] for at in own], [expected[at] for at in own])
+            found = _distances(
+                [predicted[at] for at in own],
+                [expected[at] for at in own],
+                [right[at] for at in own],
+            )
             values |= {f"{name}/{ending}": value for name, value in found.items()}
     return values, table
 
 
-def _distances(predicted: list[str], expected: list[str]) -> dict[str, float]:
+def _distances(predicted: list[str], expected: list[str], right: list[bool]) -> dict[str, float]:
     """Metrics of the generated answers of some rows."""
     return {
-        "exact_match": metrics.exact_match(predicted, expected),
+        "exact_match": metrics.share_right(right),
         "cer": metrics.character_error_rate(predicted, expected),
         "edit_distance": metrics.mean_edit_distance(predicted, expected),
     }

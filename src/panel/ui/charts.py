@@ -20,6 +20,7 @@ from src.models.metrics import METRICS, TOKENS, metric_info
 from src.panel.ui.assets import PLOTLY_JS
 from src.store.outcome import EndReason
 from src.store.tables import Run, Status
+from src.tasks import TASKS
 
 MAX_POINTS = 600  # of one curve, as sent to the browser: a chart is half as many pixels wide
 MAX_POINTS_WITH_MARKS = 60
@@ -39,8 +40,11 @@ class Chart:
 
 
 def _by_task(metric: str) -> dict[str, str]:
-    """{metric of one task: its name in the legend}, for runs of both tasks."""
-    return {f"{metric}/spell_out": "spelled out", f"{metric}/word": "whole words"}
+    """{metric of one task: its name in the legend}, for runs of several tasks."""
+    names = {name: name.replace("_", " ") for name in TASKS}
+    # Of own data and older runs, whose task is told from the answer.
+    names |= {"spell_out": "spelled out", "word": "whole words"}
+    return {f"{metric}/{name}": title for name, title in names.items()}
 
 
 def _of(metric: str, curves: Mapping[str, str], *, noisy: bool = False) -> Chart:

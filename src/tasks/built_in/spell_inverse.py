@@ -4,7 +4,7 @@ from src.tasks.task import Asked, Task
 
 TASK = Task(
     name="spell_inverse",
-    summary="the word that letters spell, with the separator `data.separator` between them",
+    summary="the word that letters spell",
     phrasings=(
         "Which word do these letters spell? {letters}",
         "Join these letters to a word: {letters}",

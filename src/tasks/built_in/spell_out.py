@@ -4,7 +4,7 @@ from src.tasks.task import Asked, Task
 
 TASK = Task(
     name="spell_out",
-    summary="a word letter by letter, with the separator `data.separator`",
+    summary="a word letter by letter",
     phrasings=(
         "Spell the word: {word}",
         "Write {word} letter by letter.",
