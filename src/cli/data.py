@@ -1,5 +1,6 @@
 """`spelltune data`: files of questions and answers as other programs write them."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from src.cli.options import AsJson
 from src.cli.output import note, out, print_json, print_table
+from src.config import CHAT, override_text, settings
 
 app = typer.Typer(
     no_args_is_help=True, help="Your own data: read the formats that other programs write."
@@ -60,6 +62,7 @@ def import_(
     path = data_import.save(found, name or source.resolve().stem)
     if as_json:
         document = {"path": str(path), "format": found.format, "rows": len(found.rows)}
+        document |= {"system_prompt": found.system_prompt}
         return print_json(document | {"notes": found.notes, "examples": found.rows[:PREVIEW]})
     print_table(
         ["question", "answer"], [(r["question"], r["answer"]) for r in found.rows[:PREVIEW]]
@@ -67,6 +70,9 @@ def import_(
     for text in found.notes:
         note(text)
     out.print(f"{len(found.rows):,} rows of the format {found.format}: {path}", highlight=False)
-    out.print(
-        f"Next: spelltune launch --set data.task=mine --set data.path={path}", highlight=False
-    )
+    changes: dict[str, str] = {"data.task": "mine", "data.path": str(path)}
+    if found.system_prompt:
+        changes |= {"data.template": CHAT, "data.system_prompt": found.system_prompt}
+    known = {setting.name: setting for setting in settings()}
+    sets = [f"--set {shlex.quote(override_text(known[n], value))}" for n, value in changes.items()]
+    out.print(f"Next: spelltune launch {' '.join(sets)}", highlight=False)

@@ -67,6 +67,7 @@ def _is_text(part: Any) -> bool:
 
 
 USERS, ASSISTANTS = {"user", "human"}, {"assistant", "gpt", "model", "bot", "chatgpt"}
+SYSTEMS = {"system", "developer"}
 
 
 def conversation(messages: Any) -> Pair:
@@ -83,6 +84,18 @@ def conversation(messages: Any) -> Pair:
                 return question, answer
             raise NoPair("no answer")
     raise NoPair("no answer" if question else "no message of a user")
+
+
+def system_message(fields: Fields) -> str:
+    """The system message of a record: in its chat, or in a field of its own; empty for none."""
+    for name in ("messages", "conversations", "prompt"):
+        chat = fields.get(name)
+        for message in chat if isinstance(chat, list) else ():
+            if isinstance(message, Mapping):
+                role = str(message.get("role", message.get("from", ""))).lower()
+                if role in SYSTEMS and (text := _content(message)):
+                    return text
+    return _text(fields, "system")
 
 
 def alpaca(fields: Fields) -> Pair:

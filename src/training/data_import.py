@@ -45,15 +45,24 @@ class Imported:
     format: str
     rows: list[dict[str, str]] = field(default_factory=list)  # question, answer and maybe split
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)  # why: how many, the first
+    system_messages: dict[str, int] = field(default_factory=dict)  # with their rows; "" for none
     several_answers: int = 0  # questions that stand there with more than one
 
-    def add(self, question: str, answer: str, place: str, split: str | None = None) -> None:
+    def add(
+        self, question: str, answer: str, place: str, split: str | None = None, system: str = ""
+    ) -> None:
         """Take a row, or leave it out where no run could train on it."""
         if why := cell_problem(question) or cell_problem(answer):
             self.leave_out(f"a cell {why}", place)
         else:
             row = {"question": question, "answer": answer}
             self.rows.append(row | ({"split": split} if split else {}))
+            self.system_messages[system] = self.system_messages.get(system, 0) + 1
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system message that all rows have; None where there is no such one."""
+        return next(iter(self.system_messages)) or None if len(self.system_messages) == 1 else None
 
     def leave_out(self, why: str, place: str) -> None:
         count, first = self.left_out.get(why, (0, place))
@@ -66,6 +75,12 @@ class Imported:
             f"left out {counted(count, 'row')}: {why} (the first: {place})"
             for why, (count, place) in self.left_out.items()
         ]
+        if len(self.system_messages) > 1:
+            rows = sum(count for text, count in self.system_messages.items() if text)
+            told.append(
+                f"{counted(rows, 'row')} with a system message, which is left out: only one that "
+                "all rows have can be kept, as data.system_prompt"
+            )
         if self.several_answers:
             told.append(
                 f"more than one answer stands there for {counted(self.several_answers, 'question')}"
@@ -97,6 +112,8 @@ def import_data(
             found = part
         else:
             found.rows += part.rows
+            for system, count in part.system_messages.items():
+                found.system_messages[system] = found.system_messages.get(system, 0) + count
             for why, (count, place) in part.left_out.items():
                 before, first = found.left_out.get(why, (0, f"{file.name}, {place}"))
                 found.left_out[why] = before + count, first
@@ -223,7 +240,9 @@ def _records(
             found.leave_out(str(why), record.place)
             continue
         split = SPLIT_NAMES.get(str(fields.get("split", "")).strip().lower())
-        found.add(question, answer, record.place, split)
+        # A table of columns may well have one that is called `system`.
+        system = "" if kind in ("columns", "cute") else formats.system_message(fields)
+        found.add(question, answer, record.place, split, system)
     return found
 
 

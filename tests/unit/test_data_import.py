@@ -1,13 +1,17 @@
 """Files of questions and answers as other programs write them."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import openpyxl
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from src.cli.main import app
+from src.config import load_config, parse_override
 from src.tasks.built_in.correct import CORRECT
 from src.training.data_files import DataError
 from src.training.data_import import UnknownColumns, import_data, save
@@ -174,6 +178,38 @@ def test_rows_without_an_answer_are_left_out_and_told(tmp_path: Path) -> None:
         "left out 1 row: no answer (the first: line 2)",
         "left out 2 rows: no message of a user (the first: line 3)",
     ]
+
+
+def test_a_system_message_that_all_rows_have_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"role": "system", "content": "Spell,\nplease."}
+    turns = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "c a t"}]
+    shared = [{"from": "system", "value": "Spell,\nplease."}]
+    shared += [{"from": "human", "value": "cat?"}, {"from": "gpt", "value": "c a t"}]
+    alpaca = {"instruction": "cat?", "output": "c a t", "system": "Spell,\nplease."}
+
+    def imported(*records: dict[str, Any]) -> Any:
+        (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, records)))
+        return import_data(tmp_path / "chat.jsonl")
+
+    chat = {"messages": [told, *turns]}
+    for record in (chat, {"conversations": shared}, alpaca):
+        found = imported(record, record)
+        assert (found.system_prompt, found.notes) == ("Spell,\nplease.", [])
+    assert imported({"messages": turns}).system_prompt is None
+    other = {"messages": [told | {"content": "Else."}, *turns]}
+    mixed = imported(chat, {"messages": turns}, other)
+    assert mixed.system_prompt is None
+    assert mixed.notes[0].startswith("2 rows with a system message, which is left out")
+
+    monkeypatch.setenv("SPELLTUNE_HOME", str(tmp_path / "home"))
+    imported(chat)
+    told_next = CliRunner().invoke(app, ["data", "import", str(tmp_path / "chat.jsonl")]).stdout
+    words = shlex.split(told_next.partition("Next: spelltune ")[2])
+    changes = dict(parse_override(text) for text in words[2::2])
+    assert words[1::2] == ["--set"] * 4
+    assert load_config(overrides=changes).data.system_prompt == "Spell,\nplease."
 
 
 def test_one_question_with_two_answers_is_told(tmp_path: Path) -> None:

@@ -88,5 +88,10 @@ def _draw_rows(imported: data_import.Imported) -> None:
     st.write(f"{counted(len(imported.rows), 'row')}, read as `{imported.format}`.")
     for note in imported.notes:
         st.caption(full_stop(f"{note[0].upper()}{note[1:]}"))
+    if imported.system_prompt:
+        st.caption(
+            "All rows have one system message; with data.template chat it is data.system_prompt:"
+        )
+        st.code(imported.system_prompt, language=None)
     with st.expander(f"First {min(ROWS_SHOWN, len(imported.rows))} rows"):
         st.table([{n: row[n] for n in COLUMNS} for row in imported.rows[:ROWS_SHOWN]])
