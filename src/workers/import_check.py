@@ -17,7 +17,7 @@ from src.runs.environment import leave
 LIBRARIES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "peft",
     "datasets", "trl", "numpy", "pandas", "pyarrow", "psutil", "pynvml", "rapidfuzz", "jellyfish",
-    "codespell_lib", "sqlmodel", "sqlalchemy", "pysqlite3", "pydantic", "yaml",
+    "codespell_lib", "sqlmodel", "sqlalchemy", "pysqlite3", "pydantic", "yaml", "jinja2",
 )  # fmt: skip
 OWN = (
     "src.workers.trainer", "src.workers.reporter", "src.training.trl", "src.training.packed.engine",
