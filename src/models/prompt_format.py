@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from src.config import CHAT
 from src.models.base_files import BaseFiles, BaseModelError
 
 # Stand for the texts of a turn while a template is rendered: no template has them or changes them.
@@ -47,11 +46,12 @@ def raw_format(template: str, examples: Pairs = ()) -> PromptFormat:
 
 
 def prompt_format(
-    template: str, system_prompt: str | None, base: BaseFiles, examples: Pairs = ()
+    template: str | None, system_prompt: str | None, base: BaseFiles, examples: Pairs = ()
 ) -> PromptFormat:
-    """The format of a base's rows by `data.template` and `data.system_prompt`; `examples` are
-    earlier turns. PromptError if the base has no chat template, or not for these turns."""
-    if template != CHAT:
+    """The format of a base's rows by a template with {question}; None takes the base's own chat
+    template. `examples` are earlier turns. PromptError if the base has no chat template, or none
+    for these turns."""
+    if template is not None:
         return raw_format(template, examples)
     source = base.chat_template()
     if source is None:

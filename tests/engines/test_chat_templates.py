@@ -10,9 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.analysis import model_card
-from src.config import ConfigError, load_config
+from src.config import CHAT, ConfigError, load_config
 from src.models.base_files import BaseFiles
-from src.models.prompt_format import CHAT, PromptError, prompt_format, raw_format
+from src.models.prompt_format import PromptError, prompt_format, raw_format
 from src.models.spelling_model import load_vocabulary
 from src.runs import checks
 from src.training import scoring
@@ -76,7 +76,7 @@ def chat_base(folder: Path, template: str | None, shape: str = "gpt2") -> Path:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_rows_are_those_of_the_tokenizers_own_chat_template(tmp_path: Path, name: str) -> None:
     folder = chat_base(tmp_path, TEMPLATES[name])
-    form = prompt_format(CHAT, None, BaseFiles(str(folder)))
+    form = prompt_format(None, None, BaseFiles(str(folder)))
     assert form.end == END
     words = AutoTokenizer.from_pretrained(folder)
     vocabulary = load_vocabulary(str(folder))
@@ -97,15 +97,15 @@ def test_rows_are_those_of_the_tokenizers_own_chat_template(tmp_path: Path, name
 
 
 def test_a_question_loses_its_outer_spaces_where_the_template_removes_them(tmp_path: Path) -> None:
-    stripped = prompt_format(CHAT, None, BaseFiles(str(chat_base(tmp_path, TEMPLATES["headers"]))))
+    stripped = prompt_format(None, None, BaseFiles(str(chat_base(tmp_path, TEMPLATES["headers"]))))
     assert stripped.prompt("  q ") == stripped.prompt("q")
-    kept = prompt_format(CHAT, None, BaseFiles(str(chat_base(tmp_path, TEMPLATES["chatml"]))))
+    kept = prompt_format(None, None, BaseFiles(str(chat_base(tmp_path, TEMPLATES["chatml"]))))
     assert kept.prompt(" q ") != kept.prompt("q")
 
 
 def test_a_system_prompt_and_examples_are_turns_before_the_question(tmp_path: Path) -> None:
     base = BaseFiles(str(chat_base(tmp_path, TEMPLATES["chatml"])))
-    form = prompt_format(CHAT, "Spell {question}.", base, (("q1", "a1"),))
+    form = prompt_format(None, "Spell {question}.", base, (("q1", "a1"),))
     assert form.prompt("q2") == (
         "<|turn|>system\nSpell {question}.<|done|>\n<|turn|>user\nq1<|done|>\n"
         "<|turn|>assistant\na1<|done|>\n<|turn|>user\nq2<|done|>\n<|turn|>assistant\n"
@@ -136,7 +136,7 @@ def test_a_template_that_cannot_be_used_is_refused_before_the_launch(
         checks.check(config)
     assert told in caught.value.problems[setting]
     with pytest.raises(PromptError):
-        prompt_format(CHAT, system_prompt, BaseFiles(str(folder)))
+        prompt_format(None, system_prompt, BaseFiles(str(folder)))
 
 
 def test_a_system_prompt_without_a_chat_is_refused() -> None:
