@@ -7,6 +7,7 @@ torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,8 @@ from src.models.base_files import BaseFiles, BaseModelError
 
 # Stand for the texts of a turn while a template is rendered: no template has them or changes them.
 QUESTION, ANSWER = "spelltune0question0", "spelltune0answer0"
+# For templates that tell the model the day: else a run would resume and be scored on other prompts.
+DAY = datetime(2024, 7, 26)  # the one that Llama 3.2's template falls back to
 
 Pairs = Sequence[tuple[str, str]]  # questions with their answers
 
@@ -94,13 +97,16 @@ def _chat_format(
     prompt = rendered(QUESTION)
     if QUESTION not in prompt:
         raise ValueError("it does not show the question")
+    if system_prompt and system_prompt.strip() not in prompt:
+        raise ValueError("it does not show the system prompt")
     whole = rendered(QUESTION, ANSWER)
     head, found, tail = whole.partition(ANSWER)
     if not found:
         raise ValueError("it does not show the answer")
-    # Between prompt and answer some templates have a space. Where the prompt of a question that is
-    # asked is another one than that of a question that was answered, only the former counts.
+    # Between prompt and answer some templates have a space. What else stands there, such as an
+    # empty thought, only the conversations have that are over.
     before = head.removeprefix(prompt) if head.startswith(prompt) else ""
+    before = "" if before.strip() else before
     ends = [(tail.find(token), -len(token), token) for token in added_tokens if token in tail]
     return PromptFormat(
         tuple(prompt.split(QUESTION)),
@@ -119,7 +125,12 @@ def _render(
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        options: dict[str, Any] = {"enable_thinking": False, **special}
+        options: dict[str, Any] = {
+            "enable_thinking": False,
+            "strftime_now": DAY.strftime,
+            "date_string": DAY.strftime("%d %b %Y"),
+            **special,
+        }
         found: Any = render_jinja_template(
             conversations=[turns],
             chat_template=source,

@@ -119,6 +119,12 @@ def test_a_system_prompt_and_examples_are_turns_before_the_question(tmp_path: Pa
     [
         (None, None, "data.template", "has no chat template; take a chat model"),
         (TEMPLATES["no_system"], "Spell.", "data.system_prompt", "System role not supported"),
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            "Spell.",
+            "data.system_prompt",
+            "does not show the system prompt",
+        ),
         ("{% for m in messages %}", None, "data.template", "cannot be used"),
         ("{{ messages[0].role }}", None, "data.template", "does not show the question"),
         ("{{ messages[7].content }}", None, "data.template", "cannot be used"),
@@ -137,6 +143,19 @@ def test_a_template_that_cannot_be_used_is_refused_before_the_launch(
     assert told in caught.value.problems[setting]
     with pytest.raises(PromptError):
         prompt_format(None, system_prompt, BaseFiles(str(folder)))
+
+
+def test_the_day_and_thoughts_of_ended_conversations_are_in_no_row(tmp_path: Path) -> None:
+    template = (
+        "{{ strftime_now('%d %b %Y') }} {{ date_string }}{% for m in messages %}"
+        "<|turn|>{{ m.role }}:{% if m.role == 'assistant' %}<think></think>{% endif %}"
+        "{{ m.content }}<|done|>{% endfor %}"
+        "{% if add_generation_prompt %}<|turn|>assistant:{% endif %}"
+    )
+    form = prompt_format(None, None, BaseFiles(str(chat_base(tmp_path, template))))
+    day = "26 Jul 2024"
+    assert form.prompt("q") == f"{day} {day}<|turn|>user:q<|done|><|turn|>assistant:"
+    assert (form.before_answer, form.end) == ("", END)
 
 
 def test_a_system_prompt_without_a_chat_is_refused() -> None:
