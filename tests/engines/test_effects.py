@@ -33,6 +33,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.task": {"data.path": None},
     "data.right_words": {"data.path": None, "data.task": "correct"},
     "data.length_spread": {"data.path": None, "data.task": "correct"},
+    "data.system_prompt": {"data.template": "chat"},
     "data.hub_id": {"data.path": None},
     "data.revision": {"data.path": None, "data.hub_id": "someone/words"},
     "model.revision": {"model.name": "someone/model"},
@@ -51,6 +52,7 @@ VALUES: dict[str, Any] = {
     "data.hub_id": "someone/words",
     "data.revision": "v1",
     "data.template": "{question}:",
+    "data.system_prompt": "Spell.",
     "data.length_spread": 1.0,
     "training.max_grad_norm": 1e-3,
     "training.precision": "bf16",
@@ -174,6 +176,10 @@ def trained(
     """Every pair of configs that differ in one decisive setting, trained by one engine."""
     folder = tmp_path_factory.mktemp("effects")
     tiny.save_model(folder / "gpt2", "gpt2", 32)
+    (folder / "gpt2" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     tiny.save_model(folder / "newest", "gpt2", 32, seed=1)
     tiny.save_model(folder / "v1", "gpt2", 32, seed=2)
     tiny.data(folder / "words")

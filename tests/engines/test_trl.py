@@ -305,16 +305,16 @@ OTHER_VALUES: dict[str, Any] = {
     "data.path": "words.csv",
     "data.hub_id": "user/words",
     "data.revision": "v1",
-    "data.template": "{question}:",
     "evaluation.max_new_tokens": 9,
     "training.precision": "bf16",
 }
 
 
 # These reach the libraries through `plan`, which `train` unpacks into their calls; the run policy
-# has the others.
+# has the others, and the rows are made by the prompt's format.
+OF_THE_ROWS = {"data.template", "data.system_prompt"}
 OF_THE_TRAINER = sorted(
-    affecting("weights", "data", "cost") - {"engine"} | {"training.logging_steps"}
+    affecting("weights", "data", "cost") - {"engine"} - OF_THE_ROWS | {"training.logging_steps"}
 )
 
 
