@@ -90,6 +90,11 @@ class SuiteVerdict:
         return self.metric != "exact_match"
 
     @property
+    def is_unanswered(self) -> bool:
+        """True if neither side answered a single question right."""
+        return not self.is_text and self.score_a == self.score_b == 0
+
+    @property
     def is_better(self) -> bool | None:
         """True if b is better than a, False if it is worse, None where it cannot be told."""
         return None if self.change is None else (self.change == "rose") != self.is_text
@@ -153,11 +158,14 @@ def together(verdicts: Sequence[SuiteVerdict]) -> list[SuiteVerdict]:
 
 
 def study(trained_on: str, verdicts: Sequence[SuiteVerdict]) -> str:
-    """One sentence on a config: what rose, fell or cannot be told on each suite."""
+    """One sentence on a config: what rose, fell, was never right or cannot be told."""
     if not verdicts:
         return ""
     told = [f"{v.suite} {_outcome(v)}" for v in verdicts if v.change is not None]
-    open_ = [v.suite for v in verdicts if v.change is None]
+    unanswered = [v.suite for v in verdicts if v.is_unanswered]
+    if unanswered:
+        told.append(f"{_listed(unanswered)} had no right answer before or after")
+    open_ = [v.suite for v in verdicts if v.change is None and not v.is_unanswered]
     if open_:
         told.append(f"{_listed(open_)} cannot be told")
     alone = any(v.seeds == (0, 1) and v.p_value is not None for v in verdicts)
@@ -217,8 +225,12 @@ def _claim(v: SuiteVerdict, suites: int) -> str:
         ground = f"{asked}, {v.seeds[0]} and {v.seeds[1]} seeds"
     ground += f", look {v.look}" if (v.look or 1) != 1 else ""
     if v.about == "base":
+        if v.is_unanswered:
+            return f"{v.suite} had no right answer, of the base model or of {v.b}; {ground}"
         what = f"{v.suite} {_outcome(v)}" if v.change else f"{v.suite} cannot be told: {_size(v)}"
         return f"{what}, {p}, from the base model to {v.b}; {ground}"
+    if v.is_unanswered:
+        return f"{v.suite} had no right answer, of {v.a} or of {v.b}; {ground}"
     if v.change is None:
         return f"{v.suite} cannot tell {v.a} from {v.b}: {_size(v)}, {p}; {ground}"
     first, second = (v.b, v.a) if v.is_better else (v.a, v.b)

@@ -121,6 +121,17 @@ def test_the_study_is_one_sentence() -> None:
     assert found[1].claim.startswith("position cannot be told: ")
 
 
+def test_a_suite_without_a_right_answer_is_not_told_as_open() -> None:
+    never = np.zeros(100, dtype=bool)
+    one = suite_verdicts.judge_base(
+        asked("count"), answers_of(never), [answers_of(never) for _ in range(3)]
+    )
+    found = suite_verdicts.together([one])
+    told = suite_verdicts.study("spell_out", found)
+    assert told == "trained on spell_out, count had no right answer before or after"
+    assert found[0].claim.startswith("count had no right answer, of the base model or of spell; ")
+
+
 def test_forgetting_is_told_in_bits() -> None:
     before = suite_verdicts.answers(frame([False] * 40, nats=4.0), is_text=True)
     words = RANDOM(0).normal(0, 0.1, 40)
