@@ -166,7 +166,10 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
             "evaluation.suite_seen_rows": True,
         }
         other = numbers.get(name, "correct" if name == "data.task" else "{question}:")
-        looks.add(data_check.begun(with_overrides(config.model_dump(), {name: other})))
+        changed = {name: other}
+        if name == "data.system_prompt":
+            changed["data.template"] = "chat"  # which alone has one
+        looks.add(data_check.begun(with_overrides(config.model_dump(), changed)))
     assert len(looks) == len(names) + 1
 
 

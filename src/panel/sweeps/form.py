@@ -38,6 +38,7 @@ from src.sweeps import control, estimate
 from src.sweeps.file import SweepConfig, base_config
 from src.training.data_files import DataError
 
+FIRST_FILE = "tiny"  # runs on two CPU cores in minutes
 FOLDER = paths.CONFIGS / "sweeps"
 FIRST = ("name", "base.preset", "method", "pruner", "metric", "seeds", "budget")
 TITLES = {
@@ -204,7 +205,8 @@ def draw() -> None:
 
 def pick() -> Path | None:
     """Draw the choice of the file to start from: shipped ones and those saved by this form."""
-    files = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"), reverse=True)}
+    shipped = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != FIRST_FILE, path))
+    files = {path.stem: path for path in shipped}
     files |= {f"{path.stem} (own)": path for path in sorted(paths.own_sweeps().glob("*.yaml"))}
     shown = st.selectbox(
         "Start from", list(files), key="file", bind="query-params", width=260,
