@@ -185,11 +185,11 @@ def test_a_base_on_the_hub_is_checked_by_what_is_here_of_it(
     hub = {"model.name": "someone/words"}
     targets = checks.setting_problems(tiny.config_of(base, **hub, **{"lora.target_modules": ["q"]}))
     assert "no linear layer q; it has c_attn, c_fc, c_proj" in targets["lora.target_modules"]
-    config = json.loads(here["config.json"].read_text()) | {"activation_function": "relu"}
+    config = json.loads(here["config.json"].read_text()) | {"activation_function": "mish"}
     here["config.json"] = home / "config.json"
     here["config.json"].write_text(json.dumps(config))
     packed = checks.setting_problems(tiny.config_of(base, **hub, engine="packed"))
-    assert "the packed engine has no relu for GPT-2" in packed["engine"]
+    assert "the packed engine has no mish for gpt2 shapes" in packed["engine"]
 
 
 def test_the_check_knows_the_architectures_and_imports_no_torch(base: Path) -> None:

@@ -81,6 +81,7 @@ TRIED = {
     "early_stopping.divergence_factor": 4.0, "early_stopping.plateau_evaluations": 5,
     "tracking.group": "a", "model.revision": "main", "data.revision": "7.10",
     "data.hub_id": "me/words", "data.path": "/words.csv",
+    "data.system_prompt": "Spell.", "evaluation.suite_rows": 100, "evaluation.suite_every": 2,
 }  # fmt: skip
 
 
@@ -93,7 +94,8 @@ def test_a_null_that_wins_is_rerun_as_null(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "fill_slots", lambda: None)
-    base = {"data.hub_id": None} if name == "data.path" else {}
+    needed = {"data.path": {"data.hub_id": None}, "data.system_prompt": {"data.template": "chat"}}
+    base = needed.get(name, {})
     sweep_id = filled(tmp_path, {name: [None, TRIED[name]]}, base={name: TRIED[name]} | base)
     (null,) = number_of(sweep_id, **{name: None})
     with store.writing() as session:

@@ -240,12 +240,14 @@ def test_of_several_copies_to_one_name_one_wins(
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(shutil, "copyfile", copy)
-    target, won = tmp_path / "target", []
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    target, won = folder / "target", []
 
     def place(name: str) -> None:
-        (tmp_path / name).write_text(name)
+        (folder / name).write_text(name)
         with suppress(FileExistsError):
-            link_or_copy(tmp_path / name, target)
+            link_or_copy(folder / name, target)
             won.append(name)
 
     threads = [threading.Thread(target=place, args=(name,)) for name in "abcd"]
@@ -254,13 +256,13 @@ def test_of_several_copies_to_one_name_one_wins(
     for thread in threads:
         thread.join()
     assert [target.read_text()] == won
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["a", "b", "c", "d", "target"]
+    assert sorted(f.name for f in folder.iterdir()) == ["a", "b", "c", "d", "target"]
     # What a process left that died does not keep others from it for ever.
-    left = tmp_path / ".second.copying"
+    left = folder / ".second.copying"
     left.touch()
     os.utime(left, (1, 1))
-    link_or_copy(tmp_path / "a", tmp_path / "second")
-    assert (tmp_path / "second").read_text() == "a" and not left.exists()
+    link_or_copy(folder / "a", folder / "second")
+    assert (folder / "second").read_text() == "a" and not left.exists()
 
 
 def test_two_damaged_tables_within_one_second_are_both_set_aside(
