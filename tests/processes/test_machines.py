@@ -242,7 +242,10 @@ def test_a_sweep_over_two_machines_loses_one_and_ends_each_trial_once(
     assert [run.number for run in ended] == list(range(16))
     assert {run.status for run in ended} == {Status.COMPLETED}
     assert {run.id for run in ended if run.host == "beta"} == completed
-    assert all((run.attempt > 1) == (run.id in lost) for run in ended)
+    repeated = {run.id for run in ended if run.attempt > 1}
+    with store.reading() as session:
+        told = {run.id: [e.text for e in store.list_events(session, run.id)] for run in ended}
+    assert repeated == lost, told
     for run in ended:
         machine = alpha if run.host == "alpha" else beta
         assert (machine.home / "results" / "metrics" / f"{run.id}.json").exists()
