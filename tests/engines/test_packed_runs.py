@@ -544,12 +544,9 @@ def test_scores_are_those_of_scoring(
         precision="fp32", backend="peft", gradient_checkpointing=False, seed=0,
     )  # fmt: skip
     tokenizer = vocabulary.tokenizer
-    rows = scoring.encode(
-        tokenizer, tiny.frame(tiny.WORDS[:7]), "<human>: {question}\n<assistant>:"
-    )
-    rows += scoring.encode(
-        tokenizer, tiny.frame(["a" * 60]), raw_format("<human>: {question}\n<assistant>:")
-    )
+    form = raw_format("<human>: {question}\n<assistant>:")
+    rows = scoring.encode(tokenizer, tiny.frame(tiny.WORDS[:7]), form)
+    rows += scoring.encode(tokenizer, tiny.frame(["a" * 60]), form)
     packed = read_base(model, spelling.resolve_targets(model, None), torch.float32)
     pack = Pack(packed, 2, 8)
     for slot, one in enumerate(specs):

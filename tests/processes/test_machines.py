@@ -244,7 +244,10 @@ def test_a_sweep_over_two_machines_loses_one_and_ends_each_trial_once(
     assert {run.id for run in ended if run.host == "beta"} == completed
     repeated = {run.id for run in ended if run.attempt > 1}
     with store.reading() as session:
-        told = {run.id: [e.text for e in store.list_events(session, run.id)] for run in ended}
+        wrong = [run for run in ended if run.id in repeated ^ lost]
+        told = [
+            (r.number, r.host, [e.text for e in store.list_events(session, r.id)]) for r in wrong
+        ]
     assert repeated == lost, told
     for run in ended:
         machine = alpha if run.host == "alpha" else beta
