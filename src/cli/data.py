@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from src.cli.options import AsJson
+from src.cli.options import AsJson, Columns, by_role
 from src.cli.output import note, out, print_json, print_table
 from src.config import CHAT, override_text, settings
 
@@ -37,14 +37,7 @@ def import_(
             "arrow or symspell; by default found from the content."
         ),
     ] = None,
-    mapping: Annotated[
-        list[str],
-        typer.Option(
-            "--map",
-            metavar="ROLE=COLUMN",
-            help="The column of the question or of the answer, such as question=input.",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
+    columns: Columns = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the new file; by default that of the source.")
     ] = None,
@@ -57,8 +50,7 @@ def import_(
     """
     from src.training import data_import
 
-    pairs = dict(part.partition("=")[::2] for part in mapping)
-    found = data_import.import_data(source, format=format, mapping=pairs)
+    found = data_import.import_data(source, format=format, mapping=by_role(columns))
     path = data_import.save(found, name or source.resolve().stem)
     if as_json:
         document = {"path": str(path), "format": found.format, "rows": len(found.rows)}

@@ -42,10 +42,23 @@ Set = Annotated[
     ),
 ]
 
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="ROLE=COLUMN",
+        help="The column of the question or of the answer, such as question=input.",
+    ),
+]
 Format = Annotated[
     Literal["csv", "json", "parquet", "xlsx"], typer.Option("--format", help="File format.")
 ]
 Output = Annotated[Path | None, typer.Option(help="File to write; by default, standard output.")]
+
+
+def by_role(columns: list[str] | None) -> dict[str, str]:
+    """{question or answer: its column} of all --map options."""
+    return dict(part.partition("=")[::2] for part in columns or ())
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from src.cli.options import AsJson
+from src.cli.options import AsJson, Columns, by_role
 from src.cli.output import out, print_json, print_table
 
 app = typer.Typer(
@@ -39,14 +39,7 @@ def add(
     name: Annotated[
         str | None, typer.Option(help="Name of the suite; by default that of the file.")
     ] = None,
-    mapping: Annotated[
-        list[str],
-        typer.Option(
-            "--map",
-            metavar="ROLE=COLUMN",
-            help="The column of the question or of the answer, such as question=input.",
-        ),
-    ] = [],  # noqa: B006 (typer copies it)
+    columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep a file of questions and answers in the home, as a suite that runs name.
@@ -55,8 +48,7 @@ def add(
     """
     from src.training import suites
 
-    pairs = dict(part.partition("=")[::2] for part in mapping)
-    kept, path, rows = suites.add(file, name, pairs)
+    kept, path, rows = suites.add(file, name, by_role(columns))
     if as_json:
         return print_json({"name": kept, "path": str(path), "rows": rows})
     out.print(f"the suite {kept} has {rows:,} rows: {path}", highlight=False)

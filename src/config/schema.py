@@ -15,7 +15,7 @@ from src.config.effects import BASIC, affects
 from src.config.evaluation import EvaluationConfig
 from src.config.section import Section, layer_names
 from src.errors import did_you_mean
-from src.tasks import TASKS
+from src.tasks import TASKS, Separator
 
 CHAT = "chat"  # data.template: the chat template of the base model's tokenizer
 
@@ -89,6 +89,13 @@ class DataConfig(Section):
     score_right_words: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
     """Built-in task `correct`: also ask each word of the validation and test set spelled right. The
     metrics mends and leaves_alone then tell both kinds of question apart."""
+    separator: Separator
+    """Built-in tasks that spell words, such as `spell_out`: what stands between the letters."""
+    phrasings: int = Field(ge=1, le=10)
+    """Built-in tasks: number of ways in which questions are asked, one drawn for each. The last way
+    of a task is never trained on."""
+    held_out_phrasings: bool
+    """Built-in tasks: ask the validation and test set only in ways that training does not use."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
     """Prompt template that contains {question}. The answer starts with a space, so the prompt must
     not end in one. `chat` takes the chat template of the base model's tokenizer, without thinking;

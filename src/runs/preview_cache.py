@@ -18,7 +18,7 @@ from typing import Any
 from src import paths
 from src.config import ConfigError
 from src.files import limited, read_text, sha256, write_atomic
-from src.models.base_files import CHAT_TEMPLATE, TOKENIZER, BaseFiles
+from src.models.base_files import SMALL_FILES, TOKENIZER, BaseFiles
 from src.runs.environment import code_stamp
 
 KEPT = 64  # previews, the latest ones
@@ -61,19 +61,17 @@ def _remove_older() -> None:
 def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
     """Equal for calls that see the same data; None where only reading them would tell."""
     data, evaluation = settings["data"], settings["evaluation"]
-    tokenizer = base.find(TOKENIZER)
-    if data["hub_id"] or evaluation["suites"] or tokenizer is None:
+    if data["hub_id"] or evaluation["suites"] or base.find(TOKENIZER) is None:
         return None
     try:
         own = _content_of(Path(data["path"])) if data["path"] else None
-        named = (base.find(name) for name in (CHAT_TEMPLATE, "tokenizer_config.json"))
-        limits = *(sha256(file) for file in (tokenizer, *named) if file), base.context_tokens
+        files = [sha256(file) for file in map(base.find, SMALL_FILES) if file]
     except TimeoutError as error:  # reading it would take as long again
         told = {"data.path": f"cannot read {error.filename}: {error.strerror}"}
         raise ConfigError(told) from None
     except (OSError, ValueError):  # the reader says what is wrong
         return None
-    key = json.dumps([settings, own, limits, code_stamp()], sort_keys=True)
+    key = json.dumps([settings, own, files, code_stamp()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -3,12 +3,13 @@ reconciler, and the entry of a failed run in the summary of all experiments."""
 
 import errno
 import json
+import signal
 import sys
 import time
 
 from src import paths, store
 from src.files import read_text, write_atomic
-from src.store.outcome import Outcome
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import Status
 from src.training.results import FailedTraining, enter_in_summary, write_results
 
@@ -38,6 +39,41 @@ def read_result(run_id: str, attempt: int) -> Outcome | None:
     except (KeyError, ValueError):
         return None
     return outcome if outcome.status in REPORTED else None
+
+
+def outcome_of_exit(
+    code: int | None,
+    *,
+    asked_to_stop: bool,
+    packed: bool,
+    oom_killed: bool,
+    error: str | None = None,
+) -> Outcome | None:
+    """How a run ended whose trainer left no result.json for it; None if the trainer never read it.
+
+    `code` is the trainer's exit code, None for an adopted one; `error` the last error in its log.
+    """
+    if asked_to_stop:
+        return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
+    if code is None:
+        return Outcome(EndReason.LOST, "the trainer died without a result")
+    if code == -signal.SIGKILL and oom_killed:
+        reason = "oom: the machine ran out of memory and killed the trainer"
+        return Outcome(EndReason.OOM_KILLED, reason)
+    if code == EXIT_DISK_FULL:
+        return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
+    if packed and code in (0, 1):
+        return None  # the trainer exited before it read this run from the pack file
+    if code == -signal.SIGTERM:
+        reason = "SIGTERM ended its trainer before it trained a step"
+        return Outcome(EndReason.TERMINATED, reason)
+    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    if packed:
+        return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
+    if code < 0:
+        return Outcome(EndReason.KILLED, f"{how} ended the trainer")
+    why = error or "see the log"
+    return Outcome(EndReason.ERROR, f"the trainer ended with {how} and no result: {why}")
 
 
 def forget_result(run_id: str) -> None:

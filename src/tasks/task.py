@@ -15,7 +15,8 @@ from src.errors import UserError
 from src.tasks.words import real_words, split_of, target_words, text_hash
 from src.text import composed
 
-SEPARATORS = {"space": " ", "comma": ", ", "dash": "-", "none": ""}
+Separator = Literal["space", "comma", "dash", "none"]
+SEPARATORS: dict[Separator, str] = {"space": " ", "comma": ", ", "dash": "-", "none": ""}
 Text = str | tuple[str, ...]  # a tuple holds letters, which are written with a separator between
 
 
@@ -46,7 +47,7 @@ class TaskSettings:
     right_words: float = 0
     length_spread: float = 0
     score_right_words: bool = False
-    separator: str = "space"
+    separator: Separator = "space"
     phrasings: int = 1
     held_out_phrasings: bool = False
 

@@ -85,6 +85,9 @@ def load_splits(
     right_words: float = 0,
     length_spread: float = 0,
     score_right_words: bool = False,
+    separator: tasks.Separator = "space",
+    phrasings: int = 1,
+    held_out_phrasings: bool = False,
 ) -> Splits:
     """The rows of a built-in task or, with `path` or `hub_id`, of the user's own data.
 
@@ -96,7 +99,12 @@ def load_splits(
     if hub_id:
         return _own(read_hub(hub_id, revision), source=hub_id)
     asked = tasks.TaskSettings(
-        right_words=right_words, length_spread=length_spread, score_right_words=score_right_words
+        right_words=right_words,
+        length_spread=length_spread,
+        score_right_words=score_right_words,
+        separator=separator,
+        phrasings=phrasings,
+        held_out_phrasings=held_out_phrasings,
     )
     try:
         rows = {split: tasks.examples(task, split, settings=asked) for split in SPLITS}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +69,16 @@ def evaluate(
             _, own = scorer.scored(
                 model,
                 rows,
-                lambda done, before=before: progress(before + done),  # type: ignore[misc]
+                partial(_further, progress, before),
                 first_line=who == "few_shot",
             )
         columns = {f"{who}_{name}": own[name] for name in ("predicted", "correct")}
         predictions = predictions.assign(**columns)
     return values, predictions
+
+
+def _further(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
 
 
 @dataclass(frozen=True)

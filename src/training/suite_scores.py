@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from src.config import RunConfig
-from src.models.metrics import share_right
-from src.tasks import TASKS, Task
 from src.training.suites import Suite
 
 if TYPE_CHECKING:
@@ -66,29 +64,7 @@ def judged(
         kinds = ["" if right else CONTINUED for right in predictions["correct"].to_pylist()]
         values = {BITS: bits_per_character(predictions), "loss": found["loss"]}
         return values, _with_kinds(predictions, kinds)
-    values = {name: found[name] for name in METRICS}
-    if suite.task is None:
-        return values, predictions
-    return _judged_by(TASKS[suite.task], values, predictions)
-
-
-def _judged_by(
-    task: Task, values: dict[str, float], predictions: "pa.Table"
-) -> tuple[dict[str, float], "pa.Table"]:
-    """The values and predictions with the right answers and the kinds of error that a task tells:
-    a number may be a word, and a wrong one is off by one or by more."""
-    import pyarrow as pa
-
-    columns = (predictions[name].to_pylist() for name in ("question", "expected", "predicted"))
-    answers = list(zip(*columns, strict=True))
-    right = [task.is_right(*answer) for answer in answers]
-    place = predictions.column_names.index("correct")
-    predictions = predictions.set_column(place, "correct", pa.array(right, pa.bool_()))
-    values = values | {"exact_match": share_right(right)}
-    if task.kind is None:
-        return values, predictions
-    kinds = ["" if r else task.kind(*a) for r, a in zip(right, answers, strict=True)]
-    return values, _with_kinds(predictions, kinds)
+    return {name: found[name] for name in METRICS}, predictions
 
 
 def bits_per_character(predictions: "pa.Table") -> float:

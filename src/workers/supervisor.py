@@ -29,7 +29,7 @@ from src.runs.logs import cut_log, last_error, write_into
 from src.runs.machine import boot_id, host, memory_kills, slot_lock
 from src.runs.processes import kill_by_token, new_token, signal_trainer, trainer_lives
 from src.runs.reconciler import keep_reconciling
-from src.runs.result_file import EXIT_DISK_FULL, forget_result, read_result, record_failure
+from src.runs.result_file import forget_result, outcome_of_exit, read_result, record_failure
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status
@@ -486,41 +486,6 @@ def log_write_errors() -> Iterator[None]:
 
 def failed(outcome: Outcome | None) -> bool:
     return outcome is not None and outcome.status == Status.FAILED
-
-
-def outcome_of_exit(
-    code: int | None,
-    *,
-    asked_to_stop: bool,
-    packed: bool,
-    oom_killed: bool,
-    error: str | None = None,
-) -> Outcome | None:
-    """How a run ended whose trainer left no result.json for it; None if the trainer never read it.
-
-    `code` is the trainer's exit code, None for an adopted one; `error` the last error in its log.
-    """
-    if asked_to_stop:
-        return Outcome(EndReason.STOPPED, "stopped by force: it did not end in time")
-    if code is None:
-        return Outcome(EndReason.LOST, "the trainer died without a result")
-    if code == -signal.SIGKILL and oom_killed:
-        reason = "oom: the machine ran out of memory and killed the trainer"
-        return Outcome(EndReason.OOM_KILLED, reason)
-    if code == EXIT_DISK_FULL:
-        return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
-    if packed and code in (0, 1):
-        return None  # the trainer exited before it read this run from the pack file
-    if code == -signal.SIGTERM:
-        reason = "SIGTERM ended its trainer before it trained a step"
-        return Outcome(EndReason.TERMINATED, reason)
-    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    if packed:
-        return Outcome(EndReason.LOST, f"the process of its pack ended with {how}")
-    if code < 0:
-        return Outcome(EndReason.KILLED, f"{how} ended the trainer")
-    why = error or "see the log"
-    return Outcome(EndReason.ERROR, f"the trainer ended with {how} and no result: {why}")
 
 
 def size_of(file: Path) -> int:

@@ -409,6 +409,19 @@ def test_a_note_is_written_in_the_table_of_compare_and_outlives_the_page(page, p
     wait_for(noted, "the note is in the store")
     page.goto(address)
     cells.filter(has_text="ship this").wait_for(state="attached")
+    # Tags are kept although the page is left in the middle of their cell.
+    still(page)
+    place = canvas.bounding_box()
+    page.mouse.click(place["x"] + place["width"] - 60, place["y"] + place["height"] / 2)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("baseline, keep")
+    page.get_by_role("link", name="Overview").click()
+
+    def tagged() -> bool:
+        with store.reading() as session:
+            return store.find(session, other).tags == ["baseline", "keep"]
+
+    wait_for(tagged, "the tags are in the store")
 
 
 def test_times_are_the_readers(page, panel, ended):
@@ -525,6 +538,8 @@ def test_back_returns_to_the_view_that_was_left(page, panel, ended):
 def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
     unwanted = fill_run(name="unwanted")
     page.goto(f"{panel}/monitor?run={unwanted}&view=Checkpoints")
+    title = "unwanted, completed · Monitor · Spelltune"
+    wait_for(lambda: page.title() == title, "the tab names the run")
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("button", name="Delete this run").click()
     page.get_by_text("Deleted unwanted.").wait_for()

@@ -124,7 +124,7 @@ def test_the_base_is_scored_once_for_all_runs_of_a_pack(
     asked: list[int] = []
     score = Scorer.score
 
-    def counted(self: Scorer, stacks, members, **options):  # type: ignore[no-untyped-def]
+    def counted(self: Scorer, stacks, members, **options):
         asked.extend(len(rows) for _, rows in members)
         return score(self, stacks, members, **options)
 

@@ -121,6 +121,7 @@ NEW_KEYS |= {"driver_started_at", "failed_at"}  # of sweeps
 NEW_KEYS |= {"number"}  # of run.json
 NEW_KEYS |= {"arithmetic"}  # of the checkpoints of packed runs
 NEW_KEYS |= {"suites", "suite_every", "suite_rows", "suite_seen_rows"}  # of a config's evaluation
+NEW_KEYS |= {"separator", "phrasings", "held_out_phrasings"}  # of a config's data
 NEW_KEYS |= {"task"}  # of a prediction
 NEW_KEYS |= {"system_prompt"}  # of a config's data
 NEW_KEYS |= {"study"}  # of compare, which has "suites" too

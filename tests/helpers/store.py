@@ -174,6 +174,7 @@ def fill_predictions(
     *,
     rows: int = 400,
     split: str = "validation",
+    task: str | None = None,
 ) -> None:
     """`rows` scored questions, of which `words` (question, expected, predicted) are wrong."""
     right = [(f"wrod{i}", f"word{i}", f"word{i}") for i in range(rows - len(words))]
@@ -183,6 +184,8 @@ def fill_predictions(
     frame["edit_distance"] = [
         OSA.distance(a, b) for a, b in zip(frame["expected"], frame["predicted"], strict=True)
     ]
+    if task is not None:
+        frame["task"] = task
     path = paths.predictions_file(run_id, step, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(path, index=False)

@@ -7,7 +7,7 @@ from src import store
 from src.panel.ui import charts
 from tests.helpers.pages import html, show
 from tests.helpers.store import fill_predictions, fill_run
-from tests.helpers.suites import fill_study
+from tests.helpers.suites import fill_study, fill_suite
 
 MISCOUNTED = [("How many r in mirror?", "3", "2"), ("How many r in river?", "2", "two")]
 
@@ -49,6 +49,42 @@ def test_the_answers_to_a_suite_are_chosen_in_the_address():
     assert "2 of 40" in body
     body = html(show("errors", run=run_id, split="suite/count", vs=f"{run_id}@0"))
     assert "From counts" in body
+
+
+def test_wrong_numbers_are_no_misspelled_words_and_have_no_places():
+    run_id = scored_run()
+    body = html(show("errors", run=run_id))
+    assert "misspelled words" in body and "Place of the error" in body
+    with store.reading() as session:
+        step = store.find(session, run_id).best_step
+    miscounted = [("How many r's are in mirror?", "3", "2")]
+    fill_predictions(run_id, step, miscounted, rows=40, split="suite/count", task="count")
+    body = html(show("errors", run=run_id, split="suite/count"))
+    assert "wrong answers" in body and "off by one" in body
+    assert "misspelled words" not in body and "Place of the error" not in body
+
+
+def test_many_splits_are_chosen_from_a_list():
+    run_id = scored_run()
+    with store.reading() as session:
+        step = store.find(session, run_id).best_step
+    assert show("errors", run=run_id).get("button_group")
+    for number in range(5):
+        fill_predictions(run_id, step, MISCOUNTED, rows=40, split=f"suite/own{number}")
+    test = show("errors", run=run_id, split="suite/own3")
+    (splits,) = [box for box in test.selectbox if box.label == "Split"]
+    assert splits.value == "suite/own3" and len(splits.options) == 8
+
+
+def test_a_suite_that_nobody_answered_is_told_once():
+    ids = fill_study(np.random.default_rng(5))
+    with store.reading() as session:
+        steps = {run_id: store.find(session, run_id).best_step for run_id in ids}
+    for run_id, step in steps.items():
+        for at in (0, step):
+            fill_suite(run_id, at, np.zeros(150, dtype=bool), "swap")
+    body = html(show("compare", run=ids))
+    assert body.count("swap had no right answer") == 2  # in the sentence of each config
 
 
 def test_a_suite_that_a_run_does_not_have_is_its_validation_set():

@@ -431,3 +431,14 @@ def test_reading_data_brings_no_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert answer.stdout == "[]\n"
+
+
+def test_the_settings_of_a_task_reach_its_rows() -> None:
+    plain = load_splits(task="spell_out")
+    dashed = load_splits(task="spell_out", separator="dash")
+    assert dashed.train["answer"].tolist() == [
+        answer.replace(" ", "-") for answer in plain.train["answer"]
+    ]
+    other = load_splits(task="spell_out", phrasings=3, held_out_phrasings=True)
+    ways = {split: {q.split()[0] for q in other[split]["question"]} for split in SPLITS}
+    assert ways == {"train": {"Spell", "Write", "Which"}, "validation": {"How"}, "test": {"How"}}

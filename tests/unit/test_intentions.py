@@ -12,10 +12,10 @@ from src.config import load_config
 from src.files import read_text
 from src.runs import attempts, launcher, reconciler, snapshots
 from src.runs.machine import boot_id, host
+from src.runs.result_file import outcome_of_exit
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import control, trials
-from src.workers.supervisor import outcome_of_exit
 from tests.helpers.store import checkpoint
 
 pytestmark = pytest.mark.usefixtures("home")

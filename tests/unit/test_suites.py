@@ -16,7 +16,7 @@ from src.models.prompt_format import raw_format
 from src.panel.launch import data_check
 from src.runs import checks
 from src.tasks.words import split_of
-from src.training import data_formats, suite_scores, suites
+from src.training import data_formats, suites
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
 from src.training.suites import load
@@ -272,16 +272,6 @@ def answered(expected: list[str], predicted: list[str]) -> pa.Table:
             "correct": [e == p for e, p in zip(expected, predicted, strict=True)],
         }
     )
-
-
-def test_a_task_judges_its_own_answers_and_tells_its_own_kinds(tmp_path: Path) -> None:
-    table = answered(["3", "2", "2", "1"], ["3", "two", "5", "many"])
-    suite = suites.Suite("count", pd.DataFrame(), "count")
-    values, judged = suite_scores.judged(suite, dict.fromkeys(suite_scores.METRICS, 0.25), table)
-    assert values["exact_match"] == 0.5  # a number may be a word
-    assert judged["kind"].to_pylist() == ["", "", "off by more", "not a number"]
-    predictions.write(judged, tmp_path / "step-0.parquet")
-    assert pd.read_parquet(tmp_path / "step-0.parquet")["kind"].tolist()[2] == "off by more"
 
 
 def test_a_misspelling_that_a_task_does_not_name_is_described(tmp_path: Path) -> None:

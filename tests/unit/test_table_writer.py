@@ -88,7 +88,7 @@ def test_a_run_whose_entries_the_table_refuses_keeps_no_other_waiting(
     def record_event(session: store.Session, run_id: str, *given: object, **named: object) -> None:
         if refused and run_id == runs[1].id:
             raise IntegrityError("INSERT", {}, ValueError("refused"))
-        real(session, run_id, *given, **named)  # type: ignore[arg-type]
+        real(session, run_id, *given, **named)
 
     monkeypatch.setattr(store, "record_event", record_event)
     entries, _ = opened(writer, runs)

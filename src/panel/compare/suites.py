@@ -24,10 +24,10 @@ def draw(found: SuiteComparison) -> None:
     st.html("<h2>Suites</h2>")
     for sentence in found.study:
         st.html(f'<p class="claim"><b>{escape(full_stop(sentence))}</b></p>')
-    if found.base:
-        st.html(verdict_table(found.base))
-    if found.configs:
-        st.html(verdict_table(found.configs))
+    for verdicts in (found.base, found.configs):
+        # The sentences above name those that nobody answered.
+        if answered := [v for v in verdicts if not v.is_unanswered]:
+            st.html(verdict_table(answered))
     st.html(f'<p class="quiet">{HOW}</p>')
 
 
@@ -36,7 +36,7 @@ def verdict_table(found: Sequence[SuiteVerdict]) -> str:
     rows = [
         [
             escape(v.suite),
-            f'<div class="claim">{escape(full_stop(v.claim))}</div>',
+            escape(full_stop(v.claim)),
             *(_score(v, score) for score in (v.score_a, v.score_b)),
             _p(v.p_holm),
         ]

@@ -23,17 +23,19 @@ def draw(
     """Draw one evaluation; `draw_history` comes between charts and table."""
     edits = misspellings.read_edits(evaluation.path)
     wrong = frame.loc[~frame["correct"], "edit_distance"]
-    st.html(
-        html.facts(
-            [
-                ("exact match", percent(evaluation.correct / max(evaluation.rows, 1))),
-                ("misspelled words", f"{len(wrong):,} of {evaluation.rows:,}"),
-                ("one edit away", table.counted(int((wrong == 1).sum()))),
-                ("edit distance, median", number(wrong.median(), "g")),
-                ("scored at step", f"{evaluation.step:,}"),
-            ]
-        )
-    )
+    # Of a task whose answers are numbers, say, no letter is in a wrong place.
+    spelled = wrong.empty or not edits.empty
+    facts = [("exact match", percent(evaluation.correct / max(evaluation.rows, 1)))]
+    many = f"{len(wrong):,} of {evaluation.rows:,}"
+    if spelled:
+        facts += [
+            ("misspelled words", many),
+            ("one edit away", table.counted(int((wrong == 1).sum()))),
+            ("edit distance, median", number(wrong.median(), "g")),
+        ]
+    else:
+        facts.append(("wrong answers", many))
+    st.html(html.facts([*facts, ("scored at step", f"{evaluation.step:,}")]))
     active, order = filters.draw(frame)
     masks = filters.masks(frame, edits, active)
     words = filters.ordered(filters.passing(masks, frame), order)
@@ -68,12 +70,10 @@ def _draw_charts(
 
     shown = navigation.segments("Charts", CHARTS, key="map")
     if shown == CHARTS[0]:
-        cards = [
-            charts.kinds(links, misspellings.counts(without("kind"))),
-            charts.positions(
-                links, with_right_words("length"), edits_of(without("at", "length"))
-            ),
-        ]  # fmt: skip
+        cards = [charts.kinds(links, misspellings.counts(without("kind")))]
+        if not edits.empty:
+            changes = edits_of(without("at", "length"))
+            cards.append(charts.positions(links, with_right_words("length"), changes))
         st.html(charts.grid(cards))
         return
     columns = {

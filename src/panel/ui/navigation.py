@@ -16,6 +16,7 @@ from src.paths import ROOT
 from src.store.tables import Run
 
 PAGES = ROOT / "pages"
+MAX_SEGMENTS = 6  # choices beside each other; more of them open as a list
 MAX_CHOICES = 300  # runs in the list to choose from; an address reaches older ones too
 
 
@@ -51,7 +52,8 @@ _links = st.components.v2.component(
 def draw_links() -> None:
     """Have the browser follow links to other pages. Ends the script if `go` has called one."""
     to = st.session_state.pop("go to", None)
-    _links(key="links", data={"to": to, "number": time.time_ns()})
+    # The number tells two calls of one address apart.
+    _links(key="links", data={"to": to, "number": time.time_ns() if to else 0})
     if to is not None:
         st.stop()
     if said := st.session_state.pop("said", None):
@@ -75,6 +77,13 @@ def set_title(page: str, run: Run | None = None) -> None:
 def segments(label: str, options: Sequence[str], *, key: str, show_label: bool = False) -> str:
     """Draw a choice that stands in the address, and return what is chosen: the first option where
     the address names none of them."""
+    if len(options) > MAX_SEGMENTS:
+        index = st.query_params.get(key)
+        first = options.index(index) if index in options else 0
+        return st.selectbox(
+            label, options, first, key=key, bind="query-params", width=240,
+            label_visibility="visible" if show_label else "collapsed",
+        )  # fmt: skip
     chosen = st.segmented_control(
         label, options, default=options[0], required=True, key=key, bind="query-params",
         label_visibility="visible" if show_label else "collapsed",
