@@ -387,7 +387,9 @@ def test_a_click_on_a_chart_filters_the_table_and_one_more_takes_it_off(page, pa
     assert download.value.suggested_filename.endswith(".xlsx")
 
 
-def test_a_note_is_written_in_the_table_of_compare_and_outlives_the_page(page, panel, ended):
+def test_a_note_and_tags_are_written_in_the_table_of_compare_and_outlive_the_page(
+    page, panel, ended
+):
     other = fill_run(name="noted", training__seed=7)
     address = f"{panel}/compare?run={other}&run={ended}&view=Runs"
     page.goto(address)
@@ -395,33 +397,26 @@ def test_a_note_is_written_in_the_table_of_compare_and_outlives_the_page(page, p
     cells.first.wait_for(state="attached")
     canvas = page.locator("[data-testid=stDataFrame] canvas").first
 
-    def noted() -> bool:
+    def typed(text: str, *keys: str) -> Any:
+        """The run after a text is typed into its note, or where the keys lead from there."""
         # The last column of the first row; what is typed replaces the cell.
         place = canvas.bounding_box()
         page.mouse.click(place["x"] + place["width"] - 60, place["y"] + place["height"] / 2)
-        page.keyboard.type("ship this")
+        for key in keys:
+            page.keyboard.press(key)
+        page.keyboard.type(text)
         page.keyboard.press("Enter")
         page.wait_for_timeout(1000)
         with store.reading() as session:
-            return store.find(session, other).notes == "ship this"
+            return store.find(session, other)
 
     # Until the page stands still the table moves away from under the pointer.
-    wait_for(noted, "the note is in the store")
+    wait_for(lambda: typed("ship this").notes == "ship this", "the note is in the store")
+    kept = ["baseline", "keep"]
+    wait_for(lambda: typed("baseline, keep", "ArrowLeft").tags == kept, "the tags are in the store")
     page.goto(address)
     cells.filter(has_text="ship this").wait_for(state="attached")
-    # Tags are kept although the page is left in the middle of their cell.
-    still(page)
-    place = canvas.bounding_box()
-    page.mouse.click(place["x"] + place["width"] - 60, place["y"] + place["height"] / 2)
-    page.keyboard.press("ArrowLeft")
-    page.keyboard.type("baseline, keep")
-    page.get_by_role("link", name="Overview").click()
-
-    def tagged() -> bool:
-        with store.reading() as session:
-            return store.find(session, other).tags == ["baseline", "keep"]
-
-    wait_for(tagged, "the tags are in the store")
+    cells.filter(has_text="baseline, keep").wait_for(state="attached")
 
 
 def test_times_are_the_readers(page, panel, ended):
@@ -529,7 +524,10 @@ def test_back_returns_to_the_view_that_was_left(page, panel, ended):
     page.go_back()
     page.get_by_text("Compare 1 run").wait_for()
     assert page.url == picked
+    still(page)
     page.go_back()
+    page.wait_for_url(f"{panel}/")
+    still(page)
     page.go_back()
     page.get_by_text("was 600").wait_for()
     assert page.url == form
