@@ -94,7 +94,7 @@ class DataConfig(Section):
     phrasings: int = Field(ge=1, le=10)
     """Built-in tasks: number of ways in which questions are asked, one drawn for each. The last way
     of a task is never trained on."""
-    held_out_phrasings: bool
+    held_out_phrasings: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
     """Built-in tasks: ask the validation and test set only in ways that training does not use."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
     """Prompt template that contains {question}. The answer starts with a space, so the prompt must

@@ -24,7 +24,10 @@ from tests.helpers import tiny
 STEP = 4  # of 12, whose adapters are compared
 ROUNDING = 1e-5  # L2 norm of a difference that two packs of the same runs may have, relative
 SETTINGS = {setting.name: setting for setting in settings()}
-ONLY_SCORED = {"data.score_right_words"}  # of the data, and never trained on
+ONLY_SCORED = {
+    "data.score_right_words",
+    "data.held_out_phrasings",
+}  # of the data, and never trained on
 DECISIVE = sorted(affecting("weights", "data") - ONLY_SCORED)
 
 # What has to be set otherwise for a setting to mean anything.
@@ -34,9 +37,9 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.right_words": {"data.path": None, "data.task": "correct"},
     "data.length_spread": {"data.path": None, "data.task": "correct"},
     "data.system_prompt": {"data.template": "chat"},
-    "data.separator": {"data.path": None},
-    "data.phrasings": {"data.path": None},
-    "data.held_out_phrasings": {"data.path": None},
+    # Of all words, the longest of which take more tokens so.
+    "data.separator": {"data.path": None, "model.max_length": 128},
+    "data.phrasings": {"data.path": None, "model.max_length": 128},
     "data.hub_id": {"data.path": None},
     "data.revision": {"data.path": None, "data.hub_id": "someone/words"},
     "model.revision": {"model.name": "someone/model"},
