@@ -7,7 +7,7 @@ import pandas as pd
 
 from src.config import RunConfig
 from src.models import metrics
-from src.models.intervals import score_interval
+from src.models.intervals import repeated_interval
 from src.text import caseless
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
@@ -35,13 +35,14 @@ def unseen_or_note(config: RunConfig, frame: pd.DataFrame) -> tuple[pd.Series | 
 
 
 def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, Any]]:
-    """{model, base, few_shot or dictionary: {all, seen or unseen: rows, right, exact_match,
-    interval}}.
+    """{model, base, few_shot or dictionary: {all, seen or unseen: rows, answers, right,
+    exact_match, interval}}.
 
     `frame` holds predictions with the column `correct` and, where the base model was asked too,
-    `base_correct` and, after examples, `few_shot_correct`. The groups seen and unseen are there
-    where `seen` is known.
+    `base_correct` and, after examples, `few_shot_correct`. The groups seen and unseen
+    are there where `seen` is known.
     """
+    samples = samples_of(frame)
     columns = {"model": frame["correct"]}
     for who in ("base", "few_shot"):
         if f"{who}_correct" in frame:
@@ -53,13 +54,24 @@ def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, A
     if seen is not None:
         groups |= {"seen": seen, "unseen": ~seen}
     return {
-        who: {group: _share(correct[chosen]) for group, chosen in groups.items()}
+        who: {group: _share(correct[chosen], samples) for group, chosen in groups.items()}
         for who, correct in columns.items()
     }
 
 
-def _share(correct: "pd.Series[bool]") -> dict[str, Any]:
-    rows, right = len(correct), int(correct.sum())
-    low, high = score_interval(right, rows)
-    share = right / rows if rows else math.nan
-    return {"rows": rows, "right": right, "exact_match": share, "ci_low": low, "ci_high": high}
+def samples_of(frame: pd.DataFrame) -> int:
+    """Number of answers to each question, which stand one after the other."""
+    return int(frame["sample"].max()) + 1 if "sample" in frame and len(frame) else 1
+
+
+def _share(correct: "pd.Series[bool]", samples: int) -> dict[str, Any]:
+    answers, right = len(correct), int(correct.sum())
+    low, high = repeated_interval(correct.to_numpy(dtype=bool).reshape(-1, samples))
+    return {
+        "rows": answers // samples,
+        "answers": answers,
+        "right": right,
+        "exact_match": right / answers if answers else math.nan,
+        "ci_low": low,
+        "ci_high": high,
+    }

@@ -15,9 +15,26 @@ from src.format import number, percent
 if TYPE_CHECKING:
     import pandas as pd
 
+    from src.models.decoding import Decoding
     from src.training.suites import Suite
 
 
+Checkpoint = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
+    ),
+]
+Data = Annotated[Path | None, typer.Option(help="A file with the columns question and answer.")]
+SuiteName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A suite instead (see `spelltune suite list`).")
+]
+Base = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Score this base model, without an adapter.")
+]
+Baseline = Annotated[
+    bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
+]
 Examples = Annotated[
     int,
     typer.Option(
@@ -26,6 +43,33 @@ Examples = Annotated[
         help="Ask the base model also with K answered questions in its prompt (few-shot).",
     ),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Sample the answers at this temperature, such as 0.7; 0, the default, is greedy.",
+        show_default=False,
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Sample from the most likely tokens that together have this probability.",
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(metavar="K", help="Sample from so many of the most likely tokens.")
+]
+NumSamples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Sample so many answers to each question; scores are means over them."
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed that draws the K examples and samples the answers.")
+]
 Seen = Annotated[
     bool,
     typer.Option("--seen", help="Ask also rows of a suite whose words the run was trained on."),
@@ -33,29 +77,18 @@ Seen = Annotated[
 
 
 def evaluate(
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     *,
-    data: Annotated[
-        Path | None, typer.Option(help="A file with the columns question and answer.")
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A suite instead (see `spelltune suite list`)."),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Score this base model, without an adapter."),
-    ] = None,
-    baseline: Annotated[
-        bool, typer.Option(help="Ask the adapter's base model too, which takes as long again.")
-    ] = True,
+    data: Data = None,
+    suite: SuiteName = None,
+    base: Base = None,
+    baseline: Baseline = True,
     examples: Examples = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the K examples.")] = 0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    num_samples: NumSamples = None,
+    seed: Seed = 0,
     seen: Seen = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +97,9 @@ def evaluate(
     Rows of a file whose answers the run was trained on are counted and scored apart; those of a
     suite are left out. Beside the adapter stand its base model, with --examples also after K
     answered questions, and, on corrections, the dictionary word with the fewest edits.
+
+    Answers are greedy, as in training. With --temperature, --top-p, --top-k or --num-samples they
+    are sampled, at a temperature of 1 unless another one is given.
     """
     if (checkpoint is None) == (base is None):
         raise typer.BadParameter("name either a run or, with --base, a base model")
@@ -71,8 +107,10 @@ def evaluate(
         raise typer.BadParameter("name either a file with --data or a suite with --suite")
     if checkpoint and examples and not baseline:
         raise typer.BadParameter("--examples are for the base model: leave out --no-baseline")
+    from src.models.decoding import Decoding
     from src.training.suites import Suite, few_shot
 
+    decoding = Decoding.of(temperature, top_p, top_k, num_samples, seed=seed)
     config, about = model_of(checkpoint, base)
     asked: Path | Suite | None = data
     shots: list[tuple[str, str]] = []
@@ -80,7 +118,9 @@ def evaluate(
         asked = suite_of(suite, data, config if checkpoint else None, seen=seen)
         shots, asked = few_shot(asked, examples, seed=seed) if examples else ([], asked)
     assert asked is not None
-    values, frame = scored(config, about["adapter"], asked, baseline=baseline, examples=shots)
+    values, frame = scored(
+        config, about["adapter"], asked, baseline=baseline, examples=shots, decoding=decoding
+    )
     about |= {
         "data": str(data) if data else None,
         "suite": suite,
@@ -88,7 +128,7 @@ def evaluate(
         "examples": examples,
     }
     trained = config if checkpoint and data else None
-    print_evaluation(about, trained, values, frame, as_json=as_json)
+    print_evaluation(about, decoding, trained, values, frame, as_json=as_json)
 
 
 def model_of(checkpoint: str | None, base: str | None) -> tuple[RunConfig, dict[str, Any]]:
@@ -108,6 +148,7 @@ def scored(
     *,
     baseline: bool,
     examples: list[tuple[str, str]],
+    decoding: "Decoding",
 ) -> tuple[dict[str, float], "pd.DataFrame"]:
     """`training.evaluate.evaluate`, with its progress on the terminal."""
     from src.training.evaluate import evaluate as score
@@ -120,11 +161,13 @@ def scored(
             progress=lambda done: status.update(f"{done:,} words scored"),
             with_base=baseline,
             examples=examples,
+            decoding=decoding,
         )
 
 
 def print_evaluation(
     about: dict[str, Any],
+    decoding: "Decoding",
     trained: RunConfig | None,
     values: dict[str, float],
     frame: "pd.DataFrame",
@@ -139,9 +182,12 @@ def print_evaluation(
     frame = misspellings.with_kinds(frame)
     wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
     if as_json:
+        rows = len(frame) // decoding.num_samples
+        scored = {"decoding": decoding.document(), "rows": rows, "answers": len(frame)}
+        scored |= {"metrics": values, "scores": scores, "kinds": kinds}
         notes = [why] if why else []
-        scored = {"rows": len(frame), "metrics": values, "scores": scores, "kinds": kinds}
         return print_json(about | scored | {"notes": notes, "errors": records(wrong)})
+    out.print(f"decoding: {decoding}", highlight=False)
     for name, value in values.items():
         out.print(f"{name} {number(value)}", highlight=False)
     print_words(wrong)

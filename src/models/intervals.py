@@ -7,7 +7,7 @@ import numpy as np
 Z = 1.959964  # of the normal distribution, at 97.5%
 
 
-def score_interval(right: int, rows: int) -> tuple[float, float]:
+def score_interval(right: float, rows: float) -> tuple[float, float]:
     """The 95% score interval (Wilson 1927) of a share; nan without rows. It holds for few rows and
     for shares near 0 and 1."""
     if not rows:
@@ -16,6 +16,26 @@ def score_interval(right: int, rows: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def repeated_interval(right: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the share of right answers over bool (questions, answers to each).
+
+    Answers to one question share its difficulty, so they count for less than as many questions:
+    the score interval at the number of answers that, if all were of different questions, would
+    vary as much as the means of the questions do (Korn & Graubard 1998, Survey Methodology
+    24:193). That is at least the number of questions.
+    """
+    questions, times = right.shape
+    if questions < 2 or times == 1:
+        return score_interval(float(right.sum()) / times, questions)
+    share = float(right.mean())
+    variance = float(right.mean(axis=1).var(ddof=1)) / questions
+    spread = share * (1 - share)  # of one answer
+    # Where nothing or everything is right, nothing is known of what the questions share.
+    independent = spread / max(variance, spread / (questions * times)) if spread else questions
+    answers = max(independent, questions)
+    return score_interval(share * answers, answers)
 
 
 def paired_interval(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> tuple[float, float]:

@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from src.models.pretrained import attention_of, from_pretrained, one_line
-from src.models.randomness import disable_randomness, plain_generation
+from src.models.randomness import disable_randomness
 from src.models.utils import ModelError, device, dtype_of
 
 
@@ -242,45 +241,6 @@ def resolve_targets(model: Any, target_modules: Sequence[str] | None) -> list[st
             f"it has {', '.join(linear)}"
         )
     return sorted(set(target_modules))
-
-
-@torch.no_grad()
-def greedy_answers(
-    model: Any,
-    prompts: list[list[int]],
-    *,
-    max_new_tokens: int,
-    pad_token_id: int,
-    eos_token_id: int,
-    precision: str = "fp32",
-) -> list[list[int]]:
-    """The most likely tokens after each prompt, up to EOS (excluded) or `max_new_tokens`.
-
-    The prompts are one batch, padded on the left. The model must be in evaluation mode.
-    """
-    longest = max(map(len, prompts))
-    rows = [[pad_token_id] * (longest - len(p)) + p for p in prompts]
-    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-    with autocast(precision), plain_generation(model):
-        tokens = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=pad_token_id,
-            eos_token_id=eos_token_id,
-        )
-    answers = tokens[:, longest:].tolist()
-    return [a[: a.index(eos_token_id)] if eos_token_id in a else a for a in answers]
-
-
-def autocast(precision: str) -> Any:
-    """Context manager that runs a forward pass in `precision`."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device().type, dtype=dtype_of(precision))
 
 
 def _load_with_transformers(

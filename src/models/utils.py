@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import numpy as np
 import psutil
@@ -54,6 +55,13 @@ def resolve_precision(precision: str) -> str:
 
 def dtype_of(precision: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def autocast(precision: str) -> Any:
+    """Context manager that runs a forward pass in `precision`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device().type, dtype=dtype_of(precision))
 
 
 def parameter_counts(model: torch.nn.Module) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from src.config import RunConfig
+from src.models.decoding import GREEDY, Decoding, DecodingError
 from src.training.checkpointing import verify_adapter
 from src.training.data_loaders import load_rows
 from src.training.prompts import format_of
@@ -32,14 +33,20 @@ def evaluate(
     progress: Callable[[int], None],
     with_base: bool = False,
     examples: Examples = (),
+    decoding: Decoding = GREEDY,
 ) -> Scores:
-    """Metrics by name and one prediction per row of a file or a suite, those of `scoring.score`.
+    """Metrics by name and the predictions for the rows of a file or a suite, of `scoring.score`.
 
     The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
     Without an adapter the base model is scored, after `examples` in each prompt. `with_base` adds
     the base model's answers beside the adapter's, as the columns base_predicted and base_correct,
     and those after `examples`, where there are any, as few_shot_predicted and few_shot_correct.
     """
+    if isinstance(data, Suite) and data.is_text and not decoding.is_greedy:
+        raise DecodingError(
+            f"the suite {data.name} is running text, which is measured in bits per character; "
+            "sampling changes nothing there: leave it out"
+        )
     # Before the libraries load: a wrong file, or a damaged adapter, is reported at once.
     frame = load_rows(data) if isinstance(data, Path) else data.frame
     if adapter is not None:
@@ -52,7 +59,9 @@ def evaluate(
     from src.training.trl_arguments import plan
 
     asked = plan(config, precision=resolve_precision(config.training.precision))
-    scorer = _Scorer(config, asked, spelling.load_vocabulary(**asked.vocabulary), data, frame)
+    scorer = _Scorer(
+        config, asked, spelling.load_vocabulary(**asked.vocabulary), data, frame, decoding
+    )
     of_adapter = scorer.encoded(() if adapter else examples)
     of_base = {"base": of_adapter}
     if adapter and examples and with_base:
@@ -90,6 +99,7 @@ class _Scorer:
     vocabulary: "Vocabulary"
     data: Path | Suite
     frame: pd.DataFrame
+    decoding: Decoding
 
     def encoded(self, examples: Examples) -> "list[Row]":
         """The rows in tokens, each after the examples; DataError where one is too long."""
@@ -124,6 +134,7 @@ class _Scorer:
             context=self.vocabulary.context_tokens,
             progress=progress,
             first_line=first_line,
+            decoding=self.decoding,
             **self.asked.evaluation,
         )
         assert found is not None  # nothing here asks it to stop

@@ -10,10 +10,11 @@ import torch
 
 from src.memo import Memo
 from src.models import metrics
+from src.models.decoding import GREEDY, Decoding
+from src.models.generation import greedy_answers, sampled_answers
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.prompt_format import PromptFormat
-from src.models.spelling_model import autocast, greedy_answers
-from src.models.utils import dtype_of
+from src.models.utils import autocast, dtype_of
 from src.tasks import TASKS, task_of
 from src.text import composed
 from src.training.data_files import DataError
@@ -98,6 +99,7 @@ def score(
     precision: str,
     context: int | None = None,
     first_line: bool = False,
+    decoding: Decoding = GREEDY,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], pa.Table] | None:
@@ -109,15 +111,18 @@ def score(
     mean cross-entropy of the answers' tokens in nats, EOS included, without label smoothing.
     `max_new_tokens` None is the longest expected answer plus 8.
     `first_line` takes an answer up to its line end: after examples a model goes on with another.
+    With several samples a row has as many predictions, one after the other, and the last three
+    metrics are means over them; loss and token accuracy are of the true answers.
 
-    Answers that are right at each token by more than rounding are not decoded: they are the greedy
-    ones (`losses.clearly_first`).
+    Greedy answers that are right at each token by more than rounding are not decoded: they are the
+    true ones (`losses.clearly_first`).
     """
     was_training = model.training
     model.eval()
     budget = max_new_tokens or longest_answer(rows) + 8
+    samples = decoding.num_samples
     log_p = [0.0] * len(rows)
-    predicted = [""] * len(rows)
+    predicted = [""] * (len(rows) * samples)
     hits = tokens = done = 0
     # Longest first: rows of similar length share a batch, and memory runs out at once or never.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
@@ -128,20 +133,42 @@ def score(
             batch = [rows[i] for i in indices]
             sums, clear, batch_hits, counts = _teacher_forced(model, tokenizer, batch, precision)
             hits, tokens = hits + batch_hits, tokens + counts
-            room = budget
-            if context:
-                room = min(budget, context - max(len(row.prompt_ids) for row in batch))
-            answers = _answers(model, tokenizer, batch, clear, max(room, 1), precision)
-            texts = texts_of(tokenizer, answers)
-            if first_line:
-                texts = [text.partition("\n")[0].strip() for text in texts]
-            for index, total, text in zip(indices, sums, texts, strict=True):
-                log_p[index], predicted[index] = total, text
+            for index, total in zip(indices, sums, strict=True):
+                log_p[index] = total
+            limits: dict[str, Any] = {"budget": budget, "context": context, "precision": precision}
+            decoded = _decoded(model, tokenizer, batch, indices, clear, decoding, **limits)
+            for sample, answers in enumerate(decoded):
+                for index, text in zip(indices, texts_of(tokenizer, answers), strict=True):
+                    text = text.partition("\n")[0].strip() if first_line else text
+                    predicted[index * samples + sample] = text
             done += len(batch)
             progress(done)
     finally:
         model.train(was_training)
-    return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
+    if decoding.is_greedy:
+        return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
+    return _of_samples(rows, log_p, predicted, samples, hits=hits, tokens=tokens)
+
+
+def _of_samples(
+    rows: Sequence[Row],
+    log_p: Sequence[float],
+    predicted: list[str],
+    samples: int,
+    *,
+    hits: int,
+    tokens: int,
+) -> tuple[dict[str, float], pa.Table]:
+    """The `summary` of rows with several answers each, whose number is in the column `sample`."""
+    values, table = summary(
+        [row for row in rows for _ in range(samples)],
+        [total for total in log_p for _ in range(samples)],
+        predicted,
+        hits=hits * samples,
+        tokens=tokens * samples,
+    )
+    numbers = list(range(samples)) * len(rows)
+    return values, table.append_column("sample", pa.array(numbers, pa.int64()))
 
 
 _texts: WeakKeyDictionary[Any, Memo[tuple[int, ...], str]] = WeakKeyDictionary()
@@ -228,24 +255,43 @@ def _batches(order: list[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _answers(
-    model: Any, tokenizer: Any, batch: list[Row], clear: list[bool], room: int, precision: str
-) -> list[list[int]]:
-    """The greedy answer of each row, of up to `room` tokens; `clear` where it is the true one."""
+def _decoded(
+    model: Any,
+    tokenizer: Any,
+    batch: list[Row],
+    numbers: list[int],
+    clear: list[bool],
+    decoding: Decoding,
+    *,
+    budget: int,
+    context: int | None,
+    precision: str,
+) -> Iterator[list[list[int]]]:
+    """For each sample the answers to a batch, of up to `budget` tokens that fit into the context.
+    `numbers` are those of the rows; `clear` is True where the greedy answer is the true one."""
+    room = budget
+    if context:
+        room = max(1, min(budget, context - max(len(row.prompt_ids) for row in batch)))
     end = tokenizer.eos_token_id
-    answers = [until(row.answer_ids[:room], end) for row in batch]
-    if missed := [index for index, known in enumerate(clear) if not known]:
-        decoded = greedy_answers(
-            model,
-            [batch[index].prompt_ids for index in missed],
-            max_new_tokens=room,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=end,
-            precision=precision,
-        )
-        for index, answer in zip(missed, decoded, strict=True):
-            answers[index] = answer
-    return answers
+    options: dict[str, Any] = {
+        "max_new_tokens": room,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": end,
+        "precision": precision,
+    }
+    if decoding.is_greedy:
+        answers = [until(row.answer_ids[:room], end) for row in batch]
+        if missed := [index for index, known in enumerate(clear) if not known]:
+            prompts = [batch[index].prompt_ids for index in missed]
+            found = greedy_answers(model, prompts, **options)
+            for index, answer in zip(missed, found, strict=True):
+                answers[index] = answer
+        yield answers
+        return
+    prompts = [row.prompt_ids for row in batch]
+    for sample in range(decoding.num_samples):
+        draws = decoding.draws(numbers, sample, room)
+        yield sampled_answers(model, prompts, draws, decoding=decoding, **options)
 
 
 def _teacher_forced(

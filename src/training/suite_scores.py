@@ -59,7 +59,9 @@ def judged(
     import pyarrow as pa
 
     if "seen" in suite.frame:
-        predictions = predictions.append_column("seen", pa.array(suite.frame["seen"], pa.bool_()))
+        samples = len(predictions) // max(len(suite.frame), 1)  # of each row
+        seen = suite.frame["seen"].repeat(samples)
+        predictions = predictions.append_column("seen", pa.array(seen, pa.bool_()))
     if suite.is_text:
         kinds = ["" if right else CONTINUED for right in predictions["correct"].to_pylist()]
         values = {BITS: bits_per_character(predictions), "loss": found["loss"]}

@@ -19,8 +19,8 @@ from trl import SFTConfig, SFTTrainer
 from src.models.losses import IGNORED, answer_loss
 from src.models.spelling_model import adapter_to_fp32
 from src.training import checkpointing
+from src.training.row_order import Shuffled
 from src.training.run_policy import RunPolicy
-from src.training.sampling import Shuffled
 from src.training.scoring import Row
 from src.training.throughput import StepClock
 from src.training.trl_arguments import TrlPlan, verify_applied

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from src.models import losses
 from src.models import spelling_model as spelling
+from src.models.generation import greedy_answers
 from src.models.losses import NEAR_TIE, clearly_first
 from src.models.multi_lora import decode
 from src.models.multi_lora.adapters import from_peft
@@ -212,10 +213,10 @@ def test_generation_settings_of_the_base_do_not_apply(base: Path, name: str) -> 
     model, tokenizer = loaded(str(base / "gpt2"))
     options: dict[str, Any] = {"max_new_tokens": 8, "pad_token_id": 1, "eos_token_id": 0}
     prompts = [tokenizer(f"<human>: {word}\n<assistant>:")["input_ids"] for word in WORDS]
-    expected = spelling.greedy_answers(model, prompts, **options)
+    expected = greedy_answers(model, prompts, **options)
     told = sorted({token for answer in expected for token in answer})
     values: dict[str, Any] = {"repetition_penalty": 3.0, "suppress_tokens": told}
     setattr(model.generation_config, name, values[name])
     own = model.generation_config
-    assert spelling.greedy_answers(model, prompts, **options) == expected
+    assert greedy_answers(model, prompts, **options) == expected
     assert model.generation_config is own  # a merged model is written with it

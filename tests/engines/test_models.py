@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from src.models import spelling_model as spelling
+from src.models.generation import greedy_answers
 from src.models.utils import ModelError, parameter_counts, random_state_kept, resolve_precision
 from tests.helpers import tiny
 
@@ -97,7 +98,7 @@ def test_dropout_in_the_base_is_off(base: Path) -> None:
 def test_greedy_answers_are_those_of_one_row_without_a_cache(base: Path, shape: str) -> None:
     model, tokenizer = load(base / shape)
     prompts = [tokenizer(text)["input_ids"] for text in ("<human>: banana", "c", "umbrella tree")]
-    batched = spelling.greedy_answers(
+    batched = greedy_answers(
         model,
         prompts,
         max_new_tokens=6,
@@ -118,7 +119,7 @@ def test_answers_end_at_eos(base: Path) -> None:
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.copy_(100 * model.transformer.wte.weight[0])
     ids = tokenizer("apple")["input_ids"]
-    answers = spelling.greedy_answers(
+    answers = greedy_answers(
         model, [ids], max_new_tokens=5, pad_token_id=1, eos_token_id=tokenizer.eos_token_id
     )
     assert tokenizer.eos_token_id == 0 and answers == [[]]

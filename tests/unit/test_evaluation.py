@@ -69,9 +69,13 @@ def test_evaluate_prints_groups_kinds_and_baselines(home, trained_on, monkeypatc
     monkeypatch.setattr(cli.scores, "adapter_folder", lambda run, step: home)
     asked: list[object] = []
 
-    def score(config, adapter, data, *, progress, with_base, examples):
+    def score(config, adapter, data, *, progress, with_base, examples, decoding):
         asked.append((config.model.name, adapter, with_base))
         frame = predictions()
+        if not decoding.is_greedy:
+            frame = frame.loc[frame.index.repeat(decoding.num_samples)]
+            frame["sample"] = list(range(decoding.num_samples)) * 4
+            frame = frame[sorted(frame, key=lambda name: name.startswith("base"))]
         return {"exact_match": 0.5}, frame if with_base else frame.iloc[:, :-2]
 
     monkeypatch.setattr(scoring, "evaluate", score)
@@ -81,6 +85,20 @@ def test_evaluate_prints_groups_kinds_and_baselines(home, trained_on, monkeypatc
     assert sum(document["kinds"].values()) == 2
     told = CliRunner().invoke(cli.app, ["evaluate", run_id, "--data", "a.csv"])
     assert "answers seen in training" in told.stdout and "9.5% to 90.5%" in told.stdout
+    assert document["decoding"] == {"method": "greedy"} and "decoding: greedy" in told.stdout
+    sampled = ["evaluate", run_id, "--data", "a.csv", "--top-p", "0.9", "--num-samples", "3"]
+    document = json.loads(CliRunner().invoke(cli.app, [*sampled, "--json"]).stdout)
+    assert document["decoding"] == {"method": "sampling", "temperature": 1.0, "top_p": 0.9,
+                                    "top_k": None, "num_samples": 3, "seed": 0}  # fmt: skip
+    assert (document["rows"], document["answers"]) == (4, 12)
+    share = document["scores"]["model"]["all"]
+    assert (share["rows"], share["answers"], share["right"]) == (4, 12, 6)
+    # Three times the same answers: as much is known as from one of each.
+    assert share["ci_low"] == pytest.approx(0.15, abs=1e-3)
+    told = CliRunner().invoke(cli.app, sampled)
+    assert "sampling (temperature 1, top_p 0.9, 3 answers a question, seed 0)" in told.stdout
+    wrong = CliRunner().invoke(cli.app, [*sampled, "--temperature", "-1"])
+    assert wrong.exit_code == 2 and "temperature is -1; it is a number from 0" in wrong.output
     base = ["evaluate", "--base", "spelltune-tiny", "--data", "a.csv", "--no-baseline", "--json"]
     document = json.loads(CliRunner().invoke(cli.app, base).stdout)
     assert document["id"] is None and list(document["scores"]["model"]) == ["all"]

@@ -14,8 +14,8 @@ from src.models.multi_lora.optimizer import make_optimizer
 from src.models.multi_lora.step import AdapterState
 from src.training.examples import Examples
 from src.training.packed.arrays import ExampleArrays
+from src.training.row_order import Shuffled
 from src.training.run_policy import RunPolicy
-from src.training.sampling import Shuffled
 from src.training.utils import Reporter, TrainingResult
 
 
