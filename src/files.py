@@ -7,13 +7,17 @@ import re
 import secrets
 import select
 import shutil
+import site
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from src.paths import ROOT
 
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (errno.EIO, errno.ESTALE)
@@ -152,6 +156,20 @@ def write_atomic(path: Path, text: str) -> None:
         with suppress(OSError):  # a part of it would take the last of a full disk
             staged.unlink(missing_ok=True)
         raise
+
+
+def code_stamp() -> list[list[Any]]:
+    """Equal while neither Spelltune's code nor an installed package changes."""
+    packages = [_stamp(Path(folder)) for folder in (sys.prefix, *site.getsitepackages())]
+    return packages + [_stamp(file) for file in sorted((ROOT / "src").rglob("*.py"))]
+
+
+def _stamp(path: Path) -> list[Any]:
+    try:
+        found = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), found.st_size, found.st_mtime_ns]
 
 
 def sha256(file: Path) -> str:

@@ -83,6 +83,11 @@ def results() -> Path:
     return home() / "results"
 
 
+def base_scores_dir() -> Path:
+    """Scores of base models that earlier runs computed."""
+    return results() / "base_scores"
+
+
 def pack_file(token: str) -> Path:
     """The members of a pack, a line each: [run id, attempt]. Its supervisor appends, its trainer
     reads."""

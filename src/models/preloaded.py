@@ -4,6 +4,7 @@ The next training of this process takes it, if it asks for the same one; else it
 """
 
 import gc
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ _kept: tuple[list[Any], spelling.Vocabulary, Any] | None = None  # key, vocabula
 def preload(name: str, **base: Any) -> None:
     """Read a base for the next `load_vocabulary` and `load_base` with these arguments."""
     global _kept
-    key = _key(name, base)
+    key = key_of(name, base)
     vocabulary = spelling.load_vocabulary(name, revision=base["revision"])
     _kept = key, vocabulary, spelling.load_base(name, vocabulary, **base)
 
@@ -34,7 +35,7 @@ def load_base(name: str, vocabulary: spelling.Vocabulary, **base: Any) -> Any:
     global _kept
     if _kept is not None:
         (key, own, model), _kept = _kept, None
-        if own is vocabulary and key == _key(name, base):
+        if own is vocabulary and key == key_of(name, base):
             return model
         del model
         gc.collect()
@@ -44,8 +45,8 @@ def load_base(name: str, vocabulary: spelling.Vocabulary, **base: Any) -> Any:
     return spelling.load_base(name, vocabulary, **base)
 
 
-def _key(name: str, base: dict[str, Any]) -> list[Any]:
-    """Equal for calls of `load_base` that return the same model."""
+def key_of(name: str, base: Mapping[str, Any]) -> list[Any]:
+    """Equal for calls of `load_base` that return the same model; `base` has its arguments."""
     # Only Unsloth is told of a seed and a length.
     left_out = () if base["backend"] == "unsloth" else ("seed", "max_length")
     arguments = sorted((k, v) for k, v in base.items() if k not in left_out)

@@ -4,14 +4,11 @@ import io
 import os
 import re
 import select
-import site
 import sys
 import weakref
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NoReturn
 
-from src import paths
 from src.runs.machine import gpus, slot_count
 
 # A run's processes inherit the environment of whoever launched it: what torch, CUDA, NCCL, the
@@ -69,20 +66,6 @@ def passes(name: str, value: str) -> bool:
     if name.startswith(OWN_SERVICES) or name.endswith(LOCATIONS):
         return True
     return not (SECRET.search(name) or URL_WITH_PASSWORD.match(value))
-
-
-def code_stamp() -> list[list[Any]]:
-    """Equal while neither Spelltune's code nor an installed package changes."""
-    packages = [_stamp(Path(folder)) for folder in (sys.prefix, *site.getsitepackages())]
-    return packages + [_stamp(file) for file in sorted((paths.ROOT / "src").rglob("*.py"))]
-
-
-def _stamp(path: Path) -> list[Any]:
-    try:
-        found = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), found.st_size, found.st_mtime_ns]
 
 
 def slot_environment(slot: int) -> dict[str, str]:

@@ -17,9 +17,8 @@ from typing import Any
 
 from src import paths
 from src.config import ConfigError
-from src.files import limited, read_text, sha256, write_atomic
+from src.files import code_stamp, limited, read_text, sha256, write_atomic
 from src.models.base_files import SMALL_FILES, TOKENIZER, BaseFiles
-from src.runs.environment import code_stamp
 
 KEPT = 64  # previews, the latest ones
 # Of data: to hash more takes longer than to say what is wrong with it.

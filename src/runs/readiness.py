@@ -8,7 +8,8 @@ from typing import Any
 
 from src import paths, store
 from src.config import RunConfig, load_config, stored_config
-from src.runs.environment import child_environment, code_stamp, slot_environment
+from src.files import code_stamp
+from src.runs.environment import child_environment, slot_environment
 from src.runs.locks import holder
 from src.runs.machine import free_gpu_memory, free_memory, host, slot_lock
 from src.runs.timeouts import TIMEOUTS

@@ -82,6 +82,7 @@ def train(
     output_dir: Path,
     checkpoints_dir: Path,
     resume_from: Path | None = None,
+    base_scores: Path | None = None,
     engine: EngineChoice | None = None,
 ) -> TrainingResult:
     """Train one adapter and keep its best evaluation in output_dir/final.
@@ -92,7 +93,8 @@ def train(
     Asked to stop, it ends after the step it is in, with a checkpoint and with the best adapter so
     far in final/ (the newest one, before the first evaluation), and leaves the test set alone.
     `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
-    runs at once. `engine` is what `load_libraries` chose, where it was called.
+    runs at once. `base_scores` is the folder of `BaseScores`, and `engine` what `load_libraries`
+    chose, where it was called.
     """
     reporter.phase("loading libraries")
     engine = engine or choose_engine(config)
@@ -103,7 +105,9 @@ def train(
         from src.training.packed.run import RunSpec
 
         try:
-            return train_one(RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from))
+            return train_one(
+                RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from, base_scores)
+            )
         except CannotPack as error:
             # Raised before the first step, and only of what the weights show: see config_problem.
             if config.engine == "packed":
@@ -117,6 +121,7 @@ def train(
         output_dir,
         checkpoints_dir,
         resume_from,
+        base_scores,
         backend=backend,
         engine_note=engine.reason,
     )
@@ -128,6 +133,7 @@ def _train_with_trl(
     output_dir: Path,
     checkpoints_dir: Path,
     resume_from: Path | None,
+    base_scores: Path | None,
     *,
     backend: str,
     engine_note: str | None,
@@ -139,6 +145,7 @@ def _train_with_trl(
     from src.models import spelling_model as spelling
     from src.models import utils as machine
     from src.training import scoring
+    from src.training.base_scores import BaseScores
     from src.training.examples import Examples
     from src.training.identity import run_identity
     from src.training.run_policy import RunPolicy
@@ -168,6 +175,10 @@ def _train_with_trl(
 
     reporter.phase(f"loading {config.model.name}")
     model, backend, note = _load(asked, vocabulary, backend, note)
+    loaded = {"revision": config.model.revision, "backend": backend, **asked.base}
+    of_base = BaseScores(
+        base_scores, preloaded.key_of(asked.vocabulary["name"], loaded), engine="trl"
+    )
     model, targets = spelling.add_lora(model, backend=backend, **asked.lora)
     policy.begin(
         examples,
@@ -182,9 +193,10 @@ def _train_with_trl(
 
     def scored(split: str, step: int) -> dict[str, float] | None:
         """Score the current adapter as that of `step`, and report it; None if a stop came first."""
-        rows = examples.rows[split]
+        rows, is_base = examples.rows[split], step == 0 and resume_from is None
         with spent.on("scoring"), machine.random_state_kept():
-            scores = scoring.score(
+            scores = of_base.find(rows, **asked.evaluation) if is_base else None
+            scores = scores or scoring.score(
                 model,
                 vocabulary.tokenizer,
                 rows,
@@ -193,6 +205,8 @@ def _train_with_trl(
                 stop=reporter.stop_requested,
                 **asked.evaluation,
             )
+            if is_base and scores is not None:
+                of_base.keep(rows, scores, **asked.evaluation)
         return None if scores is None else policy.scored(split, step, *scores)
 
     def evaluated() -> dict[str, float] | None:

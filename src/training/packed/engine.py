@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from src.models.multi_lora.snapshot import Snapshot
-from src.models.multi_lora.step import Options
+from src.models.multi_lora.step import ARITHMETIC, Options
 from src.training.background import Background, Jobs
+from src.training.base_scores import BaseScores
 from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
@@ -86,7 +87,6 @@ class _Engine:
         self.outcomes: list[End] = []
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
-        self.base_scores: dict[tuple[int, ...], Scores] = {}  # see `score_alike`
         self.background = Background()
         self.ends = self.background.queue()  # of runs, one after the other
         if threads := os.environ.get("SPELLTUNE_THREADS"):
@@ -124,6 +124,9 @@ class _Engine:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
         self.reader = RunReader(self.base, self.spent, self.background)
+        self.base_scores = BaseScores(
+            first.base_scores, self.base.key, engine="packed", arithmetic=ARITHMETIC
+        )
         self.batches = BatchBuilder(
             self.base.tokenizer.pad_token_id, self.base.frozen, self.options
         )

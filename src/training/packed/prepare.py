@@ -53,6 +53,7 @@ class SharedBase:
     """The frozen base model that all runs of a pack share, and what was loaded with it."""
 
     settings: dict[str, Any]  # see settings_of_a_pack
+    key: list[Any]  # of its model, see `preloaded.key_of`
     vocabulary: spelling.Vocabulary
     frozen: FrozenBase
     targets: list[str]  # names of the adapted layers
@@ -69,12 +70,14 @@ class SharedBase:
         vocabulary = preloaded.load_vocabulary(
             settings["model.name"], revision=settings["model.revision"]
         )
-        model = preloaded.load_base(settings["model.name"], vocabulary, **base_arguments(config))
+        name, arguments = settings["model.name"], base_arguments(config)
+        model = preloaded.load_base(name, vocabulary, **arguments)
         targets = spelling.resolve_targets(model, config.lora.target_modules)
         dtype = machine.dtype_of(settings["training.precision"])
         frozen = read_base(model, targets, dtype, longest_row(config))
         return SharedBase(
             settings,
+            preloaded.key_of(name, arguments),
             vocabulary,
             frozen,
             targets,

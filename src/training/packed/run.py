@@ -28,6 +28,7 @@ class RunSpec:
     output_dir: Path
     checkpoints_dir: Path
     resume_from: Path | None = None
+    base_scores: Path | None = None  # folder of `BaseScores`
 
 
 Outcome = TrainingResult | Exception
@@ -62,6 +63,11 @@ class PackedRun:
         self.optimizer = make_optimizer(
             optimizer.name, optimizer.model_dump(exclude={"name"}), training.max_grad_norm
         )
+
+    @property
+    def is_base(self) -> bool:
+        """True while the adapter answers as the base model does."""
+        return self.untrained and self.step == 0
 
     def chosen(self, step: int) -> np.ndarray:
         """Indices of the rows of step `step` (from 0), in the order of the TRL engine."""

@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from src.models.losses import IGNORED
@@ -17,12 +16,11 @@ from src.models.multi_lora.decode import greedy_tokens, teacher_forced
 from src.models.multi_lora.forward import KernelSet
 from src.models.multi_lora.step import Options
 from src.training import scoring
+from src.training.base_scores import BaseScores, Scores
 from src.training.packed.arrays import ExampleArrays
 from src.training.packed.run import PackedRun
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
-
-Scores = tuple[dict[str, float], pa.Table]  # metrics by name, one prediction per row
 
 
 @dataclass(frozen=True)
@@ -202,32 +200,38 @@ def score_alike(
     stacks: Callable[[list[int]], list[LoraStack]],
     runs: Sequence[PackedRun],
     split: str,
-    of_base: dict[tuple[int, ...], Scores],
+    of_base: BaseScores,
 ) -> list[tuple[PackedRun, Scores | None]]:
     """`score_runs`, in which untrained adapters are the base model: where they are asked the same
-    they have the same scores, and one of them is scored for all, also for those that take a slot
-    later: `of_base` keeps the scores of the base."""
+    they have the same scores, and one of them is scored for all, also for later runs: `of_base`
+    keeps the scores of the base."""
     alike: dict[tuple[int, ...], list[PackedRun]] = {}
     found: list[tuple[PackedRun, Scores | None]] = []
     for run in runs:
-        own = run.config.evaluation
-        asked = id(run.examples.rows[split]), own.batch_size, own.max_new_tokens or 0
-        base = run.untrained and run.step == 0
-        if base and asked in of_base:
-            found.append((run, of_base[asked]))
+        rows, asked = run.examples.rows[split], _asked(run)
+        if not run.is_base:
+            alike[id(run),] = [run]
+        elif (known := of_base.find(rows, **asked)) is not None:
+            found.append((run, known))
         else:
-            alike.setdefault(asked if base else (id(run),), []).append(run)
+            alike.setdefault((id(rows), *(value or 0 for value in asked.values())), []).append(run)
     firsts = [group[0] for group in alike.values()]
     for run, scores in score_runs(scorer, stacks, firsts, split):
-        key, others = next((k, group[1:]) for k, group in alike.items() if group[0] is run)
+        others = next(group[1:] for group in alike.values() if group[0] is run)
         found.append((run, scores))
         if scores is not None:
-            if run.untrained and run.step == 0:
-                of_base[key] = scores
+            if run.is_base:
+                of_base.keep(run.examples.rows[split], scores, **_asked(run))
             found += [(other, scores) for other in others]
         elif others:  # it was asked to stop, and they were not
             found += score_alike(scorer, stacks, others, split, of_base)
     return found
+
+
+def _asked(run: PackedRun) -> dict[str, int | None]:
+    """The settings of the run's evaluations that decide its scores."""
+    own = run.config.evaluation
+    return {"batch_size": own.batch_size, "max_new_tokens": own.max_new_tokens}
 
 
 def score_runs(
