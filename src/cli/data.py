@@ -34,7 +34,7 @@ def import_(
         str | None,
         typer.Option(
             help="messages, sharegpt, alpaca, prompt-completion, cute, columns, norvig, birkbeck, "
-            "arrow or symspell; by default found from the content."
+            "arrow, symspell, or parquet-folder; by default found from the content."
         ),
     ] = None,
     columns: Columns = None,

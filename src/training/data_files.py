@@ -34,6 +34,9 @@ VALUE_BYTES = 8  # of a number, or of a reference to a text, in memory
 TOO_MUCH = "it holds more than {rows:,} rows or {size} MiB of data"
 
 
+IMPORT_IT = "import it: spelltune data import FILE"
+
+
 class DataError(UserError, ValueError):
     """Data that cannot be trained on: one sentence with what arrived and what to do."""
 
@@ -55,7 +58,8 @@ def read_path(path: Path) -> dict[str, pd.DataFrame]:
         if not named:
             raise DataError(
                 f"folder {path} has no file called train, validation or test with one of the "
-                f"endings {', '.join(READERS)}"
+                f"endings {', '.join(READERS)}; one of another kind is imported: "
+                "spelltune data import FOLDER"
             )
         return {split: _read_file(file) for split, file in named.items()}
     table = _read_file(path)
@@ -75,8 +79,7 @@ def _read_file(path: Path) -> pd.DataFrame:
             " (a pickle can run code)" if path.suffix.lower() in (".pkl", ".pickle", ".pt") else ""
         )
         raise DataError(
-            f"{path} is none of {', '.join(READERS)}{why}; save it as one of them, or import it: "
-            "spelltune data import FILE"
+            f"{path} is none of {', '.join(READERS)}{why}; save it as one of them, or {IMPORT_IT}"
         )
     content = read_content(path)
     if not content.strip():
@@ -130,14 +133,22 @@ def read_content(path: Path) -> bytes:
 
 
 def _read_json(content: bytes) -> pd.DataFrame:
-    document = parse_json(content.decode("utf-8-sig"))
+    try:
+        document = parse_json(content.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise ValueError(
+                f"line {error.lineno:,} begins another document, as in JSON Lines; name it "
+                f".jsonl, or {IMPORT_IT}"
+            ) from None
+        raise ValueError(json_problem(error)) from None
     by_split = isinstance(document, dict) and set(document) <= set(SPLIT_NAMES)
     parts = document if by_split else {"": document}
     for rows in parts.values():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(
                 'expected a list of objects, as in [{"question": "...", "answer": "..."}], or one '
-                "such list a split"
+                f"such list a split; or {IMPORT_IT}"
             )
     mark = [{"split": split} if by_split else {} for split in parts]
     rows = [row | m for m, part in zip(mark, parts.values(), strict=True) for row in part]
@@ -154,6 +165,12 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply for rows of questions and answers") from None
 
 
+def json_problem(error: json.JSONDecodeError, line: int | None = None) -> str:
+    """The fault of a JSON text, or of one line of a file."""
+    place = error.lineno if line is None else line
+    return f"line {place:,} is not JSON: {error.msg.lower()} at sign {error.colno:,}"
+
+
 def _read_jsonl(content: bytes) -> pd.DataFrame:
     rows = []
     # Not splitlines: U+2028 and the like may stand inside a JSON text.
@@ -163,11 +180,13 @@ def _read_jsonl(content: bytes) -> pd.DataFrame:
         try:
             row = parse_json(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is not JSON: {error.msg}") from None
+            raise ValueError(json_problem(error, number)) from None
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not an object with question and answer")
+            raise ValueError(
+                f"line {number} is not an object with question and answer; {IMPORT_IT}"
+            )
         rows.append(row)
     return pd.DataFrame(rows, dtype=object)
 
@@ -204,8 +223,7 @@ def _check_header(names: list[str]) -> None:
     for sign, what in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
         if len(names) == 1 and sign in names[0]:
             raise ValueError(
-                f"line 1 separates its cells by {what}; save it with commas, or import it: "
-                "spelltune data import FILE"
+                f"line 1 separates its cells by {what}; save it with commas, or {IMPORT_IT}"
             )
 
 

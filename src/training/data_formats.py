@@ -37,8 +37,14 @@ class BadLine(ValueError):
 
 def _text(fields: Fields, name: str) -> str:
     value = fields.get(name)
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
         return _content(value[-1])  # a list of messages where a text would do
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise NoPair(f"several texts in {name}")
+        value = value[0] if value else None
+    if isinstance(value, Mapping | list):
+        raise NoPair(f"no text in {name}")
     if value is None or isinstance(value, float) and value != value:
         return ""
     return str(value).strip()
@@ -95,7 +101,8 @@ def system_message(fields: Fields) -> str:
                 role = str(message.get("role", message.get("from", ""))).lower()
                 if role in SYSTEMS and (text := _content(message)):
                     return text
-    return _text(fields, "system")
+    system = fields.get("system")
+    return system.strip() if isinstance(system, str) else ""
 
 
 def alpaca(fields: Fields) -> Pair:
@@ -132,7 +139,8 @@ CUTE = {
 
 def cute(fields: Fields, stem: str) -> Pair:
     """`input1` to `inputN` and `label`; the file's name is the task that the question asks for."""
-    given = [_needed(fields, name) for name in sorted(fields) if re.fullmatch(r"input\d", name)]
+    names = sorted((int(n[5:]), n) for n in fields if re.fullmatch(r"input\d+", n))
+    given = [_needed(fields, name) for _, name in names]
     if template := CUTE.get(stem):
         try:
             return template.format(*given), _needed(fields, "label")
@@ -176,24 +184,30 @@ def pair_of(kind: str, mapping: Mapping[str, str], stem: str) -> Callable[[Field
     return {"alpaca": alpaca, "prompt-completion": prompt_completion}[kind]
 
 
-def find_columns(columns: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def plain_name(name: str) -> str:
+    """The name of a column without the spaces and capitals that people write."""
+    return name.strip().casefold().replace(" ", "_")
+
+
+def find_columns(columns: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
     """{question: its column, answer: its column}: those of `given`, else those with a usual name.
 
-    Raises ValueError, in words for people.
+    `columns` are {plain name: the name as the file has it}. Raises ValueError, in words for people.
     """
     found: dict[str, str] = {}
+    there = ", ".join(columns.values()) or "none"
     for role, usual in (("question", QUESTION_NAMES), ("answer", ANSWER_NAMES)):
         name = given.get(role)
         if name is None:
             name = next((n for n in usual if n in columns and n not in found.values()), None)
-        elif name not in columns:
-            there = ", ".join(columns)
-            raise ValueError(
-                f"there is no column {name!r}{did_you_mean(name, columns)}; it has {there}"
-            )
+        elif (plain := plain_name(name)) not in columns:
+            near = did_you_mean(name, columns.values())
+            raise ValueError(f"there is no column {name!r}{near}; it has {there}")
+        else:
+            name = plain
         if name is None:
             raise ValueError(
-                f"no column is known to hold the {role}; it has {', '.join(columns) or 'none'}. "
+                f"no column is known to hold the {role}; it has {there}. "
                 "Name both: --map question=COLUMN --map answer=COLUMN"
             )
         found[role] = name
@@ -258,15 +272,20 @@ _TELLS = {
 }
 
 
-def line_format(lines: Sequence[str]) -> str | None:
-    """The format of a text's first lines; None where they are of none."""
-    if not lines:
-        return None
+def line_format(lines: Sequence[str], *, nearly: bool = False) -> str | None:
+    """The format of a text's first lines; None where they are of none. `nearly` takes one that at
+    least half of them have."""
     for name, pattern in _TELLS.items():
-        if all(pattern.fullmatch(line) for line in lines):
-            if name == "birkbeck" and not lines[0].startswith("$"):
-                continue
-            return name
+        having = [line for line in lines if pattern.fullmatch(line)]
+        if not lines or len(having) < (len(lines) / 2 if nearly else len(lines)):
+            continue
+        may_head = lines if nearly else lines[:1]
+        if name == "birkbeck" and not any(line.startswith("$") for line in may_head):
+            continue
+        words = {line.partition(":")[0] for line in having}
+        if name == "norvig" and 2 * len(words) <= len(having):
+            continue  # the lines begin with no words of their own
+        return name
     return None
 
 

@@ -23,7 +23,8 @@ from src.training.data_files import SPLIT_NAMES, DataError, list_folder, read_co
 from src.training.data_loaders import cell_problem
 from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
 
-FORMATS = (*formats.RECORDS, "columns", *formats.LINES)
+PARQUET_FOLDER = "parquet-folder"  # reads the Parquet files of a folder alone, whatever they hold
+FORMATS = (*formats.RECORDS, "columns", *formats.LINES, PARQUET_FOLDER)
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".dat", ".parquet", ".xlsx")
 _SAMPLE = 40  # lines of a text that its format is found from
 # Hub folders cut a split into parts: train-00000-of-00001.parquet
@@ -103,8 +104,16 @@ def import_data(
         raise DataError(f"no format {format!r}{near} ({', '.join(FORMATS)})")
     if mapping.keys() - {"question", "answer"}:
         raise DataError("--map takes question=COLUMN and answer=COLUMN")
+    endings: Sequence[str] = ENDINGS
+    if format == PARQUET_FOLDER:
+        if list_folder(source) is None:
+            raise DataError(
+                f"{source} is {'a file' if source.exists() else 'not there'}; {PARQUET_FOLDER} "
+                "names a folder"
+            )
+        format, endings = None, (".parquet",)
     found: Imported | None = None
-    for split, file in _files(source):
+    for split, file in _files(source, endings):
         part = _import_file(file, format, mapping)
         for row in part.rows:
             row |= {"split": split} if split else {}
@@ -142,21 +151,38 @@ def save(imported: Imported, name: str) -> Path:
     return files.keep("".join(lines).encode(), paths.home() / "data", f"{name}.jsonl")
 
 
-def _files(source: Path) -> list[tuple[str, Path]]:
+def _files(source: Path, endings: Sequence[str]) -> list[tuple[str, Path]]:
     """(split, file) of each file to read; no split where the names tell none."""
     listed = list_folder(source)
     if listed is None:
         return [("", source)]
     listed = list_folder(source / "data") or listed  # as in many repositories of the hub
-    there = [file for file in listed if file.suffix.lower() in ENDINGS]
+    there = _readable(listed, endings) or _of_subset(listed, endings)
     if not there:
-        raise DataError(f"folder {source} has no file that ends in {', '.join(ENDINGS)}")
+        raise DataError(f"folder {source} has no file that ends in {', '.join(endings)}")
     named = [
         (SPLIT_NAMES[match[1].lower()], file)
         for file in there
         if (match := _SPLIT_FILE.fullmatch(file.stem)) and match[1].lower() in SPLIT_NAMES
     ]
     return named or [("", file) for file in there]
+
+
+def _readable(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
+    return [path for path in paths if path.suffix.lower() in endings]
+
+
+def _of_subset(paths: Sequence[Path], endings: Sequence[str]) -> list[Path]:
+    """The files of the one folder among paths that has any, as data of the hub with one subset
+    have; none where no folder has. DataError where several have."""
+    subsets = {path.name: _readable(list_folder(path) or [], endings) for path in paths}
+    subsets = {name: found for name, found in subsets.items() if found}
+    if len(subsets) > 1:
+        raise DataError(
+            f"{paths[0].parent} has no file that ends in {', '.join(endings)}, but folders that "
+            f"have: {', '.join(subsets)}; name one of them"
+        )
+    return next(iter(subsets.values()), [])
 
 
 def _asked_twice(rows: Sequence[Mapping[str, str]]) -> int:
@@ -177,6 +203,10 @@ def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> 
             return _records(path, read_parquet(content), format, mapping)
         if content.startswith(b"PK\x03\x04"):
             return _records(path, read_excel(content), format, mapping)
+        if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+            raise DataError(f"{path} is compressed; unpack it first")
+        if content.startswith(b"\xd0\xcf\x11\xe0"):
+            raise DataError(f"{path} is a file of an old Excel; save it as .xlsx")
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as some Windows programs save
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -191,7 +221,7 @@ def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> 
             lines = formats.line_format(_sample(text))
         if lines:
             return _misspellings(path, text, lines)
-        return _records(path, read_table(text), format, mapping)
+        return _table_or_list(path, text, format, mapping)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         sign = error.object[error.start]
@@ -204,6 +234,20 @@ def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> 
         raise DataError(f"{path} cannot be read: {reason(error)}") from None
 
 
+def _table_or_list(
+    path: Path, text: str, format: str | None, mapping: Mapping[str, str]
+) -> Imported:
+    """The pairs of a table. What is none, and nearly a list of misspellings, is read as that, so
+    that an error names the line that is not of its format."""
+    try:
+        return _records(path, read_table(text), format, mapping)
+    except (ValueError, csv.Error):
+        nearly = formats.line_format(_sample(text), nearly=True)
+        if format or mapping or not nearly:
+            raise
+    return _misspellings(path, text, nearly)
+
+
 def _records(
     path: Path, records: Sequence[Record], format: str | None, mapping: Mapping[str, str]
 ) -> Imported:
@@ -212,10 +256,9 @@ def _records(
         raise DataError(f"{path} has no rows")
     own = list(dict.fromkeys(name for record in records for name in record.fields))
     # Headers as people write them: with spaces around, and in capitals.
-    plain = {name: name.strip().casefold().replace(" ", "_") for name in own}
-    given = {role: plain.get(name, name.strip().casefold()) for role, name in mapping.items()}
+    plain = {name: formats.plain_name(name) for name in own}
     columns = list(plain.values())
-    kind = format or ("columns" if given else formats.record_format(columns))
+    kind = format or ("columns" if mapping else formats.record_format(columns))
     if kind in formats.LINES:
         raise DataError(f"{path} is not in the format {kind}: it holds records with fields")
     needed = formats.RECORDS.get(kind, ())
@@ -225,7 +268,8 @@ def _records(
             f"({', '.join(own)})"
         )
     try:
-        found_columns = formats.find_columns(columns, given) if kind == "columns" else {}
+        shown = dict(zip(columns, own, strict=True))
+        found_columns = formats.find_columns(shown, mapping) if kind == "columns" else {}
     except ValueError as error:
         raise UnknownColumns(f"{path}: {error}", own) from None
     pair = formats.pair_of(kind, found_columns, path.stem)

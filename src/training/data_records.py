@@ -6,6 +6,7 @@ The panel imports this module, so nothing here imports torch.
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from src.training.data_files import (
     MAX_ROWS,
     SPLIT_NAMES,
     csv_problem,
+    json_problem,
     parquet_batches,
     parse_json,
 )
@@ -40,9 +42,7 @@ def read_json(text: str) -> list[Record]:
         return list(_objects(parse_json(text), ""))
     except json.JSONDecodeError as error:
         if "Extra data" not in error.msg or text.lstrip()[0] == "[":
-            raise ValueError(
-                f"line {error.lineno:,} is not JSON: {error.msg.lower()} at sign {error.colno:,}"
-            ) from None
+            raise ValueError(json_problem(error)) from None
     records = []
     # Not splitlines: U+2028 and the like may stand inside a JSON text.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -51,9 +51,7 @@ def read_json(text: str) -> list[Record]:
         try:
             value = parse_json(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"line {number:,} is not JSON: {error.msg.lower()} at sign {error.colno:,}"
-            ) from None
+            raise ValueError(json_problem(error, number)) from None
         except ValueError as error:
             raise ValueError(f"line {number:,}: {error}") from None
         if not isinstance(value, dict):
@@ -63,16 +61,21 @@ def read_json(text: str) -> list[Record]:
 
 
 def _objects(document: Any, split: str) -> Iterator[Record]:
-    """The objects of a list; of an object, those of the lists in it (`examples`, a split)."""
+    """The objects of a list; of an object, those of the lists in it (`examples`, a split), or the
+    rows of its columns."""
+    if isinstance(document, dict) and (columns := _columns(document)):
+        values = zip(*columns.values(), strict=True)
+        document = [dict(zip(columns, row, strict=True)) for row in values]
     if isinstance(document, dict):
         lists = {
             name: part for name, part in document.items() if isinstance(part, list) and part
             and all(isinstance(one, dict) for one in part)
         }  # fmt: skip
-        if not lists or {"messages", "conversations"} & lists.keys():
+        chats = {name for name, part in lists.items() if {"role", "from"} & part[0].keys()}
+        if not lists or chats:
             yield Record(document, "row 1")
         for name, part in lists.items():
-            if name not in ("messages", "conversations"):
+            if name not in chats:
                 yield from _objects(part, SPLIT_NAMES.get(name.lower(), ""))
         return
     for number, row in enumerate(document if isinstance(document, list) else [document], start=1):
@@ -81,9 +84,28 @@ def _objects(document: Any, split: str) -> Iterator[Record]:
         yield Record(row | ({"split": split} if split else {}), f"row {number:,}")
 
 
+def _columns(document: dict[str, Any]) -> dict[str, list[Any]] | None:
+    """The values of each column of an object that holds columns, as `datasets` (a list each) and
+    pandas (an object each, by row numbers) write them; None for any other."""
+    parts = list(document.values())
+    if len(parts) < 2 or not all(parts):
+        return None
+    first = parts[0]
+    if isinstance(first, dict) and all(key.isdecimal() for key in first):
+        if all(isinstance(part, dict) and part.keys() == first.keys() for part in parts):
+            return {name: list(part.values()) for name, part in document.items()}
+    elif all(isinstance(part, list) and len(part) == len(first) for part in parts):
+        nested = any(isinstance(value, dict | list) for part in parts for value in part)
+        return None if nested else document
+    return None
+
+
 def read_table(text: str) -> list[Record]:
     """The rows of a table whose cells stand between commas, semicolons, tabs or bars."""
-    delimiter = _delimiter(text)
+    named = re.match(r"sep=([\t;,|])\n", text)  # as Excel writes and reads it
+    # The line stays, empty: the places of all others are theirs in the file.
+    text = text[named.end() - 1 :] if named else text
+    delimiter = named[1] if named else _delimiter(text)
     try:
         return _table(text, delimiter, csv.QUOTE_MINIMAL)
     except csv.Error:
@@ -127,7 +149,7 @@ def _delimiter(text: str) -> str:
 
 
 def read_excel(content: bytes) -> list[Record]:
-    """The rows of the first sheet of an Excel file."""
+    """The rows of the first sheet of an Excel file that holds something."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         size = sum(part.file_size for part in archive.infolist())
         if size > MAX_BYTES or size > max(SMALL_BYTES, MAX_RATIO * len(content)):
@@ -159,7 +181,12 @@ def _sheet(content: bytes) -> Iterator[Sequence[Any]]:
 
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        yield from book.worksheets[0].iter_rows(values_only=True)
+        for sheet in book.worksheets:
+            rows = sheet.iter_rows(values_only=True)
+            first = next((n for n, row in enumerate(rows) if any(c is not None for c in row)), None)
+            if first is not None:
+                yield from sheet.iter_rows(values_only=True)
+                return
     except Exception as error:  # of many kinds, for damaged parts of the archive
         raise ValueError(f"its sheet is damaged ({type(error).__name__}: {error})") from None
 

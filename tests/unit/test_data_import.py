@@ -104,6 +104,76 @@ def test_a_document_may_have_a_list_for_each_split(tmp_path: Path) -> None:
     assert [row["split"] for row in found] == ["train", "validation"]
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"question": ["How is cat spelled?"] * 2, "answer": ["c a t"] * 2},  # of datasets
+        {"question": {"0": "How is cat spelled?", "1": "How is cat spelled?"},
+         "answer": {"0": "c a t", "1": "c a t"}},  # of pandas
+        {"prompt": CHAT[1:2], "completion": CHAT[2:3]},
+        [{"question": "How is cat spelled?", "answer": ["c a t"]}] * 2,
+    ],
+)  # fmt: skip
+def test_a_document_may_have_a_list_for_each_column(document: Any, tmp_path: Path) -> None:
+    found = rows(tmp_path, "columns.json", json.dumps(document))
+    assert found == CAT * (1 if "prompt" in document else 2)
+
+
+def test_a_cell_with_several_texts_or_none_is_left_out(tmp_path: Path) -> None:
+    records = [*CAT, {"question": "a", "answer": ["b", "c"]}, {"question": "a", "answer": {}},
+               {"question": "a", "answer": []}]  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    found = import_data(tmp_path / "a.json")
+    assert found.rows == CAT
+    assert found.notes == [
+        "left out 1 row: several texts in answer (the first: row 2)",
+        "left out 1 row: no text in answer (the first: row 3)",
+        "left out 1 row: no answer (the first: row 4)",
+    ]
+
+
+def test_the_first_sheet_that_holds_something_is_read(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["question", "answer"], [*CAT[0].values()]):
+        book.create_sheet("Words") if len(book.worksheets) == 1 else None
+        book.worksheets[1].append(row)
+    book.save(tmp_path / "cat.xlsx")
+    assert import_data(tmp_path / "cat.xlsx").rows == CAT
+
+
+def test_excel_may_name_the_sign_between_cells_in_a_first_line(tmp_path: Path) -> None:
+    text = "sep=;\nquestion;answer\nHow is cat spelled?;c a t\n"
+    assert rows(tmp_path, "cat.csv", text) == CAT
+
+
+def parquet_folder(place: Path, *names: str) -> Path:
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(CAT).to_parquet(place / name)
+    return place
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    folder = parquet_folder(tmp_path / "a", "0000.parquet")
+    (folder / "about.json").write_text('{"rows": 1}')
+    found = import_data(folder, format="parquet-folder")
+    assert (found.format, found.rows) == ("columns", CAT)
+    (folder / "0000.parquet").unlink()
+    with pytest.raises(DataError, match=r"a has no file that ends in \.parquet"):
+        import_data(folder, format="parquet-folder")
+    with pytest.raises(DataError, match=r"about\.json is a file; parquet-folder names a folder"):
+        import_data(folder / "about.json", format="parquet-folder")
+
+
+def test_a_folder_of_the_hub_may_have_one_folder_for_each_subset(tmp_path: Path) -> None:
+    part = "train-00000-of-00001.parquet"
+    one = parquet_folder(tmp_path / "one", f"main/{part}")
+    assert import_data(one).rows == [CAT[0] | {"split": "train"}]
+    two = parquet_folder(tmp_path / "two", f"data/main/{part}", f"data/socratic/{part}")
+    with pytest.raises(DataError, match=r"folders that have: main, socratic; name one of them"):
+        import_data(two)
+
+
 # --- lists of misspellings ------------------------------------------------------------------------
 
 LISTS = {
@@ -148,6 +218,11 @@ def test_a_file_of_cute_asks_for_the_task_of_its_name(tmp_path: Path) -> None:
     assert rows(tmp_path, "spell.tsv", "input1\tlabel\nthe\tt h e\n") == [
         {"question": "Spell the word: the", "answer": "t h e"}
     ]
+    text = "\t".join(f"input{n}" for n in range(1, 12)) + "\tlabel\n"
+    text += "\t".join("abcdefghijk") + "\tx\n"
+    assert rows(tmp_path, "many.tsv", text) == [
+        {"question": "many: a, b, c, d, e, f, g, h, i, j, k", "answer": "x"}
+    ]
     # null is a word of theirs, and so is a quote sign.
     assert rows(tmp_path, "spell_inverse.tsv", "input1\tlabel\nn u l l\tnull\n") == [
         {"question": "Which word is spelled n u l l?", "answer": "null"}
@@ -165,7 +240,7 @@ def test_columns_of_other_names_are_asked_for_and_given(tmp_path: Path) -> None:
     assert import_data(tmp_path / "own.csv", mapping=mapping).rows == [
         {"question": "Katze", "answer": "K a t z e"}
     ]
-    with pytest.raises(DataError, match="there is no column 'worte'; did you mean 'wort'"):
+    with pytest.raises(DataError, match=r"'Worte'; did you mean 'Wort'\?; it has Wort, B"):
         import_data(tmp_path / "own.csv", mapping={"question": "Worte", "answer": "Buchstaben"})
     with pytest.raises(DataError, match="--map takes question=COLUMN"):
         import_data(tmp_path / "own.csv", mapping={"frage": "Wort"})
@@ -251,6 +326,8 @@ def test_a_quote_between_tabs_is_a_sign_like_others(tmp_path: Path) -> None:
         ("a.xlsx", b"PK\x03\x04 and then nothing", "cannot be read"),
         ("a.parquet", b"PAR1 and then nothing", "cannot be read"),
         ("a.csv", "question,answer\n", "has no rows"),
+        ("a.csv.gz", b"\x1f\x8b\x08\x00", "is compressed; unpack it first"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1", "of an old Excel; save it as .xlsx"),
     ],
 )
 def test_a_fault_is_told_by_file_and_line(
@@ -274,6 +351,33 @@ def test_a_line_of_another_format_is_named(kind: str, line: str, told: str, tmp_
     with pytest.raises(DataError) as refused:
         rows(tmp_path, "list.txt", f"{first}\n{line}\n", format=kind)
     assert told in str(refused.value) and kind in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        ("norvig", "receive: recieve\nhope hoep\nred: rad\n",
+         "line 2 has no ':' after the right word: 'hope hoep'"),
+        ("birkbeck", "receive\nrecieve\n$hope\nhoep\n",
+         "line 1 comes before any right word ('$word'): 'receive'"),
+        ("arrow", "recieve->receive\nhoep hope\nrad->red\n",
+         "line 2 has no '->' after the misspelling: 'hoep hope'"),
+        ("symspell", "recieve receive 1\nhoep hope\nrad red 1\n",
+         "line 2 is not a misspelling, a word and a number: 'hoep hope'"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_a_list_is_named_without_its_format(
+    kind: str, text: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as refused:
+        rows(tmp_path, "list.txt", text)
+    assert str(refused.value).endswith(f"list.txt is not in the format {kind}: {told}")
+
+
+def test_a_table_without_header_is_no_list_of_misspellings(tmp_path: Path) -> None:
+    text = "Correct the spelling: recieve,receive\nCorrect the spelling: hoep,hope\n"
+    with pytest.raises(UnknownColumns):
+        rows(tmp_path, "words.csv", text)
 
 
 def test_an_unknown_format_has_a_neighbour(tmp_path: Path) -> None:

@@ -230,6 +230,12 @@ def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
         ("a.json", '[{"question": "a"}, {"question": "b", "answer": "c"}]', "row 1: answer holds"),
         ("a.json", '{"question": "a"}', "expected a list of objects"),
         ("a.json", "[1, 2]", "expected a list of objects"),
+        ("a.json", '{"examples": []}', "such list a split; or import it: spelltune data import F"),
+        ("a.json", '{"question": "a"}\n{"question": "b"}\n', "name it .jsonl, or import it: spell"),
+        ("a.json", '[{"question": "a",]', "line 1 is not JSON: "),
+        ("a.jsonl", '{"question": }', "line 1 is not JSON: expecting value at sign 14"),
+        ("a.jsonl", '["a"]', "question and answer; import it: spelltune data import FILE"),
+        ("a.csv", "foo,bar\na,b\n", "Other formats are imported: spelltune data import FILE"),
         ("a.json", '{"train": ["a"], "test": []}', "or one such list a split"),
         ("a.json", '{"train": null}', "or one such list a split"),
         ("a.json", "[" * 100_000, "nested too deeply"),
@@ -256,7 +262,8 @@ def test_missing_folders_and_other_encodings_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("question,answer\ncaf\xe9,x\n".encode("latin-1"))
     assert "not UTF-8" in refusal(tmp_path / "latin.csv")
     (tmp_path / "folder").mkdir()
-    assert "has no file called train" in refusal(tmp_path / "folder")
+    told = refusal(tmp_path / "folder")
+    assert "has no file called train" in told and "spelltune data import FOLDER" in told
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
