@@ -20,8 +20,13 @@ from typing import Any, TypeVar
 from src.paths import ROOT
 
 # A network disk answers so while its server restarts, and well a moment later.
-PASSING = (errno.EIO, errno.ESTALE)
+PASSING = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.ENOTCONN, errno.ECONNRESET, errno.ESHUTDOWN,
+)  # fmt: skip
 TRIES = 5
+
+OS_ERROR = re.compile(r"\bos error (\d+)\b|\bcode: (\d+), kind: ")
 
 STREAM_SECONDS = 10.0  # for a pipe that is named as a file
 ANSWER_SECONDS = 60.0  # for a disk to do what it is asked for
@@ -31,16 +36,26 @@ COPYING_SECONDS = 60.0  # without a byte written: whoever copied a file has died
 T = TypeVar("T")
 
 
-def retry(read: Callable[[], T]) -> T:
-    """The result of `read`. An error of the disk that may pass is tried again for 3 s."""
+def retry(use: Callable[[], T]) -> T:
+    """The result of `use`, which reads or writes a file. An error of the disk that may pass is
+    tried again for 3 s."""
     for wait in (*(0.2 * 2**n for n in range(TRIES - 1)), None):
         try:
-            return read()
-        except OSError as error:
-            if wait is None or error.errno not in PASSING:
+            return use()
+        except Exception as error:
+            if wait is None or disk_error(error) not in PASSING:
                 raise
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def disk_error(error: BaseException) -> int | None:
+    """The errno of an error of the disk, also where a library written in Rust has put it into the
+    text of an error of its own; else None."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = OS_ERROR.search(str(error))
+    return int(found[1] or found[2]) if found else None
 
 
 def limited(path: Path | str, read: Callable[[], T]) -> T:
@@ -143,15 +158,20 @@ def _read_stream(descriptor: int, size: int, name: str) -> bytes:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves either the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a text file so that a crash leaves either the old content or the new one; tried again
+    as by `retry`."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(staged, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(staged, path)
+
+    try:
+        retry(write)
     except OSError:
         with suppress(OSError):  # a part of it would take the last of a full disk
             staged.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.analysis.kinds import Answer, Description, describe_each, describe_predictions
+from src.files import retry
 
 ADDED = pa.schema([("edits", pa.string()), ("kind", pa.string()), ("length", pa.int64())])
 
@@ -38,10 +39,14 @@ def write(
         values = pa.array([one[place] for one in rows], column.type)
         predictions = predictions.append_column(column.name, values)
     staged = file.with_suffix(".writing")
-    try:
+
+    def write() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(predictions, staged)
         staged.replace(file)
+
+    try:
+        retry(write)
     except OSError:
         staged.unlink(missing_ok=True)
         raise

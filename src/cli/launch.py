@@ -261,8 +261,11 @@ def follow(run_id: str) -> None:
         TextColumn("{task.fields[values]}", markup=False),
     )
 
-    def read(session: store.Session) -> tuple[Run, dict[str, float | None]]:
-        return store.find(session, run_id), store.latest_metrics(session, [run_id])[run_id]
+    def read(session: store.Session) -> tuple[Run, dict[str, float | None], bool]:
+        run = store.find(session, run_id)
+        # One that resumes by itself is INTERRUPTED for a moment.
+        over = Status(run.status).ended and not attempts.awaits_resume(session, run)
+        return run, store.latest_metrics(session, [run_id])[run_id], over
 
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=1, status="QUEUED", values="")
@@ -273,7 +276,7 @@ def follow(run_id: str) -> None:
                 if time.monotonic() - reconciled_at >= TIMEOUTS.reconcile:
                     reconciler.try_to_reconcile()
                     reconciled_at = time.monotonic()
-                run, latest = store.read_with_retry(read, seconds=TIMEOUTS.write)
+                run, latest, over = store.read_with_retry(read, seconds=TIMEOUTS.write)
                 values = [
                     f"{name} {value:.3f}"
                     for name in ("train/loss", "val/exact_match")
@@ -286,7 +289,7 @@ def follow(run_id: str) -> None:
                     status=run.status,
                     values="  ".join([*values, run.phase or ""]),
                 )
-                if Status(run.status).ended:
+                if over:
                     return
                 time.sleep(0.5)
         except KeyboardInterrupt:

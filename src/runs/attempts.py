@@ -27,7 +27,7 @@ from src.format import setting_value
 from src.runs import launcher, snapshots
 from src.runs.checks import check_writable
 from src.store.outcome import Outcome, Remedy
-from src.store.tables import RESUMABLE, EventKind, Run, Status
+from src.store.tables import RESUMABLE, EventKind, Run, Status, Sweep, SweepStatus
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
 
@@ -47,7 +47,8 @@ def resume(run: Run, *, step: int | None = None) -> int:
     if run.status not in RESUMABLE:
         advice = {
             Status.COMPLETED: "fork it with more training.max_steps: `spelltune fork`",
-            Status.CANCELLED: "launch it again",
+            Status.CANCELLED: "launch it again, or fork it where it has a checkpoint: "
+            f"`spelltune fork {run.id}`",
             Status.QUEUED: "it waits for its turn",
         }.get(Status(run.status), f"stop it first: `spelltune stop {run.id}`")
         raise CannotResume(f"{run.id} is {run.status}: {advice}")
@@ -291,21 +292,32 @@ def heal(session: store.Session, run: Run, outcome: Outcome, step: int | None) -
     return queue_next_attempt(session, run, EventKind.HEALED, text, step=step, config=config)
 
 
-def auto_resume(run: Run) -> bool:
-    """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
-    from a checkpoint that is newer than where it began."""
-    if run.stop_requested_at is not None:
+def awaits_resume(session: store.Session, run: Run) -> bool:
+    """True for an interrupted run of which the next reconciling decides if it resumes by itself."""
+    if run.status != Status.INTERRUPTED or run.stop_requested_at is not None:
         return False
+    # A run that confirms a setting has no number, and begins when the search is over.
+    if run.sweep_id is not None and run.number is not None:
+        sweep = session.get(Sweep, run.sweep_id)
+        if sweep is not None and sweep.status in (SweepStatus.CANCELLED, SweepStatus.COMPLETED):
+            return False
     try:
         allowed = stored_config(run.config).supervision.auto_resume
     except ConfigError:
         return False  # the settings of another version, with which nothing here can train
-    if not allowed:
-        return False
+    events = store.list_events(session, run.id) if allowed else ()
+    decided = any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events)
+    return bool(allowed) and not decided
+
+
+def auto_resume(run: Run) -> bool:
+    """Resume an interrupted run as often as its `supervision.auto_resume` allows, each time only
+    from a checkpoint that is newer than where it began."""
     with store.reading() as session:
+        if not awaits_resume(session, run):
+            return False
         events = store.list_events(session, run.id)
-    if any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events):
-        return False  # decided before
+    allowed = stored_config(run.config).supervision.auto_resume
     done = sum(e.kind == EventKind.AUTO_RESUMED for e in events)
     began = -1 if run.resume_step is None else run.resume_step
     step = newest_verified_step(run, after=began) if done < allowed else None

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import retry
 from src.runs.timeouts import TIMEOUTS
 
 
@@ -92,7 +93,7 @@ def _lock_file(path: Path) -> int | None:
     """Open and lock the file at `path`; None if another process holds it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -105,10 +106,14 @@ def _lock_file(path: Path) -> int | None:
         os.close(file)  # it was deleted between the two calls
 
 
+def _open(path: Path, flags: int) -> int:
+    return retry(lambda: os.open(path, flags | os.O_CLOEXEC, 0o600))
+
+
 def _is_file_of(file: int, path: Path) -> bool:
     """True if an open file is still the one at `path`."""
     try:
-        there, opened = os.stat(path), os.fstat(file)
+        there, opened = retry(lambda: os.stat(path)), os.fstat(file)
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
@@ -153,7 +158,7 @@ def _look(path: Path) -> tuple[int | None, str]:
         if _own(path) is not None:
             return os.getpid(), ""  # opening and closing the file would release it
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = _open(path, os.O_RDONLY)
         except FileNotFoundError:
             return None, ""
         try:

@@ -86,15 +86,11 @@ def _reconcile_all() -> list[str]:
     changed = [run.id for run in active if _reconcile(run, active)]
     with store.reading() as session:
         interrupted = store.list_runs(session, statuses=[Status.INTERRUPTED])
-        sweeps = {sweep.id: sweep for sweep in store.list_sweeps(session)}
-    ends = (SweepStatus.CANCELLED, SweepStatus.COMPLETED)
-    over = {sweep.id for sweep in sweeps.values() if sweep.status in ends}
+        sweeps = store.list_sweeps(session)
     for run in interrupted:
-        # A run that confirms a setting has no number, and begins when the search is over.
-        wanted = run.sweep_id not in over or run.number is None
-        if wanted and _is_resumed_here(run):
+        if _is_resumed_here(run):
             attempts.auto_resume(run)
-    for sweep in sweeps.values():
+    for sweep in sweeps:
         if (
             sweep.status == SweepStatus.ACTIVE
             and (end_hung(paths.driver_lock(sweep.id)) or not launcher.driver_lives(sweep.id))

@@ -9,6 +9,7 @@ import time
 
 from src import paths, store
 from src.files import read_text, write_atomic
+from src.runs.termination import SIGNALS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Status
 from src.training.results import FailedTraining, enter_in_summary, write_results
@@ -64,8 +65,8 @@ def outcome_of_exit(
         return Outcome(EndReason.DISK_FULL, "disk_full: no space left on the disk")
     if packed and code in (0, 1):
         return None  # the trainer exited before it read this run from the pack file
-    if code == -signal.SIGTERM:
-        reason = "SIGTERM ended its trainer before it trained a step"
+    if -code in SIGNALS:
+        reason = f"{signal.Signals(-code).name} ended its trainer before it trained a step"
         return Outcome(EndReason.TERMINATED, reason)
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     if packed:

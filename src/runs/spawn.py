@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src import paths
+from src.files import retry
 from src.runs.environment import child_environment
 
 
@@ -50,7 +51,7 @@ def start_detached(
     reach it. What it prints is appended to `log`, or dropped without one."""
     file = log or Path(os.devnull)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(file, "ab") as output:
+    with retry(lambda: open(file, "ab")) as output:
         return subprocess.Popen(
             command(worker, *arguments),
             cwd=paths.ROOT,

@@ -1,39 +1,42 @@
 """SIGTERM of a trainer: it ends at its next step with a checkpoint, so that its runs can resume.
 
-A machine that shuts down sends it to all processes, and a cluster to those whose time is over.
+A machine that shuts down sends it to all processes, and a cluster to those whose time is over: some
+send SIGINT, SIGHUP or SIGXCPU in its place, or before it.
 """
 
 import os
 import signal
-import threading
 from types import FrameType
 
-_asked = threading.Event()
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
+
+_asked: list[int] = []
 _polled = False
 
 
-def handle_sigterm() -> None:
-    """End this process softly from now on."""
+def handle_signals() -> None:
+    """End this process softly at one of SIGNALS from now on."""
     own = os.getpid()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        # Before its first step there is nothing to keep; who asks twice wants it to end now. A
+        # Before its first step there is nothing to keep; who sends one twice wants it to end now. A
         # forked worker has this handler too.
-        if not _polled or _asked.is_set() or os.getpid() != own:
+        if not _polled or number in _asked or os.getpid() != own:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        _asked.set()
+        _asked.append(number)
 
-    signal.signal(signal.SIGTERM, handle)
+    for number in SIGNALS:
+        signal.signal(number, handle)
 
 
 def poll() -> bool:
     """True if this process was asked to end; the training looks after each step."""
     global _polled
     _polled = True
-    return _asked.is_set()
+    return bool(_asked)
 
 
-def was_asked() -> bool:
-    """True if this process was asked to end."""
-    return _asked.is_set()
+def asked_by() -> str | None:
+    """Name of the signal by which this process was asked to end; None if it was not."""
+    return signal.Signals(_asked[0]).name if _asked else None

@@ -1,7 +1,7 @@
 """Detects and marks a damaged or lost SQLite file; `runs.snapshots` then rebuilds the run table."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
@@ -24,7 +24,8 @@ def mark_damage() -> Iterator[None]:
         yield
     except DatabaseError as error:
         if (file := sqlite_file()) and _says_damaged(error.orig):
-            file.with_name(file.name + MARKER_SUFFIX).touch()
+            with suppress(OSError):  # of a disk that may be what damages it
+                file.with_name(file.name + MARKER_SUFFIX).touch()
         raise
 
 

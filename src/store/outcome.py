@@ -35,7 +35,7 @@ class EndReason(StrEnum):
     ERROR = "error"  # any other exception, or an exit without a result
     KILLED = "killed"  # a signal ended the trainer
     LOST = "lost"  # its processes or its machine are gone without a result
-    TERMINATED = "terminated"  # SIGTERM ended the trainer, with a checkpoint of its last step
+    TERMINATED = "terminated"  # a signal asked the trainer to end: see `runs/termination.py`
 
     @property
     def status(self) -> Status:

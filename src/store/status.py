@@ -225,7 +225,7 @@ def request_stop(session: Session, run_id: str, *, reason: str | None = None) ->
     """Cancel a QUEUED run at once, or ask an active one to stop at its next step boundary.
 
     A `reason` is its sweep's: it completes an active run. Returns the status afterwards; a run that
-    has ended stays as it is.
+    has ended stays as it is, and what a person asks keeps it from going on by itself.
     """
     now = time.time()
     _move(
@@ -237,10 +237,13 @@ def request_stop(session: Session, run_id: str, *, reason: str | None = None) ->
         ended_at=now,
         reason=reason or "cancelled before it started",
     )
+    stopped = ACTIVE if reason else (*ACTIVE, *RESUMABLE)
     session.execute(
         update(Run)
         .where(
-            col(Run.id) == run_id, col(Run.status).in_(ACTIVE), col(Run.stop_requested_at).is_(None)
+            col(Run.id) == run_id,
+            col(Run.status).in_(stopped),
+            col(Run.stop_requested_at).is_(None),
         )
         .values(stop_requested_at=now, stop_reason=reason)
     )

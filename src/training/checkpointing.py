@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def _commit(written: Path, target: Path, about: Mapping[str, Any], required: Seq
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    (folder / MANIFEST).write_bytes(_sealed(manifest))
+    retry(lambda: (folder / MANIFEST).write_bytes(_sealed(manifest)))
 
 
 def _sealed(manifest: Mapping[str, Any]) -> bytes:
@@ -154,16 +155,19 @@ def replace_folder(written: Path, target: Path) -> None:
     if target.exists():
         remove_folder(target)
     os.replace(written, target)
-    folder = os.open(target.parent, os.O_RDONLY)
+    folder = retry(lambda: os.open(target.parent, os.O_RDONLY))
     os.fsync(folder)
     os.close(folder)
 
 
 def _sync_files(folder: Path) -> None:
+    def sync(file: Path) -> None:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+
     for file in folder.rglob("*"):
         if file.is_file():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+            retry(partial(sync, file))
 
 
 def remove_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from src.files import read_text, write_atomic
+from src.files import read_text, retry, write_atomic
 from src.training.utils import TrainingResult
 
 
@@ -62,7 +62,7 @@ def _replace_in_summary(
 ) -> None:
     summary_file.parent.mkdir(parents=True, exist_ok=True)
     # Two runs may end in the same second: read, change and write under one lock.
-    with open(summary_file.with_suffix(".lock"), "w") as lock:
+    with retry(lambda: open(summary_file.with_suffix(".lock"), "w")) as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         text = read_text(summary_file) if summary_file.exists() else ""
         # As text: parsing the entries of a sweep's thousands of trials takes longer than a trial.

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from src.config.schema import CheckpointingConfig
+from src.files import retry
 from src.training import checkpointing
 from src.training.utils import Reporter
 
@@ -19,28 +20,37 @@ def write_checkpoint(
     """Save the files that `write` puts into the folder it is given as the checkpoint of `step`.
 
     Returns the checkpoint, or the error of a disk that cannot take it: then nothing is left of it.
+    It is written again where that error may pass.
     """
-    try:
+
+    def save() -> Path:
         staging = checkpointing.stage(checkpoints_dir)
         folder = staging / f"checkpoint-{step}"
         write(folder)
         path = checkpointing.commit(folder, checkpointing.step_dir(checkpoints_dir, step), manifest)
         staging.rmdir()
+        return path
+
+    try:
+        return retry(save)
     except Exception as error:
         if not is_write_error(error):
             raise
         shutil.rmtree(checkpoints_dir / checkpointing.STAGING, ignore_errors=True)
         return error
-    return path
 
 
 def write_final(output_dir: Path, step: int, write: Callable[[Path], None]) -> None:
     """Save the files that `write` puts into the folder it is given as the adapter of `step` in
-    final/."""
-    staging = checkpointing.stage(output_dir)
-    write(staging / "final")
-    checkpointing.commit_adapter(staging / "final", output_dir / "final", {"step": step})
-    staging.rmdir()
+    final/. They are written again where an error of the disk may pass."""
+
+    def save() -> None:
+        staging = checkpointing.stage(output_dir)
+        write(staging / "final")
+        checkpointing.commit_adapter(staging / "final", output_dir / "final", {"step": step})
+        staging.rmdir()
+
+    retry(save)
 
 
 def remove_old(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import paths, store
 from src.config import RunConfig, stored_config
+from src.files import disk_error
 from src.runs import pack_file, spawn, termination
 from src.runs.environment import ignore_output_errors, leave
 from src.runs.locks import FileLock, holder
@@ -72,7 +73,7 @@ class Attempt:
         if result.stopped and (why := self.reporter.stop_reason):
             return replace(result, stopped=False, reason=why), EndReason.PRUNED
         if result.stopped and self.was_terminated:
-            why = f"SIGTERM ended its trainer after step {result.step}"
+            why = f"{termination.asked_by()} ended its trainer after step {result.step}"
             return replace(result, reason=why), EndReason.TERMINATED
         return result, end_reason_of_result(result)
 
@@ -91,16 +92,16 @@ class Attempt:
 
     @property
     def was_terminated(self) -> bool:
-        """True if SIGTERM ends this attempt, not somebody who asked it to stop."""
-        return termination.was_asked() and not self.reporter.stop_was_asked
+        """True if a signal ends this attempt, not somebody who asked it to stop."""
+        return termination.asked_by() is not None and not self.reporter.stop_was_asked
 
     def failure(self, error: Exception) -> Outcome:
         """The outcome of a training that ended with this error."""
         end_reason, reason = end_reason_of(error), reason_of(error)
-        if end_reason == EndReason.ERROR and termination.was_asked():
+        if end_reason == EndReason.ERROR and (name := termination.asked_by()):
             # Its data-loader workers, say, were ended too.
             ended = EndReason.TERMINATED if self.was_terminated else EndReason.STOPPED
-            return Outcome(ended, f"SIGTERM ended its trainer: {reason}")
+            return Outcome(ended, f"{name} ended its trainer: {reason}")
         if end_reason != EndReason.ERROR:
             reason = f"{end_reason}: {reason}"
         reporter = self.reporter
@@ -217,8 +218,8 @@ def main(run_id: str, attempt: int, lock: FileLock | None = None) -> int:
     except Exception as error:
         result = error
     code = end_all([(own, result)], [own.tracker])
-    # Not where SIGTERM ended all processes: the machine shuts down.
-    if holder(paths.supervisor_lock(run_id)) is None and not termination.was_asked():
+    # Not where a signal ended all processes: the machine shuts down.
+    if holder(paths.supervisor_lock(run_id)) is None and not termination.asked_by():
         spawn.start_detached(spawn.Worker.RECONCILE)  # nobody else would write the outcome
     return code
 
@@ -262,7 +263,7 @@ class Members:
         lock = slot_lock(self._slot)
         supervisor = holder(lock)
         while supervisor is not None and holder(lock) == supervisor:
-            if termination.was_asked():
+            if termination.asked_by():
                 return False
             if self._unknown():
                 return True
@@ -306,7 +307,7 @@ def main_of_a_pack() -> int:
     except Exception as error:
         members.end_rest(error)
     unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in first)
-    if unsupervised and not termination.was_asked():
+    if unsupervised and not termination.asked_by():
         spawn.start_detached(spawn.Worker.RECONCILE)
     return max(members.codes)
 
@@ -322,8 +323,8 @@ def end_reason_of(error: BaseException) -> EndReason:
     """The reason of a training that ended with this error."""
     # By name: the classes are torch's and the engines', which this process may not have imported.
     name, text = type(error).__name__, str(error)
-    # torch and safetensors raise their own errors for a full disk, without an errno.
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+    # torch raises an error of its own for a full disk, without an errno.
+    if disk_error(error) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
         return EndReason.DISK_FULL
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return EndReason.CUDA_OUT_OF_MEMORY
@@ -342,7 +343,7 @@ def reason_of(error: Exception) -> str:
 if __name__ == "__main__":
     os.umask(0o077)
     ignore_output_errors()
-    termination.handle_sigterm()
+    termination.handle_signals()
     order = wait_for_order() if sys.argv[1:] == ["--standby"] else Order(sys.argv[1:], None)
     if order.arguments == ["--pack"]:
         leave(main_of_a_pack())

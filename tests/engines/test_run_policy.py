@@ -133,6 +133,38 @@ def test_a_save_that_cannot_be_written_is_a_warning(
     assert not (tmp_path / "steps" / checkpointing.STAGING).exists()
 
 
+PASSING = {
+    "system": OSError(errno.EIO, "Input/output error"),
+    "network disk": OSError(errno.ETIMEDOUT, "Connection timed out"),
+    "safetensors": SafetensorError("I/O error: Stale file handle (os error 116)"),
+    "tokenizers": Exception("Input/output error (os error 5)"),
+}
+
+
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_a_save_is_tried_again_where_the_error_of_the_disk_passes(
+    config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failed: list[str] = []
+    for name in ("commit", "commit_adapter"):
+        original = getattr(checkpointing, name)
+
+        def once(written: Path, target: Path, *arguments: Any, original: Any = original) -> Any:
+            if target.name in ("step-4", "final") and target.name not in failed:
+                failed.append(target.name)
+                raise error
+            return original(written, target, *arguments)
+
+        monkeypatch.setattr(checkpointing, name, once)
+    result, reporter = run(config(), tmp_path)
+    assert failed == ["step-4", "final"] and not reporter.warnings
+    assert result.step == 12 and 4 in kept(tmp_path)
+    checkpointing.verify_adapter(tmp_path / "out/final")
+
+
 def test_a_disk_without_room_for_the_folder_of_a_save_is_a_warning(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

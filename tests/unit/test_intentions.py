@@ -2,17 +2,24 @@
 
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src import paths, store
+from src import files, paths, store
+from src.cli import launch
 from src.config import load_config
-from src.files import read_text
-from src.runs import attempts, launcher, reconciler, snapshots
+from src.files import PASSING, read_text
+from src.runs import attempts, launcher, locks, reconciler, snapshots, termination
+from src.runs.locks import FileLock, holder
 from src.runs.machine import boot_id, host
 from src.runs.result_file import outcome_of_exit
+from src.runs.timeouts import Timeouts
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Run, Status, Sweep, SweepStatus
 from src.sweeps import control, trials
@@ -79,6 +86,64 @@ def test_only_a_person_resumes_what_was_stopped(kind: EventKind) -> None:
     assert row(run.id).stop_requested_at is None
 
 
+def test_a_stop_between_two_attempts_is_kept() -> None:
+    """Of a trial that its paused sweep would launch again, say."""
+    run, failed = claimed(sweep_id="s", number=0), claimed(sweep_id="s", number=1)
+    with store.writing() as session:
+        assert store.end(session, run, Outcome(EndReason.LOST, "the machine restarted"))
+        assert store.end(session, failed, Outcome(EndReason.ERROR, "it failed"))
+    assert launcher.stop(run.id) == Status.INTERRUPTED
+    assert launcher.stop(failed.id) == Status.FAILED
+    reconciler.reconcile()
+    assert (row(run.id).status, row(run.id).attempt) == (Status.INTERRUPTED, 1)
+    assert not trials.retry(row(failed.id), retries=3)
+    assert not trials.retry(row(run.id), retries=3)
+    assert snapshot(run.id)["stop_requested_at"] is not None
+    # That its sweep's time is over is no wish of a person.
+    other = claimed(sweep_id="s", number=2)
+    with store.writing() as session:
+        assert store.end(session, other, Outcome(EndReason.ERROR, "it failed"))
+        store.request_stop(session, other.id, reason="pruned")
+    assert row(other.id).stop_reason is None
+
+
+def test_who_waits_for_a_run_waits_for_the_attempts_that_begin_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = claimed()
+    with store.writing() as session:
+        assert store.end(session, run, Outcome(EndReason.TERMINATED, "SIGTERM"))
+    rounds: list[list[str]] = []
+
+    def reconciled() -> None:
+        """One reconciling, after which a supervisor trains the next attempt to its end."""
+        rounds.append(reconciler.reconcile())
+        with store.writing() as session:
+            again = store.find(session, run.id)
+            if store.claim(session, again, token="u", slot=0, boot_id=boot_id(), host=host()):
+                session.refresh(again)
+                assert store.end(session, again, Outcome(EndReason.COMPLETED))
+
+    monkeypatch.setattr(launch, "TIMEOUTS", Timeouts(reconcile=0.0))
+    monkeypatch.setattr(reconciler, "try_to_reconcile", reconciled)
+    launch.follow(run.id)
+    assert (row(run.id).status, row(run.id).attempt) == (Status.COMPLETED, 2)
+    assert rounds
+
+
+@pytest.mark.parametrize("status", [SweepStatus.CANCELLED, SweepStatus.COMPLETED])
+def test_nobody_waits_for_a_trial_of_a_sweep_that_is_over(status: SweepStatus) -> None:
+    with store.writing() as session:
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
+                          status=status, created_at=1.0))  # fmt: skip
+    run = claimed(sweep_id="s", number=0)
+    with store.writing() as session:
+        assert store.end(session, run, Outcome(EndReason.TERMINATED, "SIGTERM"))
+    launch.follow(run.id)
+    reconciler.reconcile()
+    assert row(run.id).status == Status.INTERRUPTED
+
+
 def test_a_hold_and_a_cancelled_sweep_are_in_the_files_from_which_a_table_is_restored() -> None:
     with store.writing() as session:
         session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0,
@@ -112,10 +177,35 @@ def test_a_sweep_is_cancelled_with_its_runs_or_not_at_all(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_sigterm_leaves_a_run_that_can_resume_whatever_its_engine(packed: bool) -> None:
-    ended = outcome_of_exit(-15, asked_to_stop=False, packed=packed, oom_killed=False)
-    assert ended is not None
+@pytest.mark.parametrize("number", termination.SIGNALS)
+def test_sigterm_leaves_a_run_that_can_resume_whatever_its_engine(
+    packed: bool, number: signal.Signals
+) -> None:
+    ended = outcome_of_exit(-number, asked_to_stop=False, packed=packed, oom_killed=False)
+    assert ended is not None and ended.reason is not None
     assert (ended.end_reason, ended.status) == (EndReason.TERMINATED, Status.INTERRUPTED)
+    assert ended.reason == f"{number.name} ended its trainer before it trained a step"
+
+
+@pytest.mark.parametrize("number", termination.SIGNALS)
+def test_a_trainer_ends_softly_at_each_signal_by_which_machines_and_clusters_end_one(
+    number: signal.Signals,
+) -> None:
+    # Some send another one soon after; who sends the same one again wants it to end at once.
+    program = f"""
+import os
+from src.runs import termination
+termination.handle_signals()
+assert termination.asked_by() is None and not termination.poll()
+os.kill(os.getpid(), {int(number)})
+assert termination.poll() and termination.asked_by() == "{number.name}"
+other = {int(next(s for s in termination.SIGNALS if s != number))}
+os.kill(os.getpid(), other)
+print(termination.asked_by(), flush=True)
+os.kill(os.getpid(), {int(number)})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=paths.ROOT, capture_output=True)
+    assert (ended.stdout.decode().split(), ended.returncode) == ([number.name], -number)
 
 
 def test_a_file_is_read_again_where_the_error_of_its_disk_passes(
@@ -135,6 +225,35 @@ def test_a_file_is_read_again_where_the_error_of_its_disk_passes(
     assert read_text(file) == "one\n" and not answers
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "none")
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_locks_and_small_files_outlast_an_error_of_the_disk_that_passes(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them else ends a supervisor or a trainer, or leaves a run in the queue."""
+    failed: set[str] = set()
+
+    def once(real: Any) -> Any:
+        def opened(path: Any, *given: Any, **named: Any) -> Any:
+            if str(path).startswith(str(tmp_path)) and (key := f"{real} {path}") not in failed:
+                failed.add(key)
+                raise OSError(number, "passing")
+            return real(path, *given, **named)
+
+        return opened
+
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(os, "open", once(os.open))
+    monkeypatch.setattr("builtins.open", once(open))
+    lock = FileLock(tmp_path / "a.lock")
+    assert lock.acquire() and len(failed) == 1
+    monkeypatch.setattr(locks, "_own", lambda path: None)  # as another process looks
+    assert holder(tmp_path / "b.lock") is None
+    lock.release()
+    files.write_atomic(tmp_path / "c", "whole")
+    assert (tmp_path / "c").read_text() == "whole"
+    assert len(failed) == 3
 
 
 def test_a_checkpoint_is_not_called_damaged_for_an_error_that_passes(

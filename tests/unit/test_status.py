@@ -190,6 +190,9 @@ def test_a_result_is_read_as_it_was_written_with_the_keys_that_it_always_had() -
     ("error", "end_reason"),
     [
         (OSError(errno.ENOSPC, "x"), EndReason.DISK_FULL),
+        (OSError(errno.EDQUOT, "x"), EndReason.DISK_FULL),
+        (Exception("I/O error: Disk quota exceeded (os error 122)"), EndReason.DISK_FULL),
+        (Exception("Os { code: 28, kind: StorageFull, message: x }"), EndReason.DISK_FULL),
         (RuntimeError("PytorchStreamWriter failed: No space left on device"), EndReason.DISK_FULL),
         (type("OutOfMemoryError", (RuntimeError,), {})("x"), EndReason.CUDA_OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't"), EndReason.OUT_OF_MEMORY),
