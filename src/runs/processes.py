@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -62,28 +63,53 @@ def is_of_this_home(token: str | None) -> bool:
     return bool(token and own and token.endswith(f"-{own}"))
 
 
-def kill_by_token(token: str | None) -> list[psutil.Process]:
-    """SIGKILL to every process that carries this token of this home, and to no other; returns
-    them."""
+def kill_by_token(token: str | None) -> None:
+    """SIGKILL to every process that carries this token of this home, and to no other; returns once
+    they are gone."""
     if not is_of_this_home(token):
-        return []
-    killed = []
-    for process in psutil.process_iter():
-        if process.pid != os.getpid() and _token_of(process) == token:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)  # checks pid and start time first
-                killed.append(process)
-    return killed
+        return
+    deadline = time.monotonic() + TIMEOUTS.kill
+    # Again until there is none: one that was killed may have started another one just before.
+    while found := [
+        process
+        for process in psutil.process_iter()
+        if process.pid != os.getpid() and _token_of(process) == token
+    ]:
+        _kill(found, deadline)
+        if time.monotonic() > deadline:
+            return
 
 
 def kill_worker(pid: int | None) -> None:
-    """SIGKILL to the process with this pid if it is a worker of this home, and wait a little for
-    its end."""
+    """SIGKILL to the process with this pid if it is a worker of this home; returns once it is
+    gone."""
     process = _process(pid)
     if process is not None and _worker_of_this_home(process):
+        _kill([process], time.monotonic() + TIMEOUTS.kill)
+
+
+def _kill(found: Sequence[psutil.Process], deadline: float) -> None:
+    """SIGKILL to processes, and wait until they are gone, their locks and memory too. One that a
+    disk holds in the kernel may never be, so not beyond the deadline (monotonic)."""
+    for process in found:
         with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
-            process.wait(TIMEOUTS.heartbeat)
+            process.send_signal(signal.SIGKILL)  # checks pid and start time first
+    # Not by psutil's wait: it would take the exit code of a child from whoever started it.
+    while not all(map(is_gone, found)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """True if nothing of a process is left but its exit code. The main thread of a killed process
+    is a zombie before its other threads are, which hold its locks and memory meanwhile."""
+    try:
+        if not process.is_running():
+            return True
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
 
 
 def signal_trainer(run: Run, number: signal.Signals) -> bool:

@@ -261,7 +261,7 @@ def _clear(slot: int, there: Standby) -> None:
         active = store.list_runs(session, statuses=ACTIVE)
         trains = any(run.token == there.token for run in active)
     if not trains:
-        psutil.wait_procs(kill_by_token(there.token), timeout=TIMEOUTS.heartbeat)
+        kill_by_token(there.token)
     forget(slot)
 
 

@@ -15,6 +15,7 @@ class Timeouts:
     stale: float = 15.0  # age of a heartbeat from which the page calls it stale
     stop: float = 60.0  # from a stop to SIGTERM: the trainer may be writing a checkpoint
     terminate: float = 20.0  # from SIGTERM to SIGKILL
+    kill: float = 5.0  # from SIGKILL until a process that is still there is left to itself
     start: float = 30.0  # a run that its supervisor has not claimed by then gets a slot again
     standby: float = (
         3.0  # for a standby trainer to take a run, before it is killed; 0: none is used

@@ -22,6 +22,7 @@ from src.config import load_config
 from src.paths import ROOT
 from src.runs import attempts, launcher, machine, snapshots
 from src.runs.locks import FileLock, holder
+from src.runs.processes import is_gone
 from src.store.tables import Run, Status
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
@@ -91,7 +92,7 @@ def wait(run_id: str, until: Callable[[Run], bool], seconds: float = 300) -> Run
 def alive(pid: int | None) -> bool:
     """Whether a process lives; a dead one that its parent has not reaped does not."""
     try:
-        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return pid is not None and not is_gone(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from src import paths, store
@@ -78,6 +79,31 @@ def test_no_signal_leaves_the_home(home: Path, tmp_path_factory: Any) -> None:
         assert not processes.signal_trainer(run, signal.SIGKILL)
         child.kill()
         child.wait()
+
+
+def test_what_is_killed_is_gone_with_its_locks_and_memory(home: Path) -> None:
+    """And its exit code is left to whoever started it."""
+    token, lock = processes.new_token(), home / "lock"
+    # Threads end after the main one, and so much memory takes the kernel a moment to free.
+    code = f"""
+import threading, time
+from pathlib import Path
+from src.runs.locks import FileLock
+assert FileLock(Path({str(lock)!r})).acquire()
+for _ in range(20):
+    threading.Thread(target=time.sleep, args=(600,)).start()
+memory = b"x" * 2**28
+print("held", flush=True)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"SPELLTUNE_TOKEN": token},
+    )  # fmt: skip
+    assert child.stdout and child.stdout.readline() == "held\n"
+    there = psutil.Process(child.pid)
+    processes.kill_by_token(token)
+    assert processes.is_gone(there) and holder(lock) is None
+    assert child.wait() == -signal.SIGKILL
 
 
 @pytest.mark.root
