@@ -314,7 +314,7 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     run_id = fill_run(status=Status.RUNNING, steps=100, name="to stop")
     lock = hold(run_id)
     page.goto(f"{panel}/monitor?run={run_id}")
-    page.get_by_role("button", name="Stop").click()
+    page.locator(MAIN).get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Stop this run").click()
     wait_for(partial(stop_is_asked, run_id), "the stop is asked for")
     end(run_id, Status.STOPPED, "stopped at step 100 because someone asked")
@@ -323,7 +323,7 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     page.get_by_role("button", name="Delete").wait_for()
     # The open question about stopping must not turn into one about deleting.
     assert page.get_by_role("button", name="Delete this run").count() == 0
-    assert page.get_by_role("button", name="Stop").count() == 0
+    assert page.locator(MAIN).get_by_role("button", name="Stop").count() == 0
 
 
 def stop_is_asked(run_id: str) -> bool:
@@ -771,11 +771,55 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
             page.wait_for_timeout(1500)
             with store.reading() as session:
                 (run,) = store.list_runs(session)
-            page.get_by_role("button", name="Stop").click()
+            page.locator(MAIN).get_by_role("button", name="Stop").click()
             page.get_by_role("button", name="Stop this run").click()
             wait_for(partial(stop_is_asked, run.id), "the stop is asked for")
             page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=300_000)
             end_processes(run.id)
+
+
+# In the server: a refresh of the page whose end takes until a button is pressed, and a page whose
+# buttons come a second after its script began for that press.
+SLOW_END = """
+import os, threading, time
+from streamlit.runtime.state.safe_session_state import SafeSessionState as State
+home, pressed = os.environ["SPELLTUNE_HOME"], threading.Event()
+begin, end = State.on_script_will_rerun, State.on_script_finished
+
+def on_script_will_rerun(self, states, **more):
+    begin(self, states, **more)
+    if any(state.trigger_value for state in (states.widgets if states else [])):
+        pressed.set()
+        time.sleep(1)
+
+def on_script_finished(self, *ids, **more):
+    if os.path.exists(os.path.join(home, "hold")):
+        open(os.path.join(home, "ending"), "w").close()
+        pressed.wait(5)
+    end(self, *ids, **more)
+
+State.on_script_will_rerun, State.on_script_finished = on_script_will_rerun, on_script_finished
+"""
+
+
+def test_a_button_counts_that_is_pressed_as_a_refresh_ends(browser, tmp_path):
+    """Streamlit resets the buttons at the end of a script; that press would be one of them."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_END)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPELLTUNE_HOME", str(tmp_path))
+        run_id = fill_run(status=Status.RUNNING, steps=100)
+        lock = hold(run_id)
+        own = {"PYTHONPATH": str(tmp_path)}
+        with serving(tmp_path, **own) as address, reading(browser) as page:
+            page.goto(f"{address}/monitor?run={run_id}")
+            page.locator(MAIN).get_by_role("button", name="Stop").click()
+            button = page.get_by_role("button", name="Stop this run")
+            button.wait_for()
+            (tmp_path / "hold").touch()
+            wait_for((tmp_path / "ending").exists, "a refresh ends")
+            button.click()
+            wait_for(partial(stop_is_asked, run_id), "the stop is asked for", 60)
+            lock.release()
 
 
 def end_processes(run_id: str) -> None:

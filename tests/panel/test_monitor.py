@@ -103,7 +103,7 @@ def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
     (paths.checkpoints_dir(run_id) / "step-200" / "optimizer.pt").unlink()
     test = show("monitor", run=run_id)
     test.button[0].click().run()
-    assert "no verified checkpoint" in html(test)
+    assert "no verified checkpoint" in test.toast[0].value
     resumed = []
     monkeypatch.setattr(attempts, "resume", lambda run: resumed.append(run.id))
     test.button[0].click().run()

@@ -45,9 +45,12 @@ def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -
     if running and (error := running.exception()):
         html.draw_problem(str(error))
     told = "Three real steps on the longest rows, in about half a minute"
-    if st.button(label, width="stretch", disabled=held, help=told):
-        begun[name] = _pool.submit(_measure, asked)
-        st.rerun()
+    st.button(label, width="stretch", disabled=held, help=told, on_click=_begin, args=(name, asked))
+
+
+def _begin(name: str, asked: dict[str, Any]) -> None:
+    # As a callback, since a refresh of the page that ends just then would lose the press.
+    _begun()[name] = _pool.submit(_measure, asked)
 
 
 def _measure(asked: dict[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""Actions on a run from its page: stop, delete, resume, move in the queue."""
+"""Actions on a run from its page: stop, delete, resume, move in the queue.
+
+All are callbacks. The page refreshes itself, and Streamlit resets all buttons at the end of each
+script, in a thread of its own: a press that the script has not come to by then would be lost.
+"""
 
 import streamlit as st
 
@@ -27,21 +31,29 @@ def draw(run: Run) -> None:
     if not status.ended:
         with st.popover("Stop", key="stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
-            if st.button("Stop this run", type="primary"):
-                launcher.stop(run.id)
-                st.rerun()
+            st.button("Stop this run", type="primary", on_click=_stop, args=(run.id,))
         return
-    if status in RESUMABLE and st.button("Resume"):
-        try:
-            attempts.resume(run)
-            st.rerun()
-        except attempts.CannotResume as error:
-            html.draw_problem(str(error))
+    if status in RESUMABLE:
+        st.button("Resume", on_click=_resume, args=(run,))
     with st.popover("Delete", key="delete"):
         st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
-        if st.button("Delete this run", type="primary"):
-            launcher.delete(run)
-            navigation.go("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
+        st.button("Delete this run", type="primary", on_click=_delete, args=(run,))
+
+
+def _stop(run_id: str) -> None:
+    launcher.stop(run_id)
+
+
+def _resume(run: Run) -> None:
+    try:
+        attempts.resume(run)
+    except attempts.CannotResume as error:
+        st.toast(str(error), duration="long")
+
+
+def _delete(run: Run) -> None:
+    launcher.delete(run)
+    navigation.go_next("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
 
 
 def _steer(what: str, run_id: str) -> None:

@@ -50,7 +50,8 @@ _links = st.components.v2.component(
 
 
 def draw_links() -> None:
-    """Have the browser follow links to other pages. Ends the script if `go` has called one."""
+    """Have the browser follow links to other pages. Ends the script if `go` or `go_next` has called
+    one."""
     to = st.session_state.pop("go to", None)
     # The number tells two calls of one address apart.
     _links(key="links", data={"to": to, "number": time.time_ns() if to else 0})
@@ -64,8 +65,15 @@ def go(
     page: str, query: Mapping[str, str | list[str]] | None = None, *, said: str | None = None
 ) -> None:
     """End the script and show another page, with a message of what was done."""
-    st.session_state.update({"go to": address(page, query), "said": said})
+    go_next(page, query, said=said)
     rerun_page()
+
+
+def go_next(
+    page: str, query: Mapping[str, str | list[str]] | None = None, *, said: str | None = None
+) -> None:
+    """In a callback: show another page in the place of this one, with a message."""
+    st.session_state.update({"go to": address(page, query), "said": said})
 
 
 def set_title(page: str, run: Run | None = None) -> None:
