@@ -17,8 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.paths import ROOT
-
 # A network disk answers so while its server restarts, and well a moment later.
 PASSING = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.EHOSTDOWN,
@@ -181,7 +179,7 @@ def write_atomic(path: Path, text: str) -> None:
 def code_stamp() -> list[list[Any]]:
     """Equal while neither Spelltune's code nor an installed package changes."""
     packages = [_stamp(Path(folder)) for folder in (sys.prefix, *site.getsitepackages())]
-    return packages + [_stamp(file) for file in sorted((ROOT / "src").rglob("*.py"))]
+    return packages + [_stamp(file) for file in sorted(Path(__file__).parent.rglob("*.py"))]
 
 
 def _stamp(path: Path) -> list[Any]:
