@@ -6,8 +6,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from src.files import read_text
-
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 BASE_MODELS = ROOT / "checkpoints" / "base"
@@ -46,7 +44,7 @@ def remember_home() -> None:
 def _places() -> list[str]:
     """The folders at which this home was, the latest last."""
     try:
-        lines = read_text(_places_file()).splitlines()
+        lines = _places_file().read_text(encoding="utf-8").splitlines()
         return [str(json.loads(line)) for line in lines]
     except (OSError, ValueError):
         return []
