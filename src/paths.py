@@ -83,9 +83,9 @@ def results() -> Path:
     return home() / "results"
 
 
-def base_scores_dir() -> Path:
-    """Scores of base models that earlier runs computed."""
-    return results() / "base_scores"
+def cache_dir() -> Path:
+    """Folder of files that later launches and runs need not compute again; it can be deleted."""
+    return results() / "cache"
 
 
 def pack_file(token: str) -> Path:

@@ -25,7 +25,7 @@ def preload(name: str, **base: Any) -> None:
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> spelling.Vocabulary:
     """`spelling_model.load_vocabulary`, or the one that was read already."""
-    if _kept is not None and _kept[0][0] == _files(name, revision):
+    if _kept is not None and _kept[0][0] == stamp_of(name, revision):
         return _kept[1]
     return spelling.load_vocabulary(name, revision=revision)
 
@@ -50,9 +50,9 @@ def key_of(name: str, base: Mapping[str, Any]) -> list[Any]:
     # Only Unsloth is told of a seed and a length.
     left_out = () if base["backend"] == "unsloth" else ("seed", "max_length")
     arguments = sorted((k, v) for k, v in base.items() if k not in left_out)
-    return [_files(name, base["revision"]), arguments]
+    return [stamp_of(name, base["revision"]), arguments]
 
 
-def _files(name: str, revision: str | None) -> list[Any]:
+def stamp_of(name: str, revision: str | None) -> list[Any]:
     """Equal while a name stands for the same files, and none of them changes."""
     return [name, revision, BaseFiles(name, revision).stamp()]

@@ -5,22 +5,20 @@ else that a launch does. A preview is taken from the disk only while the content
 the tokenizer, the settings, Spelltune's code and the installed packages are the same.
 """
 
-import hashlib
 import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from src import paths
 from src.config import ConfigError
-from src.files import code_stamp, limited, read_text, sha256, write_atomic
+from src.file_cache import FileCache, key_of
+from src.files import code_stamp, limited, read_text, sha256
 from src.models.base_files import SMALL_FILES, TOKENIZER, BaseFiles
 
-KEPT = 64  # previews, the latest ones
 # Of data: to hash more takes longer than to say what is wrong with it.
 MAX_BYTES, MAX_FILES = 256 * 2**20, 64
 
@@ -33,28 +31,14 @@ def kept(
     key = _key(base, settings)
     if key is None:
         return make()
-    file = _folder() / f"{key}.json"
-    with suppress(OSError, ValueError):
-        found = json.loads(read_text(file))
-        if isinstance(found, dict):
-            return found
+    cache = FileCache(paths.cache_dir() / "previews")
+    found = cache.read(key, lambda file: json.loads(read_text(file)))
+    if isinstance(found, dict):
+        return found
     seen = make()
     if key == _key(base, settings):  # nothing changed while it was read
-        with suppress(OSError):  # a full disk, or one that can be read only
-            _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomic(file, json.dumps(seen))
-            _remove_older()
+        cache.write(key, lambda file: file.write_text(json.dumps(seen)))
     return seen
-
-
-def _folder() -> Path:
-    return paths.results() / "previews"
-
-
-def _remove_older() -> None:
-    files = sorted(_folder().glob("*.json"), key=lambda file: file.stat().st_mtime)
-    for file in files[:-KEPT]:
-        file.unlink(missing_ok=True)
 
 
 def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
@@ -70,8 +54,7 @@ def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
         raise ConfigError(told) from None
     except (OSError, ValueError):  # the reader says what is wrong
         return None
-    key = json.dumps([settings, own, files, code_stamp()], sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()
+    return key_of(settings, own, files, code_stamp())
 
 
 def _content_of(path: Path) -> list[tuple[str, str]]:

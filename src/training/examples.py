@@ -1,8 +1,10 @@
 """A run's examples: the rows of its splits and suites in the tokens of its base model."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pandas as pd
 
 from src.config import RunConfig
 from src.models.prompt_format import PromptFormat
@@ -12,6 +14,8 @@ from src.training.data_loaders import Splits
 from src.training.prompts import format_of
 from src.training.scoring import Row, check_lengths, encode
 from src.training.suites import Suite, suites_of
+
+Encode = Callable[[Any, pd.DataFrame, PromptFormat], list[Row]]
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class Examples:
         vocabulary: Vocabulary,
         config: RunConfig,
         *,
+        encode: Encode = encode,
         suite_rows: MutableMapping[Any, list[Row]] | None = None,
     ) -> "Examples":
         """Tokenize the splits and suites; DataError where a row is too long for the settings or the
-        base. Runs that are given the same `suite_rows` share the rows of equal suites."""
+        base. Runs that are given the same `suite_rows` share the rows of equal suites. `encode` is
+        `scoring.encode`, or takes its results from elsewhere."""
         validation, limit = splits.validation, config.evaluation.max_rows
         if limit is not None and len(validation) > limit:
             # The same rows in every run, whatever its seed: runs are compared on them.
@@ -58,7 +64,7 @@ class Examples:
         for split, suite in asked.items():
             key = split, suite.fingerprint, form, config.model.max_length
             if key not in shared:
-                shared[key] = encoded_suite(suite, vocabulary, config, form)
+                shared[key] = encoded_suite(suite, vocabulary, config, form, encode)
             rows[split] = shared[key]
         return Examples(rows, splits.fingerprint, splits.duplicates, splits.leaks, asked)
 
@@ -81,7 +87,11 @@ class Examples:
 
 
 def encoded_suite(
-    suite: Suite, vocabulary: Vocabulary, config: RunConfig, form: PromptFormat
+    suite: Suite,
+    vocabulary: Vocabulary,
+    config: RunConfig,
+    form: PromptFormat,
+    encode: Encode = encode,
 ) -> list[Row]:
     """The rows of a suite in tokens: under the prompt of the run or, of running text, as it is."""
     rows = encode(vocabulary.tokenizer, suite.frame, suite.form(form))

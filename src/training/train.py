@@ -82,7 +82,7 @@ def train(
     output_dir: Path,
     checkpoints_dir: Path,
     resume_from: Path | None = None,
-    base_scores: Path | None = None,
+    cache_dir: Path | None = None,
     engine: EngineChoice | None = None,
 ) -> TrainingResult:
     """Train one adapter and keep its best evaluation in output_dir/final.
@@ -93,8 +93,8 @@ def train(
     Asked to stop, it ends after the step it is in, with a checkpoint and with the best adapter so
     far in final/ (the newest one, before the first evaluation), and leaves the test set alone.
     `SPELLTUNE_THREADS` in the environment bounds the CPU threads, for machines that train several
-    runs at once. `base_scores` is the folder of `BaseScores`, and `engine` what `load_libraries`
-    chose, where it was called.
+    runs at once. `cache_dir` is the folder for what later runs need not compute again, and `engine`
+    what `load_libraries` chose, where it was called.
     """
     reporter.phase("loading libraries")
     engine = engine or choose_engine(config)
@@ -106,7 +106,7 @@ def train(
 
         try:
             return train_one(
-                RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from, base_scores)
+                RunSpec(config, reporter, output_dir, checkpoints_dir, resume_from, cache_dir)
             )
         except CannotPack as error:
             # Raised before the first step, and only of what the weights show: see config_problem.
@@ -121,7 +121,7 @@ def train(
         output_dir,
         checkpoints_dir,
         resume_from,
-        base_scores,
+        cache_dir,
         backend=backend,
         engine_note=engine.reason,
     )
@@ -133,7 +133,7 @@ def _train_with_trl(
     output_dir: Path,
     checkpoints_dir: Path,
     resume_from: Path | None,
-    base_scores: Path | None,
+    cache_dir: Path | None,
     *,
     backend: str,
     engine_note: str | None,
@@ -148,6 +148,7 @@ def _train_with_trl(
     from src.training.base_scores import BaseScores
     from src.training.examples import Examples
     from src.training.identity import run_identity
+    from src.training.row_cache import RowCache
     from src.training.run_policy import RunPolicy
     from src.training.throughput import TimeSpent
 
@@ -161,7 +162,8 @@ def _train_with_trl(
     reporter.phase(f"reading {config.data.task}")
     splits = load_splits(**asked.data)
     vocabulary = preloaded.load_vocabulary(**asked.vocabulary)
-    examples = Examples.of(splits, vocabulary, config)
+    encode = RowCache(cache_dir, **asked.vocabulary).encode
+    examples = Examples.of(splits, vocabulary, config, encode=encode)
     policy = RunPolicy(
         config,
         reporter,
@@ -177,7 +179,7 @@ def _train_with_trl(
     model, backend, note = _load(asked, vocabulary, backend, note)
     loaded = {"revision": config.model.revision, "backend": backend, **asked.base}
     of_base = BaseScores(
-        base_scores, preloaded.key_of(asked.vocabulary["name"], loaded), engine="trl"
+        cache_dir, preloaded.key_of(asked.vocabulary["name"], loaded), engine="trl"
     )
     model, targets = spelling.add_lora(model, backend=backend, **asked.lora)
     policy.begin(

@@ -65,7 +65,7 @@ class Attempt:
             "output_dir": self.output_dir,
             "checkpoints_dir": checkpoints,
             "resume_from": None if step is None else step_dir(checkpoints, step),
-            "base_scores": paths.base_scores_dir(),
+            "cache_dir": paths.cache_dir(),
         }
 
     def concluded(self, result: TrainingResult) -> tuple[TrainingResult, EndReason]:

@@ -12,8 +12,8 @@ import pytest
 
 from src import paths
 from src.config import ConfigError, RunConfig, load_config
+from src.file_cache import KEPT
 from src.runs import checks, preview_cache
-from src.runs.preview_cache import KEPT
 
 ROWS = "question,answer\n" + "".join(f"spell w{n}rd,w {n} r d\n" for n in range(100, 160))
 
@@ -119,14 +119,14 @@ def test_refused_data_and_data_that_may_change_unseen_are_read_each_time(
         with pytest.raises(ConfigError, match="no file"):
             checks.check(config_of(home / "gone.csv"))
         checks.check(config_of(own, **{"evaluation.suites": ["general"]}))
-    assert len(made) == 6 and not list(home.glob("results/previews/*"))
+    assert len(made) == 6 and not list(home.glob("results/cache/previews/*"))
 
 
 def test_a_damaged_file_and_a_disk_that_takes_none_only_cost_time(
     made: list[str | None], own: Path, home: Path
 ) -> None:
     first = checks.check(config_of(own))
-    (file,) = home.glob("results/previews/*.json")
+    (file,) = home.glob("results/cache/previews/*")
     for damaged in ("", "{", "[]", "null"):
         file.write_text(damaged)
         assert checks.check(config_of(own)) == first
@@ -137,15 +137,15 @@ def test_a_damaged_file_and_a_disk_that_takes_none_only_cost_time(
 
 
 def test_only_the_latest_are_kept(made: list[str | None], own: Path, home: Path) -> None:
-    folder = home / "results" / "previews"
+    folder = home / "results" / "cache" / "previews"
     folder.mkdir(parents=True)
     for number in range(KEPT + 5):
-        file = folder / f"{number}.json"
+        file = folder / str(number)
         file.write_text("{}")
         os.utime(file, (number, number))
     checks.check(config_of(own))
     left = {file.name for file in folder.iterdir()}
-    assert len(left) == KEPT and f"{KEPT + 4}.json" in left and "5.json" not in left
+    assert len(left) == KEPT and str(KEPT + 4) in left and "5" not in left
 
 
 def test_no_other_setting_of_data_names_a_file() -> None:

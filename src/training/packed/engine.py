@@ -123,9 +123,9 @@ class _Engine:
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
-        self.reader = RunReader(self.base, self.spent, self.background)
+        self.reader = RunReader(self.base, self.spent, self.background, first.cache_dir)
         self.base_scores = BaseScores(
-            first.base_scores, self.base.key, engine="packed", arithmetic=ARITHMETIC
+            first.cache_dir, self.base.key, engine="packed", arithmetic=ARITHMETIC
         )
         self.batches = BatchBuilder(
             self.base.tokenizer.pad_token_id, self.base.frozen, self.options

@@ -23,6 +23,7 @@ from src.training.identity import run_identity
 from src.training.packed.arrays import ExampleArrays
 from src.training.packed.eligibility import longest_row, refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
+from src.training.row_cache import RowCache
 from src.training.run_policy import RunPolicy
 from src.training.scoring import Row
 from src.training.throughput import TimeSpent
@@ -130,8 +131,11 @@ class SharedBase:
 class RunReader:
     """Reads the data of runs; runs with the same data share their examples."""
 
-    def __init__(self, base: SharedBase, spent: TimeSpent, background: Background):
+    def __init__(
+        self, base: SharedBase, spent: TimeSpent, background: Background, cache_dir: Path | None
+    ):
         self.base, self.spent, self.background = base, spent, background
+        self._row_cache = RowCache(cache_dir, base.name, base.settings["model.revision"])
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
         self._suite_rows: dict[Any, list[Row]] = {}
@@ -172,7 +176,11 @@ class RunReader:
         key = (splits.fingerprint, data.template, data.system_prompt, *limits, *asked.suites)
         if key not in self._examples:
             examples = Examples.of(
-                splits, self.base.vocabulary, config, suite_rows=self._suite_rows
+                splits,
+                self.base.vocabulary,
+                config,
+                encode=self._row_cache.encode,
+                suite_rows=self._suite_rows,
             )
             arrays = ExampleArrays.of(examples.rows["train"], self.base.tokenizer.pad_token_id)
             self._examples[key] = examples, arrays

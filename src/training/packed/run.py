@@ -28,7 +28,7 @@ class RunSpec:
     output_dir: Path
     checkpoints_dir: Path
     resume_from: Path | None = None
-    base_scores: Path | None = None  # folder of `BaseScores`
+    cache_dir: Path | None = None  # folder of what later runs need not compute again
 
 
 Outcome = TrainingResult | Exception

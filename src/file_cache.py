@@ -1,0 +1,53 @@
+"""Files that save work and can be deleted: each is named by all that decides its content"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+KEPT = 64
+
+T = TypeVar("T")
+
+
+class FileCache:
+    """The latest `limit` files of a folder. Without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, limit: int = KEPT):
+        self.folder, self.limit = folder, limit
+
+    def read(self, key: str, read: Callable[[Path], T]) -> T | None:
+        """The content of a file as `read` returns it; None if there is none, or it is damaged."""
+        if self.folder is not None:
+            with suppress(OSError, ValueError, KeyError):
+                return read(self.folder / key)
+        return None
+
+    def write(self, key: str, write: Callable[[Path], object]) -> None:
+        """Have `write` make a file, which others see whole or not at all, and remove the oldest.
+
+        A full disk, or one that can only be read, is no error.
+        """
+        if self.folder is None:
+            return
+        staged = self.folder / f".{key}.{os.getpid()}"
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                write(staged)
+                with open(staged, "rb+") as file:
+                    os.fsync(file.fileno())  # after a power cut it would be there without content
+                staged.replace(self.folder / key)
+            finally:
+                staged.unlink(missing_ok=True)
+            files = [file for file in self.folder.iterdir() if not file.name.startswith(".")]
+            for old in sorted(files, key=lambda file: file.stat().st_mtime)[: -self.limit]:
+                old.unlink(missing_ok=True)
+
+
+def key_of(*parts: Any) -> str:
+    """A name for what these parts decide, which JSON can write: equal for equal ones."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
