@@ -24,7 +24,7 @@ from src.config import (
 from src.errors import UserError
 from src.files import link_or_copy, read_text
 from src.format import setting_value
-from src.runs import launcher, snapshots
+from src.runs import launcher, lease, snapshots
 from src.runs.checks import check_writable
 from src.store.outcome import Outcome, Remedy
 from src.store.tables import RESUMABLE, EventKind, Run, Status, Sweep, SweepStatus
@@ -52,6 +52,7 @@ def resume(run: Run, *, step: int | None = None) -> int:
             Status.QUEUED: "it waits for its turn",
         }.get(Status(run.status), f"stop it first: `spelltune stop {run.id}`")
         raise CannotResume(f"{run.id} is {run.status}: {advice}")
+    lease.check()
     check_writable(paths.checkpoints_dir(run.id), CannotResume)
     step = verified_step(run, step)
     check_same_data(run, step)
@@ -194,6 +195,7 @@ def fork(run: Run, config: RunConfig, *, step: int | None = None) -> str:
     It gets the checkpoint's files for its own (as hard links, where the disk has them), so neither
     run needs the other. CannotResume as in `resume`, ConfigError for a setting that cannot change.
     """
+    lease.check()
     step = verified_step(run, step)
     if problems := fork_problems(run, config, step):
         raise ConfigError(problems)

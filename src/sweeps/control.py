@@ -22,7 +22,7 @@ from src.config import (
     values_before,
 )
 from src.format import setting_value
-from src.runs import checks, launcher, snapshots
+from src.runs import checks, launcher, lease, snapshots
 from src.runs.machine import host
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
@@ -199,6 +199,7 @@ def pause(sweep_id: str) -> None:
 
 def resume(sweep_id: str) -> None:
     """Go on with a paused sweep, also with one whose driver failed."""
+    lease.check()
     _change(
         sweep_id, "resumed", SweepStatus.ACTIVE, leave=[SweepStatus.PAUSED], reason=None,
         failed_starts=None, driver_started_at=None,
@@ -247,6 +248,7 @@ def _stop_runs(session: store.Session, runs: Sequence[Run], reason: str | None) 
 
 def add(sweep_id: str, more: str) -> None:
     """Raise the budget of a sweep by `20 trials` or `30 minutes`; one that is complete goes on."""
+    lease.check()
     try:
         extra = Budget.parse(more)
     except ValueError as error:

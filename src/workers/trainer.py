@@ -257,9 +257,8 @@ class Members:
         return None
 
     def wait(self) -> bool:
-        """Wait until the supervisor has written the ends of all runs: then it adds the queue's next
-        ones, or ends this process. Another one would load all that is loaded here again. False
-        where the supervisor is gone."""
+        """Wait until the supervisor, having written all ends, adds the queue's next runs, for which
+        another process would load all this again, or ends this one. False where it is gone."""
         lock = slot_lock(self._slot)
         supervisor = holder(lock)
         while supervisor is not None and holder(lock) == supervisor:

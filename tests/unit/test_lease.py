@@ -17,10 +17,12 @@ from src import paths, store
 from src.cli import doctor
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, lease, locks, machine, processes, reconciler
+from src.runs import attempts, launcher, lease, locks, machine, processes, reconciler
 from src.runs.locks import FileLock, LocksUnavailable, holder
 from src.runs.timeouts import Timeouts
-from src.store.tables import Run, Status
+from src.store.outcome import EndReason, Outcome
+from src.store.tables import Run, Status, Sweep, SweepStatus
+from src.sweeps import control
 from tests.helpers.live import alive
 from tests.unit.test_locks import hold
 
@@ -57,7 +59,12 @@ def age(seconds: float) -> None:
 def test_another_machine_reads_and_ends_or_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     monkeypatch.setattr(launcher, "start_supervisor", lambda *_, **__: started.append(1))
-    run_id = active()
+    run_id, ended = active(), row(active())
+    with store.writing() as session:
+        assert store.end(session, ended, Outcome(EndReason.LOST, "x"))
+        session.add(Sweep(id="s", name="s", file="", path="", folder="", seed=0, most_trials=5,
+                          status=SweepStatus.PAUSED, created_at=1.0))  # fmt: skip
+    ended = row(ended.id)
     lease.take()
     own = machine.host()
     with monkeypatch.context() as there:
@@ -67,9 +74,18 @@ def test_another_machine_reads_and_ends_or_starts_nothing(monkeypatch: pytest.Mo
         with pytest.raises(lease.HomeInUse, match=f"is in use on {own}.* SPELLTUNE_HOME"):
             launcher.launch(load_config())
         launcher.fill_slots()
-        assert not started
+        for begin in (
+            lambda: attempts.resume(ended),
+            lambda: attempts.fork(ended, load_config()),
+            lambda: control.resume("s"),
+            lambda: control.add("s", "5 trials"),
+        ):
+            with pytest.raises(lease.HomeInUse):
+                begin()
+        assert not started and row(ended.id).status == Status.INTERRUPTED
+        launcher.stop(run_id)  # what is wished for is carried out where it trains
         with store.reading() as session:
-            assert [run.id for run in store.list_runs(session)] == [run_id]
+            assert {run.id for run in store.list_runs(session)} == {run_id, ended.id}
         # A minute without a sign of life, and it is the other one's.
         age(61)
         assert lease.other_host() is None

@@ -4,13 +4,14 @@ import streamlit as st
 
 from src import store
 from src.config import ConfigError
+from src.runs import lease
 from src.store.tables import SweepStatus
 from src.sweeps import control, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
 # Errors whose sentence is shown.
-REFUSED = (ConfigError, store.InvalidState, store.DatabaseUnavailable)
+REFUSED = (ConfigError, store.InvalidState, store.DatabaseUnavailable, lease.HomeInUse)
 RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} more seeds"
 
 
