@@ -49,9 +49,8 @@ class Attempt:
         self.run, self.config, self.lock = run, config, lock
         self.output_dir = paths.output_dir(run.id)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.tracker = start_tracker(
-            config, run.id, self.output_dir, partial(append_to_log, run.id)
-        )
+        say = partial(append_to_log, run.id)
+        self.tracker = start_tracker(config, run.id, self.output_dir, say)
         self.reporter = RunReporter(run, self.tracker)
 
     def arguments(self) -> dict[str, Any]:
