@@ -6,6 +6,7 @@ from html import escape
 import streamlit as st
 
 from src import store
+from src.config import trained_on
 from src.format import duration, number, percent
 from src.panel.ui import html, navigation, run_status
 from src.store.tables import Run, Status
@@ -71,7 +72,7 @@ def picker(run: Run, picked: list[str]) -> str:
 def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[str]:
     config = run.config
     settings = (
-        f"{config['data']['task']} · {config['model']['name']} · rank {config['lora']['r']} · "
+        f"{trained_on(config['data'])} · {config['model']['name']} · rank {config['lora']['r']} · "
         f"lr {config['training']['learning_rate']:g}"
     )
     told = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)

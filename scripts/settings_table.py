@@ -11,7 +11,7 @@ from src.sweeps.file import Base, Categorical, Range, SweepConfig
 FILE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings
 
-<!-- Written by `make settings` from src/config/schema.py and src/sweeps/file.py; a test fails
+<!-- Written by `make settings` from src/config and src/sweeps/file.py; a test fails
 where they differ. -->
 
 Each setting has one name everywhere: in the form, in YAML (`lora: {r: 16}`), on the command line

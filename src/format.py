@@ -21,9 +21,12 @@ def percent(fraction: float | None) -> str:
 
 
 def setting_value(value: Any, spec: str = "") -> str:
-    """A setting's value as text: floats by `spec` (exact by default), lists with commas."""
+    """A setting's value as text: floats by `spec` (exact by default), lists and mappings with
+    commas."""
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {setting_value(part, spec)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:{spec}}" if isinstance(value, float) else str(value)

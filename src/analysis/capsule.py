@@ -85,7 +85,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     values = config.model_dump()
     values["model"]["name"] = model_card.public_name(config)
     # The replay puts the folder's own data/ there.
-    values["data"] |= {"path": "data", "hub_id": None, "revision": None}
+    values["data"] |= {"path": "data", "hub_id": None, "revision": None, "mix": None}
     values["tracking"] |= {"mode": "off"}
     values["evaluation"] |= {"suites": []}  # they are no part of what a replay repeats
     (root / "config.yaml").write_text(

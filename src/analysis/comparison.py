@@ -15,7 +15,7 @@ import pandas as pd
 from src import store
 from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import RunConfig, affecting, flattened, settings, stored_config, values_before
+from src.config import RunConfig, affecting, settings, stored_config, stored_values
 from src.errors import explain_os_error
 from src.store.tables import Evaluation, Run, Status
 
@@ -100,18 +100,6 @@ def against(session: store.Session, one: Group, others: Sequence[Group]) -> list
 # --- configs --------------------------------------------------------------------------------------
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run's row by dotted name; one that came later than the run has its default, or
-    what the run did without it."""
-    own = flattened(values)
-    return _defaults() | values_before(own) | own
-
-
-@cache
-def _defaults() -> dict[str, Any]:
-    return flattened(stored_config({}).model_dump())
-
-
 @cache
 def _indifferent() -> frozenset[str]:
     """Settings that affect nothing, and the seed: runs of one config differ in it."""
@@ -126,7 +114,7 @@ def distinguishes(name: str) -> bool:
 
 def config_key(run: Run) -> str:
     """A key that is equal for runs that differ only in seed and in settings aside from training."""
-    kept = {name: value for name, value in flat(run.config).items() if distinguishes(name)}
+    kept = {name: value for name, value in stored_values(run.config).items() if distinguishes(name)}
     return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
 
 
@@ -164,7 +152,7 @@ def _names(members: Sequence[Sequence[Run]]) -> list[str]:
 
 def differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """{setting: {run id: value}} of the settings that are not the same in all runs."""
-    values = {run.id: flat(run.config) for run in runs}
+    values = {run.id: stored_values(run.config) for run in runs}
     order = [setting.name for setting in settings()]
     names = dict.fromkeys([*order, *(name for config in values.values() for name in config)])
     table = {name: {i: config.get(name) for i, config in values.items()} for name in names}

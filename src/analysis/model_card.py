@@ -111,15 +111,16 @@ def card(
         "library_name": "transformers" if merged else "peft",
         "pipeline_tag": "text-generation",
         "language": ["en"],
-        "tags": ["spelling", "lora", "spelltune", config.data.task],
+        "tags": ["spelling", "lora", "spelltune", *(config.data.mix or [config.data.task])],
         "model-index": [_results(config, scores)],
     }
     versions = ", ".join(f"{k} {v}" for k, v in (about["used"].get("versions") or {}).items())
     kind = "the base model with the adapter merged into it" if merged else "a LoRA adapter"
+    purpose = _purpose(config, about["used"])
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.name}\n",
-        f"This is {kind}, trained with Spelltune on `{base}` for the task `{config.data.task}`.\n",
+        f"This is {kind}, trained with Spelltune on `{base}` {purpose}.\n",
         "## How it is asked\n",
         *_how_asked(config),
         "## Scores\n",
@@ -153,6 +154,19 @@ def card(
     return "\n".join(parts)
 
 
+def _purpose(config: RunConfig, used: Mapping[str, Any]) -> str:
+    """The task that the adapter is for; of a mixture each one, with the rows that were drawn."""
+    if len(mix := config.data.mix or {}) < 2:
+        return f"for the task `{config.data.trained_on}`"
+    rows = used.get("rows_by_task") or {}
+    tasks = [
+        f"`{task}` ({100 * share:.3g}%"
+        + (f", {rows[task]['train']:,} training rows)" if task in rows else ")")
+        for task, share in mix.items()
+    ]
+    return f"for a mixture of tasks: {', '.join(tasks)}"
+
+
 def _how_asked(config: RunConfig) -> list[str]:
     """How a question is put, as code where it is a chat."""
     if config.data.template != CHAT:
@@ -182,12 +196,13 @@ def _how_asked(config: RunConfig) -> list[str]:
 
 def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str, Any]:
     known = [(name, scores.get(f"test/{name}")) for name in METRICS]
+    asked, tasks = config.data.trained_on, config.data.mix or [config.data.task]
     return {
         "name": config.name,
         "results": [
             {
-                "task": {"type": "text-generation", "name": config.data.task},
-                "dataset": {"name": config.data.task, "type": config.data.task, "split": "test"},
+                "task": {"type": "text-generation", "name": asked},
+                "dataset": {"name": asked, "type": "-".join(tasks), "split": "test"},
                 "metrics": [
                     {"type": name, "name": _metric_title(METRICS[name]), "value": round(value, 6)}
                     for name, value in known
@@ -210,6 +225,11 @@ def _score_rows(scores: Mapping[str, float | None]) -> list[tuple[str, ...]]:
         if name in PARTIAL and values == [None, None]:
             continue
         rows.append((_metric_title(metric), *("" if v is None else f"{v:.4g}" for v in values)))
+    own = (name for name in scores if name.startswith(("val/exact_match/", "test/exact_match/")))
+    for task in sorted({name.rpartition("/")[2] for name in own}):
+        values = [scores.get(f"{split}/exact_match/{task}") for split in ("val", "test")]
+        title = f"exact match of the task {task}"
+        rows.append((title, *("" if v is None else f"{v:.4g}" for v in values)))
     return rows
 
 

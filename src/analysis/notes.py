@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from src.config import DataConfig, stored_values, trained_on
 from src.store.tables import Run, Status
 
 
@@ -37,14 +38,18 @@ def lost_seeds(groups: Iterable[SeedGroup]) -> Iterator[str]:
 
 def changed_data(groups: Iterable[SeedGroup]) -> Iterator[str]:
     """Sentences on data that were not the same in all groups though they have one name."""
-    named: dict[str, dict[object, list[str]]] = {}
+    rows = [f"data.{name}" for name in DataConfig.row_settings()]
+    named: dict[tuple[str, str], dict[object, list[str]]] = {}
     for group in groups:
+        values = stored_values(group.runs[0].config)
         data = group.runs[0].config["data"]
-        name = data.get("path") or data.get("hub_id") or data["task"]
+        # Configs that ask for other rows have other data, which is no change of them.
+        asked = repr([values.get(one) for one in rows])
+        name = data.get("path") or data.get("hub_id") or trained_on(data)
         found = [run.used.get("data_fingerprint") for run in group.runs]
         if known := next((one for one in found if one), None):
-            named.setdefault(str(name), {}).setdefault(known, []).append(group.name)
-    for name, versions in named.items():
+            named.setdefault((str(name), asked), {}).setdefault(known, []).append(group.name)
+    for (name, _), versions in named.items():
         if len(versions) > 1:
             sides = "; ".join(", ".join(names) for names in versions.values())
             yield f"{name} was not the same for all: it changed between {sides}"

@@ -14,6 +14,7 @@ from src import store
 from src.analysis import looks, suite_verdicts
 from src.analysis.comparison import Group
 from src.analysis.suite_verdicts import BASE, SuiteAnswers, SuiteVerdict
+from src.config import trained_on
 from src.store.tables import Evaluation, Run
 from src.training.suite_scores import BITS
 from src.training.suites import GENERAL, PREFIX
@@ -64,16 +65,13 @@ def compare(session: store.Session, groups: Sequence[Group]) -> SuiteComparison:
 
 
 def labels(groups: Sequence[Group]) -> list[str]:
-    """The task that each config was trained on; with its name where several have the same."""
-    tasks = [_trained_on(group.runs[0]) for group in groups]
+    """The task or the mixture that each config was trained on; with its name where several have the
+    same."""
+    tasks = [trained_on(group.runs[0].config["data"]) for group in groups]
     return [
         task if tasks.count(task) == 1 else f"{task} ({group.name})"
         for task, group in zip(tasks, groups, strict=True)
     ]
-
-
-def _trained_on(run: Run) -> str:
-    return str(run.config["data"]["task"])
 
 
 def _scored(session: store.Session, runs: Sequence[Run]) -> dict[tuple[str, str], _Scored]:

@@ -1,5 +1,6 @@
 """Every setting of a run: its definition, its description, and the YAML that it is read from."""
 
+from src.config.data import CHAT, DataConfig
 from src.config.evaluation import EvaluationConfig, names_file
 from src.config.fields import (
     Setting,
@@ -24,19 +25,18 @@ from src.config.loading import (
     read_text,
     read_yaml,
     shortened,
-    stored_config,
     to_yaml,
-    values_before,
     with_absolute_paths,
     with_overrides,
 )
+from src.config.mixture import trained_on
 from src.config.schema import (
-    CHAT,
     EarlyStoppingConfig,
     RunConfig,
     TrackingConfig,
 )
 from src.config.section import Section
+from src.config.stored import stored_config, stored_values, values_before
 from src.config.values import from_text, to_text
 from src.config.yaml_text import YamlError, dump_flow, dump_yaml, load_flow
 
@@ -44,6 +44,7 @@ __all__ = [
     "CHAT",
     "DEFAULT_PRESET",
     "ConfigError",
+    "DataConfig",
     "EarlyStoppingConfig",
     "EvaluationConfig",
     "RunConfig",
@@ -73,9 +74,11 @@ __all__ = [
     "settings",
     "shortened",
     "stored_config",
+    "stored_values",
     "subset",
     "to_text",
     "to_yaml",
+    "trained_on",
     "values_before",
     "with_absolute_paths",
     "with_overrides",

@@ -43,6 +43,10 @@ class Setting:
         return self.annotation
 
     @property
+    def is_mapping(self) -> bool:
+        return typing.get_origin(self.type) is dict
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The allowed words of a Literal, else none."""
         return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
@@ -111,10 +115,10 @@ def subset(config: RunConfig, names: Iterable[str]) -> dict[str, Any]:
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of nested sections by dotted name."""
+    """The values of nested sections by dotted name; what has one already is a value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "." not in name:
             flat |= {f"{name}.{inner}": v for inner, v in value.items()}
         else:
             flat[name] = value

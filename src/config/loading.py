@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from src.config.evaluation import names_file
-from src.config.fields import Setting, flattened, paths_found, settings
+from src.config.fields import Setting, flattened, settings
+from src.config.mixture import EXAMPLE
 from src.config.schema import RunConfig
 from src.config.section import Section
 from src.config.values import NULL, from_text, to_text
@@ -62,12 +63,12 @@ def load_config(
         if preset not in presets():
             near = did_you_mean(preset, presets())
             raise ConfigError({"": f"no preset {preset!r}{near} ({', '.join(presets())})"})
-        _merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
+        merge(values, {"name": preset} | read_yaml(PRESETS / f"{preset}.yaml"))
     if path is not None:
         own = _from_flat(read_yaml(Path(path)))
         if problems := _empty(own):
             raise ConfigError(problems)
-        _merge(values, {"name": Path(path).stem} | own)
+        merge(values, {"name": Path(path).stem} | own)
     return with_overrides(values, overrides or {})
 
 
@@ -76,13 +77,16 @@ def with_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> RunC
     given: dict[str, str] = {}  # setting -> the override that gives it
     problems: dict[str, str] = {}
     for name, value in overrides.items():
-        nested = _nest(name, value)
-        for leaf in flattened(nested):
+        if whole := next((one for one in _mappings() if name.startswith(f"{one}.")), None):
+            problems[name] = f"is given with its neighbours, as {whole}='{EXAMPLE}'"
+            continue
+        own = nested(name, value)
+        for leaf in flattened(own):
             if leaf in given:
                 problems[leaf] = f"is given twice, as {given[leaf]!r} and as {name!r}; keep one"
             given[leaf] = name
-        problems |= _empty(nested)
-        _merge(values, nested)
+        problems |= _empty(own)
+        merge(values, own)
     if problems:
         raise ConfigError(problems)
     return parse_config(values)
@@ -106,6 +110,12 @@ def _optional() -> frozenset[str]:
     return frozenset(setting.name for setting in settings() if setting.optional)
 
 
+@cache
+def _mappings() -> frozenset[str]:
+    """The settings whose value is a mapping."""
+    return frozenset(setting.name for setting in settings() if setting.is_mapping)
+
+
 def defaults() -> dict[str, Any]:
     """The values of the four files under configs/, nested; the caller's own copy."""
     return copy.deepcopy(_defaults())
@@ -115,35 +125,8 @@ def defaults() -> dict[str, Any]:
 def _defaults() -> dict[str, Any]:
     values = read_yaml(DEFAULTS)
     for part in values.pop("include"):
-        _merge(values, read_yaml(DEFAULTS.parent / part))
+        merge(values, read_yaml(DEFAULTS.parent / part))
     return dict(plain(values))
-
-
-def stored_config(values: Mapping[str, Any]) -> RunConfig:
-    """The RunConfig of a run's row; a setting that came later than the run has its default, or
-    what the run did without it (see `values_before`)."""
-    complete = defaults()
-    for name, value in values_before(flattened(values)).items():
-        _merge(complete, _nest(name, value))
-    _merge(complete, values)
-    return parse_config(paths_found(complete))
-
-
-# What later settings of the task `correct` were before there were any.
-_CORRECT_BEFORE = {
-    "data.right_words": 0.0,
-    "data.length_spread": 0.0,
-    "data.score_right_words": False,
-}
-
-
-def values_before(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name that are missing in the stored values `flat` and whose default is
-    not what their run did: the rows of a built-in task."""
-    own_data = flat.get("data.path") or flat.get("data.hub_id")
-    if flat.get("data.task") != "correct" or own_data:
-        return {}
-    return {name: value for name, value in _CORRECT_BEFORE.items() if name not in flat}
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
@@ -277,17 +260,18 @@ def _from_flat(values: dict[str, Any]) -> dict[str, Any]:
     return moved
 
 
-def _nest(name: str, value: Any) -> dict[str, Any]:
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """A value in its section, by the dotted name of its setting."""
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
 
 
-def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """`over` on top of `values`, section by section."""
+def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """`over` on top of `values`, section by section; a setting that is a mapping is replaced."""
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
+            values[key] |= value
         else:
             values[key] = value
 

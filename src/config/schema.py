@@ -7,17 +7,14 @@ configs/, not here.
 
 import math
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
+from src.config.data import DataConfig
 from src.config.effects import BASIC, affects
 from src.config.evaluation import EvaluationConfig
 from src.config.section import Section, layer_names
-from src.errors import did_you_mean
-from src.tasks import TASKS, Separator
-
-CHAT = "chat"  # data.template: the chat template of the base model's tokenizer
 
 
 class ModelConfig(Section):
@@ -64,91 +61,6 @@ class LoraConfig(Section):
         json_schema_extra=affects("weights", "cost", "checkpoint")
     )
     """Bias terms that are trained together with the adapter."""
-
-
-class DataConfig(Section):
-    model_config = ConfigDict(json_schema_extra=affects("data", "cost"))
-
-    task: str = Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", json_schema_extra=BASIC)
-    """Built-in task, such as `spell_out` (a word letter by letter) or `correct` (human
-    misspellings); with a path or a hub id only a label for your own data."""
-    path: str | None = None
-    """Own data: a JSON, JSONL, CSV or Parquet file with columns question and answer, or a folder
-    with one file per split."""
-    hub_id: str | None = None
-    """Own data: id of a Hugging Face hub data set with columns question and answer."""
-    revision: str | None = None
-    """Commit, branch or tag of the hub data set; empty takes the newest."""
-    right_words: float = Field(ge=0, lt=1)
-    """Built-in task `correct`: share of the training rows whose word is spelled right already and
-    stays as it is, in [0, 1). With 0, a trained adapter changes many right words."""
-    length_spread: float = Field(ge=0, le=1)
-    """Built-in task `correct`: how far the lengths of the misspelled words in training follow those
-    of frequent English words, in [0, 1]. 0 takes the dictionary's misspellings, most of them of
-    long words; 1 leaves out some of those and adds misspellings of short words, made by rule."""
-    score_right_words: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
-    """Built-in task `correct`: also ask each word of the validation and test set spelled right. The
-    metrics mends and leaves_alone then tell both kinds of question apart."""
-    separator: Separator
-    """Built-in tasks that spell words, such as `spell_out`: what stands between the letters."""
-    phrasings: int = Field(ge=1, le=10)
-    """Built-in tasks: number of ways in which questions are asked, one drawn for each. The last way
-    of a task is never trained on."""
-    held_out_phrasings: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
-    """Built-in tasks: ask the validation and test set only in ways that training does not use."""
-    template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
-    """Prompt template that contains {question}. The answer starts with a space, so the prompt must
-    not end in one. `chat` takes the chat template of the base model's tokenizer, without thinking;
-    answers then end with the template's own token."""
-    system_prompt: str | None = Field(
-        None, max_length=20_000, json_schema_extra=affects("weights", "data", "cost")
-    )
-    """System prompt of `data.template: chat`; empty for that of the template, if it has one."""
-
-    @property
-    def built_in(self) -> bool:
-        """True if the rows are those of a built-in task."""
-        return not (self.path or self.hub_id)
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """The arguments of `load_splits`."""
-        return self.model_dump(exclude={"template", "system_prompt"})
-
-    _tilde = field_validator("path")(staticmethod(lambda path: path and os.path.expanduser(path)))
-
-    @field_validator("template")
-    @classmethod
-    def _template(cls, value: str) -> str:
-        if value == CHAT:
-            return value
-        if "{question}" not in value:
-            raise ValueError(
-                "the prompt template must contain {question}, where the question goes; or take "
-                "chat, the chat template of the base model"
-            )
-        if value != value.rstrip(" \t"):
-            raise ValueError(
-                "the prompt template ends in a space, which would merge with the answer's first "
-                "letter; remove it (the answer brings its own)"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _source(self) -> "DataConfig":
-        if self.path and self.hub_id:
-            raise ValueError("data.path and hub_id are both set; keep one of them")
-        if self.system_prompt and self.template != CHAT:
-            raise ValueError(
-                "data.system_prompt is for data.template chat; write it into the template instead"
-            )
-        if not (self.path or self.hub_id) and self.task not in TASKS:
-            near = did_you_mean(self.task, TASKS)
-            raise ValueError(
-                f"data.task {self.task!r} is not built in ({', '.join(TASKS)}); "
-                f"set data.path or data.hub_id to use your own data{near}"
-            )
-        return self
 
 
 class TrainingConfig(Section):

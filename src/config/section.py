@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from src.config.yaml_text import Written
+from src.config.yaml_text import Written, plain
 
 
 class Section(BaseModel):
@@ -17,9 +17,11 @@ class Section(BaseModel):
     @classmethod
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         """A number of YAML by the type of its field: where that is a text, as it was written."""
-        if not isinstance(value, Written | list):
+        if not isinstance(value, Written | list | dict):
             return value
         kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, dict):
+            return plain(value) if kind == dict[str, float] | None else value
         if isinstance(value, list):
             if kind not in (list[str], list[str] | None):
                 return value

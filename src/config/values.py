@@ -14,7 +14,7 @@ def from_text(setting: Setting, text: str) -> Any:
     """The value that a text stands for, which RunConfig still has to validate.
 
     None for an empty text and `null` where the setting may be none. A text setting takes the text
-    as it stands; a list is `a, b` or `[a, b]`.
+    as it stands; a list is `a, b` or `[a, b]`, a mapping `a: 1, b: 2` or `{a: 1, b: 2}`.
     """
     if setting.optional and text.strip() in ("", NULL):
         return None
@@ -22,6 +22,8 @@ def from_text(setting: Setting, text: str) -> Any:
         return text
     if setting.type == list[str]:
         return _list(text.strip())
+    if setting.is_mapping:
+        return _mapping(text.strip())
     return _number(setting.type, text.strip())
 
 
@@ -35,10 +37,14 @@ def to_text(setting: Setting, value: Any) -> str:
         parts = [str(part) for part in value]
         plain = ", ".join(parts)
         return plain if _list(plain) == parts else json.dumps(parts, ensure_ascii=False)
-    if isinstance(value, float):
-        short = f"{value:.12g}"
-        return short if float(short) == value else repr(value)
-    return str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_number_text(part)}" for name, part in value.items())
+    return _number_text(value) if isinstance(value, float) else str(value)
+
+
+def _number_text(value: float) -> str:
+    short = f"{value:.12g}"
+    return short if float(short) == value else repr(value)
 
 
 def _list(text: str) -> Any:
@@ -52,6 +58,19 @@ def _list(text: str) -> Any:
     # Within brackets each part is a text, whatever YAML makes of it.
     parts = found[0] if len(found) == 1 and isinstance(found[0], list) else None
     return text if parts is None else [getattr(part, "text", part) for part in parts]
+
+
+def _mapping(text: str) -> Any:
+    """The numbers of a mapping by name; the text itself if it is none."""
+    inner = text[1:-1] if text.startswith("{") and text.endswith("}") else text
+    pairs = [part.partition(":") for part in inner.split(",") if part.strip()]
+    names = [name.strip().strip("\"'") for name, _, _ in pairs]
+    if not all(colon for _, colon, _ in pairs) or len(set(names)) < len(names):
+        return text
+    return {
+        name: _number(float, value.strip())
+        for name, (_, _, value) in zip(names, pairs, strict=True)
+    }
 
 
 def _number(kind: Any, text: str) -> Any:

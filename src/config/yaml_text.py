@@ -215,7 +215,9 @@ def load_flow(text: str) -> Any:
     YamlError if it is neither.
     """
     found = load_yaml(f"[{text}]", whole=True)
-    if found and all(isinstance(one, dict) for one in found):
+    # In braces each of them is an item of a list; without, they are the pairs of one mapping.
+    in_braces = text.lstrip().startswith("{")
+    if found and not in_braces and all(isinstance(one, dict) for one in found):
         return load_yaml(f"{{{text}}}", whole=True)
     return found
 

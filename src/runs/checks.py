@@ -126,7 +126,7 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     except BaseModelError as error:
         problems["model.name"] = str(error)
     data = config.data
-    field = "data.path" if data.path else "data.hub_id" if data.hub_id else "data.task"
+    field = next((f"data.{n}" for n in ("path", "hub_id", "mix") if getattr(data, n)), "data.task")
     try:
         splits = load_splits(**data.source)
     except DataError as error:

@@ -83,7 +83,7 @@ def shown(frame: pd.DataFrame, sweep: SweepConfig) -> pd.DataFrame:
         values = [value if is_searched(value) else None for value in frame[name]]
         nulls = [searched and value is None for searched, value in zip(
             map(is_searched, frame[name]), values, strict=True)]  # fmt: skip
-        if any(nulls) or any(isinstance(value, list) for value in values):
+        if any(nulls) or any(isinstance(value, list | dict) for value in values):
             # A column of a file has one type.
             values = [
                 "null" if null else None if value is None else setting_value(value)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError
 
 from src import store
-from src.config import RunConfig, with_absolute_paths
+from src.config import DataConfig, RunConfig, with_absolute_paths
 from src.runs import attempts, launcher, snapshots
 from src.runs.machine import slot_count
 from src.runs.result_file import record_failure
@@ -28,7 +28,7 @@ from src.sweeps.search import PastTrial
 MAX_RELAUNCHES = 10
 
 # Settings that decide which questions and answers a trial has.
-DATA = ("data.task", "data.path", "data.hub_id", "data.revision")
+DATA = tuple(f"data.{name}" for name in DataConfig.row_settings())
 
 
 def trial_state(run: Run) -> TrialState:

@@ -44,6 +44,17 @@ class Splits:
         return {split: len(self[split]) for split in SPLITS}
 
     @property
+    def rows_by_task(self) -> dict[str, dict[str, int]]:
+        """{task: {split: rows}} of a mixture of built-in tasks; empty for other data."""
+        if "task" not in self.train:
+            return {}
+        counts = {split: self[split]["task"].value_counts() for split in SPLITS}
+        tasks = [str(task) for task in counts["train"].index]
+        if len(tasks) < 2:
+            return {}
+        return {task: {s: int(counts[s].get(task, 0)) for s in SPLITS} for task in tasks}
+
+    @property
     def leaks(self) -> dict[str, int]:
         """{"train/validation": number of words in both}, for every pair that shares a word."""
         words = {split: set(self[split]["word"].map(caseless)) for split in SPLITS}
@@ -79,6 +90,7 @@ class Splits:
 def load_splits(
     *,
     task: str,
+    mix: tuple[tuple[str, float], ...] | None = None,
     path: str | None = None,
     hub_id: str | None = None,
     revision: str | None = None,
@@ -89,7 +101,8 @@ def load_splits(
     phrasings: int = 1,
     held_out_phrasings: bool = False,
 ) -> Splits:
-    """The rows of a built-in task or, with `path` or `hub_id`, of the user's own data.
+    """The rows of a built-in task, of a mixture of such tasks or, with `path` or `hub_id`, of the
+    user's own data.
 
     Own data without splits is cut 80/10/10 by the hash of its answers, or of its questions where
     the answers are labels or too few. Raises DataError.
@@ -107,7 +120,12 @@ def load_splits(
         held_out_phrasings=held_out_phrasings,
     )
     try:
-        rows = {split: tasks.examples(task, split, settings=asked) for split in SPLITS}
+        rows = {
+            split: tasks.mixed(dict(mix), split, settings=asked)
+            if mix
+            else tasks.examples(task, split, settings=asked)
+            for split in SPLITS
+        }
     except tasks.TaskError as error:
         raise DataError(str(error)) from None
     frames = {s: pd.DataFrame(rows[s], columns=[*COLUMNS, "word", "task"]) for s in SPLITS}

@@ -11,7 +11,10 @@ from src.format import counted
 
 def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     """Notes about the data of a `preview`; none of them prevents a launch."""
-    notes = []
+    notes = [
+        f"rows of {task}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items())
+        for task, counts in preview["rows_by_task"].items()
+    ]
     if lost := preview["lost"]["count"]:
         first = preview["lost"]["examples"][0]
         notes.append(

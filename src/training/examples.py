@@ -1,5 +1,6 @@
 """A run's examples: the rows of its splits and suites in the tokens of its base model."""
 
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -78,12 +79,21 @@ class Examples:
         }  # fmt: skip
         return {
             "rows": {split: len(self.rows[split]) for split in SPLITS},
+            **({"rows_by_task": by_task} if (by_task := self._rows_by_task()) else {}),
             "rows_dropped_as_duplicates": self.duplicates,
             "words_in_two_splits": self.leaks,
             "longest_row_tokens": max(len(row) for rows in self.rows.values() for row in rows),
             "data_fingerprint": self.fingerprint,
             **({"suites": told} if told else {}),
         }
+
+    def _rows_by_task(self) -> dict[str, dict[str, int]]:
+        """{task: {split: rows}} of a mixture of built-in tasks; empty for other data."""
+        counts = {split: Counter(row.task for row in self.rows[split]) for split in SPLITS}
+        names = [task for task, _ in counts["train"].most_common() if task is not None]
+        if len(names) < 2:
+            return {}
+        return {task: {split: counts[split][task] for split in SPLITS} for task in names}
 
 
 def encoded_suite(

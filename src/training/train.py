@@ -159,7 +159,7 @@ def _train_with_trl(
     asked = replace(plan(config, precision=precision), backend=backend)
     backend, note = spelling.choose_backend(asked.backend, precision=precision)
 
-    reporter.phase(f"reading {config.data.task}")
+    reporter.phase(f"reading {config.data.trained_on}")
     splits = load_splits(**asked.data)
     vocabulary = preloaded.load_vocabulary(**asked.vocabulary)
     encode = RowCache(cache_dir, **asked.vocabulary).encode

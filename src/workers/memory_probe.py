@@ -75,6 +75,7 @@ def shorten(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
     changes: dict[str, Any] = {
         "data.path": str(folder),
         "data.hub_id": None,
+        "data.mix": None,
         "training.max_steps": 2 * STEPS,
         "training.logging_steps": 1,
         "scheduler.warmup_steps": 0,

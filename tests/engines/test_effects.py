@@ -34,6 +34,7 @@ DECISIVE = sorted(affecting("weights", "data") - ONLY_SCORED)
 CONTEXTS: dict[str, dict[str, Any]] = {
     "optimizer.momentum": {"optimizer.name": "sgd"},
     "data.task": {"data.path": None},
+    "data.mix": {"data.path": None},
     "data.right_words": {"data.path": None, "data.task": "correct"},
     "data.length_spread": {"data.path": None, "data.task": "correct"},
     "data.system_prompt": {"data.template": "chat"},
@@ -54,6 +55,7 @@ VALUES: dict[str, Any] = {
     "lora.target_modules": ["c_attn"],
     "lora.bias": "all",
     "data.task": "correct",
+    "data.mix": {"spell_out": 0.5, "correct": 0.5},
     "data.path": "other words",
     "data.hub_id": "someone/words",
     "data.revision": "v1",

@@ -302,6 +302,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.revision": "v1",
     "lora.target_modules": ["c_attn"],
     "data.task": "correct",
+    "data.mix": {"spell_out": 0.5, "count": 0.5},
     "data.path": "words.csv",
     "data.hub_id": "user/words",
     "data.revision": "v1",
@@ -342,7 +343,11 @@ def test_every_setting_reaches_the_trainer(name: str) -> None:
 
     assert built(before) != built(after)
     # The new value itself arrives, not only a difference.
-    words = {"model.load_in_4bit": "load_in_4bit", "training.precision": "bf16"}
+    words = {
+        "model.load_in_4bit": "load_in_4bit",
+        "training.precision": "bf16",
+        "data.mix": "(('count', 0.5), ('spell_out', 0.5))",
+    }
     assert words.get(name, repr(value) if isinstance(value, str) else str(value)) in str(
         built(after)
     )

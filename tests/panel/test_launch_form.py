@@ -158,6 +158,7 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
     for name in sorted(names):
         numbers = {
             "model.max_length": 20,
+            "data.mix": {"correct": 1.0},
             "data.right_words": 0.1,
             "data.length_spread": 0.1,
             "data.score_right_words": False,

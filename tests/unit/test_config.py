@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.analysis import comparison
 from src.cli.options import overrides
 from src.config import (
     ConfigError,
@@ -20,6 +19,7 @@ from src.config import (
     presets,
     settings,
     stored_config,
+    stored_values,
     to_text,
     to_yaml,
 )
@@ -303,7 +303,7 @@ def test_a_row_of_a_built_in_task_without_its_later_settings_reads_as_its_run_di
     then = stored_config(values).data
     assert [getattr(then, name) for name in later] == [0, 0, False]
     assert load_splits(**then.source).fingerprint == load_splits(task="correct").fingerprint
-    flat = comparison.flat(values)
+    flat = stored_values(values)
     assert [flat[f"data.{name}"] for name in later] == [0, 0, False]
     # Elsewhere they mean nothing, and older and newer runs are repetitions of each other.
     values["data"]["path"] = "words.csv"

@@ -52,6 +52,7 @@ SUGGESTED = {
 LABELS = {
     "name": "Name of the run",
     "lora.r": "Rank",
+    "data.mix": "Mixture of tasks",
     "training.per_device_train_batch_size": "Batch size",
     "training.gradient_accumulation_steps": "Accumulation",
     "evaluation.eval_steps": "Evaluate every",
@@ -138,7 +139,7 @@ def fields(
 ) -> None:
     with st.container(horizontal=True, gap="small"):
         for setting in shown:
-            long = setting.name in ("name", "data.template", "data.path")
+            long = setting.name in ("name", "data.mix", "data.template", "data.path")
             before = to_text(setting, get(base, setting.name))
             key = f"changed {setting.name}" if setting.name in texts else None
             with st.container(width=448 if long else 216, gap=None, key=key):

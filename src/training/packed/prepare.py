@@ -148,7 +148,7 @@ class RunReader:
         own, shared = settings_of_a_pack(config), self.base.settings
         if other := [name for name in own if own[name] != shared[name]]:
             raise TrainingError(f"this run has another {other[0]} than its pack")
-        reporter.phase(f"reading {config.data.task}")
+        reporter.phase(f"reading {config.data.trained_on}")
         examples, arrays = self._read(config)
         policy = RunPolicy(
             config,
