@@ -55,10 +55,24 @@ Format = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(help="File to write; by default, standard output.")]
 
+ROLES = ("question", "answer")
+
 
 def by_role(columns: list[str] | None) -> dict[str, str]:
     """{question or answer: its column} of all --map options."""
-    return dict(part.partition("=")[::2] for part in columns or ())
+    pairs = dict(part.partition("=")[::2] for part in columns or ())
+    if wrong := next((r for r, c in pairs.items() if r not in ROLES or not c.strip()), None):
+        given = f"{wrong}={pairs[wrong]}" if pairs[wrong] else wrong
+        raise typer.BadParameter(f"--map {given}: it takes question=COLUMN and answer=COLUMN")
+    return pairs
+
+
+def split_of(name: str) -> str:
+    """The split that --split names: validation, test or, of a suite, suite/NAME."""
+    split = {"val": "validation"}.get(name, name)
+    if split not in ("validation", "test") and not split.startswith("suite/"):
+        raise typer.BadParameter(f"--split {name}: it takes validation, test or suite/NAME")
+    return split
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:

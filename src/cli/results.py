@@ -1,12 +1,12 @@
 """Results of runs: verdicts, misspellings and predictions."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from src import store
-from src.cli.options import AsJson, CheckpointArgument, Format, Output
+from src.cli.options import AsJson, CheckpointArgument, Format, Output, split_of
 from src.cli.output import err, note, out, print_json, print_table, write_export
 from src.runs import reconciler
 
@@ -53,8 +53,11 @@ def errors(
     ] = None,
     all_words: Annotated[bool, typer.Option("--all", help="List the correct words too.")] = False,
     split: Annotated[
-        Literal["val", "validation", "test"],
-        typer.Option(help="The split whose predictions are read."),
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            help="The split whose predictions are read: validation, test or suite/NAME.",
+        ),
     ] = "validation",
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +67,7 @@ def errors(
     """
     from src.analysis import misspellings
 
-    name = "test" if split == "test" else "validation"
+    name = split_of(split)
     with store.reading() as session:
         row, evaluation, _ = store.scored(session, run, split=name)
         other = store.scored(session, vs, split=name)[:2] if vs else None
@@ -142,8 +145,12 @@ def export(
     runs: Annotated[list[str], typer.Argument(metavar="RUN[@STEP]", help="Runs or checkpoints.")],
     format: Format = "csv",
     split: Annotated[
-        Literal["val", "validation", "test"] | None,
-        typer.Option(help="Only this split; by default, all that were scored."),
+        str | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Only this split (validation, test or suite/NAME); by default, all that were "
+            "scored.",
+        ),
     ] = None,
     output: Output = None,
 ) -> None:
@@ -157,7 +164,7 @@ def export(
             scored = store.list_evaluations(session, run.id)
             splits = sorted({e.split for e in scored if step in (None, e.step)}, reverse=True)
             if split or not splits:
-                splits = ["test" if split == "test" else "validation"]
+                splits = [split_of(split or "validation")]
             evaluations += [store.scored(session, name, split=one)[1] for one in splits]
     content = exports.FORMATS[format][2](exports.predictions(evaluations))
     write_export(content, format, output, f"{sum(e.rows for e in evaluations):,} predictions")

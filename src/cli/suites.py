@@ -7,6 +7,7 @@ import typer
 
 from src.cli.options import AsJson, Columns, by_role
 from src.cli.output import out, print_json, print_table
+from src.format import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +52,7 @@ def add(
     kept, path, rows = suites.add(file, name, by_role(columns))
     if as_json:
         return print_json({"name": kept, "path": str(path), "rows": rows})
-    out.print(f"the suite {kept} has {rows:,} rows: {path}", highlight=False)
+    out.print(f"the suite {kept} has {counted(rows, 'row')}: {path}", highlight=False)
     out.print(f"Next: spelltune launch --set evaluation.suites={kept}", highlight=False)
 
 
@@ -63,3 +64,4 @@ def remove(
     from src.training import suites
 
     suites.remove(name)
+    out.print(f"removed the suite {name}", highlight=False)

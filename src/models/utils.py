@@ -11,6 +11,8 @@ import numpy as np
 import psutil
 import torch
 
+from src.errors import UserError
+
 GIB = 2**30
 PACKAGES = (
     "torch",
@@ -24,7 +26,7 @@ PACKAGES = (
 )
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """This machine cannot use a base model, or cannot train it as the settings say."""
 
 

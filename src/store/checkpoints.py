@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exists, update
 from sqlmodel import Session, col, delete, select
 
+from src.errors import did_you_mean
 from src.store.database import upsert
 from src.store.runs import UnknownRun, find_checkpoint
 from src.store.tables import Checkpoint, Evaluation, Run
@@ -161,10 +162,13 @@ def scored(
         evaluation = known[-1]
     if evaluation is None:
         steps = ", ".join(str(e.step) for e in known)
-        raise UnknownRun(
-            f"{run.id} has not been scored on the {split} split"
-            + (f" at step {step}; it was at {steps}" if known else f"; its status is {run.status}")
-        )
+        others = sorted({e.split for e in list_evaluations(session, run.id)})
+        why = f"; its status is {run.status}"
+        if known:
+            why = f" at step {step}; it was at {steps}"
+        elif others:
+            why = f"{did_you_mean(split, others) or '.'} It was on {', '.join(others)}"
+        raise UnknownRun(f"{run.id} has not been scored on the {split} split{why}")
     return run, evaluation, known
 
 

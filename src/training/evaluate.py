@@ -113,8 +113,10 @@ class _Scorer:
         rows = scoring.encode(self.vocabulary.tokenizer, self.frame, form)
         name = str(self.data) if isinstance(self.data, Path) else self.data.name
         name += f" (each after {len(examples)} examples)" if examples else ""
+        advice = "ask for fewer examples" if examples else "shorten or remove them"
+        # model.max_length limits the rows of a training; here the context is what can be read.
         context = self.vocabulary.context_tokens
-        scoring.check_lengths(rows, name, max_length=self.config.model.max_length, context=context)
+        scoring.check_lengths(rows, name, max_length=None, context=context, advice=advice)
         return rows
 
     def scored(

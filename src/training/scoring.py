@@ -69,18 +69,27 @@ def until(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def check_lengths(rows: Sequence[Row], split: str, *, max_length: int, context: int | None) -> None:
-    """Raise DataError if a row exceeds `max_length` or the model's context: none is truncated."""
-    limit = min(max_length, context or max_length)
-    long = [row for row in rows if len(row) > limit]
+def check_lengths(
+    rows: Sequence[Row],
+    split: str,
+    *,
+    max_length: int | None,
+    context: int | None,
+    advice: str = "shorten or remove them",
+) -> None:
+    """Raise DataError if a row exceeds `max_length` or the model's context: none is truncated.
+    `advice` says what makes rows shorter."""
+    limit = min((limit for limit in (max_length, context) if limit), default=None)
+    long = [row for row in rows if limit and len(row) > limit]
     if long:
         longest = max(long, key=len)
-        name = "model.max_length" if limit == max_length else "the base model's context"
-        advice = "raise model.max_length or " if limit == max_length else ""
+        by_setting = limit == max_length
+        name = "model.max_length" if by_setting else "the base model's context"
+        advice = f"raise model.max_length or {advice}" if by_setting else advice
         raise DataError(
             f"{len(long)} of {len(rows)} {split} rows are longer than {name} of {limit} tokens; "
             f"the longest has {len(longest)}: {longest.question[:80]!r}. "
-            f"{advice[:1].upper()}{advice[1:]}{'shorten' if advice else 'Shorten'} or remove them."
+            f"{advice[:1].upper()}{advice[1:]}."
         )
 
 

@@ -21,6 +21,7 @@ from src import paths
 from src.config import EvaluationConfig, names_file
 from src.errors import did_you_mean
 from src.files import read_text, write_atomic
+from src.format import counted
 from src.models.prompt_format import PromptFormat, raw_format
 from src.tasks import TASKS, examples
 from src.tasks.registry import SPELLED_OUT
@@ -139,7 +140,11 @@ def listed() -> list[tuple[str, str, str]]:
     own = [(name, "yours", str(folder() / f"{name}.jsonl")) for name in own_names()]
     built_in = [(name, "built in", _asks(load(name))) for name in TASKS]
     general = (GENERAL, "built in", "how well plain English is still predicted (forgetting)")
-    cute = [(CUTE + task, CUTE_HUB_ID, asked) for task, asked in data_formats.CUTE.items()]
+    # In place of the letters and words that a question of theirs has.
+    cute = [
+        (CUTE + task, CUTE_HUB_ID, asked.format(*"XYZ"))
+        for task, asked in data_formats.CUTE.items()
+    ]
     return [*built_in, general, *own, *cute]
 
 
@@ -161,9 +166,9 @@ def problem_of_names(entries: Sequence[str]) -> str | None:
     known = known_names()
     for entry in entries:
         if not names_file(entry) and entry not in known:
-            near = did_you_mean(entry, known) or f" ({', '.join(known)})"
+            near = did_you_mean(entry, known) or f" ({', '.join(known)})."
             return (
-                f"no suite {entry!r}{near}; a file is named by its path, such as ./{entry}.csv, or "
+                f"no suite {entry!r}{near} A file is named by its path, such as ./{entry}.csv, or "
                 "added: spelltune suite add FILE"
             )
     names = Counter(map(name_of, entries))
@@ -220,7 +225,11 @@ def few_shot(suite: Suite, count: int, *, seed: int) -> tuple[list[tuple[str, st
     pool = suite.frame if suite.task is None else _of_task(suite.task, "train")
     rest = suite.frame
     if count >= len(pool):
-        raise DataError(f"{suite.name} has {len(pool):,} rows to draw examples from; ask for fewer")
+        rows = counted(len(pool), "row")
+        raise DataError(
+            f"{suite.name} has {rows} to draw examples from, of which one at least has to be left "
+            f"to ask; {count} are too many"
+        )
     drawn = pool.sample(count, random_state=seed)
     if suite.task is None:
         rest = rest.drop(drawn.index).reset_index(drop=True)
@@ -230,7 +239,8 @@ def few_shot(suite: Suite, count: int, *, seed: int) -> tuple[list[tuple[str, st
 
 def add(source: Path, name: str | None, mapping: dict[str, str]) -> tuple[str, Path, int]:
     """Keep the questions of a file in the home as a suite; its name, its file and its rows."""
-    name = name or name_of(str(source.absolute()))
+    if name is None:
+        name = name_of(str(source.absolute()))
     reserved = [*TASKS, GENERAL]
     if names_file(name) or name.startswith(CUTE) or name in reserved:
         raise DataError(
@@ -251,6 +261,8 @@ def add(source: Path, name: str | None, mapping: dict[str, str]) -> tuple[str, P
 def remove(name: str) -> None:
     """Forget a suite of the home. DataError if there is none of that name."""
     if name not in own_names():
+        if name in known_names():
+            raise DataError(f"the suite {name} is built in; only added ones can be removed")
         near = did_you_mean(name, own_names())
         raise DataError(f"no suite {name!r} was added to this home{near}")
     (folder() / f"{name}.jsonl").unlink()
@@ -270,6 +282,8 @@ def _imported(path: Path, mapping: dict[str, str]) -> list[dict[str, str]]:
     try:
         rows = data_import.import_data(path, mapping=mapping).rows
     except data_import.UnknownColumns as error:
+        if mapping:
+            raise
         raise DataError(
             f"{path} has other columns than a question and an answer ({', '.join(error.columns)}); "
             f"name them: spelltune suite add {path} --map question=COLUMN --map answer=COLUMN"
@@ -307,7 +321,12 @@ def _cute(task: str) -> pd.DataFrame:
         if found is None:
             raise DataError(f"the folder SPELLTUNE_CUTE={own} has no file {task}.tsv")
         return _of_file(found)
-    tables = read_hub_tables(CUTE_HUB_ID, None)
+    try:
+        tables = read_hub_tables(CUTE_HUB_ID, None)
+    except DataError as error:
+        raise DataError(
+            f"{error}; or name a folder that has its files: SPELLTUNE_CUTE=FOLDER"
+        ) from None
     if task not in tables:
         raise DataError(f"{CUTE_HUB_ID} on the hub has no {task!r}{did_you_mean(task, tables)}")
     return _framed(data_import.of_table(tables[task], f"{CUTE_HUB_ID}/{task}").rows)

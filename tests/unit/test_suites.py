@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -20,6 +21,8 @@ from src.training import data_formats, suites
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
 from src.training.suites import load
+from tests.helpers.store import fill_run
+from tests.helpers.suites import fill_suite
 
 
 def words_file(folder: Path, name: str = "words.csv", rows: str = "cat,tac\ndog,god\n") -> Path:
@@ -240,6 +243,46 @@ def test_suites_are_listed_added_and_removed(home: Path, tmp_path: Path) -> None
     assert cli_of("suite", "remove", "words").exit_code == 0
     refused = cli_of("suite", "remove", "words")
     assert refused.exit_code == 2 and "no suite 'words' was added" in refused.stderr
+    refused = cli_of("suite", "remove", "count")
+    assert refused.exit_code == 2 and "count is built in" in refused.stderr
+    assert listed["cute/ins_char"]["about"] == "Insert X after each Y in the word: Z"
+
+
+def test_a_wrong_mapping_is_told(home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "odd.csv"
+    file.write_text("Left,right\ncat,tac\n")
+    for command in (("suite", "add"), ("data", "import")):
+        for mapping, told in (
+            ("question=Lefd", "no column 'Lefd'; did you mean 'Left'?"),
+            ("question", "--map question: it takes question=COLUMN"),
+            ("question=", "--map question: it takes question=COLUMN"),
+            ("frage=Left", "--map frage=Left: it takes question=COLUMN"),
+        ):
+            refused = cli_of(*command, str(file), "--map", mapping, "--map", "answer=right")
+            assert refused.exit_code == 2
+            assert told in " ".join(refused.stderr.replace("│", " ").split()), refused.stderr
+
+
+def test_a_base_model_that_is_not_there_is_a_sentence(home: Path, tmp_path: Path) -> None:
+    told = cli_of("evaluate", "--base", str(tmp_path / "nowhere"), "--suite", "count")
+    assert told.exit_code == 2 and told.stderr.startswith("error: ") and "nowhere" in told.stderr
+
+
+def test_errors_and_exports_of_a_suite(home: Path) -> None:
+    run_id = fill_run(name="first", steps=600)
+    fill_suite(run_id, 600, np.array([True, False, False]))
+    found = json.loads(cli_of("errors", run_id, "--split", "suite/count", "--json").stdout)
+    assert [row["expected"] for row in found] == ["abc"] * 2
+    told = cli_of("export", run_id, "--split", "suite/count", "--format", "json")
+    assert {row["split"] for row in json.loads(told.stdout)} == {"suite/count"}
+    for command in ("errors", "export"):
+        refused = cli_of(command, run_id, "--split", "suite/cuont")
+        assert refused.exit_code == 2
+        assert "did you mean 'suite/count'? It was on suite/count, validation" in refused.stderr
+        refused = cli_of(command, run_id, "--split", "train")
+        assert (
+            refused.exit_code == 2 and "it takes validation, test or suite/NAME" in refused.stderr
+        )
 
 
 def test_what_is_scored_is_a_file_or_a_suite(home: Path) -> None:
@@ -250,6 +293,13 @@ def test_what_is_scored_is_a_file_or_a_suite(home: Path) -> None:
     assert told.exit_code == 2 and "did you mean 'correct'" in told.stderr
     told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "general", "--examples", "2")
     assert told.exit_code == 2 and "takes no examples" in told.stderr
+
+
+def test_a_suite_keeps_a_row_to_ask(tmp_path: Path) -> None:
+    suite = load(str(words_file(tmp_path)))
+    assert len(suites.few_shot(suite, 1, seed=0)[1].frame) == 1
+    with pytest.raises(DataError, match="has 2 rows to draw .* left to ask; 2 are too many"):
+        suites.few_shot(suite, 2, seed=0)
 
 
 def test_examples_are_drawn_from_training_words_and_not_from_what_is_asked() -> None:
