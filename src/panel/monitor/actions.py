@@ -4,12 +4,18 @@ All are callbacks. The page refreshes itself, and Streamlit resets all buttons a
 script, in a thread of its own: a press that the script has not come to by then would be lost.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import streamlit as st
 
 from src import store
+from src.errors import explain_os_error
 from src.panel.ui import html, navigation
 from src.runs import attempts, launcher
 from src.store.tables import RESUMABLE, Run, Status
+
+PROBLEM = "problem of an action"  # in the state of the session
 
 
 def stage(run: Run) -> str:
@@ -22,6 +28,7 @@ def stage(run: Run) -> str:
 
 def draw(run: Run) -> None:
     """Draw the buttons that fit the run's stage; stop and delete ask first."""
+    draw_told()
     status = Status(run.status)
     if status == Status.QUEUED:
         if run.held_at is None:
@@ -45,15 +52,32 @@ def _stop(run_id: str) -> None:
 
 
 def _resume(run: Run) -> None:
-    try:
+    with problems_told():
         attempts.resume(run)
-    except attempts.CannotResume as error:
-        st.toast(str(error), duration="long")
 
 
 def _delete(run: Run) -> None:
-    launcher.delete(run)
-    navigation.go_next("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
+    with problems_told():
+        launcher.delete(run)
+        navigation.go_next("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
+
+
+@contextmanager
+def problems_told() -> Iterator[None]:
+    """In a callback: note why an action is refused or failed, for `draw_told`."""
+    try:
+        yield
+    except (attempts.CannotResume, launcher.CheckpointNeeded) as error:
+        st.session_state[PROBLEM] = str(error)
+    except OSError as error:
+        st.session_state[PROBLEM] = explain_os_error(error)
+
+
+def draw_told() -> None:
+    """Show why the last action was not done, once."""
+    # Not by the callback: before a fragment is run anew it must draw nothing.
+    if why := st.session_state.pop(PROBLEM, None):
+        st.toast(why, duration="long")
 
 
 def _steer(what: str, run_id: str) -> None:

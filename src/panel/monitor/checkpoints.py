@@ -1,14 +1,14 @@
 """The list of a run's checkpoints, with the actions on each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import streamlit as st
 
 from src import paths
-from src.errors import explain_os_error
 from src.format import number, percent
+from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves, is_share
 from src.runs import attempts, launcher
@@ -20,6 +20,7 @@ COLUMNS = (1, 1.6, 1, 2.4, 1.2)
 
 
 def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
+    draw_told()
     if not kept:
         every = run.config["checkpointing"]["save_steps"]
         html.draw_empty(
@@ -55,29 +56,25 @@ def draw_row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool)
 def draw_actions(run: Run, step: int, *, usable: bool) -> None:
     """Draw the actions on one checkpoint, each with what it does."""
     if usable and run.status in RESUMABLE:
-        if st.button("Resume from here", key=f"resume {step}"):
-            attempt(lambda: attempts.resume(run, step=step))
+        st.button("Resume from here", key=f"resume {step}", on_click=_resume, args=(run, step))
         later = "Later checkpoints move to a folder of their own."
         st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
     if usable:
         st.html(navigation.link("launch", "Fork from here", {"from": run.id, "fork": step}))
         st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
         draw_merge(run, step)
-    if st.button("Delete", key=f"delete {step}"):
-        attempt(lambda: launcher.delete_checkpoint(run, step))
+    st.button("Delete", key=f"delete {step}", on_click=_delete, args=(run, step))
     st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
 
 
-def attempt(action: Callable[[], object]) -> None:
-    """Call `action` and rerun the page, or draw why it failed."""
-    try:
-        action()
-    except (attempts.CannotResume, launcher.CheckpointNeeded) as error:
-        html.draw_problem(str(error))
-    except OSError as error:
-        html.draw_problem(explain_os_error(error))
-    else:
-        st.rerun()
+def _resume(run: Run, step: int) -> None:
+    with problems_told():
+        attempts.resume(run, step=step)
+
+
+def _delete(run: Run, step: int) -> None:
+    with problems_told():
+        launcher.delete_checkpoint(run, step)
 
 
 def draw_merge(run: Run, step: int) -> None:
@@ -88,9 +85,8 @@ def draw_merge(run: Run, step: int) -> None:
     elif holder(paths.merge_lock(run.id)):
         st.html('<p class="quiet" role="status">A merged model is being written …</p>')
     else:
-        if st.button("Export merged model", key=f"merge {step}"):
-            launcher.start_merge(run.id, step)
-            st.rerun()
+        start, key = launcher.start_merge, f"merge {step}"
+        st.button("Export merged model", key=key, on_click=start, args=(run.id, step))
         failed = launcher.merge_failure(run.id, step)
         text = failed or "Base model and adapter as one, to use without Spelltune."
         st.html(f'<p class="{"problem" if failed else "quiet"}">{escape(text)}</p>')

@@ -112,7 +112,8 @@ class OneShotButton:
     Streamlit ends a running script when the button is pressed again, which may be after the script
     launched something and before it could show the result. So the session keeps the ids of what
     each button created, and the button's widget key changes with each of them: in the rerun, a
-    pressed widget under an older key is the second press.
+    pressed widget under an older key is the second press. A press is noted by a callback, as a page
+    that refreshes itself may lose it otherwise.
     """
 
     def __init__(self, name: str) -> None:
@@ -120,8 +121,17 @@ class OneShotButton:
 
     def draw(self, label: str, *, disabled: bool) -> bool:
         """Draw the button; True if it was pressed."""
-        key = self._key(len(self._created()))
-        return st.button(label, type="primary", width="stretch", disabled=disabled, key=key)
+        number = len(self._created())
+        st.button(
+            label,
+            type="primary",
+            width="stretch",
+            disabled=disabled,
+            key=self._key(number),
+            on_click=self._note,
+            args=(number,),
+        )
+        return st.session_state.pop(self._noted, None) == number
 
     def submit(self, create: Callable[[], str]) -> str:
         """Call `create` and return the id that it returns."""
@@ -135,6 +145,13 @@ class OneShotButton:
         if created and st.session_state.get(self._key(len(created) - 1)):
             return created[-1]
         return None
+
+    def _note(self, number: int) -> None:
+        st.session_state[self._noted] = number
+
+    @property
+    def _noted(self) -> str:
+        return f"press of {self.name}"
 
     def _key(self, number: int) -> str:
         return f"{self.name} {number}"
