@@ -33,6 +33,12 @@ class Estimate:
     seeds: tuple[int, ...]
     word_variance: float  # of the difference: other words would have been other questions
     words: int
+    of_shares: bool = True  # of right answers: it lies in [-1, 1]
+
+    @property
+    def least_p(self) -> float:
+        """The least p-value that so few words allow, if all of them agree: that of a sign test."""
+        return float(2.0 ** (1 - self.words))
 
     def spread(self, more: int = 0) -> tuple[float, float]:
         """Standard error and degrees of freedom, with so many more seeds on each side.
@@ -51,15 +57,20 @@ class Estimate:
         return (sum(parts) + self.word_variance) ** 0.5, freedom
 
     def p_value(self) -> float:
-        """Two-sided, of no difference, if the number of seeds was fixed in advance."""
+        """Two-sided, of no difference, if the number of seeds was fixed in advance. Words that all
+        change alike show no variance, which is no proof that others would: see `least_p`."""
         error, freedom = self.spread()
-        return float(2 * scipy.special.stdtr(freedom, -abs(self.difference) / error))
+        p_value = float(2 * scipy.special.stdtr(freedom, -abs(self.difference) / error))
+        return max(p_value, self.least_p)
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """The confidence interval of the difference that misses it with probability `alpha`."""
         error, freedom = self.spread()
         reach = float(scipy.special.stdtrit(freedom, 1 - alpha / 2)) * error
-        return self.difference - reach, self.difference + reach
+        low, high = self.difference - reach, self.difference + reach
+        if not self.of_shares:
+            return low, high
+        return (-1.0, 1.0) if self.least_p > alpha else (max(low, -1.0), min(high, 1.0))
 
     def shows(self, more: int, *, pairs: int, look: int) -> bool:
         """True if the difference will be significant with probability POWER.
@@ -72,7 +83,7 @@ class Estimate:
         nothing. Few seeds often show too small an error, so the one to come is widened by
         (f + 2) / f for f degrees of freedom now; benchmarks/verdicts.py shows how many are decided.
         """
-        if not self.difference:
+        if not self.difference or self.least_p > ALPHA * share(look) / pairs:
             return False
         error_now, freedom_now = self.spread()
         shrunk = abs(self.difference) * (1 - (error_now / self.difference) ** 2)
@@ -85,7 +96,10 @@ class Estimate:
 
     def lacks_words(self, *, pairs: int, look: int) -> bool:
         """True if the difference would not be significant with any number of seeds."""
-        quantile = scipy.special.stdtrit(self.words - 1, 1 - ALPHA * share(look) / pairs / 2)
+        alpha = ALPHA * share(look) / pairs
+        if self.least_p > alpha:
+            return True
+        quantile = scipy.special.stdtrit(self.words - 1, 1 - alpha / 2)
         return bool(abs(self.difference) < quantile * self.word_variance**0.5)
 
 
@@ -96,7 +110,8 @@ def more_seeds(found: Estimate, *, look: int, pairs: int = 1) -> int | None:
 
 
 def two_level(a: np.ndarray, b: np.ndarray, words: np.ndarray) -> Estimate:
-    """How much more often config b is right than a, from bool (seeds, questions) of each.
+    """How much more often config b is right than a, from bool (seeds, questions) of each; or how
+    much more it has of another score, from float.
 
     Seeds are nested in a config and words are crossed with both, as readers and cases are in a
     study of two ways of reading the same images (Obuchowski & Rockette 1995; Hillis 2007,
@@ -135,6 +150,7 @@ def _estimate(
         seeds=tuple(map(len, seeded)),
         word_variance=max(seen - by_seeds, 0.0) / count,
         words=count,
+        of_shares=a.dtype == bool,
     )
 
 

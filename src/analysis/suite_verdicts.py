@@ -116,6 +116,8 @@ def judge_base(
     if not len(fixed):
         return replace(verdict, claim=_nothing(verdict))
     verdict = _scored(verdict, fixed, own)
+    if not verdict.is_text:
+        fixed, own = fixed.astype(bool), own.astype(bool)
     if len(tuned) == 1 and not under_way:
         return _of_one_adapter(verdict, fixed, own[0], words)
     return _tested(verdict, lambda: against_fixed(fixed, own, words), len(tuned), look, under_way)
@@ -134,6 +136,7 @@ def judge_pair(
     if not a or not b:
         return replace(verdict, claim=_nothing(verdict))
     values, words = aligned([*a, *b])
+    values = values if verdict.is_text else values.astype(bool)
     first, second = values[: len(a)], values[len(a) :]
     verdict = replace(verdict, questions=values.shape[1])
     if not verdict.questions:
@@ -198,9 +201,8 @@ def _of_one_adapter(
 ) -> SuiteVerdict:
     """The verdict on one adapter and its base: exact for answers, Student's t for running text."""
     if not v.is_text:
-        right = base.astype(bool), tuned.astype(bool)
-        low, high = paired_interval(*right, words)
-        return replace(v, ci_low=low, ci_high=high, p_value=mcnemar(*right, words))
+        low, high = paired_interval(base, tuned, words)
+        return replace(v, ci_low=low, ci_high=high, p_value=mcnemar(base, tuned, words))
     found = against_fixed(base, tuned[None], words)
     if not found.word_variance:
         return replace(v, claim=_too_early(v, 0))

@@ -20,6 +20,7 @@ from src.text import composed_columns
 METRIC = "exact_match"
 MIN_SEEDS = 3
 OTHER_QUESTIONS = "not compared: they were scored on different questions"
+NO_QUESTIONS = "not compared: they were scored on no questions"
 
 
 # --- what is compared -----------------------------------------------------------------------------
@@ -88,8 +89,10 @@ class Verdict:
 def judge_adapters(a: Answers, b: Answers) -> Verdict:
     """The verdict on two adapters before `together`."""
     verdict = Verdict(a.name, b.name, "adapters", a.split, questions=len(a.correct))
-    if a.fingerprint != b.fingerprint or not len(a.correct):
+    if a.fingerprint != b.fingerprint:
         return replace(verdict, claim=OTHER_QUESTIONS)
+    if not len(a.correct):
+        return replace(verdict, claim=NO_QUESTIONS)
     low, high = paired_interval(a.correct, b.correct, a.words)
     return replace(
         verdict,
@@ -136,6 +139,8 @@ def judge_configs(
     if min(seeds) < MIN_SEEDS:
         missing = (max(MIN_SEEDS - seeds[0], 0), max(MIN_SEEDS - seeds[1], 0))
         return replace(verdict, more_seeds=missing, claim=_too_few(verdict, seeds))
+    if not len(runs[0].correct):
+        return replace(verdict, claim=NO_QUESTIONS)
     correct_a, correct_b = (np.stack([run.correct for run in side]) for side in (a, b))
     found = two_level(correct_a, correct_b, a[0].words)
     verdict = replace(verdict, difference=found.difference, questions=len(a[0].correct))

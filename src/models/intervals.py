@@ -15,7 +15,11 @@ def score_interval(right: float, rows: float) -> tuple[float, float]:
     share, spread = right / rows, Z**2 / rows
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    # Exact at the ends, which rounding would miss.
+    return (
+        max(middle - half, 0.0) if right else 0.0,
+        min(middle + half, 1.0) if right < rows else 1.0,
+    )
 
 
 def repeated_interval(right: np.ndarray) -> tuple[float, float]:

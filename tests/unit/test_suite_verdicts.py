@@ -59,6 +59,19 @@ def test_bits_of_text_are_those_of_all_characters() -> None:
     assert values.mean() == pytest.approx(4 / np.log(2) / 8)
 
 
+@pytest.mark.parametrize(("count", "known"), [(1, False), (6, False), (40, True)])
+def test_few_questions_that_all_change_alike_are_no_proof(count: int, known: bool) -> None:
+    base, tuned = answers_of([0] * count), [answers_of([1] * count)] * 3
+    for judged in (
+        suite_verdicts.judge_base(asked(), base, tuned),
+        suite_verdicts.judge_pair(asked(), [base] * 3, tuned),
+    ):
+        (found,) = suite_verdicts.together([judged])
+        assert found.change == ("rose" if known else None)
+        assert found.ci_low is not None and found.ci_high == 1
+        assert (found.ci_low > 0) is known
+
+
 def simulated(random: np.random.Generator, seeds: int, effect: float) -> SuiteVerdict:
     """A base that knows half of 120 words, and seeds of a config that know as many plus `effect`
     on average over all words there are, each seed by a little more or less."""

@@ -171,6 +171,32 @@ def test_repeated_questions_are_no_more_evidence_than_their_words():
     assert thrice.difference == pytest.approx(once.difference)
 
 
+@pytest.mark.parametrize(
+    ("count", "wins"), [(1, False), (2, False), (6, False), (7, True), (40, True)]
+)
+@pytest.mark.parametrize("many", [3, 8])
+def test_few_words_that_all_change_alike_prove_nothing_of_others(count, wins, many):
+    """They show no variance; as few of a sign test reach 1/2^(n-1)."""
+    a, b = np.zeros((3, count), dtype=bool), np.ones((many, count), dtype=bool)
+    (found,) = together([judge_configs(side(a), side(b), names=("a", "b"))])
+    assert (found.winner == "b") is wins
+    assert found.p_value >= 2.0 ** (1 - count)
+    assert -1 <= found.ci_low <= found.difference == found.ci_high == 1
+    if not wins:
+        assert found.ci_low == -1 and found.more_seeds is None
+        assert found.claim.startswith("cannot tell, however many seeds: ")
+    # Three questions about each word are no more words.
+    words = np.repeat(np.arange(count), 3)
+    assert two_level(np.repeat(a, 3, axis=1), np.repeat(b, 3, axis=1), words).words == count
+
+
+def test_no_questions_are_told_as_such():
+    none = side(np.zeros((3, 0)))
+    (found,) = together([judge_configs(none, none, names=("a", "b"))])
+    assert found.winner is None and found.claim == verdicts.NO_QUESTIONS
+    assert judge_adapters(none[0], none[1]).claim == verdicts.NO_QUESTIONS
+
+
 def test_configs_that_never_differ_and_configs_that_always_do():
     none, every = np.zeros((2, 3, 50), dtype=bool)
     every = ~every
