@@ -141,8 +141,8 @@ def _aligned_by_runs(was: str, now: str) -> list[tuple[str, int, int]]:
 
 
 def _runs(word: str) -> list[tuple[str, int]]:
-    """(letter, how often it follows itself) of each run of equal letters."""
-    return [(letter, len(list(run))) for letter, run in groupby(word)]
+    """(letter, how often it follows itself) of each run of equal letters, in either case."""
+    return [(letter, len(list(run))) for letter, run in groupby(word, key=str.lower)]
 
 
 def kind_of(expected: str, predicted: str) -> str:

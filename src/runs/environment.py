@@ -16,7 +16,8 @@ from src.runs.machine import gpus, slot_count
 
 # Secrets that no training needs: a run's process may end up in a log, a core or a shared machine.
 SECRET = re.compile(
-    r"(^|_)(TOKENS?|KEYS?|PAT|PASS)(_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY",
+    r"(^|_)(TOKENS?|KEYS?|PAT|(SSH)?PASS|JWT|AUTH(_CONFIG)?$)(_|$)|_PWD$|SECRET|PASSWORD|PASSWD"
+    r"|PASSPHRASE|CREDENTIAL|APIKEY|CONNECTION_STRING",
     re.IGNORECASE,
 )
 AGENTS = ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO")  # who reaches them may use the keys
