@@ -10,7 +10,7 @@ from src.cli.options import AsJson
 from src.cli.output import err, note, out, print_json, print_table
 from src.cli.results import print_words, records
 from src.config import RunConfig, load_config, stored_config, with_absolute_paths
-from src.format import number, percent
+from src.format import counted, number, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def evaluate(
     config, about = model_of(checkpoint, base)
     asked: Path | Suite | None = data
     shots: list[tuple[str, str]] = []
-    if suite or examples:
+    if suite is not None or examples:
         asked = suite_of(suite, data, config if checkpoint else None, seen=seen)
         shots, asked = few_shot(asked, examples, seed=seed) if examples else ([], asked)
     assert asked is not None
@@ -176,6 +176,7 @@ def print_evaluation(
 ) -> None:
     """Print the metrics and predictions of an evaluation; `trained` is the config of its run."""
     from src.analysis import evaluation, misspellings
+    from src.training.suite_scores import BITS
 
     seen, why = evaluation.unseen_or_note(trained, frame) if trained else (None, None)
     scores = evaluation.scores(frame, seen)
@@ -193,9 +194,10 @@ def print_evaluation(
     print_words(wrong)
     told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
     out.print(f"{len(wrong):,} of {len(frame):,} wrong{': ' if told else ''}{told}")
-    print_scores(scores)
-    if about["left_out"]:
-        note(f"left out: {about['left_out']:,} rows whose words the run was trained on (--seen)")
+    if BITS not in values:
+        print_scores(scores)
+    if left_out := about["left_out"]:
+        note(f"left out: {counted(left_out, 'row')} whose words the run was trained on (--seen)")
     if why:
         note(why)
     return None

@@ -40,17 +40,10 @@ def evaluate(
     The base model and the prompt are those of `config`; PEFT loads adapters of both engines.
     Without an adapter the base model is scored, after `examples` in each prompt. `with_base` adds
     the base model's answers beside the adapter's, as the columns base_predicted and base_correct,
-    and those after `examples`, where there are any, as few_shot_predicted and few_shot_correct.
+    and those after `examples`, where there are any, as few_shot_predicted and few_shot_correct; of
+    running text also its metrics, as base/NAME.
     """
-    if isinstance(data, Suite) and data.is_text and not decoding.is_greedy:
-        raise DecodingError(
-            f"the suite {data.name} is running text, which is measured in bits per character; "
-            "sampling changes nothing there: leave it out"
-        )
-    # Before the libraries load: a wrong file, or a damaged adapter, is reported at once.
-    frame = load_rows(data) if isinstance(data, Path) else data.frame
-    if adapter is not None:
-        verify_adapter(adapter)
+    frame = _frame(data, adapter, decoding)
 
     from peft import PeftModel
 
@@ -75,7 +68,7 @@ def evaluate(
     for number, (who, rows) in enumerate(of_base.items() if with_base else (), start=1):
         before = number * len(rows)
         with model.disable_adapter():
-            _, own = scorer.scored(
+            base_values, own = scorer.scored(
                 model,
                 rows,
                 partial(_further, progress, before),
@@ -83,7 +76,23 @@ def evaluate(
             )
         columns = {f"{who}_{name}": own[name] for name in ("predicted", "correct")}
         predictions = predictions.assign(**columns)
+        if isinstance(data, Suite) and data.is_text:  # of which the answers say little
+            values |= {f"{who}/{name}": value for name, value in base_values.items()}
     return values, predictions
+
+
+def _frame(data: Path | Suite, adapter: Path | None, decoding: Decoding) -> pd.DataFrame:
+    """The rows to score. What is wrong with them or with the adapter is reported here, before the
+    libraries load."""
+    if isinstance(data, Suite) and data.is_text and not decoding.is_greedy:
+        raise DecodingError(
+            f"the suite {data.name} is running text, which is measured in bits per character; "
+            "sampling changes nothing there: leave it out"
+        )
+    frame = load_rows(data) if isinstance(data, Path) else data.frame
+    if adapter is not None:
+        verify_adapter(adapter)
+    return frame
 
 
 def _further(progress: Callable[[int], None], before: int, done: int) -> None:

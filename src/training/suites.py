@@ -165,6 +165,8 @@ def problem_of_names(entries: Sequence[str]) -> str | None:
     """The reason that keeps entries from being suites of one run, as far as their names tell."""
     known = known_names()
     for entry in entries:
+        if not entry.strip():
+            return "no suite ''; name one, or a file by its path (spelltune suite list)"
         if not names_file(entry) and entry not in known:
             near = did_you_mean(entry, known) or f" ({', '.join(known)})."
             return (

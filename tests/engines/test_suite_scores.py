@@ -183,6 +183,13 @@ def test_an_adapter_its_base_and_its_base_after_examples_are_scored_on_a_suite(
     assert plain["loss"] != alone["loss"]  # the examples are in the prompt
     bits, _ = evaluate(roomy, None, suites.load("general"), progress=lambda done: None)
     assert set(bits) == {"bits_per_character", "loss"}
+    both, _ = evaluate(
+        roomy, tmp_path / "out/final", suites.load("general"), progress=lambda done: None,
+        with_base=True,
+    )  # fmt: skip
+    # What was forgotten: the base's own bits stand beside those of the adapter.
+    assert both["base/bits_per_character"] == pytest.approx(bits["bits_per_character"])
+    assert both["bits_per_character"] != pytest.approx(bits["bits_per_character"])
     # model.max_length of 64 was for the training; the context of 128 tokens is what counts here.
     assert len(evaluate(config, None, rest, progress=lambda done: None, examples=examples)[1]) == 5
     with pytest.raises(DataError, match=r"backwards \(each after 5 .* 128 tok.*for fewer examples"):

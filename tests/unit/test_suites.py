@@ -289,6 +289,8 @@ def test_what_is_scored_is_a_file_or_a_suite(home: Path) -> None:
     for more in ((), ("--data", "a.csv", "--suite", "correct")):
         told = cli_of("evaluate", "--base", "spelltune-tiny", *more)
         assert told.exit_code == 2 and "either a file with --data or a suite" in told.stderr
+    told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "")
+    assert told.exit_code == 2 and "no suite ''" in told.stderr
     told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "corect")
     assert told.exit_code == 2 and "did you mean 'correct'" in told.stderr
     told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "general", "--examples", "2")
