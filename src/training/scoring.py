@@ -13,7 +13,7 @@ from src.models import metrics
 from src.models.decoding import GREEDY, Decoding
 from src.models.generation import greedy_answers, sampled_answers
 from src.models.losses import IGNORED, answer_log_probabilities
-from src.models.prompt_format import PromptFormat
+from src.models.prompt_format import PromptFormat, raw_format
 from src.models.utils import autocast, dtype_of
 from src.tasks import TASKS, task_of
 from src.text import composed
@@ -41,10 +41,13 @@ class Row:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat) -> list[Row]:
-    """Tokenize the rows of a frame with columns question, answer and word."""
+def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat | str) -> list[Row]:
+    """Tokenize the rows of a frame with columns question, answer and word, by a prompt format or by
+    a raw template with {question}."""
     if frame.empty:
         return []
+    if isinstance(form, str):
+        form = raw_format(form)
     prompts = [form.prompt(question) for question in frame["question"]]
     answers = [form.before_answer + answer for answer in frame["answer"]]
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]

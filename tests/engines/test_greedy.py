@@ -77,6 +77,13 @@ def pack_of(model: Any, adapter: Path, dtype: torch.dtype) -> Pack:
 Score = Callable[[int | None], pd.DataFrame]
 
 
+def test_rows_are_cut_alike_by_a_template_and_by_its_format() -> None:
+    tokenizer = tiny.tokenizer()
+    rows = scoring.encode(tokenizer, tiny.frame(tiny.WORDS), TEMPLATE)
+    assert rows == scoring.encode(tokenizer, tiny.frame(tiny.WORDS), raw_format(TEMPLATE))
+    assert len(rows) == len(tiny.WORDS)
+
+
 def engines(
     trained: tuple[str, Path], precision: str
 ) -> Iterator[tuple[str, Score, list[scoring.Row]]]:
