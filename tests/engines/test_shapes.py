@@ -294,6 +294,25 @@ def test_a_field_is_computed_or_refused(
     compare(loaded, refused=decision == REFUSED)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_position_embeddings", "x"),
+        ("layer_types", -1),
+        ("rope_parameters", "x"),
+        ("hidden_act", []),
+        ("activation_function", {}),
+        ("hidden_activation", []),
+        ("sliding_window", "x"),
+    ],
+)
+def test_values_of_another_kind_end_no_check(shape: str, name: str, value: Any) -> None:
+    for odd in (value, None):
+        problem = config_problem({"model_type": shape, name: odd}, 64)
+        assert problem is None or problem.startswith("the packed engine has ")
+
+
 def test_another_architecture_is_refused() -> None:
     found = config_problem({"model_type": "mamba"})
     assert found == (

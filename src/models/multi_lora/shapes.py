@@ -22,6 +22,14 @@ def config_problem(config: Mapping[str, Any], longest: int | None = None) -> str
     None: it may fill the context. tests/engines/test_shapes.py decides on each field that the
     installed transformers knows.
     """
+    try:
+        return _config_problem(config, longest)
+    except (TypeError, AttributeError, ValueError) as error:
+        # A file that somebody wrote by hand: transformers refuses such values too.
+        return f"the packed engine has no use for a configuration with such values: {error}"
+
+
+def _config_problem(config: Mapping[str, Any], longest: int | None) -> str | None:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         return f"the packed engine computes {', '.join(FAMILIES)} shapes, and this base is {kind}"
