@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.files import sha256
 from src.runs import attempts
 from src.store.tables import Run, Status
-from src.training.data_loaders import load_splits
+from src.training.data_loaders import splits_of
 
 FORMAT = 1
 MAX_COMPARED = 20  # runs on the same data, newest first, that the verdicts include
@@ -73,7 +73,7 @@ def write(run: Run, target: Path) -> Path:
 def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     """Write the capsule's files into a folder; returns the content of capsule.json."""
     data = config.data
-    splits = load_splits(**data.source)
+    splits = splits_of(config)
     if splits.fingerprint != run.used.get("data_fingerprint"):
         raise CannotPack(f"{run.id}: its data are not those that it was trained on any more")
     (root / "data").mkdir()

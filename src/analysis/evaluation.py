@@ -10,14 +10,14 @@ from src.models import metrics
 from src.models.intervals import repeated_interval
 from src.text import caseless
 from src.training.data_files import DataError
-from src.training.data_loaders import load_splits
+from src.training.data_loaders import splits_of
 from src.training.dictionary import dictionary_answers
 
 
 def seen_in_training(config: RunConfig, frame: pd.DataFrame) -> pd.Series:
     """True for each row of a frame with question and answer whose answer (of labels: question)
     stands in the training rows of a run. DataError if those cannot be read."""
-    splits = load_splits(**config.data.source)
+    splits = splits_of(config)
     known = set(splits.train["word"].map(caseless))
     own = frame["question"] if splits.labels else frame["word"]
     return own.map(caseless).isin(known)

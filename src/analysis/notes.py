@@ -44,7 +44,8 @@ def changed_data(groups: Iterable[SeedGroup]) -> Iterator[str]:
         values = stored_values(group.runs[0].config)
         data = group.runs[0].config["data"]
         # Configs that ask for other rows have other data, which is no change of them.
-        asked = repr([values.get(one) for one in rows])
+        models = ["model.name", "model.revision"] if values["data.multi_token_words"] else []
+        asked = repr([values.get(one) for one in [*rows, *models]])
         name = data.get("path") or data.get("hub_id") or trained_on(data)
         found = [run.used.get("data_fingerprint") for run in group.runs]
         if known := next((one for one in found if one), None):

@@ -208,7 +208,7 @@ def suite_of(
 ) -> "Suite":
     """The suite to score: of a run without the rows whose words it was trained on, unless `seen`.
     A file is one too, with all its rows."""
-    from src.training.data_loaders import load_rows, load_splits
+    from src.training.data_loaders import load_rows, splits_of
     from src.training.suites import Suite, load
 
     if name is None:
@@ -216,7 +216,7 @@ def suite_of(
     settings = trained or load_config()
     suite = load(name)
     if trained is not None:
-        suite = suite.marked(load_splits(**trained.data.source).train["word"], keep=seen)
+        suite = suite.marked(splits_of(trained).train["word"], keep=seen)
     return suite.limited(settings.evaluation.suite_rows)
 
 

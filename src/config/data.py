@@ -49,6 +49,9 @@ class DataConfig(Section):
     of a task is never trained on."""
     held_out_phrasings: bool = Field(json_schema_extra=affects("data", "cost", "scores"))
     """Built-in tasks: ask the validation and test set only in ways that training does not use."""
+    multi_token_words: bool
+    """Built-in tasks: ask only words that the base model's own tokenizer cuts into more than one
+    token where they stand after a space, as in a question."""
     template: str = Field(min_length=1, json_schema_extra=affects("weights", "data", "cost"))
     """Prompt template that contains {question}. The answer starts with a space, so the prompt must
     not end in one. `chat` takes the chat template of the base model's tokenizer, without thinking;

@@ -109,14 +109,14 @@ def newest_verified_step(run: Run, *, after: int = -1) -> int | None:
 def check_same_data(run: Run, step: int) -> None:
     """CannotResume where the run's data are not those that the checkpoint has seen."""
     from src.training.data_files import DataError
-    from src.training.data_loaders import load_splits  # with pandas, so only here
+    from src.training.data_loaders import splits_of  # with pandas, so only here
 
     known = manifest_of(run, step)["data"]
-    data = stored_config(run.config).data
-    if data.hub_id or known is None:
+    config = stored_config(run.config)
+    if config.data.hub_id or known is None:
         return  # the trainer compares what it downloads
     try:
-        splits = load_splits(**data.source)
+        splits = splits_of(config)
         changed = splits.fingerprint != known
     except DataError as error:
         raise CannotResume(

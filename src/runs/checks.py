@@ -116,7 +116,7 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     but those of `previewed`."""
     # pandas takes longer to load than all else here, and only who looks at data needs it.
     from src.training.data_files import DataError
-    from src.training.data_loaders import load_splits
+    from src.training.data_loaders import splits_of
     from src.training.data_preview import preview
 
     problems: dict[str, str] = {}
@@ -128,7 +128,8 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     data = config.data
     field = next((f"data.{n}" for n in ("path", "hub_id", "mix") if getattr(data, n)), "data.task")
     try:
-        splits = load_splits(**data.source)
+        if base or not data.multi_token_words:  # which asks the tokenizer of the base
+            splits = splits_of(config)
     except DataError as error:
         problems[field] = str(error)
     if splits is None or base is None or (tokenizer := base.find(TOKENIZER)) is None:

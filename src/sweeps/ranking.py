@@ -106,7 +106,7 @@ def other_data(frame: pd.DataFrame, sweep: SweepConfig) -> pd.Series:
     """True for each trial that has a score on other data than most."""
     done = scored(frame)
     done = done[done["data_fingerprint"].notna()]
-    asked = [name for name in trials.DATA if name in sweep.space]
+    asked = trials.data_searched(sweep)
     rows = zip(
         done["run"], done[asked].to_dict(orient="records"), done["data_fingerprint"], strict=True
     )
@@ -153,7 +153,7 @@ def notes(
             f"{_trials(changed)} scored on other data than the rest, so the data changed during "
             f"the sweep; their settings rank behind{learns}"
         )
-    asked = [name for name in trials.DATA if name in sweep.space]
+    asked = trials.data_searched(sweep)
     if asked and scored(frame)["data_fingerprint"].nunique() > 1:
         told.append(
             f"trials were scored on different data, for {' and '.join(asked)} is searched; their "

@@ -31,6 +31,15 @@ MAX_RELAUNCHES = 10
 DATA = tuple(f"data.{name}" for name in DataConfig.row_settings())
 
 
+def data_searched(sweep: SweepConfig) -> list[str]:
+    """The searched settings that decide which questions and answers a trial has."""
+    names = DATA
+    multi = "data.multi_token_words"
+    if multi in sweep.space or sweep.base.overrides.get(multi):
+        names += ("model.name", "model.revision")
+    return [name for name in names if name in sweep.space]
+
+
 def trial_state(run: Run) -> TrialState:
     """The state of a run as Optuna names it."""
     match Status(run.status):
@@ -51,7 +60,7 @@ def on_other_data(
 
     Where the data themselves are searched, trials with the same values of them have the same.
     """
-    asked = [name for name in DATA if name in sweep.space]
+    asked = data_searched(sweep)
     groups: dict[str, list[tuple[str, str]]] = {}
     for run_id, values, fingerprint in trials:
         if fingerprint is not None:

@@ -36,7 +36,13 @@ def examples(
     """The rows of a split of a task, the same in each process. TaskError where there are none."""
     rows = find(task).examples(split, seed=seed, settings=settings)
     if not rows:
-        raise TaskError(f"the task {task} has no {split} questions: none of its words is left")
+        why = "none of its words is left"
+        if settings is not None and settings.only is not None:
+            why = (
+                "the base model's tokenizer takes each of its words for one token, so set "
+                "data.multi_token_words to false"
+            )
+        raise TaskError(f"the task {task} has no {split} questions: {why}")
     return rows
 
 

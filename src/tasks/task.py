@@ -50,6 +50,11 @@ class TaskSettings:
     separator: Separator = "space"
     phrasings: int = 1
     held_out_phrasings: bool = False
+    only: frozenset[str] | None = None  # words that may be asked; None for all
+
+    def allows(self, word: str) -> bool:
+        """True if the word may be asked."""
+        return self.only is None or word in self.only
 
 
 def same_text(question: str, answer: str, prediction: str) -> bool:
@@ -106,7 +111,7 @@ class Task:
         """(word, question) pairs of a split, in an order that only the words decide."""
         times = self.per_word if split == "train" else 1
         for word in self.words():
-            if split_of(word) != split:
+            if split_of(word) != split or not settings.allows(word):
                 continue
             # A text as a seed is hashed by random itself, the same in every process.
             rng = random.Random(f"{seed} {self.name} {word}")

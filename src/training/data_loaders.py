@@ -13,12 +13,16 @@ from typing import Any, Literal
 import pandas as pd
 
 from src import tasks
+from src.config import RunConfig
 from src.errors import did_you_mean
-from src.tasks.words import split_of, text_hash
+from src.models.base_files import TOKENIZER, BaseModelError
+from src.tasks.words import split_of, target_words, text_hash
 from src.text import caseless, composed
 from src.training.data_files import SPLITS, DataError, read_path
 from src.training.data_hub import read_hub
 from src.training.labels import are_labels
+from src.training.packed.eligibility import files_of
+from src.training.token_words import words_of_several_tokens
 
 COLUMNS = ("question", "answer")
 
@@ -34,6 +38,7 @@ class Splits:
     duplicates: int = 0  # rows that were dropped because they repeat within a split
     cut_by: Literal["answer", "question"] | None = None  # None where the data came in splits
     labels: bool = False  # see `are_labels`
+    words: frozenset[str] | None = None  # which alone a built-in task may ask; None for all
 
     def __getitem__(self, split: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, split)
@@ -53,6 +58,17 @@ class Splits:
         if len(tasks) < 2:
             return {}
         return {task: {s: int(counts[s].get(task, 0)) for s in SPLITS} for task in tasks}
+
+    @property
+    def multi_token_words(self) -> dict[str, Any]:
+        """Where built-in tasks ask only some words: words (different ones in each split), left_out
+        (words of the built-in tasks that are not asked). Else empty."""
+        if self.words is None:
+            return {}
+        return {
+            "words": {split: self[split]["word"].nunique() for split in SPLITS},
+            "left_out": len(set(target_words()) - self.words),
+        }
 
     @property
     def leaks(self) -> dict[str, int]:
@@ -100,12 +116,15 @@ def load_splits(
     separator: tasks.Separator = "space",
     phrasings: int = 1,
     held_out_phrasings: bool = False,
+    multi_token_words: bool = False,
+    tokenizer: Path | None = None,
 ) -> Splits:
     """The rows of a built-in task, of a mixture of such tasks or, with `path` or `hub_id`, of the
     user's own data.
 
     Own data without splits is cut 80/10/10 by the hash of its answers, or of its questions where
-    the answers are labels or too few. Raises DataError.
+    the answers are labels or too few. `multi_token_words` are those of the `tokenizer`, which then
+    has to be given. Raises DataError.
     """
     if path:
         return _own(read_path(Path(path)), source=path)
@@ -118,6 +137,7 @@ def load_splits(
         separator=separator,
         phrasings=phrasings,
         held_out_phrasings=held_out_phrasings,
+        only=words_of_several_tokens(tokenizer) if multi_token_words and tokenizer else None,
     )
     try:
         rows = {
@@ -129,7 +149,31 @@ def load_splits(
     except tasks.TaskError as error:
         raise DataError(str(error)) from None
     frames = {s: pd.DataFrame(rows[s], columns=[*COLUMNS, "word", "task"]) for s in SPLITS}
-    return Splits(**frames, cut_by="answer")
+    return Splits(**frames, cut_by="answer", words=asked.only)
+
+
+def arguments_of(config: RunConfig) -> dict[str, Any]:
+    """The arguments of `load_splits` for a run, each hashable. DataError where its words are to be
+    chosen by a tokenizer that cannot be read."""
+    data, tokenizer = config.data, None
+    if data.multi_token_words and data.built_in:
+        files = files_of(config)
+        try:
+            files.download()
+        except BaseModelError as error:
+            raise DataError(f"data.multi_token_words asks the base model: {error}") from None
+        tokenizer = files.find(TOKENIZER)
+        if tokenizer is None:
+            raise DataError(
+                f"data.multi_token_words reads the words from {TOKENIZER}, which {files.name} does "
+                "not have; set it to false"
+            )
+    return data.source | {"tokenizer": tokenizer}
+
+
+def splits_of(config: RunConfig) -> Splits:
+    """The rows of a run, as of `load_splits`."""
+    return load_splits(**arguments_of(config))
 
 
 def _cut(frame: pd.DataFrame, *, by: str) -> dict[str, pd.DataFrame]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from src.format import counted
 
+FEW_WORDS = 50  # of a split
+
 
 def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     """Notes about the data of a `preview`; none of them prevents a launch."""
@@ -15,6 +17,7 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
         f"rows of {task}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items())
         for task, counts in preview["rows_by_task"].items()
     ]
+    notes += _of_tokens(preview["multi_token_words"])
     if lost := preview["lost"]["count"]:
         first = preview["lost"]["examples"][0]
         notes.append(
@@ -53,6 +56,24 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
         for name, suite in preview.get("suites", {}).items()
         if suite["left_out"]
     ]
+    return notes
+
+
+def _of_tokens(seen: Mapping[str, Any]) -> list[str]:
+    if not seen:
+        return []
+    counts = seen["words"]
+    told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    notes = [
+        f"words of more than one token: {told}; {seen['left_out']:,} words of the built-in tasks "
+        "are one token and not asked"
+    ]
+    least = min(counts, key=counts.__getitem__)
+    if counts[least] < FEW_WORDS:
+        notes.append(
+            f"{counted(counts[least], 'word')} of more than one token in the {least} split: scores "
+            "on so few say little"
+        )
     return notes
 
 

@@ -31,11 +31,12 @@ def preview(
 ) -> dict[str, Any]:
     """A preview of the data for the user before launch.
 
-    rows, rows_by_task of a mixture, leaks, duplicates and labels; tokens (min, median, max of
-    prompt, answer and end); too_long: rows beyond `max_length`; not_composed: answers in another
-    Unicode form than that of comparisons; lost: answers that the tokenizer does not give back;
-    examples: {question, answer, kind, pieces} of training rows, of each of KINDS by turns; pieces
-    is how the tokenizer cuts prompt and answer, the leading space of a piece shown as it is.
+    rows, rows_by_task of a mixture, multi_token_words, leaks, duplicates and labels; tokens (min,
+    median, max of prompt, answer and end); too_long: rows beyond `max_length`; not_composed:
+    answers in another Unicode form than that of comparisons; lost: answers that the tokenizer does
+    not give back; examples: {question, answer, kind, pieces} of training rows, of each of KINDS by
+    turns; pieces is how the tokenizer cuts prompt and answer, the leading space of a piece shown as
+    it is.
     """
     from tokenizers import Tokenizer
 
@@ -60,6 +61,7 @@ def preview(
     return {
         "rows": splits.rows,
         "rows_by_task": splits.rows_by_task,
+        "multi_token_words": splits.multi_token_words,
         "leaks": splits.leaks,
         "duplicates": splits.duplicates,
         "cut_by": splits.cut_by,

@@ -5,6 +5,7 @@ from typing import Any
 
 from src.config import RunConfig
 from src.paths import base_model
+from src.training.data_loaders import arguments_of
 from src.training.utils import TrainingError
 
 
@@ -42,7 +43,7 @@ def plan(config: RunConfig, *, precision: str) -> TrlPlan:
     }
     return TrlPlan(
         backend=config.backend,
-        data=config.data.source,
+        data=arguments_of(config),
         vocabulary={"name": base_model(config.model.name), "revision": config.model.revision},
         base={"load_in_4bit": config.model.load_in_4bit, "precision": precision, **shared},
         lora={

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from src.config import RunConfig, parse_config, with_overrides
 from src.runs.environment import leave
 from src.runs.machine import free_memory
-from src.training.data_loaders import Splits, load_splits
+from src.training.data_loaders import Splits, splits_of
 from src.training.utils import loading
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def probe(config: RunConfig, adapters: int) -> dict[str, Any]:
     """Memory and step times of `adapters` runs of this config at once."""
     started = time.perf_counter()
     room = _limit_memory()
-    splits = load_splits(**config.data.source)
+    splits = splits_of(config)
     timers = [StepTimer() for _ in range(adapters)]
     found: dict[str, Any] = {
         "fits": False,

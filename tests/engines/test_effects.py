@@ -41,6 +41,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     # Of all words, the longest of which take more tokens so.
     "data.separator": {"data.path": None, "model.max_length": 128},
     "data.phrasings": {"data.path": None, "model.max_length": 128},
+    "data.multi_token_words": {"data.path": None, "model.max_length": 128},
     "data.hub_id": {"data.path": None},
     "data.revision": {"data.path": None, "data.hub_id": "someone/words"},
     "model.revision": {"model.name": "someone/model"},

@@ -27,6 +27,7 @@ def html(test: AppTest) -> str:
 SEEN = {
     "rows": {"train": 320, "validation": 40, "test": 40},
     "rows_by_task": {},
+    "multi_token_words": {},
     "leaks": {"train/test": 3},
     "duplicates": 2,
     "cut_by": None,

@@ -164,6 +164,7 @@ def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(h
             "data.score_right_words": False,
             "data.separator": "dash",
             "data.phrasings": 2,
+            "data.multi_token_words": True,
             "data.held_out_phrasings": True,
             "evaluation.suites": ["correct"],
             "evaluation.suite_rows": 7,

@@ -45,6 +45,16 @@ def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     trial_config(sweep, base_config(sweep), values, 0)
 
 
+def test_the_transfer_sweep_trains_each_task_alone_and_both_with_five_seeds() -> None:
+    sweep = load_sweep(CONFIGS / "sweeps" / "transfer.yaml")
+    arms = [cell["data.mix"] for cell in search.grid(sweep, 0)]
+    both = {"count": 0.5, "spell_out": 0.5}
+    assert sorted(map(repr, arms)) == sorted(map(repr, [{"spell_out": 1.0}, {"count": 1.0}, both]))
+    assert sweep_estimate.estimate_sweep(sweep, 0).trials == 15
+    trial = trial_config(sweep, base_config(sweep), {"data.mix": both}, 12)
+    assert (trial.data.mix, trial.training.seed) == (both, base_config(sweep).training.seed + 2)
+
+
 def test_the_sweep_of_the_readme_can_be_launched() -> None:
     text = (paths.ROOT / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     sweep = parse_sweep(text, "README.md")

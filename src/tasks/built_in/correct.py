@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from src.tasks.slips import slipped
@@ -37,18 +37,22 @@ class Correct(Task):
 
 def _trained(settings: TaskSettings) -> list[tuple[str, str]]:
     """(asked, word) pairs of training."""
-    found = [(wrong, word) for wrong, word in misspellings() if split_of(word) == "train"]
-    found = with_length_spread(found, settings.length_spread)
+    known = [word for word in training_words() if settings.allows(word)]
+    pairs = ((wrong, word) for wrong, word in misspellings() if settings.allows(word))
+    found = [(wrong, word) for wrong, word in pairs if split_of(word) == "train"]
+    found = with_length_spread(found, settings.length_spread, known)
     right = round(len(found) * settings.right_words / (1 - settings.right_words))
-    return found + [(word, word) for word in training_words()[:right]]  # or all that there are
+    return found + [(word, word) for word in known[:right]]  # or all that there are
 
 
 def _scored(split: str, settings: TaskSettings) -> list[tuple[str, str]]:
     """(asked, word) pairs of a split that is scored."""
     held_out: dict[str, str] = {}
     for wrong, word in misspellings():
-        if split_of(word) == split and (
-            word not in held_out or text_hash(wrong) < text_hash(held_out[word])
+        if (
+            split_of(word) == split
+            and settings.allows(word)
+            and (word not in held_out or text_hash(wrong) < text_hash(held_out[word]))
         ):
             held_out[word] = wrong
     found = [(wrong, word) for word, wrong in held_out.items()]
@@ -57,13 +61,16 @@ def _scored(split: str, settings: TaskSettings) -> list[tuple[str, str]]:
     return found
 
 
-def with_length_spread(pairs: list[tuple[str, str]], spread: float) -> list[tuple[str, str]]:
+def with_length_spread(
+    pairs: list[tuple[str, str]], spread: float, words: Sequence[str]
+) -> list[tuple[str, str]]:
     """The (misspelling, word) pairs with other shares of each length of word.
 
     At a spread of 1 they have the lengths of `real_words`: lengths with too many pairs lose some,
-    chosen by hash; those with too few get misspellings made by `slipped`. At 0 nothing changes.
+    chosen by hash; those with too few get misspellings of `words` made by `slipped`. At 0 nothing
+    changes.
     """
-    if not spread:
+    if not spread or not pairs:
         return pairs
     have, want = _lengths(word for _, word in pairs), _lengths(real_words())
     keep = {n: 1 - spread * (1 - min(1.0, want.get(n, 0) / share)) for n, share in have.items()}
@@ -71,10 +78,10 @@ def with_length_spread(pairs: list[tuple[str, str]], spread: float) -> list[tupl
     known = real_words() | {wrong for wrong, _ in dictionary()}
     made: dict[str, str] = {}
     for length, share in sorted(want.items()):
-        words = [word for word in training_words() if len(word) == length]
+        of_length = [word for word in words if len(word) == length]
         most = len(made) + round(spread * (share - have.get(length, 0)) * len(pairs))
         rng = random.Random(length)
-        for word in words * SLIPS_PER_WORD:
+        for word in of_length * SLIPS_PER_WORD:
             if len(made) >= most:
                 break
             if (slip := slipped(word, rng)) not in known:

@@ -17,7 +17,7 @@ from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.models.multi_lora.step import ARITHMETIC
 from src.training.background import Background
-from src.training.data_loaders import load_splits
+from src.training.data_loaders import arguments_of, load_splits
 from src.training.examples import Examples
 from src.training.identity import run_identity
 from src.training.packed.arrays import ExampleArrays
@@ -170,7 +170,7 @@ class RunReader:
     def _read(self, config: RunConfig) -> tuple[Examples, ExampleArrays]:
         """The examples of all splits, and those of training as arrays."""
         data = config.data
-        splits = self._splits(**data.source)
+        splits = self._splits(**arguments_of(config))
         asked = config.evaluation
         limits = asked.max_rows, config.model.max_length, asked.suite_rows, asked.suite_seen_rows
         key = (splits.fingerprint, data.template, data.system_prompt, *limits, *asked.suites)
