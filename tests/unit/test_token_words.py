@@ -126,7 +126,7 @@ def test_the_setting_reads_the_tokenizer_of_the_base() -> None:
     for split, frame in (("train", splits.train), ("test", splits.test)):
         kept = every[split][~every[split]["word"].isin(whole)]
         assert frame["question"].tolist() == kept["question"].tolist()
-    words = {split: count for split, count in splits.rows.items()}  # one row a word
+    words = dict(splits.rows)  # one row a word
     assert splits.multi_token_words == {"words": words, "left_out": len(whole)}
     assert every.multi_token_words == {}
     # Own data is what it is.
