@@ -22,6 +22,7 @@ from src.models.multi_lora.inputs import (
     in_room,
 )
 from src.models.multi_lora.step import Options, idle_row
+from src.training.packed.arrays import ExampleArrays
 from src.training.packed.run import PackedRun
 
 # Each shape is a CUDA graph, which takes as long to capture as hundreds of steps.
@@ -76,11 +77,20 @@ class BatchBuilder:
         targets = np.full((slots, answers), IGNORED, dtype=np.int32)
         keys = np.zeros((slots, 1), dtype=np.int32)
         reals = np.tile(np.array(idle_row(type(runs[0].optimizer)), dtype=np.float64), (slots, 1))
-        for run, mine, own, count in zip(runs, chosen, lengths, counts, strict=True):
+        for arrays, members in _by_arrays(runs):
+            mine = [chosen[index] for index in members]
+            taken = [runs[index].slot for index in members]
+            together, width = np.concatenate(mine), min(arrays.ids.shape[1], length)
+            sizes = list(map(len, mine))
+            of_row, row = _counted(sizes)
+            ids[np.take(taken, of_row), row, :width] = arrays.ids[together, :width]
+            places, labels = arrays.labelled(together, length)
+            of_answer, answer = _counted([counts[index] for index in members])
+            first_row = (np.cumsum(sizes) - sizes)[of_answer]  # of the run that has the answer
+            place = np.take(taken, of_answer), answer
+            positions[place], targets[place] = places - first_row * length, labels
+        for run, count in zip(runs, counts, strict=True):
             at, config = run.slot, run.config
-            width = min(int(own.max()), length)
-            ids[at, : len(mine), :width] = run.arrays.ids[mine, :width]
-            positions[at, :count], targets[at, :count] = run.arrays.labelled(mine, length)
             step = run.step + offset
             keys[at] = (config.training.seed * 1_000_003 + step) & 0x7FFFFFFF
             hyper = run.optimizer.hyper(step + 1, run.rate(step))
@@ -145,3 +155,17 @@ class BatchBuilder:
             length_of = partial(padded_length, length, total)
             length, (answers, _) = self._room((), (answers, 0), length_of)
         return BatchShape(rows, length, answers)
+
+
+def _by_arrays(runs: Sequence[PackedRun]) -> list[tuple[ExampleArrays, list[int]]]:
+    """Indices of the runs by the data that they share, whose rows are laid out together."""
+    found: dict[int, tuple[ExampleArrays, list[int]]] = {}
+    for index, run in enumerate(runs):
+        found.setdefault(id(run.arrays), (run.arrays, []))[1].append(index)
+    return list(found.values())
+
+
+def _counted(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """For `counts` items of each member: the member of each item, and its number there."""
+    member = np.repeat(np.arange(len(counts)), counts)
+    return member, np.arange(len(member)) - (np.cumsum(counts) - counts)[member]

@@ -30,6 +30,9 @@ from src.training.utils import TrainingError, TrainingResult
 # which then needs no padding to the others' rows.
 ADAPTERS_PER_PASS, ADAPTERS_PER_PASS_ON_A_CPU = 64, 1
 
+# Steps that are given to the GPU together: it computes them while the host lays out the next ones.
+STEPS_OF_A_PART = 4
+
 
 def load_libraries() -> None:
     """Import what a pack uses beside this module. After Unsloth, where a process has both."""
@@ -213,17 +216,24 @@ class _Engine:
     def _steps(self) -> list[list[list[float]]] | None:
         """Take the steps until the next event or sync; their results (steps, 3, slots), or None if
         the GPU's memory ran out."""
-        slots, began = self.slots, time.perf_counter()
+        slots, began, preparing = self.slots, time.perf_counter(), 0.0
         count = min(run.policy.steps_until_event() for run in slots.runs)
         count = max(1, min(count, int(SYNC_INTERVAL_SECONDS / slots.step_seconds)))
-        block = [self.batches.step(slots.runs, slots.count, offset) for offset in range(count)]
-        results: list[list[list[float]]] | None = None
+        parts: list[torch.Tensor] = []
+        # Out of memory after the first part, the steps of those before it are taken all the same.
         with suppress(torch.OutOfMemoryError):
-            slots.pack.prepare(step.shape for step in block)
-            started = time.perf_counter()
-            results = slots.pack.run(block).cpu().tolist()
-            slots.step_seconds = (time.perf_counter() - started) / len(block)
+            for first in range(0, count, STEPS_OF_A_PART):
+                offsets = range(first, min(first + STEPS_OF_A_PART, count))
+                block = [self.batches.step(slots.runs, slots.count, offset) for offset in offsets]
+                started = time.perf_counter()
+                slots.pack.prepare(step.shape for step in block)
+                preparing += time.perf_counter() - started
+                parts.append(slots.pack.run(block))
+        if not parts:
+            return None
+        results: list[list[list[float]]] = torch.cat(parts).cpu().tolist()
         self.block_seconds = time.perf_counter() - began
+        slots.step_seconds = (self.block_seconds - preparing) / len(results)
         return results
 
     def _after(self, results: list[list[list[float]]]) -> None:
