@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 KEPT = 64
+FREE_BYTES, FREE_INODES = 64 * 2**20, 64  # that a disk must have for another file
 
 T = TypeVar("T")
 
@@ -29,9 +30,10 @@ class FileCache:
     def write(self, key: str, write: Callable[[Path], object]) -> None:
         """Have `write` make a file, which others see whole or not at all, and remove the oldest.
 
-        A full disk, or one that can only be read, is no error.
+        A disk that can only be read is no error, and one that is nearly full gets no file: the last
+        of its space is for what a run says.
         """
-        if self.folder is None:
+        if self.folder is None or not _has_room(self.folder):
             return
         staged = self.folder / f".{key}.{os.getpid()}"
         with suppress(OSError):
@@ -51,3 +53,11 @@ class FileCache:
 def key_of(*parts: Any) -> str:
     """A name for what these parts decide, which JSON can write: equal for equal ones."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _has_room(folder: Path) -> bool:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    disk = os.statvfs(there)
+    # A file system that makes inodes as they are needed counts none.
+    inodes = disk.f_favail >= FREE_INODES or not disk.f_files
+    return inodes and disk.f_bavail * disk.f_frsize >= FREE_BYTES

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from src.file_cache import KEPT
+from src.file_cache import KEPT, FileCache
 from src.models import preloaded
 from src.models.prompt_format import raw_format
 from src.training import row_cache, scoring
@@ -163,3 +164,19 @@ def test_the_next_run_trains_on_the_same_rows(own: Path, encoded: list[int], eng
     assert sorted(encoded) == [5, 5, 15]
     for name in ("train/loss", "val/loss", "test/loss"):
         assert first.curve(name) == second.curve(name)
+
+
+def test_a_disk_that_is_nearly_full_gets_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = os.statvfs(tmp_path)
+    cache = FileCache(tmp_path / "cache" / "rows")
+    for name, few in (("f_favail", 10), ("f_bavail", 10)):
+        fields = {field: getattr(disk, field) for field in dir(disk) if field.startswith("f_")}
+        state = SimpleNamespace(**fields | {"f_files": 1000, "f_favail": 900} | {name: few})
+        monkeypatch.setattr(os, "statvfs", lambda path, state=state: state)
+        cache.write("a", lambda file: file.write_text("content"))
+        assert not (tmp_path / "cache").exists()
+    monkeypatch.undo()
+    cache.write("a", lambda file: file.write_text("content"))
+    assert cache.read("a", Path.read_text) == "content"
