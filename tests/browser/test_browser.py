@@ -327,8 +327,10 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
 
 
 def stop_is_asked(run_id: str) -> bool:
+    """A run that is still queued is cancelled at once, and asked for nothing."""
     with store.reading() as session:
-        return store.stop_requested(session, run_id)
+        cancelled = store.find(session, run_id).status == Status.CANCELLED
+        return cancelled or store.stop_requested(session, run_id)
 
 
 def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
