@@ -152,4 +152,4 @@ def test_no_other_setting_of_data_names_a_file() -> None:
     fields = type(load_config().data).model_fields
     texts = {name for name, field in fields.items() if "str" in str(field.annotation)}
     # What a new one names must be in the key of a preview by its content.
-    assert texts == {"task", "path", "hub_id", "revision", "template", "system_prompt"}
+    assert texts == {"task", "mix", "path", "hub_id", "revision", "template", "system_prompt"}

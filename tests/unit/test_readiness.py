@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from src import store
+from src import files, store
 from src.config import load_config, with_overrides
 from src.runs import readiness, standby
 from src.runs.machine import host
@@ -127,7 +127,7 @@ def test_what_a_process_takes_from_outside_makes_its_key(monkeypatch: pytest.Mon
 
 
 def test_another_code_makes_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "src" / "files.py"))
     (tmp_path / "src").mkdir()
     code = tmp_path / "src" / "one.py"
     code.write_text("a = 1\n")
