@@ -5,9 +5,12 @@ each with four evaluations of 400 words and a test of 1,384; one run of tiny-spe
 once more, which finds what the first one left loaded and cached. Prints, as Markdown, the wall time
 from launch to COMPLETED, the time to the first step, and where the time of the training thread
 went, by the trainer's own account (`trainer_seconds` of each run). On a GPU its utilization is
-sampled 5 times a second between the first and the last step.
+sampled 5 times a second between the first and the last step. The row `gpt2` is a sweep of 64 trials
+x 500 steps on a base of GPT-2's shape with random weights.
 
-    python -m benchmarks.answer [--trials 64] [--steps 300] [--rows sweep,solo] [--quick]
+    python -m benchmarks.answer [--trials 64] [--steps 300] [--rows sweep,solo,gpt2] [--quick]
+
+`--timeline FOLDER`: each sweep leaves a drawing of its time there (SVG), and its moments (JSON).
 """
 
 import argparse
@@ -28,7 +31,11 @@ from typing import Any
 
 import yaml
 
+from benchmarks.packed import models as packed
+from benchmarks.packed.baselines import save_base
+from benchmarks.packed.sweep import sweep_settings, words
 from benchmarks.presets import processor
+from benchmarks.timeline import write
 from src import paths, store
 from src.paths import ROOT
 from src.store.tables import Run, Status, SweepStatus
@@ -102,33 +109,45 @@ class Utilization:
         return asked
 
 
-def sweep_file(folder: Path, trials: int, steps: int) -> Path:
-    """A grid of ranks, learning rates and seeds with as many cells as there are trials."""
-    seeds = -(-trials // (len(RANKS) * len(RATES)))
-    document = {
-        "name": "answer",
-        "base": {
-            "preset": "tiny-spell",
-            "overrides": {
-                "engine": "packed", "tracking.mode": "off", "training.max_steps": steps,
-                "evaluation.eval_steps": -(-steps // 3), "checkpointing.save_steps": -(-steps // 3),
-                "scheduler.warmup_steps": min(30, steps // 4),
-            },
-        },
-        "method": "grid",
-        "budget": f"{trials} trials",
-        "seeds": seeds,
-        "space": {"lora.r": list(RANKS), "training.learning_rate": list(RATES)},
-    }  # fmt: skip
-    file = folder / "answer.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
+def sweep_file(folder: Path, name: str, **document: Any) -> Path:
+    """The file of a grid whose trials are packed and not tracked."""
+    document["base"]["overrides"] |= {"engine": "packed", "tracking.mode": "off"}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({"name": name, "method": "grid", **document}, sort_keys=False))
     return file
 
 
-def sweep(folder: Path, trials: int, steps: int) -> dict[str, Any]:
+def tiny_sweep(folder: Path, trials: int, steps: int) -> Path:
+    """A grid of ranks, learning rates and seeds with as many cells as there are trials."""
+    each = -(-steps // 3)
+    settings = {
+        "training.max_steps": steps, "evaluation.eval_steps": each,
+        "checkpointing.save_steps": each, "scheduler.warmup_steps": min(30, steps // 4),
+    }  # fmt: skip
+    return sweep_file(
+        folder, "answer", base={"preset": "tiny-spell", "overrides": settings},
+        budget=f"{trials} trials", seeds=-(-trials // (len(RANKS) * len(RATES))),
+        space={"lora.r": list(RANKS), "training.learning_rate": list(RATES)},
+    )  # fmt: skip
+
+
+def gpt2_sweep(folder: Path) -> Path:
+    """A grid of 64 trials on a base of GPT-2's shape with random weights, which is written here."""
+    save_base("gpt2", folder / "base")
+    words(folder / "words")
+    return sweep_file(
+        folder, "gpt2", base={"overrides": sweep_settings(folder, 500)}, budget="64 trials",
+        space={
+            "lora.r": list(packed.RANKS), "lora.alpha": list(packed.ALPHAS),
+            "training.learning_rate": list(packed.RATES),
+        },
+    )  # fmt: skip
+
+
+def sweep(what: str, file: Path, timeline: Path | None) -> dict[str, Any]:
     """Launch a sweep and wait for its end; its row of the table."""
     usage, launched = Utilization(), time.time()
-    sweep_id = spelltune("sweep", "launch", str(sweep_file(folder, trials, steps)))
+    sweep_id = spelltune("sweep", "launch", str(file))
     while True:
         with store.reading() as session:
             status = store.find_sweep(session, sweep_id).status
@@ -140,7 +159,16 @@ def sweep(folder: Path, trials: int, steps: int) -> dict[str, Any]:
     with store.reading() as session:
         # Trials are listed without what they used.
         runs = store.runs_of(session, [run.id for run in store.runs_of_sweep(session, sweep_id)])
-    return row(f"sweep of {trials} x {steps}", launched, wall, runs, usage)
+        evaluated = [one for run in runs for one in store.list_evaluations(session, run.id)]
+        saved = [one for run in runs for one in store.list_checkpoints(session, run.id)]
+    if timeline is not None:
+        moments = {
+            "steps": [at for run in runs for at in step_times(run)],
+            "scored": [one.created_at for one in evaluated],
+            "saved": [one.created_at for one in saved],
+        }
+        write(timeline / file.stem, what, launched, wall, usage.samples, moments)
+    return row(what, launched, wall, runs, usage)
 
 
 def solo(what: str) -> dict[str, Any]:
@@ -224,6 +252,7 @@ def main() -> None:
     parser.add_argument("--rows", default="sweep,solo,again", help="of the table")
     parser.add_argument("--quick", action="store_true", help="small, and the sweep alone")
     parser.add_argument("--home", type=Path, help="keep the runs in this folder")
+    parser.add_argument("--timeline", type=Path, help="folder for a drawing of each sweep")
     asked = parser.parse_args()
     trials, steps, rows = asked.trials, asked.steps, asked.rows.split(",")
     if asked.quick:
@@ -235,7 +264,10 @@ def main() -> None:
         os.environ.pop("SPELLTUNE_DATABASE_URL", None)
         print(machine() + "\n", flush=True)
         measured = {
-            "sweep": lambda: sweep(home, trials, steps),
+            "sweep": lambda: sweep(
+                f"sweep of {trials} x {steps}", tiny_sweep(home, trials, steps), asked.timeline
+            ),
+            "gpt2": lambda: sweep("gpt2, sweep of 64 x 500", gpt2_sweep(home), asked.timeline),
             "solo": lambda: solo("tiny-spell"),
             "again": lambda: solo("tiny-spell, once more"),
         }

@@ -31,21 +31,27 @@ def words(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
 
 
+def sweep_settings(folder: Path, steps: int) -> dict[str, Any]:
+    """What all trials of the grid share."""
+    return {
+        "backend": "peft", "model.name": str(folder / "base"), "model.load_in_4bit": False,
+        "model.max_length": 64, "data.path": str(folder / "words"), "lora.dropout": 0.0,
+        "training.max_steps": steps, "training.per_device_train_batch_size": ROWS,
+        "training.logging_steps": 50, "training.gradient_checkpointing": False,
+        "evaluation.eval_steps": steps, "evaluation.batch_size": 400,
+        "checkpointing.save_steps": steps, "early_stopping.patience": None,
+    }  # fmt: skip
+
+
 def sweep_config(folder: Path, index: int, options: argparse.Namespace) -> Any:
     """Trial `index` of the grid r x alpha x learning rate."""
     from src.config import load_config
 
-    steps = options.sweep_steps
     return load_config(
         overrides={
-            "backend": "peft", "model.name": str(folder / "base"), "model.load_in_4bit": False,
-            "model.max_length": 64, "data.path": str(folder / "words"), "lora.dropout": 0.0,
-            "lora.r": RANKS[index % 4], "lora.alpha": ALPHAS[index // 4 % 4],
-            "training.learning_rate": RATES[index // 16 % 4], "training.max_steps": steps,
-            "training.per_device_train_batch_size": ROWS, "training.logging_steps": 50,
-            "training.gradient_checkpointing": False, "evaluation.eval_steps": steps,
-            "evaluation.batch_size": 400, "checkpointing.save_steps": steps,
-            "early_stopping.patience": None, "engine": options.solo_engine,
+            **sweep_settings(folder, options.sweep_steps), "lora.r": RANKS[index % 4],
+            "lora.alpha": ALPHAS[index // 4 % 4], "training.learning_rate": RATES[index // 16 % 4],
+            "engine": options.solo_engine,
         }
     )  # fmt: skip
 
