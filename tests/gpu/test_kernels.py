@@ -1,6 +1,7 @@
 """The kernels of the packed engine beside plain PyTorch: the same steps, and no neighbour's."""
 
 import math
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from src.models.multi_lora.base import read_base
 from src.models.multi_lora.inputs import FlatShape, StepInput, flattened, in_room
+from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import Options, Pack
 from tests.engines.test_packed import Solo, batch, fresh, model_of, rows_of, shape_of, targets_of
 
@@ -64,3 +66,27 @@ def test_no_neighbour_changes_a_bit(neighbour: str) -> None:
     one, other = weights
     assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
     assert not torch.equal(one[1], other[1])
+
+
+def test_graphs_are_captured_while_another_thread_waits_for_a_copy() -> None:
+    """As the threads do that write checkpoints."""
+    pack = pack_of("gpt2", torch.bfloat16, Options(kernels=True, graphs=True))
+    over, problems = threading.Event(), []
+
+    def wait_for_copies() -> None:
+        try:
+            while not over.is_set():
+                snapshot.read(0, SOLOS[0].rank)
+        except RuntimeError as error:
+            problems.append(error)
+
+    snapshot = Snapshot(pack, [0, 1])
+    thread = threading.Thread(target=wait_for_copies)
+    thread.start()
+    try:
+        pack.prepare(ROOM._replace(tokens=tokens) for tokens in range(112, 368, 16))
+    finally:
+        over.set()
+        thread.join()
+    assert not problems
+    pack.run([step_of(0, (4, 5, 0, 0), flat=True)])

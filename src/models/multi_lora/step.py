@@ -250,7 +250,9 @@ class Pack:
                 compute()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._graph_pool):
+        # The default would end the capture in an error if another thread, which waits for a copy of
+        # the adapters, asks the driver about it meanwhile.
+        with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
             compute()
         self._graph_pool = self._graph_pool or graph.pool()
         return integers, reals, graph
