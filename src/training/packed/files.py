@@ -1,5 +1,6 @@
 """Files of packed runs: what the TRL engine writes, under its names and in its formats."""
 
+import io
 import random
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ from src.models.spelling_model import lora_config
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
-
-RandomState = dict[str, Any]  # generator -> its state
 
 
 def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], folder: Path) -> None:
@@ -46,7 +45,7 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
         (folder / name).write_bytes(content)
 
 
-def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: RandomState) -> None:
+def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: bytes) -> None:
     """Have a checkpoint of the run written with its adapter in a snapshot of this step."""
     step, slot = run.step, run.slot
 
@@ -75,20 +74,23 @@ def keep_best(base: SharedBase, pack: Pack, run: PackedRun) -> None:
     run.policy.keep_best(load, write)
 
 
-def random_state() -> RandomState:
-    """The state of the random generators of this process, as transformers' Trainer keeps it."""
-    state = {
+def random_state() -> bytes:
+    """The file that keeps the state of this process's random generators, as transformers' Trainer
+    writes it: pickled once for the checkpoints of all runs."""
+    state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "cpu": torch.random.get_rng_state(),
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.random.get_rng_state()
-    return state
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
 
 
 def _write_training_state(
-    run: PackedRun, step: int, state: AdapterState, random_state: RandomState, folder: Path
+    run: PackedRun, step: int, state: AdapterState, random_state: bytes, folder: Path
 ) -> None:
     """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
     from transformers import get_scheduler
@@ -106,7 +108,7 @@ def _write_training_state(
     scheduler._last_lr = [rate] * len(optimizer.param_groups)
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     torch.save(scheduler.state_dict(), folder / "scheduler.pt")
-    torch.save(random_state, folder / "rng_state.pth")
+    (folder / "rng_state.pth").write_bytes(random_state)
     TrainerState(
         global_step=step,
         max_steps=config.training.max_steps,
