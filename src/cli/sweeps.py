@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from src import store
-from src.cli.options import AsJson, Format, Output
+from src.cli.options import AsJson, Format, Output, Set, overrides
 from src.cli.output import err, note, out, print_json, write_export
 from src.format import number, setting_value
 from src.runs import reconciler
@@ -32,6 +32,7 @@ Budget = Annotated[
 def plan(
     file: SweepFile,
     budget: Budget = None,
+    changes: Set = [],  # noqa: B006 -- typer copies it
     measure: Annotated[
         bool,
         typer.Option("--measure", help="First measure memory and time with real training steps."),
@@ -41,10 +42,11 @@ def plan(
     """Show what a sweep would take: trials, duplicates, processes, time."""
     from src.sweeps import control, estimate
 
-    _, config, planned = control.prepare(file, budget=budget)
+    asked: dict[str, Any] = {"budget": budget, "overrides": overrides(changes)}
+    _, config, planned = control.prepare(file, **asked)
     if measure:
         estimate.measure_missing(config)
-        _, _, planned = control.prepare(file, budget=budget)
+        _, _, planned = control.prepare(file, **asked)
     if as_json:
         return print_json(asdict(planned))
     for line in planned.lines():
@@ -61,6 +63,7 @@ def launch(
         Literal["local", "ray"] | None,
         typer.Option(help="Train here or on a Ray cluster, instead of the file's executor."),
     ] = None,
+    changes: Set = [],  # noqa: B006 -- typer copies it
     as_json: AsJson = False,
 ) -> None:
     """Start a sweep, and show what it will take.
@@ -69,10 +72,15 @@ def launch(
     """
     from src.sweeps import control
 
-    _, _, planned = control.prepare(file, budget=budget, executor=executor)
+    asked: dict[str, Any] = {
+        "budget": budget,
+        "executor": executor,
+        "overrides": overrides(changes),
+    }
+    _, _, planned = control.prepare(file, **asked)
     for line in planned.lines():
         err.print(line, highlight=False)
-    sweep_id = control.launch(file, budget=budget, executor=executor, tell=note)
+    sweep_id = control.launch(file, **asked, tell=note)
     if as_json:
         return print_json(document(sweep_id))
     out.print(sweep_id, highlight=False)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from src.config import (
     ConfigError,
     RunConfig,
     dump_yaml,
+    flattened,
     get,
     parse_yaml,
     paths_found,
@@ -48,15 +49,27 @@ UNCHECKED = ("training.learning_rate", "lora.alpha", "optimizer.weight_decay")
 
 
 def prepare(
-    file: Path, *, budget: str | None = None, executor: str | None = None
+    file: Path,
+    *,
+    budget: str | None = None,
+    executor: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> tuple[str, SweepConfig, estimate.SweepEstimate]:
-    """The text, the sweep and the estimate of a file, with another budget or executor if given.
+    """The text, the sweep and the estimate of a file, with another budget or executor if given, and
+    with `overrides` of the settings that all its trials share.
 
     ConfigError with all that can be known before launch to fail.
     """
     text = read_text(file)
     given = {"budget": budget, "executor": executor}
-    if own := {name: value for name, value in given.items() if value is not None}:
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if overrides:
+        base = parse_sweep(text, file).base
+        own["base"] = {
+            "preset": base.preset,
+            "overrides": flattened(base.overrides) | dict(overrides),
+        }
+    if own:
         text = dump_yaml(parse_yaml(text, file) | own)
     return text, *read_and_estimate(text, file)
 
@@ -74,11 +87,12 @@ def launch(
     *,
     budget: str | None = None,
     executor: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] = lambda note: None,
 ) -> str:
     """Record a sweep, start its driver, and return its id; `tell` gets each note on its trials."""
     launcher.check_home()
-    text, sweep, _ = prepare(file, budget=budget, executor=executor)
+    text, sweep, _ = prepare(file, budget=budget, executor=executor, overrides=overrides)
     if sweep.executor == "ray":
         checks.check_ray()
     base = base_config(sweep)

@@ -10,8 +10,8 @@ import pytest
 from src import paths
 from src.config import ConfigError, load_config, with_overrides
 from src.paths import CONFIGS
+from src.sweeps import control, search
 from src.sweeps import estimate as sweep_estimate
-from src.sweeps import search
 from src.sweeps.file import (
     ACCUMULATION,
     MICRO_BATCH,
@@ -53,6 +53,22 @@ def test_the_transfer_sweep_trains_each_task_alone_and_both_with_five_seeds() ->
     assert sweep_estimate.estimate_sweep(sweep, 0).trials == 15
     trial = trial_config(sweep, base_config(sweep), {"data.mix": both}, 12)
     assert (trial.data.mix, trial.training.seed) == (both, base_config(sweep).training.seed + 2)
+
+
+def test_settings_of_a_file_are_changed_for_all_trials(tmp_path: Path) -> None:
+    """Whether the file has them in sections or by dotted names, or not at all."""
+    file = tmp_path / "rates.yaml"
+    file.write_text(
+        "name: rates\nmethod: grid\nspace: {lora.r: [4, 8]}\n"
+        "base: {preset: tiny-spell, overrides: {training: {max_steps: 30}, lora.alpha: 2}}\n"
+    )
+    changes = {"training.max_steps": 7, "lora.alpha": 3, "model.name": "other"}
+    text, sweep, _ = control.prepare(file, overrides=changes)
+    base = base_config(sweep)
+    assert (base.training.max_steps, base.lora.alpha, base.model.name) == (7, 3, "other")
+    assert base_config(parse_sweep(text, file)) == base  # what the run table keeps
+    with pytest.raises(ConfigError, match="training.max_step"):
+        control.prepare(file, overrides={"training.max_step": 7})
 
 
 def test_the_sweep_of_the_readme_can_be_launched() -> None:
