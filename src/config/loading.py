@@ -222,12 +222,18 @@ def with_absolute_paths(config: RunConfig, folder: Path | None = None) -> RunCon
         path = str(here / config.data.path)
         sections["data"] = config.data.model_copy(update={"path": path})
     model = here / config.model.name
-    if model.is_dir() and base_model(config.model.name) == config.model.name:
+    is_local = model.is_dir() or (model.is_file() and _may_be_file(config.model.name))
+    if is_local and base_model(config.model.name) == config.model.name:
         sections["model"] = config.model.model_copy(update={"name": str(model)})
     if any(map(names_file, config.evaluation.suites)):
         suites = [str(here / s) if names_file(s) else s for s in config.evaluation.suites]
         sections["evaluation"] = config.evaluation.model_copy(update={"suites": suites})
     return config.model_copy(update=sections)
+
+
+def _may_be_file(model: str) -> bool:
+    """False for a word such as gpt2, which is a hub id even where a file is called so."""
+    return "/" in model or model.endswith(".gguf") or model.startswith("sha256-")
 
 
 # Public: docs/settings.md promises that YAML files with the older flat keys are read. `timestamp`

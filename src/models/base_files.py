@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, reason
+from src.errors import reason
 from src.files import limited, read_head
+from src.models.gguf_files import converted, gguf_file
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
     MAX_JSON_BYTES,
+    BaseModelError,
     is_lfs_pointer,
     lfs_sentence,
     safetensors_header,
@@ -35,27 +37,37 @@ _DEFAULT_CONTEXT = {"gpt2": 1024, "llama": 2048, "qwen2": 32768}
 _NO_DEFAULT_EOS = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
 
 
-class BaseModelError(UserError, ValueError):
-    """A base model that cannot be used, in one sentence."""
-
-
 class BaseFiles:
-    """The files of a base model: a folder, or what of a model on the hub is on this machine."""
+    """The files of a base model: a folder, what a GGUF file was converted to, or what of a model on
+    the hub is on this machine."""
 
     def __init__(self, name: str, revision: str | None = None):
         self.name, self.revision = name, revision
         try:
-            self.is_folder = limited(name, Path(name).is_dir)
+            self._is_folder = limited(name, Path(name).is_dir)
         except TimeoutError as error:
             raise BaseModelError(f"{name} cannot be read: {reason(error)}") from None
         except ValueError:  # NUL in a path
-            self.is_folder = False
+            self._is_folder = False
+        self.gguf = gguf_file(name)
+
+    @property
+    def is_local(self) -> bool:
+        """True if it is no model on the hub."""
+        return self._is_folder or self.gguf is not None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with its files: of a GGUF file None before it is converted, as on the hub."""
+        if self.gguf is not None:
+            return converted(self.gguf)
+        return Path(self.name) if self._is_folder else None
 
     def find(self, file: str) -> Path | None:
         """The path of one of its files, or None if it is not on this machine."""
-        if self.is_folder:
-            path = Path(self.name) / file
-            return path if path.is_file() else None
+        if self.is_local:
+            path = self.folder and self.folder / file
+            return path if path and path.is_file() else None
         from huggingface_hub import try_to_load_from_cache
 
         try:
@@ -77,8 +89,15 @@ class BaseFiles:
         return [(str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
 
     def download(self) -> None:
-        """Have the small files here. BaseModelError if there is no such model, or no network."""
-        if self.is_folder:
+        """Have the small files here. BaseModelError if there is no such model, or no network.
+
+        A GGUF file is converted in this process, which imports torch, unless it was before.
+        """
+        if self.gguf is not None and self.folder is None:
+            from src.models.gguf_convert import convert
+
+            convert(self.gguf)
+        if self.is_local:
             return
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

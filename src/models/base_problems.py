@@ -47,11 +47,11 @@ def _config_problem(files: BaseFiles) -> str | None:
 
 
 def _weights_problem(files: BaseFiles) -> str | None:
-    if not files.is_folder:
+    if not files.is_local:
         return None
     for file in WEIGHTS:
-        if files.find(file) is not None:
-            return weights_problem(Path(files.name) / file) or _shapes_problem(files)
+        if (path := files.find(file)) is not None:
+            return weights_problem(path) or _shapes_problem(files)
         index = files.json(f"{file}.index.json")
         if index is not None:
             return _shards_problem(files, f"{file}.index.json", index)
@@ -63,9 +63,9 @@ def _shards_problem(files: BaseFiles, file: str, index: Mapping[str, Any]) -> st
     if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
         return f"{files.name}: {file} has no weight_map; download it again"
     for shard in sorted(set(shards.values())):
-        if files.find(shard) is None:
+        if (path := files.find(shard)) is None:
             return f"{files.name} lacks {shard}, a part of its weights; download it again"
-        if problem := weights_problem(Path(files.name) / shard):
+        if problem := weights_problem(path):
             return problem
     return _shapes_problem(files)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from src.models.gguf_convert import readable
 from src.models.pretrained import attention_of, from_pretrained, one_line
 from src.models.randomness import disable_randomness
 from src.models.utils import ModelError, device, dtype_of
@@ -65,11 +66,13 @@ def choose_backend(backend: str, *, precision: str) -> tuple[str, str | None]:
 
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> Vocabulary:
-    """The tokenizer and configuration of a base model; `name` is a folder or a hub id."""
+    """The tokenizer and configuration of a base model; `name` is a folder, a GGUF file or a hub
+    id."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    name = readable(name)
     config = from_pretrained(AutoConfig, name, revision)
     if getattr(config, "auto_map", None):
         raise ModelError(
@@ -108,6 +111,7 @@ def load_base(
         raise ModelError(
             "model.load_in_4bit needs an NVIDIA GPU and there is none here; set it to false"
         )
+    name = readable(name)
     if backend == "unsloth":
         model = _load_with_unsloth(
             name, revision, load_in_4bit, max_length, precision, gradient_checkpointing, seed

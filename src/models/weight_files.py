@@ -6,11 +6,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from src.errors import reason
+from src.errors import UserError, reason
 from src.files import read_head
 
 MAX_JSON_BYTES = 64 * 2**20  # largest file, and largest header, that is parsed
 LFS_POINTER = b"version https://git-lfs"
+
+
+class BaseModelError(UserError, ValueError):
+    """A base model that cannot be used, in one sentence."""
 
 
 def is_lfs_pointer(path: Path) -> bool:

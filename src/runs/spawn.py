@@ -24,6 +24,7 @@ class Worker(StrEnum):
     MEMORY_PROBE = "src.workers.memory_probe"
     IMPORT_CHECK = "src.workers.import_check"
     MERGE = "src.workers.merge"
+    CONVERT = "src.workers.convert"
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"
     KINDS = "src.workers.kinds"

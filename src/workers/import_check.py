@@ -16,8 +16,9 @@ from src.runs.environment import leave
 # As a training imports them; what is missing of these prevents it.
 LIBRARIES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "peft",
-    "datasets", "trl", "numpy", "pandas", "pyarrow", "psutil", "pynvml", "rapidfuzz", "jellyfish",
-    "codespell_lib", "sqlmodel", "sqlalchemy", "pysqlite3", "pydantic", "yaml", "jinja2",
+    "gguf", "datasets", "trl", "numpy", "pandas", "pyarrow", "psutil", "pynvml", "rapidfuzz",
+    "jellyfish", "codespell_lib", "sqlmodel", "sqlalchemy", "pysqlite3", "pydantic", "yaml",
+    "jinja2",
 )  # fmt: skip
 OWN = (
     "src.workers.trainer", "src.workers.reporter", "src.training.trl", "src.training.packed.engine",
