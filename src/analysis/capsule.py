@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.files import sha256
 from src.runs import attempts
 from src.store.tables import Run, Status
-from src.training.data_loaders import splits_of
+from src.training.data_loaders import Splits, splits_of
 
 FORMAT = 1
 MAX_COMPARED = 20  # runs on the same data, newest first, that the verdicts include
@@ -76,11 +76,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     splits = splits_of(config)
     if splits.fingerprint != run.used.get("data_fingerprint"):
         raise CannotPack(f"{run.id}: its data are not those that it was trained on any more")
-    (root / "data").mkdir()
-    for split in splits.rows:
-        splits[split][["question", "answer"]].to_json(
-            root / "data" / f"{split}.jsonl", orient="records", lines=True, force_ascii=False
-        )
+    write_rows(splits, root / "data")
     model_card.copy_adapter(attempts.final_adapter(run), root / "adapter", config)
     values = config.model_dump()
     values["model"]["name"] = model_card.public_name(config)
@@ -130,6 +126,17 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
         "scores": {k: v for k, v in shown["metrics"].items() if k.startswith(("val/", "test/"))},
         "tolerance": TOLERANCE,
     }
+
+
+def write_rows(splits: Splits, folder: Path) -> None:
+    """Write the rows as a data set of the user's own: with the task of each, where it is known,
+    whose checker judges the answers."""
+    folder.mkdir()
+    for split in splits.rows:
+        columns = [name for name in ("question", "answer", "task") if name in splits[split]]
+        splits[split][columns].to_json(
+            folder / f"{split}.jsonl", orient="records", lines=True, force_ascii=False
+        )
 
 
 def weights(config: RunConfig) -> str | None:

@@ -256,7 +256,7 @@ def _score(group: Group, scored: Scored) -> dict[str, Any]:
     known = [run for run in group.seeds if _split([run], scored)]
     split = _split(known, scored) or SPLITS[1]
     seeds = [scored[run.id, split] for run in known if (run.id, split) in scored]
-    shares = np.array([e.correct / max(e.rows, 1) for e in seeds])
+    shares = np.array([e.correct / e.rows for e in seeds if e.rows])  # no rows are no score
     return {
         "split": split,
         "seeds": len(shares),
@@ -266,11 +266,9 @@ def _score(group: Group, scored: Scored) -> dict[str, Any]:
 
 
 def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]) -> str:
-    known = {name: s["exact_match"] for name, s in scores.items() if s["exact_match"] is not None}
-    if len(scores) > 1 or not known:
-        told = verdicts.leaders(known, configs)
-        missing = ", ".join(name for name in scores if name not in known)
-        return told + (f"; there is no scored seed of {missing}" if told and missing else "")
+    found = {name: score["exact_match"] for name, score in scores.items()}
+    if len(scores) > 1 or not any(score is not None for score in found.values()):
+        return verdicts.leaders(found, configs)
     ((name, score),) = scores.items()
     seeds = "seed has" if score["seeds"] == 1 else "seeds have"
     told = f"one config, {name}, of which {score['seeds']} {seeds} been scored"

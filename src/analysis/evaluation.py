@@ -19,7 +19,7 @@ def seen_in_training(config: RunConfig, frame: pd.DataFrame) -> pd.Series:
     stands in the training rows of a run. DataError if those cannot be read."""
     splits = splits_of(config)
     known = set(splits.train["word"].map(caseless))
-    own = frame["question"] if splits.labels else frame["word"]
+    own = frame["question"].str.strip() if splits.labels else frame["word"]
     return own.map(caseless).isin(known)
 
 

@@ -17,8 +17,8 @@ from rapidfuzz.distance import Levenshtein
 
 from src.analysis.sounds import sounds
 from src.memo import Memo
-from src.tasks import TASKS, task_of
-from src.tasks.registry import SPELLED_OUT, separator_of
+from src.tasks import TASKS
+from src.tasks.registry import separator_of
 from src.tasks.words import real_words
 from src.text import composed
 
@@ -72,9 +72,10 @@ def letters(text: str, expected: str) -> str:
     """The letters of an answer to a question whose right answer is `expected`; an accented letter
     is one letter."""
     text = composed(text)
-    if task_of(expected) != "spell out":
+    separator = separator_of(expected)
+    if separator is None:
         return text.strip()
-    return "".join(text.replace(separator_of(expected).strip() or " ", " ").split())
+    return "".join(text.replace(separator.strip() or " ", " ").split())
 
 
 def edits(expected: str, predicted: str) -> list[Edit]:
@@ -190,11 +191,8 @@ def _in_form(expected: str, predicted: str) -> bool:
     As many words, or single letters with one space between, and no characters but letters and
     those of the expected answer.
     """
-    if task_of(expected) == "spell out":
-        fits = len(predicted) == 1 or (
-            SPELLED_OUT.fullmatch(predicted) is not None
-            and separator_of(predicted) == separator_of(expected)
-        )
+    if separator := separator_of(expected):
+        fits = len(predicted) == 1 or separator_of(predicted) == separator
     else:
         fits = len(predicted.split()) == len(expected.split())
     return fits and all(category(c)[0] in "LM" or c in expected for c in predicted)

@@ -113,8 +113,8 @@ def judge_base(
     values, words = aligned([base, *tuned]) if tuned else (np.zeros((1, 0)), np.zeros(0, int))
     fixed, own = values[0], values[1:]
     verdict = replace(verdict, seeds=(0, len(tuned)), questions=len(fixed))
-    if not len(fixed):
-        return replace(verdict, claim=_nothing(verdict))
+    if not values.size or not np.isfinite(values).all():
+        return replace(verdict, claim=_nothing(verdict, values))
     verdict = _scored(verdict, fixed, own)
     if not verdict.is_text:
         fixed, own = fixed.astype(bool), own.astype(bool)
@@ -134,13 +134,13 @@ def judge_pair(
     """The verdict on two configs before `together`, from the answers of one run a seed."""
     verdict = replace(verdict, seeds=(len(a), len(b)))
     if not a or not b:
-        return replace(verdict, claim=_nothing(verdict))
+        return replace(verdict, claim=_nothing(verdict, np.zeros((0, 0))))
     values, words = aligned([*a, *b])
+    verdict = replace(verdict, questions=values.shape[1])
+    if not values.size or not np.isfinite(values).all():
+        return replace(verdict, claim=_nothing(verdict, values))
     values = values if verdict.is_text else values.astype(bool)
     first, second = values[: len(a)], values[len(a) :]
-    verdict = replace(verdict, questions=values.shape[1])
-    if not verdict.questions:
-        return replace(verdict, claim=_nothing(verdict))
     verdict = _scored(verdict, first, second)
     few = min(len(a), len(b))
     return _tested(verdict, lambda: two_level(first, second, words), few, look, under_way)
@@ -267,8 +267,17 @@ def _too_early(v: SuiteVerdict, under_way: int) -> str:
     )
 
 
-def _nothing(v: SuiteVerdict) -> str:
-    return f"{v.suite} is not compared: {v.a} and {v.b} have no scored question in common"
+def _nothing(v: SuiteVerdict, values: np.ndarray) -> str:
+    """Why a suite is not compared, from the values that both sides have."""
+    if not values.size:
+        return f"{v.suite} is not compared: {v.a} and {v.b} have no scored question in common"
+    return (
+        f"{v.suite} is not compared: the {v.a} or an adapter of {v.b} gives an answer no finite "
+        "probability"
+        if v.about == "base"
+        else f"{v.suite} is not compared: an adapter of {v.a} or {v.b} gives an answer no finite "
+        "probability"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

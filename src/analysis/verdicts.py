@@ -6,6 +6,7 @@ with several seeds: a two-level test over seeds and words, at a level that depen
 have been looked at (`looks.py`). `benchmarks/verdicts.py` measures how often each is wrong.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -175,36 +176,42 @@ def together(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected for being several (Holm 1979): the smallest times their number, the
-    next times one less, and so on, none below the one before it."""
-    corrected = [0.0] * len(p_values)
+    next times one less, and so on, none below the one before it. nan, of a test that had no number
+    to go by, proves nothing: it counts as 1."""
+    known = [1.0 if math.isnan(p) else p for p in p_values]
+    corrected = [0.0] * len(known)
     floor = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        floor = max(floor, min(1.0, p_values[index] * (len(p_values) - place)))
+    for place, index in enumerate(sorted(range(len(known)), key=known.__getitem__)):
+        floor = max(floor, min(1.0, known[index] * (len(known) - place)))
         corrected[index] = floor
     return corrected
 
 
-def leaders(scores: Mapping[str, float], verdicts: Sequence[Verdict]) -> str:
+def leaders(scores: Mapping[str, float | None], verdicts: Sequence[Verdict]) -> str:
     """One sentence on all configs at once: the best so far, and which of the others may be as good.
 
-    `scores` maps each config to its mean exact match.
+    `scores` maps each config to its mean exact match; None and nan stand for none.
     """
-    if len(scores) < 3:
+    known = {n: score for n, score in scores.items() if score is not None and score == score}
+    if len(known) < 3:
         return ""
-    if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(scores) for v in verdicts):
-        return "no config is named the best: not all were scored on the same questions"
-    first = [name for name, score in scores.items() if score == max(scores.values())]
+    missing = ", ".join(name for name in scores if name not in known)
+    more = f"; there is no scored seed of {missing}" if missing else ""
+    if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(known) for v in verdicts):
+        return f"no config is named the best: not all were scored on the same questions{more}"
+    most = max(known.values())
+    first = [name for name, score in known.items() if score == most]
     if len(first) > 1:
-        return f"{', '.join(first)} are equal, so none is ahead"
+        return f"{', '.join(first)} are equal, so none is ahead{more}"
     (best,) = first
-    behind = {v.a if v.b == best else v.b for v in verdicts if v.winner == best}
-    open_ = [name for name in scores if name != best and name not in behind]
+    behind = {v.a if v.b == best else v.b for v in verdicts if v.winner == best} & known.keys()
+    open_ = [name for name in known if name != best and name not in behind]
     if not open_:
-        return f"{best} spells better than each of the other {len(scores) - 1} configs"
+        return f"{best} spells better than each of the other {len(known) - 1} configs{more}"
     told = f"; {', '.join(sorted(behind))} spell less well" if len(behind) > 1 else (
         f"; {next(iter(behind))} spells less well" if behind else ""
     )  # fmt: skip
-    return f"{best} is ahead, but cannot be told from {', '.join(open_)}{told}"
+    return f"{best} is ahead, but cannot be told from {', '.join(open_)}{told}{more}"
 
 
 # --- sentences ------------------------------------------------------------------------------------

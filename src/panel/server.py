@@ -119,12 +119,12 @@ class KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        headers = {k: v.decode("latin-1") for k, v in scope["headers"] if k in (b"host", b"origin")}
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        refusal = None
+        # Of one that is sent twice another reader may take the other: joined it is no known name.
+        host, origin = (_joined(scope, name) for name in (b"host", b"origin"))
+        host, refusal = host or "", None
         if not self.known(host):
             refusal = host
-        elif origin and _netloc(origin) != host.lower():
+        elif origin is not None and _netloc(origin) != host.lower():
             # A page of another site must not talk to the panel. Behind a proxy that rewrote Host,
             # the Origin still names the host that the reader opened.
             if self.opened_through_proxy(origin):
@@ -163,6 +163,12 @@ class KnownHosts:
             port = "" if re.search(r":\d+$", netloc) else ":443" if origin[:5] == "https" else ":80"
             return netloc + port in self.names
         return self.named(netloc)
+
+
+def _joined(scope: Scope, name: bytes) -> str | None:
+    """The values of a header, with commas between; None where it is not sent."""
+    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    return ", ".join(values) if values else None
 
 
 def _netloc(origin: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -72,7 +73,11 @@ def find(session: Session, run: str) -> Run:
     """
     if by_id := session.get(Run, run):
         return by_id
-    named = session.exec(select(Run).where(Run.name == run).order_by(col(Run.created_at))).all()
+    # An accent in a name may be typed and stored in different Unicode forms.
+    forms = {run, *(unicodedata.normalize(form, run) for form in ("NFC", "NFD"))}
+    named = session.exec(
+        select(Run).where(col(Run.name).in_(forms)).order_by(col(Run.created_at))
+    ).all()
     if len(named) == 1:
         return named[0]
     if named:

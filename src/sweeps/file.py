@@ -1,7 +1,7 @@
 """A sweep file: what is searched, by which method, and for how long."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,6 +127,19 @@ class SweepConfig(Section):
         less = isinstance(given, dict) and lower_is_better(str(given.get("metric")))
         return {"mode": "min"} | given if less else given
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _parameters(cls, given: Any) -> Any:
+        known = {setting.name for setting in settings()}
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, dict) and not value.keys() & {"values", "low", "high"}:
+                inner = next((f"{name}.{one}" for one in value if f"{name}.{one}" in known), name)
+                raise ValueError(
+                    f"{name} takes a list of values, or low and high, at the dotted name of its "
+                    f"setting, such as `{inner}: [...]`; got {shortened(value)}"
+                )
+        return given
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget(cls, given: Any) -> Any:
@@ -236,8 +249,12 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
         message = item["msg"].removeprefix("Value error, ")
         match item["type"]:
             case "extra_forbidden":
-                known = SweepConfig if len(path) == 1 else Range if path[0] == "space" else Base
+                known: type[Section] = SweepConfig if len(path) == 1 else Base
+                if path[0] == "space":
+                    known = Categorical if "listed" in item["loc"] else Range
                 message = f"no such field{did_you_mean(path[-1], known.model_fields)}"
+                if known is Categorical and path[-1] in Range.model_fields:
+                    message = "stands beside values; keep either the values or low and high"
             case "missing":
                 message = "no value given"
             case "model_type" | "model_attributes_type" | "dict_type" if path[0] == "space":
@@ -272,9 +289,9 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
             else "is given by `metric` and `mode`" if name in METRIC
             else "holds paths that are not written from the root" if name == "data.path"
             and not _rooted(parameter)
-            else _unusable(parameter, known[name], base, sweep.method)
+            else _unmet(parameter, above)
+            or _unusable(parameter, known[name], base, sweep.method)
         )  # fmt: skip
-        why = why or _unmet(parameter, above)
         if why:
             yield f"space.{name}", why
         above[name] = parameter
@@ -313,7 +330,7 @@ def _unusable(parameter: Parameter, setting: Setting, base: RunConfig, method: s
         tried = [_number(setting, parameter.low), _number(setting, parameter.high)]
     for value in tried:
         try:
-            with_overrides(base.model_dump(), {setting.name: value})
+            _value(base, setting.name, value, parameter.when)
         except ConfigError as error:
             return "; ".join(error.problems.values())
     return None
@@ -336,13 +353,17 @@ def _typed(base: RunConfig, name: str, parameter: Parameter) -> Parameter:
     when = {n: [_value(base, n, v) for v in values] for n, values in parameter.when.items()}
     update: dict[str, Any] = {"when": when}
     if isinstance(parameter, Categorical):
-        values = [_value(base, name, v) for v in parameter.values]
+        values = [_value(base, name, v, parameter.when) for v in parameter.values]
         update["values"] = [v for i, v in enumerate(values) if v not in values[:i]]
     return parameter.model_copy(update=update)
 
 
-def _value(base: RunConfig, name: str, value: Any) -> Any:
-    return get(with_overrides(base.model_dump(), {name: value}), name)
+def _value(
+    base: RunConfig, name: str, value: Any, when: Mapping[str, Sequence[Any]] | None = None
+) -> Any:
+    """The value as RunConfig reads it, where the settings that `when` names have a value of it."""
+    there = {other: values[0] for other, values in (when or {}).items() if values}
+    return get(with_overrides(base.model_dump(), there | {name: value}), name)
 
 
 def _number(setting: Setting, value: float) -> float:

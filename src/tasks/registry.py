@@ -3,13 +3,15 @@
 import importlib
 import pkgutil
 import re
+import unicodedata
 
 from src.errors import did_you_mean
 from src.tasks import built_in
-from src.tasks.task import Example, Task, TaskError, TaskSettings
+from src.tasks.task import SEPARATORS, Example, Task, TaskError, TaskSettings
+from src.text import composed
 
 # Letters that a text spells out: with one separator between them, whatever it is.
-SPELLED_OUT = re.compile(r"\S(?: \S)+|\S(?:, \S)+|\S(?:-\S)+")
+_SPELLED_OUT = re.compile(r"\S(?: \S)+|\S(?:, \S)+|\S(?:-\S)+")
 
 
 def found() -> dict[str, Task]:
@@ -46,12 +48,25 @@ def examples(
     return rows
 
 
-def separator_of(spelled: str) -> str:
-    """The separator between the letters of a text that SPELLED_OUT fits."""
-    return ", " if spelled[1:3] == ", " else spelled[1:2]
+def separator_of(text: str) -> str | None:
+    """The separator between the letters of a text that spells them out; None for any other text."""
+    text = composed(text)
+    if _SPELLED_OUT.fullmatch(text):
+        return ", " if text[1:3] == ", " else text[1]
+    if text.isascii():
+        return None
+    # A letter with marks may be several characters in every Unicode form.
+    between = [sign for sign in SEPARATORS.values() if sign and sign in text]
+    return next((sign for sign in between if all(map(_is_letter, text.split(sign)))), None)
+
+
+def _is_letter(text: str) -> bool:
+    """True for one letter with its marks."""
+    marks = (unicodedata.category(sign)[0] == "M" for sign in text[1:])
+    return text[:1].strip() != "" and all(marks)
 
 
 def task_of(answer: str) -> str:
     """The task of a row of which nothing else is known, such as of own data or of an older file:
     `spell out` where its answer is letters with a separator between, else `word`."""
-    return "spell out" if SPELLED_OUT.fullmatch(answer) else "word"
+    return "spell out" if separator_of(answer) else "word"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from src.errors import UserError, reason
 from src.files import limited, retry
-from src.training.parquet_pages import pages_of
+from src.training.parquet_pages import MAX_FIELDS, Pages, pages_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,6 +30,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 # More is no list of words, and could fill the memory of the machine that looks at it.
 MAX_BYTES = 256 * 2**20  # of a file, and of the texts in it
 MAX_ROWS = 2_000_000
+MAX_CHUNKS = 100_000  # columns times row groups of a Parquet file
 VALUE_BYTES = 8  # of a number, or of a reference to a text, in memory
 TOO_MUCH = "it holds more than {rows:,} rows or {size} MiB of data"
 
@@ -160,9 +161,19 @@ def parse_json(text: str) -> Any:
     if text.count("[") + text.count("{") > 2 * MAX_ROWS:
         raise ValueError(f"it holds more than {2 * MAX_ROWS:,} lists and objects")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply for rows of questions and answers") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where a key stands twice, of which only one would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice[:80]!r} twice; keep one of them")
+    return found
 
 
 def json_problem(error: json.JSONDecodeError, line: int | None = None) -> str:
@@ -249,22 +260,39 @@ def csv_problem(error: str, text: str, begin: int, end: int) -> str:
 
 
 def _read_parquet(content: bytes) -> pd.DataFrame:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(io.BytesIO(content))
+    schema = parquet_schema(content)
     names = schema.names
     if not {"question", "answer"} <= set(names):  # the caller says so, with the names that it has
         there = pq.ParquetFile(io.BytesIO(content)).metadata.num_rows
         return pd.DataFrame(index=range(min(there, 1)), columns=names, dtype=object)
     wanted = [name for name in ("question", "answer", "split") if name in names]
     for name in wanted:
-        kind = schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not _holds_text(kind := schema.field(name).type):
             raise ValueError(f"{name} holds {kind}; it must be text")
+    if "task" in names and _holds_text(schema.field("task").type):
+        wanted.append("task")
     parts = [batch.to_pandas().astype(object) for batch in parquet_batches(content, wanted)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def parquet_schema(content: bytes) -> Any:
+    """The Arrow schema of a Parquet file; ValueError where two columns have one name."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(io.BytesIO(content))
+    if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
+        raise ValueError(f"two columns are called {twice!r}; rename one")
+    return schema
+
+
+def _holds_text(kind: Any) -> bool:
+    """True for the Arrow type of a column of texts."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def parquet_batches(content: bytes, columns: list[str] | None = None) -> Iterator[Any]:
@@ -274,9 +302,11 @@ def parquet_batches(content: bytes, columns: list[str] | None = None) -> Iterato
     """
     import pyarrow.parquet as pq
 
-    names = pq.read_schema(io.BytesIO(content)).names
+    names = parquet_schema(content).names
     wanted = names if columns is None else columns
     about = pq.read_metadata(io.BytesIO(content))
+    if about.num_row_groups * about.num_columns > MAX_CHUNKS:
+        raise ValueError(f"it has more than {MAX_CHUNKS:,} parts; save it with larger row groups")
     leaves = [
         about.row_group(group).column(place)
         for group in range(about.num_row_groups)
@@ -284,7 +314,11 @@ def parquet_batches(content: bytes, columns: list[str] | None = None) -> Iterato
         if about.schema.column(place).path.split(".")[0] in wanted
     ]
     # The footer may claim less than what the pages unpack to.
-    pages = [pages_of(content, leaf) for leaf in leaves]
+    pages: list[Pages] = []
+    left = MAX_FIELDS
+    for leaf in leaves:
+        pages.append(pages_of(content, leaf, left))
+        left -= pages[-1].fields
     size = max(sum(leaf.total_uncompressed_size for leaf in leaves),
                sum(max(p.unpacked_bytes, p.values * VALUE_BYTES) for p in pages))  # fmt: skip
     if about.num_rows > MAX_ROWS or size > MAX_BYTES:

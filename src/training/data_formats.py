@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from src.errors import did_you_mean
+from src.text import caseless
 
 # Names that people give to the columns of a question and its answer, the likeliest first.
 QUESTION_NAMES = (
@@ -185,8 +186,9 @@ def pair_of(kind: str, mapping: Mapping[str, str], stem: str) -> Callable[[Field
 
 
 def plain_name(name: str) -> str:
-    """The name of a column without the spaces and capitals that people write."""
-    return name.strip().casefold().replace(" ", "_")
+    """The name of a column without the spaces and capitals that people write, in one Unicode
+    form."""
+    return caseless(name.strip()).replace(" ", "_")
 
 
 def find_columns(columns: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -275,7 +276,7 @@ def _records(
     pair = formats.pair_of(kind, found_columns, path.stem)
     found = Imported(kind)
     for record in records:
-        fields = {plain[name]: value for name, value in record.fields.items()}
+        fields = _plain_fields(record, plain, path)
         if not any(value not in (None, "") for value in fields.values()):
             continue
         try:
@@ -288,6 +289,19 @@ def _records(
         system = "" if kind in ("columns", "cute") else formats.system_message(fields)
         found.add(question, answer, record.place, split, system)
     return found
+
+
+def _plain_fields(record: Record, plain: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The fields of a record by their plain names; DataError where two of them have the same and
+    hold different values."""
+    fields: dict[str, Any] = {}
+    for name, value in record.fields.items():
+        if fields.get(plain[name]) in (None, "", value):
+            fields[plain[name]] = value
+        elif value not in (None, ""):
+            both = ", ".join(one for one in record.fields if plain[one] == plain[name])
+            raise DataError(f"{path}, {record.place}: two fields are one name ({both}); keep one")
+    return fields
 
 
 def _misspellings(path: Path, text: str, kind: str) -> Imported:

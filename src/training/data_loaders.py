@@ -30,7 +30,8 @@ COLUMNS = ("question", "answer")
 @dataclass(frozen=True)
 class Splits:
     """Frames with the columns question, answer and word (what is to be in one split alone: the
-    answer or, of labels, the question); of built-in tasks also task."""
+    answer or, of labels, the question); where built-in tasks ask any rows also task, which is None
+    for others."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
@@ -39,6 +40,7 @@ class Splits:
     cut_by: Literal["answer", "question"] | None = None  # None where the data came in splits
     labels: bool = False  # see `are_labels`
     words: frozenset[str] | None = None  # which alone a built-in task may ask; None for all
+    right_words: float | None = None  # asked for of the task `correct`; None for other data
 
     def __getitem__(self, split: str) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, split)
@@ -93,6 +95,13 @@ class Splits:
     @property
     def distinct_answers(self) -> int:
         return len({caseless(answer) for split in SPLITS for answer in self[split]["answer"]})
+
+    @cached_property
+    def tasks(self) -> tuple[str | None, ...]:
+        """The task of each row, in the order of `fingerprint`; empty where there is none."""
+        if "task" not in self.train:
+            return ()
+        return tuple(task for split in SPLITS for task in self[split]["task"])
 
     @cached_property  # every trial of a pack asks for it
     def fingerprint(self) -> str:
@@ -149,7 +158,8 @@ def load_splits(
     except tasks.TaskError as error:
         raise DataError(str(error)) from None
     frames = {s: pd.DataFrame(rows[s], columns=[*COLUMNS, "word", "task"]) for s in SPLITS}
-    return Splits(**frames, cut_by="answer", words=asked.only)
+    share = right_words if "correct" in (dict(mix) if mix else (task,)) else None
+    return Splits(**frames, cut_by="answer", words=asked.only, right_words=share)
 
 
 def arguments_of(config: RunConfig) -> dict[str, Any]:
@@ -187,15 +197,19 @@ def _cut(frame: pd.DataFrame, *, by: str) -> dict[str, pd.DataFrame]:
 
 
 def load_rows(path: Path) -> pd.DataFrame:
-    """All rows of a file or folder, whatever its splits: columns question, answer and word."""
+    """All rows of a file or folder, whatever its splits: columns question, answer, word and, as in
+    `Splits`, task."""
     tables = read_path(path)
     checked = [_check(table, f"{path} {name}".strip()) for name, table in tables.items()]
-    return pd.concat(checked, ignore_index=True)
+    (frame,) = _with_tasks({"": pd.concat(checked, ignore_index=True)}).values()
+    return frame
 
 
 def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
     """Splits of checked rows; one unnamed table ("") is cut."""
-    checked = {name: _check(table, f"{source} {name}".strip()) for name, table in tables.items()}
+    checked = _with_tasks(
+        {name: _check(table, f"{source} {name}".strip()) for name, table in tables.items()}
+    )
     every = _unique(pd.concat(checked.values(), ignore_index=True))
     labels = are_labels(every["question"].tolist(), every["answer"].tolist())
     cut_by: Literal["answer", "question"] | None = None
@@ -219,7 +233,10 @@ def _own(tables: dict[str, pd.DataFrame], *, source: str) -> Splits:
                 advice = f"too few were there to cut 80/10/10 by their {cut_by}s"
             raise DataError(f"{source} has 0 {split} rows ({found}); add rows, {advice}")
     if labels:
-        unique = {split: frame.assign(word=frame["question"]) for split, frame in unique.items()}
+        unique = {
+            split: frame.assign(word=frame["question"].str.strip())
+            for split, frame in unique.items()
+        }
     dropped = sum(len(splits[split]) - len(unique[split]) for split in SPLITS)
     return Splits(**unique, duplicates=dropped, cut_by=cut_by, labels=labels)
 
@@ -234,8 +251,15 @@ def _unique(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~repeated].reset_index(drop=True)
 
 
+def _with_tasks(checked: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames without the column task where no row of any of them has one."""
+    known = any(frame["task"].notna().any() for frame in checked.values())
+    return checked if known else {n: frame.drop(columns="task") for n, frame in checked.items()}
+
+
 def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The columns question, answer and word of a table, every cell a text that is not empty."""
+    """The columns question, answer, word and task of a table: every cell a text that is not empty,
+    but for the task, which is None where it names no built-in one."""
     for column in COLUMNS:
         if column not in table.columns:
             there = [str(name) for name in table.columns]
@@ -251,7 +275,10 @@ def _check(table: pd.DataFrame, source: str) -> pd.DataFrame:
                 where = f"{first[0]} {place + first[1]}"
                 raise DataError(f"{source}, {where}: {column} {why}")
     answers = table["answer"].str.strip()
-    return pd.DataFrame({"question": table["question"], "answer": answers, "word": answers})
+    named = table["task"] if "task" in table.columns else [None] * len(table)
+    own = [name if isinstance(name, str) and name in tasks.TASKS else None for name in named]
+    columns = {"question": table["question"], "answer": answers, "word": answers}
+    return pd.DataFrame(columns | {"task": pd.Series(own, index=table.index, dtype=object)})
 
 
 def cell_problem(cell: Any) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from src.format import counted
 
 FEW_WORDS = 50  # of a split
+SHARE_MISSED = 0.01  # of the right words that are asked for, which needs no note
 
 
 def preview_notes(preview: Mapping[str, Any]) -> list[str]:
@@ -18,6 +19,7 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
         for task, counts in preview["rows_by_task"].items()
     ]
     notes += _of_tokens(preview["multi_token_words"])
+    notes += _of_corrections(preview["corrections"])
     if lost := preview["lost"]["count"]:
         first = preview["lost"]["examples"][0]
         notes.append(
@@ -75,6 +77,20 @@ def _of_tokens(seen: Mapping[str, Any]) -> list[str]:
             "on so few say little"
         )
     return notes
+
+
+def _of_corrections(seen: Mapping[str, Any]) -> list[str]:
+    """A note where there are fewer right words than were asked for."""
+    if not seen or seen["asked"] is None:
+        return []
+    right = seen["already right"]
+    rows = right + seen["misspelled"]
+    if right >= (seen["asked"] - SHARE_MISSED) * rows:
+        return []
+    return [
+        f"data.right_words asks for {seen['asked']:.1%} of the corrections in training, and there "
+        f"are right words for {right / rows:.1%}: {right:,} of {rows:,} rows"
+    ]
 
 
 def _of_labels(preview: Mapping[str, Any]) -> str:

@@ -31,7 +31,8 @@ def preview(
 ) -> dict[str, Any]:
     """A preview of the data for the user before launch.
 
-    rows, rows_by_task of a mixture, multi_token_words, leaks, duplicates and labels; tokens (min,
+    rows, rows_by_task of a mixture, multi_token_words, corrections (training rows of each of KINDS,
+    and the share of right words that was asked for), leaks, duplicates and labels; tokens (min,
     median, max of prompt, answer and end); too_long: rows beyond `max_length`; not_composed:
     answers in another Unicode form than that of comparisons; lost: answers that the tokenizer does
     not give back; examples: {question, answer, kind, pieces} of training rows, of each of KINDS by
@@ -58,10 +59,13 @@ def preview(
             if composed(text).strip() != composed(answer):
                 lost.append({"answer": answer, "returned": composed(text).strip()})
     counts = pd.Series(lengths)
+    pairs = [(str(q), str(a)) for q, a in splits.train[list(COLUMNS)].to_numpy()]
+    kinds = [asks_right_word(*pair) for pair in pairs]
     return {
         "rows": splits.rows,
         "rows_by_task": splits.rows_by_task,
         "multi_token_words": splits.multi_token_words,
+        "corrections": _corrections(kinds, splits.right_words),
         "leaks": splits.leaks,
         "duplicates": splits.duplicates,
         "cut_by": splits.cut_by,
@@ -83,7 +87,7 @@ def preview(
                 "kind": kind,
                 "pieces": _pieces(cutter, form, question, answer),
             }
-            for question, answer, kind in _examples(splits.train, rows)
+            for question, answer, kind in _examples(pairs, kinds, rows)
         ],
     }
 
@@ -113,13 +117,20 @@ def suite_preview(
     return told
 
 
-def _examples(frame: pd.DataFrame, count: int) -> list[tuple[str, str, str | None]]:
+def _corrections(kinds: Sequence[bool | None], asked: float | None) -> dict[str, Any]:
+    """Training rows of each of KINDS, and the share of right ones that was asked for; empty where
+    no row is a correction."""
+    counts = {name: kinds.count(kind) for kind, name in KINDS.items()}
+    return counts | {"asked": asked} if any(counts.values()) else {}
+
+
+def _examples(
+    pairs: Sequence[tuple[str, str]], kinds: Sequence[bool | None], count: int
+) -> list[tuple[str, str, str | None]]:
     """(question, answer, kind) of so many rows: the first of each kind, then the second, ..."""
-    pairs = [(str(q), str(a)) for q, a in frame[list(COLUMNS)].itertuples(index=False, name=None)]
     seen: Counter[bool | None] = Counter()
     turns: list[tuple[int, int, bool | None]] = []
-    for place, pair in enumerate(pairs):
-        kind = asks_right_word(*pair)
+    for place, kind in enumerate(kinds):
         turns.append((seen[kind], place, kind))
         seen[kind] += 1
     first = sorted(turns, key=lambda turn: turn[:2])[:count]

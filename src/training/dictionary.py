@@ -63,13 +63,12 @@ def correction_shares(
     questions: Sequence[str], expected: Sequence[str], answers: Sequence[str]
 ) -> dict[str, float]:
     """Of corrections, where some of the words are right already: the share of the misspelled ones
-    that are mended, and of the right ones that are left alone. Nothing for other questions."""
+    that are mended, if there are any, and of the right ones that are left alone. Nothing for other
+    questions."""
     shares: dict[bool | None, list[bool]] = defaultdict(list)
     for question, right, answer in zip(questions, expected, answers, strict=True):
         shares[asks_right_word(question, right)].append(metrics.same(answer, right))
     if True not in shares:
         return {}
-    return {
-        "mends": metrics.share_right(shares[False]),
-        "leaves_alone": metrics.share_right(shares[True]),
-    }
+    mends = {"mends": metrics.share_right(shares[False])} if shares[False] else {}
+    return mends | {"leaves_alone": metrics.share_right(shares[True])}

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 BITS = "bits_per_character"
 CONTINUED = "another continuation"  # kind of the answers to running text
 METRICS = ("exact_match", "token_accuracy", "cer", "edit_distance", "loss")
+# Of a suite that asks misspelled words and right ones.
+CORRECTIONS = ("mends", "leaves_alone")
 
 
 class SuiteScores:
@@ -66,7 +68,8 @@ def judged(
         kinds = ["" if right else CONTINUED for right in predictions["correct"].to_pylist()]
         values = {BITS: bits_per_character(predictions), "loss": found["loss"]}
         return values, _with_kinds(predictions, kinds)
-    return {name: found[name] for name in METRICS}, predictions
+    names = (*METRICS, *(name for name in CORRECTIONS if name in found))
+    return {name: found[name] for name in names}, predictions
 
 
 def bits_per_character(predictions: "pa.Table") -> float:

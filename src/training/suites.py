@@ -24,7 +24,7 @@ from src.files import read_text, write_atomic
 from src.format import counted
 from src.models.prompt_format import PromptFormat, raw_format
 from src.tasks import TASKS, examples
-from src.tasks.registry import SPELLED_OUT
+from src.tasks.registry import separator_of
 from src.tasks.words import text_hash
 from src.text import caseless, composed
 from src.training import data_formats, data_import
@@ -114,7 +114,7 @@ class Suite:
 def _joined(answer: str) -> str:
     """The word of an answer that spells it letter by letter; any other answer itself."""
     answer = answer.strip()
-    return re.sub("[ ,-]", "", answer) if SPELLED_OUT.fullmatch(answer) else answer
+    return answer.replace(separator, "") if (separator := separator_of(answer)) else answer
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def _framed(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
     frame = frame[~frame.map(composed).duplicated()].reset_index(drop=True)
     labels = are_labels(frame["question"].tolist(), frame["answer"].tolist())
     answers = frame["answer"].str.strip()
-    return frame.assign(answer=answers, word=frame["question"] if labels else answers)
+    return frame.assign(answer=answers, word=frame["question"].str.strip() if labels else answers)
 
 
 def _general() -> pd.DataFrame:

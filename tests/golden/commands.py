@@ -124,6 +124,7 @@ NEW_KEYS |= {"suites", "suite_every", "suite_rows", "suite_seen_rows"}  # of a c
 NEW_KEYS |= {"separator", "phrasings", "held_out_phrasings"}  # of a config's data
 NEW_KEYS |= {"multi_token_words"}  # of a config's data, and of the preview
 NEW_KEYS |= {"mix"}  # of a config's data
+NEW_KEYS |= {"corrections"}  # of the preview
 NEW_KEYS |= {"rows_by_task"}  # of the preview, and of what a run used
 NEW_KEYS |= {"task"}  # of a prediction
 NEW_KEYS |= {"system_prompt"}  # of a config's data

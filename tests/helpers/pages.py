@@ -28,6 +28,7 @@ SEEN = {
     "rows": {"train": 320, "validation": 40, "test": 40},
     "rows_by_task": {},
     "multi_token_words": {},
+    "corrections": {},
     "leaks": {"train/test": 3},
     "duplicates": 2,
     "cut_by": None,

@@ -65,3 +65,24 @@ def test_only_known_hosts_are_answered(kind, host, origin, answer):
     if not answer:
         refused = {"http": 403, "websocket": 1008}[kind]
         assert refused in (sent[0].get("status"), sent[0].get("code"))
+
+
+@pytest.mark.parametrize("twice", [b"host", b"origin"])
+def test_a_header_that_is_sent_twice_names_no_known_host(twice):
+    """A proxy may join them, and another reader take the other one."""
+    import asyncio
+
+    reached, sent = [], []
+
+    async def inner(scope, receive, send):
+        reached.append(scope)
+
+    async def send(message):
+        sent.append(message)
+
+    own = {b"host": b"localhost:8501", b"origin": b"http://localhost:8501"}
+    other = {b"host": b"evil.example", b"origin": b"https://evil.example"}[twice]
+    for headers in ([(twice, other), *own.items()], [*own.items(), (twice, other)]):
+        scope = {"type": "http", "headers": headers, "method": "GET", "path": "/"}
+        asyncio.run(KnownHosts(inner, names=[])(scope, None, send))
+    assert not reached and [m["status"] for m in sent if "status" in m] == [403, 403]

@@ -1,8 +1,10 @@
 """Files of data that nobody made for training: without end, far too large once read, no files."""
 
+import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import openpyxl
@@ -115,6 +117,64 @@ def test_the_pages_of_a_parquet_file_are_counted_by_their_headers(tmp_path, vers
     assert parquet_pages.pages_of(content, about.row_group(0).column(0)).unpacked_bytes > 10_000
     with pytest.raises(ValueError, match="cut off|damaged|outside"):
         parquet_pages.pages_of(content[: column.data_page_offset + 5], column)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x19\xf3" + b"\xff" * 8 + b"\x7f",  # a list of 2**63 values that take no room
+        b"\x19" * 50_000,
+        b"\x1c" * 50_000,
+        b"\x11" * 1_000_000,
+        b"\x25\0\x15\0\0" * 300_000,
+    ],
+    ids=["list", "deep lists", "deep structures", "flags", "pages"],
+)
+def test_headers_of_pages_that_would_take_for_ever_are_refused(header: bytes) -> None:
+    content = header + b"\0" * 50
+    column = SimpleNamespace(
+        data_page_offset=0, dictionary_page_offset=None, total_compressed_size=len(content)
+    )
+    with pytest.raises(ValueError, match="too long or nested too deeply"):
+        parquet_pages.pages_of(content, column)
+
+
+def test_many_small_parts_of_a_parquet_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "MAX_CHUNKS", 10)
+    rows = {"question": [f"q{n}" for n in range(6)], "answer": ["a"] * 6}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=1)
+    assert "has more than 10 parts; save it with larger row groups" in refusal(
+        tmp_path / "a.parquet"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_key_that_stands_twice_in_json_is_refused(name: str, tmp_path: Path) -> None:
+    row = '{"question": "q", "answer": "a", "answer": "b"}'
+    (tmp_path / name).write_text(f"[{row}]" if name == "a.json" else f"{row}\n")
+    told = "an object has the key 'answer' twice; keep one of them"
+    assert told in refusal(tmp_path / name)
+    with pytest.raises(DataError, match=told):
+        import_data(tmp_path / name)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    table = pa.table([["a"], ["b"], ["c"]], names=["question", "question", "answer"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "two columns are called 'question'; rename one" in refusal(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="two columns are called 'question'"):
+        import_data(tmp_path / "a.parquet")
+
+
+def test_two_fields_of_one_name_are_refused_unless_they_say_the_same(tmp_path: Path) -> None:
+    rows = [{"Answer": "a", "question": "q"}, {"answer": "a", "Answer": "a", "Question": "r"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert [row["answer"] for row in import_data(tmp_path / "a.json").rows] == ["a", "a"]
+    (tmp_path / "a.json").write_text(
+        json.dumps([*rows, {"question": "q", "ANSWER ": "b", "answer": "a"}])
+    )
+    with pytest.raises(DataError, match=r"row 3: two fields are one name \(ANSWER , answer\)"):
+        import_data(tmp_path / "a.json")
 
 
 def test_a_long_text_that_repeats_inside_of_lists_is_counted_each_time(tmp_path, monkeypatch):

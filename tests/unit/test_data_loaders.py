@@ -10,15 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from src.analysis import capsule
 from src.models.prompt_format import raw_format
 from src.paths import BASE_MODELS, ROOT
 from src.tasks.built_in.correct import CORRECT, asks_right_word
 from src.tasks.words import misspellings, real_words, split_of, training_words
 from src.training import data_loaders
 from src.training.data_files import SPLITS, DataError
-from src.training.data_loaders import load_rows, load_splits
+from src.training.data_loaders import Splits, load_rows, load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
+from src.training.scoring import Row, summary
 
 GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
 
@@ -449,3 +451,92 @@ def test_the_settings_of_a_task_reach_its_rows() -> None:
     other = load_splits(task="spell_out", phrasings=3, held_out_phrasings=True)
     ways = {split: {q.split()[0] for q in other[split]["question"]} for split in SPLITS}
     assert ways == {"train": {"Spell", "Write", "Which"}, "validation": {"How"}, "test": {"How"}}
+
+
+# --- the task of a row ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_row_of_ones_own_that_names_a_built_in_task_is_judged_by_its_checker(
+    kind: str, tmp_path: Path
+) -> None:
+    rows = pd.DataFrame(
+        {
+            "question": ["How many r's are in strawberry?", "Write it.", "Say it."],
+            "answer": ["3", "three", "Q"],
+            "task": ["count", "my own", ""],
+        }
+    )
+    for split in SPLITS:
+        file = tmp_path / f"{split}.{kind}"
+        if kind == "jsonl":
+            rows.to_json(file, orient="records", lines=True)
+        else:
+            getattr(rows, f"to_{kind}")(file, index=False)
+    splits = load_splits(task="mine", path=str(tmp_path))
+    assert splits.tasks == ("count", None, None) * 3
+    assert load_rows(tmp_path / f"test.{kind}")["task"].tolist() == ["count", None, None]
+    encoded = [
+        Row(row.word, row.question, row.answer, [1], [2], row.task)
+        for row in splits.test.itertuples()
+    ]
+    _, table = summary(encoded, [0.0] * 3, ["Three.", "3", "q"], hits=0, tokens=3)
+    assert table["correct"].to_pylist() == [True, False, False]
+
+
+def test_a_row_of_ones_own_without_a_known_task_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("question,answer,task\n" + "".join(f"q{n},a{n},mine\n" for n in range(60)))
+    splits = load_splits(task="mine", path=str(file))
+    assert splits.tasks == () and "task" not in splits.train and splits.rows_by_task == {}
+
+
+def test_the_rows_of_a_capsule_keep_their_task(tmp_path: Path) -> None:
+    """And an older one, which has none, is read as it was."""
+    packed = load_splits(task="", mix=(("count", 0.5), ("spell_out", 0.5)))
+    few = Splits(*(packed[split].head(40) for split in SPLITS))
+    capsule.write_rows(few, tmp_path / "data")
+    again = load_splits(task="mine", path=str(tmp_path / "data"))
+    assert again.fingerprint == few.fingerprint
+    assert again.tasks == few.tasks and {"count", "spell_out"} == set(again.tasks)
+    assert load_rows(tmp_path / "data/test.jsonl")["task"].tolist() == few.test["task"].tolist()
+    for split in SPLITS:
+        few[split][["question", "answer"]].to_json(
+            tmp_path / "data" / f"{split}.jsonl", orient="records", lines=True
+        )
+    older = load_splits(task="mine", path=str(tmp_path / "data"))
+    assert older.fingerprint == few.fingerprint and older.tasks == ()
+
+
+# --- right words ----------------------------------------------------------------------------------
+
+
+def test_fewer_right_words_than_were_asked_for_are_told() -> None:
+    """There are only so many; the share is of corrections alone, and own data ask for none."""
+    tokenizer = BASE_MODELS / "spelltune-tiny" / "tokenizer.json"
+
+    def told(splits: Splits) -> tuple[dict, list[str]]:
+        seen = preview(splits, tokenizer=tokenizer, form=raw_format("{question}"), max_length=96)
+        return seen["corrections"], [n for n in preview_notes(seen) if "right_words" in n]
+
+    def rows(right: int, wrong: int, other: int = 0) -> pd.DataFrame:
+        asked = [(CORRECT + "house", "house")] * right + [(CORRECT + "huose", "house")] * wrong
+        frame = pd.DataFrame([*asked, *[("q", "a")] * other], columns=["question", "answer"])
+        return frame.assign(word=frame["answer"])
+
+    def of(frame: pd.DataFrame, asked: float | None) -> Splits:
+        return Splits(frame, frame.head(1), frame.head(1), right_words=asked)
+
+    counts, notes = told(of(rows(30, 70, other=50), 0.9))
+    assert counts == {"misspelled": 70, "already right": 30, "asked": 0.9}
+    assert notes == [
+        "data.right_words asks for 90.0% of the corrections in training, and there are right words "
+        "for 30.0%: 30 of 100 rows"
+    ]
+    assert told(of(rows(30, 70), 0.3))[1] == told(of(rows(0, 100), 0.0))[1] == []
+    assert told(of(rows(30, 70), None)) == (
+        {"misspelled": 70, "already right": 30, "asked": None}, []
+    )  # fmt: skip
+    assert told(of(rows(0, 0, other=5), None)) == ({}, [])
+    assert load_splits(task="correct", right_words=0.25).right_words == 0.25
+    assert load_splits(task="count", right_words=0.25).right_words is None

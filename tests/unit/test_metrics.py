@@ -56,6 +56,9 @@ def test_mends_and_leaves_alone_are_told_apart() -> None:
     # Nothing to tell apart where no word is right already, or it is no correction.
     assert correction_shares(questions[::2], expected[::2], expected[::2]) == {}
     assert correction_shares(["farmer"], ["farmer"], ["farmer"]) == {}
+    # And no share of misspelled words where there are none: no words is not a score.
+    alone = correction_shares(questions[1::2], expected[1::2], ["former", "house"])
+    assert alone == {"leaves_alone": 1 / 2}
 
 
 def test_the_dictionary_takes_the_nearest_word() -> None:

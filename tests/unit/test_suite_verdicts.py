@@ -1,5 +1,6 @@
 """Verdicts on suites: their maths by hand and by simulation, and their sentences."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,28 @@ def test_forgetting_is_told_in_bits() -> None:
     assert v.change == "rose" and v.is_better is False
     assert "general rose 0.36" in v.claim and "bits per character" in v.claim
     assert "40 sentences" in v.claim
+
+
+@pytest.mark.parametrize("nats", [float("nan"), float("inf")])
+def test_an_answer_without_a_finite_probability_is_not_compared(nats: float) -> None:
+    """And the suites beside it are judged as without it."""
+
+    def texts(*nats: float) -> SuiteAnswers:
+        rows = [frame([False], first=n, nats=one) for n, one in enumerate(nats)]
+        return suite_verdicts.answers(pd.concat(rows), is_text=True)
+
+    text = asked("general", "bits_per_character")
+    whole, broken = texts(1.0, 2.0), texts(1.0, nats)
+    base, tuned = answers_of([0] * 40), [answers_of([1] * 40)] * 3
+    for lost in (
+        suite_verdicts.judge_base(text, whole, [whole, broken, whole]),
+        suite_verdicts.judge_base(text, whole, [broken]),
+        suite_verdicts.judge_pair(replace(text, about="configs"), [whole] * 3, [broken] * 3),
+    ):
+        found = suite_verdicts.together([lost, suite_verdicts.judge_base(asked(), base, tuned)])
+        assert "gives an answer no finite probability" in found[0].claim
+        assert found[0].difference is found[0].p_holm is None
+        assert found[1].change == "rose" and "after Holm" not in found[1].claim
 
 
 def test_two_seeds_are_too_few_and_one_speaks_of_its_adapter() -> None:

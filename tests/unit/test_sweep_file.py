@@ -36,6 +36,35 @@ def problem(**changes: Any) -> str:
 # --- the file and its space -----------------------------------------------------------------------
 
 
+def test_a_value_that_another_setting_allows_is_searched_under_its_condition() -> None:
+    prompt = {"values": [None, "You spell."], "when": {"data.template": ["chat"]}}
+    templates = ["chat", "Q: {question}\nA:"]
+    sweep = sweep_of(space={"data.template": templates, "data.system_prompt": prompt})
+    cells = search.grid(sweep, 0)
+    assert len(cells) == 3
+    for cell in cells:
+        data = trial_config(sweep, base_config(sweep), cell, 0).data
+        assert data.system_prompt == cell.get("data.system_prompt")
+        assert ("data.system_prompt" in cell) is (data.template == "chat")
+    alone = {"data.system_prompt": ["You spell."]}
+    assert "is for data.template chat" in problem(space=alone)
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({"lora": {"r": [4, 8]}}, "such as `lora.r: [...]`; got {'r': [4, 8]}"),
+        ({"data.mix": {"spell_out": [1, 2]}}, "such as `data.mix: [...]`"),
+        ({"lora.r": {}}, "lora.r takes a list of values, or low and high"),
+        ({"lora.r": {"values": [4, 8], "low": 1}}, "keep either the values or low and high"),
+        ({"lora.r": {"values": [4], "whne": {}}}, "did you mean 'when'?"),
+        ({"training.learning_rate": [float("nan")]}, "finite number"),
+    ],
+)
+def test_a_space_that_names_no_values_is_told_in_words(space: Any, told: str) -> None:
+    assert told in problem(space=space)
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_each_shipped_sweep_can_be_planned(file: Path) -> None:
     sweep = load_sweep(file)

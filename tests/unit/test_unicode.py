@@ -8,19 +8,25 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from src import store
 from src.analysis import kinds, misspellings, paired, verdicts
 from src.models import metrics
 from src.models.prompt_format import raw_format
 from src.panel.errors import filters
 from src.panel.ui import find_box
 from src.paths import BASE_MODELS
+from src.tasks import TASKS, task_of
+from src.tasks.registry import separator_of
 from src.tasks.words import split_of
 from src.text import caseless, composed_columns
 from src.training import scoring
+from src.training.data_import import import_data
 from src.training.data_loaders import load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
+from src.training.suites import Suite
 from tests.helpers import tiny
+from tests.helpers.store import fill_run
 
 WORDS = ["café", "naïve", "résumé", "Ångström", "señor", "crème brûlée", "Zoë", "straße", "ḍ̇"]
 TEMPLATE = "<human>: {question}\n<assistant>:"
@@ -126,6 +132,53 @@ def test_forms_of_one_word_share_a_split_and_a_leak(tmp_path):
     assert splits.duplicates == 1 and splits.rows["test"] == 2
 
 
+def test_letters_with_marks_that_are_spelled_out_are_letters() -> None:
+    """Of x and a caron no Unicode form makes one character, nor of a consonant and its vowel."""
+    for text in (apart("c a f é"), "x\u030c, y, é", "n-x\u030c", "न म स् ते"):
+        assert separator_of(text) == (", " if "," in text else text[1] if "-" in text else " ")
+        assert task_of(text) == "spell out"
+    for text in ("café au lait", "é", apart("é"), "क", "x\u030cy", "a é,b"):
+        assert separator_of(text) is None, text
+    assert kinds.letters(apart("c a f é"), "c a f é") == "café"
+
+
+def test_a_word_that_training_spells_out_is_seen_in_any_form() -> None:
+    frame = pd.DataFrame({"question": ["How is it written?", "And this?"], "answer": WORDS[:2]})
+    suite = Suite("mine", frame.assign(word=frame["answer"]))
+    marked = suite.marked([apart("c a f é"), apart("n-a-ï-v-e")], keep=True)
+    assert marked.frame["seen"].tolist() == [True, True]
+
+
+def test_labels_of_one_question_leak_whatever_its_spaces_and_form(tmp_path) -> None:
+    questions = [f"{word} {n}" for word in ("né", "zoë", "mañana", "año") for n in range(8)]
+    rows = [(question, f"kind {n % 3}") for n, question in enumerate(questions)]
+    by_split = {
+        "train": [{"question": q, "answer": a} for q, a in rows],
+        "validation": [{"question": f" {apart(q)}", "answer": a} for q, a in rows],
+        "test": [{"question": f"{q} other", "answer": a} for q, a in rows],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(by_split))
+    splits = load_splits(task="mine", path=str(tmp_path / "a.json"))
+    assert splits.labels and splits.leaks == {"train/validation": len(rows)}
+
+
+@pytest.mark.parametrize("form", [str, apart])
+def test_checkers_and_columns_take_either_form(form, tmp_path) -> None:
+    assert TASKS["position"].is_right("What is the last letter of café?", "é", form("É."))
+    file = tmp_path / "a.csv"
+    file.write_text(f"{form('Frage é')},{apart('Réponse')}\nq,a\n")
+    mapping = {"question": "frage é", "answer": form("réponse")}
+    assert import_data(file, mapping=mapping).rows == [{"question": "q", "answer": "a"}]
+
+
+def test_a_run_is_found_by_its_name_in_either_form(home) -> None:
+    ids = [fill_run(name="café"), fill_run(name=apart("Zoë"))]
+    with store.reading() as session:
+        for run_id, name in zip(ids, ("café", "Zoë"), strict=True):
+            for form in (str, apart):
+                assert store.find(session, form(name)).id == run_id
+
+
 # --- results --------------------------------------------------------------------------------------
 
 
@@ -158,6 +211,9 @@ def test_find_takes_either_form(tmp_path):
     for text in ("CAFÉ", apart("caf\u00e9")):
         assert filters.masks(frame, edits, {"find": text})["find"].sum() == 1
     assert find_box.parse(apart("Café"))[0] == [caseless("CAFÉ")]
+    (found,) = find_box.parse("suite/my-words/exact_match>=5E-1")[1]
+    assert (found.column, found.holds(0.5)) == ("suite/my-words/exact_match", True)
+    assert not found.holds(float("nan")) and not found.holds(None)
 
 
 def test_scores_and_kinds_do_not_see_the_form():

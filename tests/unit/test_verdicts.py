@@ -418,6 +418,15 @@ def test_the_leader_of_several_configs():
     assert verdicts.leaders({"a": 1.0, "b": 0.5}, []) == "", "the pair says it already"
     tied = verdicts.leaders({"a": 0.5, "b": 0.1, "c": 0.5}, [])
     assert tied == "a, c are equal, so none is ahead"
+    for nothing in (None, float("nan")):
+        left = verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1, "c": 0.5}, [])
+        assert left == "a, c are equal, so none is ahead; there is no scored seed of no"
+        assert verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1}, []) == "", "a pair again"
+
+
+def test_a_p_value_that_is_no_number_proves_nothing_and_spoils_no_other():
+    assert verdicts.holm([float("nan"), 0.01, 0.5]) == [1.0, pytest.approx(0.03), 1.0]
+    assert verdicts.holm([0.01, float("nan")]) == [pytest.approx(0.02), 1.0]
 
 
 # --- runs of the store ----------------------------------------------------------------------------

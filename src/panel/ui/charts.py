@@ -116,6 +116,8 @@ def _of_suite(suite: str, names: Collection[str]) -> Chart:
         curves = {prefix + info.name: info.title}
         return Chart(f"Suite {suite}", info.unit, curves, info.format)
     curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
+    curves |= {f"{prefix}mends": "misspelled words mended"}
+    curves |= {f"{prefix}leaves_alone": "right words left alone"}
     return Chart(f"Suite {suite}", "share of questions", curves, METRICS["exact_match"].format)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from src.text import caseless
 
-_CONDITION = re.compile(r"([\w/.]+)\s*(<=|>=|<|>)\s*(-?[\d.]+(?:e-?\d+)?%?)")
+# The name of a suite may have a hyphen.
+_CONDITION = re.compile(r"([\w/.-]+)\s*(<=|>=|<|>)\s*(-?[\d.]+(?:[eE][-+]?\d+)?%?)")
 _COMPARE = {"<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
 
 

@@ -4,6 +4,7 @@ import random
 from string import ascii_lowercase
 
 from src.tasks.task import Asked, Task
+from src.text import caseless
 
 OPPOSITE, NEITHER = "the opposite", "neither yes nor no"
 
@@ -15,7 +16,7 @@ def make(word: str, rng: random.Random) -> Asked:
 
 
 def _said(prediction: str) -> str:
-    return prediction.strip().removesuffix(".").casefold()
+    return caseless(prediction).strip().removesuffix(".")
 
 
 def is_right(question: str, answer: str, prediction: str) -> bool:

@@ -4,6 +4,7 @@ import random
 
 from src.tasks import letters, numbers
 from src.tasks.task import Asked, Task
+from src.text import caseless
 
 
 def make(word: str, rng: random.Random) -> Asked | None:
@@ -21,7 +22,7 @@ def is_right(question: str, answer: str, prediction: str) -> bool:
     """True for the right letter in whatever case, or the right number."""
     if numbers.number_in(answer) is not None:
         return numbers.is_same_number(question, answer, prediction)
-    return prediction.strip().removesuffix(".").casefold() == answer.strip().casefold()
+    return caseless(prediction).strip().removesuffix(".") == caseless(answer).strip()
 
 
 def kind(question: str, answer: str, prediction: str) -> str:

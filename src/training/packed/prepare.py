@@ -173,7 +173,14 @@ class RunReader:
         splits = self._splits(**arguments_of(config))
         asked = config.evaluation
         limits = asked.max_rows, config.model.max_length, asked.suite_rows, asked.suite_seen_rows
-        key = (splits.fingerprint, data.template, data.system_prompt, *limits, *asked.suites)
+        key = (
+            splits.fingerprint,
+            splits.tasks,
+            data.template,
+            data.system_prompt,
+            *limits,
+            *asked.suites,
+        )
         if key not in self._examples:
             examples = Examples.of(
                 splits,
