@@ -38,8 +38,7 @@ _NO_DEFAULT_EOS = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTo
 
 
 class BaseFiles:
-    """The files of a base model: a folder, what a GGUF file was converted to, or what of a model on
-    the hub is on this machine."""
+    """The files of a base model, as far as they are on this machine."""
 
     def __init__(self, name: str, revision: str | None = None):
         self.name, self.revision = name, revision
@@ -90,9 +89,7 @@ class BaseFiles:
 
     def download(self) -> None:
         """Have the small files here. BaseModelError if there is no such model, or no network.
-
-        A GGUF file is converted in this process, which imports torch, unless it was before.
-        """
+        A GGUF file is converted here, by torch, unless it was before."""
         if self.gguf is not None and self.folder is None:
             from src.models.gguf_convert import convert
 

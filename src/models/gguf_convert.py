@@ -35,7 +35,7 @@ _LLAMA3_ROPE = {
 
 
 def readable(name: str) -> str:
-    """What transformers reads for a base model of this name: of a GGUF file its folder, which is
+    """The name under which transformers reads a base model: of a GGUF file its folder, which is
     made here where it is not there yet."""
     file = gguf_files.gguf_file(name)
     return name if file is None else str(convert(file))

@@ -49,7 +49,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a file says of its model."""
+    """The header of a file, as it was read."""
 
     path: Path
     size: int  # bytes of the file

@@ -155,9 +155,9 @@ def _sentencepiece(own: Mapping[str, Any]) -> Any:
         )
     )
     prefix = own.get("add_space_prefix", True)
-    spaces = normalizers.Replace(" ", "▁")
+    marked = normalizers.Replace(" ", "▁")
     first = [normalizers.Prepend("▁")] if prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*first, spaces])
+    tokenizer.normalizer = normalizers.Sequence([*first, marked])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(
         [*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])]

@@ -18,17 +18,18 @@ def readable_base(config: RunConfig) -> BaseFiles:
     Depends on model.name and model.revision alone. Downloads the small files of a model on the hub,
     and has a GGUF file converted.
     """
+    have_converted(config)
     files = files_of(config)
-    have_converted(files)
     files.download()
     if problem := base_problem(files):
         raise BaseModelError(problem)
     return files
 
 
-def have_converted(files: BaseFiles) -> None:
+def have_converted(config: RunConfig) -> None:
     """Have a process convert a base model that is a GGUF file, which needs torch, unless it was
     before. BaseModelError says why it cannot be."""
+    files = files_of(config)
     if files.gguf is None or files.folder is not None:
         return
     if problem := gguf_problem(files.gguf):  # in a second, and without that process

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from src import paths, store
 from src.config import RunConfig, stored_config
 from src.files import disk_error
-from src.runs import pack_file, spawn, termination
-from src.runs.base_checks import have_converted
+from src.runs import base_checks, pack_file, spawn, termination
 from src.runs.environment import ignore_output_errors, leave
 from src.runs.locks import FileLock, holder
 from src.runs.logs import append_to_log
@@ -29,7 +28,6 @@ from src.runs.result_file import EXIT_DISK_FULL, write_result
 from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Run, Status
-from src.training.packed.eligibility import files_of
 from src.training.results import FailedTraining, enter_in_summary, write_results
 from src.training.utils import TrainingResult, loading
 from src.workers.standby import Order, wait_for_order
@@ -210,8 +208,7 @@ def main(run_id: str, attempt: int, lock: FileLock | None = None) -> int:
         return 1
     own.reporter.phase("loading libraries")
     try:
-        # In a process of its own: Unsloth has to be imported before the libraries that convert.
-        have_converted(files_of(own.config))
+        base_checks.have_converted(own.config)  # by another process: Unsloth is imported first
         with loading():
             from src.training.train import load_libraries, train
 
