@@ -16,6 +16,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "kind": "qwen2", "width": 896, "layers": 24, "heads": 14, "kv_heads": 2,
         "vocabulary": 151936, "inner": 4864,
     },
+    "smollm2": {
+        "kind": "llama", "width": 576, "layers": 30, "heads": 9, "kv_heads": 3,
+        "vocabulary": 49152, "inner": 1536,
+    },
     "tiny": {"kind": "gpt2", "width": 64, "layers": 2, "heads": 2, "vocabulary": 320},
     "tiny-qwen": {
         "kind": "qwen2", "width": 64, "layers": 2, "heads": 2, "kv_heads": 1,
@@ -27,7 +31,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 def random_model(shape: str, dtype: Any) -> Any:
     """A causal model of this shape with random weights, frozen."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
 
     s = SHAPES[shape]
     torch.manual_seed(0)
@@ -42,8 +53,11 @@ def random_model(shape: str, dtype: Any) -> Any:
             )
         )  # fmt: skip
     else:
-        model = Qwen2ForCausalLM(
-            Qwen2Config(
+        config, kind = {
+            "llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)
+        }[s["kind"]]  # fmt: skip
+        model = kind(
+            config(
                 num_hidden_layers=s["layers"], hidden_size=s["width"],
                 intermediate_size=s["inner"], num_attention_heads=s["heads"],
                 num_key_value_heads=s["kv_heads"], vocab_size=s["vocabulary"],
