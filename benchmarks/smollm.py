@@ -6,7 +6,7 @@ Markdown, and its seconds from launch to end:
 
 - rates: a sweep of 64 trials over rank, alpha and learning rate, and the best of them;
 - study: configs/sweeps/strawberry.yaml with those settings, its table and sentences;
-- examples: the base model on each suite with four answered questions in its prompt;
+- examples: the base model on each suite with four answered questions in its prompt (after study);
 - engines: spell_out and correct by TRL with PEFT, by TRL with Unsloth and packed, two seeds each.
 
     python -m benchmarks.smollm [--model FILE.gguf] [--home FOLDER] [--phases rates,study]
@@ -84,7 +84,7 @@ def phase_rates(home: Path, model: Path, known: dict[str, Any]) -> None:
 def phase_study(home: Path, model: Path, known: dict[str, Any]) -> None:
     """The table of suites, before and after, and the sentence for each arm."""
     found = sweep(home, "strawberry", model, known.get("settings", ()))
-    print(f"15 runs x 1,000 steps and all suites: {found['seconds']:.0f} s from launch to end\n")
+    print(f"15 runs x 1,500 steps and all suites: {found['seconds']:.0f} s from launch to end\n")
     runs = json.loads(spelltune(home, "runs", "--json"))
     ids = [run["id"] for run in runs if run["name"].startswith("strawberry ")]
     compared = json.loads(spelltune(home, "compare", *ids, "--json"))
@@ -119,12 +119,16 @@ def score(value: float, metric: str) -> str:
 
 
 def phase_examples(home: Path, model: Path, known: dict[str, Any]) -> None:
-    """The base model with EXAMPLES answered questions in its prompt, all suites at once."""
+    """The base with EXAMPLES answered questions in its prompt, all suites at once: asked beside a
+    run of the study, whose template it takes."""
     from src.tasks import TASKS
 
+    runs = json.loads(spelltune(home, "runs", "--json"))
+    run = next(run["id"] for run in runs if run["name"] == "strawberry 0")
+
     def asked(suite: str) -> dict[str, Any]:
-        options = ("--base", str(model), "--suite", suite, "--examples", str(EXAMPLES), "--json")
-        answer: dict[str, Any] = json.loads(spelltune(home, "evaluate", *options))
+        options = ("--suite", suite, "--examples", str(EXAMPLES), "--json")
+        answer: dict[str, Any] = json.loads(spelltune(home, "evaluate", run, *options))
         return answer
 
     suites = list(TASKS)

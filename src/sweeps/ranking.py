@@ -107,9 +107,10 @@ def other_data(frame: pd.DataFrame, sweep: SweepConfig) -> pd.Series:
     done = scored(frame)
     done = done[done["data_fingerprint"].notna()]
     asked = trials.data_searched(sweep)
-    rows = zip(
-        done["run"], done[asked].to_dict(orient="records"), done["data_fingerprint"], strict=True
-    )
+    rows = [
+        (run, dict(zip(asked, values, strict=True)), fingerprint)
+        for run, fingerprint, *values in done[["run", "data_fingerprint", *asked]].to_numpy()
+    ]
     return frame["run"].isin(trials.on_other_data(rows, sweep))
 
 
