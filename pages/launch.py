@@ -11,7 +11,7 @@ from src.config import RunConfig
 from src.format import full_stop
 from src.panel.launch import data_check, form, measure_button, start
 from src.panel.ui import html, navigation
-from src.runs import attempts, checks, estimate, launcher
+from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
 
@@ -32,12 +32,15 @@ def page() -> None:
     if config and not problems:
         preview, outside = data_check.check(config)
         problems = outside or estimate.memory_problems(config)
+    notes = launch_notes.setting_notes(config) if config else {}
+    if config and preview:
+        notes |= launch_notes.size_notes(config, preview)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         draw_launch_button(config, problems)
         draw_problems(problems, can_check_again=bool(outside))
         if config:
-            for text in checks.setting_notes(config):
+            for text in form.notes_beside(notes):
                 st.html(f'<p class="note">{escape(full_stop(text))}</p>')
             measure_button.draw(config, held=bool(outside))
             draw_sizes(config, preview)
@@ -45,8 +48,8 @@ def page() -> None:
         if config:
             form.draw_copies(config, origin)
     with left:
-        start.draw(origin)
-        form.draw_first(base, texts, problems)
+        start.draw(origin, base)
+        form.draw_first(base, texts, problems, notes)
         if config and not problems:
             st.html("<h2>Data</h2>")
             if preview:

@@ -26,10 +26,19 @@ from src.cli.runs import print_run
 from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
 from src.format import duration
-from src.runs import attempts, checks, estimate, launcher, packing, reconciler, standby
+from src.runs import (
+    attempts,
+    checks,
+    estimate,
+    launch_notes,
+    launcher,
+    packing,
+    reconciler,
+    standby,
+)
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Run, Status
-from src.training.data_notes import preview_notes
+from src.training.data_notes import preview_counts, preview_notes
 
 
 def preview(
@@ -50,7 +59,7 @@ def preview(
         f"{tokens['min']} to {tokens['max']} tokens per row, median {tokens['median']:g} "
         f"(model.max_length {seen['max_length']:,})"
     )
-    for text in preview_notes(seen):
+    for text in [*preview_counts(seen), *preview_notes(seen)]:
         out.print(f"note: {text}")
     for example in seen["examples"]:
         kind = f"{example['kind']}: " if example["kind"] else ""
@@ -151,7 +160,7 @@ def check_data(config: RunConfig) -> None:
     """Print notes on a config and its data; ConfigError if it cannot be trained here."""
     seen = checks.check(config)
 
-    for text in [*checks.setting_notes(config), *preview_notes(seen)]:
+    for text in launch_notes.notes(config, seen):
         note(text)
 
 

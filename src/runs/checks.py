@@ -251,19 +251,6 @@ def wandb_problems(asked: TrackingConfig) -> dict[str, str]:
     return problems
 
 
-def setting_notes(config: RunConfig) -> list[str]:
-    """Warnings about settings that do little of what they are meant for; none prevents a launch."""
-    notes = []
-    warmup, steps = config.scheduler.warmup_steps, config.training.max_steps
-    if config.scheduler.name != "constant" and warmup >= steps:
-        notes.append(
-            f"the warm-up of {warmup:,} steps (scheduler.warmup_steps) is as long as the run or "
-            f"longer ({steps:,} steps), so the learning rate only rises and reaches "
-            f"{(steps - 1) / warmup:.0%} of its peak"
-        )
-    return notes
-
-
 RAY_NOT_REACHED = (
     "no Ray cluster is reached from here; start one with `ray start --head`, or join this machine "
     "to it with `ray start --address=HOST:6379`"

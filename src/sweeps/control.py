@@ -23,7 +23,7 @@ from src.config import (
     values_before,
 )
 from src.format import setting_value
-from src.runs import checks, launcher, lease, snapshots
+from src.runs import checks, launch_notes, launcher, lease, snapshots
 from src.runs.machine import host
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
@@ -37,7 +37,7 @@ from src.sweeps.file import (
     read_document,
     trial_config,
 )
-from src.training.data_notes import preview_notes
+from src.training.data_notes import preview_counts, preview_notes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 
@@ -125,26 +125,31 @@ def launch(
 def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
     """Notes on the trials of a sweep and their data. ConfigError with what can be known to fail in
     any of them: the cells of a grid, the first draws of a search."""
-    notes: dict[str, None] = {}
+    of_settings: dict[str, str] = {}
+    of_data: dict[str, None] = {}
     problems: dict[str, str] = {}
-    read: set[str] = set()  # the data that were looked at
+    read: dict[str, dict[str, Any] | None] = {}  # previews of the data that were looked at
     for values in _known_values(sweep, base):
         try:
             config = trial_config(sweep, base, values, 0)
             data = json.dumps(subset(config, checks.previewed()), sort_keys=True)
             if data not in read:
-                read.add(data)
-                notes |= dict.fromkeys(preview_notes(checks.check(config)))
+                read[data] = None
+                read[data] = checks.check(config)
             elif wrong := checks.setting_problems(config):
                 raise ConfigError(wrong)
-            notes |= dict.fromkeys(checks.setting_notes(config))
+            if (preview := read[data]) is None:
+                continue  # what is wrong with these data is told of an earlier trial
+            own = launch_notes.setting_notes(config) | launch_notes.size_notes(config, preview)
+            of_settings = own | of_settings  # of many trials with one fault, the first is told
+            of_data |= dict.fromkeys([*preview_counts(preview), *preview_notes(preview)])
         except ConfigError as error:
             told = ", ".join(f"{n} {setting_value(v)}" for n, v in values.items())
             for name, text in error.problems.items():
                 problems.setdefault(name, f"{text} (in the trial with {told})")
     if problems:
         raise ConfigError(problems)
-    return list(notes)
+    return [*of_data, *of_settings.values()]
 
 
 def _known_values(sweep: SweepConfig, base: RunConfig) -> list[dict[str, Any]]:

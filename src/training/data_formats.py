@@ -216,6 +216,30 @@ def find_columns(columns: Mapping[str, str], given: Mapping[str, str]) -> dict[s
     return found
 
 
+def likely_columns(columns: Sequence[str], first: Sequence[Fields]) -> tuple[str, str]:
+    """The likeliest columns of question and answer, by a word of their names; else those that hold
+    more than numbers. For at least two columns, of which `first` are some rows."""
+    words = {name: re.split(r"[^a-z]+", plain_name(name)) for name in columns}
+
+    def named(usual: Sequence[str], there: Sequence[str]) -> str | None:
+        return next((c for n in usual for c in there if n in words[c]), None)
+
+    # A word that can name nothing else comes before one such as `source`.
+    wrong = [n for n in QUESTION_NAMES if n in ("misspelling", "wrong", "incorrect")]
+    texts = [c for c in columns if not all(_is_number(row.get(c)) for row in first)]
+    order = [*texts, *(c for c in columns if c not in texts)]
+    question = named([*wrong, *QUESTION_NAMES], order)
+    answer = named(ANSWER_NAMES, [c for c in order if c != question])
+    question = question or next(c for c in order if c != answer)
+    rest = [c for c in columns if c != question]
+    # Numbers that stand first are mostly those of the rows.
+    return question, answer or next((c for c in rest if c in texts), rest[-1])
+
+
+def _is_number(value: Any) -> bool:
+    return re.fullmatch(r"\s*-?[\d.,]*\s*", "" if value is None else str(value)) is not None
+
+
 # --- lines ----------------------------------------------------------------------------------------
 
 

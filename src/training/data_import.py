@@ -27,16 +27,19 @@ from src.training.data_records import Record, read_excel, read_json, read_parque
 PARQUET_FOLDER = "parquet-folder"  # reads the Parquet files of a folder alone, whatever they hold
 FORMATS = (*formats.RECORDS, "columns", *formats.LINES, PARQUET_FOLDER)
 ENDINGS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".dat", ".parquet", ".xlsx")
+_FIRST = 10  # rows of a table that is refused
 _SAMPLE = 40  # lines of a text that its format is found from
 # Hub folders cut a split into parts: train-00000-of-00001.parquet
 _SPLIT_FILE = re.compile(r"([A-Za-z]+)(-\d+-of-\d+)?")
 
 
 class UnknownColumns(DataError):
-    """A table of which nobody has said what holds the question and what the answer."""
+    """A table of which nobody has said what holds the question and what the answer; with its first
+    rows."""
 
-    def __init__(self, text: str, columns: list[str]):
+    def __init__(self, text: str, columns: list[str], first: list[dict[str, Any]]):
         self.columns = columns
+        self.first = first
         super().__init__(text)
 
 
@@ -272,7 +275,8 @@ def _records(
         shown = dict(zip(columns, own, strict=True))
         found_columns = formats.find_columns(shown, mapping) if kind == "columns" else {}
     except ValueError as error:
-        raise UnknownColumns(f"{path}: {error}", own) from None
+        first = [dict(record.fields) for record in records[:_FIRST]]
+        raise UnknownColumns(f"{path}: {error}", own, first) from None
     pair = formats.pair_of(kind, found_columns, path.stem)
     found = Imported(kind)
     for record in records:

@@ -12,13 +12,30 @@ FEW_WORDS = 50  # of a split
 SHARE_MISSED = 0.01  # of the right words that are asked for, which needs no note
 
 
-def preview_notes(preview: Mapping[str, Any]) -> list[str]:
-    """Notes about the data of a `preview`; none of them prevents a launch."""
-    notes = [
+def preview_counts(preview: Mapping[str, Any]) -> list[str]:
+    """Sentences on the sizes of the parts of a `preview`'s data."""
+    told = [
         f"rows of {task}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items())
         for task, counts in preview["rows_by_task"].items()
     ]
-    notes += _of_tokens(preview["multi_token_words"])
+    if seen := preview["multi_token_words"]:
+        words = ", ".join(f"{count:,} {split}" for split, count in seen["words"].items())
+        told.append(
+            f"words of more than one token: {words}; {seen['left_out']:,} words of the built-in "
+            "tasks are one token and not asked"
+        )
+    told += [
+        f"left out of the suite {name}: {counted(suite['left_out'], 'row')} whose words stand in "
+        "the training rows"
+        for name, suite in preview.get("suites", {}).items()
+        if suite["left_out"]
+    ]
+    return told
+
+
+def preview_notes(preview: Mapping[str, Any]) -> list[str]:
+    """Warnings about the data of a `preview`; none of them prevents a launch."""
+    notes = _of_tokens(preview["multi_token_words"])
     notes += _of_corrections(preview["corrections"])
     if lost := preview["lost"]["count"]:
         first = preview["lost"]["examples"][0]
@@ -52,12 +69,6 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     ]
     if preview["duplicates"]:
         notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
-    notes += [
-        f"left out of the suite {name}: {counted(suite['left_out'], 'row')} whose words stand in "
-        "the training rows"
-        for name, suite in preview.get("suites", {}).items()
-        if suite["left_out"]
-    ]
     return notes
 
 
@@ -65,18 +76,13 @@ def _of_tokens(seen: Mapping[str, Any]) -> list[str]:
     if not seen:
         return []
     counts = seen["words"]
-    told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    notes = [
-        f"words of more than one token: {told}; {seen['left_out']:,} words of the built-in tasks "
-        "are one token and not asked"
-    ]
     least = min(counts, key=counts.__getitem__)
-    if counts[least] < FEW_WORDS:
-        notes.append(
-            f"{counted(counts[least], 'word')} of more than one token in the {least} split: scores "
-            "on so few say little"
-        )
-    return notes
+    if counts[least] >= FEW_WORDS:
+        return []
+    return [
+        f"{counted(counts[least], 'word')} of more than one token in the {least} split: scores "
+        "on so few say little"
+    ]
 
 
 def _of_corrections(seen: Mapping[str, Any]) -> list[str]:

@@ -301,6 +301,49 @@ def uploaded(launched, home):
 def test_an_upload_that_a_run_can_read_is_its_data(uploaded, home):
     test = uploaded("mine.csv", "question,answer\na,b\n")
     assert test.query_params["data.path"] == str(home / "data" / "mine.csv")
+    assert "1 row with questions and answers." in html(test)
+    assert '<td class="">a</td><td class="">b</td>' in html(test)
+
+
+def test_an_upload_takes_the_place_of_a_mixture_or_a_data_set_of_the_hub(launched, home):
+    older = fill_run(name="mixed", data__mix={"spell_out": 0.5, "count": 0.5})
+    for address in ({"data.mix": "spell_out: 0.5, count: 0.5"}, {"data.hub_id": "some/words"},
+                    {"from": older}):  # fmt: skip
+        test = show("launch", **address)
+        content = b"question,answer\na,b\nc,d\ne,f\n"
+        test.file_uploader(key="upload").set_value(("own.csv", content, "text/csv")).run()
+        assert not test.exception and "set one of them" not in html(test)
+        assert test.query_params["data.path"] == str(home / "data" / "own.csv")
+        texts = test.query_params
+        assert texts.get("data.mix", "") == "" and "data.hub_id" not in texts
+        assert test.button[0].label == "Launch" and not settled(test).button[0].disabled
+        assert test.selectbox(key="set data.task").value == "spell_out"
+
+
+def test_a_file_that_is_taken_back_is_no_data_any_more(uploaded):
+    test = uploaded("mine.csv", "question,answer\na,b\n")
+    test.file_uploader(key="upload").set_value(None).run()
+    assert "data.path" not in test.query_params and "with questions" not in html(test)
+
+
+def test_a_mixture_stands_in_the_place_of_the_task(launched):
+    test = show("launch", **{"data.mix": "spell_out: 0.5, count: 0.5"})
+    (task,) = [box for box in test.selectbox if box.label == "Task"]
+    assert task.disabled and task.value == "spell_out: 0.5, count: 0.5"
+
+
+def test_sizes_of_a_mixture_are_no_warnings_and_small_ones_are(launched, monkeypatch):
+    parts = {"count": {"train": 20, "validation": 5, "test": 5}}
+    few = {"rows": {"train": 20, "validation": 5, "test": 5}, "rows_by_task": parts}
+    monkeypatch.setattr(checks, "data_preview", lambda config: SEEN | few)
+    test = settled(show("launch", **{"data.mix": "count: 1", "training.learning_rate": "9"}))
+    drawn = html(test)
+    assert '<p class="quiet">Rows of count: 20 train, 5 validation, 5 test.</p>' in drawn
+    notes = [e.proto.body for e in test.get("html") if 'class="note"' in e.proto.body]
+    assert sum("a step takes 32 rows, and there are only 20" in note for note in notes) == 1
+    assert sum("scores only 5 rows" in note for note in notes) == 1
+    assert sum("the learning rate of 9 is 3,000 times" in note for note in notes) == 1
+    assert not test.button[0].disabled
 
 
 def test_an_upload_of_another_format_is_imported(uploaded, home):
@@ -308,8 +351,7 @@ def test_an_upload_of_another_format_is_imported(uploaded, home):
     path = home / "data" / "list.jsonl"
     assert test.query_params["data.path"] == str(path)
     assert "receive" in path.read_text() and "heist" not in path.read_text()
-    assert "1 row, read as `arrow`." in [m.value for m in test.markdown]
-    assert "several corrections" in test.caption[0].value
+    assert "1 row, read as arrow." in html(test) and "several corrections" in html(test)
 
 
 def test_the_columns_of_an_upload_are_asked_for(uploaded, home):
@@ -324,7 +366,22 @@ def test_the_columns_of_an_upload_are_asked_for(uploaded, home):
 
 def test_an_upload_that_cannot_be_read_says_where(uploaded):
     test = uploaded("bad.jsonl", '{"a": 1}\n{"a": }\n')
-    assert "line 2 is not JSON" in test.error[0].value
+    assert "bad.jsonl cannot be read: line 2 is not JSON" in html(test)
+    assert 'role="alert">bad.jsonl' in html(test)  # not where the server keeps it
+    test = uploaded("one.csv", "word\ncat\ndog\n")
+    assert "one.csv has one column only (word)" in html(test)
+
+
+def test_the_columns_are_guessed_and_shown_with_their_rows(uploaded):
+    test = uploaded("odd.csv", "id,Wrong form,Right form (UK),source\n1,ca&t,cat,x\n2,odg,dog,x\n")
+    assert test.selectbox(key="upload question").value == "Wrong form"
+    assert test.selectbox(key="upload answer").value == "Right form (UK)"
+    assert "ca&amp;t" in html(test)
+    test.selectbox(key="upload answer").set_value("Wrong form").run()
+    assert "the same column; choose two" in html(test)
+    test = uploaded("plain.csv", "nr;Wort;Laenge\n1;Katze;5\n2;Hund;4\n")
+    assert test.selectbox(key="upload question").value == "Wort"
+    assert test.selectbox(key="upload answer").value == "Laenge"
 
 
 # --- the server -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from src import files, store
 from src.config import ConfigError, RunConfig, load_config, read_text, stored_config
-from src.runs import attempts, checks, estimate
+from src.runs import attempts, checks, estimate, launch_notes
 from src.sweeps import control, search
 from tests.helpers.store import fill_run
 from tests.helpers.sweeps import cli, measured, sweep_of
@@ -68,12 +68,42 @@ def test_a_warm_up_that_is_no_shorter_than_the_run_has_a_note() -> None:
     def noted(scheduler: str, warmup: int, steps: int) -> list[str]:
         changes = {"scheduler.name": scheduler, "scheduler.warmup_steps": warmup}
         config: RunConfig = load_config(overrides=changes | {"training.max_steps": steps})
-        return checks.setting_notes(config)
+        return list(launch_notes.setting_notes(config).values())
 
     (note,) = noted("linear", 20, 10)
     assert "warm-up of 20 steps" in note and "reaches 45% of its peak" in note
     assert len(noted("constant_with_warmup", 10, 10)) == 1
     assert noted("linear", 9, 10) == [] and noted("constant", 20, 10) == []
+
+
+def test_a_rate_far_above_those_of_the_presets_has_a_note() -> None:
+    def noted(**changes: Any) -> list[str]:
+        overrides = {name.replace("__", "."): value for name, value in changes.items()}
+        config = load_config(preset="tiny-spell", overrides=overrides)
+        return list(launch_notes.setting_notes(config))
+
+    assert noted() == noted(training__learning_rate=0.03) == []
+    assert noted(training__learning_rate=0.031) == ["training.learning_rate"]
+    # The preset of this base model has a tenth of that rate.
+    gpt2 = {"model__name": "gpt2", "training__learning_rate": 2.1e-3}
+    assert noted(**gpt2) == ["training.learning_rate"]
+    # No preset says which rates suit another optimizer.
+    assert noted(optimizer__name="sgd", training__learning_rate=5.0) == []
+
+
+def test_sizes_that_do_not_fit_the_data_have_notes() -> None:
+    def noted(train: int, validation: int, **changes: Any) -> dict[str, str]:
+        overrides = {name.replace("__", "."): value for name, value in changes.items()}
+        config = load_config(preset="tiny-spell", overrides=overrides)  # 32 rows a step
+        rows = {"train": train, "validation": validation, "test": 100}
+        return launch_notes.size_notes(config, {"rows": rows})
+
+    assert noted(32, 100) == {}
+    batch = noted(31, 100)["training.per_device_train_batch_size"]
+    assert "a step takes 32 rows, and there are only 31 rows to train on" in batch
+    few = noted(320, 25, data__path="/words.csv")["data.path"]
+    assert "scores only 25 rows" in few and "is 4 points" in few and "off by 20 points" in few
+    assert list(noted(320, 400, evaluation__max_rows=50)) == ["evaluation.max_rows"]
 
 
 def test_a_new_run_takes_no_at_sign_in_its_name_and_an_older_one_opens(home: Path) -> None:
@@ -120,7 +150,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         looked.append(config.model_dump())
         if config.data.path == "/gone.csv":
             raise ConfigError({"data.path": "no file /gone.csv"})
-        return {}
+        rows = {"train": 80, "validation": 10, "test": 10}
+        return {"rows": rows, "rows_by_task": {}, "multi_token_words": {}}
 
     monkeypatch.setattr(checks, "check", check)
     monkeypatch.setattr(control, "preview_notes", lambda preview: ["2 answers do not survive"])
@@ -159,4 +190,6 @@ def test_a_search_checks_its_first_draws_and_tells_what_a_launch_tells(
     with pytest.raises(ConfigError, match="packed cannot train this"):
         control.check_trials(sweep, base)
     sweep = sweep_of(space={"lora.r": [2, 4]}, budget="2 trials")
-    assert "2 answers do not survive" in control.check_trials(sweep, base)
+    notes = control.check_trials(sweep, base)
+    assert "2 answers do not survive" in notes
+    assert sum("scores only 10 rows" in note for note in notes) == 1  # though two trials have it

@@ -38,7 +38,7 @@ from src.tasks import TASKS, TaskError, TaskSettings, examples, mixed
 from src.tasks.mixture import row_counts
 from src.tasks.words import target_words
 from src.training.data_loaders import Splits, load_splits
-from src.training.data_notes import preview_notes
+from src.training.data_notes import preview_counts
 from src.training.data_preview import preview
 from src.workers.memory_probe import shorten
 from tests.helpers.pages import html, show
@@ -254,7 +254,7 @@ def test_the_preview_counts_what_was_drawn() -> None:
     assert seen["rows_by_task"] == by_hand
     counts = by_hand["correct"]
     told = ", ".join(f"{counts[split]} {split}" for split in SPLITS)
-    assert f"rows of correct: {told}" in preview_notes(seen)
+    assert f"rows of correct: {told}" in preview_counts(seen)
 
 
 def rows_of(run_ids: list[str]) -> list[Run]:

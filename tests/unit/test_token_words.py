@@ -17,7 +17,7 @@ from src.tasks import TaskError, TaskSettings, examples, mixed
 from src.tasks.words import target_words, training_words
 from src.training import data_loaders
 from src.training.data_loaders import arguments_of, load_splits, splits_of
-from src.training.data_notes import preview_notes
+from src.training.data_notes import preview_counts, preview_notes
 from src.training.token_words import words_of_several_tokens
 from tests.helpers.pages import SEEN
 
@@ -157,7 +157,7 @@ def test_a_base_without_a_tokenizer_file_is_a_sentence(
 def test_the_notes_of_a_preview_count_the_words() -> None:
     counts = {"train": 2000, "validation": 60, "test": 49}
     seen = SEEN | {"multi_token_words": {"words": counts, "left_out": 1200}}
-    first, second, *_ = preview_notes(seen)
+    (first,), (second, *_) = preview_counts(seen), preview_notes(seen)
     assert first == (
         "words of more than one token: 2,000 train, 60 validation, 49 test; 1,200 words of the "
         "built-in tasks are one token and not asked"

@@ -16,7 +16,7 @@ from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import full_stop
 from src.panel.ui import html, navigation
 from src.runs import checks
-from src.training.data_notes import preview_notes
+from src.training.data_notes import preview_counts, preview_notes
 
 POLL_SECONDS = 0.5
 
@@ -127,6 +127,8 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
             ]
         )
     )
+    for text in preview_counts(preview):
+        st.html(f'<p class="quiet">{escape(full_stop(text[0].upper() + text[1:]))}</p>')
     for note in preview_notes(preview):
         st.html(f'<p class="note">{escape(full_stop(note))}</p>')
     st.html("".join(_example(e) for e in preview["examples"][:3]))
@@ -134,11 +136,6 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
 
 def _example(row: Mapping[str, Any]) -> str:
     """HTML: prompt and answer, each token in its own box, under what kind of row it is."""
-    boxes = "".join(f"<span>{_visible(piece)}</span>" for piece in row["pieces"])
+    boxes = "".join(f"<span>{html.visible(piece)}</span>" for piece in row["pieces"])
     kind = f'<p class="quiet">{escape(row["kind"])}</p>' if row["kind"] else ""
     return f'{kind}<div class="pieces">{boxes}</div>'
-
-
-def _visible(piece: str) -> str:
-    """HTML of a token in which spaces and line ends can be seen."""
-    return escape(piece).replace("\n", "⏎").replace(" ", "·")

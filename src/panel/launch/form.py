@@ -31,6 +31,7 @@ from src.config import (
     to_text,
     to_yaml,
 )
+from src.format import full_stop
 from src.models.metrics import MONITORED
 from src.panel.ui import html
 from src.tasks import TASKS
@@ -101,6 +102,16 @@ def query(config: RunConfig, preset: str) -> dict[str, str]:
     return {"preset": preset} | {n: to_text(known[n], here) for n, (here, _) in changed.items()}
 
 
+def use_own_data(base: RunConfig, path: str) -> None:
+    """Train on a file, which takes the place of a mixture and of a data set of the hub."""
+    for name in ("data.mix", "data.hub_id"):
+        if get(base, name) is None:
+            reset(name)
+        else:
+            st.query_params[name] = ""
+    st.query_params["data.path"] = path
+
+
 def reset(*names: str) -> None:
     """Reset settings to the form's start."""
     for name in names:
@@ -110,9 +121,17 @@ def reset(*names: str) -> None:
 # --- widgets --------------------------------------------------------------------------------------
 
 
-def draw_first(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
-    """Draw the settings that people change first."""
-    fields([s for s in settings() if s.basic], base, texts, problems)
+def draw_first(
+    base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str], notes: Mapping[str, str]
+) -> None:
+    """Draw the settings that people change first, with the notes on them."""
+    fields([s for s in settings() if s.basic], base, texts, problems, notes)
+
+
+def notes_beside(notes: Mapping[str, str]) -> list[str]:
+    """The notes on settings that `draw_first` does not draw."""
+    first = {s.name for s in settings() if s.basic}
+    return [text for name, text in notes.items() if name not in first]
 
 
 def draw_rest(base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]) -> None:
@@ -135,17 +154,34 @@ def _section(setting: Setting) -> str:
 
 
 def fields(
-    shown: Iterable[Setting], base: RunConfig, texts: Mapping[str, str], problems: Mapping[str, str]
-) -> None:
+    shown: Iterable[Setting], base: RunConfig, texts: Mapping[str, str],
+    problems: Mapping[str, str], notes: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Draw a widget for each setting, its problem below it, or else the note on it."""
+    known = {s.name: s for s in settings()}
+    mix = texts.get("data.mix", to_text(known["data.mix"], base.data.mix))
     with st.container(horizontal=True, gap="small"):
         for setting in shown:
             long = setting.name in ("name", "data.mix", "data.template", "data.path")
             before = to_text(setting, get(base, setting.name))
             key = f"changed {setting.name}" if setting.name in texts else None
             with st.container(width=448 if long else 216, gap=None, key=key):
-                field(setting, before, texts.get(setting.name, before))
+                if setting.name == "data.task" and mix:
+                    _draw_mixture(mix)
+                else:
+                    field(setting, before, texts.get(setting.name, before))
                 if setting.name in problems:
                     html.draw_problem(problems[setting.name])
+                elif notes and setting.name in notes:
+                    st.html(f'<p class="note">{escape(full_stop(notes[setting.name]))}</p>')
+
+
+def _draw_mixture(mix: str) -> None:
+    """Draw the mixture of tasks in the place of the one task, which is not used."""
+    told = (
+        "A mixture takes the place of one task: **Mixture of tasks**, under Data. Empty it there."
+    )
+    st.selectbox("Task", [mix], disabled=True, key=f"mixture {mix}", help=f"{told}\n\n`data.mix`")
 
 
 def field(setting: Setting, before: str, text: str, title: str | None = None) -> None:

@@ -43,7 +43,7 @@ def read() -> tuple[str, RunConfig | None]:
     return chosen, load_config(preset=chosen)
 
 
-def draw(origin: str) -> None:
+def draw(origin: str, base: RunConfig) -> None:
     """Draw the choice of a start, which keeps edits, and of own data; for a fork, what it forks."""
     if forked := fork_of():
         back = navigation.link("launch", "start a new run instead", {"from": forked[0].id})
@@ -58,12 +58,12 @@ def draw(origin: str) -> None:
         st.query_params.pop("from", None)
         st.query_params["preset"] = st.session_state["origin"]
 
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control(
-            "Start from", names, default=origin, key="origin", on_change=write, required=True
-        )
-        with st.popover("Use my own data"):
-            upload.draw()
+    st.segmented_control(
+        "Start from", names, default=origin, key="origin", on_change=write, required=True
+    )
+    # In the page, not over it: the form below and the launch beside tell what follows from a file.
+    with st.expander("Use my own data", key="own data"):
+        upload.draw(base)
 
 
 def fork_of() -> tuple[Run, int] | None:

@@ -68,6 +68,12 @@ def draw_empty(title: str, advice: str) -> None:
     st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
 
 
+def visible(text: str, *, spaces: bool = True) -> str:
+    """HTML of untrusted text in which line ends, and `spaces` if asked for, can be seen."""
+    marked = escape(text).replace("\n", "⏎")
+    return marked.replace(" ", "·") if spaces else marked
+
+
 def printable(text: str) -> str:
     """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes."""
     return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))

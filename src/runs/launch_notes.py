@@ -1,0 +1,82 @@
+"""Notes on a config before its launch: what works against its aim. None prevents the launch."""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from src.config import RunConfig, load_config, presets
+from src.format import counted
+from src.training.data_notes import preview_counts, preview_notes
+
+HIGH_RATE = 10  # times the rate of a preset
+FEW_ROWS = 100  # of a validation set
+
+
+def notes(config: RunConfig, preview: Mapping[str, Any]) -> list[str]:
+    """All that is told of a config and the `preview` of its data, as sentences."""
+    found = setting_notes(config) | size_notes(config, preview)
+    return [*found.values(), *preview_counts(preview), *preview_notes(preview)]
+
+
+def setting_notes(config: RunConfig) -> dict[str, str]:
+    """{setting: why its value does little of what it is meant for}. Reads no data."""
+    found = {}
+    rate = config.training.learning_rate
+    preset, known = _highest_rate(config.model.name, config.optimizer.name)
+    if known and rate > HIGH_RATE * known:
+        found["training.learning_rate"] = (
+            f"the learning rate of {rate:g} is {rate / known:,.0f} times that of the preset "
+            f"{preset} ({known:g}); with rates so high a run mostly diverges and learns nothing"
+        )
+    warmup, steps = config.scheduler.warmup_steps, config.training.max_steps
+    if config.scheduler.name != "constant" and warmup >= steps:
+        found["scheduler.warmup_steps"] = (
+            f"the warm-up of {warmup:,} steps (scheduler.warmup_steps) is as long as the run or "
+            f"longer ({steps:,} steps), so the learning rate only rises and reaches "
+            f"{(steps - 1) / warmup:.0%} of its peak"
+        )
+    return found
+
+
+def size_notes(config: RunConfig, preview: Mapping[str, Any]) -> dict[str, str]:
+    """{setting: why it does not fit the number of rows}."""
+    found = {}
+    rows = preview["rows"]
+    if config.rows_per_step > rows["train"]:
+        found["training.per_device_train_batch_size"] = (
+            f"a step takes {config.rows_per_step:,} rows, and there are only "
+            f"{counted(rows['train'], 'row')} to train on; take a smaller batch"
+        )
+    limit = config.evaluation.max_rows
+    scored = rows["validation"] if limit is None else min(rows["validation"], limit)
+    if 0 < scored < FEW_ROWS:
+        name = "evaluation.max_rows" if scored == limit else _source(config)
+        # At a score of 50%, where chance moves it most.
+        swing = 100 * 1.96 * 0.5 / math.sqrt(scored)
+        found[name] = (
+            f"each evaluation scores only {counted(scored, 'row')}: one of them is "
+            f"{100 / scored:.3g} points, and a score may be off by {swing:.0f} points by chance "
+            f"alone; with {FEW_ROWS} rows or more it says more"
+        )
+    return found
+
+
+def _source(config: RunConfig) -> str:
+    """The setting that names the data."""
+    given = (name for name in ("path", "hub_id", "mix") if getattr(config.data, name))
+    return f"data.{next(given, 'task')}"
+
+
+@cache
+def _highest_rate(model: str, optimizer: str) -> tuple[str, float | None]:
+    """(preset, its learning rate), the highest of this base model or, where it has no preset, of
+    all; with this optimizer."""
+    configs = {name: load_config(preset=name) for name in presets()}
+    fitting = {name: c for name, c in configs.items() if c.optimizer.name == optimizer}
+    own = {name: c for name, c in fitting.items() if c.model.name == model}
+    rates = {name: c.training.learning_rate for name, c in (own or fitting).items()}
+    if not rates:
+        return "", None
+    preset = max(rates, key=rates.__getitem__)
+    return preset, rates[preset]
