@@ -60,6 +60,7 @@ def draw_run(run_id: str, stage: str) -> None:
     now = phase or run_status.meaning(run, paused=paused)
     head.draw(run, latest, charts.pace(curves.frames.get("train/loss")), run.reason or now)
     head.draw_warnings(run, events)
+    head.draw_diagnosis(run, curves)
     if curves.frames:
         draw_curves(run, curves, live=live)
     elif live:

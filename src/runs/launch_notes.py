@@ -24,7 +24,7 @@ def setting_notes(config: RunConfig) -> dict[str, str]:
     found = {}
     rate = config.training.learning_rate
     preset, known = _highest_rate(config.model.name, config.optimizer.name)
-    if known and rate > HIGH_RATE * known:
+    if known and is_rate_high(config):
         found["training.learning_rate"] = (
             f"the learning rate of {rate:g} is {rate / known:,.0f} times that of the preset "
             f"{preset} ({known:g}); with rates so high a run mostly diverges and learns nothing"
@@ -37,6 +37,17 @@ def setting_notes(config: RunConfig) -> dict[str, str]:
             f"{(steps - 1) / warmup:.0%} of its peak"
         )
     return found
+
+
+def is_rate_high(config: RunConfig) -> bool:
+    """True if the learning rate is far above those that are known to work."""
+    known = usual_rate(config)
+    return known is not None and config.training.learning_rate > HIGH_RATE * known
+
+
+def usual_rate(config: RunConfig) -> float | None:
+    """The highest learning rate of a preset for a config's base model and optimizer, if any."""
+    return _highest_rate(config.model.name, config.optimizer.name)[1]
 
 
 def size_notes(config: RunConfig, preview: Mapping[str, Any]) -> dict[str, str]:

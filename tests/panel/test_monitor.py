@@ -287,3 +287,17 @@ def test_pace_and_time_left():
     frame = pd.DataFrame({"step": [0, 10, 20], "value": 0.0, "at": [100.0, 102.0, 104.0]})
     assert charts.pace(frame) == 5.0
     assert charts.pace(frame.head(1)) is None
+
+
+def test_a_run_that_learned_nothing_says_so_and_leads_to_the_launch_that_mends_it():
+    run_id = fill_run(name="hot", steps=0, training__learning_rate=9.0)
+    assert "learned nothing" not in html(show("monitor", run=run_id))
+    points = [(step, name, value, 1e9 + step) for step in (100, 200) for name, value in (
+        ("val/exact_match", 0.0), ("val/loss", float(step)), ("grad_norm", 1e4 * step),
+    )]  # fmt: skip
+    with store.writing() as session:
+        store.record_metrics(session, run_id, 1, points)
+    charts._known.clear()
+    text = html(show("monitor", run=run_id))
+    assert "Completed, but learned nothing" in text and "Launch with learning rate 0.003" in text
+    assert f"launch?from={run_id}&amp;training.learning_rate=0.003" in text

@@ -6,8 +6,10 @@ from html import escape
 
 import streamlit as st
 
-from src.format import duration, number, percent
-from src.panel.ui import html, run_status
+from src.format import duration, full_stop, number, percent
+from src.panel.ui import html, navigation, run_status
+from src.panel.ui.charts import Curves
+from src.runs import diagnosis
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Event, EventKind, Run, Status
 
@@ -46,6 +48,20 @@ def draw(run: Run, latest: dict[str, float | None], pace: float | None, said: st
         f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
         f"{html.facts(pairs)}"
+    )
+
+
+def draw_diagnosis(run: Run, curves: Curves) -> None:
+    """Draw why a completed run learned nothing, and the launch that would mend it."""
+    frames = curves.frames
+    values = {n: frames[n]["value"].dropna().tolist() if n == "val/exact_match" else
+              frames[n]["value"].tolist() for n in diagnosis.METRICS if n in frames}  # fmt: skip
+    if (found := diagnosis.diagnose(run, values)) is None:
+        return
+    query = {"from": run.id, found.setting: f"{found.value:g}"}
+    link = navigation.link("launch", f"Launch with {found.action}", query, style="button")
+    st.html(
+        f'<div class="banner" role="status"><span>{escape(full_stop(found.text))}</span>{link}</div>'
     )
 
 
