@@ -49,7 +49,7 @@ def draw_runs(ids: Sequence[str], live: bool) -> None:
     if len(runs) < len(ids) or live and all(Status(run.status).ended for run in runs):
         navigation.rerun_page()  # one was deleted, or all have ended
     draw_verdicts(runs, found)
-    suites.draw(on_suites)
+    suites.draw(on_suites, found.groups)
     tabs.draw(runs, found)
 
 

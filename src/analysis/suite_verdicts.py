@@ -83,6 +83,8 @@ class SuiteVerdict:
     p_holm: float | None = None  # and for the suites beside it
     look: int | None = None
     change: str | None = None  # rose or fell, where it can be told
+    outcome: str = ""  # what was found and what it rests on: the parts of the claim, where tested
+    ground: str = ""
     claim: str = ""
 
     @property
@@ -155,8 +157,7 @@ def together(verdicts: Sequence[SuiteVerdict]) -> list[SuiteVerdict]:
         v = done[place]
         assert v.difference is not None
         change = ("rose" if v.difference > 0 else "fell") if p_holm <= ALPHA else None
-        v = replace(v, p_holm=p_holm, change=change)
-        done[place] = replace(v, claim=_claim(v, len(tested)))
+        done[place] = _told(replace(v, p_holm=p_holm, change=change), len(tested))
     return done
 
 
@@ -213,11 +214,34 @@ def _of_one_adapter(
 # --- sentences ------------------------------------------------------------------------------------
 
 
-def _claim(v: SuiteVerdict, suites: int) -> str:
-    """The sentence on one suite."""
-    assert v.p_holm is not None and v.seeds is not None
+def _told(v: SuiteVerdict, suites: int) -> SuiteVerdict:
+    """The verdict on one suite with its sentence, in parts and as a whole."""
+    assert v.p_holm is not None
     p = "p < 0.001" if v.p_holm < 0.001 else f"p = {v.p_holm:.2g}"
     p += f" after Holm over {suites} suites" if suites > 1 else ""
+    tested = "" if v.is_unanswered else f", {p}"
+    if v.about == "base" and tested:
+        tested += f", from the base model to {v.b}"
+    outcome, ground = _what(v), _ground(v)
+    return replace(v, outcome=outcome, ground=ground, claim=f"{outcome}{tested}; {ground}")
+
+
+def _what(v: SuiteVerdict) -> str:
+    """What the test of one suite found."""
+    if v.is_unanswered:
+        first = "the base model" if v.about == "base" else v.a
+        return f"{v.suite} had no right answer, of {first} or of {v.b}"
+    if v.about == "base":
+        return f"{v.suite} {_outcome(v)}" if v.change else f"{v.suite} cannot be told: {_size(v)}"
+    if v.change is None:
+        return f"{v.suite} cannot tell {v.a} from {v.b}: {_size(v)}"
+    first, second = (v.b, v.a) if v.is_better else (v.a, v.b)
+    return f"{first} is better than {second} on {v.suite}, by {_size(v, sign=False)}"
+
+
+def _ground(v: SuiteVerdict) -> str:
+    """What the test of one suite rests on."""
+    assert v.seeds is not None
     asked = f"{v.questions:,} {'sentences' if v.is_text else 'questions'}"
     if v.seeds == (0, 1):
         ground = f"{asked}; it speaks of this adapter only"
@@ -225,18 +249,7 @@ def _claim(v: SuiteVerdict, suites: int) -> str:
         ground = f"{asked}, {v.seeds[1]} seeds"
     else:
         ground = f"{asked}, {v.seeds[0]} and {v.seeds[1]} seeds"
-    ground += f", look {v.look}" if (v.look or 1) != 1 else ""
-    if v.about == "base":
-        if v.is_unanswered:
-            return f"{v.suite} had no right answer, of the base model or of {v.b}; {ground}"
-        what = f"{v.suite} {_outcome(v)}" if v.change else f"{v.suite} cannot be told: {_size(v)}"
-        return f"{what}, {p}, from the base model to {v.b}; {ground}"
-    if v.is_unanswered:
-        return f"{v.suite} had no right answer, of {v.a} or of {v.b}; {ground}"
-    if v.change is None:
-        return f"{v.suite} cannot tell {v.a} from {v.b}: {_size(v)}, {p}; {ground}"
-    first, second = (v.b, v.a) if v.is_better else (v.a, v.b)
-    return f"{first} is better than {second} on {v.suite}, by {_size(v, sign=False)}, {p}; {ground}"
+    return ground + (f", look {v.look}" if (v.look or 1) != 1 else "")
 
 
 def _outcome(v: SuiteVerdict) -> str:

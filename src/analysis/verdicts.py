@@ -83,6 +83,13 @@ class Verdict:
     metric: str = METRIC
     estimate: Estimate | None = field(default=None, repr=False)
 
+    @property
+    def sentence(self) -> str:
+        """The claim, with the names of those that it says are not compared."""
+        if self.claim.startswith("not compared"):
+            return f"{self.a} and {self.b} are {self.claim}"
+        return self.claim
+
 
 # --- two adapters ---------------------------------------------------------------------------------
 

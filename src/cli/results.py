@@ -35,10 +35,7 @@ def compare(
     if as_json:
         return print_json(comparison.document(compared) | suite_comparison.document(on_suites))
     for verdict in (*compared.configs, *compared.adapters):
-        claim = verdict.claim
-        if claim.startswith("not compared"):  # which names nobody: the panel has a column for each
-            claim = f"{verdict.a} and {verdict.b} are {claim}"
-        out.print(claim, highlight=False)
+        out.print(verdict.sentence, highlight=False)
     if compared.summary:
         out.print(compared.summary, highlight=False)
     for suite in (*on_suites.base, *on_suites.configs):

@@ -98,5 +98,7 @@ def test_compare_has_a_verdict_for_each_suite_and_a_sentence_for_the_study():
     assert "trained on spell_out, count rose " in body
     assert "trained on correct, count cannot be told." in body
     assert "tiny-spell is better than tiny-correct on count" in body
+    assert "<small>spell_out</small>" in body and "<small>150 questions, 3 seeds</small>" in body
+    assert 'class="interval good" role="img" aria-label="+' in body
     plain = html(show("compare", run=[fill_run(name="a"), fill_run(name="b")]))
     assert "<h2>Suites</h2>" not in plain

@@ -377,6 +377,7 @@ def test_other_questions_are_never_compared():
     b = [answered(row, fingerprint=2) for row in seeds(3, better=2)]
     for verdict in together([judge_configs(a, b, names=("a", "b")), judge_adapters(a[0], b[0])]):
         assert verdict.claim == "not compared: they were scored on different questions"
+        assert verdict.sentence == f"{verdict.a} and {verdict.b} are {verdict.claim}"
         assert verdict.difference is verdict.p_value is verdict.winner is None
 
 

@@ -29,8 +29,8 @@ def verdict_table(found: Sequence[Verdict]) -> str:
     low, high = min([0.0, *ends]), max([0.0, *ends])
     rows = [
         [
-            f'<div class="claim">{escape(full_stop(v.claim))}</div>',
-            _interval(lead, low, high, won=v.winner is not None) if lead else "",
+            f'<div class="claim">{escape(full_stop(v.sentence))}</div>',
+            interval(lead, low, high, _label(lead), "good" if v.winner else "") if lead else "",
             f"{lead[0] * 100:.1f} points" if lead else "–",
             "–" if v.p_holm is None else "< 0.001" if v.p_holm < 0.001 else f"{v.p_holm:.2g}",
         ]
@@ -56,16 +56,20 @@ def _lead(v: Verdict) -> tuple[float, float, float] | None:
     )  # fmt: skip
 
 
-def _interval(lead: tuple[float, float, float], low: float, high: float, *, won: bool) -> str:
-    """HTML: a lead and its limits as dot and bar on the scale from `low` to `high`."""
+def _label(lead: tuple[float, float, float]) -> str:
+    return f"{lead[0] * 100:.1f} points, from {lead[1] * 100:.1f} to {lead[2] * 100:.1f}"
+
+
+def interval(of: tuple[float, float, float], low: float, high: float, label: str, tone: str) -> str:
+    """HTML: a difference and its limits as dot and bar on the scale from `low` to `high`, in the
+    tone good, bad or that of text."""
 
     def place(value: float) -> float:
         return 4 + 92 * (value - low) / ((high - low) or 1)
 
-    middle, start, end = map(place, lead)
-    label = f"{lead[0] * 100:.1f} points, from {lead[1] * 100:.1f} to {lead[2] * 100:.1f}"
+    middle, start, end = map(place, of)
     return (
-        f'<span class="interval {"won" if won else ""}" role="img" aria-label="{label}" '
+        f'<span class="interval {tone}" role="img" aria-label="{label}" '
         f'title="{label}" style="--zero:{place(0):.1f}%"><i style="left:{start:.1f}%;'
         f'width:{end - start:.1f}%"></i><b style="left:{middle:.1f}%"></b></span>'
     )

@@ -134,7 +134,8 @@ def _choose_columns(base: RunConfig, asks: data_import.UnknownColumns) -> None:
     ]
 
     def take() -> None:
-        use(base, *st.session_state["upload kept"], mapping=dict(zip(COLUMNS, chosen, strict=True)))
+        kept, name = st.session_state["upload kept"]
+        use(base, kept, name, dict(zip(COLUMNS, chosen, strict=True)))
 
     same = chosen[0] == chosen[1]
     st.button("Use these columns", on_click=take, disabled=same)

@@ -60,9 +60,8 @@ def draw_diagnosis(run: Run, curves: Curves) -> None:
         return
     query = {"from": run.id, found.setting: f"{found.value:g}"}
     link = navigation.link("launch", f"Launch with {found.action}", query, style="button")
-    st.html(
-        f'<div class="banner" role="status"><span>{escape(full_stop(found.text))}</span>{link}</div>'
-    )
+    text = escape(full_stop(found.text))
+    st.html(f'<div class="banner" role="status"><span>{text}</span>{link}</div>')
 
 
 def draw_warnings(run: Run, events: Sequence[Event]) -> None:
