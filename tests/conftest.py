@@ -9,10 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from src.runs import spawn
+from tests.helpers.fork_server import STARTER
 
 if TYPE_CHECKING:
     from tests.helpers.live import Panel
@@ -56,6 +60,21 @@ def pytest_collection_finish() -> None:
     # What was imported stays: no collection during the tests needs to look through it again.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """Processes are started by forks of one that has the libraries imported."""
+    STARTER.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spawn, "subprocess", STARTER)
+        yield
+    STARTER.close()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Unsloth has to be imported before the others.
+    STARTER.real = bool(item.get_closest_marker("real_start") or find_spec("unsloth"))
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from src.runs import attempts, launcher, machine, snapshots
 from src.runs.locks import FileLock, holder
 from src.runs.processes import is_gone
 from src.store.tables import Run, Status
+from tests.helpers.fork_server import STARTER
 
 FEW = {"training.max_steps": 4, "evaluation.eval_steps": 2, "training.logging_steps": 1}
 MANY = FEW | {"training.max_steps": 100_000, "evaluation.eval_steps": 100_000}
@@ -59,9 +60,7 @@ def kill_all(home: Path) -> None:
 
 
 def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    answer = subprocess.run(
-        [sys.executable, "-m", "src.cli", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    answer = STARTER.run([sys.executable, "-m", "src.cli", *arguments], cwd=ROOT)
     assert not check or answer.returncode == 0, answer.stderr
     return answer
 

@@ -34,6 +34,7 @@ CANARY = "canary-7f3a91c2"
 HOSTILE = ';$(touch {0}) `touch {0}` ../<img src=x onerror="alert(1)">'
 
 
+@pytest.mark.real_start
 @pytest.mark.slow
 def test_a_run_leaves_no_secret_no_trace_of_its_name_and_nothing_for_others(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ def change(run_id: str, **columns: Any) -> None:
 # --- processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.real_start
 def test_04_without_its_supervisor_a_run_comes_to_its_end(small: dict[str, Any]) -> None:
     settings = small | {"training.max_steps": 60, "evaluation.eval_steps": 60}
     run_id = launcher.launch(load_config(overrides=settings))
@@ -82,6 +83,7 @@ def test_04_without_its_supervisor_a_run_comes_to_its_end(small: dict[str, Any])
     assert (done.status, done.step, done.attempt) == (Status.COMPLETED, 60, 1)
 
 
+@pytest.mark.real_start
 def test_05_kill_both_with_a_worker_alive(living: Run) -> None:
     environment = os.environ | {"SPELLTUNE_TOKEN": living.token or ""}
     worker = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)

@@ -35,6 +35,8 @@ from tests.helpers.live import (
     wait,
 )
 
+pytestmark = pytest.mark.real_start
+
 TOOK = "trained by the standby trainer of slot 0"
 
 

@@ -26,6 +26,8 @@ from tests.helpers.live import FEW, MANY, alive, command, ended, launch, row, tr
 from tests.helpers.pages import html, show
 from tests.helpers.sweeps import cli, sweep_row, trials_of, until, written
 
+pytestmark = pytest.mark.real_start
+
 
 @pytest.fixture
 def packed(small: dict[str, Any]) -> dict[str, Any]:
