@@ -74,6 +74,7 @@ class TableWriter:
         """Write these entries from now on."""
         with self._changed:
             self._open.append(entries)
+            self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="run table", daemon=True)
                 self._thread.start()
@@ -94,13 +95,16 @@ class TableWriter:
         due = time.monotonic() + INTERVAL_SECONDS
         while True:
             with self._changed:
+                self._changed.wait_for(lambda: self._open)
                 self._changed.wait_for(self._any_closes, max(0.0, due - time.monotonic()))
                 all_due = time.monotonic() >= due
                 chosen = [one for one in self._open if all_due or one.closing]
             if all_due:
                 due = time.monotonic() + INTERVAL_SECONDS
-            with suppress(lease.HomeInUse):
-                lease.take()  # also where its supervisor is gone
+            # Also where its supervisor is gone. A lease that cannot be renewed now may be the next
+            # time, and no error may end this thread: nothing would be written any more.
+            with suppress(lease.HomeInUse, SQLAlchemyError, OSError):
+                lease.take()
             # A run whose writing began before it was closed has another round.
             closing = [one for one in chosen if one.closing]
             written = self._write_or_keep([one.take() for one in chosen])

@@ -1,11 +1,15 @@
 """What the runs of a process report comes into the run table together, and no run waits for one
 that cannot be written."""
 
+import time
+
 import pytest
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError
 
 from src import store
 from src.config import load_config
+from src.runs import lease
+from src.runs.lease import HomeInUse
 from src.store.tables import Run
 from src.workers import table_writer
 from src.workers.table_writer import RunEntries, TableWriter
@@ -64,6 +68,37 @@ def test_the_entries_of_all_runs_are_written_in_one_transaction(
         ]
     assert [one.stop_asked for one in entries] == [False, True, False, False, False]
     assert entries[1].stop_reason == "fell behind"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("stale file handle"), ArgumentError("no address"), HomeInUse("beta's")]
+)
+def test_a_lease_that_cannot_be_renewed_keeps_nothing_from_the_table(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def take() -> None:
+        raise error
+
+    monkeypatch.setattr(lease, "take", take)
+    (run,), writer = claimed(1), TableWriter()
+    (one,), told = opened(writer, [run])
+    one.add("metric", 1, "train/loss", 0.5, 1.0)
+    writer.close([one])
+    assert loss(run) == 0.5 and not told
+
+
+def test_without_a_run_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, runs = TableWriter(), claimed(2)
+    open_then: list[int] = []
+    monkeypatch.setattr(lease, "take", lambda: open_then.append(len(writer._open)))
+    monkeypatch.setattr(table_writer, "INTERVAL_SECONDS", 0.001)
+    for run in runs:
+        entries, _ = opened(writer, [run])
+        entries[0].add("metric", 1, "train/loss", 0.5, 1.0)
+        writer.close(entries)
+        time.sleep(0.1)  # in which it would look
+    assert open_then and 0 not in open_then
+    assert [loss(run) for run in runs] == [0.5, 0.5]
 
 
 def test_a_run_that_has_another_owner_is_fenced_alone() -> None:
