@@ -1,8 +1,12 @@
 """What several tests of the engines share."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from src.config import RunConfig
 
 
 @pytest.fixture
@@ -53,3 +57,23 @@ def norms_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "forward", of_gemma)
     # Its softmax is in fp32 too.
     monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", attention)
+
+
+@pytest.fixture(params=["trl", "packed"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def config(base: Path, engine: str) -> Callable[..., RunConfig]:
+    """Settings of 12 steps, evaluated every 4 and saved every 3; changes with __ for the dot."""
+
+    def made(**changes: object) -> RunConfig:
+        from tests.helpers import tiny  # only here: it loads torch
+
+        values = {"engine": engine, "lora.dropout": 0.0, "checkpointing.keep_last": 9}
+        return tiny.config_of(
+            base, **(values | {name.replace("__", "."): v for name, v in changes.items()})
+        )
+
+    return made

@@ -1,0 +1,117 @@
+"""Contrast, names and narrow windows of every page, in a real browser."""
+
+from pathlib import Path
+
+import pytest
+
+from src import paths
+from tests.helpers.browser import MAIN, reading, still, wait_for
+from tests.helpers.store import fill_run, fill_sweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
+
+
+RULES = ["color-contrast", "label", "button-name", "link-name", "image-alt", "aria-required-attr"]
+
+
+def test_faint_words_would_be_found(page, panel):
+    import axe_core_python
+
+    page.goto(panel)
+    page.wait_for_selector(f"{MAIN} >> :is(table.rows, .empty)")
+    faint = '<p style="color:#bbb">faint words</p>'
+    page.evaluate(f"document.querySelector('{MAIN}').insertAdjacentHTML('beforeend', '{faint}')")
+    page.evaluate((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
+    found = page.evaluate(
+        "axe.run(document, {runOnly: {type: 'rule', values: ['color-contrast']}})"
+    )
+    assert [n["html"] for v in found["violations"] for n in v["nodes"]] == [faint]
+
+
+def test_contrast_and_names_hold_on_every_page_in_both_themes(browser, panel, ended, watched):
+    import axe_core_python
+
+    axe = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
+    broken = []
+    other = fill_run(name="other", words=[("recieve", "receive", "receve")])
+    sweep = fill_sweep(paths.CONFIGS / "sweeps" / "tiny.yaml")
+    for address in (
+        "/",
+        f"/monitor?run={ended}",
+        f"/monitor?run={watched}&view=Settings",
+        f"/errors?run={ended}",
+        f"/errors?run={ended}&map=Letters+and+lengths&word=recieve&kind=omission",
+        f"/errors?run={ended}&vs={other}",
+        f"/compare?run={ended}&run={other}",
+        "/launch?lora.r=0",
+        "/launch?lora.r=8",
+        "/sweeps?space.lora.r=0",
+        f"/sweeps?sweep={sweep}",
+    ):
+        with reading(browser, scheme="light") as page:
+            page.goto(panel + address)
+            page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")
+            still(page)
+            page.evaluate(axe)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                page.wait_for_function(
+                    "scheme => getComputedStyle(document.querySelector('.stApp')).colorScheme"
+                    " === scheme",
+                    arg=scheme,
+                )
+                still(page)  # the charts follow
+                found = page.evaluate(
+                    "rules => axe.run(document, {runOnly: {type: 'rule', values: rules}})", RULES
+                )
+                # A rule that broke off on the page has found nothing, and says so only here.
+                wrong = [r for r in found["incomplete"] if "error" in r]
+                broken += [(address, scheme, r["id"], r["error"]) for r in wrong]
+                for rule in found["violations"]:
+                    for node in rule["nodes"]:
+                        told = (rule["id"], node["html"][:200], node["failureSummary"])
+                        broken.append((address, scheme, *told))
+    assert not broken, "\n".join(map(str, broken))
+
+
+@pytest.mark.parametrize("width", [800, 400])
+def test_a_narrow_window_is_usable(browser, panel, ended, width):
+    compared = f"/compare?run={ended}&run={fill_run(name='other', lora__r=8)}"
+    for address in ("/", f"/monitor?run={ended}", f"/errors?run={ended}", "/launch", compared):
+        with reading(browser, width=width) as page:
+            page.goto(panel + address)
+            page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")
+            still(page)
+            over = page.evaluate(
+                "() => { const m = document.querySelector('[data-testid=stMain]');"
+                " return m.scrollWidth - m.clientWidth; }"
+            )
+            assert over <= 1, (address, over)
+            # A column of names holds words, not single letters: the table scrolls in its own box.
+            narrowest = page.evaluate(
+                "() => Math.min(160, ...[...document.querySelectorAll("
+                "'table.rows td:not(.num, .fit)')].map(cell => cell.offsetWidth))"
+            )
+            assert narrowest >= 135, (address, narrowest)
+
+
+def test_the_menu_of_a_narrow_window_closes_behind_a_choice(browser, panel, ended):
+    with reading(browser, width=420) as page:
+        page.goto(panel)
+        page.wait_for_selector("table.rows")
+        page.get_by_test_id("stExpandSidebarButton").click()
+        choice = page.get_by_test_id("stSidebarNavLink").filter(has_text="Compare")
+        choice.click()
+        page.get_by_text("Nothing chosen yet").wait_for()
+        # It moves out of the window.
+        wait_for(lambda: choice.bounding_box()["x"] < 0, "the menu closes")
+
+
+def test_no_buttons_lie_on_a_chart_where_nothing_hovers(browser, panel, ended):
+    context = browser.new_context(has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(f"{panel}/monitor?run={ended}")
+    page.wait_for_selector(".plot .main-svg")
+    page.wait_for_timeout(500)
+    assert page.locator(".modebar-btn").count() == 0
+    context.close()

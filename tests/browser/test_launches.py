@@ -1,0 +1,160 @@
+"""Runs that are launched from the form, in a real browser."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import paths, store
+from src.store.tables import Status
+from tests.helpers.browser import (
+    MAIN,
+    reading,
+    serving,
+    still,
+    stop_is_asked,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model with random weights, made in a process of its own: torch stays out of here."""
+    folder = tmp_path_factory.mktemp("base")
+    code = "import sys; from pathlib import Path; from tests.helpers.tiny import save_model; "
+    code += "save_model(Path(sys.argv[1]), 'gpt2')"
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, cwd=paths.ROOT, capture_output=True
+    )
+    return folder
+
+
+def own_words(folder: Path, column: str = "answer") -> Path:
+    words = [f"{a}{b}{c}" for a in "bdgl" for b in "aeiou" for c in ("n", "rt", "mp")]
+    path = folder / "own.csv"
+    path.write_text(f"question,{column}\n" + "".join(f"Spell {w}.,{' '.join(w)}\n" for w in words))
+    return path
+
+
+def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base_model):
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    data = own_words(home / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPELLTUNE_HOME", str(home))
+        patch.setenv("WANDB_MODE", "disabled")
+        with serving(home) as address, reading(browser) as page:
+            start = f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
+            page.goto(f"{start}&evaluation.eval_steps=200&training.logging_steps=2")
+            page.get_by_text("steps per epoch").wait_for()
+            by_keyboard(page, "Max steps")
+            page.keyboard.press("ControlOrMeta+A")
+            page.keyboard.type("400")
+            page.keyboard.press("Tab")
+            page.get_by_text("was 600").wait_for()
+            by_keyboard(page, "Launch", "BUTTON")
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".run-head")
+            first = wait_for(partial(points, page), "the curve begins", 300)
+            wait_for(lambda: points(page) > first, "the curve grows")
+            page.locator(".badge.completed").wait_for(timeout=300_000)
+            assert "step 400 of 400" in page.locator(".run-head").inner_text()
+            page.get_by_role("link", name="Misspelled words").click()
+            page.get_by_text("Underlined letters").wait_for()
+            assert page.get_by_role("row").count() >= 2
+            page.get_by_role("link", name="Curves and log").click()
+            page.get_by_role("link", name="Launch again with edits").click()
+            page.wait_for_selector(".stNumberInput")
+            wait_for(
+                lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "400",
+                "its steps",
+            )
+            with store.reading() as session:
+                assert [r.status for r in store.list_runs(session)] == [Status.COMPLETED]
+
+
+def by_keyboard(page: Any, name: str, tag: str = "INPUT") -> None:
+    """Press Tab until what is called so has the focus.
+
+    Waits first until the page is still: what Streamlit draws anew meanwhile takes the focus away.
+    """
+    still(page)
+    passed = []
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        here = page.evaluate(
+            "() => { const e = document.activeElement;"
+            " return [e.tagName, e.getAttribute('aria-label') || e.innerText || '']; }"
+        )
+        if here[0] == tag and here[1].startswith(name):
+            return
+        passed.append(here)
+    raise AssertionError(f"Tab never reached {name}, only {passed}")
+
+
+def points(page: Any) -> int:
+    """How many points of the first curve are drawn."""
+    card = '.chart[data-title="Loss"] .plot'
+    return page.evaluate(f"() => document.querySelector('{card}')?._fullData?.[0].x.length ?? 0")
+
+
+def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer(
+    page, panel, module_home, base_model, tmp_path
+):
+    page.goto(f"{panel}/launch?model.name={base_model}")
+    page.get_by_text("Use my own data").click()
+    page.locator("input[type=file]").set_input_files(own_words(tmp_path))
+    page.get_by_text("train rows").wait_for()
+    page.get_by_text("data.path").first.wait_for()
+    assert (module_home / "data" / "own.csv").is_file()
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    page.goto(f"{panel}/launch?model.name={base_model}")
+    page.get_by_text("Use my own data").click()
+    page.locator("input[type=file]").set_input_files(own_words(bad, "anser"))
+    page.get_by_text("Which column holds the question").wait_for()
+    page.get_by_role("button", name="Use these columns").click()
+    page.get_by_text("read as columns").wait_for()
+    page.get_by_text("train rows").wait_for()
+    assert "anser" not in (module_home / "data" / "own-2.jsonl").read_text()
+
+
+def test_two_clicks_make_one_run(browser, tmp_path, base_model):
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    data = own_words(home / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPELLTUNE_HOME", str(home))
+        with serving(home) as address, reading(browser) as page:
+            page.goto(
+                f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
+            )
+            page.get_by_text("steps per epoch").wait_for()
+            page.get_by_role("button", name="Launch", exact=True).dblclick()
+            page.wait_for_selector(".run-head")
+            page.wait_for_timeout(1500)
+            with store.reading() as session:
+                (run,) = store.list_runs(session)
+            page.locator(MAIN).get_by_role("button", name="Stop").click()
+            page.get_by_role("button", name="Stop this run").click()
+            wait_for(partial(stop_is_asked, run.id), "the stop is asked for")
+            page.locator(":is(.badge.stopped, .badge.cancelled)").wait_for(timeout=300_000)
+            end_processes(run.id)
+
+
+def end_processes(run_id: str) -> None:
+    """The journey stopped its run; make sure that nothing of it is left."""
+    with store.reading() as session:
+        run = store.find(session, run_id)
+    for pid in (run.trainer_pid, run.supervisor_pid):
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)

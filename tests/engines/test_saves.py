@@ -1,0 +1,202 @@
+"""Checkpoints under both engines: saves that fail, and which are kept."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+from src.config import RunConfig
+from src.training import checkpointing
+from tests.helpers import tiny
+from tests.helpers.live import mounted
+from tests.helpers.policy import kept, run, same_adapter
+
+WRITE_ERRORS = {
+    "system": OSError(errno.ENOSPC, "No space left on device"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos 64 vs 0"),
+    "torch, closing": RuntimeError("basic_ios::clear: iostream error"),
+    "safetensors": SafetensorError('Error while serializing: I/O error: "No space left on device"'),
+    "tokenizers": Exception("No space left on device (os error 28)"),
+}
+
+
+def failing_at(monkeypatch: pytest.MonkeyPatch, error: BaseException, *steps: int) -> None:
+    """Saves at these steps raise `error` when half of their files are there."""
+    original = checkpointing.commit
+
+    def commit(written: Path, target: Path, *arguments: Any) -> Path:
+        if target.name in {f"step-{step}" for step in steps}:
+            raise error
+        return original(written, target, *arguments)
+
+    monkeypatch.setattr(checkpointing, "commit", commit)
+
+
+@pytest.mark.parametrize("error", WRITE_ERRORS.values(), ids=WRITE_ERRORS)
+def test_a_save_that_cannot_be_written_is_a_warning(
+    config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failing_at(monkeypatch, error, 4, 6)
+    result, reporter = run(config(), tmp_path)
+    assert (result.step, result.stopped) == (12, False)
+    assert kept(tmp_path) == [3, 8, 9, 12]
+    assert [step for step, _ in reporter.warnings] == [4, 6]
+    (_, best), (_, other) = reporter.warnings
+    assert best.startswith("no checkpoint at step 4: ") and "No space left" in best
+    assert best.endswith("; its adapter was the best so far, and is not kept")
+    assert "best" not in other
+    assert not (tmp_path / "steps" / checkpointing.STAGING).exists()
+
+
+PASSING = {
+    "system": OSError(errno.EIO, "Input/output error"),
+    "network disk": OSError(errno.ETIMEDOUT, "Connection timed out"),
+    "safetensors": SafetensorError("I/O error: Stale file handle (os error 116)"),
+    "tokenizers": Exception("Input/output error (os error 5)"),
+}
+
+
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_a_save_is_tried_again_where_the_error_of_the_disk_passes(
+    config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failed: list[str] = []
+    for name in ("commit", "commit_adapter"):
+        original = getattr(checkpointing, name)
+
+        def once(written: Path, target: Path, *arguments: Any, original: Any = original) -> Any:
+            if target.name in ("step-4", "final") and target.name not in failed:
+                failed.append(target.name)
+                raise error
+            return original(written, target, *arguments)
+
+        monkeypatch.setattr(checkpointing, name, once)
+    result, reporter = run(config(), tmp_path)
+    assert failed == ["step-4", "final"] and not reporter.warnings
+    assert result.step == 12 and 4 in kept(tmp_path)
+    checkpointing.verify_adapter(tmp_path / "out/final")
+
+
+def test_a_disk_without_room_for_the_folder_of_a_save_is_a_warning(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = checkpointing.stage
+
+    def stage(folder: Path) -> Path:
+        if folder.name == "steps" and kept(tmp_path) == [3]:
+            raise WRITE_ERRORS["system"]
+        return original(folder)
+
+    monkeypatch.setattr(checkpointing, "stage", stage)
+    result, reporter = run(config(), tmp_path)
+    assert result.step == 12 and kept(tmp_path) == [3]
+    assert [step for step, _ in reporter.warnings] == [4, 6, 8, 9, 12]
+    assert all("No space left" in text for _, text in reporter.warnings)
+
+
+def test_the_best_is_never_one_that_was_not_saved(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_at(monkeypatch, WRITE_ERRORS["torch"], 8, 12)
+    result, reporter = run(config(), tmp_path)
+    losses = reporter.curve("val/loss")
+    assert losses[12] < losses[8] < losses[4]
+    assert result.best_step == 4
+    assert same_adapter(tmp_path / "out/final", tmp_path / "steps/step-4")
+    assert result.metrics["val/loss"] == pytest.approx(losses[4])
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), KeyError("a bug")])
+def test_what_says_nothing_of_the_disk_ends_the_run(
+    config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failing_at(monkeypatch, error, 4)
+    with pytest.raises(type(error)):
+        run(config(), tmp_path)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kib", [40, 90, 170, 400])
+def test_a_full_disk_leaves_what_was_saved_and_the_run_goes_on(
+    config: Callable[..., RunConfig], tmp_path: Path, kib: int
+) -> None:
+    """Whichever file of a checkpoint is the first that has no room."""
+    with mounted(tmp_path / "steps", "1100k"):
+        filler = tmp_path / "steps" / "filler"
+        filler.write_bytes(os.urandom(1100 * 1024 - 4096 - kib * 1024))
+        result, reporter = run(config(), tmp_path)
+        assert (result.step, result.stopped) == (12, False)
+        assert reporter.warnings
+        assert all("No space left" in text for _, text in reporter.warnings)
+        there = kept(tmp_path)
+        assert result.best_step in there or not there
+        assert not (tmp_path / "steps" / checkpointing.STAGING).exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("inodes", [3, 8])
+def test_a_disk_without_free_inodes_costs_checkpoints_and_not_the_run(
+    config: Callable[..., RunConfig], tmp_path: Path, inodes: int
+) -> None:
+    with mounted(tmp_path / "steps", "20m", f"nr_inodes={inodes}"):
+        result, reporter = run(config(), tmp_path)
+        assert (result.step, result.stopped, kept(tmp_path)) == (12, False, [])
+        assert reporter.warnings
+        assert all("No space left" in text for _, text in reporter.warnings)
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_a_warning(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = checkpointing.remove_folder
+
+    def remove(folder: Path) -> None:
+        if folder.name == "step-3":
+            raise OSError(errno.EROFS, "Read-only file system")
+        original(folder)
+
+    monkeypatch.setattr(checkpointing, "remove_folder", remove)
+    result, reporter = run(config(checkpointing__keep_last=2), tmp_path)
+    assert result.step == 12
+    assert reporter.warnings and "Read-only file system" in reporter.warnings[0][1]
+    assert [step for step, _, _ in reporter.checkpoints] == [3, 4, 6, 8, 9, 12]
+
+
+def test_the_newest_and_the_best_and_a_forks_checkpoint_are_kept(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    class Forks(tiny.Recorder):
+        def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
+            super().checkpoint(step, path, is_best)
+            if step == 3:
+                checkpointing.keep_for_fork(path.parent, step)
+
+    # The first evaluation stays the best: no later one is better by so much.
+    settings = config(checkpointing__keep_last=2, early_stopping__min_delta=100)
+    result, reporter = run(settings, tmp_path, reporter=Forks())
+    assert result.best_step == 4
+    assert kept(tmp_path) == [3, 4, 9, 12]
+    assert [step for step, _, best in reporter.checkpoints if best] == [4]
+    assert reporter.removed == [6]
+
+
+def test_a_quota_keeps_the_best_and_the_last_two(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    settings = config(checkpointing__max_gib=1e-6, early_stopping__min_delta=100)
+    _, reporter = run(settings, tmp_path)
+    assert kept(tmp_path) == [4, 9, 12]
+    assert sorted(reporter.removed) == [3, 6]
