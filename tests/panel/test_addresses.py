@@ -95,15 +95,20 @@ def try_texts(page: str, known: dict[str, str | list[str]], firsts: Iterable[int
     for first in firsts:
         mixed = {name: texts[(place + first) % len(texts)]
                  for place, name in enumerate(PARAMETERS[page])}  # fmt: skip
-        show(page, **mixed)  # raises for an exception on the page
-        show(page, **mixed | known)
+        show(page, **mixed | known)  # raises for an exception on the page
+
+
+def alone_and_with(known: dict[str, str | list[str]]) -> list[dict[str, str | list[str]]]:
+    """What an address says beside the odd texts: nothing, and what leads to all parts of a page."""
+    return [{}, known] if known else [{}]
 
 
 @pytest.mark.parametrize("page", PARAMETERS)
 def test_each_parameter_takes_an_odd_text(
     page: str, known: dict[str, dict[str, str | list[str]]]
 ) -> None:
-    try_texts(page, known[page], [0])
+    for leading in alone_and_with(known[page]):
+        try_texts(page, leading, [0])
 
 
 @pytest.mark.slow
@@ -111,7 +116,8 @@ def test_each_parameter_takes_an_odd_text(
 def test_each_parameter_takes_every_odd_text(
     page: str, known: dict[str, dict[str, str | list[str]]]
 ) -> None:
-    try_texts(page, known[page], range(1, len(HOSTILE)))
+    for leading in alone_and_with(known[page]):
+        try_texts(page, leading, range(1, len(HOSTILE)))
 
 
 @pytest.mark.slow

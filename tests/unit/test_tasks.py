@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from rapidfuzz.distance import Levenshtein
 from src.analysis import misspellings, predictions
 from src.analysis.kinds import kind_of
 from src.paths import ROOT
-from src.tasks import SEPARATORS, TASKS, Example, TaskError, TaskSettings, built_in, examples
+from src.tasks import (
+    SEPARATORS,
+    TASKS,
+    Example,
+    TaskError,
+    TaskSettings,
+    built_in,
+    examples,
+    mixed,
+)
 from src.tasks.letters import are_neighbours
 from src.tasks.numbers import ORDINALS, times
 from src.tasks.registry import found, task_of
@@ -19,7 +29,12 @@ from src.tasks.words import real_words, split_of
 from src.training.scoring import Row, summary
 
 SPLITS = ("train", "validation", "test")
-ROWS = {name: {split: examples(name, split) for split in SPLITS} for name in TASKS}
+
+
+@cache
+def rows_of(name: str) -> dict[str, list[Example]]:
+    """All rows of a task, by split."""
+    return {split: examples(name, split) for split in SPLITS}
 
 
 def place(text: str, word: str) -> int:
@@ -73,7 +88,7 @@ def expected(row: Example) -> str:
 @pytest.mark.parametrize("name", TASKS)
 def test_each_answer_is_right_and_the_only_one(name: str) -> None:
     task, answers = TASKS[name], {}
-    for row in [row for split in SPLITS for row in ROWS[name][split][:2000]]:
+    for row in [row for split in SPLITS for row in rows_of(name)[split][:2000]]:
         assert row.answer == expected(row), row
         assert answers.setdefault(row.question, row.answer) == row.answer
         assert task.is_right(row.question, row.answer, f" {row.answer} ")
@@ -82,7 +97,7 @@ def test_each_answer_is_right_and_the_only_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_no_word_of_one_split_is_in_another(name: str) -> None:
-    for split, rows in ROWS[name].items():
+    for split, rows in rows_of(name).items():
         assert {split_of(row.word) for row in rows} == {split}
         assert len(rows) == len({row.question for row in rows}) >= 150
         if TASKS[name].answers == "word":
@@ -113,10 +128,11 @@ def _fits(text: str, question: str) -> bool:
     return question.startswith(parts[0]) and all(part in question for part in parts)
 
 
-def test_rows_are_the_same_in_each_process() -> None:
+def test_rows_and_those_of_a_mixture_are_the_same_in_each_process() -> None:
     code = (
-        "import hashlib; from src.tasks import TASKS, examples; "
+        "import hashlib; from src.tasks import TASKS, examples, mixed; "
         "rows = [examples(n, 'test', seed=3) for n in TASKS]; "
+        "rows += [mixed({'spell_out': 0.5, 'reverse': 0.5}, 'test')]; "
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
     seen = {
@@ -127,6 +143,7 @@ def test_rows_are_the_same_in_each_process() -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     rows = [examples(name, "test", seed=3) for name in TASKS]
+    rows += [mixed({"spell_out": 0.5, "reverse": 0.5}, "test")]
     assert seen == {hashlib.sha256(repr(rows).encode()).hexdigest()}
     assert examples("count", "test", seed=4) != examples("count", "test", seed=3)
 
