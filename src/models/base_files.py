@@ -11,6 +11,7 @@ from typing import Any
 
 from src.errors import reason
 from src.files import limited, read_head
+from src.models import hub
 from src.models.gguf_files import converted, gguf_file
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
@@ -98,14 +99,11 @@ class BaseFiles:
             return
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-        from huggingface_hub.utils import logging
 
-        logging.set_verbosity_error()  # the sentence says it once, not at every retry
-        for file in (*SMALL_FILES, ADAPTER):
-            if self.find(file) is not None:
-                continue
+        for file in [one for one in (*SMALL_FILES, ADAPTER) if self.find(one) is None]:
             try:
-                hf_hub_download(self.name, file, revision=self.revision)
+                with hub.quiet():
+                    hf_hub_download(self.name, file, revision=self.revision)
             except (OSError, ValueError) as error:
                 unreachable = isinstance(error, LocalEntryNotFoundError)
                 absent = isinstance(error, EntryNotFoundError) and not unreachable

@@ -6,6 +6,8 @@ Imports no torch: the check before a launch takes the sentences of its errors fr
 from pathlib import Path
 from typing import Any
 
+from src.models.hub import NOT_REACHED
+
 
 def from_pretrained(kind: Any, name: str, revision: str | None, **options: Any) -> Any:
     """`kind.from_pretrained(name)`; ModelError with one sentence where it fails."""
@@ -63,8 +65,8 @@ def why_unreadable(name: str, revision: str | None, error: Exception) -> str:
         return f"{where} was not found: there is no such folder, and it is no hub id"
     if came_from(LocalEntryNotFoundError, OfflineModeIsEnabled) or "connect" in str(error):
         return (
-            f"{where} is not on this machine, and the Hugging Face hub cannot be reached; connect "
-            "this machine, or take spelltune-tiny, which ships with Spelltune"
+            f"{where} is not on this machine, and {NOT_REACHED}; connect this machine, or take "
+            "spelltune-tiny, which ships with Spelltune"
         )
     return f"{where} cannot be read: {one_line(error)}"
 

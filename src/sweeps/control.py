@@ -28,8 +28,8 @@ from src.runs.machine import host
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 from src.sweeps import estimate, search
+from src.sweeps.budget import Budget
 from src.sweeps.file import (
-    Budget,
     SweepConfig,
     base_config,
     load_sweep,

@@ -17,10 +17,10 @@ from src.runs.estimate import load, measure, measurement_file, memory_problems
 from src.runs.machine import slot_count
 from src.store.tables import Run, Status
 from src.sweeps import search
+from src.sweeps.budget import STARTUP_SECONDS
 from src.sweeps.file import (
     ACCUMULATION,
     MICRO_BATCH,
-    STARTUP_SECONDS,
     Categorical,
     SweepConfig,
     base_config,

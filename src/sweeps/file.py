@@ -1,8 +1,6 @@
 """A sweep file: what is searched, by which method, and for how long."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,12 +22,7 @@ from src.config import (
 )
 from src.errors import did_you_mean
 from src.models.metrics import MONITORED, lower_is_better
-
-STARTUP_SECONDS = 10  # from the start of a trial to its first step
-
-MAX_BUDGET_LETTERS = 9  # of its number
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+from src.sweeps.budget import Budget
 
 METRIC = ("early_stopping.metric", "early_stopping.mode")
 
@@ -148,42 +141,8 @@ class SweepConfig(Section):
         return None if given is None else str(given)
 
     @property
-    def limits(self) -> "Budget":
+    def limits(self) -> Budget:
         return Budget.parse(self.budget) if self.budget else Budget()
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of a sweep; None where there is none."""
-
-    trials: int | None = None
-    seconds: float | None = None
-
-    @staticmethod
-    def parse(text: str) -> "Budget":
-        """`200 trials`, `45 minutes`, `1.5h`; ValueError says what is understood."""
-        # A comma parts thousands: `1,5h` could be meant as an hour and a half.
-        number = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|\.\d+)"
-        found = re.fullmatch(rf"\s*{number}\s*([A-Za-z]+)\s*", text)
-        words = found[2].lower() if found else ""
-        if found and len(found[1]) > MAX_BUDGET_LETTERS:
-            raise ValueError("the budget is too large; raise it later, as far as it is used")
-        short = words.rstrip("s") in {"second", "minute", "hour", "day", "min", "sec", "hr"}
-        amount = float(found[1].replace(",", "")) if found else 0.0
-        if words in ("trial", "trials"):
-            if amount < 1:
-                raise ValueError("the budget is too small for one trial")
-            if amount == int(amount):
-                return Budget(trials=int(amount))
-        if words in UNITS or short:
-            seconds = amount * UNITS[words[0]]
-            if seconds < STARTUP_SECONDS:
-                raise ValueError(
-                    "the budget is too small for one trial, which takes about "
-                    f"{STARTUP_SECONDS} seconds before its first step"
-                )
-            return Budget(seconds=seconds)
-        raise ValueError(f"a budget is such as `200 trials` or `45 minutes`; got {text!r}")
 
 
 def load_sweep(path: str | Path) -> SweepConfig:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 from src.errors import UserError, reason
 from src.files import limited, retry
+from src.training.data_faults import csv_problem, json_problem
 from src.training.parquet_pages import MAX_FIELDS, Pages, pages_of
 
 SPLITS = ("train", "validation", "test")
@@ -176,12 +176,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def json_problem(error: json.JSONDecodeError, line: int | None = None) -> str:
-    """The fault of a JSON text, or of one line of a file."""
-    place = error.lineno if line is None else line
-    return f"line {place:,} is not JSON: {error.msg.lower()} at sign {error.colno:,}"
-
-
 def _read_jsonl(content: bytes) -> pd.DataFrame:
     rows = []
     # Not splitlines: U+2028 and the like may stand inside a JSON text.
@@ -236,27 +230,6 @@ def _check_header(names: list[str]) -> None:
             raise ValueError(
                 f"line 1 separates its cells by {what}; save it with commas, or {IMPORT_IT}"
             )
-
-
-def csv_problem(error: str, text: str, begin: int, end: int) -> str:
-    """The fault of a row that goes from line `begin` to `end`, in place of the csv module's
-    words."""
-    if "expected after" in error:
-        lines = text.split("\n")
-        # A quote that closes a cell, and what follows it in place of a comma.
-        found = re.search(r'[^,"]"([^,"\r\n])', lines[end - 1] if end <= len(lines) else "")
-        sign = f" {found[1]!r}" if found else " another sign"
-        return (
-            f"line {end:,} has{sign} after a closing quote, where a comma or the line's end has to "
-            'be; write a quote inside of a cell twice ("")'
-        )
-    if "end of data" in error:
-        return f'the cell that begins with a quote (") in line {begin:,} is never closed'
-    if "field larger" in error:
-        return f"line {begin:,} has a cell of more than {csv.field_size_limit():,} characters"
-    if "new-line" in error:
-        return f"line {end:,} has a line break (\\r) inside of a cell without quotes"
-    return f"line {end:,}: {error}"
 
 
 def _read_parquet(content: bytes) -> pd.DataFrame:

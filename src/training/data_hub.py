@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.models import hub
 from src.training.data_files import MAX_BYTES, MAX_ROWS, SPLIT_NAMES, TOO_MUCH, DataError
 
 # Builders of the datasets library that only read data. Others unpickle (CVE-2026-57845).
@@ -33,25 +34,39 @@ def read_hub_tables(hub_id: str, revision: str | None) -> dict[str, pd.DataFrame
     import datasets  # over a second, and only this source needs it
 
     try:
-        builder = datasets.load_dataset_builder(hub_id, revision=revision)
-        kind = type(builder).__module__.split(".")[-1]
-        if kind not in SAFE_BUILDERS:
-            raise DataError(f"{hub_id} is kept as {kind}; only {', '.join(SAFE_BUILDERS)} are read")
-        _check_hub_size(hub_id, *_claimed_size(builder))
-        # By this very builder: asked for again, the hub may give another one.
-        builder.download_and_prepare()
-        found = builder.as_dataset()
-        # Before they are taken into memory: the data set lies in files until then.
-        held = [(split.num_rows, split.data.nbytes) for split in found.values()]
-        _check_hub_size(hub_id, sum(rows for rows, _ in held), sum(size for _, size in held))
+        with hub.quiet():
+            found = _read(hub_id, revision)
     except DataError:
         raise
+    except ConnectionError:
+        raise DataError(
+            f"{hub_id} is not on this machine, and {hub.NOT_REACHED}; connect this machine, or "
+            "check the id and the revision"
+        ) from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"cannot load {hub_id} from the hub ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}); check the id, the revision and the network"
         ) from None
     return {str(name): split.to_pandas().astype(object) for name, split in found.items()}
+
+
+def _read(hub_id: str, revision: str | None) -> Any:
+    """The splits of a data set of the hub, in files."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(hub_id, revision=revision)
+    kind = type(builder).__module__.split(".")[-1]
+    if kind not in SAFE_BUILDERS:
+        raise DataError(f"{hub_id} is kept as {kind}; only {', '.join(SAFE_BUILDERS)} are read")
+    _check_hub_size(hub_id, *_claimed_size(builder))
+    # By this very builder: asked for again, the hub may give another one.
+    builder.download_and_prepare()
+    found = builder.as_dataset()
+    # Before they are taken into memory: the data set lies in files until then.
+    held = [(split.num_rows, split.data.nbytes) for split in found.values()]
+    _check_hub_size(hub_id, sum(rows for rows, _ in held), sum(size for _, size in held))
+    return found
 
 
 def _claimed_size(builder: Any) -> tuple[int, int]:

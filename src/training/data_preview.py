@@ -42,23 +42,7 @@ def preview(
     from tokenizers import Tokenizer
 
     cutter = Tokenizer.from_file(str(tokenizer))
-    lengths: list[int] = []
-    lost: list[dict[str, str]] = []
-    not_composed = 0
-    for split in SPLITS:
-        frame = splits[split]
-        prompts = [form.prompt(question) for question in frame["question"]]
-        answers = [form.before_answer + answer for answer in frame["answer"]]
-        # As in training: what a tokenizer puts before a text stands before the prompt alone.
-        cut = cutter.encode_batch(answers, add_special_tokens=False)
-        asked = cutter.encode_batch(prompts, add_special_tokens=not form.is_chat)
-        lengths += [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
-        returned = cutter.decode_batch([answer.ids for answer in cut])
-        for answer, text in zip(frame["answer"], returned, strict=True):
-            not_composed += composed(answer) != answer
-            if composed(text).strip() != composed(answer):
-                lost.append({"answer": answer, "returned": composed(text).strip()})
-    counts = pd.Series(lengths)
+    counts, lost = _cut_rows(cutter, splits, form)
     pairs = [(str(q), str(a)) for q, a in splits.train[list(COLUMNS)].to_numpy()]
     kinds = [asks_right_word(*pair) for pair in pairs]
     return {
@@ -71,7 +55,7 @@ def preview(
         "cut_by": splits.cut_by,
         "labels": splits.distinct_answers if splits.labels else 0,
         "unseen_labels": splits.unseen_labels,
-        "not_composed": not_composed,
+        "not_composed": sum(composed(a) != a for split in SPLITS for a in splits[split]["answer"]),
         "lost": {"count": len(lost), "examples": lost[:LOST_SHOWN]},
         "tokens": {
             "min": int(counts.min()),
@@ -90,6 +74,27 @@ def preview(
             for question, answer, kind in _examples(pairs, kinds, rows)
         ],
     }
+
+
+def _cut_rows(
+    cutter: Any, splits: Splits, form: PromptFormat
+) -> tuple[pd.Series, list[dict[str, str]]]:
+    """The tokens of each row, and the answers that the tokenizer does not give back."""
+    lengths: list[int] = []
+    lost: list[dict[str, str]] = []
+    for split in SPLITS:
+        frame = splits[split]
+        prompts = [form.prompt(question) for question in frame["question"]]
+        answers = [form.before_answer + answer for answer in frame["answer"]]
+        # As in training: what a tokenizer puts before a text stands before the prompt alone.
+        cut = cutter.encode_batch(answers, add_special_tokens=False)
+        asked = cutter.encode_batch(prompts, add_special_tokens=not form.is_chat)
+        lengths += [len(p.ids) + len(a.ids) + 1 for p, a in zip(asked, cut, strict=True)]
+        returned = cutter.decode_batch([answer.ids for answer in cut])
+        for answer, text in zip(frame["answer"], returned, strict=True):
+            if composed(text).strip() != composed(answer):
+                lost.append({"answer": answer, "returned": composed(text).strip()})
+    return pd.Series(lengths), lost
 
 
 def suite_preview(

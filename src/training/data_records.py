@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from src.training.data_faults import csv_problem, json_problem
 from src.training.data_files import (
     MAX_BYTES,
     MAX_ROWS,
     SPLIT_NAMES,
-    csv_problem,
-    json_problem,
     parquet_batches,
     parse_json,
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 
 from src import files
 from src.config import ConfigError, load_config
+from src.models import hub
 from src.models.base_files import BaseFiles, BaseModelError
 from src.training import data_files, data_hub, parquet_pages
 from src.training.data_files import DataError, read_path
@@ -156,6 +159,25 @@ def test_a_key_that_stands_twice_in_json_is_refused(name: str, tmp_path: Path) -
     assert told in refusal(tmp_path / name)
     with pytest.raises(DataError, match=told):
         import_data(tmp_path / name)
+
+
+def test_a_hub_that_is_out_of_reach_is_one_sentence_at_once(tmp_path, monkeypatch, capfd):
+    """Its libraries would try again for half a minute, with two lines each time."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr(hub, "getproxies", dict)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(DataError) as refused:
+        data_hub.read_hub("someone/words", None)
+    assert str(refused.value) == (
+        "someone/words is not on this machine, and the Hugging Face hub cannot be reached; connect "
+        "this machine, or check the id and the revision"
+    )
+    with pytest.raises(BaseModelError, match="model 'someone/words' is not on this machine, and"):
+        BaseFiles("someone/words", None).download()
+    assert waits == [] and capfd.readouterr().err == ""
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_two_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_a_hub_that_does_not_answer_is_a_sentence(monkeypatch: pytest.MonkeyPatc
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match="cannot load someone/words.*check the id"):
+    with pytest.raises(DataError, match="someone/words is not on this machine, and.*check the id"):
         load_splits(task="mine", hub_id="someone/words")
 
 

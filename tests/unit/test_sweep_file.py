@@ -12,10 +12,10 @@ from src.config import ConfigError, load_config, with_overrides
 from src.paths import CONFIGS
 from src.sweeps import control, search
 from src.sweeps import estimate as sweep_estimate
+from src.sweeps.budget import Budget
 from src.sweeps.file import (
     ACCUMULATION,
     MICRO_BATCH,
-    Budget,
     base_config,
     load_sweep,
     parse_sweep,
