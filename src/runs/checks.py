@@ -140,7 +140,8 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         form = format_of(config)
     except BaseModelError as error:
         field = "data.system_prompt" if data.system_prompt else "data.template"
-        raise ConfigError({field: str(error)}) from None
+        # The name of the setting stands before its sentence already.
+        raise ConfigError({field: str(error).removeprefix(f"{field} ")}) from None
     seen = preview(splits, tokenizer=tokenizer, form=form, max_length=limit)
     if seen["too_long"]:
         name = f"{limit:,} tokens" if limit == asked else f"the base model's context of {limit:,}"

@@ -8,6 +8,7 @@ import unicodedata
 from src.errors import did_you_mean
 from src.tasks import built_in
 from src.tasks.task import SEPARATORS, Example, Task, TaskError, TaskSettings
+from src.tasks.words import split_of
 from src.text import composed
 
 # Letters that a text spells out: with one separator between them, whatever it is.
@@ -38,14 +39,24 @@ def examples(
     """The rows of a split of a task, the same in each process. TaskError where there are none."""
     rows = find(task).examples(split, seed=seed, settings=settings)
     if not rows:
-        why = "none of its words is left"
-        if settings is not None and settings.only is not None:
-            why = (
-                "the base model's tokenizer takes each of its words for one token, so set "
-                "data.multi_token_words to false"
-            )
+        why = _without_rows(find(task), split, settings or TaskSettings())
         raise TaskError(f"the task {task} has no {split} questions: {why}")
     return rows
+
+
+def _without_rows(task: Task, split: str, settings: TaskSettings) -> str:
+    """Why a task has no rows in a split, and what can be done."""
+    there = [word for word in task.words() if split_of(word) == split]
+    left = sum(map(settings.allows, there))
+    if not there:
+        return "its word list, the dictionary of codespell, has no such word; install it again"
+    if settings.only is None:
+        return f"none of its {len(there):,} words makes one; take another task"
+    mend = "so set data.multi_token_words to false"
+    if not left:
+        return f"the base model's tokenizer takes each of its words for one token, {mend}"
+    words = f"{left:,} of its words {'have' if left > 1 else 'has'} more than one token"
+    return f"only {words}, of which it makes none, {mend}"
 
 
 def separator_of(text: str) -> str | None:

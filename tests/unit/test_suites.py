@@ -15,12 +15,14 @@ from src.analysis import predictions
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
 from src.models.prompt_format import raw_format
 from src.panel.launch import data_check
+from src.panel.ui import charts
 from src.runs import checks
 from src.tasks.words import split_of
 from src.training import data_formats, suites
 from src.training.data_files import DataError
 from src.training.data_loaders import load_splits
-from src.training.suites import load
+from src.training.suite_scores import METRICS, judged
+from src.training.suites import Suite, load
 from tests.helpers.store import fill_run
 from tests.helpers.suites import fill_suite
 
@@ -334,3 +336,16 @@ def test_a_misspelling_that_a_task_does_not_name_is_described(tmp_path: Path) ->
     frame = pd.read_parquet(tmp_path / "step-0.parquet")
     assert frame["kind"].tolist() == ["transposition", "a guess"]
     assert frame["edits"][0] and frame["length"].tolist() == [7, 3]
+
+
+def test_a_suite_of_corrections_tells_mended_words_from_right_ones() -> None:
+    """As the validation set of the task does; other suites have no such shares."""
+    frame = pd.DataFrame({"question": ["q"], "answer": ["a"], "word": ["a"]})
+    found = dict.fromkeys(METRICS, 0.5) | {"mends": 0.25, "leaves_alone": 0.75, "exact_match/x": 1}
+    predictions = pa.table({"correct": [True]})
+    values, _ = judged(Suite("mine", frame), found, predictions)
+    assert values == dict.fromkeys(METRICS, 0.5) | {"mends": 0.25, "leaves_alone": 0.75}
+    values, _ = judged(Suite("mine", frame), dict.fromkeys(METRICS, 0.5), predictions)
+    assert values == dict.fromkeys(METRICS, 0.5)
+    (chart,) = charts.charts(["suite/mine/exact_match", "suite/mine/leaves_alone"])
+    assert chart.curves["suite/mine/leaves_alone"] == "right words left alone"

@@ -1,6 +1,7 @@
 """Words of more than one token: told by other means, in the rows, and in the preview."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from src.runs import checks
 from src.runs.checks import BaseModelError
 from src.sweeps import trials
 from src.sweeps.file import parse_sweep
-from src.tasks import TaskError, TaskSettings, examples, mixed
-from src.tasks.words import target_words, training_words
+from src.tasks import TASKS, TaskError, TaskSettings, examples, mixed
+from src.tasks.words import split_of, target_words, training_words
 from src.training import data_loaders
+from src.training.data_files import SPLITS
 from src.training.data_loaders import arguments_of, load_splits, splits_of
 from src.training.data_notes import preview_counts, preview_notes
 from src.training.token_words import words_of_several_tokens
@@ -116,6 +118,34 @@ def test_no_word_left_is_a_sentence() -> None:
         examples("spell_out", "test", settings=TaskSettings(only=frozenset()))
     with pytest.raises(TaskError, match="takes each of its words for one token"):
         examples("correct", "train", settings=TaskSettings(only=frozenset(), length_spread=1.0))
+
+
+def test_words_that_make_no_question_are_told_from_words_that_are_not_left() -> None:
+    """Each task, with no word, with one and with a few."""
+    of = {s: [w for w in target_words() if split_of(w) == s] for s in SPLITS}
+    for only in ([], of["train"][:1], [*of["train"][:3], of["test"][0]]):
+        asked = TaskSettings(only=frozenset(only), right_words=0.5, length_spread=1)
+        for task in TASKS:
+            for split in ("train", "test"):
+                left = sum(split_of(word) == split for word in only)
+                try:
+                    assert examples(task, split, settings=asked) and left
+                except TaskError as error:
+                    told = "takes each of its words for one token, so set" if not left else (
+                        f"only {left} of its words ha"
+                    )  # fmt: skip
+                    assert told in str(error), error
+                    assert str(error).endswith("so set data.multi_token_words to false")
+
+
+def test_an_empty_dictionary_says_where_words_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = replace(TASKS["count"], make=lambda word, rng: None)
+    monkeypatch.setitem(TASKS, "count", task)
+    with pytest.raises(TaskError, match=r"count has no test questions: none of its [\d,]+ words"):
+        examples("count", "test")
+    monkeypatch.setattr(type(task), "words", lambda self: [])
+    with pytest.raises(TaskError, match="the dictionary of codespell, has no such word; install"):
+        examples("count", "test")
 
 
 def test_the_setting_reads_the_tokenizer_of_the_base() -> None:
