@@ -1,9 +1,14 @@
 """The environment of a run's processes: all that libraries read, and no secret of the shell."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from src import paths
+from src.runs import environment
 from src.runs.environment import child_environment, passes
 
 # From the documentation of each library; values as their users set them.
@@ -79,3 +84,27 @@ def test_a_run_is_one_process_whatever_launched_the_launcher(
     found = child_environment(SPELLTUNE_TOKEN="own")
     assert found["SPELLTUNE_TOKEN"] == "own" and found["PATH"] == os.environ["PATH"]
     assert not set(around) & set(found)
+
+
+def test_libraries_that_an_image_left_uncompiled_are_compiled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "large_library.py"
+    library.write_text("value = 1")
+    monkeypatch.setenv("SPELLTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(environment, "LARGE_LIBRARY", "large_library")
+    values = child_environment(PYTHONPATH=str(tmp_path))
+    subprocess.run([sys.executable, "-c", "import large_library"], env=values, check=True)
+    (compiled,) = (paths.cache_dir() / "bytecode").rglob("large_library.*.pyc")
+    assert not (tmp_path / "__pycache__").exists()
+
+    # Where the image brings compiled modules, or another place is asked for, nothing changes.
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "asked"))
+    assert child_environment()["PYTHONPYCACHEPREFIX"] == str(tmp_path / "asked")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    (tmp_path / "__pycache__").mkdir()
+    compiled.rename(tmp_path / "__pycache__" / compiled.name)
+    assert child_environment()["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert "PYTHONPYCACHEPREFIX" not in child_environment()
