@@ -11,15 +11,17 @@ from typing import Any
 
 import yaml
 
-from src import paths, store
+from src import store
 from src.analysis import comparison, model_card
 from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
 from src.errors import UserError
 from src.files import sha256
+from src.models.gguf_files import content_of
 from src.runs import attempts
 from src.store.tables import Run, Status
 from src.training.data_loaders import Splits, splits_of
+from src.training.packed.eligibility import files_of
 
 FORMAT = 1
 MAX_COMPARED = 20  # runs on the same data, newest first, that the verdicts include
@@ -140,10 +142,13 @@ def write_rows(splits: Splits, folder: Path) -> None:
 
 
 def weights(config: RunConfig) -> str | None:
-    """SHA-256 of the weights of a base model in a local folder; None for a hub id."""
-    folder = Path(paths.base_model(config.model.name))
+    """SHA-256 of the weights of a base model in a local folder, or of a GGUF file; None for a hub
+    id."""
+    base = files_of(config)
+    if base.gguf:
+        return content_of(base.gguf)
     digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    files = sorted(base.folder.glob("*.safetensors")) if base.folder else []
     for file in files:
         digest.update(sha256(file).encode())
     return digest.hexdigest() if files else None

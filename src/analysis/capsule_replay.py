@@ -1,4 +1,4 @@
-"""Check a capsule on this machine: `python replay.py [--adapter-only] [--model FOLDER]`.
+"""Check a capsule on this machine: `python replay.py [--adapter-only] [--model PATH]`.
 
 A copy of it is in every capsule. Needs an installed Spelltune. Exit code 0 if every score is within
 the tolerance of capsule.json, 1 if one is not, 2 if it could not be tried.
@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check a capsule of Spelltune on this machine.")
     parser.add_argument("--adapter-only", action="store_true", help="do not train again")
     parser.add_argument(
-        "--model", help="folder of the base model, where its name is not known here"
+        "--model", help="folder or GGUF file of the base model, where its name is not known here"
     )
     asked = parser.parse_args()
     capsule = json.loads((HERE / "capsule.json").read_text())

@@ -105,7 +105,8 @@ def card(
     predictions: pd.DataFrame | None,
 ) -> str:
     """The model card, in Markdown with the metadata of the hub at its head."""
-    base, scores = public_name(config), about["metrics"]
+    record = about["used"].get("base_model") or {}
+    base, scores = record.get("file") or public_name(config), about["metrics"]
     head = {
         "base_model": base,
         "library_name": "transformers" if merged else "peft",
@@ -121,6 +122,7 @@ def card(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.name}\n",
         f"This is {kind}, trained with Spelltune on `{base}` {purpose}.\n",
+        *_of_gguf(record, merged=merged),
         "## How it is asked\n",
         *_how_asked(config),
         "## Scores\n",
@@ -152,6 +154,21 @@ def card(
         ),
     ]
     return "\n".join(parts)
+
+
+def _of_gguf(record: Mapping[str, Any], *, merged: bool) -> list[str]:
+    """How the base model was read where it is a GGUF file."""
+    if not record:
+        return []
+    text = (
+        f"The base model is the GGUF file `{record['file']}` (quantization "
+        f"{record['quantization']}, SHA-256 `{record['sha256']}`), whose weights were read into 16 "
+        "or 32 bits for the training."
+    )
+    own = (
+        "" if merged else " The adapter fits these weights; merged into them it needs no such file."
+    )
+    return [f"{text}{own}\n"]
 
 
 def _purpose(config: RunConfig, used: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from src.errors import reason
 from src.files import limited, read_head
 from src.models import hub
-from src.models.gguf_files import converted, gguf_file
+from src.models.gguf_files import RECORD, converted, gguf_file
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
     MAX_JSON_BYTES,
@@ -62,6 +62,11 @@ class BaseFiles:
         if self.gguf is not None:
             return converted(self.gguf)
         return Path(self.name) if self._is_folder else None
+
+    @property
+    def gguf_record(self) -> dict[str, Any] | None:
+        """What is known of its GGUF file: see `gguf_convert`. None for a base of another kind."""
+        return self.json(RECORD) if self.gguf is not None else None
 
     def find(self, file: str) -> Path | None:
         """The path of one of its files, or None if it is not on this machine."""

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def _alone(content: str) -> Iterator[None]:
 def _write(header: GgufHeader, content: str, folder: Path) -> None:
     """Write the model of a file, its tokenizer and what it was into an empty folder."""
     metadata = read_vocabulary(header.path)
-    model = _load(header, metadata)
+    with _names_mapped_once():
+        model = _load(header, metadata)
     model.save_pretrained(str(folder))
     del model
     write_tokenizer(metadata, folder, context=header.own("context_length"))
@@ -121,6 +123,20 @@ def _write(header: GgufHeader, content: str, folder: Path) -> None:
     for file in folder.iterdir():  # after a power cut they would be there without content
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
+
+
+@contextmanager
+def _names_mapped_once() -> Iterator[None]:
+    """Keep the names that `gguf` maps for an architecture: transformers asks it for each module of
+    the model again, which takes longer than all weights."""
+    import gguf
+
+    original = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(original)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = original
 
 
 def _load(header: GgufHeader, metadata: Mapping[str, Any]) -> Any:

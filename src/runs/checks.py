@@ -153,6 +153,8 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
         raise ConfigError({"model.max_length": text})
     if config.evaluation.suites:
         seen["suites"] = _suites_previewed(config, splits, tokenizer, form, limit)
+    if record := base.gguf_record:
+        seen["base_model"] = record
     return seen | {"max_length": asked}
 
 

@@ -18,6 +18,7 @@ from src.config import ConfigError
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp, limited, read_text, sha256
 from src.models.base_files import SMALL_FILES, TOKENIZER, BaseFiles
+from src.models.gguf_files import RECORD
 
 # Of data: to hash more takes longer than to say what is wrong with it.
 MAX_BYTES, MAX_FILES = 256 * 2**20, 64
@@ -48,7 +49,7 @@ def _key(base: BaseFiles, settings: Mapping[str, Any]) -> str | None:
         return None
     try:
         own = _content_of(Path(data["path"])) if data["path"] else None
-        files = [sha256(file) for file in map(base.find, SMALL_FILES) if file]
+        files = [sha256(file) for file in map(base.find, (*SMALL_FILES, RECORD)) if file]
     except TimeoutError as error:  # reading it would take as long again
         told = {"data.path": f"cannot read {error.filename}: {error.strerror}"}
         raise ConfigError(told) from None

@@ -35,7 +35,8 @@ def preview_counts(preview: Mapping[str, Any]) -> list[str]:
 
 def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     """Warnings about the data of a `preview`; none of them prevents a launch."""
-    notes = _of_tokens(preview["multi_token_words"])
+    notes = _of_base(preview.get("base_model"))
+    notes += _of_tokens(preview["multi_token_words"])
     notes += _of_corrections(preview["corrections"])
     if lost := preview["lost"]["count"]:
         first = preview["lost"]["examples"][0]
@@ -70,6 +71,16 @@ def preview_notes(preview: Mapping[str, Any]) -> list[str]:
     if preview["duplicates"]:
         notes.append(f"{preview['duplicates']:,} duplicate rows are left out")
     return notes
+
+
+def _of_base(record: Mapping[str, Any] | None) -> list[str]:
+    """A note where the weights of the base model were quantized before they were read."""
+    if record is None or record["quantization"] in ("F32", "F16", "BF16"):
+        return []
+    return [
+        f"{record['file']} was quantized to {record['quantization']}: it is trained in 16 or 32 "
+        "bits, from weights that were rounded so"
+    ]
 
 
 def _of_tokens(seen: Mapping[str, Any]) -> list[str]:

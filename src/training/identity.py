@@ -7,20 +7,23 @@ import torch
 
 from src.config import RunConfig, affecting, stored_config, subset
 from src.models import utils as machine
+from src.training.packed.eligibility import files_of
 from src.training.utils import TrainingError
 
 
 def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: Any) -> dict[str, Any]:
     """The identity that decides if a resume is the same run, and exact.
 
-    Settings, fingerprints of data and tokenizer, device, versions and, of a packed run, its engine
-    and the version of that engine's arithmetic.
+    Settings, fingerprints of data and tokenizer, the content of a base that is a GGUF file, device,
+    versions and, of a packed run, its engine and the version of that engine's arithmetic.
     """
+    record = files_of(config).gguf_record
     return {
         **engine,
         "config": config.model_dump(),
         "data": data,
         "tokenizer": tokenizer,
+        **({"base_model": record["sha256"]} if record else {}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "versions": machine.versions(),
     }
@@ -28,11 +31,14 @@ def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: Any)
 
 def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
     """`exact`, or `warm` and why: then the resumed training is valid, but not bit for bit the
-    uninterrupted one. TrainingError where data or tokenizer differ: that is another run.
+    uninterrupted one. TrainingError where data, tokenizer or base model differ: that is another
+    run.
     """
-    for what in ("data", "tokenizer"):
-        # The first checkpoint of a fork leaves the data open: it may go on with other rows.
-        if manifest[what] != now[what] and manifest[what] is not None:
+    for key in ("data", "tokenizer", "base_model"):
+        # The first checkpoint of a fork leaves the data open: it may go on with other rows. Only of
+        # a base in a GGUF file the content is known.
+        if manifest.get(key) not in (now.get(key), None):
+            what = key.replace("_", " ")
             raise TrainingError(
                 f"the {what} changed since {name} was written, so the run cannot go on from it; "
                 f"bring the old {what} back, or launch a new run with the new one"

@@ -22,6 +22,7 @@ from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
 from src.training.identity import resume_exactness
+from src.training.packed.eligibility import files_of
 from src.training.suite_scores import SuiteScores
 from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError, TrainingResult
@@ -89,9 +90,11 @@ class RunPolicy:
     def begin(self, examples: Examples, **setup: Any) -> None:
         """Take the suites of the run, and report its setup: `setup` comes from its engine."""
         self.suites.by_split = examples.suites
+        record = files_of(self.config).gguf_record
         self.reporter.used(
             {
                 **setup,
+                **({"base_model": record} if record else {}),
                 "device": self.identity["device"],
                 "threads": torch.get_num_threads(),
                 **examples.summary(),

@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from src.analysis import capsule, model_card
+from src.files import sha256
 from src.models import gguf_files, spelling_model
 from src.models.base_files import BaseFiles
 from src.models.gguf_convert import convert
 from src.models.weight_files import BaseModelError
+from src.runs import checks
+from src.training.data_notes import preview_notes
+from src.training.merge import merge
 from src.training.train import train
+from src.training.utils import TrainingError
 from tests.helpers import gguf, tiny
 from tests.helpers.gguf import Kind
 
@@ -126,3 +133,48 @@ def test_a_file_is_converted_once_by_its_content(home: Path, base: Path) -> None
     gguf.write(file, base / "llama", Kind.F16)
     assert BaseFiles(str(file)).folder is None  # another file now
     assert convert(file) != folder
+
+
+def test_what_a_run_says_of_its_file(home: Path, base: Path) -> None:
+    """Preview, record, checkpoint, model card and capsule know the file by its content."""
+    file = gguf.write(home / "tiny.Q8_0.gguf", base / "llama", Kind.Q8_0)
+    config = tiny.config_of(base, **{"model.name": str(file), "training.max_steps": 3})
+    seen = checks.kept_preview(config)
+    assert "quantized to Q8_0" in preview_notes(seen)[0]
+    recorder = tiny.Recorder()
+    train(config, recorder, output_dir=home / "run", checkpoints_dir=home / "checkpoints")
+    record = recorder.values["base_model"]
+    assert (record["file"], record["quantization"]) == ("tiny.Q8_0.gguf", "Q8_0")
+    assert record["sha256"] == sha256(file) == capsule.weights(config)
+
+    about = {"id": "r", "step": 3, "best": None, "used": recorder.values, "metrics": {}}
+    for merged in (False, True):
+        card = model_card.card(config, merged=merged, about=about, predictions=None)
+        assert "`tiny.Q8_0.gguf` (quantization Q8_0, SHA-256" in card and str(home) not in card
+        assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "tiny.Q8_0.gguf"
+
+    # The same path with another content is another base; the same content elsewhere is none.
+    resume = {"resume_from": home / "checkpoints" / "step-3", "checkpoints_dir": home / "next"}
+    moved = home / "elsewhere.gguf"
+    moved.write_bytes(file.read_bytes())
+    longer = {"training.max_steps": 4}
+    config = tiny.config_of(base, **{"model.name": str(moved)} | longer)
+    train(config, tiny.Recorder(), output_dir=home / "run2", **resume)
+    gguf.write(moved, base / "llama", Kind.F16)
+    with pytest.raises(TrainingError, match="the base model changed since"):
+        train(config, tiny.Recorder(), output_dir=home / "run3", **resume)
+
+
+def test_a_merged_model_is_read_without_the_file(home: Path, base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    file = gguf.write(home / "tiny.gguf", base / "llama", Kind.Q8_0)
+    config = tiny.config_of(base, **{"model.name": str(file), "training.max_steps": 3})
+    train(config, tiny.Recorder(), output_dir=home / "run", checkpoints_dir=home / "c")
+    folder = merge(config, home / "run" / "final", home / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert (logits(merged) - logits(model_of(file)[0])).abs().max() > 1e-3  # it has learned
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model_of(file)[0], str(home / "run" / "final")).eval()
+    torch.testing.assert_close(logits(merged), logits(adapted), rtol=1e-4, atol=1e-4)
