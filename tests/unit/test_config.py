@@ -1,12 +1,14 @@
 """Settings: every shipped YAML validates, every problem is a sentence at its field."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from src.cli.options import overrides
 from src.config import (
+    CHAT,
     ConfigError,
     Setting,
     differences,
@@ -23,8 +25,10 @@ from src.config import (
     to_text,
     to_yaml,
 )
+from src.models.multi_lora.shapes import config_problem
 from src.paths import CONFIGS, ROOT
 from src.training.data_loaders import load_splits
+from src.training.packed.eligibility import longest_row, packed_problems
 
 
 def problems(**overrides: object) -> dict[str, str]:
@@ -45,6 +49,44 @@ def test_every_preset_validates_and_survives_yaml(preset: str, tmp_path: Path) -
     file = tmp_path / "again.yaml"
     file.write_text(to_yaml(config))
     assert load_config(file) == config
+
+
+# What config.json of each says, as far as an engine asks.
+CHAT_BASES: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49152,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
+        "max_position_embeddings": 8192, "rope_theta": 100000, "tie_word_embeddings": True,
+    },
+    "qwen3-0.6b": {
+        "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "vocab_size": 151936,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "intermediate_size": 3072,
+        "head_dim": 128, "max_position_embeddings": 40960, "rope_theta": 1000000,
+        "attention_bias": False, "use_sliding_window": False, "tie_word_embeddings": True,
+    },
+    "llama-3.2-1b": {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "vocab_size": 128256,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 8192,
+        "head_dim": 64, "max_position_embeddings": 131072, "tie_word_embeddings": True,
+        "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", CHAT_BASES)
+def test_the_packed_engine_computes_the_presets_of_chat_models(preset: str) -> None:
+    config = load_config(preset=preset)
+    assert config.data.template == CHAT and config.engine == "auto"
+    assert longest_row(config) < CHAT_BASES[preset]["max_position_embeddings"]
+    assert config_problem(CHAT_BASES[preset], longest_row(config)) is None
+    assert packed_problems(config) == {}
+
+
+def test_trl_trains_the_preset_in_4_bits() -> None:
+    config = load_config(preset="qwen3-4b-4bit")
+    assert config.data.template == CHAT
+    assert packed_problems(config).keys() == {"model.load_in_4bit"}
 
 
 def test_no_yaml_holds_a_key_that_no_setting_reads() -> None:
