@@ -23,8 +23,8 @@ class ModelConfig(Section):
         max_length=200,
         json_schema_extra=affects("weights", "data", "cost", "checkpoint", "pack") | BASIC,
     )
-    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a local folder, a GGUF file
-    such as those of Ollama and LM Studio, or a Hugging Face hub id such as `gpt2`."""
+    """Base model: one that ships in checkpoints/base (`spelltune-tiny`), a local folder, a GGUF
+    file as Ollama and LM Studio have them, or a Hugging Face hub id such as `gpt2`."""
     revision: str | None = Field(
         None, json_schema_extra=affects("weights", "data", "cost", "checkpoint", "pack")
     )
