@@ -7,7 +7,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test test-all lint format bench bench-answer bench-pages bench-sweeps bench-gpu bench-packed test-gpu chaos screenshots docs settings commands diagram base clean
+.PHONY: help run setup setup-dev test test-all lint format bench bench-answer bench-pages bench-sweeps bench-gpu bench-packed bench-smollm test-gpu chaos screenshots docs settings commands diagram base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -67,6 +67,10 @@ bench-packed: setup-dev  ## Measure packs of adapters beside TRL, PEFT and Unslo
 	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases check,peak,packed,decode,baselines,processes,sweep,solo --solos 1
 	$(VENV)/python -m benchmarks.packed --out results/bench/packed --phases solo --solos 8 --at-once 8 --first-solo 1
 	$(VENV)/python -m benchmarks.packed --out results/bench/packed --shape qwen --phases check,peak,packed,baselines,processes
+
+bench-smollm: setup-dev  ## Ask whether spelling teaches SmolLM2 135M its letters, and time each way (needs an NVIDIA GPU)
+	$(VENV)/python -m benchmarks.smollm
+	$(VENV)/python -m benchmarks.packed --out results/bench/packed --shape smollm2 --phases packed,baselines
 
 test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 	$(VENV)/python -m pytest -m gpu
