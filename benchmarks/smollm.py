@@ -85,9 +85,7 @@ def phase_study(home: Path, model: Path, known: dict[str, Any]) -> None:
     """The table of suites, before and after, and the sentence for each arm."""
     found = sweep(home, "strawberry", model, known.get("settings", ()))
     print(f"15 runs x 1,500 steps and all suites: {found['seconds']:.0f} s from launch to end\n")
-    runs = json.loads(spelltune(home, "runs", "--json"))
-    ids = [run["id"] for run in runs if run["name"].startswith("strawberry ")]
-    compared = json.loads(spelltune(home, "compare", *ids, "--json"))
+    compared = json.loads(spelltune(home, "compare", "--sweep", found["id"], "--json"))
     print(study_table(compared["suites"]))
     print("\n" + "\n".join(f"- {sentence}" for sentence in compared["study"]))
 

@@ -1,6 +1,7 @@
 """Results of runs: verdicts, misspellings and predictions."""
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Two or more runs.")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Two or more runs.")
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="All runs of this sweep: its id, or name for the newest."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs: which adapters spell better, which configs, and how certain that is.
@@ -27,15 +34,26 @@ def compare(
 
     reconciler.reconcile()
     with store.reading() as session:
-        chosen = {row.id: row for row in (store.find(session, name) for name in runs)}
+        chosen = {row.id: row for row in (store.find(session, name) for name in runs or ())}
+        if sweep is not None:
+            trials = store.runs_of_sweep(session, store.find_sweep(session, sweep).id)
+            # Trials are listed without what they used.
+            full = store.runs_of(session, [row.id for row in trials])
+            chosen |= {row.id: row for row in full}
         if len(chosen) < 2:
             raise store.UnknownRun("compare needs two or more different runs")
         compared = comparison.compare(session, list(chosen.values()))
         on_suites = suite_comparison.compare(session, compared.groups)
     if as_json:
         return print_json(comparison.document(compared) | suite_comparison.document(on_suites))
-    for verdict in (*compared.configs, *compared.adapters):
-        out.print(verdict.sentence, highlight=False)
+    for verdicts in (compared.configs, compared.adapters):
+        unknown = Counter(verdict.claim for verdict in verdicts if verdict.difference is None)
+        for verdict in verdicts:
+            if unknown[verdict.claim] <= 1:
+                out.print(verdict.sentence, highlight=False)
+        for claim, pairs in unknown.items():
+            if pairs > 1:  # in a sweep there may be a thousand of them
+                out.print(f"{pairs:,} pairs of {verdicts[0].about} are {claim}", highlight=False)
     if compared.summary:
         out.print(compared.summary, highlight=False)
     for suite in (*on_suites.base, *on_suites.configs):

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from src import cli, store
 from src.analysis import comparison, verdicts
+from src.paths import CONFIGS
 from src.store.tables import Status
-from tests.helpers.store import fill_predictions, fill_run
+from tests.helpers.store import fill_predictions, fill_run, fill_sweep
 from tests.helpers.verdicts import seeds
 
 
@@ -215,3 +216,22 @@ def test_compare_takes_two_runs_that_are_there(home):
     a = scored("a", 0, seeds(1)[0])
     assert run_cli(a, a)[0] == 2 and run_cli(a, "nothing")[0] == 2
     assert "two or more different runs" in run_cli(a, a)[2]
+
+
+def test_the_runs_of_a_sweep_are_compared_by_its_name(home):
+    sweep_id = fill_sweep(CONFIGS / "sweeps" / "transfer.yaml", trials=15)
+    right = seeds(1)[0]
+    with store.reading() as session:
+        trials = store.runs_of_sweep(session, sweep_id)
+        steps = {run.id: run.max_steps for run in trials}
+    for place, (run_id, step) in enumerate(steps.items()):
+        # Each arm is asked other questions, as its own test set is.
+        words = [(f"wrod{place // 5}{i}", f"word{i}", f"word{i}" if ok else "?")
+                 for i, ok in enumerate(right)]  # fmt: skip
+        fill_predictions(run_id, step, words, rows=len(words), split="test")
+    document = json.loads(run_cli("--sweep", "transfer", "--json")[1])
+    assert sorted(run for one in document["configs"] for run in one["runs"]) == sorted(steps)
+    code, printed, _ = run_cli("--sweep", "transfer")
+    assert code == 0 and "3 pairs of configs are not compared" in printed
+    assert "75 pairs of adapters are not compared" in printed
+    assert run_cli("--sweep", "other")[0] == 2
