@@ -95,7 +95,7 @@ def pick_other(
     if found:
         # Also offer the other steps of the run that was chosen.
         names += [f"{found[0].id}@{e.step}" for e in found[2]] + [asked]
-    name = st.selectbox("Beside", [NOTHING, *dict.fromkeys(names)], key="vs", **BOUND)
+    name = st.selectbox("Compare with", [NOTHING, *dict.fromkeys(names)], key="vs", **BOUND)
     if name == NOTHING:
         return None
     try:

@@ -24,7 +24,7 @@ HEAD = {
     "Progress": "fit",
     "Exact match": "num",
     "Validation loss": "num",
-    "Took": "num",
+    "Duration": "num",
     "Launched": "fit",
     " ": "fit",
 }

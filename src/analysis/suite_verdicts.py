@@ -227,7 +227,7 @@ def _told(v: SuiteVerdict, suites: int) -> SuiteVerdict:
 
 
 def _what(v: SuiteVerdict) -> str:
-    """What the test of one suite found."""
+    """The result of the test of one suite."""
     if v.is_unanswered:
         first = "the base model" if v.about == "base" else v.a
         return f"{v.suite} had no right answer, of {first} or of {v.b}"
@@ -240,7 +240,7 @@ def _what(v: SuiteVerdict) -> str:
 
 
 def _ground(v: SuiteVerdict) -> str:
-    """What the test of one suite rests on."""
+    """The questions and seeds that the test of one suite rests on."""
     assert v.seeds is not None
     asked = f"{v.questions:,} {'sentences' if v.is_text else 'questions'}"
     if v.seeds == (0, 1):

@@ -73,6 +73,7 @@ from src.store.runs import (
     queue,
     record_event,
     run_ids,
+    run_labels,
     runs_of,
     set_notes,
     stop_wishes,

@@ -3,10 +3,11 @@
 import re
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import JSON, func, type_coerce, update
 from sqlmodel import Session, SQLModel, col, delete, select
 
 from src.config import RunConfig
@@ -159,6 +160,19 @@ def run_ids(session: Session, *, limit: int) -> list[str]:
             select(Run.id).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
         )
     )
+
+
+def run_labels(session: Session, *, limit: int) -> dict[str, str]:
+    """{id: name and seed} of runs, newest first; with the end of the id where two are the same."""
+    seed = type_coerce(Run.config, JSON)["training"]["seed"].as_integer()
+    newest = col(Run.created_at).desc(), col(Run.id).desc()
+    rows = session.exec(select(Run.id, Run.name, seed).order_by(*newest).limit(limit)).all()
+    named = {run_id: f"{name} · seed {number}" for run_id, name, number in rows}
+    counts = Counter(named.values())
+    return {
+        run_id: text if counts[text] == 1 else f"{text} · {run_id.rpartition('_')[2]}"
+        for run_id, text in named.items()
+    }
 
 
 def queue(session: Session) -> Sequence[Run]:

@@ -120,7 +120,7 @@ def test_what_got_worse_between_two_checkpoints_is_found_in_three_clicks(page, p
     after = fill_run(name="after", words=[("wierd", "weird", "wierd"), *doubled])
     before = fill_run(name="before", words=[(q, right, right) for q, right, _ in doubled])
     page.goto(f"{panel}/errors?run={before}")
-    page.get_by_role("combobox", name="Beside").click()
+    page.get_by_role("combobox", name="Compare with").click()
     page.get_by_role("option", name=after, exact=True).click()
     page.get_by_text("fixed −").wait_for()
     # The kind that grew most stands first.

@@ -301,3 +301,20 @@ def test_a_run_that_learned_nothing_says_so_and_leads_to_the_launch_that_mends_i
     text = html(show("monitor", run=run_id))
     assert "Completed, but learned nothing" in text and "Launch with learning rate 0.003" in text
     assert f"launch?from={run_id}&amp;training.learning_rate=0.003" in text
+
+
+def test_runs_are_chosen_by_name_and_seed_and_by_id_where_these_are_the_same():
+    one = fill_run(name="rank4", training__seed=1, created_at=1e9, curves=False)
+    again = fill_run(name="rank4", training__seed=2, created_at=2e9, curves=False)
+    same = fill_run(name="rank4", training__seed=2, created_at=2.1e9, curves=False)
+    test = show("monitor", run=one)
+    box = test.selectbox(key="picked run")
+    assert box.value == one and one not in box.options
+    assert set(box.options) == {
+        "rank4 · seed 1",
+        *(f"rank4 · seed 2 · {i.rpartition('_')[2]}" for i in (again, same)),
+    }
+    box.set_value(again).run()
+    assert test.query_params["run"] == again
+    chips = show("compare", run=[one, again]).multiselect(key="compared")
+    assert chips.value == [one, again] and "rank4 · seed 1" in chips.options

@@ -36,6 +36,10 @@ def test_each_suite_has_a_curve():
     found = charts.charts([*names, "suite/general/bits_per_character"])
     assert [c.title for c in found] == ["Loss", "Suite count", "Suite cute/spell", "Suite general"]
     assert found[-1].unit == "bits per character"
+    titles = [c.title for c in charts.charts(["val/exact_match", "lr", "suite/count/exact_match"])]
+    assert titles == ["Accuracy", "Suite count", "Learning rate"]  # the scores together
+    axis = charts.figure(found[1], {}, revision="").layout.yaxis
+    assert axis.rangemode == "tozero"  # 0% throughout is no axis from -100%
     run_id = scored_run()
     test = show("monitor", run=run_id)
     drawn = test.get("bidi_component")

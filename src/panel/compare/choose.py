@@ -14,6 +14,7 @@ def choose() -> list[Run]:
     """Draw the choice of runs; return those of `?run=` in the address, in its order."""
     with store.reading() as session:
         recent = store.list_runs(session, limit=navigation.MAX_CHOICES)
+        labels = store.run_labels(session, limit=navigation.MAX_CHOICES)
         found, problems = [], []
         for name in dict.fromkeys(st.query_params.get_all("run")):
             try:
@@ -26,7 +27,7 @@ def choose() -> list[Run]:
         st.session_state["compared"] = chosen
     st.multiselect(
         "Runs", list(known), chosen, key="compared", placeholder="Choose runs to compare",
-        label_visibility="collapsed",
+        label_visibility="collapsed", format_func=lambda run_id: labels.get(run_id, run_id),
         on_change=lambda: st.query_params.update(run=st.session_state["compared"]),
     )  # fmt: skip
     for problem in problems:

@@ -27,7 +27,7 @@ _STATE = ("upload kept", "upload read", "upload asks", "upload problem")
 
 @dataclass(frozen=True)
 class _Read:
-    """What a run reads of a file that was uploaded."""
+    """The questions and answers of a file that was uploaded."""
 
     path: str  # as data.path
     told: str
@@ -167,4 +167,4 @@ def _cell(value: Any) -> str:
     """HTML of a value of the file, cut to one line or a few."""
     text = "" if value is None or value != value else str(value)
     cut = text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
-    return html.visible(cut, spaces=False)
+    return html.visible(cut, dots=False)

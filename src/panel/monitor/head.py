@@ -37,7 +37,7 @@ def draw(run: Run, latest: dict[str, float | None], pace: float | None, said: st
         (f"training loss{last}", number(latest.get("train/loss"))),
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", number(memory, ".2f", "GiB")),
-        ("took" if status.ended else "so far", duration(run_status.run_seconds(run))),
+        ("duration" if status.ended else "so far", duration(run_status.run_seconds(run))),
     ]
     if status.ended:
         pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))

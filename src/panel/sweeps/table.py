@@ -34,7 +34,7 @@ def importance_table(shares: dict[str, float]) -> str:
 def packs_table(packs: list[dict[str, Any]]) -> str:
     """HTML: a row per trainer process, with predicted and measured time and memory."""
     head = {"Process": "fit", "Trials": "num", "At once": "num", "Steps": "num"}
-    head |= {"Predicted": "num", "Took": "num", "GiB predicted": "num", "GiB taken": "num"}
+    head |= {"Predicted": "num", "Duration": "num", "GiB predicted": "num", "GiB taken": "num"}
     rows = [
         [
             str(place),

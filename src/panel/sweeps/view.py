@@ -38,7 +38,7 @@ def badge(row: Sweep) -> str:
 
 def list_table(rows: list[Sweep]) -> str:
     """HTML: a row per sweep, with its trials by status."""
-    head = {"Sweep": "", "Status": "fit", "Trials": "", "Took": "num", "Launched": "fit"}
+    head = {"Sweep": "", "Status": "fit", "Trials": "", "Duration": "num", "Launched": "fit"}
     with store.reading() as session:
         counts = store.trial_counts(session)
     body = []

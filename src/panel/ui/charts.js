@@ -48,8 +48,8 @@ function themed({ layout }, look) {
     autosize: true, showlegend: false,
     hovermode: "x unified", dragmode: "zoom",
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
-    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4 }, showgrid: false, tickangle: 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
-    yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8 }, nticks: 6 },
+    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
+    yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: 6 },
   };
 }
 

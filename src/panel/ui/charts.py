@@ -81,6 +81,8 @@ CHARTS = (
     Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
 )
 
+SCORES = CHARTS[:3]  # and the loss
+
 
 def is_share(metric: str) -> bool:
     """True if the metric is shown in percent."""
@@ -96,7 +98,9 @@ def charts(names: Iterable[str]) -> list[Chart]:
     known = {name for chart in CHARTS for name in chart.curves}
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
     suites = dict.fromkeys(suite for name in names if (suite := suite_of(name)))
-    found += [_of_suite(suite, names) for suite in suites]
+    # The scores stand together, before what tells of the training itself.
+    place = sum(chart in SCORES for chart in found)
+    found[place:place] = [_of_suite(suite, names) for suite in suites]
     alone = [name for name in names if name not in known and suite_of(name) is None]
     return found + [_of(name, {name: name}) for name in alone]
 
@@ -287,6 +291,8 @@ def figure(
         xaxis_title_text="step",
         yaxis_title_text=chart.unit,
         yaxis_tickformat=".0%" if chart.format.endswith("%") else None,
+        # Else the axis of a score that is 0 throughout would reach to -100%.
+        yaxis_rangemode="tozero" if chart.format.endswith("%") else "normal",
         yaxis_exponentformat="e",
         yaxis_minexponent=5,
         separators=".,",

@@ -167,7 +167,8 @@ def pick_run(*, scored: bool = False) -> Run | None:
     None, after an explanation is drawn, if there is no such run.
     """
     with store.reading() as session:
-        known = store.run_ids(session, limit=MAX_CHOICES)
+        labels = store.run_labels(session, limit=MAX_CHOICES)
+        known = list(labels)
         asked = st.query_params.get("run")
         if asked is None and scored:
             asked = store.newest_scored(session)
@@ -194,6 +195,7 @@ def pick_run(*, scored: bool = False) -> Run | None:
         "Run",
         known,
         known.index(chosen),
+        format_func=lambda run_id: labels.get(run_id, run_id),
         label_visibility="collapsed",
         key="picked run",
         on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
