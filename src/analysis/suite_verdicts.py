@@ -273,7 +273,14 @@ def _too_early(v: SuiteVerdict, under_way: int) -> str:
     assert v.seeds is not None
     told = [f"{count or 'no'} seed{'s' * (count != 1)} of {name}"
             for name, count in zip((v.a, v.b), v.seeds, strict=True) if name != BASE]  # fmt: skip
-    more = f"; {under_way} more {'is' if under_way == 1 else 'are'} under way" if under_way else ""
+    noun, verb = ("seed", "is") if under_way == 1 else ("seeds", "are")
+    if all(count >= MIN_SEEDS for count, name in zip(v.seeds, (v.a, v.b), strict=True)
+           if name != BASE):  # fmt: skip
+        return (
+            f"{v.suite} cannot be told yet: {under_way} more {noun} {verb} under way, and the "
+            f"verdict comes when all have ended; so far {' and '.join(told)}"
+        )
+    more = f"; {under_way} more {verb} under way" if under_way else ""
     return (
         f"{v.suite} cannot be told: {' and '.join(told)}; from {MIN_SEEDS} seeds on it is known "
         f"how much they differ by chance{more}"

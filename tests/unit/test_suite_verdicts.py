@@ -192,6 +192,19 @@ def test_two_seeds_are_too_few_and_one_speaks_of_its_adapter() -> None:
     assert suite_verdicts.study("x", [one]).endswith("; it speaks of this adapter only")
 
 
+def test_seeds_that_are_under_way_are_waited_for_and_not_told_as_too_few() -> None:
+    base, tuned = answers_of([0] * 20), [answers_of([1] * 20)] * 3
+    waits = suite_verdicts.judge_base(asked(), base, tuned, look=0, under_way=2)
+    pair = replace(asked(), a="null", about="configs")
+    both = suite_verdicts.judge_pair(pair, tuned, tuned, look=0, under_way=1)
+    told = "cannot be told yet: {} under way, and the verdict comes when all have ended; so far {}"
+    assert waits.claim == f"count {told.format('2 more seeds are', '3 seeds of spell')}"
+    seen = "3 seeds of null and 3 seeds of spell"
+    assert both.claim == f"count {told.format('1 more seed is', seen)}"
+    few = suite_verdicts.judge_base(asked(), base, tuned[:2], look=0, under_way=2)
+    assert few.claim.endswith("known how much they differ by chance; 2 more are under way")
+
+
 def test_no_common_question_is_not_compared() -> None:
     v = suite_verdicts.judge_base(asked(), answers_of([1, 0]), [answers_of([1], first=9)])
     assert v.claim == (
