@@ -65,7 +65,7 @@ class BaseFiles:
 
     @property
     def gguf_record(self) -> dict[str, Any] | None:
-        """What is known of its GGUF file: see `gguf_convert`. None for a base of another kind."""
+        """The record of its GGUF file, see `gguf_convert`; None for a base of another kind."""
         return self.json(RECORD) if self.gguf is not None else None
 
     def find(self, file: str) -> Path | None:
