@@ -149,6 +149,12 @@ def top(found: SweepResults, count: int = TOP_COUNT) -> list[dict[str, Any]]:
     return [dict(found.values[setting]) for setting in found.settings.index[:count]]
 
 
+def tied(found: SweepResults) -> int:
+    """The number of settings that share the best score; 0 without a score."""
+    scores = found.settings["score"]
+    return int((scores == scores.iloc[0]).sum()) if len(scores) else 0
+
+
 def is_confirming(found: SweepResults) -> bool:
     """True if confirmation runs are still queued or training."""
     return any(not Status(run.status).ended for run in found.confirming)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
@@ -264,3 +264,14 @@ def test_4096_trials_are_listed_in_300_ms() -> None:
             took.append(time.process_time() - began)
     assert len(found.trials) == len(found.settings) == 4096 and min(took) < 0.3 * slowness(), took
     assert found.settings["trial"].iloc[0] == 4095
+
+
+@pytest.mark.usefixtures("home")
+def test_settings_that_tie_have_no_best() -> None:
+    sweep_id = fill_sweep(TINY, trials=6)
+    with store.writing() as session:
+        of_score = LatestMetric.name == "val/exact_match"
+        session.execute(update(LatestMetric).where(of_score).values(value=0.0))
+    page = html(show("sweeps", sweep=sweep_id))
+    assert "Best so far: " not in page and "<b>No best: " in page
+    assert "tie</b> at val/exact_match 0.0%" in page and "may be too few" in page

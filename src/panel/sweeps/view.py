@@ -106,6 +106,18 @@ def draw_winner(found: SweepResults) -> None:
     """Draw the best settings, and how far the runs are that confirm them."""
     if found.settings.empty:
         return
+    if (tied := results.tied(found)) > 1:
+        draw_tie(found, tied)
+    else:
+        draw_best(found)
+    if found.confirming:
+        runs = [run.id for run in found.confirming]
+        link = navigation.link("compare", "compare them", {"run": runs})
+        st.html(f'<p class="quiet">{confirmed(found)}; {link}.</p>')
+
+
+def draw_best(found: SweepResults) -> None:
+    """Draw the best settings, with links to their run and to a launch of them."""
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
     seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
     told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
@@ -115,10 +127,22 @@ def draw_winner(found: SweepResults) -> None:
         f'<p class="claim"><b>Best so far: {escape(values_text(values))}</b>, with '
         f"{escape(found.sweep.metric)} {told} ({link}); {again}.</p>"
     )
-    if found.confirming:
-        runs = [run.id for run in found.confirming]
-        link = navigation.link("compare", "compare them", {"run": runs})
-        st.html(f'<p class="quiet">{confirmed(found)}; {link}.</p>')
+
+
+def draw_tie(found: SweepResults, tied: int) -> None:
+    """Draw that several settings share the best score, and what would tell them apart."""
+    best, metric = found.settings["score"].iloc[0], found.sweep.metric
+    steps = base_config(found.sweep).training.max_steps
+    advice = "Score more validation rows, or rank them by <code>metric: val/loss</code>."
+    if charts.is_share(metric) and best == 0:
+        advice = (
+            f"{steps:,} steps may be too few for a right answer: launch the sweep with more, or "
+            "rank its trials by <code>metric: val/loss</code>."
+        )
+    st.html(
+        f'<p class="claim"><b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at '
+        f"{escape(metric)} {score(found, best)}. {advice}</p>"
+    )
 
 
 def score(found: SweepResults, value: float) -> str:
