@@ -264,7 +264,7 @@ def _size(v: SuiteVerdict, *, sign: bool = True) -> str:
     if not sign and v.difference < 0:
         ends = -v.difference, -v.ci_high, -v.ci_low
     factor, unit, digits = (1, "bits per character", 3) if v.is_text else (100, "points", 1)
-    size, low, high = (f"{factor * end:.{digits}f}" for end in ends)
+    size, low, high = (f"{round(factor * end, digits) + 0.0:.{digits}f}" for end in ends)
     plus = "+" if sign and v.difference > 0 else ""
     return f"{plus}{size} {unit} (95% CI {low} to {high})"
 
