@@ -116,7 +116,7 @@ class Starter:
         channel.close()
         return None
 
-    def run(self, line: list[str], **how: Any) -> "subprocess.CompletedProcess[str]":
+    def run_command(self, line: list[str], **how: Any) -> "subprocess.CompletedProcess[str]":
         """The same as `subprocess.run(line, capture_output=True, text=True)`."""
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
             streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}

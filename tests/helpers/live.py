@@ -60,7 +60,7 @@ def kill_all(home: Path) -> None:
 
 
 def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-    answer = STARTER.run([sys.executable, "-m", "src.cli", *arguments], cwd=ROOT)
+    answer = STARTER.run_command([sys.executable, "-m", "src.cli", *arguments], cwd=ROOT)
     assert not check or answer.returncode == 0, answer.stderr
     return answer
 
