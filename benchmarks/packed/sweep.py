@@ -32,7 +32,7 @@ def words(folder: Path) -> None:
 
 
 def sweep_settings(folder: Path, steps: int) -> dict[str, Any]:
-    """What all trials of the grid share."""
+    """Settings that all trials of the grid share."""
     return {
         "backend": "peft", "model.name": str(folder / "base"), "model.load_in_4bit": False,
         "model.max_length": 64, "data.path": str(folder / "words"), "lora.dropout": 0.0,
