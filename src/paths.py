@@ -108,6 +108,11 @@ def merged_dir(run_id: str, step: int | None) -> Path:
     return output_dir(run_id) / ("merged" if step is None else f"merged-step-{step}")
 
 
+def gguf_file(run_id: str, step: int | None, kind: str) -> Path:
+    """The model of `merged_dir` as a GGUF file whose matrices have a type of ggml."""
+    return merged_dir(run_id, step).with_suffix(f".{kind}.gguf")
+
+
 def merge_lock(run_id: str) -> Path:
     """Held while a merged model of the run is being written."""
     return locks_dir() / f"{run_id}.merge.lock"

@@ -1,7 +1,9 @@
 """Share a result: on the Hugging Face Hub, as a merged model, as a capsule."""
 
+import re
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,27 +68,58 @@ def push(
 def merge(
     checkpoint: CheckpointArgument,
     to: Annotated[
-        Path | None, typer.Option(help="Folder to write, which must not exist yet.")
+        Path | None,
+        typer.Option(help="Folder, or with --gguf the file, to write; it must not exist yet."),
+    ] = None,
+    gguf: Annotated[
+        Literal["f16", "q8_0"] | None,
+        typer.Option(
+            help="Write one GGUF file, in 16 bits or quantized to 8, for llama.cpp, Ollama and LM "
+            "Studio, and a Modelfile beside it."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the base model with an adapter merged into it, to be used without Spelltune."""
     row, step = find_checkpoint(checkpoint)
     adapter = adapter_folder(row, step)
-    target = to or paths.merged_dir(row.id, step)
     if to and to.exists():
-        raise typer.BadParameter(f"{to} already exists; name another folder")
+        raise typer.BadParameter(
+            f"{to} already exists; name another {'file' if gguf else 'folder'}"
+        )
+    if gguf and to and to.suffix != ".gguf":
+        raise typer.BadParameter(f"{to} does not end in .gguf; name a file that does")
+    own = paths.gguf_file(row.id, step, gguf) if gguf else paths.merged_dir(row.id, step)
+    target = to or own
     lock = FileLock(paths.merge_lock(row.id))
     if not lock.acquire():
         raise typer.BadParameter(f"a merged model of {row.id} is already being written")
+    config = stored_config(row.config)
 
-    from src.training.merge import merge as write
+    from src.training import merge as merging
 
     with err.status("loading the model"):
-        write(stored_config(row.config), adapter, target.absolute())
+        if gguf is None:
+            merging.merge(config, adapter, target.absolute())
+        else:
+            modelfile = merging.export_gguf(config, adapter, target.absolute(), gguf)
+    told = {"id": row.id, "step": step, "path": str(target)}
+    if gguf is None:
+        if as_json:
+            return print_json(told)
+        return out.print(f"{target} holds the merged model", highlight=False)
+    size, beside = target.stat().st_size, target.with_name(modelfile.name)
+    command = f"ollama create {_ollama_name(config.name)} -f {shlex.quote(str(beside))}"
     if as_json:
-        return print_json({"id": row.id, "step": step, "path": str(target)})
-    out.print(f"{target} holds the merged model", highlight=False)
+        more = {"modelfile": str(beside), "size_bytes": size, "command": command}
+        return print_json(told | more)
+    out.print(f"{target} holds the merged model, {size / 2**20:.1f} MiB", highlight=False)
+    out.print(f"for Ollama: {command}", highlight=False)
+
+
+def _ollama_name(name: str) -> str:
+    """The name of a run as Ollama takes it for a model."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "speller"
 
 
 def capsule(

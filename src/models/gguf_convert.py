@@ -205,6 +205,9 @@ def _complete(config: Any, header: GgufHeader, metadata: Mapping[str, Any]) -> N
     if hasattr(config, "head_dim") and (length := header.own("attention.key_length")):
         config.head_dim = length
     names = {tensor.name for tensor in header.tensors}
+    if header.architecture == "gpt2":  # which transformers reads into fields that GPT-2 has not
+        config.n_positions = header.own("context_length", config.n_positions)
+        config.n_inner = header.own("feed_forward_length", config.n_inner)
     if header.architecture == "llama":
         config.attention_bias = "blk.0.attn_q.bias" in names
     _set_rope(config, header)

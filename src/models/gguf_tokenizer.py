@@ -56,6 +56,21 @@ _SPLITS = {
 _OLDER = {"gpt2": "gpt-2", "qwen2": "qwen2", "starcoder2": "starcoder"}
 
 
+def split_name(
+    *, pattern: str | None, digits: bool, composed: bool, whole_words: bool
+) -> str | None:
+    """llama.cpp's name of a split, None if it has none; the fields are those of `_Split`.
+
+    llama.cpp composes no characters, so a name may differ in this alone.
+    """
+    same = {
+        name: split.composed == composed
+        for name, split in _SPLITS.items()
+        if (split.pattern, split.digits, split.whole_words) == (pattern, digits, whole_words)
+    }
+    return max(same, key=lambda name: same[name], default=None)
+
+
 def tokenizer_problem(metadata: Mapping[str, Any]) -> str | None:
     """Why the tokenizer of a file with this metadata cannot be built, or None: `it has ...`."""
     kind = metadata.get("tokenizer.ggml.model")

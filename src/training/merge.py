@@ -1,10 +1,16 @@
-"""Writes a base model with an adapter merged into it, for use without PEFT."""
+"""Writes a base model with an adapter merged into it, for use without PEFT: as a folder of
+transformers or as a GGUF file."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from src.config import RunConfig
+from src.files import write_atomic
 from src.training import checkpointing
 from src.training.prompts import format_of
+
+if TYPE_CHECKING:
+    from src.models.spelling_model import Vocabulary
 
 
 def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
@@ -15,7 +21,66 @@ def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
     model differs from the trained one by the rounding to 4 bits.
     """
     checkpointing.verify_adapter(adapter)
+    vocabulary = _vocabulary(config)
+    merged = _merged(config, adapter, vocabulary)
+    staging = checkpointing.stage(target.parent)
+    merged.save_pretrained(str(staging / target.name))
+    vocabulary.tokenizer.save_pretrained(str(staging / target.name))
+    checkpointing.replace_folder(staging / target.name, target)
+    staging.rmdir()
+    return target
 
+
+def export_gguf(config: RunConfig, adapter: Path, target: Path, kind: str) -> Path:
+    """Write the merged model to the GGUF file `target`, its matrices in `kind` (f16 or q8_0), and
+    beside it the Modelfile for Ollama; returns the path of the latter.
+
+    CannotExport where GGUF or llama.cpp has no such model or tokenizer.
+    """
+    checkpointing.verify_adapter(adapter)
+
+    from src.models import gguf_export, gguf_vocabulary, ollama
+    from src.models.gguf_files import gguf_file
+    from src.models.gguf_header import read_vocabulary
+
+    vocabulary, form = _vocabulary(config), format_of(config)
+    tokenizer, source = vocabulary.tokenizer, gguf_file(config.model.name)
+    own = vocabulary.config.get_text_config()
+    # Before the weights are read: all that may be refused.
+    keys = gguf_export.configuration_keys(own) | gguf_vocabulary.tokenizer_keys(
+        tokenizer,
+        form,
+        rows=own.vocab_size,
+        original=None if source is None else read_vocabulary(source),
+    )
+    keys["general.name"] = config.name or target.stem
+    gguf_export.write(_merged(config, adapter, vocabulary), keys, target, kind)
+    begins = keys["tokenizer.ggml.add_bos_token"]
+    text = ollama.modelfile(
+        target.name,
+        form,
+        stop=tokenizer.eos_token,
+        bos=tokenizer.bos_token if begins and form.is_chat else None,
+        max_tokens=config.evaluation.max_new_tokens or config.model.max_length,
+    )
+    modelfile = target.with_suffix(".Modelfile")
+    write_atomic(modelfile, text)
+    return modelfile
+
+
+def _vocabulary(config: RunConfig) -> "Vocabulary":
+    from src.models import spelling_model as spelling
+    from src.models.utils import resolve_precision
+    from src.training.trl_arguments import plan
+
+    asked = plan(config, precision=resolve_precision(config.training.precision))
+    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    vocabulary.end_answers_with(format_of(config).end)
+    return vocabulary
+
+
+def _merged(config: RunConfig, adapter: Path, vocabulary: "Vocabulary") -> Any:
+    """The base model with the adapter in its weights."""
     import torch
     from peft import PeftModel
 
@@ -24,16 +89,9 @@ def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
     from src.training.trl_arguments import plan
 
     asked = plan(config, precision=resolve_precision(config.training.precision))
-    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
-    vocabulary.end_answers_with(format_of(config).end)
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
     base = spelling.load_base(backend="peft", **arguments | {"load_in_4bit": False})
     with torch.no_grad():
         merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     merged.generation_config.eos_token_id = vocabulary.tokenizer.eos_token_id
-    staging = checkpointing.stage(target.parent)
-    merged.save_pretrained(str(staging / target.name))
-    vocabulary.tokenizer.save_pretrained(str(staging / target.name))
-    checkpointing.replace_folder(staging / target.name, target)
-    staging.rmdir()
-    return target
+    return merged

@@ -14,6 +14,7 @@ import yaml
 from src import paths
 from src.analysis import capsule
 from src.analysis.capsule import CannotPack
+from src.models.gguf_header import read_header
 from src.models.metrics import METRICS, PARTIAL
 from src.paths import ROOT
 from src.store.tables import Status
@@ -161,3 +162,24 @@ def test_a_push_without_a_network_or_a_token_is_a_sentence(
     cut_off = live.command("push", "mine", "--repo", "me/speller", check=False)
     assert cut_off.returncode == 2 and "the hub cannot be reached" in cut_off.stderr
     assert "xxxx" not in cut_off.stderr
+
+
+def test_a_merged_model_is_one_gguf_file_and_a_modelfile(run_id: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.gguf"
+    options = ["mine", "--gguf", "q8_0", "--to", str(file)]
+    told = json.loads(live.command("merge", *options, "--json").stdout)
+    modelfile = tmp_path / "mine.Modelfile"
+    assert told == {
+        "id": run_id,
+        "step": None,
+        "path": str(file),
+        "modelfile": str(modelfile),
+        "size_bytes": file.stat().st_size,
+        "command": f"ollama create mine -f {modelfile}",
+    }
+    header = read_header(file)
+    assert header.architecture == "gpt2" and header.metadata["general.name"] == "mine"
+    assert modelfile.read_text().startswith("FROM ./mine.gguf\nTEMPLATE ")
+    for wrong, why in ((options, "already exists"), ([*options[:-1], "x.bin"], ".gguf")):
+        refused = live.command("merge", *wrong, check=False)
+        assert refused.returncode == 2 and why in refused.stderr
