@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import RunConfig
 from src.files import write_atomic
 from src.training import checkpointing
+from src.training.packed.eligibility import files_of
 from src.training.prompts import format_of
 
 if TYPE_CHECKING:
@@ -40,11 +41,10 @@ def export_gguf(config: RunConfig, adapter: Path, target: Path, kind: str) -> Pa
     checkpointing.verify_adapter(adapter)
 
     from src.models import gguf_export, gguf_vocabulary, ollama
-    from src.models.gguf_files import gguf_file
     from src.models.gguf_header import read_vocabulary
 
     vocabulary, form = _vocabulary(config), format_of(config)
-    tokenizer, source = vocabulary.tokenizer, gguf_file(config.model.name)
+    tokenizer, source = vocabulary.tokenizer, files_of(config).gguf
     own = vocabulary.config.get_text_config()
     # Before the weights are read: all that may be refused.
     keys = gguf_export.configuration_keys(own) | gguf_vocabulary.tokenizer_keys(

@@ -3,38 +3,52 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.config import load_config
+from src.models.generation import greedy_answers
 from src.models.prompt_format import raw_format
+from src.paths import base_model
+from src.training.data_loaders import splits_of
 from src.training.merge import export_gguf
-from src.training.train import train
-from tests.helpers import llama_cpp, tiny
+from tests.engines.test_gguf import model_of
+from tests.helpers import llama_cpp
 
 pytestmark = pytest.mark.slow
+TOKENS = 32
 
 
-def test_llama_cpp_gives_the_answers_that_the_run_was_scored_by(
+def test_llama_cpp_gives_the_same_greedy_answers(
     home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    from peft import LoraConfig, get_peft_model
+
     installed = tmp_path_factory.mktemp("llama_cpp")
     if why := llama_cpp.install(installed):
         pytest.skip(f"{llama_cpp.PACKAGE} cannot be installed: {why}")
-    config = load_config(preset="tiny-spell", overrides={
-        "backend": "peft", "engine": "trl", "training.max_steps": 100,
-        "scheduler.warmup_steps": 10, "evaluation.eval_steps": 100, "evaluation.max_rows": 50,
-        "checkpointing.save_steps": 100, "tracking.mode": "off",
-    })  # fmt: skip
-    told = tiny.Recorder()
-    train(config, told, output_dir=home / "run", checkpoints_dir=home / "checkpoints")
-    scored = next(frame for _, split, frame in told.evaluations if split == "test")[:100]
-    assert scored["correct"].mean() > 0.1  # it has learned to answer
-    form = raw_format(config.data.template)
-    prompts = [form.prompt(question) for question in scored["question"]]
-    for kind, least in (("f16", 99), ("q8_0", 95)):  # 8 bits round what is nearly a draw
-        file = home / f"tiny.{kind}.gguf"
-        export_gguf(config, home / "run" / "final", file, kind)
-        longest = config.evaluation.max_new_tokens or 64
-        found = llama_cpp.answers(installed, file, prompts, longest)
-        same = [a.strip() == b.strip() for a, b in zip(found, scored["predicted"], strict=True)]
-        print(f"{kind}: {sum(same)} of {len(same)} answers equal")
-        assert len(same) == 100 and sum(same) >= least
+    config = load_config(preset="tiny-spell", overrides={"backend": "peft"})
+    base, vocabulary = model_of(base_model(config.model.name))
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
+    model = get_peft_model(base, lora).eval()
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:  # zero before a training
+            weights.data.normal_(std=0.01)
+    model.save_pretrained(str(home / "adapter"))
+
+    form, tokens = raw_format(str(config.data.template)), vocabulary.tokenizer
+    prompts = [form.prompt(question) for question in splits_of(config).test["question"][:100]]
+    own = greedy_answers(
+        model, tokens(prompts)["input_ids"], max_new_tokens=TOKENS,
+        pad_token_id=tokens.pad_token_id, eos_token_id=tokens.eos_token_id,
+    )  # fmt: skip
+    expected = tokens.batch_decode(own)
+    assert len(set(expected)) > 20  # not one answer to all of them
+    # Not q8_0: llama.cpp rounds the input of such layers to 8 bits too, which decides most answers
+    # of an adapter that was not trained.
+    file = home / "tiny.f16.gguf"
+    export_gguf(config, home / "adapter", file, "f16")
+    found = llama_cpp.answers(installed, file, prompts, TOKENS)
+    same = sum(a == b for a, b in zip(found, expected, strict=True))
+    print(f"{same} of {len(prompts)} answers equal")
+    assert len(prompts) == 100 and same >= 98  # 99: rounding to 16 bits decides what is a draw
