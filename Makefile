@@ -1,6 +1,8 @@
 # `make run` is all that a fresh machine needs.
 PYTHON ?= python3
 PORT ?= 8501
+# Images of containers set it; then each process would compile the libraries anew, for 10 to 20 s.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv/bin
 # A file stays in one process, whose fixtures its tests share; tests/conftest.py orders the files.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder

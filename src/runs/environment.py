@@ -67,7 +67,8 @@ def child_environment(**extra: str) -> dict[str, str]:
 
 
 def _bytecode() -> dict[str, str]:
-    """Variables with which processes keep their compiled modules in the home.
+    """Variables with which processes keep their compiled modules: beside the libraries, or in the
+    home where that folder cannot be written.
 
     Images of containers often set PYTHONDONTWRITEBYTECODE and bring libraries that are not
     compiled: then each process would compile torch and transformers anew, for 10 to 20 seconds.
@@ -79,8 +80,10 @@ def _bytecode() -> dict[str, str]:
         return {}
     if Path(importlib.util.cache_from_source(library.origin)).exists():
         return {}
-    cache = str(paths.cache_dir() / "bytecode")
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": cache}
+    values = {"PYTHONDONTWRITEBYTECODE": ""}
+    if not os.access(Path(library.origin).parent, os.W_OK):
+        values["PYTHONPYCACHEPREFIX"] = str(paths.cache_dir() / "bytecode")
+    return values
 
 
 def passes(name: str, value: str) -> bool:
