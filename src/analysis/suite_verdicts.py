@@ -291,13 +291,8 @@ def _nothing(v: SuiteVerdict, values: np.ndarray) -> str:
     """Why a suite is not compared, from the values that both sides have."""
     if not values.size:
         return f"{v.suite} is not compared: {v.a} and {v.b} have no scored question in common"
-    return (
-        f"{v.suite} is not compared: the {v.a} or an adapter of {v.b} gives an answer no finite "
-        "probability"
-        if v.about == "base"
-        else f"{v.suite} is not compared: an adapter of {v.a} or {v.b} gives an answer no finite "
-        "probability"
-    )
+    who = f"the {v.a} or an adapter of" if v.about == "base" else f"an adapter of {v.a} or"
+    return f"{v.suite} is not compared: {who} {v.b} gives an answer no finite probability"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -84,11 +84,13 @@ class Verdict:
     estimate: Estimate | None = field(default=None, repr=False)
 
     @property
+    def is_compared(self) -> bool:
+        return self.claim not in (OTHER_QUESTIONS, NO_QUESTIONS)
+
+    @property
     def sentence(self) -> str:
         """The claim, with the names of those that it says are not compared."""
-        if self.claim.startswith("not compared"):
-            return f"{self.a} and {self.b} are {self.claim}"
-        return self.claim
+        return self.claim if self.is_compared else f"{self.a} and {self.b} are {self.claim}"
 
 
 # --- two adapters ---------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from src.training.data_notes import preview_counts, preview_notes
 def preview(
     config: ConfigArgument = None,
     preset: Preset = None,
-    changes: Set = [],  # noqa: B006 (typer copies it)
+    changes: Set = [],
     as_json: AsJson = False,
 ) -> None:
     """Show a config's data: rows, token counts, leaks, and how the tokenizer splits the words."""
@@ -69,7 +69,7 @@ def preview(
 def preflight(
     config: ConfigArgument = None,
     preset: Preset = None,
-    changes: Set = [],  # noqa: B006
+    changes: Set = [],
     as_json: AsJson = False,
 ) -> None:
     """Measure the time and memory that a run takes, in three real training steps.
@@ -94,9 +94,9 @@ def preflight(
 
 
 def launch(
-    files: ConfigArguments = [],  # noqa: B006
+    files: ConfigArguments = [],
     preset: Preset = None,
-    changes: Set = [],  # noqa: B006
+    changes: Set = [],
     once: Annotated[
         bool,
         typer.Option("--once", help="Train only the first of configs that take the same steps."),
@@ -328,7 +328,7 @@ def fork(
     step: Annotated[
         int | None, typer.Option("--from", help="Step of the checkpoint; by default the newest.")
     ] = None,
-    changes: Set = [],  # noqa: B006
+    changes: Set = [],
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:

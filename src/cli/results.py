@@ -47,11 +47,11 @@ def compare(
     if as_json:
         return print_json(comparison.document(compared) | suite_comparison.document(on_suites))
     for verdicts in (compared.configs, compared.adapters):
-        unknown = Counter(verdict.claim for verdict in verdicts if verdict.difference is None)
+        apart = Counter(verdict.claim for verdict in verdicts if not verdict.is_compared)
         for verdict in verdicts:
-            if unknown[verdict.claim] <= 1:
+            if apart[verdict.claim] <= 1:
                 out.print(verdict.sentence, highlight=False)
-        for claim, pairs in unknown.items():
+        for claim, pairs in apart.items():
             if pairs > 1:  # in a sweep there may be a thousand of them
                 out.print(f"{pairs:,} pairs of {verdicts[0].about} are {claim}", highlight=False)
     if compared.summary:

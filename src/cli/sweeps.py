@@ -32,7 +32,7 @@ Budget = Annotated[
 def plan(
     file: SweepFile,
     budget: Budget = None,
-    changes: Set = [],  # noqa: B006 -- typer copies it
+    changes: Set = [],
     measure: Annotated[
         bool,
         typer.Option("--measure", help="First measure memory and time with real training steps."),
@@ -63,7 +63,7 @@ def launch(
         Literal["local", "ray"] | None,
         typer.Option(help="Train here or on a Ray cluster, instead of the file's executor."),
     ] = None,
-    changes: Set = [],  # noqa: B006 -- typer copies it
+    changes: Set = [],
     as_json: AsJson = False,
 ) -> None:
     """Start a sweep, and show what it will take.

@@ -182,7 +182,7 @@ def _write(model: Any, keys: Mapping[str, Any], file: Path, kind: _Type) -> None
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for key, value in keys.items():
         if key != "general.architecture":  # the writer has it
-            _add_key(writer, key, value)
+            add_key(writer, key, value)
     for tensor in tensors:
         size = gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
         writer.add_tensor_info(
@@ -204,7 +204,8 @@ def _write(model: Any, keys: Mapping[str, Any], file: Path, kind: _Type) -> None
         os.fsync(opened.fileno())
 
 
-def _add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_key(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add a key to a file, in the type of GGUF that fits its value."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

@@ -49,7 +49,7 @@ def diagnose(run: Run, curves: Mapping[str, Sequence[float]]) -> Diagnosis | Non
     steps = MORE_STEPS * config.training.max_steps
     fell = f", though the validation loss fell {_from_to(losses)}" if losses else ""
     text = (
-        f"Completed, but no answer is right yet: exact match is 0.0% at every evaluation{fell}. "
+        f"Completed, but no answer of the validation set is right yet{fell}. "
         f"{config.training.max_steps:,} steps may be too few"
     )
     return Diagnosis(text, "training.max_steps", steps, f"{steps:,} steps")

@@ -12,6 +12,7 @@ from src.training.prompts import format_of
 
 if TYPE_CHECKING:
     from src.models.spelling_model import Vocabulary
+    from src.training.trl_arguments import TrlPlan
 
 
 def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
@@ -68,13 +69,17 @@ def export_gguf(config: RunConfig, adapter: Path, target: Path, kind: str) -> Pa
     return modelfile
 
 
-def _vocabulary(config: RunConfig) -> "Vocabulary":
-    from src.models import spelling_model as spelling
+def _plan(config: RunConfig) -> "TrlPlan":
     from src.models.utils import resolve_precision
     from src.training.trl_arguments import plan
 
-    asked = plan(config, precision=resolve_precision(config.training.precision))
-    vocabulary = spelling.load_vocabulary(**asked.vocabulary)
+    return plan(config, precision=resolve_precision(config.training.precision))
+
+
+def _vocabulary(config: RunConfig) -> "Vocabulary":
+    from src.models import spelling_model as spelling
+
+    vocabulary = spelling.load_vocabulary(**_plan(config).vocabulary)
     vocabulary.end_answers_with(format_of(config).end)
     return vocabulary
 
@@ -85,10 +90,8 @@ def _merged(config: RunConfig, adapter: Path, vocabulary: "Vocabulary") -> Any:
     from peft import PeftModel
 
     from src.models import spelling_model as spelling
-    from src.models.utils import resolve_precision
-    from src.training.trl_arguments import plan
 
-    asked = plan(config, precision=resolve_precision(config.training.precision))
+    asked = _plan(config)
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
     base = spelling.load_base(backend="peft", **arguments | {"load_in_4bit": False})
     with torch.no_grad():

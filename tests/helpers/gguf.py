@@ -8,6 +8,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from src.models.gguf_export import add_key
+
 Kind = gguf.GGMLQuantizationType
 TEMPLATE = (
     "{% for m in messages %}<|pad|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -94,18 +96,8 @@ def vocabulary(base: Path, rows: int) -> dict[str, Any]:
 
 def add_keys(writer: Any, keys: Mapping[str, Any]) -> None:
     for key, value in keys.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
+        if value is not None:
+            add_key(writer, key, value)
 
 
 def add_tensor(writer: Any, name: str, values: np.ndarray, kind: Any) -> None:

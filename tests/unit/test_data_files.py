@@ -161,6 +161,19 @@ def test_a_key_that_stands_twice_in_json_is_refused(name: str, tmp_path: Path) -
         import_data(tmp_path / name)
 
 
+def test_the_hub_is_asked_again_once_all_who_found_no_network_have_left(monkeypatch):
+    """Of two threads of the panel the second one begins before, and ends after the first one."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_is_known", lambda endpoint: False)
+    one, other = hub.quiet(), hub.quiet()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE
+    other.__exit__(None, None, None)
+    assert not constants.HF_HUB_OFFLINE
+
+
 def test_a_hub_that_is_out_of_reach_is_one_sentence_at_once(tmp_path, monkeypatch, capfd):
     """Its libraries would try again for half a minute, with two lines each time."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

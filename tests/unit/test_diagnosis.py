@@ -50,7 +50,10 @@ def test_a_run_that_was_too_short_is_offered_more_steps(home: Path) -> None:
     found = diagnosed([0.0, 0.0, 0.0], FELL, [10.0, 1.4], training__max_steps=80)
     assert found is not None
     assert (found.setting, found.value, found.action) == ("training.max_steps", 320, "320 steps")
-    assert "no answer is right yet" in found.text and "fell from 9.7 to 1.2" in found.text
+    assert (
+        "no answer of the validation set is right yet" in found.text
+        and "fell from 9.7 to 1.2" in found.text
+    )
 
 
 def test_a_run_with_a_right_answer_or_without_an_end_has_no_diagnosis(home: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.models.base_files import BaseFiles
 from src.models.multi_lora.adapters import (
     LoraPair,
     from_peft,
@@ -38,7 +37,7 @@ def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], fold
         targets=base.targets,
         bias="none",
         conv1d=base.frozen.positions is not None,
-        base_model_name_or_path=str(BaseFiles(base.name).folder or base.name),
+        base_model_name_or_path=base.folder,
         inference_mode=True,
     ).save_pretrained(str(folder))
     for name, content in base.tokenizer_files.items():

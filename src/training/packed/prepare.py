@@ -12,6 +12,7 @@ from src.config import RunConfig
 from src.models import preloaded
 from src.models import spelling_model as spelling
 from src.models import utils as machine
+from src.models.gguf_convert import readable
 from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
@@ -91,6 +92,12 @@ class SharedBase:
     @property
     def name(self) -> str:
         return str(self.settings["model.name"])
+
+    @cached_property
+    def folder(self) -> str:
+        """The name under which transformers finds it, which adapters carry: of a GGUF file the
+        folder that it was converted to."""
+        return readable(self.name)
 
     @property
     def optimizer(self) -> type[Optimizer]:
