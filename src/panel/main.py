@@ -7,7 +7,7 @@ import streamlit as st
 
 from src import store
 from src.panel.server import standby_keeper
-from src.panel.ui import navigation
+from src.panel.ui import navigation, query_params
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES
 from src.runs import lease
@@ -33,6 +33,7 @@ page = st.navigation(list(pages.values()), position="top")
 
 navigation.set_title(page.title)
 navigation.draw_links()
+query_params.settle(page.url_path)
 
 if why := store.why_not_wal():
     text = f"The run table keeps its journal in the slower DELETE mode: {escape(why)}."

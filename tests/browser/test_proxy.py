@@ -1,10 +1,14 @@
-"""The panel behind a reverse proxy on another name, in a real browser."""
+"""The panel behind a reverse proxy on another name, and far away, in a real browser."""
 
 import contextlib
+import queue
 import shutil
 import socket
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -12,6 +16,8 @@ from tests.helpers.browser import (
     FLAGS,
     reading,
     serving,
+    still,
+    wait_for,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
@@ -43,8 +49,6 @@ def test_behind_a_proxy_on_another_name(browser, module_home, ended):
 @contextlib.contextmanager
 def proxying(port: int, keep_host: bool) -> Iterator[int]:
     """A reverse proxy, WebSockets included: it copies bytes and may rewrite the Host header."""
-    import threading
-
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, target: socket.socket) -> None:
@@ -78,6 +82,73 @@ def proxying(port: int, keep_host: bool) -> Iterator[int]:
         with contextlib.suppress(OSError):
             while True:
                 threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
+
+
+def test_edits_faster_than_the_network_are_all_kept(browser, panel):
+    """The browser sends an edit before it has heard what the one before did to the address."""
+    with delaying(int(panel.rpartition(":")[2]), 0.5) as port, reading(browser) as page:
+        page.goto(f"http://127.0.0.1:{port}/launch?preset=tiny-spell")
+        page.get_by_text("steps per epoch").wait_for()
+        still(page)
+        edits = {"Max steps": "training.max_steps", "Rank": "lora.r", "Batch size": ""}
+        edits["Batch size"] = "training.per_device_train_batch_size"
+        for number, title in enumerate(edits, 3):
+            page.get_by_role("spinbutton", name=title).fill(str(number))
+            page.keyboard.press("Tab")
+        expected = {name: [str(number)] for number, name in enumerate(edits.values(), 3)}
+
+        def address() -> dict[str, list[str]]:
+            return parse_qs(urlsplit(page.evaluate("location.href")).query)
+
+        wait_for(lambda: expected.items() <= address().items(), "all edits in the address", 60)
+        page.get_by_text("was 600").wait_for()
+        still(page)
+        shown = {
+            name: [page.get_by_role("spinbutton", name=title).input_value()]
+            for title, name in edits.items()
+        }
+        assert shown == expected
+        assert expected.items() <= address().items()
+
+
+@contextlib.contextmanager
+def delaying(port: int, seconds: float) -> Iterator[int]:
+    """A network between a browser and a panel in which each byte takes `seconds`, either way."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        under_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+
+        def deliver() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    due, block = under_way.get()
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    if not block:
+                        target.shutdown(socket.SHUT_WR)
+                        return
+                    target.sendall(block)
+
+        threading.Thread(target=deliver, daemon=True).start()
+        block = b"first"
+        while block:
+            try:
+                block = source.recv(65536)
+            except OSError:
+                block = b""
+            under_way.put((time.monotonic() + seconds, block))
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = listener.accept()[0]
+                inner = socket.create_connection(("127.0.0.1", port))
+                for pair in ((client, inner), (inner, client)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     yield listener.getsockname()[1]

@@ -6,7 +6,7 @@ import streamlit as st
 
 from src import store
 from src.analysis import comparison
-from src.panel.ui import html, navigation
+from src.panel.ui import html, navigation, query_params
 from src.store.tables import Run, Status
 
 
@@ -28,7 +28,7 @@ def choose() -> list[Run]:
     st.multiselect(
         "Runs", list(known), chosen, key="compared", placeholder="Choose runs to compare",
         label_visibility="collapsed", format_func=lambda run_id: labels.get(run_id, run_id),
-        on_change=lambda: st.query_params.update(run=st.session_state["compared"]),
+        on_change=lambda: query_params.write("run", st.session_state["compared"]),
     )  # fmt: skip
     for problem in problems:
         html.draw_problem(problem)

@@ -10,7 +10,7 @@ from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
 from src.format import full_stop, percent
-from src.panel.ui import html
+from src.panel.ui import html, query_params
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher
 
@@ -140,4 +140,4 @@ def launch_missing(totals: Mapping[str, int]) -> None:
             shown += there
             missing += new
     shown += launcher.launch_all(missing)
-    st.query_params["run"] = list(dict.fromkeys(shown))
+    query_params.write("run", list(dict.fromkeys(shown)))

@@ -33,7 +33,7 @@ from src.config import (
 )
 from src.format import full_stop
 from src.models.metrics import MONITORED
-from src.panel.ui import html
+from src.panel.ui import html, query_params
 from src.tasks import TASKS
 
 # Choices offered for settings that are free text.
@@ -108,14 +108,14 @@ def use_own_data(base: RunConfig, path: str) -> None:
         if get(base, name) is None:
             reset(name)
         else:
-            st.query_params[name] = ""
-    st.query_params["data.path"] = path
+            query_params.write(name, "")
+    query_params.write("data.path", path)
 
 
 def reset(*names: str) -> None:
     """Reset settings to the form's start."""
     for name in names:
-        st.query_params.pop(name, None)
+        query_params.write(name, None)
 
 
 # --- widgets --------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def field(setting: Setting, before: str, text: str, title: str | None = None) ->
         if new == before:
             reset(setting.name)
         else:
-            st.query_params[setting.name] = new
+            query_params.write(setting.name, new)
 
     shown: dict[str, Any] = {"key": key, "on_change": write, "help": _help(setting)}
     name = (title or label(setting)) + (f" (was {_short(before)})" if text != before else "")

@@ -15,7 +15,7 @@ from src.config import (
 )
 from src.format import whole_number
 from src.panel.launch import upload
-from src.panel.ui import html, navigation
+from src.panel.ui import html, navigation, query_params
 from src.runs import attempts
 from src.store.tables import Run
 
@@ -55,8 +55,8 @@ def draw(origin: str, base: RunConfig) -> None:
         st.session_state["origin"] = origin
 
     def write() -> None:
-        st.query_params.pop("from", None)
-        st.query_params["preset"] = st.session_state["origin"]
+        query_params.write("from", None)
+        query_params.write("preset", st.session_state["origin"])
 
     st.segmented_control(
         "Start from", names, default=origin, key="origin", on_change=write, required=True

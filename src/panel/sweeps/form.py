@@ -33,7 +33,7 @@ from src.errors import explain_os_error
 from src.format import full_stop
 from src.panel.launch import data_check, measure_button
 from src.panel.launch import form as run_form
-from src.panel.ui import html, navigation
+from src.panel.ui import html, navigation, query_params
 from src.sweeps import control, estimate
 from src.sweeps.file import SweepConfig, base_config
 from src.training.data_files import DataError
@@ -265,7 +265,7 @@ def draw_space(
 def add_to_space(base: RunConfig) -> None:
     """Search the chosen setting too, starting with its present value."""
     if name := st.session_state["one more"]:
-        st.query_params[SPACE + name] = flow([get(base, name)])
+        query_params.write(SPACE + name, flow([get(base, name)]))
         st.session_state["one more"] = None
 
 
@@ -335,5 +335,5 @@ def launch_notes(sweep_id: str) -> list[str]:
 
 def show(sweep_id: str) -> None:
     """Rerun the page for this sweep."""
-    st.query_params.from_dict({"sweep": sweep_id})  # and none of the edits
+    query_params.write_all({"sweep": sweep_id})  # and none of the edits
     st.rerun()

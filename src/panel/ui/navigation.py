@@ -11,7 +11,7 @@ import streamlit as st
 
 from src import store
 from src.format import full_stop
-from src.panel.ui import html
+from src.panel.ui import html, query_params
 from src.paths import ROOT
 from src.store.tables import Run
 
@@ -186,7 +186,7 @@ def pick_run(*, scored: bool = False) -> Run | None:
     if chosen not in known:
         known.append(chosen)
     if st.query_params.get("run") != chosen:
-        st.query_params["run"] = chosen
+        query_params.write("run", chosen)
     # The address decides; the widget only writes it. Streamlit identifies options by their text, so
     # it must not change with the status.
     if st.session_state.get("picked run") != chosen:
@@ -198,6 +198,6 @@ def pick_run(*, scored: bool = False) -> Run | None:
         format_func=lambda run_id: labels.get(run_id, run_id),
         label_visibility="collapsed",
         key="picked run",
-        on_change=lambda: st.query_params.update(run=st.session_state["picked run"]),
+        on_change=lambda: query_params.write("run", st.session_state["picked run"]),
     )
     return found
