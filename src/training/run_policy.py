@@ -272,16 +272,17 @@ class RunPolicy:
         )
         return None
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Wait for the last save, and take its outcome: it comes before the next decision on the
-        best adapter. Raises what else than the disk prevented it."""
+        best adapter. False if the disk did not take it; raises what else prevented it."""
         save, self._save = self._save, None
         if save is None:
-            return
+            return True
         with self.spent.on("waiting"):
             error = save.result()
         if error is not None:
             self._save_failed(self._saved_step, error)
+        return error is None
 
     def manifest(self) -> dict[str, Any]:
         """The run's state for the manifest of a checkpoint; `resume` reads it."""
@@ -314,8 +315,7 @@ class RunPolicy:
     def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None]) -> None:
         """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and then,
         maybe later, `write` it to final/. Where that checkpoint is damaged the newest adapter is
-        kept."""
-        self.settle()
+        kept. The last save may be under way; `is_kept` tells if it holds."""
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
             checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
@@ -324,7 +324,21 @@ class RunPolicy:
                 load(checkpoint)
             except checkpointing.BrokenCheckpoint as error:
                 self._best_lost(error)
-        self.jobs.put(partial(saving.write_final, self.output_dir, self.kept_step, write))
+        save = self._save if self._saved_step == self.kept_step else None
+        self.jobs.put(partial(self._write_final, save, self.kept_step, write))
+
+    def _write_final(
+        self, save: Future[Exception | None] | None, step: int, write: Callable[[Path], None]
+    ) -> None:
+        # Jobs are done in their order: that save is over.
+        if save is None or save.result() is None:
+            saving.write_final(self.output_dir, step, write)
+
+    def is_kept(self) -> bool:
+        """Wait for the last save. False if it failed and was that of the adapter that `keep_best`
+        kept, which is not in final/ then: what is the best now is to be kept and scored."""
+        kept = self.kept_step
+        return self.settle() or self._saved_step != kept
 
     def _best_lost(self, error: checkpointing.BrokenCheckpoint) -> None:
         text = f"the best adapter is damaged ({error}): that of step {self.step} is kept instead"

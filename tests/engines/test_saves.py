@@ -1,7 +1,9 @@
 """Checkpoints under both engines: saves that fail, and which are kept."""
 
 import errno
+import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,42 @@ def test_the_best_is_never_one_that_was_not_saved(
     assert result.best_step == 4
     assert same_adapter(tmp_path / "out/final", tmp_path / "steps/step-4")
     assert result.metrics["val/loss"] == pytest.approx(losses[4])
+    assert [*reporter.curve("test/loss")] == [4]  # and none of the adapter that is not kept
+
+
+def test_the_only_evaluation_was_of_an_adapter_that_was_not_saved(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter of the last step is kept all the same: there is no better one."""
+    failing_at(monkeypatch, WRITE_ERRORS["system"], 12)
+    result, reporter = run(config(evaluation__eval_steps=50), tmp_path)
+    assert [step for step, _ in reporter.warnings] == [12]
+    manifest = json.loads((tmp_path / "out/final" / checkpointing.MANIFEST).read_text())
+    assert (result.step, result.best_step, manifest["step"]) == (12, 12, 12)
+    assert result.metrics["test/loss"] == reporter.curve("test/loss")[12]
+
+
+def test_the_kept_adapter_is_scored_while_its_checkpoint_is_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU does not wait for the disk there."""
+    scoring, original = threading.Event(), checkpointing.commit
+
+    class Scoring(tiny.Recorder):
+        def phase(self, text: str, **about: Any) -> None:
+            super().phase(text, **about)
+            if text.startswith("test "):
+                scoring.set()
+
+    def commit(written: Path, target: Path, *arguments: Any) -> Path:
+        if target.name == "step-12":
+            assert scoring.wait(300)
+        return original(written, target, *arguments)
+
+    monkeypatch.setattr(checkpointing, "commit", commit)
+    settings = tiny.config_of(base, **{"engine": "packed", "lora.dropout": 0.0})
+    result, _ = run(settings, tmp_path, reporter=Scoring())
+    assert result.step == 12 and 12 in kept(tmp_path)
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), KeyError("a bug")])

@@ -1,4 +1,4 @@
-"""What the panel writes into a page's address, kept until the browser has heard of it.
+"""Writes of a page's address, kept until the browser has heard of them.
 
 The browser sends the address with each edit. An edit that it sends before it has heard what the one
 before did (two fields in a row, over a slow network) carries an address without that, which would

@@ -14,11 +14,12 @@ import torch
 
 from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import ARITHMETIC, Options
-from src.training.background import Background, Jobs
+from src.training.background import Background
 from src.training.base_scores import BaseScores
 from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
+from src.training.packed.ends import Ends
 from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import End, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, Scores, score_alike
@@ -79,7 +80,7 @@ class _Engine:
         if not specs:
             raise TrainingError("a pack needs at least one run")
         self.specs, self.limit = specs, slots or specs[0].config.pack_size
-        self.queue, self.ended, self.wait = RunQueue(specs, more), ended, wait
+        self.queue, self.wait = RunQueue(specs, more), wait
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(
             graphs=on_gpu,
@@ -87,11 +88,10 @@ class _Engine:
             flat=on_gpu,
             at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
         )
-        self.outcomes: list[End] = []
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.background = Background()
-        self.ends = self.background.queue()  # of runs, one after the other
+        self.ends = Ends(self.background, ended)
         if threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
 
@@ -101,13 +101,13 @@ class _Engine:
             self.ends.wait()
         finally:
             self.background.close()
-        return self.outcomes
+        return self.ends.outcomes
 
     def _train(self) -> None:
         # Before the base is loaded: the run that loads it must not be refused later.
         first = self.queue.next()
         while isinstance(first, RunSpec) and (why := refusal(first.config)):
-            self._end([(first, TrainingError(why))])
+            self.ends.put([(first, TrainingError(why))])
             first = self.queue.next()
         if isinstance(first, RunSpec):
             with self.spent.on("loading"):
@@ -178,27 +178,8 @@ class _Engine:
             return run
         # As broad as in `_alone`.
         except Exception as error:
-            self._end([(spec, error)])
+            self.ends.put([(spec, error)])
             return None
-
-    def _end(self, ends: Sequence[End], jobs: Sequence[Jobs] = ()) -> None:
-        """Tell that runs ended, once the `jobs` of each are done; one that fails makes its run a
-        failure."""
-        first = len(self.outcomes)
-        self.outcomes += ends
-
-        def end() -> None:
-            for place, own in enumerate(jobs, start=first):
-                spec, outcome = self.outcomes[place]
-                try:
-                    own.wait()
-                # As broad as in `_alone`.
-                except Exception as error:
-                    if not isinstance(outcome, Exception):
-                        self.outcomes[place] = spec, error
-            self.ended(self.outcomes[first : first + len(ends)])
-
-        self.ends.put(end)
 
     def _alone(self, run: PackedRun, work: Callable[..., None], *arguments: Any) -> None:
         """Do one run's own work. An error ends this run and none of the others."""
@@ -209,7 +190,7 @@ class _Engine:
         # As broad as in the trainer process: alone, the run would end with this error.
         except Exception as error:
             self.slots.remove(run)
-            self._end([(run.spec, error)], [run.policy.jobs])
+            self.ends.put([(run.spec, error)], [run.policy.jobs])
 
     # Steps.
 
@@ -282,16 +263,26 @@ class _Engine:
     ) -> list[tuple[PackedRun, dict[str, float] | None]]:
         """Score the adapters of these runs together, and report them as those of `steps`, by slot.
         None for runs that were stopped before their scores were there."""
+        return self._reported(self._scores(runs, split), split, steps)
+
+    def _scores(self, runs: list[PackedRun], split: str) -> list[tuple[PackedRun, Scores | None]]:
         if not runs:  # there may be no pack yet
             return []
+        with self.spent.on("scoring"):
+            return score_alike(self.scorer, self.slots.pack.stacks, runs, split, self.base_scores)
+
+    def _reported(
+        self,
+        scored: Iterable[tuple[PackedRun, Scores | None]],
+        split: str,
+        steps: Mapping[int, int],
+    ) -> list[tuple[PackedRun, dict[str, float] | None]]:
         results: list[tuple[PackedRun, dict[str, float] | None]] = []
 
         def report(run: PackedRun, scores: Scores | None) -> None:
             values = scores and run.policy.scored(split, steps[run.slot], *scores)
             results.append((run, values))
 
-        with self.spent.on("scoring"):
-            scored = score_alike(self.scorer, self.slots.pack.stacks, runs, split, self.base_scores)
         for run, scores in scored:
             self._alone(run, report, run, scores)
         return results
@@ -311,25 +302,45 @@ class _Engine:
                 self._alone(run, run.policy.diverged, "an adapter weight is not finite")
 
     def _finish(self, runs: list[PackedRun]) -> None:
-        """Keep each run's best adapter, score it, and end the run."""
+        """Keep each run's best adapter, score it while its last checkpoint is written, and end the
+        run."""
+        left = runs
+        while left:  # again where that checkpoint was the best, and failed
+            left = self._keep_best(left)
+        over = [run for run in runs if run in self.slots.runs]
+        for run in over:
+            self.slots.remove(run)
+        if over:
+            ends = [(run.spec, run.policy.result()) for run in over]
+            self.ends.put(ends, [run.policy.jobs for run in over])
+
+    def _keep_best(self, runs: list[PackedRun]) -> list[PackedRun]:
+        """Keep and score the best adapter of each; returns those whose best one was not saved."""
         with self.spent.on("waiting"):
             for run in runs:
                 self._alone(run, files.keep_best, self.base, self.slots.pack, run)
         kept = {run.slot: run.policy.kept_step for run in runs}
+        scored = []
         for split in _splits(run.policy.final_splits for run in runs):
             due = [
                 r for r in runs
                 if r in self.slots.runs and split in r.policy.final_splits
                 and r.policy.final_due(split)
             ]  # fmt: skip
-            for run, values in self._scored(due, split, kept):
+            scored.append((split, self._scores(due, split)))
+        unsaved: list[PackedRun] = []
+
+        def look(run: PackedRun) -> None:
+            if not run.policy.is_kept():
+                unsaved.append(run)
+
+        for run in [run for run in runs if run in self.slots.runs]:
+            self._alone(run, look, run)
+        for split, scores in scored:
+            saved = [one for one in scores if one[0] in self.slots.runs and one[0] not in unsaved]
+            for run, values in self._reported(saved, split, kept):
                 run.policy.final_scores(values)
-        over = [run for run in runs if run in self.slots.runs]
-        for run in over:
-            self.slots.remove(run)
-        if over:
-            ends = [(run.spec, run.policy.result()) for run in over]
-            self._end(ends, [run.policy.jobs for run in over])
+        return unsaved
 
 
 def _splits(asked: Iterable[Sequence[str]]) -> list[str]:
