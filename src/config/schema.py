@@ -91,7 +91,8 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass: less memory, about a third more time. Ignored by
     the packed engine; if it runs out of GPU memory, use `engine: trl`."""
     logging_steps: int = Field(ge=1, json_schema_extra=affects("scores"))
-    """Steps between records of training loss, learning rate and gradient norm."""
+    """Steps between records of training loss, learning rate and gradient norm. The first and the
+    last step are recorded too."""
     seed: int = Field(ge=0, le=2**32 - 1, json_schema_extra=BASIC)
     """Seeds initialisation, data order and dropout."""
 

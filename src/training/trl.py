@@ -75,6 +75,7 @@ class SpellingTrainer(SFTTrainer):
         """Hear of an optimizer step before its values are logged."""
         self.policy.step_taken()
         self.policy.look_for_stop()
+        self.control.should_log |= self.policy.over
         self._follow_policy()
 
     def _follow_policy(self) -> None:

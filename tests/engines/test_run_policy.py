@@ -273,6 +273,19 @@ def test_tokens_and_speeds_are_those_of_the_whole_run(
     assert curves["trl"] == curves["packed"]
 
 
+@pytest.mark.parametrize("stop_at", [None, 5])
+def test_the_last_step_is_logged_too(
+    config: Callable[..., RunConfig], tmp_path: Path, stop_at: int | None
+) -> None:
+    """So that curves end where the run does, and each step is in a mean and in a rate."""
+    asked = config(training__logging_steps=5, checkpointing__save_steps=1)
+    result, reporter = run(asked, tmp_path, stop_at=stop_at)
+    assert (result.step == 12) == (stop_at is None)
+    for name in ("train/loss", "lr", "tokens", "tokens_per_second"):
+        steps = {1, 5, 10, 12} if stop_at is None else {1, 5, result.step}
+        assert set(reporter.curve(name)) == steps, name
+
+
 def test_a_resume_goes_on_counting_tokens(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     """Also from a step that was not logged, and not at all from a checkpoint that does not tell."""
     asked = config(training__logging_steps=4)

@@ -88,7 +88,7 @@ class PackedRun:
         policy, every = self.policy, self.config.training.logging_steps
         # Before the steps: when they were computed, a stop asked for now was not known.
         policy.look_for_stop()
-        for loss, norm, taken in steps:
+        for number, (loss, norm, taken) in enumerate(steps, start=1):
             chosen, rate = self.chosen(self.step), self.rate(self.step)
             policy.step_taken()
             self.losses.append(loss)
@@ -99,7 +99,8 @@ class PackedRun:
                 name, value = ("gradient norm", norm) if of_norm else ("training loss", loss)
                 policy.diverged(f"the {name} is {value}")
                 return
-            if self.step == 1 or self.step % every == 0:
+            last = policy.over and number == len(steps)
+            if last or self.step == 1 or self.step % every == 0:
                 mean = sum(self.losses) / len(self.losses)
                 policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, seconds=self.seconds)
                 self.losses, self.seconds = [], 0.0
