@@ -111,6 +111,7 @@ def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer
 ):
     page.goto(f"{panel}/launch?model.name={base_model}")
     page.get_by_text("Use my own data").click()
+    still(page)
     page.locator("input[type=file]").set_input_files(own_words(tmp_path))
     page.get_by_text("train rows").wait_for()
     page.get_by_text("data.path").first.wait_for()
@@ -119,6 +120,7 @@ def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer
     bad.mkdir()
     page.goto(f"{panel}/launch?model.name={base_model}")
     page.get_by_text("Use my own data").click()
+    still(page)
     page.locator("input[type=file]").set_input_files(own_words(bad, "anser"))
     page.get_by_text("Which column holds the question").wait_for()
     page.get_by_role("button", name="Use these columns").click()
