@@ -17,7 +17,7 @@ from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
 from src.errors import UserError
 from src.files import sha256
-from src.models.gguf_files import content_of
+from src.models.gguf.files import content_of
 from src.runs import attempts
 from src.store.tables import Run, Status
 from src.training.data_loaders import Splits, splits_of

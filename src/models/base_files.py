@@ -12,7 +12,7 @@ from typing import Any
 from src.errors import reason
 from src.files import limited, read_head
 from src.models import hub
-from src.models.gguf_files import RECORD, converted, gguf_file
+from src.models.gguf.files import RECORD, converted, gguf_file
 from src.models.pretrained import why_unreadable
 from src.models.weight_files import (
     MAX_JSON_BYTES,
@@ -65,7 +65,7 @@ class BaseFiles:
 
     @property
     def gguf_record(self) -> dict[str, Any] | None:
-        """The record of its GGUF file, see `gguf_convert`; None for a base of another kind."""
+        """The record of its GGUF file, see `gguf.convert`; None for a base of another kind."""
         return self.json(RECORD) if self.gguf is not None else None
 
     def find(self, file: str) -> Path | None:
@@ -97,7 +97,7 @@ class BaseFiles:
         """Have the small files here. BaseModelError if there is no such model, or no network.
         A GGUF file is converted here, by torch, unless it was before."""
         if self.gguf is not None and self.folder is None:
-            from src.models.gguf_convert import convert
+            from src.models.gguf.convert import convert
 
             convert(self.gguf)
         if self.is_local:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from src.models.gguf_convert import readable
+from src.models.gguf.convert import readable
 from src.models.pretrained import attention_of, from_pretrained, one_line
 from src.models.randomness import disable_randomness
 from src.models.utils import ModelError, device, dtype_of

@@ -6,7 +6,7 @@ Reads the model's files, without the libraries that train.
 from src.config import RunConfig
 from src.models.base_files import BaseFiles, BaseModelError
 from src.models.base_problems import base_problem
-from src.models.gguf_problems import gguf_problem
+from src.models.gguf.problems import gguf_problem
 from src.models.multi_lora.shapes import SHAPES
 from src.runs import spawn
 from src.training.packed.eligibility import files_of

@@ -18,7 +18,7 @@ from src.config import ConfigError
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp, limited, read_text, sha256
 from src.models.base_files import SMALL_FILES, TOKENIZER, BaseFiles
-from src.models.gguf_files import RECORD
+from src.models.gguf.files import RECORD
 
 # Of data: to hash more takes longer than to say what is wrong with it.
 MAX_BYTES, MAX_FILES = 256 * 2**20, 64

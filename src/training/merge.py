@@ -41,21 +41,22 @@ def export_gguf(config: RunConfig, adapter: Path, target: Path, kind: str) -> Pa
     """
     checkpointing.verify_adapter(adapter)
 
-    from src.models import gguf_export, gguf_vocabulary, ollama
-    from src.models.gguf_header import read_vocabulary
+    from src.models.gguf import export, ollama
+    from src.models.gguf.header import read_vocabulary
+    from src.models.gguf.vocabulary import tokenizer_keys
 
     vocabulary, form = _vocabulary(config), format_of(config)
     tokenizer, source = vocabulary.tokenizer, files_of(config).gguf
     own = vocabulary.config.get_text_config()
     # Before the weights are read: all that may be refused.
-    keys = gguf_export.configuration_keys(own) | gguf_vocabulary.tokenizer_keys(
+    keys = export.configuration_keys(own) | tokenizer_keys(
         tokenizer,
         form,
         rows=own.vocab_size,
         original=None if source is None else read_vocabulary(source),
     )
     keys["general.name"] = config.name or target.stem
-    gguf_export.write(_merged(config, adapter, vocabulary), keys, target, kind)
+    export.write(_merged(config, adapter, vocabulary), keys, target, kind)
     begins = keys["tokenizer.ggml.add_bos_token"]
     text = ollama.modelfile(
         target.name,

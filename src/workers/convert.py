@@ -9,7 +9,7 @@ from src.errors import UserError
 
 def main(file: str) -> int:
     os.umask(0o077)
-    from src.models.gguf_convert import convert
+    from src.models.gguf.convert import convert
 
     try:
         convert(Path(file))

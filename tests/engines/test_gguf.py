@@ -13,9 +13,10 @@ import yaml
 
 from src.analysis import capsule, model_card
 from src.files import sha256
-from src.models import gguf_files, spelling_model
+from src.models import spelling_model
 from src.models.base_files import BaseFiles
-from src.models.gguf_convert import convert
+from src.models.gguf import files as gguf_files
+from src.models.gguf.convert import convert
 from src.models.weight_files import BaseModelError
 from src.runs import checks
 from src.training.data_notes import preview_notes

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from src.models import gguf_export, gguf_vocabulary, ollama
-from src.models.gguf_header import read_header, read_vocabulary
-from src.models.gguf_vocabulary import CannotExport
+from src.models.gguf import export, ollama
+from src.models.gguf.header import read_header, read_vocabulary
+from src.models.gguf.vocabulary import CannotExport, tokenizer_keys
 from src.models.prompt_format import PromptFormat, raw_format
 from src.models.spelling_model import load_vocabulary
 from src.training.merge import export_gguf
@@ -54,10 +54,10 @@ def model(kind: str, **changes: Any) -> Any:
 
 def written(file: Path, made: Any, kind: str = "f16", tokens: Any = None, **more: Any) -> Path:
     tokens = tokens or tiny.tokenizer()
-    keys = gguf_export.configuration_keys(made.config) | gguf_vocabulary.tokenizer_keys(
+    keys = export.configuration_keys(made.config) | tokenizer_keys(
         tokens, more.pop("form", RAW), rows=made.config.vocab_size, **more
     )
-    gguf_export.write(made, keys, file, kind)
+    export.write(made, keys, file, kind)
     return file
 
 
@@ -154,7 +154,7 @@ NFC = normalizers.NFC()
     ],
 )
 def test_the_rule_that_splits_text_is_named_by_its_definition(name: str, tokens: Any) -> None:
-    assert gguf_vocabulary.tokenizer_keys(tokens, RAW, rows=4)["tokenizer.ggml.pre"] == name
+    assert tokenizer_keys(tokens, RAW, rows=4)["tokenizer.ggml.pre"] == name
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_the_rule_that_splits_text_is_named_by_its_definition(name: str, tokens:
 )
 def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(tokens: Any) -> None:
     with pytest.raises(CannotExport, match="write a merged folder instead"):
-        gguf_vocabulary.tokenizer_keys(tokens, RAW, rows=4)
+        tokenizer_keys(tokens, RAW, rows=4)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_model_that_llama_cpp_does_not_have_is_refused(
     from transformers import AutoConfig
 
     with pytest.raises(CannotExport, match=why):
-        gguf_export.configuration_keys(AutoConfig.for_model(shape, **changes))
+        export.configuration_keys(AutoConfig.for_model(shape, **changes))
 
 
 def test_numbers_beyond_16_bits_are_refused_and_leave_no_file(home: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from src.models.gguf_export import add_key
+from src.models.gguf.export import add_key
 
 Kind = gguf.GGMLQuantizationType
 TEMPLATE = (

@@ -14,7 +14,7 @@ import yaml
 from src import paths
 from src.analysis import capsule
 from src.analysis.capsule import CannotPack
-from src.models.gguf_header import read_header
+from src.models.gguf.header import read_header
 from src.models.metrics import METRICS, PARTIAL
 from src.paths import ROOT
 from src.store.tables import Status

@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.config import load_config, with_absolute_paths
-from src.models import gguf_files, gguf_problems
 from src.models.base_files import BaseFiles
-from src.models.gguf_files import gguf_file
-from src.models.gguf_header import read_header, read_vocabulary
-from src.models.gguf_problems import gguf_architectures, gguf_problem, quantization
+from src.models.gguf import files as gguf_files
+from src.models.gguf import problems
+from src.models.gguf.files import gguf_file
+from src.models.gguf.header import read_header, read_vocabulary
+from src.models.gguf.problems import gguf_architectures, gguf_problem, quantization
 from src.models.weight_files import BaseModelError
 from src.runs import base_checks
 from tests.helpers import gguf
@@ -124,10 +125,10 @@ def test_a_file_without_weights_is_a_vocabulary(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_said_before_anything_is_written(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gguf_problems.room_problem(read_header(whole), whole.parent) is None
+    assert problems.room_problem(read_header(whole), whole.parent) is None
     usage = type("Usage", (), {"free": 2**20})
-    monkeypatch.setattr(gguf_problems.shutil, "disk_usage", lambda folder: usage)
-    problem = gguf_problems.room_problem(read_header(whole), whole.parent)
+    monkeypatch.setattr(problems.shutil, "disk_usage", lambda folder: usage)
+    problem = problems.room_problem(read_header(whole), whole.parent)
     assert problem and "GiB converted to 16 bits" in problem and "SPELLTUNE_HOME" in problem
 
 

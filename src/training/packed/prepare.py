@@ -12,7 +12,7 @@ from src.config import RunConfig
 from src.models import preloaded
 from src.models import spelling_model as spelling
 from src.models import utils as machine
-from src.models.gguf_convert import readable
+from src.models.gguf.convert import readable
 from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer

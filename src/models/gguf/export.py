@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import torch
 
-from src.models.gguf_vocabulary import CannotExport
+from src.models.gguf.vocabulary import CannotExport
 
 _Type = gguf.GGMLQuantizationType
 _Change = Callable[[torch.Tensor], torch.Tensor]

@@ -1,6 +1,6 @@
 """GGUF files as base models: which file a name means, and the folder that holds it converted
 
-A file is converted once to a folder as transformers has it (`gguf_convert`), which every reader
+A file is converted once to a folder as transformers has it (`gguf.convert`), which every reader
 then takes. The folder is named by the SHA-256 of the file, so a copy of it needs no other one.
 Imports no torch.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 from src import paths
 from src.file_cache import FileCache, key_of
 from src.files import limited, read_text, sha256
-from src.models.gguf_header import has_magic
+from src.models.gguf.header import has_magic
 from src.models.weight_files import BaseModelError
 
 ENDING = ".gguf"
-RECORD = "gguf.json"  # what a converted folder says of its file, see `gguf_convert`
+RECORD = "gguf.json"  # what a converted folder says of its file, see `gguf.convert`
 KEPT = 4  # converted folders; with more the one that was used longest ago is removed
 IN_USE_SECONDS = 24 * 3600.0  # since its last use, in which none is removed
 _HASHES = 256  # of files, by path, size and time of change

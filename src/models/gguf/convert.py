@@ -1,4 +1,4 @@
-"""Converts a GGUF file to a folder that transformers reads, once: see `gguf_files` for where.
+"""Converts a GGUF file to a folder that transformers reads, once: see `gguf.files` for where.
 
 transformers dequantizes the weights and names the configuration; what it leaves out or guesses is
 taken from the file here, and a file with something that would be lost is refused.
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from src.models import gguf_files
-from src.models.gguf_header import GgufHeader, read_header, read_vocabulary
-from src.models.gguf_problems import gguf_problem, quantization, room_problem
-from src.models.gguf_tokenizer import write_tokenizer
+from src.models.gguf import files as gguf_files
+from src.models.gguf.header import GgufHeader, read_header, read_vocabulary
+from src.models.gguf.problems import gguf_problem, quantization, room_problem
+from src.models.gguf.tokenizer import write_tokenizer
 from src.models.pretrained import one_line
 from src.models.weight_files import BaseModelError
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.errors import UserError
-from src.models.gguf_tokenizer import split_name
+from src.models.gguf.tokenizer import split_name
 from src.models.prompt_format import PromptFormat
 
 # `tokenizer.ggml.token_type`

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from src.models.gguf_header import MAGIC, GgufHeader, has_magic, read_header
-from src.models.gguf_tokenizer import tokenizer_problem
+from src.models.gguf.header import MAGIC, GgufHeader, has_magic, read_header
+from src.models.gguf.tokenizer import tokenizer_problem
 from src.models.weight_files import BaseModelError, is_lfs_pointer, lfs_sentence
 
 _OLDER_MAGIC = (b"lmgg", b"tjgg", b"algg", b"fmgg")  # GGML, GGJT, GGLA, GGMF
