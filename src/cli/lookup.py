@@ -1,11 +1,8 @@
-"""The runs, checkpoints and adapters that arguments of commands name."""
+"""The runs and checkpoints that arguments of commands name."""
 
-from pathlib import Path
-
-from src import paths, store
-from src.runs import attempts, reconciler
+from src import store
+from src.runs import reconciler
 from src.store.tables import Run
-from src.training import checkpointing
 
 
 def find_run(name: str) -> Run:
@@ -20,12 +17,3 @@ def find_checkpoint(name: str) -> tuple[Run, int | None]:
     reconciler.reconcile()
     with store.reading() as session:
         return store.find_checkpoint(session, name)
-
-
-def adapter_folder(run: Run, step: int | None) -> Path:
-    """The folder of a checkpoint's adapter or of a run's final adapter, verified."""
-    if step is not None:
-        return checkpointing.step_dir(
-            paths.checkpoints_dir(run.id), attempts.verified_step(run, step)
-        )
-    return attempts.final_adapter(run)

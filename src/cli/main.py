@@ -23,6 +23,7 @@ from src.cli import (
     share,
     suites,
     sweeps,
+    tries,
 )
 from src.errors import UserError, explain_os_error
 from src.runs import lease, restore
@@ -83,7 +84,8 @@ def prepare() -> None:
             restore.restore_database()
 
 
-# As `spelltune --help` shows them. A command is named after its function.
+# As `spelltune --help` shows them. A command is named after its function; an underscore at its end
+# keeps a word of Python apart.
 GROUPS: dict[str, list[Callable[..., None]]] = {
     "Run": [
         launch.preview,
@@ -98,14 +100,15 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
         runs.delete,
     ],
     "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
-    "Compare": [results.compare, results.errors, scores.evaluate, results.export],
+    "Compare": [results.compare, results.errors, tries.try_, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
     "Share": [share.push, share.merge, share.capsule],
     "Machine": [doctor.doctor],
 }
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(rich_help_panel=group)(command)
+        name = command.__name__.removesuffix("_")
+        app.command(name, rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Run")
 app.add_typer(suites.app, name="suite", rich_help_panel="Compare")
 app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from src.cli.lookup import adapter_folder, find_checkpoint
+from src.cli.lookup import find_checkpoint
 from src.cli.options import AsJson
 from src.cli.output import err, note, out, print_json, print_table
 from src.cli.results import print_words, records
 from src.config import RunConfig, load_config, stored_config, with_absolute_paths
 from src.format import counted, number, percent
+from src.runs.attempts import adapter_folder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from src import paths, store
-from src.cli.lookup import adapter_folder, find_checkpoint, find_run
+from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
 from src.cli.output import err, out, print_json
 from src.config import stored_config
+from src.runs.attempts import adapter_folder
 from src.runs.locks import FileLock
 
 

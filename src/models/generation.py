@@ -26,6 +26,35 @@ def greedy_answers(
     return _generated(model, prompts, max_new_tokens, pad_token_id, eos_token_id, precision)
 
 
+def likeliest_answers(
+    model: Any,
+    prompts: list[list[int]],
+    *,
+    count: int,
+    max_new_tokens: int,
+    pad_token_id: int,
+    eos_token_id: int,
+    precision: str = "fp32",
+) -> list[list[list[int]]]:
+    """For each prompt the tokens of `count` answers that a beam search finds, the likeliest first.
+
+    An answer is as likely as the product of its tokens, EOS included; its length does not count. A
+    search of `count` + 1 beams may miss a likelier one, and the greedy one too.
+    """
+    found = _generated(
+        model,
+        prompts,
+        max_new_tokens,
+        pad_token_id,
+        eos_token_id,
+        precision,
+        num_beams=count + 1,
+        num_return_sequences=count,
+        length_penalty=0.0,
+    )
+    return [found[start : start + count] for start in range(0, len(found), count)]
+
+
 def sampled_answers(
     model: Any,
     prompts: list[list[int]],
@@ -90,7 +119,8 @@ def _generated(
     precision: str,
     **more: Any,
 ) -> list[list[int]]:
-    """The tokens with the highest scores after each prompt, which a processor in `more` may set."""
+    """The tokens with the highest scores after each prompt, which a processor in `more` may set;
+    with beams in `more`, those of each beam one after the other."""
     longest = max(map(len, prompts))
     rows = [[pad_token_id] * (longest - len(p)) + p for p in prompts]
     mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
@@ -100,11 +130,10 @@ def _generated(
             attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            num_beams=1,
             use_cache=True,
             pad_token_id=pad_token_id,
             eos_token_id=eos_token_id,
-            **more,
+            **{"num_beams": 1} | more,
         )
     answers = tokens[:, longest:].tolist()
     return [a[: a.index(eos_token_id)] if eos_token_id in a else a for a in answers]

@@ -99,6 +99,13 @@ def final_adapter(run: Run) -> Path:
     return folder
 
 
+def adapter_folder(run: Run, step: int | None) -> Path:
+    """The folder of a checkpoint's adapter or of a run's final adapter, verified."""
+    if step is None:
+        return final_adapter(run)
+    return step_dir(paths.checkpoints_dir(run.id), verified_step(run, step))
+
+
 def newest_verified_step(run: Run, *, after: int = -1) -> int | None:
     """Step of the newest checkpoint beyond `after` that is as it was written."""
     folder = paths.checkpoints_dir(run.id)

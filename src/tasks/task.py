@@ -140,11 +140,15 @@ class Task:
             if len(texts) > 1:
                 key = f"{seed} {word} {sorted(asked.fields.items())} {asked.answer}"
                 at = random.Random(f"phrasing {key}").randrange(len(texts))
-            fields = {name: _written(text, separator) for name, text in asked.fields.items()}
-            question = texts[at].format(**{"word": word} | fields)
-            answer = _written(asked.answer, separator)
-            rows.setdefault(question, Example(question, answer, word, self.name))
+            row = self.example(word, asked, texts[at], separator)
+            rows.setdefault(row.question, row)
         return sorted(rows.values(), key=lambda row: text_hash(row.question))
+
+    def example(self, word: str, asked: Asked, phrasing: str, separator: str) -> Example:
+        """The row of a question about a word, in one of the task's phrasings."""
+        fields = {name: _written(text, separator) for name, text in asked.fields.items()}
+        question = phrasing.format(**{"word": word} | fields)
+        return Example(question, _written(asked.answer, separator), word, self.name)
 
     def _usable(self, variant: str, split: str, settings: TaskSettings) -> Sequence[str]:
         """The phrasings of a variant for a split."""

@@ -149,6 +149,11 @@ def _pieces(cutter: Any, form: PromptFormat, question: str, answer: str) -> list
     A letter that takes several tokens stands in one piece.
     """
     text = form.prompt(question) + form.before_answer + answer + (form.end or "")
+    return pieces_of(cutter, text, form)
+
+
+def pieces_of(cutter: Any, text: str, form: PromptFormat) -> list[str]:
+    """The pieces that the tokenizer cuts a text of a format into; joined they are the text."""
     pieces, done = [], 0
     for _, end in cutter.encode(text, add_special_tokens=not form.is_chat).offsets:
         if end > done:

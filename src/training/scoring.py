@@ -143,7 +143,7 @@ def score(
             if stop():
                 return None
             batch = [rows[i] for i in indices]
-            sums, clear, batch_hits, counts = _teacher_forced(model, tokenizer, batch, precision)
+            sums, clear, batch_hits, counts = teacher_forced(model, tokenizer, batch, precision)
             hits, tokens = hits + batch_hits, tokens + counts
             for index, total in zip(indices, sums, strict=True):
                 log_p[index] = total
@@ -306,7 +306,7 @@ def _decoded(
         yield sampled_answers(model, prompts, draws, decoding=decoding, **options)
 
 
-def _teacher_forced(
+def teacher_forced(
     model: Any, tokenizer: Any, batch: list[Row], precision: str
 ) -> tuple[list[float], list[bool], int, int]:
     """Of each row, the sum of its answer's log p and True where its answer is the greedy one; how

@@ -1,0 +1,166 @@
+"""Words and prompts that are tried on adapters, beside their base model."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.status import Status
+
+from src.cli.lookup import find_checkpoint
+from src.cli.options import AsJson, CheckpointArgument
+from src.cli.output import err, out, print_json, print_table
+from src.config import stored_config
+from src.format import counted, percent
+from src.runs.attempts import adapter_folder
+
+if TYPE_CHECKING:
+    from src.training.questions import Answer, Speller
+
+MAX_SHOWN = 60  # letters of a cell
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[WORD]...",
+        help="Words, or prompts in quotes; without any, the lines of standard input.",
+    ),
+]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vs", metavar="RUN[@STEP]", help="Another adapter to ask beside; may be repeated."
+    ),
+]
+Baseline = Annotated[bool, typer.Option(help="Ask the base model too.")]
+Add = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Add what an adapter got wrong to this JSONL file, for `spelltune evaluate --data` "
+        "and data.path.",
+    ),
+]
+
+
+def try_(
+    run: CheckpointArgument,
+    words: Words = None,
+    *,
+    vs: Beside = None,
+    baseline: Baseline = True,
+    add: Add = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask adapters words or prompts, beside their base model, and show what they answer.
+
+    A word is asked as the run's task asks it and judged by the task's checker. A text with spaces
+    is a prompt as it stands; a right answer may follow it after a tab. Each answer comes with its
+    probability, and that of the three likeliest ones.
+    """
+    from src.training import questions
+
+    if not words and sys.stdin.isatty():
+        raise typer.BadParameter("name a word to try, or pipe a list: spelltune try RUN < FILE")
+    texts = questions.texts_of(words or sys.stdin)
+    spellers = questions.with_bases(spellers_of([run, *(vs or ())]), baseline=baseline)
+    rows = answered(spellers, texts)
+    added = None
+    if add is not None:
+        added = questions.keep_questions(add, questions.missed(rows, spellers))
+        err.print(f"{add} has {counted(added, 'new question')}", highlight=False)
+    if as_json:
+        return print_json(
+            {
+                "models": [_about(one) for one in spellers],
+                "words": [
+                    {"text": row[0].text, "answers": list(map(_document, row))} for row in rows
+                ],
+                "added": added,
+            }
+        )
+    print_answers(rows)
+    return None
+
+
+def spellers_of(names: Sequence[str]) -> "list[Speller]":
+    """The runs and checkpoints of these names, each once. UnknownRun where there is none."""
+    from src.training import questions
+
+    found: dict[str, Speller] = {}
+    for name in names:
+        run, step = find_checkpoint(name)
+        known = run.id if step is None else f"{run.id}@{step}"
+        adapter = adapter_folder(run, step)
+        found.setdefault(known, questions.Speller(known, stored_config(run.config), adapter))
+    if len(found) > questions.MAX_SPELLERS:
+        raise typer.BadParameter(
+            f"{len(found)} adapters are too many to ask at once: up to {questions.MAX_SPELLERS}"
+        )
+    return list(found.values())
+
+
+def answered(spellers: "Sequence[Speller]", texts: Sequence[str]) -> "list[Sequence[Answer]]":
+    """For each text the answers of all spellers, with their progress on the terminal."""
+    with err.status("loading the model") as status:
+        from src.training.answers import Spellers
+
+        loaded = Spellers()
+        columns = [
+            loaded.ask(speller, texts, progress=partial(_tell, status, speller.name))
+            for speller in spellers
+        ]
+    return list(zip(*columns, strict=True))
+
+
+def _tell(status: Status, by: str, done: int) -> None:
+    status.update(f"{by}: {done:,} answered")
+
+
+def _about(speller: "Speller") -> dict[str, Any]:
+    adapter = str(speller.adapter) if speller.adapter else None
+    return {"name": speller.name, "model": speller.config.model.name, "adapter": adapter}
+
+
+def _document(answer: "Answer") -> dict[str, Any]:
+    own = asdict(answer)
+    del own["text"]  # stands above the answers to it
+    return own | {"likeliest": [one._asdict() for one in answer.likeliest]}
+
+
+def print_answers(rows: "Sequence[Sequence[Answer]]") -> None:
+    """Print all answers as a table, and below it the other likely answers and the tokens of a
+    single text."""
+    heads = ["text", "by", "answer", "right", "probability", "seconds"]
+    print_table(heads, [_cells(answer) for row in rows for answer in row])
+    for answer in rows[0] if len(rows) == 1 else ():
+        others = [one for one in answer.likeliest if one.answer != answer.predicted]
+        told = ", ".join(f"{_short(one.answer)} ({percent(one.probability)})" for one in others)
+        pieces = "|".join((*answer.prompt_tokens, *answer.answer_tokens)).replace("\n", "⏎")
+        out.print(f"{answer.by}: next likeliest {told or 'is none'}", highlight=False)
+        out.print(f"{answer.by}: its tokens {pieces}", highlight=False)
+    for answers in zip(*rows, strict=True):
+        judged = [one.correct for one in answers if one.correct is not None]
+        if judged:
+            text = f"{answers[0].by}: {sum(judged):,} of {len(judged):,} right"
+            out.print(text, highlight=False)
+
+
+def _cells(answer: "Answer") -> list[str]:
+    known = {True: "yes", False: f"no: {answer.expected}", None: ""}
+    return [
+        _short(answer.text),
+        answer.by,
+        _short(answer.predicted),
+        known[answer.correct],
+        percent(answer.probability),
+        f"{answer.seconds:.2f}",
+    ]
+
+
+def _short(text: str) -> str:
+    cut = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+    return cut or "(nothing)"

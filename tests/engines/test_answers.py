@@ -1,0 +1,245 @@
+"""Answers to typed texts: those of an evaluation, with the probabilities that the logits say."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from src import paths
+from src.cli import app
+from src.config import RunConfig
+from src.models import spelling_model as spelling
+from src.models.generation import likeliest_answers
+from src.training.answers import MAX_ADAPTERS, Spellers
+from src.training.evaluate import evaluate
+from src.training.questions import Answer, QuestionError, Speller
+from tests.helpers import tiny
+from tests.helpers.adapters import random_adapter, trained_run
+from tests.helpers.sweeps import cli
+
+TEXTS = ["apple", "tea", "umbrella", "Is this a question?"]
+
+
+@pytest.fixture
+def config(base: Path) -> RunConfig:
+    built_in = {"data.path": None, "data.task": "spell_out", "evaluation.max_new_tokens": 8}
+    return tiny.config_of(base, **built_in)
+
+
+@pytest.fixture
+def spellers(base: Path, tmp_path: Path, config: RunConfig) -> list[Speller]:
+    folders = [random_adapter(base / "gpt2", tmp_path / f"a{n}", seed=n) for n in (1, 2)]
+    return [Speller("base", config), *(Speller(f.name, config, f) for f in folders)]
+
+
+def scored(speller: Speller, answers: Sequence[Answer], file: Path) -> pd.DataFrame:
+    """The predictions of `spelltune evaluate` for the same questions."""
+    rows = [{"question": one.question, "answer": one.predicted or "-"} for one in answers]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return evaluate(speller.config, speller.adapter, file, progress=lambda done: None)[1]
+
+
+def test_answers_and_probabilities_are_those_of_an_evaluation(
+    spellers: list[Speller], tmp_path: Path
+) -> None:
+    loaded = Spellers()
+    told: list[int] = []
+    # There and back: neither adapter may leave anything in the base or in the other one.
+    for speller in [*spellers, *reversed(spellers)]:
+        answers = loaded.ask(speller, TEXTS, progress=told.append)
+        frame = scored(speller, answers, tmp_path / "asked.jsonl")
+        assert [one.predicted for one in answers] == frame["predicted"].tolist()
+        assert [one.by for one in answers] == [speller.name] * len(TEXTS)
+    assert told[-1] == len(TEXTS)
+    predicted = {tuple(one.predicted for one in loaded.ask(s, TEXTS)) for s in spellers}
+    assert len(predicted) == 3, "the adapters have to differ for this to say anything"
+
+
+def test_a_probability_is_that_of_the_whole_answer_with_its_end(
+    spellers: list[Speller], base: Path
+) -> None:
+    speller = spellers[1]
+    loaded = Spellers()
+    (answer,) = loaded.ask(speller, ["apple"])
+    tokenizer = spelling.load_vocabulary(str(base / "gpt2")).tokenizer
+    prompt = tokenizer("".join(answer.prompt_tokens))["input_ids"]
+    ids, log_p = list(prompt), 0.0
+    while len(ids) < len(prompt) + 8 and ids[-1] != tokenizer.eos_token_id:
+        with torch.no_grad():
+            scores = loaded._model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+        log_p += float(scores.max())
+        ids.append(int(scores.argmax()))
+    assert answer.probability == pytest.approx(math.exp(log_p), rel=1e-3)
+    shares = [one.probability for one in answer.likeliest]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) <= 1
+    assert len({one.answer for one in answer.likeliest}) == 3
+    assert shares[0] >= answer.probability
+
+
+def test_beams_find_the_likeliest_answers_of_all(base: Path) -> None:
+    """Of two tokens each answer can be looked at: the likeliest pair need not begin greedily."""
+    vocabulary = spelling.load_vocabulary(str(base / "gpt2"))
+    model = spelling.load_base(
+        str(base / "gpt2"), vocabulary, revision=None, load_in_4bit=False, max_length=64,
+        precision="fp32", backend="peft", gradient_checkpointing=False, seed=0,
+    )  # fmt: skip
+    prompts = [vocabulary.tokenizer(word)["input_ids"] for word in ("tea", "umbrella velvet")]
+    options = {"pad_token_id": vocabulary.tokenizer.pad_token_id, "eos_token_id": 319}
+    # As many beams as there are tokens miss nothing.
+    found = likeliest_answers(model, prompts, count=318, max_new_tokens=2, **options)
+    for prompt, answers in zip(prompts, found, strict=True):
+        assert answers[:3] == best_pairs(model, prompt)
+
+
+def best_pairs(model: Any, prompt: list[int]) -> list[list[int]]:
+    """The three likeliest answers of up to two tokens, of which 319 ends them, by all logits."""
+    with torch.no_grad():
+        first = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        rows = torch.tensor([[*prompt, token] for token in range(320)])
+        second = model(rows).logits[:, -1].log_softmax(-1)
+    of = {(): float(first[319])}
+    for a in range(319):
+        of |= {(a, b) if b != 319 else (a,): float(first[a] + second[a, b]) for b in range(320)}
+    return [list(one) for one in sorted(of, key=lambda one: -of[one])[:3]]
+
+
+def test_tokens_are_the_text_that_is_read_and_written(spellers: list[Speller]) -> None:
+    for speller in spellers:
+        for answer in Spellers().ask(speller, ["apple", "Straße öäü"]):
+            prompt = speller.config.data.template.replace("{question}", answer.question)
+            assert "".join(answer.prompt_tokens) == prompt
+            assert answer.predicted in "".join(answer.answer_tokens)
+            assert len(answer.prompt_tokens) > 3
+
+
+def test_what_is_known_is_judged(spellers: list[Speller]) -> None:
+    answers = Spellers().ask(spellers[1], TEXTS)
+    assert [one.expected for one in answers] == [
+        "a p p l e", "t e a", "u m b r e l l a", None
+    ]  # fmt: skip
+    assert [one.correct for one in answers] == [False, False, False, None]
+    assert answers[0].edit_distance and answers[3].edit_distance is None
+    (right,) = Spellers().ask(spellers[1], [f"apple\t{answers[0].predicted}"])
+    assert right.correct is True and right.edit_distance == 0
+
+
+def test_bias_terms_of_an_adapter_do_not_stay_in_the_base(
+    spellers: list[Speller], base: Path, tmp_path: Path
+) -> None:
+    changed = {"data.path": None, "data.task": "spell_out", "evaluation.max_new_tokens": 8}
+    config = tiny.config_of(base, **changed, **{"lora.bias": "all"})
+    folder = random_adapter(base / "gpt2", tmp_path / "biased", seed=3, bias="all")
+    loaded, texts = Spellers(), TEXTS[:2]
+    before = [one.predicted for one in loaded.ask(spellers[0], texts)]
+    biased = [one.predicted for one in loaded.ask(Speller("biased", config, folder), texts)]
+    assert [one.predicted for one in loaded.ask(spellers[0], texts)] == before != biased
+    assert [one.predicted for one in Spellers().ask(Speller("b", config, folder), texts)] == biased
+
+
+def test_only_some_adapters_stay_loaded_and_a_changed_one_is_read_anew(
+    spellers: list[Speller], base: Path, tmp_path: Path
+) -> None:
+    loaded, config = Spellers(), spellers[0].config
+    folder = random_adapter(base / "gpt2", tmp_path / "first", seed=1)
+    first = Speller("first", config, folder)
+    one = [a.predicted for a in loaded.ask(first, TEXTS[:2])]
+    for number in range(MAX_ADAPTERS):
+        folder = random_adapter(base / "gpt2", tmp_path / f"more{number}", seed=9)
+        other = [a.predicted for a in loaded.ask(Speller("more", config, folder), TEXTS[:2])]
+    assert len(loaded._model.peft_config) == MAX_ADAPTERS
+    assert [a.predicted for a in loaded.ask(first, TEXTS[:2])] == one != other
+    random_adapter(base / "gpt2", tmp_path / "first", seed=9)
+    assert [a.predicted for a in loaded.ask(first, TEXTS[:2])] == other
+
+
+def test_a_chat_ends_its_answers_as_its_template_does(base: Path, tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "chat" / "gpt2", "gpt2")
+    file = tmp_path / "chat" / "gpt2" / "chat_template.jinja"
+    file.write_text(
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|pad|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    config = tiny.config_of(
+        tmp_path / "chat",
+        **{"data.path": None, "data.task": "spell_out", "data.template": "chat"},
+        **{"evaluation.max_new_tokens": 6},
+    )
+    (answer,) = Spellers().ask(Speller("base", config), ["tea"])
+    assert "".join(answer.prompt_tokens) == "[user] Spell the word: tea<|pad|>[assistant] "
+    frame = scored(Speller("base", config), [answer], tmp_path / "asked.jsonl")
+    assert frame["predicted"].tolist() == [answer.predicted]
+
+
+def test_a_text_beyond_the_context_is_a_sentence(spellers: list[Speller]) -> None:
+    with pytest.raises(QuestionError, match="tokens with its prompt, and .* reads 128; shorten"):
+        Spellers().ask(spellers[0], ["tea", "x y " * 200])
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+ANSWER = {
+    "by": str, "question": str, "expected": str, "predicted": str, "correct": bool,
+    "edit_distance": int, "probability": float, "likeliest": list, "prompt_tokens": list,
+    "answer_tokens": list, "seconds": float,
+}  # fmt: skip
+
+
+def test_the_command_answers_side_by_side_as_json(base: Path, home: Path) -> None:
+    one, two = (trained_run(base / "gpt2", seed=seed, name=f"run{seed}") for seed in (1, 2))
+    file = home / "data" / "missed.jsonl"
+    answer = cli("try", "run1", "apple", "tea", "--vs", two, "--add", str(file), "--json")
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert list(document) == ["models", "words", "added"]
+    assert [m["name"] for m in document["models"]] == [str(base / "gpt2"), one, two]
+    assert [m["adapter"] for m in document["models"]] == [
+        None, *(str(paths.output_dir(run) / "final") for run in (one, two))
+    ]  # fmt: skip
+    assert [word["text"] for word in document["words"]] == ["apple", "tea"]
+    for word in document["words"]:
+        assert [a["by"] for a in word["answers"]] == [m["name"] for m in document["models"]]
+        for told in word["answers"]:
+            assert {name: type(value) for name, value in told.items()} == ANSWER
+            assert 1 <= len(told["likeliest"]) <= 3
+            for likely in told["likeliest"]:
+                assert set(likely) == {"answer", "probability", "correct"}
+    assert document["added"] == 2
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"question": "Spell the word: apple", "answer": "a p p l e"},
+        {"question": "Spell the word: tea", "answer": "t e a"},
+    ]
+
+
+def test_the_command_prints_a_table_and_reads_lines(base: Path, home: Path) -> None:
+    run = trained_run(base / "gpt2", seed=1, name="run1")
+    answer = cli("try", "run1", "apple", "--no-baseline")
+    assert answer.exit_code == 0, answer.output
+    assert "next likeliest" in answer.stdout and f"{run}: 0 of 1 right" in answer.stdout
+    assert f"{run}: its tokens " in answer.stdout
+    lines = CliRunner().invoke(app, ["try", "run1", "--no-baseline"], input="apple\ntea\n")
+    assert lines.exit_code == 0 and f"{run}: 0 of 2 right" in lines.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nobody", "tea"), "nobody"),
+        (("run1", "x" * 1001), "1,001 letters"),
+        (("run1", *(f"w{i}" for i in range(201))), "201 words are too many"),
+        (("run1", " "), "no word to try"),
+        (("run1@7", "tea"), "step-7"),
+        (("run1", "tea", "--add", "words.csv"), "has to end in .jsonl"),
+    ],
+)
+def test_a_call_that_cannot_be_answered_is_a_sentence(
+    base: Path, home: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    trained_run(base / "gpt2", seed=1, name="run1")
+    answer = cli("try", *arguments)
+    assert answer.exit_code == 2 and told in answer.stderr.replace("\n", " "), answer.stderr
