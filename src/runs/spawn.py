@@ -28,6 +28,7 @@ class Worker(StrEnum):
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"
     KINDS = "src.workers.kinds"
+    ANSWER = "src.workers.answer"
 
 
 def command(worker: Worker, *arguments: str) -> list[str]:

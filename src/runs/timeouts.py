@@ -24,6 +24,8 @@ class Timeouts:
     sweep: float = 1.0  # interval at which a sweep driver polls its trials
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
     reconcile: float = 3.0  # interval of reconciling in a panel, supervisor, driver or agent
+    answer: float = 120.0  # for the process that answers typed texts to tell anything
+    idle: float = 600.0  # without a question, after which that process ends
     write: float = 600.0  # how long a supervisor tries to write an outcome to a locked run table
 
 
