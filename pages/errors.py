@@ -38,6 +38,7 @@ def page() -> None:
             _, evaluation, _ = store.scored(session, name, split=split)
             other = pick_other(session, run, evaluation, evaluations, split)
         st.html(navigation.link("monitor", "Curves and log", {"run": run.id}), width="content")
+        st.html(navigation.link("try", "Try other words", {"run": name}), width="content")
     try:
         frame = misspellings.read(evaluation.path)
         second = misspellings.read(other[1].path) if other else None

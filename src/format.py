@@ -20,6 +20,13 @@ def percent(fraction: float | None) -> str:
     return number(fraction, ".1%")
 
 
+def chance(probability: float | None) -> str:
+    """`87.5%` of 0.875, and `< 0.1%` of what would be rounded to nothing."""
+    if probability is not None and 0 < probability < 0.0005:
+        return "< 0.1%"
+    return percent(probability)
+
+
 def setting_value(value: Any, spec: str = "") -> str:
     """A setting's value as text: floats by `spec` (exact by default), lists and mappings with
     commas."""

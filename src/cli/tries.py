@@ -14,7 +14,7 @@ from src.cli.lookup import find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument
 from src.cli.output import err, out, print_json, print_table
 from src.config import stored_config
-from src.format import counted, percent
+from src.format import chance, counted
 from src.runs.attempts import adapter_folder
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def print_answers(rows: "Sequence[Sequence[Answer]]") -> None:
     print_table(heads, [_cells(answer) for row in rows for answer in row])
     for answer in rows[0] if len(rows) == 1 else ():
         others = [one for one in answer.likeliest if one.answer != answer.predicted]
-        told = ", ".join(f"{_short(one.answer)} ({percent(one.probability)})" for one in others)
+        told = ", ".join(f"{_short(one.answer)} ({chance(one.probability)})" for one in others)
         pieces = "|".join((*answer.prompt_tokens, *answer.answer_tokens)).replace("\n", "⏎")
         out.print(f"{answer.by}: next likeliest {told or 'is none'}", highlight=False)
         out.print(f"{answer.by}: its tokens {pieces}", highlight=False)
@@ -156,7 +156,7 @@ def _cells(answer: "Answer") -> list[str]:
         answer.by,
         _short(answer.predicted),
         known[answer.correct],
-        percent(answer.probability),
+        chance(answer.probability),
         f"{answer.seconds:.2f}",
     ]
 

@@ -27,6 +27,7 @@ pages = {
     "monitor": st.Page(PAGES / "monitor.py", title="Monitor"),
     "compare": st.Page(PAGES / "compare.py", title="Compare"),
     "errors": st.Page(PAGES / "errors.py", title="Errors"),
+    "try": st.Page(PAGES / "try.py", title="Try"),
     "sweeps": st.Page(PAGES / "sweeps.py", title="Sweeps"),
 }
 page = st.navigation(list(pages.values()), position="top")

@@ -138,6 +138,10 @@ def texts_of(typed: Iterable[str]) -> list[str]:
             f"{len(texts):,} words are too many to try at once: up to {MAX_TEXTS} are answered. "
             "Score a longer list from a file: spelltune evaluate RUN --data FILE"
         )
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # halves of letters, as of a terminal in another encoding
+        raise QuestionError("the words are no valid text; type them again") from None
     longest = max(texts, key=len)
     if len(longest) > MAX_LETTERS:
         raise QuestionError(

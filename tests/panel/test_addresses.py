@@ -27,6 +27,7 @@ PARAMETERS = {
     "errors": ["run", "split", "step", "vs", "word", "page", "map", "find", "outcome", "task",
                "kind", "length", "tokens", "distance", "order", "every", "at", "letters", "letter"],
     "sweeps": ["sweep", "view", "find", "file", *FORM],
+    "try": ["run", "word", "base"],
 }  # fmt: skip
 
 HOSTILE = {
@@ -85,7 +86,7 @@ def known(launched: list[str]) -> dict[str, dict[str, str | list[str]]]:
     return {
         "overview": {}, "launch": {"from": before}, "monitor": {"run": before},
         "compare": {"run": [before, after]}, "errors": {"run": before},
-        "sweeps": {"sweep": sweep_id},
+        "sweeps": {"sweep": sweep_id}, "try": {"run": before, "word": "tea"},
     }  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from src import paths
 from src.analysis import misspellings
-from src.panel.errors import filters, table
+from src.panel.errors import filters
 from src.panel.ui import html as ui_html
+from src.panel.ui import letters
 from src.store.tables import Status
 from tests.helpers.pages import html, show
 from tests.helpers.speed import slowness
@@ -52,12 +53,12 @@ def test_words_are_found_filtered_and_sorted():
 
 
 def test_differing_letters_are_marked_by_more_than_colour():
-    assert table.marked("seperate", "separate") == (
+    assert letters.marked("seperate", "separate") == (
         '<bdi>sep<mark class="missed">e</mark>rate</bdi>',
         '<bdi>sep<mark class="wrong">a</mark>rate</bdi>',
     )
-    assert '<mark class="gap"></mark>' in table.marked("occurred", "occured")[1]
-    assert table.marked("word", "")[1] == "<i>nothing</i>"
+    assert '<mark class="gap"></mark>' in letters.marked("occurred", "occured")[1]
+    assert letters.marked("word", "")[1] == "<i>nothing</i>"
     assert "underline" in (paths.ROOT / "src/panel/panel.css").read_text().split("mark {")[1][:120]
 
 

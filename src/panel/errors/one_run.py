@@ -10,7 +10,7 @@ from src.analysis import misspellings
 from src.format import number, percent
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import html, navigation
+from src.panel.ui import html, letters, navigation
 from src.store.tables import Evaluation, Run
 
 CHARTS = ["Kinds and places", "Letters and lengths"]
@@ -49,7 +49,7 @@ def draw(
         return
 
     def cells(row: Any) -> Iterable[str]:
-        expected, predicted = table.marked(row.expected, row.predicted)
+        expected, predicted = letters.marked(row.expected, row.predicted)
         link = table.question(links, row.question)
         return link, expected, predicted, row.kind, str(row.edit_distance)
 

@@ -1,20 +1,15 @@
-"""The words of an evaluation as rows of a table, with the letters that differ marked.
-
-What a model answers is untrusted text: it may hold HTML or control characters.
-"""
+"""The words of an evaluation as rows of a table."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 import streamlit as st
-from rapidfuzz.distance import Levenshtein
 
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import downloads, html
 from src.panel.ui.html import printable
 
-MAX_SHOWN = 200  # characters of a cell
 ROWS_PER_PAGE = 100
 
 
@@ -62,18 +57,3 @@ def question(links: FilterLinks, text: str) -> str:
     return links.link(
         printable(text), "How this word went over checkpoints and runs", {"word": text}
     )
-
-
-def marked(expected: str, predicted: str) -> tuple[str, str]:
-    """HTML of both, with the letters that differ marked: underlined, not only coloured."""
-    expected, predicted = expected[:MAX_SHOWN], predicted[:MAX_SHOWN]
-    left, right = "", ""
-    for step in Levenshtein.opcodes(expected, predicted):
-        was = printable(expected[step.src_start : step.src_end])
-        now = printable(predicted[step.dest_start : step.dest_end])
-        if step.tag == "equal":
-            left, right = left + was, right + now
-        else:
-            left += f'<mark class="missed">{was}</mark>' if was else ""
-            right += f'<mark class="wrong">{now}</mark>' if now else '<mark class="gap"></mark>'
-    return f"<bdi>{left}</bdi>", f"<bdi>{right}</bdi>" if predicted else "<i>nothing</i>"

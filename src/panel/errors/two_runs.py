@@ -11,7 +11,7 @@ from src.analysis import misspellings, paired
 from src.format import percent
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import html
+from src.panel.ui import html, letters
 from src.store.tables import Evaluation, Run
 
 Side = tuple[Run, Evaluation]
@@ -89,4 +89,4 @@ def _answers(both: pd.DataFrame, end: str) -> pd.DataFrame:
 
 def _answer(expected: str, predicted: str, kind: str) -> str:
     """HTML: an answer with its wrong letters marked, over its kind of error."""
-    return table.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"
+    return letters.marked(expected, predicted)[1] + f"<small>{escape(kind or 'right')}</small>"

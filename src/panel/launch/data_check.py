@@ -14,7 +14,7 @@ import streamlit as st
 from src import paths
 from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import full_stop
-from src.panel.ui import html, navigation
+from src.panel.ui import html, letters, navigation
 from src.runs import checks
 from src.training.data_notes import preview_counts, preview_notes
 
@@ -136,6 +136,5 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
 
 def _example(row: Mapping[str, Any]) -> str:
     """HTML: prompt and answer, each token in its own box, under what kind of row it is."""
-    boxes = "".join(f"<span>{html.visible(piece)}</span>" for piece in row["pieces"])
     kind = f'<p class="quiet">{escape(row["kind"])}</p>' if row["kind"] else ""
-    return f'{kind}<div class="pieces">{boxes}</div>'
+    return kind + letters.pieces(row["pieces"])

@@ -1,0 +1,41 @@
+"""What adapters answer to typed words and prompts, side by side with their base model."""
+
+import streamlit as st
+
+from src.errors import UserError
+from src.panel.tries import ask, choose, draw
+from src.panel.ui import html, navigation
+from src.training import questions
+
+HOW = (
+    "Type a word or a prompt, or paste a list. Each adapter answers beside its base model, as it "
+    "was trained to be asked."
+)
+
+
+def page() -> None:
+    st.html('<h1 class="unseen">Try</h1>')
+    navigation.set_title("Try")
+    spellers, labels = choose.adapters()
+    lines = choose.texts()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Ask", type="primary", on_click=ask.ask_again)
+        baseline = st.toggle("Base model too", True, key="base", bind="query-params")
+    if not spellers:
+        link = navigation.link("launch", "Launch a run", style="button")
+        html.draw_empty("No adapter to ask", f"{HOW}<br><br>{link}")
+        return
+    if not lines:
+        html.draw_empty("Nothing asked yet", HOW)
+        return
+    try:
+        texts = questions.texts_of(lines)
+    except UserError as error:
+        html.draw_problem(str(error))
+        return
+    asked = questions.with_bases(spellers, baseline=baseline)
+    if rows := ask.answers(asked, texts):
+        draw.answers(rows, asked, texts, labels)
+
+
+page()

@@ -1,0 +1,1 @@
+"""The Try page: what adapters answer to typed words and prompts."""
