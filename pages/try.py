@@ -1,4 +1,4 @@
-"""What adapters answer to typed words and prompts, side by side with their base model."""
+"""Answers of adapters to typed words and prompts, side by side with their base model."""
 
 import streamlit as st
 

@@ -110,7 +110,7 @@ class _Process:
         return self._process.poll() is None and holder(slot_lock(self.slot)) is None
 
     def ask(self, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the process tells about an order, until it ends. NoAnswers where it tells nothing
+        """Yield each line that the process tells about an order. NoAnswers where it tells nothing
         for TIMEOUTS.answer."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
