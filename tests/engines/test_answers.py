@@ -15,7 +15,8 @@ from src import paths
 from src.cli import app
 from src.config import RunConfig
 from src.models import spelling_model as spelling
-from src.models.generation import likeliest_answers
+from src.models.generation import greedy_answers, likeliest_answers
+from src.training import answers as answers_module
 from src.training.answers import MAX_ADAPTERS, Spellers
 from src.training.evaluate import evaluate
 from src.training.questions import Answer, QuestionError, Speller
@@ -62,24 +63,44 @@ def test_answers_and_probabilities_are_those_of_an_evaluation(
 
 
 def test_a_probability_is_that_of_the_whole_answer_with_its_end(
-    spellers: list[Speller], base: Path
+    spellers: list[Speller], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speller = spellers[1]
     loaded = Spellers()
-    (answer,) = loaded.ask(speller, ["apple"])
     tokenizer = spelling.load_vocabulary(str(base / "gpt2")).tokenizer
+
+    def greedy(prompt: list[int], end: int) -> tuple[list[int], float]:
+        """Tokens and log p of the likeliest tokens up to the end, read without a cache."""
+        ids, log_p = list(prompt), 0.0
+        while len(ids) < len(prompt) + 8 and ids[len(prompt) :][-1:] != [end]:
+            with torch.no_grad():
+                scores = loaded._model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+            log_p += float(scores.max())
+            ids.append(int(scores.argmax()))
+        return ids[len(prompt) :], log_p
+
+    (answer,) = loaded.ask(spellers[1], ["apple"])
     prompt = tokenizer("".join(answer.prompt_tokens))["input_ids"]
-    ids, log_p = list(prompt), 0.0
-    while len(ids) < len(prompt) + 8 and ids[-1] != tokenizer.eos_token_id:
-        with torch.no_grad():
-            scores = loaded._model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
-        log_p += float(scores.max())
-        ids.append(int(scores.argmax()))
-    assert answer.probability == pytest.approx(math.exp(log_p), rel=1e-3)
+    cut, log_p = greedy(prompt, -1)
+    assert len(cut) == 8 and answer.probability == pytest.approx(math.exp(log_p), rel=1e-3)
     shares = [one.probability for one in answer.likeliest]
     assert len(shares) == 3 and shares == sorted(shares, reverse=True) and sum(shares) <= 1
     assert len({one.answer for one in answer.likeliest}) == 3
     assert shares[0] >= answer.probability
+    # The same with a token of that answer as the one that ends answers.
+    end = next(token for token in cut if cut.index(token) > 0)
+    load = spelling.load_vocabulary
+
+    def ending_early(*arguments: Any, **more: Any) -> Any:
+        vocabulary = load(*arguments, **more)
+        vocabulary.tokenizer.eos_token = vocabulary.tokenizer.convert_ids_to_tokens(end)
+        return vocabulary
+
+    monkeypatch.setattr(spelling, "load_vocabulary", ending_early)
+    (ended,) = loaded.ask(spellers[1], ["apple"])
+    ids, log_p = greedy(prompt, end)
+    assert ids[-1] == end and len(ids) < 8
+    assert len("".join(ended.answer_tokens)) < len("".join(answer.answer_tokens))
+    assert ended.probability == pytest.approx(math.exp(log_p), rel=1e-3)
 
 
 def test_beams_find_the_likeliest_answers_of_all(base: Path) -> None:
@@ -90,22 +111,31 @@ def test_beams_find_the_likeliest_answers_of_all(base: Path) -> None:
         precision="fp32", backend="peft", gradient_checkpointing=False, seed=0,
     )  # fmt: skip
     prompts = [vocabulary.tokenizer(word)["input_ids"] for word in ("tea", "umbrella velvet")]
+    for prompt in prompts:
+        with torch.no_grad():
+            end = int(model(torch.tensor([prompt])).logits[0, -1].argmax())
+        # As many beams as there are tokens miss nothing. With this end an answer of no tokens is
+        # among the likeliest, though it has the fewest.
+        (found,) = likeliest_answers(
+            model, [prompt], count=318, max_new_tokens=2,
+            pad_token_id=vocabulary.tokenizer.pad_token_id, eos_token_id=end,
+        )  # fmt: skip
+        assert [] in found[:3] and found[:3] == best_pairs(model, prompt, end)
     options = {"pad_token_id": vocabulary.tokenizer.pad_token_id, "eos_token_id": 319}
-    # As many beams as there are tokens miss nothing.
-    found = likeliest_answers(model, prompts, count=318, max_new_tokens=2, **options)
-    for prompt, answers in zip(prompts, found, strict=True):
-        assert answers[:3] == best_pairs(model, prompt)
+    both = likeliest_answers(model, prompts, count=3, max_new_tokens=4, **options)
+    alone = [likeliest_answers(model, [p], count=3, max_new_tokens=4, **options) for p in prompts]
+    assert both == [one for (one,) in alone]
 
 
-def best_pairs(model: Any, prompt: list[int]) -> list[list[int]]:
-    """The three likeliest answers of up to two tokens, of which 319 ends them, by all logits."""
+def best_pairs(model: Any, prompt: list[int], end: int) -> list[list[int]]:
+    """The three likeliest answers of up to two tokens, by all logits."""
     with torch.no_grad():
         first = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         rows = torch.tensor([[*prompt, token] for token in range(320)])
         second = model(rows).logits[:, -1].log_softmax(-1)
-    of = {(): float(first[319])}
-    for a in range(319):
-        of |= {(a, b) if b != 319 else (a,): float(first[a] + second[a, b]) for b in range(320)}
+    of: dict[tuple[int, ...], float] = {(): float(first[end])}
+    for a in set(range(320)) - {end}:
+        of |= {(a, b) if b != end else (a,): float(first[a] + second[a, b]) for b in range(320)}
     return [list(one) for one in sorted(of, key=lambda one: -of[one])[:3]]
 
 
@@ -158,7 +188,9 @@ def test_only_some_adapters_stay_loaded_and_a_changed_one_is_read_anew(
     assert [a.predicted for a in loaded.ask(first, TEXTS[:2])] == other
 
 
-def test_a_chat_ends_its_answers_as_its_template_does(base: Path, tmp_path: Path) -> None:
+def test_a_chat_ends_its_answers_as_its_template_does(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.save_model(tmp_path / "chat" / "gpt2", "gpt2")
     file = tmp_path / "chat" / "gpt2" / "chat_template.jinja"
     file.write_text(
@@ -170,7 +202,15 @@ def test_a_chat_ends_its_answers_as_its_template_does(base: Path, tmp_path: Path
         **{"data.path": None, "data.task": "spell_out", "data.template": "chat"},
         **{"evaluation.max_new_tokens": 6},
     )
+    ends: list[int] = []
+
+    def spied(*arguments: Any, **options: Any) -> list[list[int]]:
+        ends.append(options["eos_token_id"])
+        return greedy_answers(*arguments, **options)
+
+    monkeypatch.setattr(answers_module, "greedy_answers", spied)
     (answer,) = Spellers().ask(Speller("base", config), ["tea"])
+    assert ends == [tiny.tokenizer().convert_tokens_to_ids("<|pad|>")]
     assert "".join(answer.prompt_tokens) == "[user] Spell the word: tea<|pad|>[assistant] "
     frame = scored(Speller("base", config), [answer], tmp_path / "asked.jsonl")
     assert frame["predicted"].tolist() == [answer.predicted]
