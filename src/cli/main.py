@@ -74,6 +74,8 @@ app = typer.Typer(
 def prepare() -> None:
     # Only the owner may read what runs write.
     os.umask(0o077)
+    # Threads of torch that spin would take the cores from each other, and from a training beside.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What the environment names from the current folder is made absolute, before any command
     # starts a process that runs in another folder.
     paths.home()

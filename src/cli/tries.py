@@ -1,6 +1,5 @@
 """Words and prompts that are tried on adapters, beside their base model."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -107,8 +106,6 @@ def spellers_of(names: Sequence[str]) -> "list[Speller]":
 def answered(spellers: "Sequence[Speller]", texts: Sequence[str]) -> "list[Sequence[Answer]]":
     """For each text the answers of all spellers, with their progress on the terminal."""
     with err.status("loading the model") as status:
-        # Spinning threads would take the cores from each other, and from a training beside.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from src.training.answers import Spellers
 
         loaded = Spellers()

@@ -56,24 +56,22 @@ def evaluate(
         config, asked, spelling.load_vocabulary(**asked.vocabulary), data, frame, decoding
     )
     of_adapter = scorer.encoded(() if adapter else examples)
-    of_base = {"base": of_adapter}
-    if adapter and examples and with_base:
+    of_base = {"base": of_adapter} if adapter and with_base else {}
+    if of_base and examples:
         of_base["few_shot"] = scorer.encoded(examples)
     arguments = {"vocabulary": scorer.vocabulary, **asked.vocabulary, **asked.base}
     model = spelling.load_base(backend="peft", **arguments)
     if adapter is None:
         return scorer.scored(model, of_adapter, progress, first_line=bool(examples))
+    # The base comes first: an adapter's bias terms take the place of the base's own.
+    scored_base, done = {}, 0
+    for who, rows in of_base.items():
+        told, first_line = partial(_further, progress, done), who == "few_shot"
+        scored_base[who] = scorer.scored(model, rows, told, first_line=first_line)
+        done += len(rows)
     model = PeftModel.from_pretrained(model, str(adapter))
-    values, predictions = scorer.scored(model, of_adapter, progress)
-    for number, (who, rows) in enumerate(of_base.items() if with_base else (), start=1):
-        before = number * len(rows)
-        with model.disable_adapter():
-            base_values, own = scorer.scored(
-                model,
-                rows,
-                partial(_further, progress, before),
-                first_line=who == "few_shot",
-            )
+    values, predictions = scorer.scored(model, of_adapter, partial(_further, progress, done))
+    for who, (base_values, own) in scored_base.items():
         columns = {f"{who}_{name}": own[name] for name in ("predicted", "correct")}
         predictions = predictions.assign(**columns)
         if isinstance(data, Suite) and data.is_text:  # of which the answers say little

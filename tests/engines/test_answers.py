@@ -186,6 +186,21 @@ def test_bias_terms_of_an_adapter_do_not_stay_in_the_base(
     assert [one.predicted for one in Spellers().ask(Speller("b", config, folder), texts)] == biased
 
 
+def test_an_evaluation_asks_the_base_without_an_adapters_bias_terms(
+    base: Path, tmp_path: Path
+) -> None:
+    config = tiny.config_of(base, **{"lora.bias": "all"})
+    folder = random_adapter(base / "gpt2", tmp_path / "biased", seed=3, bias="all")
+    data, silent = base / "words" / "validation.jsonl", lambda done: None
+    told: list[int] = []
+    _, of_base = evaluate(config, None, data, progress=silent)
+    _, alone = evaluate(config, folder, data, progress=silent)
+    _, beside = evaluate(config, folder, data, progress=told.append, with_base=True)
+    assert list(beside["base_predicted"]) == list(of_base["predicted"])
+    assert list(beside["predicted"]) == list(alone["predicted"]) != list(of_base["predicted"])
+    assert told == sorted(told) and told[-1] == 2 * len(of_base)
+
+
 def test_only_some_adapters_stay_loaded_and_a_changed_one_is_read_anew(
     spellers: list[Speller], base: Path, tmp_path: Path
 ) -> None:
