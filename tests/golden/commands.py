@@ -163,9 +163,14 @@ def document(arguments: str, home: Path) -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The processor's name: another one may round otherwise."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith("model name")), "").split(": ")[-1]
+    """The processor's name and the width of its vectors: another one may round otherwise."""
+    told: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    flags = told.get("flags", "").split()
+    wide = next((flag for flag in ("avx512f", "avx2") if flag in flags), "no AVX2")
+    return f"{told.get('model name', '')} {wide}"
 
 
 def unpack(home: Path) -> None:
