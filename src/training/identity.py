@@ -15,7 +15,8 @@ def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: Any)
     """The identity that decides if a resume is the same run, and exact.
 
     Settings, fingerprints of data and tokenizer, the content of a base that is a GGUF file, device,
-    versions and, of a packed run, its engine and the version of that engine's arithmetic.
+    the vectors of its processor (`AVX2`), versions and, of a packed run, its engine and the version
+    of that engine's arithmetic.
     """
     record = files_of(config).gguf_record
     return {
@@ -25,6 +26,7 @@ def run_identity(config: RunConfig, *, data: str, tokenizer: str, **engine: Any)
         "tokenizer": tokenizer,
         **({"base_model": record["sha256"]} if record else {}),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "versions": machine.versions(),
     }
 
@@ -44,6 +46,9 @@ def resume_exactness(manifest: Mapping[str, Any], now: Mapping[str, Any], name: 
                 f"bring the old {what} back, or launch a new run with the new one"
             )
     changed = [what for what in ("device", "versions") if manifest[what] != now[what]]
+    # Processors with wider vectors sum in another order.
+    if now["device"] == "cpu" and manifest.get("vectors") not in (now["vectors"], None):
+        changed.append("kind of processor")
     if manifest.get("engine") != now.get("engine"):
         changed.append("engine")
     elif "engine" in now and manifest.get("arithmetic", 1) != now["arithmetic"]:

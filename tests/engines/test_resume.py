@@ -249,9 +249,14 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
         "tokenizer": "t",
         "config": {"data": {"template": "{question}:"}},
         "device": "cpu",
+        "vectors": "AVX2",
         "versions": {"torch": "1"},
     }
     assert resume_exactness(one, one, "step-3") == "exact from step-3"
+    wider = resume_exactness(one, one | {"vectors": "AVX512"}, "step-3")
+    assert wider == "warm from step-3: another kind of processor"
+    before = {name: value for name, value in one.items() if name != "vectors"}  # did not tell
+    assert resume_exactness(before, one, "step-3") == "exact from step-3"
     with pytest.raises(TrainingError, match="data changed since step-3"):
         resume_exactness(one, one | {"data": "b"}, "step-3")
     assert resume_exactness(one, one | {"versions": {"torch": "2"}}, "step-3").startswith("warm")
