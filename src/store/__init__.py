@@ -65,6 +65,7 @@ from src.store.runs import (
     find,
     find_checkpoint,
     forks,
+    labels_of,
     list_events,
     list_runs,
     new_id,

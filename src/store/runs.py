@@ -166,7 +166,16 @@ def run_labels(session: Session, *, limit: int) -> dict[str, str]:
     """{id: name and seed} of runs, newest first; with the end of the id where two are the same."""
     seed = type_coerce(Run.config, JSON)["training"]["seed"].as_integer()
     newest = col(Run.created_at).desc(), col(Run.id).desc()
-    rows = session.exec(select(Run.id, Run.name, seed).order_by(*newest).limit(limit)).all()
+    return _labels(session.exec(select(Run.id, Run.name, seed).order_by(*newest).limit(limit)))
+
+
+def labels_of(runs: Iterable[Run]) -> dict[str, str]:
+    """`run_labels` of runs that were read already, in their order."""
+    return _labels((run.id, run.name, run.config["training"]["seed"]) for run in runs)
+
+
+def _labels(rows: Iterable[tuple[str, str, int]]) -> dict[str, str]:
+    """{id: label} of ids, names and seeds."""
     named = {run_id: f"{name} · seed {number}" for run_id, name, number in rows}
     counts = Counter(named.values())
     return {

@@ -6,6 +6,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import Engine, event
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
@@ -189,3 +190,20 @@ def test_the_overview_carries_its_selection_to_compare():
 def store_status(run_id: str) -> str:
     with store.reading() as session:
         return store.find(session, run_id).status
+
+
+def test_the_choice_of_runs_asks_the_run_table_once():
+    runs = seeds("a", 2) + seeds("b", 1, lora__r=32)
+    asked: list[str] = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        (picker,) = show("compare", run=runs[:1]).multiselect
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    lists = [one for one in asked if "FROM run ORDER BY" in " ".join(one.split())]
+    assert len(lists) == 1, lists
+    assert set(picker.options) == {"a · seed 0", "a · seed 1", "b · seed 0"}

@@ -14,7 +14,6 @@ def choose() -> list[Run]:
     """Draw the choice of runs; return those of `?run=` in the address, in its order."""
     with store.reading() as session:
         recent = store.list_runs(session, limit=navigation.MAX_CHOICES)
-        labels = store.run_labels(session, limit=navigation.MAX_CHOICES)
         found, problems = [], []
         for name in dict.fromkeys(st.query_params.get_all("run")):
             try:
@@ -22,6 +21,7 @@ def choose() -> list[Run]:
             except store.UnknownRun as error:
                 problems.append(str(error))
     known = {run.id: run for run in (*recent, *found)}
+    labels = store.labels_of(known.values())
     chosen = list(dict.fromkeys(run.id for run in found))
     if st.session_state.get("compared") != chosen:
         st.session_state["compared"] = chosen
