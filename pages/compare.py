@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from operator import attrgetter
 
 import streamlit as st
 
@@ -14,6 +15,7 @@ from src.panel.ui import html, navigation
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
+LABEL = attrgetter("label")
 MAX_ADAPTERS = 8  # more runs are not compared adapter by adapter
 HOW = (
     "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
@@ -44,7 +46,7 @@ def page() -> None:
 def draw_runs(ids: Sequence[str], live: bool) -> None:
     with store.reading() as session:
         runs = store.runs_of(session, ids)
-        found = comparison.compare(session, runs, most_adapters=0)
+        found = comparison.compare(session, runs, most_adapters=0, called=LABEL)
         on_suites = suite_comparison.compare(session, found.groups)
     if len(runs) < len(ids) or live and all(Status(run.status).ended for run in runs):
         navigation.rerun_page()  # one was deleted, or all have ended
@@ -65,9 +67,9 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
         verdicts.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:
-            pairs = comparison.compare(session, runs, most_adapters=MAX_ADAPTERS).adapters
-        if pairs:
-            st.html(verdicts.verdict_table(pairs))
+            found = comparison.compare(session, runs, most_adapters=MAX_ADAPTERS, called=LABEL)
+        if found.adapters:
+            st.html(verdicts.verdict_table(found.adapters))
         else:
             why = f"up to {MAX_ADAPTERS} scored runs are compared adapter by adapter"
             st.html(f'<p class="quiet">Here {why}; these are {len(runs)}.</p>')

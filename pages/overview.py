@@ -65,7 +65,7 @@ def picker(run: Run, picked: list[str]) -> str:
     query = {"pick": others if chosen else [*others, run.id]}
     return navigation.link(
         "overview", "☑" if chosen else "☐", query, style="pick",
-        label=f"{'Leave out' if chosen else 'Select'} {run.name}",
+        label=f"{'Leave out' if chosen else 'Select'} {run.label}",
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
     why = run.reason if run.status in told else None
     return [
         picker(run, picked),
-        navigation.link("monitor", run.name, {"run": run.id})
+        navigation.link("monitor", run.label, {"run": run.id})
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
         run_status.badge(run),
         f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>",

@@ -1,8 +1,17 @@
 """Numbers and values as people read them."""
 
 import re
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import islice, pairwise
 from typing import Any
+
+MAX_TOLD = 3  # settings in the label of a run or a config
+# Settings whose own names say too little, or are too long between others.
+SHORT_NAMES = {
+    "training.learning_rate": "lr",
+    "training.per_device_train_batch_size": "batch size",
+    "training.gradient_accumulation_steps": "accumulation",
+}
 
 
 def whole_number(text: str) -> int | None:
@@ -37,6 +46,25 @@ def setting_value(value: Any, spec: str = "") -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:{spec}}" if isinstance(value, float) else str(value)
+
+
+def setting_label(name: str) -> str:
+    """A short name: `lr`, `weight decay`, or `scheduler` of scheduler.name."""
+    section, _, leaf = name.rpartition(".")
+    return SHORT_NAMES.get(name, (section if leaf == "name" else leaf).replace("_", " "))
+
+
+def settings_text(values: Mapping[str, Any], *, most: int | None = None) -> str:
+    """`lr 0.002, r 16`; of more settings than `most` the first ones."""
+    told = islice(values.items(), most)
+    text = ", ".join(f"{setting_label(name)} {setting_value(value, '.3g')}" for name, value in told)
+    return f"{text}, …" if most is not None and len(values) > most else text
+
+
+def run_label(name: str, searched: Mapping[str, Any] | None) -> str:
+    """What a run is called: a trial of a sweep by the settings that it tries, before its name,
+    which is a number."""
+    return f"{settings_text(searched, most=MAX_TOLD)} · {name}" if searched else name
 
 
 def full_stop(text: str) -> str:

@@ -3,10 +3,11 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import combinations, count, islice
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
 from src.config import RunConfig, affecting, settings, stored_config, stored_values
 from src.errors import explain_os_error
+from src.format import MAX_TOLD, settings_text
 from src.store.tables import Evaluation, Run, Status
 
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
@@ -66,11 +68,13 @@ class Comparison:
 
 
 def compare(
-    session: store.Session, runs: Sequence[Run], *, most_adapters: int | None = None
-) -> Comparison:
-    """The verdicts on these runs; on pairs of adapters only up to `most_adapters` runs."""
+    session: store.Session, runs: Sequence[Run], *, most_adapters: int | None = None,
+    called: Callable[[Run], str] = attrgetter("name"),
+) -> Comparison:  # fmt: skip
+    """The verdicts on these runs; on pairs of adapters only up to `most_adapters` runs. `called`
+    names a run."""
     scored = store.final_evaluations(session, runs)
-    groups = grouped(runs)
+    groups = grouped(runs, called)
     shared = _shared(groups, scored)
     pairs = [_judged(a, b, shared) for a, b in combinations(groups, 2)]
     found = [run for run in runs if _split([run], scored)]
@@ -118,8 +122,8 @@ def config_key(run: Run) -> str:
     return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
 
 
-def grouped(runs: Iterable[Run]) -> list[Group]:
-    """The configs among runs, by the age of their first run."""
+def grouped(runs: Iterable[Run], called: Callable[[Run], str] = attrgetter("name")) -> list[Group]:
+    """The configs among runs, by the age of their first run; `called` names a run."""
     found: dict[tuple[str, object], list[Run]] = {}
     data: dict[str, object] = {}  # config -> fingerprint of its data, as first seen
     for run in sorted(runs, key=lambda r: (r.created_at, r.id)):
@@ -130,12 +134,13 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
         data.setdefault(key, data_)
         found.setdefault((key, data_), []).append(run)
     members = list(found.values())
-    return [Group(name, tuple(m)) for name, m in zip(_names(members), members, strict=True)]
+    names = _names(members, called)
+    return [Group(name, tuple(m)) for name, m in zip(names, members, strict=True)]
 
 
-def _names(members: Sequence[Sequence[Run]]) -> list[str]:
+def _names(members: Sequence[Sequence[Run]], called: Callable[[Run], str]) -> list[str]:
     """Names of configs: that of their runs, with the differing settings added where names clash."""
-    names = [Counter(run.name for run in runs).most_common(1)[0][0] for runs in members]
+    names = [Counter(map(called, runs)).most_common(1)[0][0] for runs in members]
     for name, times in Counter(names).items():
         if times == 1:
             continue
@@ -143,9 +148,9 @@ def _names(members: Sequence[Sequence[Run]]) -> list[str]:
         first = {members[i][0].id: i for i in alike}
         differ = differing([members[i][0] for i in alike])
         for run_id, i in first.items():
-            told = [f"{k.rpartition('.')[2]} {values[run_id]}" for k, values in differ.items()
-                    if distinguishes(k)]  # fmt: skip
-            names[i] = f"{name} ({', '.join(told[:3])})" if told else members[i][0].id
+            told = {k: values[run_id] for k, values in differ.items() if distinguishes(k)}
+            text = settings_text(told, most=MAX_TOLD)
+            names[i] = f"{name} ({text})" if told else members[i][0].id
     # What was cut off may have been all that differed.
     return [n if names.count(n) == 1 else r[0].id for n, r in zip(names, members, strict=True)]
 

@@ -12,7 +12,7 @@ from sqlmodel import Session, SQLModel, col, delete, select
 
 from src.config import RunConfig
 from src.errors import UserError, did_you_mean
-from src.format import whole_number
+from src.format import run_label, whole_number
 from src.store.tables import (
     ACTIVE,
     Checkpoint,
@@ -166,16 +166,17 @@ def run_labels(session: Session, *, limit: int) -> dict[str, str]:
     """{id: name and seed} of runs, newest first; with the end of the id where two are the same."""
     seed = type_coerce(Run.config, JSON)["training"]["seed"].as_integer()
     newest = col(Run.created_at).desc(), col(Run.id).desc()
-    return _labels(session.exec(select(Run.id, Run.name, seed).order_by(*newest).limit(limit)))
+    query = select(Run.id, Run.name, Run.searched, seed).order_by(*newest).limit(limit)
+    return _labels((i, run_label(name, tried), n) for i, name, tried, n in session.exec(query))
 
 
 def labels_of(runs: Iterable[Run]) -> dict[str, str]:
     """`run_labels` of runs that were read already, in their order."""
-    return _labels((run.id, run.name, run.config["training"]["seed"]) for run in runs)
+    return _labels((run.id, run.label, run.config["training"]["seed"]) for run in runs)
 
 
 def _labels(rows: Iterable[tuple[str, str, int]]) -> dict[str, str]:
-    """{id: label} of ids, names and seeds."""
+    """{id: label} of ids, labels without seed, and seeds."""
     named = {run_id: f"{name} · seed {number}" for run_id, name, number in rows}
     counts = Counter(named.values())
     return {

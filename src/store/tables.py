@@ -8,6 +8,7 @@ from sqlmodel import Field, SQLModel
 
 from src import paths
 from src.config import paths_found
+from src.format import run_label
 
 
 class HomePath(TypeDecorator[str]):
@@ -159,6 +160,11 @@ class Run(SQLModel, table=True):
     end_reason: str | None = None  # outcome.EndReason of the last attempt; None until it has ended
     # Starts in a row of this attempt that ended before a trainer had read it; None: none.
     failed_starts: int | None = None
+
+    @property
+    def label(self) -> str:
+        """`format.run_label` of this run."""
+        return run_label(self.name, self.searched)
 
 
 class Metric(SQLModel, table=True):

@@ -275,3 +275,24 @@ def test_settings_that_tie_have_no_best() -> None:
     page = html(show("sweeps", sweep=sweep_id))
     assert "Best so far: " not in page and "<b>No best: " in page
     assert "tie</b> at val/exact_match 0.0%" in page and "may be too few" in page
+
+
+@pytest.mark.usefixtures("home")
+def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
+    sweep_id = fill_sweep(TINY, trials=4)
+    with store.reading() as session:
+        trials = {run.number: run for run in store.list_trials(session, sweep_id)}
+        labels = store.run_labels(session, limit=10)
+    first = trials[0]
+    rank, rate, scheduler = (
+        first.searched[name] for name in ("lora.r", "training.learning_rate", "scheduler.name")
+    )
+    tried = f"r {rank}, lr {rate:.3g}, scheduler {scheduler}"
+    called = f"{tried} · {first.name}"
+    assert first.label == called and labels[first.id] == f"{called} · seed 42"
+    assert called in html(show("overview"))
+    ids = [run.id for run in trials.values()]
+    compared = show("compare", run=ids)
+    assert called in html(compared)
+    assert f"{called} · seed 42" in compared.multiselect(key="compared").options
+    assert f"{called} · seed 42" in show("monitor", run=first.id).selectbox[0].options

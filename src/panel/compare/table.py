@@ -11,7 +11,7 @@ import streamlit as st
 
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
-from src.format import setting_value
+from src.format import setting_label, setting_value
 from src.panel.ui import charts, find_box, html, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -48,7 +48,7 @@ def parallel_figure(
     colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
     differ = settings_that_differ(found)
     axes = [
-        parallel.setting_axis(n.rpartition(".")[2], [row[r.id] for r in runs])
+        parallel.setting_axis(setting_label(n), [row[r.id] for r in runs])
         for n, row in differ.items()
     ]
     for name in metrics:
@@ -69,13 +69,13 @@ def run_table(
     words, conditions = find_box.parse(find)
     kept = []
     for run in runs:
-        text = caseless(" ".join([run.name, run.id, *(run.tags or []), run.notes or ""]))
+        text = caseless(" ".join([run.label, run.id, *(run.tags or []), run.notes or ""]))
         within = all(c.holds(latest[run.id].get(c.column)) for c in conditions)
         if within and all(word in text for word in words):
             kept.append(run)
     frame = pd.DataFrame(
         {
-            "run": [run.name for run in kept],
+            "run": [run.label for run in kept],
             "seed": [run.config["training"]["seed"] for run in kept],
             "status": [run.status.lower() for run in kept],
             **{name: [latest[run.id].get(name) for run in kept] for name in columns},

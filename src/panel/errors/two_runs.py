@@ -23,7 +23,7 @@ def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[
     if both.empty:
         html.draw_empty("Nothing in common", "These two were scored on different questions.")
         return
-    names = [f"{run.name} @{evaluation.step:,}" for run, evaluation in (before, after)]
+    names = [f"{run.label} @{evaluation.step:,}" for run, evaluation in (before, after)]
     balance = paired.balance(both)
     _draw_balance(balance, names, paired.unpaired(before[1].rows, after[1].rows, both))
     answers = [_answers(both, end) for end in ("_a", "_b")]

@@ -65,7 +65,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
         tone = "good" if right else "bad"
         cells.append(f'<span class="{tone}"><small>{step:,}</small>{sign} <bdi>{text}</bdi></span>')
     told = f'<b class="{story.split()[0]}">{story}</b><small>{MEANING[story]}</small>'
-    name = navigation.link("errors", run.name, {"run": run.id, "word": question})
+    name = navigation.link("errors", run.label, {"run": run.id, "word": question})
     return [name, told, f'<div class="steps">{"".join(cells)}</div>']
 
 

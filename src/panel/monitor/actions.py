@@ -59,7 +59,7 @@ def _resume(run: Run) -> None:
 def _delete(run: Run) -> None:
     with problems_told():
         launcher.delete(run)
-        navigation.go_next("overview", said=f"Deleted {html.label_text(run.name, 80)}.")
+        navigation.go_next("overview", said=f"Deleted {html.label_text(run.label, 80)}.")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from src.format import setting_value
-from src.panel.sweeps.view import label, score
+from src.format import setting_label, setting_value
+from src.panel.sweeps.view import score
 from src.panel.ui import charts, parallel
 from src.sweeps import ranking, results
 from src.sweeps.file import Categorical, Parameter
@@ -83,7 +83,7 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
                 }
             )
         kind = {"type": "log"} if getattr(parameter, "log", False) else {}
-        layout = _layout(label(name), found.sweep.metric, name, xaxis=kind)
+        layout = _layout(setting_label(name), found.sweep.metric, name, xaxis=kind)
         figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
     return figures
 
@@ -124,12 +124,12 @@ def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
         if all(isinstance(value, int | float) for value in listed):
             listed = sorted(listed)
         return {
-            "label": label(name),
+            "label": setting_label(name),
             "values": [listed.index(v) if ranking.is_searched(v) else math.nan for v in column],
             "range": [0, max(len(listed) - 1, 1)],
         } | parallel.ticks([setting_value(value, ".3g") for value in listed])
     values = [v if ranking.is_searched(v) else None for v in column]
-    axis = parallel.axis(label(name), values)
+    axis = parallel.axis(setting_label(name), values)
     if not parameter.log:
         return axis
     ticks = log_ticks(parameter.low, parameter.high)

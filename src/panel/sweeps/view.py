@@ -8,7 +8,7 @@ import streamlit as st
 
 from src import store
 from src.config import DEFAULT_PRESET, with_absolute_paths, with_overrides
-from src.format import duration, number, percent, setting_value
+from src.format import duration, number, percent, settings_text
 from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
 from src.store.tables import Status, Sweep, SweepStatus
@@ -22,10 +22,6 @@ MEANING: dict[str, str] = {  # tooltip of a status
     SweepStatus.CANCELLED: "was ended by a person",
     SweepStatus.COMPLETED: "has ended",
     Status.FAILED: "starts no further trial, as its driver failed, until it is resumed",
-}
-SHORT_NAMES = {
-    "training.per_device_train_batch_size": "batch size",
-    "training.gradient_accumulation_steps": "accumulation",
 }
 
 
@@ -124,7 +120,7 @@ def draw_best(found: SweepResults) -> None:
     link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
     again = navigation.link("launch", "launch these settings", launch_query(found, values))
     st.html(
-        f'<p class="claim"><b>Best so far: {escape(values_text(values))}</b>, with '
+        f'<p class="claim"><b>Best so far: {escape(settings_text(values))}</b>, with '
         f"{escape(found.sweep.metric)} {told} ({link}); {again}.</p>"
     )
 
@@ -149,19 +145,6 @@ def score(found: SweepResults, value: float) -> str:
     """A score of the sweep's metric as text."""
     share = charts.is_share(found.sweep.metric)
     return percent(value) if share else number(value)
-
-
-def values_text(values: dict[str, Any]) -> str:
-    """`r 8, learning_rate 0.001`."""
-    return ", ".join(
-        f"{label(name)} {setting_value(value, '.3g')}" for name, value in values.items()
-    )
-
-
-def label(setting: str) -> str:
-    """A short name: `learning rate`, or `scheduler` for scheduler.name."""
-    section, _, leaf = setting.rpartition(".")
-    return SHORT_NAMES.get(setting, (section if leaf == "name" else leaf).replace("_", " "))
 
 
 def confirmed(found: SweepResults) -> str:

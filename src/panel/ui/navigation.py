@@ -78,7 +78,7 @@ def go_next(
 
 def set_title(page: str, run: Run | None = None) -> None:
     """Name the browser's tab after a page, or after a run and its status."""
-    names = [page] if run is None else [f"{run.name}, {run.status.lower()}", page]
+    names = [page] if run is None else [f"{run.label}, {run.status.lower()}", page]
     st.set_page_config(page_title=" · ".join([*names, "Spelltune"]))
 
 
