@@ -1,6 +1,6 @@
 """The words that an adapter misspells, by kind, and what another one fixed and broke."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 
@@ -9,7 +9,7 @@ import streamlit as st
 from src import store
 from src.analysis import misspellings, paired
 from src.panel.errors import one_run, two_runs, word_history
-from src.panel.ui import html, navigation
+from src.panel.ui import choices, html, navigation, query_params
 from src.store.tables import Evaluation, Run, Status
 from src.training.suites import PREFIX
 
@@ -21,7 +21,8 @@ def page() -> None:
     st.html('<h1 class="unseen">Misspelled words</h1>')
     split_step_from_run()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        run = navigation.pick_run(scored=True)
+        labels = navigation.known_runs()
+        run = navigation.pick_run(labels, scored=True)
         if run is None:
             return
         navigation.set_title("Errors", run)
@@ -36,7 +37,7 @@ def page() -> None:
         with store.reading() as session:
             name = run.id if step == "best" else f"{run.id}@{step}"
             _, evaluation, _ = store.scored(session, name, split=split)
-            other = pick_other(session, run, evaluation, evaluations, split)
+            other = pick_other(session, run, evaluation, evaluations, labels)
         st.html(navigation.link("monitor", "Curves and log", {"run": run.id}), width="content")
         st.html(navigation.link("try", "Try other words", {"run": name}), width="content")
     try:
@@ -83,28 +84,37 @@ def draw_unscored(run: Run, split: str) -> None:
 
 
 def pick_other(
-    session: store.Session, run: Run, shown: Evaluation, known: Sequence[Evaluation], split: str
-) -> tuple[Run, Evaluation] | None:
+    session: store.Session, run: Run, shown: Evaluation, scored: Sequence[Evaluation],
+    labels: Mapping[str, str],
+) -> tuple[Run, Evaluation] | None:  # fmt: skip
     """Draw the choice of what to compare with; return it: `?vs=RUN` or `?vs=RUN@STEP`."""
     asked = st.query_params.get("vs", "")
-    runs = [i for i in store.run_ids(session, limit=navigation.MAX_CHOICES) if i != run.id]
-    names = [f"{run.id}@{e.step}" for e in known if e.step != shown.step] + runs
+    words = {NOTHING: NOTHING}
+    words |= {f"{run.id}@{e.step}": f"step {e.step:,} of this run" for e in scored
+              if e.step != shown.step}  # fmt: skip
+    words |= {run_id: label for run_id, label in labels.items() if run_id != run.id}
     try:
-        found = store.scored(session, asked, split=split) if asked else None
+        found = store.scored(session, asked, split=shown.split) if asked else None
     except store.UnknownRun:
         found = None
     if found:
-        # Also offer the other steps of the run that was chosen.
-        names += [f"{found[0].id}@{e.step}" for e in found[2]] + [asked]
-    name = st.selectbox("Compare with", [NOTHING, *dict.fromkeys(names)], key="vs", **BOUND)
+        # Also offer the other steps of the run that was chosen. An address may call it by name.
+        other, evaluation, steps = found
+        label = labels.get(other.id, other.id)
+        more = {f"{other.id}@{e.step}": f"{label}, step {e.step:,}" for e in steps}
+        words = words | {other.id: label} | more | words
+        if asked not in words:
+            at = "" if store.find_checkpoint(session, asked)[1] is None else f"@{evaluation.step}"
+            query_params.write("vs", f"{other.id}{at}")
+    name = choices.one("Compare with", list(words), words.__getitem__, key="vs")
     if name == NOTHING:
         return None
     try:
-        other = store.scored(session, name, split=split)
+        chosen = store.scored(session, name, split=shown.split)
     except store.UnknownRun as error:
         html.draw_problem(str(error))
         return None
-    return other[0], other[1]
+    return chosen[0], chosen[1]
 
 
 page()

@@ -16,7 +16,7 @@ REFRESH_SECONDS = 2.0
 def page() -> None:
     st.html('<h1 class="unseen">Monitor</h1>')
     with st.container(horizontal=True, vertical_alignment="center", key="run-choice"):
-        run = navigation.pick_run()
+        run = navigation.pick_run(navigation.known_runs())
         if run is None:
             return
         for link in links(run):

@@ -62,8 +62,8 @@ def settings_text(values: Mapping[str, Any], *, most: int | None = None) -> str:
 
 
 def run_label(name: str, searched: Mapping[str, Any] | None) -> str:
-    """What a run is called: a trial of a sweep by the settings that it tries, before its name,
-    which is a number."""
+    """The name of a run for people: of a trial of a sweep the settings that it tries, then its
+    name, which is a number."""
     return f"{settings_text(searched, most=MAX_TOLD)} · {name}" if searched else name
 
 

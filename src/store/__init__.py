@@ -73,7 +73,6 @@ from src.store.runs import (
     put_back,
     queue,
     record_event,
-    run_ids,
     run_labels,
     runs_of,
     set_notes,

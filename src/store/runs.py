@@ -153,15 +153,6 @@ def stop_wishes(session: Session, runs: Iterable[Run]) -> dict[tuple[str, int], 
     }
 
 
-def run_ids(session: Session, *, limit: int) -> list[str]:
-    """Ids of runs, newest first."""
-    return list(
-        session.exec(
-            select(Run.id).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
-        )
-    )
-
-
 def run_labels(session: Session, *, limit: int) -> dict[str, str]:
     """{id: name and seed} of runs, newest first; with the end of the id where two are the same."""
     seed = type_coerce(Run.config, JSON)["training"]["seed"].as_integer()

@@ -117,11 +117,11 @@ def test_what_got_worse_between_two_checkpoints_is_found_in_three_clicks(page, p
         (wrong, right, wrong)
         for wrong, right in (("ocur", "occur"), ("adress", "address"), ("imediate", "immediate"))
     ]
-    after = fill_run(name="after", words=[("wierd", "weird", "wierd"), *doubled])
+    fill_run(name="after", words=[("wierd", "weird", "wierd"), *doubled])
     before = fill_run(name="before", words=[(q, right, right) for q, right, _ in doubled])
     page.goto(f"{panel}/errors?run={before}")
     page.get_by_role("combobox", name="Compare with").click()
-    page.get_by_role("option", name=after, exact=True).click()
+    page.get_by_role("option", name="after · seed 42", exact=True).click()
     page.get_by_text("fixed −").wait_for()
     # The kind that grew most stands first.
     page.locator("a.row.two").first.click()
@@ -216,4 +216,4 @@ def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
     page.get_by_text("Deleted unwanted.").wait_for()
     assert page.url == f"{panel}/"
     with store.reading() as session:
-        assert unwanted not in store.run_ids(session, limit=1000)
+        assert unwanted not in store.run_labels(session, limit=1000)

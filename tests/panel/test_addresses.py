@@ -30,6 +30,9 @@ PARAMETERS = {
     "try": ["run", "word", "base"],
 }  # fmt: skip
 
+# Functions that draw a choice whose key stands in the address.
+DRAWN = ("navigation.segments", "choices.one", "choices.segment", "choices.several")
+
 HOSTILE = {
     "nothing": "",
     "no word": "zzzz",
@@ -65,7 +68,7 @@ def test_all_parameters_that_pages_read_are_tried() -> None:
                 word.arg is None and getattr(word.value, "id", "").lower() in ("bound",)
                 for word in node.keywords
             )
-            bound = bound or ast.unparse(node.func) == "navigation.segments"
+            bound = bound or ast.unparse(node.func) in DRAWN
             if bound and isinstance(names.get("key"), ast.Constant):
                 found.add(str(names["key"].value))
             read = ast.unparse(node.func)

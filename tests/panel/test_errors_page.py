@@ -251,3 +251,23 @@ def test_predictions_that_are_gone_are_said_to_be(home):
     run_id = fill_run()
     (paths.predictions_dir(run_id) / "step-600.parquet").unlink()
     assert "The predictions are gone" in html(show("errors", run=run_id))
+
+
+def test_the_run_to_compare_with_is_chosen_by_name_and_seed(home):
+    before, after = two_runs()
+    twin = fill_run(name="after")
+    fill_predictions(after, 300, MISSPELLED)
+
+    def options(**asked: str) -> tuple[str, list[str]]:
+        test = show("errors", run=before, **asked)
+        (choice,) = [box for box in test.selectbox if box.label == "Compare with"]
+        return choice.value, choice.options
+
+    stamps = {run_id: run_id.rpartition("_")[2] for run_id in (after, twin)}
+    both = [f"after · seed 42 · {stamps[run_id]}" for run_id in (twin, after)]
+    assert options() == ("nothing", ["nothing", *both])
+    chosen, offered = options(vs=f"{after}@300")
+    assert chosen == f"{after}@300" and f"{both[1]}, step 300" in offered
+    fill_run(name="alone")
+    assert options(vs="alone")[0].startswith("alone_")  # the address may call a run by its name
+    assert options(vs="nobody")[0] == "nothing"

@@ -160,15 +160,20 @@ class OneShotButton:
         return cast("list[str]", st.session_state.setdefault(f"created by {self.name}", []))
 
 
-def pick_run(*, scored: bool = False) -> Run | None:
-    """Draw the choice of a run; return the one of `?run=` in the address, else the newest, or with
-    `scored` the newest one that has been scored.
+def known_runs() -> dict[str, str]:
+    """{id: label} of the runs that one may choose from, newest first."""
+    with store.reading() as session:
+        return store.run_labels(session, limit=MAX_CHOICES)
+
+
+def pick_run(labels: Mapping[str, str], *, scored: bool = False) -> Run | None:
+    """Draw the choice of a run among `known_runs`; return the one of `?run=` in the address, else
+    the newest, or with `scored` the newest one that has been scored.
 
     None, after an explanation is drawn, if there is no such run.
     """
+    known = list(labels)
     with store.reading() as session:
-        labels = store.run_labels(session, limit=MAX_CHOICES)
-        known = list(labels)
         asked = st.query_params.get("run")
         if asked is None and scored:
             asked = store.newest_scored(session)
