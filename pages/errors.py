@@ -8,6 +8,7 @@ import streamlit as st
 
 from src import store
 from src.analysis import misspellings, paired
+from src.models.metrics import split_label
 from src.panel.errors import one_run, two_runs, word_history
 from src.panel.ui import choices, html, navigation, query_params
 from src.store.tables import Evaluation, Run, Status
@@ -26,7 +27,9 @@ def page() -> None:
         if run is None:
             return
         navigation.set_title("Errors", run)
-        split = navigation.segments("Split", splits_of(run), key="split")
+        splits = splits_of(run)
+        draw = choices.segment if len(splits) <= navigation.MAX_SEGMENTS else choices.one
+        split = draw("Split", splits, split_label, key="split")
         with store.reading() as session:
             evaluations = store.list_evaluations(session, run.id, split=split)
         if not evaluations:
@@ -77,7 +80,8 @@ def split_step_from_run() -> None:
 
 
 def draw_unscored(run: Run, split: str) -> None:
-    text = f"This run is {run.status.lower()} and has not been scored on its {split} words."
+    asked = split_label(split) if split.startswith(PREFIX) else f"its {split} words"
+    text = f"This run is {run.status.lower()} and has not been scored on {asked}."
     ended = Status(run.status).ended
     hint = navigation.link("monitor", "See why" if ended else "Follow it", {"run": run.id})
     html.draw_empty("No scored words", f"{escape(text)}<br>{hint}")

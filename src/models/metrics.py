@@ -57,7 +57,14 @@ TRAINING_METRICS = {
         MetricInfo("tokens_per_second", "speed", "tokens per second", None, ",.0f"),
     )
 }
+SPLITS = {"val": "validation", "test": "test"}  # as metrics are recorded -> in words
 TOKENS = "tokens"  # seen since the first step; the axis of comparisons, no metric to choose by
+# What is recorded of a process rather than of its model, in words.
+OF_PROCESSES = {
+    TOKENS: "tokens seen",
+    "cpu/memory_gib": "CPU memory",
+    "gpu/memory_gib": "GPU memory",
+}
 # Names of the metrics that may select the best checkpoint: those of every evaluation, and what
 # training logged last before it.
 MONITORED = (*(f"val/{name}" for name in METRICS if name not in PARTIAL), *TRAINING_METRICS)
@@ -72,6 +79,27 @@ def metric_info(recorded: str) -> MetricInfo | None:
     if split in ("val", "test"):
         return METRICS.get(rest.partition("/")[0])
     return TRAINING_METRICS.get(recorded)
+
+
+def metric_label(recorded: str) -> str:
+    """A recorded metric in words: `validation loss`, `suite count, exact match`; one that is not
+    listed here as it is."""
+    info = metric_info(recorded)
+    if info is None:
+        return OF_PROCESSES.get(recorded, recorded)
+    if recorded in TRAINING_METRICS:
+        return f"training {info.title}" if recorded == "train/loss" else info.title
+    split, _, rest = recorded.partition("/")
+    if split == "suite":
+        return f"{split_label(recorded.rpartition('/')[0])}, {info.title}"
+    task = rest.partition("/")[2].replace("_", " ")
+    return f"{SPLITS[split]} {info.title}{f', {task}' if task else ''}"
+
+
+def split_label(split: str) -> str:
+    """A split in words: `validation`, `suite count` of suite/count."""
+    kind, _, name = split.partition("/")
+    return f"{kind} {name}".strip()
 
 
 def lower_is_better(recorded: str) -> bool:

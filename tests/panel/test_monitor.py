@@ -118,7 +118,7 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
     test = show("monitor", run=run_id, view="Checkpoints")
     text = html(test)
-    assert "val/exact_match" in text and "0.0 MiB" in text
+    assert "Validation exact match" in text and "0.0 MiB" in text
     assert text.count("verified") == 2 and "verified · best" in text
     assert "step-100: optimizer.pt is not as it was written" in text
     keys = [b.key for b in test.button if b.key]

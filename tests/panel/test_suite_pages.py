@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from src import store
+from src.models.metrics import metric_label
 from src.panel.ui import charts
 from tests.helpers.pages import html, show
 from tests.helpers.store import fill_predictions, fill_run
@@ -53,6 +54,39 @@ def test_the_answers_to_a_suite_are_chosen_in_the_address():
     assert "2 of 40" in body
     body = html(show("errors", run=run_id, split="suite/count", vs=f"{run_id}@0"))
     assert "From counts" in body
+
+
+def test_suites_and_metrics_are_named_in_words_and_stay_in_the_address_as_they_were():
+    run_id = scored_run()
+    test = show("errors", run=run_id, split="suite/count")
+    (splits,) = [one for one in test.get("button_group") if "suite count" in str(one.proto)]
+    assert "suite/count" not in str(splits.proto.options)
+    assert "2 of 40" in html(test)
+    asked = {"run": [run_id, fill_run(name="other")], "metrics": "suite/count/exact_match"}
+    test = show("compare", **asked)
+    metrics = test.multiselect(key="chosen metrics")
+    assert metrics.value == ["suite/count/exact_match"]
+    assert {"validation loss", "training loss", "suite count, exact match"} <= set(metrics.options)
+    metrics.set_value(["val/loss", "suite/count/exact_match"]).run()
+    assert test.query_params["metrics"] == ["val/loss", "suite/count/exact_match"]
+    test.multiselect(key="chosen metrics").set_value([]).run()
+    assert test.multiselect(key="chosen metrics").value == []
+    orders = show("compare", run=asked["run"], view="Runs", order="val/loss").selectbox[0]
+    assert orders.value == "val/loss" and "validation loss" in orders.options
+    for page in (test, show("compare", run=asked["run"], view="Runs")):
+        told = [one for box in (*page.selectbox, *page.multiselect) for one in box.options]
+        assert not [one for one in told if "/" in one], told
+
+
+@pytest.mark.parametrize(
+    ("recorded", "label"),
+    [("val/exact_match", "validation exact match"), ("test/cer", "test character error rate"),
+     ("val/cer/spell_out", "validation character error rate, spell out"),
+     ("suite/cute/spell/loss", "suite cute/spell, loss"), ("train/loss", "training loss"),
+     ("lr", "learning rate"), ("cpu/memory_gib", "CPU memory"), ("own/thing", "own/thing")],
+)  # fmt: skip
+def test_a_recorded_metric_has_a_name_in_words(recorded, label):
+    assert metric_label(recorded) == label
 
 
 def test_wrong_numbers_are_no_misspelled_words_and_have_no_places():

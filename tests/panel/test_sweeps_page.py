@@ -274,7 +274,7 @@ def test_settings_that_tie_have_no_best() -> None:
         session.execute(update(LatestMetric).where(of_score).values(value=0.0))
     page = html(show("sweeps", sweep=sweep_id))
     assert "Best so far: " not in page and "<b>No best: " in page
-    assert "tie</b> at val/exact_match 0.0%" in page and "may be too few" in page
+    assert "tie</b> at validation exact match 0.0%" in page and "may be too few" in page
 
 
 @pytest.mark.usefixtures("home")

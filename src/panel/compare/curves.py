@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from src import store
 from src.analysis.comparison import Group
-from src.models.metrics import TOKENS, metric_info
+from src.models.metrics import TOKENS, metric_info, metric_label
 from src.panel.ui import charts
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -43,10 +43,10 @@ def about(metric: str) -> tuple[str, str, str]:
             only = len(chart.curves) == 1
             title = chart.title if only else f"{chart.title}, {chart.curves[metric]}"
             return title, chart.unit, chart.format
-    suite, info = charts.suite_of(metric), metric_info(metric)
-    if suite is not None and info is not None:
-        return f"Suite {suite}, {info.title}", info.unit, info.format
-    return metric, metric, ",.3~g"
+    if (info := metric_info(metric)) is None:
+        return metric, metric, ",.3~g"
+    title = metric_label(metric)
+    return title[0].upper() + title[1:], info.unit, info.format
 
 
 def read(

@@ -12,6 +12,7 @@ import streamlit as st
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.format import setting_label, setting_value
+from src.models.metrics import metric_label
 from src.panel.ui import charts, find_box, html, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -54,7 +55,7 @@ def parallel_figure(
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            axes.append(parallel.axis(name, values))
+            axes.append(parallel.axis(metric_label(name), values))
     if not differ:
         return None
     return parallel.figure(axes, colour)
@@ -96,7 +97,9 @@ def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     key = f"edited {hash(tuple(frame.index))}"
     shape = {
         name: st.column_config.NumberColumn(
-            name, format="percent" if charts.is_share(name) else "%.4g"
+            metric_label(name),
+            format="percent" if charts.is_share(name) else "%.4g",
+            help=f"In the field Find: `{name} > 0.5`",
         )
         for name in columns
     }

@@ -7,8 +7,9 @@ import streamlit as st
 
 from src import store
 from src.analysis.comparison import Comparison
+from src.models.metrics import metric_label
 from src.panel.compare import curves, table
-from src.panel.ui import charts, html, navigation
+from src.panel.ui import charts, choices, html, navigation
 from src.store.tables import Run
 
 
@@ -27,7 +28,7 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
             "Smoothing", list(curves.SMOOTHING), key="smoothing", bind="query-params", width=190,
         )  # fmt: skip
         first = [name for name in curves.FIRST_CURVES if name in names]
-        metrics = st.multiselect("Metrics", names, first, key="metrics", bind="query-params")
+        metrics = choices.several("Metrics", names, first, metric_label, key="metrics")
         band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
     with store.reading() as session:
         frames = curves.read(session, runs, metrics, axis=axis)
@@ -58,8 +59,9 @@ def _draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
     bound: dict[str, Any] = {"bind": "query-params"}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         find = st.text_input("Find", placeholder="words, or val/loss < 0.5", key="find", **bound)
-        columns = st.multiselect("Metrics", names, first, key="columns", **bound)
-        order = st.selectbox("Order by", ["launch", "run", *names], key="order", width=200, **bound)
+        columns = choices.several("Metrics", names, first, metric_label, key="columns")
+        orders = ["launch", "run", *names]
+        order = choices.one("Order by", orders, metric_label, key="order", width=200)
         ascending = st.toggle("Ascending", key="ascending", **bound)
     columns += [order] if order in names and order not in columns else []
     frame = table.run_table(

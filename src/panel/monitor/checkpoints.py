@@ -8,6 +8,7 @@ import streamlit as st
 
 from src import paths
 from src.format import number, percent
+from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves, is_share
@@ -31,7 +32,8 @@ def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
     known = curves.frames.get(metric)
     values = {} if known is None else dict(zip(known["step"], known["value"], strict=True))
     with st.container(key="checkpoints", gap="xxsmall"):
-        heads = ("Step", metric, "Size", "State", "")
+        title = metric_label(metric)
+        heads = ("Step", title[0].upper() + title[1:], "Size", "State", "")
         for column, text in zip(st.columns(COLUMNS), heads, strict=True):
             column.html(f'<span class="quiet">{escape(text)}</span>')
         for checkpoint in reversed(kept):

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from src.format import setting_label, setting_value
+from src.models.metrics import metric_label
 from src.panel.sweeps.view import score
 from src.panel.ui import charts, parallel
 from src.sweeps import ranking, results
@@ -20,15 +21,15 @@ MIN_HIGHLIGHTED = 10  # lines of parallel coordinates, or a tenth of them if tha
 SYMBOLS = {"completed": "circle", "early stopped": "circle-open", "pruned": "x-thin-open"}
 
 
-def _layout(x: str, y: str, revision: str, **axes: Any) -> dict[str, Any]:
-    """A layout with these axis titles; the reader's zoom stays while `revision` does."""
+def _layout(x: str, metric: str, revision: str, **axes: Any) -> dict[str, Any]:
+    """A layout of a metric by `x`; the reader's zoom stays while `revision` does."""
     return {
         "template": "none",
         "uirevision": revision,
         "xaxis": {"title": {"text": x}, "tickformat": ",.3~g"} | axes.get("xaxis", {}),
         # As many digits as neighbouring ticks need to differ.
-        "yaxis": {"title": {"text": y}, "rangemode": "nonnegative"}
-        | ({"tickformat": "~%"} if charts.is_share(y) else {}),
+        "yaxis": {"title": {"text": metric_label(metric)}, "rangemode": "nonnegative"}
+        | ({"tickformat": "~%"} if charts.is_share(metric) else {}),
         "separators": ".,",
     }
 
@@ -99,7 +100,7 @@ def parallel_figure(found: SweepResults) -> go.Figure:
     rows, best = found.settings, highlighted_count(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
     shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
-    axes.append(parallel.axis(found.sweep.metric, list(rows["score"])) | shares)
+    axes.append(parallel.axis(metric_label(found.sweep.metric), list(rows["score"])) | shares)
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:

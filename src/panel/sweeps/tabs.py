@@ -6,6 +6,7 @@ from functools import partial
 import streamlit as st
 
 from src import store
+from src.models.metrics import metric_label
 from src.panel.sweeps import figures, table, view
 from src.panel.ui import charts, downloads, html, navigation, tags
 from src.sweeps import ranking, results
@@ -46,7 +47,7 @@ def _draw_trials(found: SweepResults) -> None:
         disabled=[name for name in shown if name != "tags"],
         placeholder="",
         column_config={
-            "score": number(f"score ({found.sweep.metric})", format=percent),
+            "score": number(f"score ({metric_label(found.sweep.metric)})", format=percent),
             "test": number("test exact match", format="percent"),
             "seconds": number(format="%.1f"),
             "tags": tags.COLUMN,

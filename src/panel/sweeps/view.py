@@ -9,6 +9,7 @@ import streamlit as st
 from src import store
 from src.config import DEFAULT_PRESET, with_absolute_paths, with_overrides
 from src.format import duration, number, percent, settings_text
+from src.models.metrics import metric_label
 from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
 from src.store.tables import Status, Sweep, SweepStatus
@@ -76,7 +77,12 @@ def facts(found: SweepResults) -> str:
     limit = f" of {duration(row.seconds)}" if row.seconds else ""
     pairs.append(("time", duration(row.spent_seconds) + limit))
     if len(found.settings):
-        pairs.append((f"best {found.sweep.metric}", score(found, found.settings["score"].iloc[0])))
+        pairs.append(
+            (
+                f"best {metric_label(found.sweep.metric)}",
+                score(found, found.settings["score"].iloc[0]),
+            )
+        )
     return html.facts(pairs)
 
 
@@ -121,7 +127,7 @@ def draw_best(found: SweepResults) -> None:
     again = navigation.link("launch", "launch these settings", launch_query(found, values))
     st.html(
         f'<p class="claim"><b>Best so far: {escape(settings_text(values))}</b>, with '
-        f"{escape(found.sweep.metric)} {told} ({link}); {again}.</p>"
+        f"{escape(metric_label(found.sweep.metric))} {told} ({link}); {again}.</p>"
     )
 
 
@@ -137,7 +143,7 @@ def draw_tie(found: SweepResults, tied: int) -> None:
         )
     st.html(
         f'<p class="claim"><b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at '
-        f"{escape(metric)} {score(found, best)}. {advice}</p>"
+        f"{escape(metric_label(metric))} {score(found, best)}. {advice}</p>"
     )
 
 
