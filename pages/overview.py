@@ -7,7 +7,7 @@ import streamlit as st
 
 from src import store
 from src.config import trained_on
-from src.format import duration, number, percent
+from src.format import counted, duration, number, percent
 from src.panel.ui import html, navigation, run_status
 from src.store.tables import Run, Status
 
@@ -17,8 +17,9 @@ FIRST_STEPS = (
     "The settings are filled in. On two CPU cores a run takes about two minutes; you can watch it "
     "learn, and then read the words that it still gets wrong."
 )
+CHOOSE = "Choose runs below to compare them."
 HEAD = {
-    "": "fit",
+    "Compare": "fit pick",
     "Run": "",
     "Status": "fit",
     "Progress": "fit",
@@ -40,13 +41,16 @@ def page() -> None:
         return
     # Selected runs stand in the address: a refresh keeps them, and so does a link.
     picked = list(dict.fromkeys(st.query_params.get_all("pick")))
-    buttons = navigation.link("launch", "Launch a run", style="button")
+    buttons = f"<small>{CHOOSE}</small>"
     if picked:
-        text = f"Compare {len(picked)} {'run' if len(picked) == 1 else 'runs'}"
-        buttons = navigation.link("compare", text, {"run": picked}, style="button") + buttons
+        text = f"Compare {counted(len(picked), 'run')}"
+        buttons = navigation.link("compare", text, {"run": picked}, style="button")
+    buttons += navigation.link("launch", "Launch a run", style="button")
     head = f"<h1>Runs</h1><span>{escape(tally(runs))}</span><nav>{buttons}</nav>"
     st.html(f'<div class="top">{head}</div>')
-    st.html(html.table(HEAD, (row(run, latest[run.id], picked) for run in runs)))
+    labels = store.labels_of(runs)
+    rows = (row(run, labels[run.id], latest[run.id], picked) for run in runs)
+    st.html(html.table(HEAD, rows))
     if len(runs) == MAX_RUNS:
         more = "<code>spelltune runs</code>"
         st.html(f'<p class="quiet">The last {MAX_RUNS} runs; {more} lists all.</p>')
@@ -58,18 +62,16 @@ def tally(runs: Sequence[Run]) -> str:
     return ", ".join(f"{n} {s.lower()}" for s, n in counts if n) or "nothing is running"
 
 
-def picker(run: Run, picked: list[str]) -> str:
-    """HTML: a link that selects the run for a comparison, or deselects it."""
+def picker(run: Run, label: str, picked: list[str]) -> str:
+    """HTML: a box that chooses the run for a comparison."""
     chosen = run.id in picked
     others = [run_id for run_id in picked if run_id != run.id]
     query = {"pick": others if chosen else [*others, run.id]}
-    return navigation.link(
-        "overview", "☑" if chosen else "☐", query, style="pick",
-        label=f"{'Leave out' if chosen else 'Select'} {run.label}",
-    )  # fmt: skip
+    name = f"Choose {label} for comparison"
+    return navigation.pick_box("overview", query, name=name, chosen=chosen)
 
 
-def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[str]:
+def row(run: Run, label: str, latest: dict[str, float | None], picked: list[str]) -> list[str]:
     config = run.config
     settings = (
         f"{trained_on(config['data'])} · {config['model']['name']} · rank {config['lora']['r']} · "
@@ -78,7 +80,7 @@ def row(run: Run, latest: dict[str, float | None], picked: list[str]) -> list[st
     told = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)
     why = run.reason if run.status in told else None
     return [
-        picker(run, picked),
+        picker(run, label, picked),
         navigation.link("monitor", run.label, {"run": run.id})
         + "".join(f"<small>{escape(text)}</small>" for text in (settings, why) if text),
         run_status.badge(run),

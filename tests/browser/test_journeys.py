@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src import store
-from tests.helpers.browser import MAIN, asked, plot, reading, serving, still, wait_for
+from tests.helpers.browser import MAIN, asked, plot, reading, serving, still, store_step, wait_for
 from tests.helpers.speed import slowness
 from tests.helpers.store import HOSTILE, add_points, fill_run
 
@@ -184,12 +184,41 @@ def test_times_are_the_readers(page, panel, ended):
     page.get_by_role("row", name=HOSTILE).get_by_text(tokyo).wait_for()
 
 
+def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, watched):
+    """Also while the table is drawn anew every few seconds, and without moving what is below."""
+    fill_run(name="beside")
+    for width in (1280, 420):
+        with reading(browser, width=width) as page:
+            page.goto(panel)
+            page.get_by_text("Choose runs below to compare them.").wait_for()
+            page.get_by_role("columnheader", name="Compare").wait_for()
+            first, second = (
+                page.get_by_role("checkbox", name=f"Choose {name} · seed 42")
+                for name in ("watched", "beside")
+            )
+            still(page)
+            top = first.bounding_box()["y"]
+            assert first.bounding_box()["width"] >= 16
+            first.focus()
+            page.keyboard.press("Space")
+            page.get_by_text("Compare 1 run", exact=True).wait_for()
+            for _ in range(2):
+                add_points(watched, store_step(watched) + 1, store_step(watched) + 50)
+                page.get_by_text(f"step {store_step(watched):,} of").wait_for()
+                assert first.is_checked() and first.evaluate("b => b === document.activeElement")
+            assert first.bounding_box()["y"] == top
+            second.click()
+            page.get_by_text("Compare 2 runs").click()
+            page.get_by_text("beside · seed 42").wait_for()
+            assert page.evaluate("new URLSearchParams(location.search).getAll('run').length") == 2
+
+
 def test_back_returns_to_the_view_that_was_left(page, panel, ended):
     form = f"{panel}/launch?preset=tiny-spell&training.max_steps=7"
     page.goto(form)
     page.get_by_text("was 600").wait_for()
     page.get_by_role("link", name="Overview").click()
-    page.get_by_role("link", name=f"Select {HOSTILE}").first.click()
+    page.get_by_role("checkbox", name=f"Choose {HOSTILE}").first.click()
     page.get_by_text("Compare 1 run").wait_for()
     picked = page.url
     page.get_by_role("link", name="Words").first.click()

@@ -1,5 +1,7 @@
 """The Overview page through AppTest, on stores that the tests fill."""
 
+import re
+
 from src.store.tables import Status
 from tests.helpers.pages import html, show
 from tests.helpers.store import (
@@ -20,6 +22,19 @@ def test_the_overview_lists_every_status_and_why_a_run_failed():
         assert f"run {status}" in body and f'class="badge {status.lower()}"' in body
     assert "because FAILED" in body and "because COMPLETED" not in body
     assert "1 queued, 1 starting, 1 running, 1 stopping" in body
+
+
+def test_each_run_has_a_box_that_says_what_choosing_it_does():
+    ids = [fill_run(name="twin", training__seed=seed) for seed in (1, 2)]
+    body = html(show("overview"))
+    boxes = re.findall(r'<input type="checkbox" data-href="([^"]+)" aria-label="([^"]+)">', body)
+    assert {name for _, name in boxes} == {f"Choose twin · seed {s} for comparison" for s in (1, 2)}
+    assert {address for address, _ in boxes} == {f"./?pick={run_id}" for run_id in ids}
+    assert '<th scope="col" class="fit pick">Compare</th>' in body
+    assert "Choose runs below to compare them." in body
+    body = html(show("overview", pick=ids))
+    assert body.count(" checked ") == 2 and "Compare 2 runs" in body and "below" not in body
+    assert f'data-href="./?pick={ids[0]}" checked' in body  # a second tick leaves the other out
 
 
 def test_a_hostile_name_is_text_everywhere():

@@ -12,6 +12,20 @@ function closeMenu() {
   if (innerWidth < 768) document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();
 }
 
+// A page that is drawn anew takes the focus from the box that was ticked: its new copy gets it back.
+let ticked = null;
+new MutationObserver(() => {
+  if (!ticked || ticked.isConnected || document.activeElement !== document.body) return;
+  const boxes = [...document.querySelectorAll(".pick input")];
+  ticked = boxes.find((box) => box.ariaLabel === ticked.ariaLabel) ?? null;
+  ticked?.focus({ preventScroll: true });
+}).observe(document.body, { childList: true, subtree: true });
+document.addEventListener("focusout", ({ target }) => {
+  setTimeout(() => {
+    if (target === ticked && target.isConnected) ticked = null; // the reader went elsewhere
+  });
+});
+
 export default function ({ data }) {
   if (data.to && window.spelltuneWent !== data.number) {
     window.spelltuneWent = data.number;
@@ -25,6 +39,15 @@ export default function ({ data }) {
     event.preventDefault();
     open(anchor.href);
   };
+  const pick = (event) => {
+    if (!event.target.matches?.(".pick input")) return;
+    ticked = event.target;
+    open(new URL(ticked.dataset.href, document.baseURI).href);
+  };
   document.addEventListener("click", follow);
-  return () => document.removeEventListener("click", follow);
+  document.addEventListener("change", pick);
+  return () => {
+    document.removeEventListener("click", follow);
+    document.removeEventListener("change", pick);
+  };
 }

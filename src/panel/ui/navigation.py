@@ -40,6 +40,17 @@ def link(
     return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
 
 
+def pick_box(page: str, query: Mapping[str, object], *, name: str, chosen: bool) -> str:
+    """HTML of a box that picks a row: a tick goes to `query` of the page, which has it picked or
+    left out (links.js)."""
+    href = escape(address(page, query))
+    checked = " checked" if chosen else ""
+    return (
+        f'<label class="pick"><input type="checkbox" data-href="{href}"{checked} '
+        f'aria-label="{escape(name)}"></label>'
+    )
+
+
 # Links in our HTML are real ones, to be copied or opened in a tab. links.js handles plain clicks,
 # so that they do not load the panel again, and opens what `go` asks for.
 _links = st.components.v2.component(
