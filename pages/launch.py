@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from src.config import RunConfig
-from src.format import full_stop
+from src.config import RunConfig, settings
+from src.format import counted, full_stop
 from src.panel.launch import data_check, form, measure_button, start
 from src.panel.ui import html, navigation
 from src.runs import attempts, estimate, launch_notes, launcher
@@ -37,7 +37,10 @@ def page() -> None:
         notes |= launch_notes.size_notes(config, preview)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
-        draw_launch_button(config, problems)
+        # On a narrow window, where the form comes first, a bar at the bottom edge (panel.css).
+        with st.container(key="launch-bar", gap=None):
+            draw_problem_count(problems)
+            draw_launch_button(config, problems)
         draw_problems(problems, can_check_again=bool(outside))
         if config:
             for text in form.notes_beside(notes):
@@ -58,6 +61,16 @@ def page() -> None:
                 data_check.wait_beside(config)
         st.html("<h2>All other settings</h2>")
         form.draw_rest(base, texts, problems)
+
+
+def draw_problem_count(problems: Mapping[str, str]) -> None:
+    """Draw how many problems there are, and at which fields, for a window too narrow for them."""
+    if not problems:
+        return
+    labels = {setting.name: form.label(setting) for setting in settings()}
+    fields = escape(", ".join(labels.get(name, name) for name in problems))
+    many = counted(len(problems), "problem")
+    st.html(f'<p class="launch-problems"><b>{many}:</b> {fields}</p>')
 
 
 def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) -> None:

@@ -95,6 +95,49 @@ def test_a_narrow_window_is_usable(browser, panel, ended, width):
             assert narrowest >= 135, (address, narrowest)
 
 
+# The element with the focus, where the bar of the Launch page lies over it.
+COVERED = """() => {
+  const one = document.activeElement, bar = document.querySelector('.st-key-launch-bar');
+  const beside = !one.contains(bar) && !bar.contains(one);
+  const {bottom} = one.getBoundingClientRect(), {top} = bar.getBoundingClientRect();
+  return beside && bottom > top + 1 && bottom <= innerHeight ? [one.outerHTML.slice(0, 200)] : [];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_launch_is_at_hand_on_a_narrow_window_and_covers_nothing(browser, panel, scheme):
+    with reading(browser, width=420, scheme=scheme) as page:
+        page.goto(f"{panel}/launch")
+        button = page.get_by_role("button", name="Launch", exact=True)
+        wait_for(button.is_enabled, "the form can be launched")
+        still(page)
+        bar = page.locator(".st-key-launch-bar")
+        box = bar.bounding_box()
+        assert (box["x"], box["width"], box["y"] + box["height"]) == (0, 420, 900)
+        assert box["height"] <= 100
+        # Nothing that has the focus lies below the bar, on the way down to the button.
+        hidden, presses = [], 0
+        while not button.evaluate("b => b === document.activeElement"):
+            page.keyboard.press("Tab")
+            presses += 1
+            assert presses < 200, "the keyboard does not come to the button"
+            hidden += page.evaluate(COVERED)
+        assert not hidden
+        page.locator(".stMain").evaluate("m => m.scrollTo(0, m.scrollHeight)")
+        last = page.get_by_role("button", name="Copy as YAML")
+        wait_for(
+            lambda: last.bounding_box()["y"] + last.bounding_box()["height"] < box["y"],
+            "the end of the page is above the bar",
+        )
+        page.goto(f"{panel}/launch?lora.r=0&training.max_steps=x")
+        page.get_by_text("2 problems: Rank, Max steps").wait_for()
+        assert button.is_disabled()
+    with reading(browser, scheme=scheme) as page:
+        page.goto(f"{panel}/launch?lora.r=0")
+        page.get_by_text("Before the launch:").wait_for()
+        assert not page.locator(".launch-problems").is_visible()  # the list is beside the form
+
+
 def test_the_menu_of_a_narrow_window_closes_behind_a_choice(browser, panel, ended):
     with reading(browser, width=420) as page:
         page.goto(panel)
