@@ -1,6 +1,7 @@
 """Searches over many settings: which there are, how one goes, and the form that launches one."""
 
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 
 import streamlit as st
@@ -14,6 +15,7 @@ from src.store.tables import Status, Sweep
 from src.sweeps import control, results
 from src.sweeps.results import SweepResults
 
+LABEL = attrgetter("label")
 REFRESH_SECONDS = 3.0
 HOW = (
     "A sweep tries many settings for you, each as a run of its own, and says which one is worth "
@@ -61,7 +63,7 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
         if is_live(session, row) != live:
             navigation.rerun_page()  # only a rerun of the whole page changes `run_every`
         found = results.read(session, row)
-        judged, how_judged = results.judge(session, found)
+        judged, how_judged = results.judge(session, found, LABEL)
     st.html(view.head(found))
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):

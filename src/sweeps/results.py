@@ -1,8 +1,9 @@
 """Results of a sweep: its trials, its parameter sets, and verdicts on the best."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,11 @@ def _is_first(group: Group) -> bool:
     return group.runs[0].confirmed_rank == 1
 
 
-def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], str]:
+def judge(
+    session: store.Session, found: SweepResults, called: Callable[[Run], str] = attrgetter("name")
+) -> tuple[list[Verdict], str]:
     """The verdicts on the winner against the runner-up and the default, and on what they rest.
+    `called` names a trial.
 
     The winner is the best of many by its validation scores, partly by luck. So it is judged on the
     test set by seeds that took no part in the search, where there are such, and else with p-values
@@ -221,13 +225,13 @@ def judge(session: store.Session, found: SweepResults) -> tuple[list[Verdict], s
     runs = {run.id: run for run in store.runs_of(session, list(members["run"]))}
     groups = [
         Group(
-            f"{found.row.name} {row['trial']}",
+            called(runs[row["run"]]),
             tuple(runs[run] for run in members[members["setting"] == setting]["run"]),
         )
         for setting, row in best.iterrows()
     ]
     pairs = comparison.against(session, groups[0], groups[1:])
-    default = [f"{found.row.name} {trial}" for trial in ranked.loc[defaults, "trial"]]
+    default = [called(runs[run]) for run in ranked.loc[defaults, "run"]]
     shown = {groups[1].name, *default} - {groups[0].name}
     tested = sum(verdict.p_value is not None for verdict in pairs)
     told = f"by the seeds of the search, corrected for the {tested} settings that were compared"

@@ -291,6 +291,7 @@ def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
     called = f"{tried} · {first.name}"
     assert first.label == called and labels[first.id] == f"{called} · seed 42"
     assert called in html(show("overview"))
+    assert " · tiny " in html(show("sweeps", sweep=sweep_id))  # in the verdict on the winner
     ids = [run.id for run in trials.values()]
     compared = show("compare", run=ids)
     assert called in html(compared)

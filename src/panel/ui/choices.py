@@ -45,7 +45,7 @@ def several(
 
 
 def _prepare_one(options: Sequence[str], words: Words, key: str) -> tuple[str, dict[str, Any]]:
-    """The chosen option, and what the widget takes besides it."""
+    """The chosen option, and the arguments of `_shown`."""
     asked = st.query_params.get(key, "")
     chosen = asked if asked in options else options[0]
 
@@ -58,7 +58,7 @@ def _prepare_one(options: Sequence[str], words: Words, key: str) -> tuple[str, d
 def _shown(
     chosen: str | list[str], words: Words, key: str, write: Callable[[Any], None]
 ) -> dict[str, Any]:
-    """What a widget takes that shows the address and writes it."""
+    """Arguments of a widget that shows the address and writes it."""
     state = f"chosen {key}"
     if st.session_state.get(state) != chosen:
         st.session_state[state] = chosen
