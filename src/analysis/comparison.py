@@ -118,8 +118,17 @@ def distinguishes(name: str) -> bool:
 
 def config_key(run: Run) -> str:
     """A key that is equal for runs that differ only in seed and in settings aside from training."""
-    kept = {name: value for name, value in stored_values(run.config).items() if distinguishes(name)}
-    return json.dumps([kept, run.parent_id, run.parent_step], sort_keys=True, default=str)
+    kept = _kept(json.dumps(run.config, default=str))
+    return json.dumps([kept, run.parent_id, run.parent_step], default=str)
+
+
+@lru_cache(maxsize=1024)
+def _kept(config: str) -> str:
+    """The settings in a stored config, both as JSON, in which runs of one config do not differ. A
+    page that refreshes asks for those of hundreds of runs, each time."""
+    values = stored_values(json.loads(config))
+    kept = {name: value for name, value in values.items() if distinguishes(name)}
+    return json.dumps(kept, sort_keys=True)
 
 
 def grouped(runs: Iterable[Run], called: Callable[[Run], str] = attrgetter("name")) -> list[Group]:
