@@ -32,7 +32,7 @@ def page() -> None:
     st.html('<h1 class="unseen">Compare</h1>')
     runs = choose.choose()
     if len(runs) < 2:
-        link = navigation.link("", "Select runs on the overview", style="button")
+        link = navigation.link("", "Choose runs on the overview", style="button")
         title = "One more run to compare it with" if runs else "Nothing chosen yet"
         html.draw_empty(title, f"{HOW}<br><br>{link}")
         return
