@@ -139,6 +139,7 @@ class TestStarter(Starter):
         super().__init__(None)
         self.real = True  # starts as the product does
         self.process: subprocess.Popen[bytes] | None = None
+        self.starting = threading.Lock()  # some tests start processes from several threads
 
     def open(self) -> None:
         self.environment, self.surroundings = dict(os.environ), surroundings()
@@ -146,10 +147,11 @@ class TestStarter(Starter):
     def ask(self, line: list[str], how: dict[str, Any]) -> "Forked | None":
         if self.real or surroundings() != self.surroundings:
             return None
-        if self.process is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="forks-")
-            self.server = f"{self.folder.name}/server"
-            self.process = start_server(self.server, self.environment)
+        with self.starting:
+            if self.process is None:
+                self.folder = tempfile.TemporaryDirectory(prefix="forks-")
+                self.server = f"{self.folder.name}/server"
+                self.process = start_server(self.server, self.environment)
         return super().ask(line, how)
 
     def close(self) -> None:

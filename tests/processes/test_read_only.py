@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,9 @@ from typer.testing import CliRunner
 from src import store
 from src.cli.main import app
 from src.config import load_config
-from src.paths import ROOT
 from src.runs import reconciler, snapshots
 from src.store.tables import Status
-from tests.helpers.live import mounted
+from tests.helpers.live import command, mounted
 from tests.helpers.pages import html, show
 from tests.helpers.store import checkpoint, fill_run
 
@@ -57,18 +55,12 @@ def stop_waiting(session: store.Session) -> Status:
     return store.request_stop(session, store.find(session, "waiting").id)
 
 
-def called(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "src.cli", *words], cwd=ROOT, capture_output=True, text=True
-    )
-
-
 def test_a_read_only_home_is_read_and_every_write_is_refused_in_words(read_only: Path) -> None:
     for call in READS:
-        answer = called(*call.split())
+        answer = command(*call.split(), check=False)
         assert answer.returncode == 0 and "Traceback" not in answer.stderr, (call, answer.stderr)
     for call in WRITES:
-        answer = called(*call.split())
+        answer = command(*call.split(), check=False)
         assert answer.returncode == 2 and "Traceback" not in answer.stderr, (call, answer.stderr)
         assert answer.stderr.strip().splitlines()[-1], call
 

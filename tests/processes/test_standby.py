@@ -181,6 +181,7 @@ def test_a_slot_in_use_is_left_to_its_user(packed: dict[str, Any], busy: None) -
 def test_a_trainer_that_does_not_answer_is_replaced_by_its_supervisor(
     home: Path, packed: dict[str, Any], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"standby": 3}))
     # Sent with the supervisor suspended, so that it has not seen it when the order comes.
     supervisor, trainer = waiting()
     supervisor.suspend()
