@@ -56,10 +56,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+class Frozen:
+    modules = 0  # that were imported when the collector last took leave of all there was
+
+
+def freeze_imports() -> None:
+    """Keep the garbage collector from looking through libraries again and again: they stay, and
+    the end of each training asks for a whole collection."""
+    if len(sys.modules) > Frozen.modules + 50:
+        gc.collect()
+        gc.freeze()
+        Frozen.modules = len(sys.modules)
+
+
 def pytest_collection_finish() -> None:
-    # What was imported stays: no collection during the tests needs to look through it again.
-    gc.collect()
-    gc.freeze()
+    freeze_imports()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +84,7 @@ def forks() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    freeze_imports()  # what the tests before imported
     # Unsloth has to be imported before the others.
     STARTER.real = bool(item.get_closest_marker("real_start") or find_spec("unsloth"))
 
