@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from src.config import RunConfig, Setting, affecting, get, settings, with_overrides
 from src.config.effects import EFFECTS
 from src.models import spelling_model
+from src.tasks import task
 from src.tasks.built_in import correct
+from src.tasks.words import target_words
 from src.training import data_loaders
 from src.training.checkpointing import step_dir
 from src.training.packed.eligibility import pack_key
@@ -38,7 +40,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "data.right_words": {"data.path": None, "data.task": "correct"},
     "data.length_spread": {"data.path": None, "data.task": "correct"},
     "data.system_prompt": {"data.template": "chat"},
-    # Of all words, the longest of which take more tokens so.
+    # Of built-in words, the longest of which take more tokens so.
     "data.separator": {"data.path": None, "model.max_length": 128},
     "data.phrasings": {"data.path": None, "model.max_length": 128},
     "data.multi_token_words": {"data.path": None, "model.max_length": 128},
@@ -205,10 +207,13 @@ def trained(
         return {split: tiny.frame(part) for split, part in parts.items()}
 
     pairs = [(word[1:] + word[0], word) for word in tiny.WORDS]
+    # A sample of the built-in words, and the only one that is one token of the tokenizer.
+    words = ["assistant", *target_words()[::40]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spelling_model, "from_pretrained", read_hub_model)
         patch.setattr(data_loaders, "read_hub", read_hub_data)
         patch.setattr(correct, "misspellings", lambda: pairs)
+        patch.setattr(task, "target_words", lambda: words)
         found = Trained(request.param, folder)
         indifferent = changed(found.plain, sorted(SETTINGS.keys() - set(DECISIVE)))
         found.train([config for name in DECISIVE for config in found.pair(name)] + [indifferent])
