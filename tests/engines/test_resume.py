@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,59 +43,97 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads() -> None:
+    """As many as a trainer has: several have to give the same bits too."""
+
+
+Whole = tuple[Path, TrainingResult, tiny.Recorder]
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """The folder, result and reports of a training by an engine that nothing interrupts."""
+
+    @cache
+    def of(engine: str) -> Whole:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, *run(tiny.config_of(base, engine=engine), folder)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def stopped_once(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    run(tiny.config_of(base), folder, stop_at=2)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A folder of this test with a training that was stopped at step 3."""
+    return Path(shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True))
+
+
 @pytest.mark.parametrize("stop_at", [1, 4, 6, 10])
-def test_a_resumed_training_ends_in_the_same_bits(base: Path, tmp_path: Path, stop_at: int) -> None:
+def test_a_resumed_training_ends_in_the_same_bits(
+    base: Path, whole: Callable[[str], Whole], tmp_path: Path, stop_at: int
+) -> None:
     config = tiny.config_of(base)
-    whole, seen = run(config, tmp_path / "whole")
+    undisturbed, result, seen = whole("trl")
     first, _ = run(config, tmp_path / "parts", stop_at=stop_at)
     # A stop that arrives in an evaluation cuts it short; the resume owes it.
     assert first.stopped and first.step == (4 if stop_at == 4 else stop_at + 1)
     second, reporter = run(
         config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{first.step}"
     )
-    assert (second.step, second.best_step, second.stopped) == (12, whole.best_step, False)
-    assert second.metrics == whole.metrics
+    assert (second.step, second.best_step, second.stopped) == (12, result.best_step, False)
+    assert second.metrics == result.metrics
     assert reporter.values["resume"] == f"exact from step-{first.step}"
     # The kept adapter, and the newest one with its optimizer.
-    assert weights(tmp_path / "parts/out/final") == weights(tmp_path / "whole/out/final")
-    assert weights(tmp_path / "parts/steps/step-12") == weights(tmp_path / "whole/steps/step-12")
+    for folder in ("out/final", "steps/step-12"):
+        assert weights(tmp_path / "parts" / folder) == weights(undisturbed / folder)
     after = {s: v for s, v in seen.curve("train/loss").items() if s > first.step}
     assert reporter.curve("train/loss") == after
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 6])
 def test_a_run_of_auto_on_a_cpu_resumes_to_the_same_bits(
-    base: Path, tmp_path: Path, stop_at: int
+    base: Path, whole: Callable[[str], Whole], tmp_path: Path, stop_at: int
 ) -> None:
     """It trains alone in the packed engine."""
     config = tiny.config_of(base, engine="auto")
-    whole, seen = run(config, tmp_path / "whole")
+    undisturbed, result, seen = whole("auto")
     assert seen.values["engine"] == "packed"
     first, _ = run(config, tmp_path / "parts", stop_at=stop_at)
     assert first.stopped and first.step < 12
     second, reporter = run(
         config, tmp_path / "parts", resume_from=tmp_path / f"parts/steps/step-{first.step}"
     )
-    assert (second.step, second.metrics) == (12, whole.metrics)
-    written = json.loads((tmp_path / "whole/steps/step-12/MANIFEST.json").read_text())
+    assert (second.step, second.metrics) == (12, result.metrics)
+    written = json.loads((undisturbed / "steps/step-12/MANIFEST.json").read_text())
     assert written["arithmetic"] == ARITHMETIC
     assert reporter.values["resume"] == f"exact from step-{first.step}"
-    assert weights(tmp_path / "parts/out/final") == weights(tmp_path / "whole/out/final")
-    assert weights(tmp_path / "parts/steps/step-12") == weights(tmp_path / "whole/steps/step-12")
+    for folder in ("out/final", "steps/step-12"):
+        assert weights(tmp_path / "parts" / folder) == weights(undisturbed / folder)
     after = {s: v for s, v in seen.curve("train/loss").items() if s > first.step}
     assert reporter.curve("train/loss") == after
 
 
-def test_a_finished_training_only_restores(base: Path, tmp_path: Path) -> None:
-    config = tiny.config_of(base)
-    whole, _ = run(config, tmp_path)
-    again, reporter = run(config, tmp_path, resume_from=tmp_path / "steps/step-12")
-    assert again.metrics == whole.metrics and not reporter.curve("train/loss")
+def test_a_finished_training_only_restores(
+    base: Path, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    undisturbed, result, _ = whole("trl")
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    again, reporter = run(tiny.config_of(base), tmp_path, resume_from=tmp_path / "steps/step-12")
+    assert again.metrics == result.metrics and not reporter.curve("train/loss")
 
 
-def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path) -> None:
-    run(tiny.config_of(base), tmp_path, stop_at=2)
-    good = tmp_path / "steps/step-3"
+def test_a_broken_file_of_any_name_is_refused_by_name(
+    base: Path, stopped: Path, tmp_path: Path
+) -> None:
+    good = stopped / "steps/step-3"
     manifest = verify(good)
     assert manifest["step"] == 3 and set(REQUIRED) < set(manifest["files"])
     for name in manifest["files"]:
@@ -116,9 +155,8 @@ def test_a_broken_file_of_any_name_is_refused_by_name(base: Path, tmp_path: Path
         run(tiny.config_of(base), tmp_path / "other", resume_from=bad)
 
 
-def test_no_flipped_byte_of_a_manifest_goes_unseen(base: Path, tmp_path: Path) -> None:
-    run(tiny.config_of(base), tmp_path, stop_at=2)
-    folder = tmp_path / "steps/step-3"
+def test_no_flipped_byte_of_a_manifest_goes_unseen(stopped: Path) -> None:
+    folder = stopped / "steps/step-3"
     file = folder / "MANIFEST.json"
     whole = file.read_bytes()
     for at in range(len(whole)):
@@ -146,9 +184,8 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, content: str 
     assert not checkpointing.is_verified(folder)
 
 
-def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
-    run(tiny.config_of(base), tmp_path, stop_at=2)
-    folder = tmp_path / "steps/step-3"
+def test_a_manifest_cannot_leave_out_a_file(stopped: Path) -> None:
+    folder = stopped / "steps/step-3"
     manifest = json.loads((folder / "MANIFEST.json").read_text())
     del manifest["files"]["optimizer.pt"]
     checkpointing.write_manifest(folder, manifest)
@@ -157,10 +194,11 @@ def test_a_manifest_cannot_leave_out_a_file(base: Path, tmp_path: Path) -> None:
         verify(folder)
 
 
-def test_the_kept_adapter_is_verified_before_every_use(base: Path, tmp_path: Path) -> None:
+def test_the_kept_adapter_is_verified_before_every_use(
+    base: Path, stopped: Path, tmp_path: Path
+) -> None:
     config = tiny.config_of(base)
-    run(config, tmp_path, stop_at=2)
-    good, data = tmp_path / "out/final", tmp_path / "words.csv"
+    good, data = stopped / "out/final", tmp_path / "words.csv"
     data.write_text("question,answer\nteh,the\n")
     checkpointing.verify_adapter(good)
     uses: dict[str, Callable[[Path], object]] = {
@@ -218,9 +256,8 @@ def test_a_best_checkpoint_that_was_damaged_is_not_kept(base: Path, tmp_path: Pa
 
 
 def test_a_passing_error_of_the_disk_breaks_no_checkpoint(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tiny.config_of(base), tmp_path, stop_at=2)
     failing = {"adapter_config.json": errno.ESTALE, "optimizer.pt": errno.EIO}
 
     def sometimes(path: object, *given: Any, **named: Any) -> Any:
@@ -229,7 +266,7 @@ def test_a_passing_error_of_the_disk_breaks_no_checkpoint(
         return open(path, *given, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(files, "open", sometimes, raising=False)
-    verify(tmp_path / "steps/step-3")
+    verify(stopped / "steps/step-3")
     assert not failing
 
 
@@ -280,7 +317,6 @@ def test_changed_data_is_refused_and_other_changes_are_called_warm() -> None:
     assert resume_exactness(gpu, gpu, "step-3") == "warm from step-3: on a GPU"
 
 
-def test_the_adapter_file_holds_tensors_only(base: Path, tmp_path: Path) -> None:
-    run(tiny.config_of(base), tmp_path, stop_at=2)
-    tensors = load_file(tmp_path / "steps/step-3/adapter_model.safetensors")
+def test_the_adapter_file_holds_tensors_only(stopped: Path) -> None:
+    tensors = load_file(stopped / "steps/step-3/adapter_model.safetensors")
     assert tensors and all("lora_" in name for name in tensors)
