@@ -156,7 +156,14 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+# What these are made of the others have too.
+RARE = ("lists", "tags")
+
+
+@pytest.mark.parametrize("space", [
+    pytest.param(space, id=name, marks=[pytest.mark.slow] if name in RARE else [])
+    for name, space in SPACES.items()
+])  # fmt: skip
 def test_a_sweep_over_any_kind_of_setting_is_shown(space: dict[str, Any], tmp_path: Path) -> None:
     name = next(iter(space))
     sweep_id = filled(tmp_path, space, base={name: space[name][-1]})
