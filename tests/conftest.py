@@ -19,6 +19,7 @@ from src.runs import spawn
 from tests.helpers.fork_server import STARTER
 
 if TYPE_CHECKING:
+    from src.store.tables import Run
     from tests.helpers.live import Panel
 
 # As the supervisor sets it for its trainers; before torch is imported by any test.
@@ -150,6 +151,19 @@ def small(data: Path, base: Path) -> dict[str, Any]:
         "evaluation.max_new_tokens": 4,
         "tracking.mode": "off",
     }
+
+
+@pytest.fixture
+def living(small: dict[str, Any]) -> "Iterator[Run]":
+    """A run that trains."""
+    from src.config import load_config
+    from src.runs import launcher
+    from tests.helpers import live
+
+    run_id = launcher.launch(load_config(overrides=small))
+    yield live.wait(run_id, live.training)
+    launcher.stop(run_id)
+    live.wait(run_id, live.ended)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,10 @@ import pytest
 from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher, lease, machine, processes, reconciler
+from src.runs import lease, machine, processes, reconciler
 from src.runs.locks import holder
 from src.store.tables import Run, Status
-from tests.helpers.live import alive, command, ended, row, training, wait
-
-
-@pytest.fixture
-def living(small: dict[str, Any]) -> Iterator[Run]:
-    """A run that trains."""
-    run_id = launcher.launch(load_config(overrides=small))
-    yield wait(run_id, training)
-    launcher.stop(run_id)
-    wait(run_id, ended)
+from tests.helpers.live import alive, command, row, wait
 
 
 def test_a_copy_of_a_home_that_is_read_and_lost_locks_end_nothing(
