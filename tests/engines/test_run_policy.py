@@ -222,20 +222,21 @@ def test_a_stop_in_an_owed_evaluation_owes_it_still(
     assert last.step == 12 and set(reporter.curve("val/loss")) >= {4, 8, 12}
 
 
-@pytest.mark.parametrize("stop_at", [3, 11])
 def test_an_evaluation_that_was_due_at_a_stop_is_made_up_for(
-    config: Callable[..., RunConfig], tmp_path: Path, stop_at: int
+    config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     """Else the best could be another one than without the interruption."""
     settings = config(**EACH_STEP)
     whole, _ = run(settings, tmp_path / "whole")
-    first, seen = run(settings, tmp_path / "parts", stop_at=stop_at)
-    assert first.stopped and first.step == stop_at + 1
-    assert first.step not in seen.curve("val/loss")
-    second, reporter = run(settings, tmp_path / "parts", resume=first.step)
-    assert first.step in reporter.curve("val/loss")
-    assert (second.step, second.best_step, second.stopped) == (12, whole.best_step, False)
-    assert second.metrics == pytest.approx(whole.metrics, rel=1e-4)
+    for stop_at in (3, 11):
+        parts = tmp_path / f"stopped at {stop_at}"
+        first, seen = run(settings, parts, stop_at=stop_at)
+        assert first.stopped and first.step == stop_at + 1
+        assert first.step not in seen.curve("val/loss")
+        second, reporter = run(settings, parts, resume=first.step)
+        assert first.step in reporter.curve("val/loss")
+        assert (second.step, second.best_step, second.stopped) == (12, whole.best_step, False)
+        assert second.metrics == pytest.approx(whole.metrics, rel=1e-4)
 
 
 def test_a_stop_during_the_test_keeps_the_best_without_its_scores(
