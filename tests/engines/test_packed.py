@@ -265,7 +265,9 @@ def trained(pack: Pack, slot: int, solo: Solo) -> dict[str, torch.Tensor]:
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The L2 norm of the difference of two adapters, relative to the other's."""
     assert one.keys() == other.keys()
-    here, there = (torch.cat([t[key].flatten() for key in sorted(t)]) for t in (one, other))
+    here, there = (
+        torch.cat([t[key].flatten() for key in sorted(t)]).double() for t in (one, other)
+    )
     return ((here - there).norm() / there.norm()).item()
 
 
@@ -285,21 +287,37 @@ def test_a_head_that_rows_share_gets_the_gradients_of_all_of_them(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("at_once", [3, 1])
-def test_a_packed_adapter_is_the_one_it_would_be_alone(
-    shape: str, dtype: torch.dtype, bound: float, at_once: int
-) -> None:
-    model = model_of(shape, dtype)
+def test_a_packed_adapter_is_the_one_it_would_be_alone(shape: str, at_once: int) -> None:
+    model = model_of(shape, torch.float64)
+    rows = steps_of(ADAPTERS, 8)
+    for slot, packed in enumerate(packed_adapters(model, shape, rows, at_once)):
+        alone = plain_loop(model, shape, ADAPTERS[slot], [now[slot] for now in rows])
+        assert difference(packed, alone) <= 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("at_once", [3, 1])
+def test_in_fp32_a_pack_rounds_no_more_than_a_run_alone(shape: str, at_once: int) -> None:
+    """Also with a head that each adapter's rows share. How much that is depends on the processor,
+    so both are held against float64."""
+    model, exact = model_of(shape, torch.float32), model_of(shape, torch.float64)
+    rows = steps_of(ADAPTERS, 8, head=5)
+    for slot, packed in enumerate(packed_adapters(model, shape, rows, at_once)):
+        own = [now[slot] for now in rows]
+        true, alone = (plain_loop(one, shape, ADAPTERS[slot], own) for one in (exact, model))
+        assert difference(packed, true) <= 1e-6 + 2 * difference(alone, true)
+
+
+def packed_adapters(
+    model: Any, shape: str, rows: list[Any], at_once: int
+) -> list[dict[str, torch.Tensor]]:
+    """ADAPTERS, trained in one pack; each leaves it after its last step."""
     pack = pack_of(model, shape, ADAPTERS, at_once=at_once)
-    # In fp32 with a head that each adapter's rows share; in float64 the test above has one.
-    rows = steps_of(ADAPTERS, 8, head=5 if dtype == torch.float32 else 0)
     for step, now in enumerate(rows):
         there = [solo if step < solo.steps else None for solo in ADAPTERS]
         pack.run([batch(there, now, step, shape_of(now, roomier=step % 2))])
-    for slot, solo in enumerate(ADAPTERS):
-        alone = plain_loop(model, shape, solo, [now[slot] for now in rows])
-        assert difference(trained(pack, slot, solo), alone) <= bound
+    return [trained(pack, slot, solo) for slot, solo in enumerate(ADAPTERS)]
 
 
 def test_only_some_of_the_layers_that_read_the_same_carry_adapters() -> None:
