@@ -63,7 +63,7 @@ def test_differing_letters_are_marked_by_more_than_colour():
 
 
 def test_what_a_model_answers_is_text():
-    assert ui_html.printable("<b>\u202ex\x00\n") == "&lt;b&gt;\\u202ex\\u0000\\u000a"
+    assert ui_html.printable("<b>\u202ex\x00\n") == "&lt;b&gt;\\u202ex\\u0000⏎"
 
 
 def test_the_errors_page_restores_its_filters_from_the_address_and_switches_splits():

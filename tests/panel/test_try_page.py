@@ -96,12 +96,12 @@ def test_a_word_is_answered_side_by_side_with_its_letters_marked(answering: Answ
     base = "spelltune-tiny"
     assert answering.asked == [([base, one, two], ["tea"])]
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", body)
-    assert heads[:5] == ["text", "right answer", f"{base} (base model)", "one · seed 42",
+    assert heads[:5] == ["Text", "Right answer", f"{base} (base model)", "one · seed 42",
                          "two · seed 7"]  # fmt: skip
     assert body.count('<bdi>t <mark class="wrong">a</mark> a</bdi>') == 3
     assert "<bdi>t e a</bdi>" in body and "wrong · 87.5% · 0.12 s" in body
     # More of a single text: the likeliest answers, and the tokens, whatever stands in them.
-    assert body.count("likeliest answers") == 3 and "6.2%" in body
+    assert body.count("Likeliest answers") == 3 and "6.2%" in body
     assert "x &lt;b&gt;y" in body and "<b>y" not in body
     assert (
         '<div class="pieces"><span>&lt;human&gt;:</span><span>·Spell</span><span>⏎</span>' in body
@@ -115,7 +115,7 @@ def test_a_list_is_a_table_with_sums(answering: Answering) -> None:
     test = answered(run=run, word=words, base="false")
     assert answering.asked == [([run], words)]
     body = html(test)
-    assert "one · seed 42: 2 of 3 right." in body and "likeliest answers" not in body
+    assert "one · seed 42: 2 of 3 right." in body and "Likeliest answers" not in body
     # Each word leads to itself alone, with the right answer that was typed.
     links = re.findall(r'href="(try\?[^"]*)"', body)
     assert len(links) == 4 and all(f"run={run}" in link for link in links)

@@ -27,7 +27,7 @@ def answers(
     """Draw a table of all answers, how many were right, and more of a single text. `labels` are the
     names of adapters for people."""
     names = [labels.get(one.name, Path(one.name).name + " (base model)") for one in spellers]
-    head = {"text": "word", "right answer": "word"} | dict.fromkeys(names, "word")
+    head = {"Text": "word", "Right answer": "word"} | dict.fromkeys(names, "word")
     cells = map(_cells, texts, rows)
     st.html(html.table(head, cells, name="words answers"))
     sums = "".join(_sums(rows, names))
@@ -77,7 +77,7 @@ def _draw_one(name: str, answer: Answer) -> None:
         )
         for one in answer.likeliest
     ]
-    head = {"likeliest answers": "word", "probability": "num", "": "fit"}
+    head = {"Likeliest answers": "word", "Probability": "num", "": "fit"}
     st.html(
         f"<h2>{escape(name)}</h2>{html.table(head, rows)}"
         f'<p class="quiet">Reads {counted(len(answer.prompt_tokens), "token")}</p>'

@@ -75,5 +75,7 @@ def visible(text: str, *, dots: bool = True) -> str:
 
 
 def printable(text: str) -> str:
-    """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes."""
-    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text))
+    """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes, and line
+    ends a sign."""
+    shown = text.replace("\n", "⏎")
+    return escape("".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown))

@@ -34,6 +34,5 @@ def marked(expected: str, predicted: str) -> tuple[str, str]:
 
 def pieces(tokens: Iterable[str]) -> str:
     """HTML: each token in its own box, its spaces and line ends to be seen."""
-    lines = (map(printable, token.split("\n")) for token in tokens)
-    boxes = "".join(f"<span>{'⏎'.join(parts).replace(' ', '·')}</span>" for parts in lines)
+    boxes = "".join(f"<span>{printable(token).replace(' ', '·')}</span>" for token in tokens)
     return f'<div class="pieces">{boxes}</div>'
