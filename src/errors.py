@@ -45,6 +45,11 @@ def reason(error: BaseException) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
+def explain(error: UserError | OSError) -> str:
+    """A sentence on an error that a person can mend, or on one of the operating system."""
+    return explain_os_error(error) if isinstance(error, OSError) else str(error)
+
+
 def explain_os_error(error: OSError) -> str:
     """A sentence on an error of the operating system: the file, what is wrong, what can be done."""
     if error.errno == errno.ENOENT and _current_folder_is_gone(error.filename):

@@ -49,8 +49,6 @@ class Spellers:
         long for its base model."""
         config = speller.config
         asked = plan(config, precision=resolve_precision(config.training.precision))
-        if speller.adapter is not None:
-            verify_adapter(speller.adapter)
         self._load_base(asked)
         form = format_of(config)
         vocabulary = spelling.load_vocabulary(**asked.vocabulary)
@@ -90,6 +88,7 @@ class Spellers:
         key = str(folder), (folder / ADAPTER[-1]).stat().st_mtime_ns
         name = self._adapters.pop(key, None)
         if name is None:
+            verify_adapter(folder)
             self._count += 1
             name = f"adapter-{self._count}"
             if self._model is None:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from src.errors import UserError, explain_os_error
+from src.errors import UserError, explain
 from src.runs import readiness
 from src.runs.answering import GAVE_WAY, NO_MEMORY
 from src.runs.environment import leave
@@ -51,8 +51,7 @@ def main(slot: int) -> NoReturn:
                 loaded = _loaded()
             tell({"answers": _answers(loaded, order, tell)})
         except (UserError, OSError) as error:
-            told = explain_os_error(error) if isinstance(error, OSError) else str(error)
-            tell({"refused": told})
+            tell({"refused": explain(error)})
 
 
 def _output() -> Tell:

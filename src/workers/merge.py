@@ -5,7 +5,7 @@ import sys
 
 from src import paths, store
 from src.config import stored_config
-from src.errors import UserError, explain_os_error
+from src.errors import UserError, explain
 from src.runs import attempts
 from src.runs.locks import FileLock
 from src.training import checkpointing
@@ -26,8 +26,7 @@ def main(run_id: str, step: int) -> int:
         adapter = checkpointing.step_dir(paths.checkpoints_dir(run_id), verified)
         merge(stored_config(run.config), adapter, paths.merged_dir(run_id, step))
     except (UserError, OSError) as error:
-        told = explain_os_error(error) if isinstance(error, OSError) else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         return 1
     return 0
 

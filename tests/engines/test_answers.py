@@ -18,6 +18,7 @@ from src.config import RunConfig
 from src.models import spelling_model as spelling
 from src.models.generation import greedy_answers, likeliest_answers
 from src.training import answers as answers_module
+from src.training import checkpointing
 from src.training.answers import MAX_ADAPTERS, Spellers
 from src.training.evaluate import evaluate
 from src.training.questions import Answer, QuestionError, Speller
@@ -199,6 +200,18 @@ def test_an_evaluation_asks_the_base_without_an_adapters_bias_terms(
     assert list(beside["base_predicted"]) == list(of_base["predicted"])
     assert list(beside["predicted"]) == list(alone["predicted"]) != list(of_base["predicted"])
     assert told == sorted(told) and told[-1] == 2 * len(of_base)
+
+
+def test_a_damaged_adapter_is_not_asked(base: Path, tmp_path: Path) -> None:
+    written = random_adapter(base / "gpt2", tmp_path / "written", seed=3)
+    checkpointing.commit_adapter(written, tmp_path / "final", {"step": 1})
+    weights = tmp_path / "final" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    asked = Speller("damaged", tiny.config_of(base), tmp_path / "final")
+    with pytest.raises(checkpointing.BrokenCheckpoint, match="is not as it was written"):
+        Spellers().ask(asked, ["apple"])
 
 
 def test_only_some_adapters_stay_loaded_and_a_changed_one_is_read_anew(

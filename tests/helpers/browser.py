@@ -20,6 +20,7 @@ FLAGS = [
 ]
 
 MAIN = ".stMainBlockContainer"
+RULES = ["color-contrast", "label", "button-name", "link-name", "image-alt", "aria-required-attr"]
 
 
 @contextlib.contextmanager
@@ -108,6 +109,33 @@ def still(page: Any) -> None:
       });
       wait();
     })""")
+
+
+def inaccessible(page: Any, within: str = "html") -> list[tuple[str, ...]]:
+    """What axe finds wrong on a page by RULES in the light and in the dark theme, and why."""
+    import axe_core_python
+
+    page.evaluate((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
+    wrong: list[tuple[str, ...]] = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(
+            "scheme => getComputedStyle(document.querySelector('.stApp')).colorScheme === scheme",
+            arg=scheme,
+        )
+        still(page)  # the charts follow
+        found = page.evaluate(
+            "([part, rules]) => axe.run(part, {runOnly: {type: 'rule', values: rules}})",
+            [within, RULES],
+        )
+        # A rule that broke off on the page has found nothing, and says so only here.
+        wrong += [(scheme, r["id"], r["error"]) for r in found["incomplete"] if "error" in r]
+        wrong += [
+            (scheme, rule["id"], node["html"][:200], node["failureSummary"])
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+    return wrong
 
 
 def plot(page: Any, script: str) -> Any:

@@ -79,7 +79,7 @@ def test_it_answers_again_and_gives_way_to_a_training(base: Path, answers: Answe
     with pytest.raises(NoAnswers, match="reads 128; shorten it"):
         answers.ask([asked], ["x y " * 200])
     broken = Speller(asked.name, asked.config, Path("/nowhere"))
-    with pytest.raises(NoAnswers, match="adapter_config.json is missing"):
+    with pytest.raises(NoAnswers, match="adapter_model.safetensors: no such file"):
         answers.ask([broken], ["tea"])
     assert pid_of(answers) == pid and alive(pid)
     with taken_by_another(0):

@@ -167,4 +167,4 @@ def _cell(value: Any) -> str:
     """HTML of a value of the file, cut to one line or a few."""
     text = "" if value is None or value != value else str(value)
     cut = text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
-    return html.visible(cut, dots=False)
+    return html.printable(cut)

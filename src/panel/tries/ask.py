@@ -8,7 +8,7 @@ from html import escape
 
 import streamlit as st
 
-from src.errors import UserError
+from src.errors import UserError, explain
 from src.panel.ui import html, navigation
 from src.runs.answering import Answering
 from src.training.questions import Answer, Speller
@@ -59,8 +59,8 @@ def answers(spellers: Sequence[Speller], texts: Sequence[str]) -> Rows | None:
         return future.result()
     except CancelledError:
         html.draw_problem("stopped before it was asked")
-    except UserError as error:
-        html.draw_problem(str(error))
+    except (UserError, OSError) as error:  # OSError: the process could not be started
+        html.draw_problem(explain(error))
     return None
 
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from src import store
 from src.config import stored_config
-from src.errors import UserError, explain_os_error
+from src.errors import UserError, explain
 from src.panel.ui import html, navigation, query_params
 from src.runs import attempts
 from src.store.tables import Run
@@ -47,8 +47,7 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
         try:
             spellers.append(_speller(name, *found[name]))
         except (UserError, OSError) as error:
-            told = explain_os_error(error) if isinstance(error, OSError) else str(error)
-            problems.append(told)
+            problems.append(explain(error))
     for problem in problems:
         html.draw_problem(problem)
     return spellers, {one.name: _label(one.name, labels) for one in spellers}

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from src import paths
-from src.errors import UserError, explain_os_error
+from src.errors import UserError, explain
 from src.format import chance, counted
 from src.panel.ui import html, letters, navigation
 from src.panel.ui.html import printable
@@ -115,10 +115,8 @@ def _keep(failed: list[tuple[str, str]]) -> None:
         there = f", {known:,} stood there already" if known else ""
         told = f"`{file}` has {counted(count, 'new question')}{there}."
         st.session_state["kept"] = told
-    except UserError as error:
-        st.session_state["not kept"] = str(error)
-    except OSError as error:
-        st.session_state["not kept"] = explain_os_error(error)
+    except (UserError, OSError) as error:
+        st.session_state["not kept"] = explain(error)
 
 
 def file_of(name: str) -> Path:

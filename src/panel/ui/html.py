@@ -68,12 +68,6 @@ def draw_empty(title: str, advice: str) -> None:
     st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
 
 
-def visible(text: str, *, dots: bool = True) -> str:
-    """HTML of untrusted text in which line ends, and with `dots` spaces, can be seen."""
-    marked = escape(text).replace("\n", "⏎")
-    return marked.replace(" ", "·") if dots else marked
-
-
 def printable(text: str) -> str:
     """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes, and line
     ends a sign."""
