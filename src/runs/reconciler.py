@@ -29,16 +29,19 @@ from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
-def reconcile() -> list[str]:
+def reconcile(wait: float = 0) -> list[str]:
     """Ids of the runs whose status was wrong and is right now. Empty also while another process is
-    at it, and where the home belongs to another machine."""
+    at it, for which it waits this many seconds, and where the home belongs to another machine."""
     if lease.other_host():
         return []
     lock = FileLock(paths.locks_dir() / "reconciler.lock")
+    deadline = time.monotonic() + wait
     try:
         # A command that was suspended just then must not keep the others from it.
-        if not lock.acquire() and not (end_hung(lock.path) and lock.acquire()):
-            return []
+        while not lock.acquire() and not (end_hung(lock.path) and lock.acquire()):
+            if time.monotonic() >= deadline:
+                return []
+            time.sleep(TIMEOUTS.poll)
     except LocksUnavailable as error:
         print(f"warning: {error}", file=sys.stderr)
         return []

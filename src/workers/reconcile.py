@@ -3,11 +3,13 @@
 import os
 
 from src.runs import reconciler
+from src.runs.timeouts import TIMEOUTS
 
 
 def main() -> None:
     os.umask(0o077)
-    reconciler.reconcile()
+    # Another process that is at it may have looked at the run before it ended.
+    reconciler.reconcile(wait=TIMEOUTS.heartbeat)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from sqlmodel import col, update
 from src import paths, store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import attempts, launcher, reconciler
+from src.runs import attempts, launcher, reconciler, spawn
 from src.runs.attempts import CannotResume
 from src.runs.locks import FileLock, holder
 from src.runs.machine import slot_lock
@@ -59,11 +59,37 @@ def change(run_id: str, **columns: Any) -> None:
 def test_04_without_its_supervisor_a_run_comes_to_its_end(small: dict[str, Any]) -> None:
     settings = small | {"training.max_steps": 60, "evaluation.eval_steps": 60}
     run_id = launcher.launch(load_config(overrides=settings))
-    run = wait(run_id, training)
+    run = wait(run_id, lambda run: run.trainer_pid is not None)
+    # So that it cannot end before its supervisor has, however fast the machine is.
+    os.kill(run.trainer_pid or 0, signal.SIGSTOP)
     os.kill(run.supervisor_pid or 0, signal.SIGKILL)
+    while holder(paths.supervisor_lock(run_id)) is not None:
+        time.sleep(0.01)
+    os.kill(run.trainer_pid or 0, signal.SIGCONT)
     # Nobody looks: the trainer itself sees to it that the verdict is written.
     done = wait(run_id, ended)
     assert (done.status, done.step, done.attempt) == (Status.COMPLETED, 60, 1)
+
+
+@pytest.mark.real_start
+@pytest.mark.usefixtures("data")
+def test_who_reconciles_for_a_trainer_waits_for_another_who_is_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That one may have looked at the run before its trainer ended."""
+    with store.writing() as session:
+        run_id = store.enqueue(session, load_config()).id
+    change(run_id, status="RUNNING", token="t", boot_id=reconciler.boot_id())
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"heartbeat": 60}))
+    another = FileLock(paths.locks_dir() / "reconciler.lock")
+    assert another.acquire()
+    process = spawn.start_detached(spawn.Worker.RECONCILE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    assert row(run_id).status == Status.RUNNING
+    another.release()
+    assert process.wait(60) == 0
+    assert row(run_id).status == Status.INTERRUPTED
 
 
 @pytest.mark.real_start
