@@ -183,6 +183,16 @@ def base_model(name: str) -> str:
     return str(shipped) if "/" not in name and (shipped / "config.json").is_file() else name
 
 
+def notify_urls() -> Path:
+    """The services that people are told by: a URL a line, with its secrets, for the owner alone."""
+    return home() / "notify.urls"
+
+
+def notify_lock() -> Path:
+    """Held by the process that tells them."""
+    return locks_dir() / "notify.lock"
+
+
 def sweep_file(sweep_id: str) -> Path:
     """The row of a sweep, for the day when the run table is lost."""
     return results() / "sweeps" / f"{sweep_id}.json"

@@ -103,7 +103,8 @@ def same_main_module() -> Iterator[None]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty SPELLTUNE_HOME for this test and the processes that it starts."""
     monkeypatch.setenv("SPELLTUNE_HOME", str(tmp_path))
-    monkeypatch.delenv("SPELLTUNE_DATABASE_URL", raising=False)
+    for name in ("SPELLTUNE_DATABASE_URL", "SPELLTUNE_NOTIFY_URLS"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

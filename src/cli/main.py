@@ -15,6 +15,7 @@ from src.cli import (
     data,
     doctor,
     launch,
+    notify,
     output,
     queue,
     results,
@@ -112,6 +113,7 @@ for group, commands in GROUPS.items():
         name = command.__name__.removesuffix("_")
         app.command(name, rich_help_panel=group)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Run")
+app.add_typer(notify.app, name="notify", rich_help_panel="Machine")
 app.add_typer(suites.app, name="suite", rich_help_panel="Compare")
 app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")
 app.command(rich_help_panel="Machine", hidden=True)(doctor.reconcile)  # for processes

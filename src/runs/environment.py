@@ -38,6 +38,9 @@ OWN_SERVICES = (
 )
 LOCATIONS = ("_PATH", "_FILE", "_DIR", "_proxy", "_PROXY")
 
+# The services that people are told by, as URLs with secrets: no training needs them.
+NOTIFY_URLS = "SPELLTUNE_NOTIFY_URLS"
+
 # Of one process: the token marks the processes of one trainer, the W&B service ends with its own.
 OF_ONE_PROCESS = ("SPELLTUNE_TOKEN", "WANDB_SERVICE")
 
@@ -88,7 +91,9 @@ def _bytecode() -> dict[str, str]:
 
 def passes(name: str, value: str) -> bool:
     """True if a variable of the environment is handed on to the processes of runs."""
-    if name in (*OF_ONE_PROCESS, *DISTRIBUTED, *AGENTS) or name.startswith(DISTRIBUTED_PREFIXES):
+    if name in (NOTIFY_URLS, *OF_ONE_PROCESS, *DISTRIBUTED, *AGENTS) or name.startswith(
+        DISTRIBUTED_PREFIXES
+    ):
         return False
     if name.startswith(OWN_SERVICES) or name.endswith(LOCATIONS):
         return True

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 
 from src import paths, store
 from src.errors import explain_os_error
-from src.runs import attempts, launcher, lease, restore, snapshots
+from src.runs import attempts, launcher, lease, notifications, restore, snapshots
 from src.runs.locks import FileLock, LocksUnavailable
 from src.runs.machine import boot_id, host, slot_count, slot_lock
 from src.runs.processes import end_hung, kill_by_token, supervisor_lives, trainer_lives
@@ -62,6 +62,7 @@ def reconcile(wait: float = 0) -> list[str]:
             return _reconcile_all()
     finally:
         lock.release()
+        notifications.tell()
 
 
 def keep_reconciling(over: threading.Event) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from src import paths
 from src.files import retry
-from src.runs.environment import child_environment
+from src.runs.environment import NOTIFY_URLS, child_environment
 
 
 class Worker(StrEnum):
@@ -29,6 +29,11 @@ class Worker(StrEnum):
     NODE_AGENT = "src.workers.node_agent"
     KINDS = "src.workers.kinds"
     ANSWER = "src.workers.answer"
+    NOTIFY = "src.workers.notify"
+
+
+# Those that end runs, and so start the one that tells of it. No other gets the secrets for it.
+TELLING = (Worker.SUPERVISOR, Worker.SWEEP_DRIVER, Worker.RECONCILE, Worker.NOTIFY)
 
 
 def command(worker: Worker, *arguments: str) -> list[str]:
@@ -40,6 +45,11 @@ def worker_of(line: list[str]) -> Worker | None:
     """The worker that a process with this command line runs; None for any other process."""
     module = line[2] if len(line) > 2 and line[1] == "-m" else None
     return next((worker for worker in Worker if worker.value == module), None)
+
+
+def _environment(worker: Worker, extra: dict[str, str]) -> dict[str, str]:
+    secrets = os.environ.get(NOTIFY_URLS) if worker in TELLING else None
+    return child_environment(**extra) | ({} if secrets is None else {NOTIFY_URLS: secrets})
 
 
 def start_detached(
@@ -57,7 +67,7 @@ def start_detached(
         return subprocess.Popen(
             command(worker, *arguments),
             cwd=paths.ROOT,
-            env=child_environment(**environment),
+            env=_environment(worker, environment),
             stdin=stdin,
             stdout=output,
             stderr=output,
@@ -77,7 +87,7 @@ def start_attached(
     return subprocess.Popen(
         command(worker, *arguments),
         cwd=paths.ROOT,
-        env=child_environment(**environment),
+        env=_environment(worker, environment),
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output if errors is None else errors,
@@ -92,7 +102,7 @@ def run(
         command(worker, *arguments),
         input=document,
         cwd=paths.ROOT,
-        env=child_environment(**environment),
+        env=_environment(worker, environment),
         capture_output=True,
         text=True,
         check=False,

@@ -26,6 +26,9 @@ class Timeouts:
     reconcile: float = 3.0  # interval of reconciling in a panel, supervisor, driver or agent
     answer: float = 120.0  # for the process that answers typed texts to tell anything
     idle: float = 600.0  # without a question, after which that process ends
+    gather: float = 5.0  # without another notice, before those that are there are told together
+    notify: float = 20.0  # for a service to take a message
+    notify_again: float = 5.0  # before a message is tried again; four times as long each time
     write: float = 600.0  # how long a supervisor tries to write an outcome to a locked run table
 
 

@@ -55,6 +55,21 @@ from src.store.metrics import (
     record_metrics,
     record_points,
 )
+from src.store.notices import (
+    begin_telling,
+    count_process,
+    end_telling,
+    forget,
+    forget_old,
+    is_telling,
+    is_untold,
+    last_notice,
+    last_of,
+    leave,
+    mark_told,
+    recent,
+    untold,
+)
 from src.store.outcome import EndReason, Outcome, Remedy
 from src.store.runs import (
     RunIsActive,

@@ -77,6 +77,10 @@ def _add_failed_drivers(connection: Connection) -> None:
     _add_columns(connection, "sweep", "failed_starts", "driver_started_at", "failed_at")
 
 
+def _add_notices(connection: Connection) -> None:
+    _create_missing_tables(connection)
+
+
 def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
     path = row.get("path") or ""
@@ -119,6 +123,7 @@ MIGRATIONS = [
     _add_failed_starts,
     _add_forgotten,
     _add_failed_drivers,
+    _add_notices,
 ]
 
 

@@ -13,6 +13,7 @@ from sqlmodel import Session, SQLModel, col, delete, select
 from src.config import RunConfig
 from src.errors import UserError, did_you_mean
 from src.format import run_label, whole_number
+from src.store.notices import leave_event
 from src.store.tables import (
     ACTIVE,
     Checkpoint,
@@ -224,6 +225,7 @@ def record_event(
     session.add(
         Event(run_id=run_id, attempt=attempt, step=step, kind=kind, text=text, at=time.time())
     )
+    leave_event(session, run_id, kind, text)
 
 
 def list_events(session: Session, run_id: str) -> Sequence[Event]:

@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from src.config import RunConfig
 from src.errors import UserError
 from src.store.database import changed_a_row
+from src.store.notices import leave_end
 from src.store.outcome import EndReason, Outcome
 from src.store.runs import record_event
 from src.store.tables import ACTIVE, RESUMABLE, EventKind, Run, Status
@@ -72,7 +73,10 @@ def _move(
         raise InvalidTransition(f"{to} for the reason {end_reason}")
     where = (col(Run.id) == run_id, col(Run.status).in_(leave), *conditions)
     columns |= {"status": to, "end_reason": end_reason}
-    return changed_a_row(session, update(Run).where(*where).values(**columns))
+    moved = changed_a_row(session, update(Run).where(*where).values(**columns))
+    if moved and to in ENDS:
+        leave_end(session, run_id, to, columns.get("reason"))
+    return moved
 
 
 def _is_same_attempt(run: Run) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -186,16 +190,11 @@ def release_slot(session: Session, run: Run) -> bool:
 def fail_start(session: Session, run: Run, reason: str) -> bool:
     """End a QUEUED run for which no supervisor started; False if one did meanwhile."""
     return _move(
-        session,
-        run.id,
-        Status.FAILED,
-        col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at),
-        leave=[Status.QUEUED],
-        end_reason=EndReason.ERROR,
-        reason=reason,
-        ended_at=time.time(),
+        session, run.id, Status.FAILED,
+        col(Run.slot_given_at).is_not_distinct_from(run.slot_given_at), leave=[Status.QUEUED],
+        end_reason=EndReason.ERROR, reason=reason, ended_at=time.time(),
         failed_starts=MAX_FAILED_STARTS,
-    )
+    )  # fmt: skip
 
 
 def end(session: Session, run: Run, outcome: Outcome) -> bool:

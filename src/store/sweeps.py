@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from src.errors import did_you_mean
 from src.store.database import changed_a_row
+from src.store.notices import leave_end_of_sweep
 from src.store.runs import UnknownRun
 from src.store.status import MAX_FAILED_STARTS
 from src.store.tables import LatestMetric, Metric, Run, Sweep, SweepStatus
@@ -46,12 +47,15 @@ def change_sweep(
     if to is not None:
         columns.setdefault("failed_at", None)
         columns["status"] = to
-    return changed_a_row(
+    changed = changed_a_row(
         session,
         update(Sweep)
         .where(col(Sweep.id) == sweep_id, col(Sweep.status).in_(tuple(leave)))
         .values(**columns),
     )
+    if changed and to is not None:
+        leave_end_of_sweep(session, sweep_id, to, columns)
+    return changed
 
 
 def driver_died(sweep: Sweep) -> bool:

@@ -242,6 +242,41 @@ BEGIN_AN_ATTEMPT = (
 )
 
 
+class NoticeKind(StrEnum):
+    """Kinds of notices: what people are told of by the services that are set."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RESUMED = "resumed"  # a next attempt is queued, by a person or by itself
+    SWEEP_COMPLETED = "sweep-completed"
+    SWEEP_CONFIRMED = "sweep-confirmed"  # the last run ended that confirms its best settings
+    SWEEP_FAILED = "sweep-failed"  # it goes no further until a person resumes it, or never
+    DISK = "disk"  # little space is left
+    SET_UP = "set-up"  # told to nobody: what lies before it was not to be told
+
+
+class Notice(SQLModel, table=True):
+    """Something that happened and that people are to be told.
+
+    In the transaction that makes it true, so that it is there once, whoever is killed when.
+    """
+
+    id: int | None = Field(default=None, primary_key=True)
+    kind: str
+    subject: str | None = None  # id of the run or the sweep
+    text: str | None = None  # one sentence for people: why
+    at: float
+    host: str | None = None  # machine that left it
+    # {service: what went wrong, None if it was told}; services that are not named are to be told.
+    told: dict[str, str | None] = Field(
+        default_factory=dict, sa_column=Column(JSON, nullable=False)
+    )
+    told_at: float | None = Field(default=None, index=True)  # since when no service is left to tell
+    processes: int = 0  # that began to tell it
+
+
 class Event(SQLModel, table=True):
     """One line of a run's lineage: what was done to it and why."""
 

@@ -14,6 +14,7 @@
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
 | kinds | a trainer, where cores are free | none | none | its standard input closes: the trainer exited |
+| notify, or --test | whoever reconciles or ends a run or a sweep; --test by the panel and the command line | notify | the run table | each service has told each notice, or was tried four times |
 | answer SLOT | the panel | none; gives way to slot-N | last line of stderr to the panel | its standard input closes: the panel exited; a training begins on its slot; nothing was asked for `idle` |
 
 A supervisor with --standby holds standby-N in the place of its locks, and its trainer none, until

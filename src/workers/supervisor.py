@@ -22,7 +22,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
-from src.runs import attempts, launcher, pack_file, restore, snapshots, spawn, standby
+from src.runs import (
+    attempts,
+    launcher,
+    notifications,
+    pack_file,
+    restore,
+    snapshots,
+    spawn,
+    standby,
+)
 from src.runs.environment import ignore_output_errors, slot_environment
 from src.runs.locks import FileLock
 from src.runs.logs import cut_log, last_error, write_into
@@ -72,6 +81,7 @@ def main() -> int:
     supervisor.supervise()
     slot.release()
     launcher.fill_slots()
+    notifications.tell()
     return 0
 
 

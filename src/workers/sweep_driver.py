@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import ConfigError
-from src.runs import launcher, lease, reconciler, snapshots, standby
+from src.runs import launcher, lease, notifications, reconciler, snapshots, standby
 from src.runs.environment import ignore_output_errors
 from src.runs.locks import FileLock
 from src.runs.machine import host
@@ -55,6 +55,7 @@ def main() -> int:
     except Exception as error:
         traceback.print_exc()
         launcher.fail_sweep(sweep_id, f"its driver failed, {type(error).__name__}: {error}")
+    notifications.tell()
     return 0
 
 

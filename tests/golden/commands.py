@@ -133,6 +133,8 @@ NEW_KEYS |= {"suite", "left_out", "examples", "decoding", "answers"}  # of evalu
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 
+NEW_TABLES = {"notice"}
+
 RECORD = json.loads((HERE / "documents.json").read_text())
 NUMBER = (int, float)
 
