@@ -43,12 +43,19 @@ def page() -> str:
 def section(command: Any, context: typer.Context) -> Iterator[str]:
     """A command's usage, help text, and a table of its arguments and options."""
     if subcommands := getattr(command, "commands", None):
-        yield f"{command.help}\n"
+        if command.invoke_without_command:
+            yield from _usage(command, context)
+        else:
+            yield f"{command.help}\n"
         for name, subcommand in subcommands.items():
             yield from section(
                 subcommand, typer.Context(subcommand, info_name=name, parent=context)
             )
         return
+    yield from _usage(command, context)
+
+
+def _usage(command: Any, context: typer.Context) -> Iterator[str]:
     # Typer puts required arguments in braces.
     usage = " ".join(command.collect_usage_pieces(context)).replace("{", "").replace("}", "")
     yield f"### {context.command_path.removeprefix('spelltune ')}\n"

@@ -4,7 +4,7 @@ import json
 from itertools import groupby
 from typing import Any, get_origin
 
-from src.config import Setting, defaults, settings
+from src.config import MachineSettings, Setting, defaults, flattened, settings
 from src.paths import ROOT
 from src.sweeps.file import Base, Categorical, Range, SweepConfig
 
@@ -34,6 +34,13 @@ The keys of a sweep file, such as those in configs/sweeps. A setting under `spac
 values, or `low` and `high`. A key without a default is required.
 
 """
+MACHINE = """
+## The machine
+
+These are settings of the machine, not of a run: `spelltune machine set price_per_hour 2.49` and the
+page Machine write them into `machine.yaml` of the home.
+
+"""
 COLUMNS = "| setting | default | allowed | meaning |\n|---|---|---|---|"
 # The sections of a sweep file, and the models of their fields.
 SECTIONS = (
@@ -59,7 +66,10 @@ def table() -> str:
             if field is not None:  # else it comes with its section
                 value = ... if field.is_required() else field.default
                 rows.setdefault(setting.name, row(setting, value))  # lists and ranges share `when`
-    return "\n".join([*parts, SWEEP + COLUMNS, *rows.values()]) + "\n"
+    parts += [SWEEP + COLUMNS, *rows.values(), MACHINE + COLUMNS]
+    values = MachineSettings().model_dump()
+    parts += [row(s, flattened(values).get(s.name)) for s in settings(MachineSettings)]
+    return "\n".join(parts) + "\n"
 
 
 def row(setting: Setting, value: Any) -> str:

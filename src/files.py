@@ -155,14 +155,14 @@ def _read_stream(descriptor: int, size: int, name: str) -> bytes:
     return content
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Write a text file so that a crash leaves either the old content or the new one; tried again
-    as by `retry`."""
+    as by `retry`. `mode` is for a new file, less the umask."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(staged, "w", encoding="utf-8") as file:
+        with open(staged, "w", encoding="utf-8", opener=lambda p, f: os.open(p, f, mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

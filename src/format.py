@@ -24,6 +24,13 @@ def number(value: float | None, spec: str = ",.4g", unit: str = "") -> str:
     return "–" if value is None or value != value else f"{value:{spec}} {unit}".strip()
 
 
+def money(amount: float | None, currency: str) -> str:
+    """`2.49 USD`; `< 0.01 USD` of what would be rounded to nothing, and a dash for None."""
+    if amount is not None and 0 < amount < 0.005:
+        return f"< 0.01 {currency}"
+    return number(amount, ",.2f", currency)
+
+
 def percent(fraction: float | None) -> str:
     """`87.5%` of 0.875; a dash for None and nan."""
     return number(fraction, ".1%")

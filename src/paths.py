@@ -158,6 +158,11 @@ def evaluation_of(file: Path) -> tuple[int, str]:
     return int(step), split[0].replace("+", "/") if split else "validation"
 
 
+def machine_file() -> Path:
+    """Settings of the machine that the home is on, which people edit."""
+    return home() / "machine.yaml"
+
+
 def summary_file() -> Path:
     return results() / "experiment_results_summary.yaml"
 

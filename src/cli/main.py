@@ -15,6 +15,7 @@ from src.cli import (
     data,
     doctor,
     launch,
+    machine,
     notify,
     output,
     queue,
@@ -112,6 +113,7 @@ for group, commands in GROUPS.items():
     for command in commands:
         name = command.__name__.removesuffix("_")
         app.command(name, rich_help_panel=group)(command)
+app.add_typer(machine.app, name="machine", rich_help_panel="Machine")
 app.add_typer(data.app, name="data", rich_help_panel="Run")
 app.add_typer(notify.app, name="notify", rich_help_panel="Machine")
 app.add_typer(suites.app, name="suite", rich_help_panel="Compare")

@@ -29,6 +29,7 @@ from src.config.loading import (
     with_absolute_paths,
     with_overrides,
 )
+from src.config.machine import MachineSettings, change_machine, load_machine
 from src.config.mixture import trained_on
 from src.config.schema import (
     EarlyStoppingConfig,
@@ -47,12 +48,14 @@ __all__ = [
     "DataConfig",
     "EarlyStoppingConfig",
     "EvaluationConfig",
+    "MachineSettings",
     "RunConfig",
     "Section",
     "Setting",
     "TrackingConfig",
     "YamlError",
     "affecting",
+    "change_machine",
     "defaults",
     "differences",
     "dump_flow",
@@ -62,6 +65,7 @@ __all__ = [
     "get",
     "load_config",
     "load_flow",
+    "load_machine",
     "names_file",
     "override_text",
     "parse_config",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,8 @@ from src.paths import CONFIGS, base_model
 DEFAULTS = CONFIGS / "training" / "config.yaml"
 PRESETS = CONFIGS / "presets"
 DEFAULT_PRESET = "tiny-spell"
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class ConfigError(UserError, ValueError):
@@ -131,10 +133,15 @@ def _defaults() -> dict[str, Any]:
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
     """The RunConfig of nested `values`, or ConfigError with one sentence a field."""
+    return parse_settings(RunConfig, values)
+
+
+def parse_settings(schema: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
+    """The settings of a schema in nested `values`, or ConfigError with one sentence a field."""
     try:
-        return RunConfig.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_problems(error)) from None
+        raise ConfigError(_problems(error, schema)) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -282,19 +289,19 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def _problems(error: ValidationError) -> dict[str, str]:
+def _problems(error: ValidationError, schema: type[BaseModel]) -> dict[str, str]:
     """One sentence a field: what arrived, what is allowed, what to do."""
-    names = [setting.name for setting in settings()]
+    names = [setting.name for setting in settings(schema)]
     problems: dict[str, str] = {}
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = _unknown(name, str(item["loc"][-1]), item["input"], names)
+            message = _unknown(name, str(item["loc"][-1]), item["input"], schema)
         elif item["type"] == "missing":
             message = "no value given"
         elif item["type"] in ("model_type", "model_attributes_type"):
-            message = _no_section(name, item["input"])
+            message = _no_section(name, item["input"], schema)
         elif item["type"] == "list_type":
             message = f"takes a list, such as [a, b]; got {shortened(item['input'])}"
         elif item["type"] != "value_error":
@@ -307,18 +314,19 @@ def _problems(error: ValidationError) -> dict[str, str]:
     return problems
 
 
-def _unknown(name: str, key: str, value: Any, names: list[str]) -> str:
+def _unknown(name: str, key: str, value: Any, schema: type[BaseModel]) -> str:
+    names = [setting.name for setting in settings(schema)]
     if "." in key and key in names:
         section, _, leaf = key.rpartition(".")
         return f"stands in its section in a file: `{section}: {{{leaf}: {value}}}`"
-    siblings = [n for n in names + list(RunConfig.model_fields) if n.count(".") == name.count(".")]
+    siblings = [n for n in names + list(schema.model_fields) if n.count(".") == name.count(".")]
     leaf = name.rpartition(".")[2]
     return f"no such setting{did_you_mean(name, siblings) or did_you_mean(leaf, names)}"
 
 
-def _no_section(name: str, value: Any) -> str:
+def _no_section(name: str, value: Any, schema: type[BaseModel]) -> str:
     """The problem of a section that holds no settings."""
-    field = RunConfig.model_fields[name].annotation if name in RunConfig.model_fields else None
+    field = schema.model_fields[name].annotation if name in schema.model_fields else None
     first = next(iter(field.model_fields)) if isinstance(field, type) and issubclass(
         field, BaseModel) else "..."  # fmt: skip
     example = f"`{name}: {{{first}: {_defaults().get(name, {}).get(first, '...')}}}`"

@@ -29,6 +29,7 @@ pages = {
     "errors": st.Page(PAGES / "errors.py", title="Errors"),
     "try": st.Page(PAGES / "try.py", title="Try"),
     "sweeps": st.Page(PAGES / "sweeps.py", title="Sweeps"),
+    "machine": st.Page(PAGES / "machine.py", title="Machine"),
 }
 page = st.navigation(list(pages.values()), position="top")
 

@@ -82,6 +82,13 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def started_at() -> float:
+    """When this machine was started, or the container that this process is in."""
+    with contextlib.suppress(psutil.Error):
+        return float(psutil.Process(1).create_time())
+    return float(psutil.boot_time())
+
+
 def host() -> str:
     """Name of this machine among those that share a run table."""
     return socket.gethostname()

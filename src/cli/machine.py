@@ -1,0 +1,82 @@
+"""`spelltune machine`: what this machine costs, and the settings that say so."""
+
+from typing import Annotated, Any
+
+import typer
+
+from src.cli.options import AsJson
+from src.cli.output import out, print_facts, print_json
+from src.config import MachineSettings, change_machine, load_machine, settings
+from src.format import duration, money, setting_value
+from src.runs import cost
+from src.runs import machine as this_machine
+
+app = typer.Typer(help="Show what this machine costs, and change its settings.")
+
+
+@app.callback(invoke_without_command=True)
+def machine(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what this machine costs, and its settings."""
+    if context.invoked_subcommand:
+        return None
+    kept = load_machine()
+    if as_json:
+        return print_json(document(kept))
+    print_facts([*money_facts(kept), *setting_facts(kept)])
+    return None
+
+
+# -1 is a value, to be refused with a sentence, and not an option.
+@app.command("set", context_settings={"ignore_unknown_options": True})
+def set_(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SETTING", help=", ".join(s.name for s in settings(MachineSettings)) + "."
+        ),
+    ],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="null is none.")],
+    as_json: AsJson = False,
+) -> None:
+    """Change a setting of this machine, such as its price."""
+    changed = change_machine({name: value})
+    if as_json:
+        return print_json(document(changed))
+    told = dict(setting_facts(changed))[name]
+    out.print(f"{name} is {told}", highlight=False)
+    return None
+
+
+def document(kept: MachineSettings) -> dict[str, Any]:
+    """The machine as JSON holds it."""
+    return {
+        "settings": kept.model_dump(),
+        "started_at": this_machine.started_at(),
+        "spent": cost.spent(kept),
+        "left": cost.left(kept),
+        "seconds_left": cost.seconds_left(kept),
+    }
+
+
+def money_facts(kept: MachineSettings) -> list[tuple[str, str]]:
+    """The money that the machine has cost so far, and that is left; nothing without a price."""
+    spent, left = cost.spent(kept), cost.left(kept)
+    facts = [] if spent is None else [("spent since its start", money(spent, kept.currency))]
+    if left is not None:
+        facts.append(("left of the budget", f"{money(left, kept.currency)}, enough for "
+                      f"{duration(cost.seconds_left(kept))}"))  # fmt: skip
+    return facts
+
+
+def setting_facts(kept: MachineSettings) -> list[tuple[str, str]]:
+    """Each setting and its value, by its dotted name."""
+    values = kept.model_dump()
+    return [(s.name, setting_value(value_of(values, s.name))) for s in settings(MachineSettings)]
+
+
+def value_of(values: dict[str, Any], name: str) -> Any:
+    """A value by its dotted name; None where its section is not set."""
+    found: Any = values
+    for part in name.split("."):
+        found = found[part] if found is not None else None
+    return found

@@ -1,0 +1,72 @@
+"""Settings of this machine, not of a run: what it costs. They stand in machine.yaml of the home."""
+
+from collections.abc import Mapping
+
+from pydantic import Field, field_validator
+
+from src import paths
+from src.config.fields import settings
+from src.config.loading import (
+    ConfigError,
+    merge,
+    nested,
+    parse_settings,
+    parse_yaml,
+    read_text,
+)
+from src.config.section import Section
+from src.config.values import from_text
+from src.config.yaml_text import dump_yaml
+from src.errors import did_you_mean
+from src.files import write_atomic
+
+MAX_CURRENCY = 8
+
+
+class MachineSettings(Section):
+    price_per_hour: float | None = Field(None, gt=0, le=1e9)
+    """Money that an hour of this machine costs; without it no money is shown anywhere."""
+    currency: str = "USD"
+    """What the money is called: a code such as `EUR`, a sign, or a word such as `credits`."""
+    budget: float | None = Field(None, gt=0, le=1e9)
+    """Money that may be spent from one start of this machine to the next: what is left of it is
+    shown, and nothing is stopped."""
+
+    @field_validator("currency")
+    @classmethod
+    def _short(cls, value: str) -> str:
+        word = value.strip()
+        if not word or len(word) > MAX_CURRENCY or not word.isprintable():
+            raise ValueError(
+                f"takes a code such as EUR, a sign or a word of up to {MAX_CURRENCY} characters; "
+                f"got {value[:60]!r}"
+            )
+        return word
+
+
+def load_machine() -> MachineSettings:
+    """The settings in machine.yaml, or the defaults without that file. ConfigError with a sentence
+    on each that cannot be used."""
+    file = paths.machine_file()
+    try:
+        text = read_text(file) if file.exists() else ""
+        return parse_settings(MachineSettings, parse_yaml(text, file) if text.strip() else {})
+    except ConfigError as error:
+        told = {f"{file}: {name}": text for name, text in error.problems.items() if name}
+        raise ConfigError(told or error.problems) from None
+
+
+def change_machine(texts: Mapping[str, str]) -> MachineSettings:
+    """Write settings, each by its dotted name as a text, into machine.yaml; an empty text or `null`
+    is none. ConfigError, and nothing is written, where one cannot be used."""
+    known = {setting.name: setting for setting in settings(MachineSettings)}
+    values = load_machine().model_dump()
+    for name, text in texts.items():
+        if name not in known:
+            near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+            raise ConfigError({name: f"no such setting of the machine{near}"})
+        merge(values, nested(name, from_text(known[name], text)))
+    changed = parse_settings(MachineSettings, values)
+    kept = changed.model_dump(exclude_none=True)
+    write_atomic(paths.machine_file(), dump_yaml(kept), mode=0o600)
+    return changed

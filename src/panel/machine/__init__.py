@@ -1,0 +1,1 @@
+"""The Machine page: its meters, its money and the form of its settings."""
