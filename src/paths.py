@@ -109,13 +109,21 @@ def merged_dir(run_id: str, step: int | None) -> Path:
 
 
 def gguf_file(run_id: str, step: int | None, kind: str) -> Path:
-    """The model of `merged_dir` as a GGUF file whose matrices have a type of ggml."""
-    return merged_dir(run_id, step).with_suffix(f".{kind}.gguf")
+    """The model of `merged_dir` as a GGUF file whose matrices have a type of ggml. Its Modelfile
+    and those who download it know it by this name."""
+    place = "" if step is None else f"-step-{step}"
+    return output_dir(run_id) / f"{run_id}{place}.{kind}.gguf"
 
 
-def merge_lock(run_id: str) -> Path:
-    """Held while a merged model of the run is being written."""
-    return locks_dir() / f"{run_id}.merge.lock"
+def export_lock(run_id: str) -> Path:
+    """Held while an export of the run's model is being written or uploaded."""
+    return locks_dir() / f"{run_id}.export.lock"
+
+
+def export_record(run_id: str, step: int | None, what: str) -> Path:
+    """How the latest export of this kind went, of a step (None: the kept adapter)."""
+    place = "" if step is None else f"-step-{step}"
+    return output_dir(run_id) / "exports" / f"{what}{place}.json"
 
 
 def checkpoints_dir(run_id: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from src import store
-from src.analysis import comparison, model_card
+from src.analysis import comparison, model_card, model_files
 from src.analysis.misspellings import read as read_predictions
 from src.config import RunConfig, stored_config
 from src.errors import UserError
@@ -79,7 +79,7 @@ def _fill(root: Path, run: Run, config: RunConfig) -> dict[str, Any]:
     if splits.fingerprint != run.used.get("data_fingerprint"):
         raise CannotPack(f"{run.id}: its data are not those that it was trained on any more")
     write_rows(splits, root / "data")
-    model_card.copy_adapter(attempts.final_adapter(run), root / "adapter", config)
+    model_files.copy_adapter(attempts.final_adapter(run), root / "adapter", config)
     values = config.model_dump()
     values["model"]["name"] = model_card.public_name(config)
     # The replay puts the folder's own data/ there.

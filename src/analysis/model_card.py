@@ -1,7 +1,5 @@
-"""Packs an adapter as a folder for the Hugging Face hub, with a model card written from its run."""
+"""The model card of a run, in Markdown."""
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,32 +7,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from src.analysis import misspellings
+from src.analysis import misspellings, snippets
 from src.config import CHAT, RunConfig, affecting, subset
-from src.errors import UserError
-from src.files import read_text
 from src.models.metrics import METRICS, PARTIAL, MetricInfo
 from src.paths import base_model
-from src.training import checkpointing
-from src.training.merge import merge
 
-# PEFT's README is an empty form; the manifest is of the file that is changed here.
-NOT_COPIED = ("README.md", checkpointing.MANIFEST)
 MAX_EXAMPLES = 20  # wrong answers that the card shows
-
-
-class CannotPush(UserError, ValueError):
-    """Nothing was pushed to the hub; the text says why and what to do."""
-
-
-def copy_adapter(adapter: Path, target: Path, config: RunConfig) -> None:
-    """Copy a PEFT adapter, verified, without a path of this machine in it."""
-    checkpointing.verify_adapter(adapter)
-    shutil.copytree(adapter, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    file = target / "adapter_config.json"
-    values = json.loads(read_text(file))
-    values["base_model_name_or_path"] = public_name(config)
-    file.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def public_name(config: RunConfig) -> str:
@@ -42,59 +20,6 @@ def public_name(config: RunConfig) -> str:
     path = Path(config.model.name)
     own = path.is_absolute() or path.is_dir()
     return path.name if own and base_model(str(path)) == str(path) else config.model.name
-
-
-def write(
-    config: RunConfig,
-    adapter: Path,
-    target: Path,
-    *,
-    merged: bool,
-    about: Mapping[str, Any],
-    predictions: pd.DataFrame | None,
-) -> list[Path]:
-    """Write the files of a hub repository into the folder `target`; returns their paths.
-
-    `about` is the run's `store.show` document, `predictions` those of the kept adapter.
-    """
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if merged:
-        merge(config, adapter, target)
-    else:
-        copy_adapter(adapter, target, config)
-    text = card(config, merged=merged, about=about, predictions=predictions)
-    (target / "README.md").write_text(text, encoding="utf-8")
-    return sorted(path for path in target.rglob("*") if path.is_file())
-
-
-def push(folder: Path, repo: str, *, private: bool) -> str:
-    """Upload a folder to a model repository, created if missing; returns its URL.
-
-    CannotPush says what is missing.
-    """
-    import httpx
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    if get_token() is None:
-        raise CannotPush("no token for the hub here: `hf auth login`, or set HF_TOKEN")
-    api = HfApi()
-    try:
-        made = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, commit_message="Add a Spelltune adapter"
-        )
-    except HFValidationError as error:
-        raise CannotPush(f"{repo!r} is no name of a repository: {error}") from None
-    except HfHubHTTPError as error:
-        raise CannotPush(f"the hub refused {repo!r}: {error}") from None
-    except (httpx.HTTPError, OSError) as error:
-        raise CannotPush(f"the hub cannot be reached: {error}") from None
-    return str(made)
-
-
-# --- the card -------------------------------------------------------------------------------------
 
 
 def card(
@@ -124,7 +49,7 @@ def card(
         f"This is {kind}, trained with Spelltune on `{base}` {purpose}.\n",
         *_of_gguf(record, merged=merged),
         "## How it is asked\n",
-        *_how_asked(config),
+        *_how_asked(config, merged=merged),
         "## Scores\n",
         _table(("", "validation", "test"), _score_rows(scores)),
     ]
@@ -184,31 +109,20 @@ def _purpose(config: RunConfig, used: Mapping[str, Any]) -> str:
     return f"for a mixture of tasks: {', '.join(tasks)}"
 
 
-def _how_asked(config: RunConfig) -> list[str]:
-    """How a question is put, as code where it is a chat."""
-    if config.data.template != CHAT:
-        return [
+def _how_asked(config: RunConfig, *, merged: bool) -> list[str]:
+    """How a question is put, as a program; of a raw template also the template."""
+    prompt = (
+        ["By the chat template of the tokenizer here; the answer is decoded greedily:\n"]
+        if config.data.template == CHAT
+        else [
             "The prompt, with the question in the place of `{question}`; the answer follows after "
             "a space and is decoded greedily:\n",
             f"```\n{config.data.template}\n```\n",
         ]
-    system = config.data.system_prompt
-    turns = [{"role": "system", "content": system}] if system else []
-    turns.append({"role": "user", "content": "QUESTION"})
-    return [
-        "By the chat template of the tokenizer here; the answer is decoded greedily, up to "
-        "`tokenizer.eos_token`:\n",
-        "```python\n"
-        f"messages = {json.dumps(turns, ensure_ascii=False)}\n"
-        "inputs = tokenizer.apply_chat_template(\n"
-        "    messages, add_generation_prompt=True, enable_thinking=False,\n"
-        '    return_tensors="pt", return_dict=True,\n'
-        ")\n"
-        "answer = model.generate(\n"
-        "    **inputs, do_sample=False, max_new_tokens=64, eos_token_id=tokenizer.eos_token_id\n"
-        ")\n"
-        "```\n",
-    ]
+    )
+    base = None if merged else public_name(config)
+    program = snippets.transformers(config, "FOLDER OR REPOSITORY", base=base)
+    return [*prompt, f"```python\n{program}```\n"]
 
 
 def _results(config: RunConfig, scores: Mapping[str, float | None]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
     "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
     "Compare": [results.compare, results.errors, tries.try_, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
-    "Share": [share.push, share.merge, share.capsule],
+    "Share": [share.adapter, share.merge, share.push, share.capsule],
     "Machine": [doctor.doctor],
 }
 for group, commands in GROUPS.items():

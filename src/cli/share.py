@@ -1,23 +1,25 @@
-"""Share a result: on the Hugging Face Hub, as a merged model, as a capsule."""
+"""Share a result: its adapter, a merged model, on the Hugging Face Hub, as a capsule."""
 
-import re
-import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from src import paths, store
+from src import paths
 from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
 from src.cli.output import err, out, print_json
 from src.config import stored_config
-from src.runs.attempts import adapter_folder
+from src.runs import exporting
+from src.runs.exporting import Form
 from src.runs.locks import FileLock
+from src.store.tables import Run
 
 
 def push(
-    run: RunArgument,
+    checkpoint: CheckpointArgument,
     repo: Annotated[str, typer.Option(help="Model repository on the Hub, such as me/speller.")],
     merged: Annotated[
         bool,
@@ -36,25 +38,14 @@ def push(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a run's final adapter to the Hugging Face Hub, with a model card."""
-    from src.analysis import misspellings, model_card
+    """Upload an adapter to the Hugging Face Hub, with a model card."""
+    from src.analysis import model_files
 
-    row = find_run(run)
-    adapter = adapter_folder(row, None)
-    with store.reading() as session:
-        about = store.show(session, row)
-        evaluation = store.final_evaluation(session, row, split="test")
-    folder = paths.output_dir(row.id) / "hub"
-    with err.status("writing"):
-        files = model_card.write(
-            stored_config(row.config),
-            adapter,
-            folder,
-            merged=merged,
-            about=about,
-            predictions=misspellings.read(evaluation.path) if evaluation else None,
-        )
-    address = None if dry_run else model_card.push(folder, repo, private=not public)
+    row, step = find_checkpoint(checkpoint)
+    folder = paths.output_dir(row.id) / exporting.HUB
+    with _exporting(row), err.status("writing"):
+        files = model_files.write_repository(row, step, folder, merged=merged)
+        address = None if dry_run else model_files.push(folder, repo, private=not public)
     if as_json:
         names = [str(file.relative_to(folder)) for file in files]
         return print_json({"id": row.id, "folder": str(folder), "files": names, "url": address})
@@ -64,6 +55,27 @@ def push(
         out.print(f"uploaded to {address}", highlight=False)
     else:
         out.print(f"{folder} would be uploaded to {repo}", highlight=False)
+
+
+def adapter(
+    checkpoint: CheckpointArgument,
+    to: Annotated[
+        Path | None, typer.Option(help="Zip file to write; by default RUN-adapter.zip.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter as one zip file in PEFT's format, with its tokenizer and a model card."""
+    from src.analysis import model_files
+
+    row, step = find_checkpoint(checkpoint)
+    target = to or Path(model_files.file_name(row, step, "adapter", ".zip"))
+    if target.exists():
+        raise typer.BadParameter(f"{target} already exists; name another file")
+    with err.status("packing"):
+        model_files.write_adapter(row, step, target)
+    folder = target.absolute().with_suffix("")
+    program = model_files.program(row, step, None, folder / row.id)
+    _tell(row, step, target, f"the adapter; unpack it into {folder}", program, {}, as_json)
 
 
 def merge(
@@ -83,44 +95,59 @@ def merge(
 ) -> None:
     """Write the base model with an adapter merged into it, to be used without Spelltune."""
     row, step = find_checkpoint(checkpoint)
-    adapter = adapter_folder(row, step)
     if to and to.exists():
         raise typer.BadParameter(
             f"{to} already exists; name another {'file' if gguf else 'folder'}"
         )
     if gguf and to and to.suffix != ".gguf":
         raise typer.BadParameter(f"{to} does not end in .gguf; name a file that does")
-    own = paths.gguf_file(row.id, step, gguf) if gguf else paths.merged_dir(row.id, step)
-    target = to or own
-    lock = FileLock(paths.merge_lock(row.id))
+    form = Form(gguf or "merged")
+    target = to or exporting.path_of(row.id, step, form)
+    with _exporting(row):
+        from src.analysis import model_files, snippets
+
+        with err.status("loading the model"):
+            modelfile = model_files.write(row, step, form, target)
+    program = model_files.program(row, step, form, target.absolute())
+    more = {}
+    if modelfile:
+        beside = str(target.with_name(modelfile.name))
+        command = snippets.ollama(stored_config(row.config), beside)
+        more = {"modelfile": beside, "command": command}
+    _tell(row, step, target, "the merged model", program, more, as_json)
+
+
+@contextmanager
+def _exporting(row: Run) -> Iterator[None]:
+    """Keep other processes from writing an export of the run meanwhile."""
+    lock = FileLock(paths.export_lock(row.id))
     if not lock.acquire():
-        raise typer.BadParameter(f"a merged model of {row.id} is already being written")
-    config = stored_config(row.config)
+        raise typer.BadParameter(f"an export of {row.id} is already being written")
+    try:
+        yield
+    finally:
+        lock.release()
 
-    from src.training import merge as merging
 
-    with err.status("loading the model"):
-        if gguf is None:
-            merging.merge(config, adapter, target.absolute())
-        else:
-            modelfile = merging.export_gguf(config, adapter, target.absolute(), gguf)
-    told = {"id": row.id, "step": step, "path": str(target)}
-    if gguf is None:
-        if as_json:
-            return print_json(told)
-        return out.print(f"{target} holds the merged model", highlight=False)
-    size, beside = target.stat().st_size, target.with_name(modelfile.name)
-    command = f"ollama create {_ollama_name(config.name)} -f {shlex.quote(str(beside))}"
+def _tell(
+    row: Run,
+    step: int | None,
+    target: Path,
+    what: str,
+    program: str,
+    more: dict[str, str],
+    as_json: bool,
+) -> None:
+    """Print where an export lies, its size and how it is loaded."""
+    size = exporting.size_of(target)
     if as_json:
-        more = {"modelfile": str(beside), "size_bytes": size, "command": command}
-        return print_json(told | more)
-    out.print(f"{target} holds the merged model, {size / 2**20:.1f} MiB", highlight=False)
-    out.print(f"for Ollama: {command}", highlight=False)
-
-
-def _ollama_name(name: str) -> str:
-    """The name of a run as Ollama takes it for a model."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "speller"
+        told = {"id": row.id, "step": step, "path": str(target), "size_bytes": size}
+        return print_json(told | more | {"program": program})
+    out.print(f"{target} holds {what}, {size / 2**20:.1f} MiB", highlight=False)
+    if "command" in more:
+        out.print(f"for Ollama: {more['command']}", highlight=False)
+    out.print("\nin Python:\n", highlight=False)
+    out.print(program, highlight=False, markup=False, soft_wrap=True)
 
 
 def capsule(

@@ -19,7 +19,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from src.panel.ui.assets import PLOTLY_JS
+from src.panel.downloads import exported
+from src.panel.ui.assets import EXPORTS, PLOTLY_JS
 from src.runs.reconciler import reconcile
 from src.runs.standby import Keeper
 from src.runs.timeouts import TIMEOUTS
@@ -63,7 +64,7 @@ def _keep_reconciling(closing: threading.Event) -> None:
 
 
 def routes() -> list[BaseRoute]:
-    return [Route(f"/{PLOTLY_JS}", plotly_js)]
+    return [Route(f"/{PLOTLY_JS}", plotly_js), Route(f"/{EXPORTS}/{{run}}/{{what}}", exported)]
 
 
 def plotly_js(_request: Request) -> FileResponse:

@@ -6,13 +6,11 @@ A queued run without a slot is a row and nothing else.
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from src import paths, store
 from src.config import ConfigError, RunConfig, stored_config, with_absolute_paths
 from src.errors import UserError
-from src.files import read_text
 from src.runs import estimate, lease, processes, snapshots, standby
 from src.runs.locks import check_locks, holder
 from src.runs.logs import last_error
@@ -221,26 +219,6 @@ def adoption_failed(run: Run) -> bool:
     return (run.failed_starts or 0) >= store.MAX_FAILED_STARTS
 
 
-def start_merge(run_id: str, step: int) -> None:
-    """Start writing the merged model of a checkpoint."""
-    log = _merge_log(run_id, step)
-    log.unlink(missing_ok=True)  # of an earlier try, whose failure is no longer true
-    start_detached(Worker.MERGE, run_id, str(step), log=log)
-
-
-def merge_failure(run_id: str, step: int) -> str | None:
-    """The error of the latest merge of this checkpoint, or None."""
-    try:
-        lines = read_text(_merge_log(run_id, step), errors="replace").strip().splitlines()
-    except OSError:
-        return None
-    return lines[-1] if lines else None
-
-
-def _merge_log(run_id: str, step: int) -> Path:
-    return paths.merged_dir(run_id, step).with_suffix(".log")
-
-
 class CheckpointNeeded(UserError, ValueError):
     """This checkpoint must not be deleted."""
 
@@ -310,7 +288,7 @@ def delete(run: Run) -> None:
         paths.final_metrics(run.id),
         paths.trainer_lock(run.id),
         paths.supervisor_lock(run.id),
-        paths.merge_lock(run.id),
+        paths.export_lock(run.id),
     ):
         file.unlink(missing_ok=True)
     forget_results(run.id, paths.summary_file())

@@ -23,7 +23,7 @@ class Worker(StrEnum):
     MEASURE = "src.workers.measure"
     MEMORY_PROBE = "src.workers.memory_probe"
     IMPORT_CHECK = "src.workers.import_check"
-    MERGE = "src.workers.merge"
+    EXPORT = "src.workers.export"
     CONVERT = "src.workers.convert"
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"

@@ -9,7 +9,7 @@
 | measure | the panel | slot-N | errors on stderr | each measurement is kept |
 | memory_probe | measure, `spelltune preflight` and `plan` | its caller's slot-N | JSON on stdout | six steps and an evaluation are done, or it is out of memory |
 | import_check | `spelltune doctor` | none | JSON lines on stdout | each module was tried |
-| merge RUN STEP | the panel | RUN.merge | merged-step-STEP.log of the run | the folder is written |
+| export RUN FORM | the panel | RUN.export | exports/FORM.log of the run | the model is written or uploaded, and noted |
 | convert FILE | the check before a launch, the trainer | .SHA.lock beside the folder | what is wrong on stdout | the folder is written |
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |

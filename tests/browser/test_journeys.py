@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,19 @@ from typing import Any
 import pytest
 
 from src import store
-from tests.helpers.browser import MAIN, asked, plot, reading, serving, still, store_step, wait_for
+from tests.helpers import tiny
+from tests.helpers.adapters import trained_run
+from tests.helpers.browser import (
+    MAIN,
+    asked,
+    inaccessible,
+    plot,
+    reading,
+    serving,
+    still,
+    store_step,
+    wait_for,
+)
 from tests.helpers.speed import slowness
 from tests.helpers.store import HOSTILE, add_points, fill_run
 
@@ -246,3 +259,29 @@ def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
     assert page.url == f"{panel}/"
     with store.reading() as session:
         assert unwanted not in store.run_labels(session, limit=1000)
+
+
+def test_a_model_is_taken_home_from_its_run(page, panel, tmp_path, tmp_path_factory):
+    base = tmp_path_factory.mktemp("base") / "gpt2"
+    tiny.save_model(base, "gpt2")
+    run_id = trained_run(base, name="taken")
+    page.goto(f"{panel}/monitor?run={run_id}&view=Export")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download zip").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        assert f"{run_id}/adapter_model.safetensors" in packed.namelist()
+    page.get_by_text("Use it in Python").first.click()
+    page.get_by_text("PeftModel.from_pretrained(base, folder)").wait_for()
+    page.get_by_role("button", name="Write it").last.click()
+    page.get_by_text("Being written").wait_for()
+    # The page tells by itself that it is done.
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Modelfile for Ollama").click()
+    text = Path(download.value.path()).read_text()
+    assert text.startswith(f"FROM ./{run_id}.q8_0.gguf\n")
+    assert not inaccessible(page, MAIN)
+    page.get_by_role("textbox", name="Repository").fill("me/speller")
+    page.get_by_role("textbox", name="Repository").press("Tab")
+    upload = page.get_by_role("button", name="Upload")
+    upload.click()
+    page.get_by_text("no token for the hub here").wait_for()

@@ -230,7 +230,7 @@ STARTED_BY = {
     "MEASURE": {"panel"},
     "MEMORY_PROBE": {"runs"},
     "IMPORT_CHECK": {"runs"},
-    "MERGE": {"runs"},
+    "EXPORT": {"runs"},
     "CONVERT": {"runs"},
     "RAY_NODES": {"runs", "workers"},
     "NODE_AGENT": {"workers"},

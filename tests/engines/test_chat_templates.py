@@ -1,5 +1,7 @@
 """Chat templates: rows as `apply_chat_template` writes them, equal in both engines."""
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from src.analysis import model_card
+from src.analysis import snippets
 from src.config import CHAT, ConfigError, load_config
 from src.models.base_files import BaseFiles
 from src.models.prompt_format import PromptError, prompt_format, raw_format
@@ -196,14 +198,16 @@ def test_both_engines_train_the_same_adapter_of_a_chat(
     final = tmp_path / "packed" / "final"
     words = AutoTokenizer.from_pretrained(final)
     assert words.eos_token == END and words.chat_template == TEMPLATES[name]
-    card = model_card._how_asked(config)
-    code = card[-1].removeprefix("```python\n").removesuffix("```\n")
     merged = merge(config, final, tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(merged)
     assert model.generation_config.eos_token_id == words.convert_tokens_to_ids(END)
-    names: dict[str, Any] = {"tokenizer": words, "model": model}
-    exec(code, names)
-    assert names["answer"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    # The program of the model card answers as the run's evaluation does.
+    code = snippets.transformers(config, str(tmp_path / "merged"), base=None, question="Spell: cat")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(code, names := {})
+    assert names["tokens"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    decoded = words.decode(names["new"], skip_special_tokens=True)
+    assert said.getvalue() == f"{decoded.strip()}\n"
 
 
 def test_a_chat_and_a_raw_template_share_no_pack(base: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """llama.cpp answers as Spelltune does: 100 words by an exported model, each letter the same."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from src.analysis import snippets
 from src.config import load_config
 from src.models.generation import greedy_answers
 from src.models.prompt_format import raw_format
@@ -26,7 +29,9 @@ def test_llama_cpp_gives_the_same_greedy_answers(
     installed = tmp_path_factory.mktemp("llama_cpp")
     if why := llama_cpp.install(installed):
         pytest.skip(f"{llama_cpp.PACKAGE} cannot be installed: {why}")
-    config = load_config(preset="tiny-spell", overrides={"backend": "peft"})
+    config = load_config(
+        preset="tiny-spell", overrides={"backend": "peft", "evaluation.max_new_tokens": TOKENS}
+    )
     base, vocabulary = model_of(base_model(config.model.name))
     torch.manual_seed(0)
     lora = LoraConfig(r=8, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
@@ -52,3 +57,11 @@ def test_llama_cpp_gives_the_same_greedy_answers(
     same = sum(a == b for a, b in zip(found, expected, strict=True))
     print(f"{same} of {len(prompts)} answers equal")
     assert len(prompts) == 100 and same >= 98  # 99: rounding to 16 bits decides what is a draw
+    # The program that is shown with an export prints what the engine answers.
+    question = str(splits_of(config).test["question"][0])
+    program = snippets.llama_cpp(config, str(file), question=question)
+    with llama_cpp.served(installed, file) as address:
+        program = program.replace(f"http://127.0.0.1:{snippets.PORT}", address)
+        done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == found[0].strip()

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from src import files
-from src.analysis import model_card
+from src.analysis import model_files
 from src.config import RunConfig, stored_config
 from src.models.multi_lora.step import ARITHMETIC
 from src.training import checkpointing, run_policy
@@ -204,7 +204,7 @@ def test_the_kept_adapter_is_verified_before_every_use(
     uses: dict[str, Callable[[Path], object]] = {
         "evaluate": lambda bad: evaluate(config, bad, data, progress=lambda done: None),
         "merge": lambda bad: merge(config, bad, tmp_path / "merged"),
-        "export": lambda bad: model_card.copy_adapter(bad, tmp_path / "export", config),
+        "export": lambda bad: model_files.copy_adapter(bad, tmp_path / "export", config),
     }
     for file in sorted(good.iterdir()):
         bad = tmp_path / "bad" / "final"
@@ -217,7 +217,7 @@ def test_the_kept_adapter_is_verified_before_every_use(
             with pytest.raises(BrokenCheckpoint, match=f"final: {file.name}"):
                 use(bad)
     assert not (tmp_path / "merged").exists() and not (tmp_path / "export").exists()
-    model_card.copy_adapter(good, tmp_path / "export", config)
+    model_files.copy_adapter(good, tmp_path / "export", config)
     # Its adapter_config.json is another one.
     assert not (tmp_path / "export" / checkpointing.MANIFEST).exists()
 

@@ -130,6 +130,7 @@ NEW_KEYS |= {"task"}  # of a prediction
 NEW_KEYS |= {"system_prompt"}  # of a config's data
 NEW_KEYS |= {"study"}  # of compare, which has "suites" too
 NEW_KEYS |= {"suite", "left_out", "examples", "decoding", "answers"}  # of evaluate
+NEW_KEYS |= {"program", "size_bytes"}  # of merge
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 

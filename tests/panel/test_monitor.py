@@ -122,8 +122,10 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     assert text.count("verified") == 2 and "verified · best" in text
     assert "step-100: optimizer.pt is not as it was written" in text
     keys = [b.key for b in test.button if b.key]
-    assert {"resume 300", "resume 200", "delete 100", "merge 200"} <= set(keys)
-    assert not {"resume 100", "merge 100"} & set(keys)
+    assert {"resume 300", "resume 200", "delete 100"} <= set(keys)
+    assert "resume 100" not in keys
+    assert f"monitor?run={run_id}&amp;view=Export&amp;step=200" in text
+    assert "view=Export&amp;step=100" not in text
     assert f"launch?from={run_id}&amp;fork=200" in text
     test.button(key="delete 200").click().run()
     assert "the last two are kept" in test.toast[0].value

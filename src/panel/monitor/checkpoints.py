@@ -6,14 +6,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from src import paths
 from src.format import number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves, is_share
 from src.runs import attempts, launcher
-from src.runs.locks import holder
 from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
 
@@ -64,7 +62,9 @@ def draw_actions(run: Run, step: int, *, usable: bool) -> None:
     if usable:
         st.html(navigation.link("launch", "Fork from here", {"from": run.id, "fork": step}))
         st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
-        draw_merge(run, step)
+        query = {"run": run.id, "view": "Export", "step": step}
+        st.html(navigation.link("monitor", "Export", query))
+        st.html('<p class="quiet">To use it without Spelltune.</p>')
     st.button("Delete", key=f"delete {step}", on_click=_delete, args=(run, step))
     st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
 
@@ -77,21 +77,6 @@ def _resume(run: Run, step: int) -> None:
 def _delete(run: Run, step: int) -> None:
     with problems_told():
         launcher.delete_checkpoint(run, step)
-
-
-def draw_merge(run: Run, step: int) -> None:
-    """Draw the export of base and adapter as one model, which runs in a process of its own."""
-    target = paths.merged_dir(run.id, step)
-    if target.is_dir():
-        st.html(f"<p>The merged model is in <code>{escape(str(target))}</code></p>")
-    elif holder(paths.merge_lock(run.id)):
-        st.html('<p class="quiet" role="status">A merged model is being written …</p>')
-    else:
-        start, key = launcher.start_merge, f"merge {step}"
-        st.button("Export merged model", key=key, on_click=start, args=(run.id, step))
-        failed = launcher.merge_failure(run.id, step)
-        text = failed or "Base model and adapter as one, to use without Spelltune."
-        st.html(f'<p class="{"problem" if failed else "quiet"}">{escape(text)}</p>')
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

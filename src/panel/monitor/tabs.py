@@ -9,7 +9,7 @@ import streamlit as st
 
 from src import paths
 from src.panel.launch import form
-from src.panel.monitor import checkpoints
+from src.panel.monitor import checkpoints, export
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves
 from src.store.tables import Checkpoint, Event, Run, Status
@@ -25,7 +25,7 @@ def draw(
     forks: Sequence[Run],
 ) -> None:
     """Draw the choice of a tab, and the chosen one."""
-    views = ["Log", "Checkpoints", "Lineage", "Settings"]
+    views = ["Log", "Checkpoints", "Export", "Lineage", "Settings"]
     shown = navigation.segments("Below the curves", views, key="view")
     if shown == "Log":
         _draw_log(run)
@@ -35,6 +35,8 @@ def draw(
         st.html(html.table({"What the trainer used": "fit", "": ""}, used))
     elif shown == "Checkpoints":
         checkpoints.draw(run, known, curves)
+    elif shown == "Export":
+        export.draw(run, known)
     else:
         st.html(_history(run, events, forks))
 

@@ -3,3 +3,4 @@
 from importlib.metadata import version
 
 PLOTLY_JS = f"assets/plotly-{version('plotly')}.min.js"
+EXPORTS = "exports"  # RUN/WHAT follows, and ?step= of a checkpoint
