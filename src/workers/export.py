@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -11,6 +12,7 @@ from src.errors import UserError, explain, reason
 from src.runs import exporting
 from src.runs.exporting import HUB, Form
 from src.runs.locks import FileLock
+from src.runs.timeouts import TIMEOUTS
 
 
 def main() -> int:
@@ -24,7 +26,11 @@ def main() -> int:
     asked = parser.parse_args()
     os.umask(0o077)
     lock = FileLock(paths.export_lock(asked.run))
-    if not lock.acquire():
+    # The one before may be about to end.
+    deadline = time.monotonic() + TIMEOUTS.start
+    while not (mine := lock.acquire()) and time.monotonic() < deadline:
+        time.sleep(TIMEOUTS.poll)
+    if not mine:
         told = {"problem": "another export of this run is being written; start it again after it"}
     else:
         told = done(asked)

@@ -12,7 +12,7 @@ from src.workers import import_check as check
 # Of the panel and the command line, of tools beside a training, or parts of one that is listed.
 NOT_OF_A_TRAINING = {
     "annotated_types", "httpx", "optuna", "plotly", "ray", "rich", "scipy", "starlette",
-    "streamlit", "tsdownsample", "typer", "openpyxl", "unsloth", "triton",
+    "streamlit", "tsdownsample", "typer", "openpyxl", "unsloth", "triton", "apprise", "requests",
 }  # fmt: skip
 
 
