@@ -10,7 +10,7 @@ from src import store
 from src.analysis import misspellings, paired
 from src.models.metrics import split_label
 from src.panel.errors import one_run, two_runs, word_history
-from src.panel.ui import choices, html, navigation, query_params
+from src.panel.ui import choices, html, navigation, query_params, tab
 from src.store.tables import Evaluation, Run, Status
 from src.training.suites import PREFIX
 
@@ -26,7 +26,7 @@ def page() -> None:
         run = navigation.pick_run(labels, scored=True)
         if run is None:
             return
-        navigation.set_title("Errors", run)
+        tab.show_run("Errors", run)
         splits = splits_of(run)
         draw = choices.segment if len(splits) <= navigation.MAX_SEGMENTS else choices.one
         split = draw("Split", splits, split_label, key="split")

@@ -7,7 +7,7 @@ import streamlit as st
 from src import store
 from src.format import full_stop
 from src.panel.monitor import actions, head, tabs
-from src.panel.ui import charts, html, navigation, run_status
+from src.panel.ui import charts, html, navigation, run_status, tab
 from src.store.tables import Run, Status, Sweep, SweepStatus
 
 REFRESH_SECONDS = 2.0
@@ -53,7 +53,7 @@ def draw_run(run_id: str, stage: str) -> None:
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if actions.stage(run) != stage:
         navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
-    navigation.set_title("Monitor", run)
+    tab.show_run("Monitor", run)
     live = stage != "ended"
     paused = sweep is not None and sweep.status == SweepStatus.PAUSED
     phase = run.phase if Status(run.status).active else None

@@ -8,7 +8,7 @@ import streamlit as st
 from src import store
 from src.config import trained_on
 from src.format import counted, duration, number, percent
-from src.panel.ui import html, navigation, run_status
+from src.panel.ui import html, navigation, run_status, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -39,6 +39,8 @@ def page() -> None:
         button = navigation.link("launch", "Launch the first run", style="button")
         html.draw_empty("Teach a language model to spell", f"{FIRST_STEPS}<br><br>{button}")
         return
+    working = any(Status(run.status).active for run in runs)
+    tab.show("Overview", *[tally(runs)] * working, status=Status.RUNNING if working else None)
     # Selected runs stand in the address: a refresh keeps them, and so does a link.
     picked = list(dict.fromkeys(st.query_params.get_all("pick")))
     buttons = f"<small>{CHOOSE}</small>"

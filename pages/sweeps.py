@@ -10,7 +10,7 @@ from src import store
 from src.format import full_stop
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, tabs, view
-from src.panel.ui import html, navigation
+from src.panel.ui import html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
 from src.sweeps.results import SweepResults
@@ -64,6 +64,7 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
             navigation.rerun_page()  # only a rerun of the whole page changes `run_every`
         found = results.read(session, row)
         judged, how_judged = results.judge(session, found, LABEL)
+    tab.show_sweep("Sweeps", row)
     st.html(view.head(found))
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):

@@ -15,7 +15,6 @@ HOW = (
 
 def page() -> None:
     st.html('<h1 class="unseen">Try</h1>')
-    navigation.set_title("Try")
     spellers, labels = choose.adapters()
     lines = choose.texts()
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -30,7 +30,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         print_table(["number", "service", "from", "last message"], rows)
     else:
         out.print("No service is set: `spelltune notify add` sets one.", highlight=False)
-    out.print("It is told that")
+    out.print("You are told that")
     for text in messages.TOLD_OF:
         out.print(f"- {text}", highlight=False)
 

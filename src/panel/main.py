@@ -7,7 +7,7 @@ import streamlit as st
 
 from src import store
 from src.panel.server import standby_keeper
-from src.panel.ui import navigation, query_params
+from src.panel.ui import desktop, navigation, query_params, tab
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES
 from src.runs import lease
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 standby_keeper.use()
 
-st.set_page_config(page_icon=HERE / "icon.svg", layout="wide")
+st.set_page_config(layout="wide")
 st.html(HERE / "panel.css")
 st.logo(HERE / "icon.svg", size="small")
 
@@ -33,8 +33,9 @@ pages = {
 }
 page = st.navigation(list(pages.values()), position="top")
 
-navigation.set_title(page.title)
+tab.show(page.title)
 navigation.draw_links()
+desktop.watch()
 query_params.settle(page.url_path)
 
 if why := store.why_not_wal():

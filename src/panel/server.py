@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from src.panel.downloads import exported
 from src.panel.ui.assets import EXPORTS, PLOTLY_JS
+from src.panel.ui.desktop import NOTICES, notices
 from src.runs.reconciler import reconcile
 from src.runs.standby import Keeper
 from src.runs.timeouts import TIMEOUTS
@@ -64,7 +65,11 @@ def _keep_reconciling(closing: threading.Event) -> None:
 
 
 def routes() -> list[BaseRoute]:
-    return [Route(f"/{PLOTLY_JS}", plotly_js), Route(f"/{EXPORTS}/{{run}}/{{what}}", exported)]
+    return [
+        Route(f"/{PLOTLY_JS}", plotly_js),
+        Route(f"/{EXPORTS}/{{run}}/{{what}}", exported),
+        Route(f"/{NOTICES}", notices),
+    ]
 
 
 def plotly_js(_request: Request) -> FileResponse:

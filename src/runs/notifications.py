@@ -22,8 +22,11 @@ from urllib.parse import urlsplit
 from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
+from src.config import ConfigError, load_machine
 from src.errors import UserError
 from src.files import read_text
+from src.format import money
+from src.runs import cost
 from src.runs.environment import NOTIFY_URLS
 from src.runs.locks import LocksUnavailable, holder
 from src.runs.processes import end_hung
@@ -235,6 +238,7 @@ def tell() -> None:
         if not begun:
             begin()
         _watch_disk()
+        _watch_budget()
         with store.reading() as session:
             waiting = store.is_untold(session, host())
         if waiting and (holder(paths.notify_lock()) is None or end_hung(paths.notify_lock())):
@@ -244,17 +248,38 @@ def tell() -> None:
 
 
 def _watch_disk() -> None:
-    """Leave a notice once little space is left, and once more only after there was enough."""
+    """Leave a notice once little space is left, and another one only after there was enough."""
     free = shutil.disk_usage(paths.home()).free
-    if LOW_DISK_BYTES <= free < WELL_AGAIN * LOW_DISK_BYTES:
+    if not LOW_DISK_BYTES <= free < WELL_AGAIN * LOW_DISK_BYTES:
+        text = f"{free / 2**30:.1f} GiB are left on the disk of {paths.home()}"
+        _leave_once(NoticeKind.DISK, text if free < LOW_DISK_BYTES else None)
+
+
+def _watch_budget() -> None:
+    """Leave a notice once the budget is spent, and another one only after there was some again: a
+    larger one, or a new start of the machine."""
+    try:
+        kept = load_machine()
+    except ConfigError:
+        return  # said where it is mended
+    left, spent = cost.left(kept), cost.spent(kept)
+    if kept.budget is None or spent is None or left is None:
         return
+    text = (
+        f"{money(spent, kept.currency)} of the budget of {money(kept.budget, kept.currency)} are "
+        "spent since this machine was started; nothing is stopped"
+    )
+    _leave_once(NoticeKind.BUDGET, text if left <= 0 else None)
+
+
+def _leave_once(kind: NoticeKind, text: str | None) -> None:
+    """Leave a notice of a state that lasts, unless it was left; None: the state is over."""
     with store.reading() as session:
-        low = store.last_of(session, NoticeKind.DISK) is not None
-    if low == (free < LOW_DISK_BYTES):
+        lasts = store.last_of(session, kind) is not None
+    if lasts == (text is not None):
         return
     with store.writing() as session:
-        if low:
-            store.forget(session, NoticeKind.DISK)
-        elif store.last_of(session, NoticeKind.DISK) is None:
-            text = f"{free / 2**30:.1f} GiB are left on the disk of {paths.home()}"
-            store.leave(session, NoticeKind.DISK, None, text)
+        if text is None:
+            store.forget(session, kind)
+        elif store.last_of(session, kind) is None:
+            store.leave(session, kind, None, text)

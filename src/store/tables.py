@@ -254,6 +254,7 @@ class NoticeKind(StrEnum):
     SWEEP_CONFIRMED = "sweep-confirmed"  # the last run ended that confirms its best settings
     SWEEP_FAILED = "sweep-failed"  # it goes no further until a person resumes it, or never
     DISK = "disk"  # little space is left
+    BUDGET = "budget"  # the money for this machine is spent
     SET_UP = "set-up"  # told to nobody: what lies before it was not to be told
 
 

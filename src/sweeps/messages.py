@@ -31,8 +31,13 @@ OF_SWEEPS = (NoticeKind.SWEEP_COMPLETED, NoticeKind.SWEEP_CONFIRMED, NoticeKind.
 TOLD_OF = (
     "a run completed, was stopped, failed, was interrupted or goes on",
     "a sweep is done, with its best settings and the verdict on them; its trials are not told",
-    f"less than {LOW_DISK_BYTES // 2**30} GiB are left on the disk",
+    f"less than {LOW_DISK_BYTES // 2**30} GiB are left on the disk, or the budget of this machine "
+    "is used",
 )
+OF_MACHINE: dict[str, str] = {
+    NoticeKind.DISK: "The disk is nearly full",
+    NoticeKind.BUDGET: "The budget is used",
+}
 SCORES = ("test/exact_match", "val/exact_match", "val/loss")
 
 
@@ -50,8 +55,8 @@ TEST = Message("A test from Spelltune", "Messages arrive here.", "test")
 
 def message(session: store.Session, notice: Notice) -> Message | None:
     """The message of a notice; None where there is nothing to tell (any more)."""
-    if notice.kind == NoticeKind.DISK:
-        return Message("The disk is nearly full", full_stop(notice.text or ""), notice.kind)
+    if (title := OF_MACHINE.get(notice.kind)) is not None:
+        return Message(title, full_stop(notice.text or ""), notice.kind)
     try:
         told = _of_run if notice.kind in OF_RUNS else _of_sweep
         return told(session, notice)

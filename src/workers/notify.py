@@ -280,6 +280,8 @@ def _notify(service: Service, message: Message) -> str | None:
         return None
     # The rest of what it says may have the URL in it.
     code = next((found[1] for text in said if (found := re.search(r"\berror=(\d+)\b", text))), None)
+    if code is None and any("onnection error" in text for text in said):
+        return "no connection to it, or no answer"
     return f"it answered {code}" if code else "it did not take the message"
 
 

@@ -162,6 +162,15 @@ def hold(run_id: str) -> FileLock:
     return lock
 
 
+def training_run(**settings: Any) -> tuple[str, FileLock]:
+    """A run that trains as far as anybody can tell, and the lock that makes it so."""
+    run_id = fill_run(status=Status.RUNNING, steps=40, **settings)
+    lock = hold(run_id)
+    with store.writing() as session:  # a panel's reconciler may have been faster
+        _update(session, run_id, status=Status.RUNNING, reason=None, ended_at=None)
+    return run_id, lock
+
+
 def end(run_id: str, status: Status, reason: str | None = None) -> None:
     with store.writing() as session:
         _update(session, run_id, status=status, reason=reason, ended_at=time.time())

@@ -15,7 +15,7 @@ import pytest
 from sqlmodel import select
 
 from src import paths, store
-from src.config import load_config
+from src.config import change_machine, load_config
 from src.runs import launcher, notifications
 from src.runs.environment import NOTIFY_URLS
 from src.runs.locks import holder
@@ -225,6 +225,21 @@ def test_a_disk_that_gets_full_is_told_once_until_there_was_space(
         monkeypatch.setattr(notifications, "LOW_DISK_BYTES", free * 2)
         notifications.tell()
         until(lambda: len(receiver.taken) == 2)
+
+
+def test_a_budget_that_is_used_is_told_once_until_there_is_some_again(home: Path) -> None:
+    with receiving(takes) as receiver:
+        notifications.add(f"webhook+http://{receiver.host}/")
+        change_machine({"price_per_hour": "1e9", "currency": "credits", "budget": "12"})
+        for _ in range(3):
+            notifications.tell()
+        until(all_told)
+        (document,) = receiver.taken
+        assert (document["event"], document["title"]) == ("budget", "The budget is used")
+        assert "of the budget of 12.00 credits are spent" in document["text"]
+        change_machine({"price_per_hour": "0.0001", "budget": "1e9"})
+        notifications.tell()
+        assert notices() == []
 
 
 def test_a_run_that_loses_its_processes_and_goes_on_by_itself_is_told_of_both(

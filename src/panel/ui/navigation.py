@@ -87,12 +87,6 @@ def go_next(
     st.session_state.update({"go to": address(page, query), "said": said})
 
 
-def set_title(page: str, run: Run | None = None) -> None:
-    """Name the browser's tab after a page, or after a run and its status."""
-    names = [page] if run is None else [f"{run.label}, {run.status.lower()}", page]
-    st.set_page_config(page_title=" · ".join([*names, "Spelltune"]))
-
-
 def segments(label: str, options: Sequence[str], *, key: str, show_label: bool = False) -> str:
     """Draw a choice that stands in the address, and return what is chosen: the first option where
     the address names none of them."""

@@ -1,0 +1,108 @@
+"""Told in the panel: a test of the services, the browser's tab, and its own notifications."""
+
+from typing import Any
+
+import pytest
+
+from src import store
+from src.runs import notifications
+from src.store.outcome import EndReason, Outcome
+from src.store.tables import Status
+from tests.helpers.browser import MAIN, inaccessible, reading, still, wait_for
+from tests.helpers.receiver import Receiver, receiving, takes
+from tests.helpers.store import end, training_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
+
+CANARY = "canary-c01d8e5f"
+PAGE = "machine"
+# What the browser is asked to show; it is shown all the same.
+RECORD = """
+  window.shown = [];
+  const Shown = window.Notification;
+  window.Notification = class extends Shown {
+    constructor(title, options) { super(title, options); window.shown.push([title, options.tag]); }
+  };
+"""
+
+
+@pytest.fixture(scope="module")
+def services(module_home: Any) -> Any:
+    with receiving(takes) as good, receiving(lambda _: 500) as bad:
+        notifications.add(f"webhook+http://me:{CANARY}@{good.host}/{CANARY}")
+        notifications.add(f"json://{bad.host}/{CANARY}")
+        yield good
+
+
+def test_a_test_is_sent_and_each_service_has_its_sentence(
+    page: Any, panel: str, services: Receiver
+) -> None:
+    page.goto(f"{panel}/{PAGE}")
+    page.get_by_role("cell", name=f"webhook to {services.host}").wait_for()
+    page.get_by_role("button", name="Send a test").click()
+    page.get_by_text(f"webhook to {services.host}: the test is sent, and was taken.").wait_for()
+    page.get_by_text("JSON: it answered 500.").wait_for()
+    assert [one["event"] for one in services.taken] == ["test"]
+    assert CANARY not in page.content()
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_it_fits_and_is_accessible(browser: Any, panel: str, services: Receiver, width: int):
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/{PAGE}")
+        page.get_by_role("button", name="Tell me in this browser").wait_for()
+        still(page)
+        over = page.evaluate(
+            "() => { const m = document.querySelector('[data-testid=stMain]');"
+            " return m.scrollWidth - m.clientWidth; }"
+        )
+        assert over <= 1
+        assert not inaccessible(page, MAIN)
+
+
+def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: str) -> None:
+    run_id, lock = training_run(name="watched")
+    with reading(browser) as page:
+        page.context.grant_permissions(["notifications"], origin=panel)
+        page.add_init_script(RECORD)
+        page.goto(f"{panel}/{PAGE}")
+        page.get_by_role("button", name="Tell me in this browser").click()
+        page.get_by_role("button", name="Stop telling me in this browser").wait_for()
+        wait_for(lambda: page.evaluate("window.spelltuneDesktop.last !== null"), "no first look")
+        page.goto(f"{panel}/monitor?run={run_id}")
+        wait_for(lambda: page.title().startswith("watched, running · Monitor"), "the title")
+        wait_for(lambda: dot(page) == "#ffb020", "the dot of a run that trains")
+        wait_for(lambda: page.evaluate("window.spelltuneDesktop.last !== null"), "no first look")
+        with store.writing() as session:
+            run = store.find(session, run_id)
+            assert store.end(session, run, Outcome(EndReason.ERROR, "it broke", 40))
+        lock.release()
+        shown = wait_for(lambda: page.evaluate("window.shown"), "no notification")
+        assert [title for title, _ in shown] == ["watched failed"]
+        wait_for(lambda: page.title().startswith("watched, failed · Monitor"), "the title")
+        wait_for(lambda: dot(page) == "#e5484d", "the dot of a run that failed")
+        # Asked to stop, it says no more.
+        page.goto(f"{panel}/{PAGE}")
+        page.get_by_role("button", name="Stop telling me in this browser").click()
+        page.get_by_role("button", name="Tell me in this browser").wait_for()
+        assert page.evaluate("localStorage.getItem('spelltune.desktop')") == "no"
+
+
+def test_overview_counts_what_is_under_way_in_the_tab(page: Any, panel: str) -> None:
+    run_id, lock = training_run(name="under way")
+    page.goto(panel)
+    wait_for(lambda: page.title().startswith("1 running · Overview"), "the title")
+    end(run_id, Status.STOPPED)
+    lock.release()
+    wait_for(lambda: page.title() == "Overview · Spelltune", "the title")
+    assert dot(page) is None
+
+
+def dot(page: Any) -> str | None:
+    """The colour of the dot in the tab's icon."""
+    return page.evaluate(
+        """() => {
+          const svg = atob(document.querySelector("link[rel*='icon']").href.split(",")[1] ?? "");
+          return /<circle[^>]*fill="([^"]+)"/.exec(svg)?.[1] ?? null;
+        }"""
+    )
