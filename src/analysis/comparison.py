@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, count, islice
 from operator import attrgetter
 from typing import Any
@@ -16,7 +16,8 @@ import pandas as pd
 from src import store
 from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import RunConfig, affecting, settings, stored_config, stored_values
+from src.config import RunConfig, distinguishes, settings, stored_config, stored_values
+from src.config import config_key as config_key_of
 from src.errors import explain_os_error
 from src.format import MAX_TOLD, settings_text
 from src.store.tables import Evaluation, Run, Status
@@ -104,31 +105,16 @@ def against(session: store.Session, one: Group, others: Sequence[Group]) -> list
 # --- configs --------------------------------------------------------------------------------------
 
 
-@cache
-def _indifferent() -> frozenset[str]:
-    """Settings that affect nothing, and the seed: runs of one config differ in it."""
-    return frozenset(s.name for s in settings()) - affecting() | {"training.seed"}
-
-
-def distinguishes(name: str) -> bool:
-    """True if runs that differ in this setting are of different configs. So does a setting that
-    this version does not know."""
-    return name not in _indifferent()
-
-
 def config_key(run: Run) -> str:
     """A key that is equal for runs that differ only in seed and in settings aside from training."""
-    kept = _kept(json.dumps(run.config, default=str))
-    return json.dumps([kept, run.parent_id, run.parent_step], default=str)
+    return _key(json.dumps(run.config, default=str), run.parent_id, run.parent_step)
 
 
 @lru_cache(maxsize=1024)
-def _kept(config: str) -> str:
-    """The settings in a stored config, both as JSON, in which runs of one config do not differ. A
-    page that refreshes asks for those of hundreds of runs, each time."""
-    values = stored_values(json.loads(config))
-    kept = {name: value for name, value in values.items() if distinguishes(name)}
-    return json.dumps(kept, sort_keys=True)
+def _key(config: str, parent_id: str | None, parent_step: int | None) -> str:
+    """`config.config_key` of settings as JSON. A page that refreshes asks for those of hundreds of
+    runs, each time."""
+    return config_key_of(json.loads(config), parent_id, parent_step)
 
 
 def grouped(runs: Iterable[Run], called: Callable[[Run], str] = attrgetter("name")) -> list[Group]:

@@ -1,5 +1,6 @@
 """Every setting of a run: its definition, its description, and the YAML that it is read from."""
 
+from src.config.alike import config_key, distinguishes
 from src.config.data import CHAT, DataConfig
 from src.config.evaluation import EvaluationConfig, names_file
 from src.config.fields import (
@@ -56,8 +57,10 @@ __all__ = [
     "YamlError",
     "affecting",
     "change_machine",
+    "config_key",
     "defaults",
     "differences",
+    "distinguishes",
     "dump_flow",
     "dump_yaml",
     "flattened",

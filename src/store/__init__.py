@@ -71,6 +71,20 @@ from src.store.notices import (
     untold,
 )
 from src.store.outcome import EndReason, Outcome, Remedy
+from src.store.run_columns import UnknownColumn, find_column
+from src.store.run_filter import BadFilter, RunFilter
+from src.store.run_filter import parse as parse_filter
+from src.store.run_list import (
+    archive,
+    checkpoint_bytes,
+    count_configs,
+    count_runs,
+    ids_of,
+    page_of_configs,
+    page_of_runs,
+    recorded_metrics,
+    tags_in_use,
+)
 from src.store.runs import (
     RunIsActive,
     UnknownRun,

@@ -142,8 +142,9 @@ def suite_evaluations(
 
 
 def newest_scored(session: Session) -> str | None:
-    """Id of the newest run that has an evaluation."""
+    """Id of the newest run that has an evaluation and is not archived."""
     query = select(Run.id).where(exists().where(col(Evaluation.run_id) == col(Run.id)))
+    query = query.where(col(Run.archived_at).is_(None))
     return session.exec(query.order_by(col(Run.created_at).desc(), col(Run.id).desc())).first()
 
 

@@ -1,5 +1,6 @@
 """Numbered migrations that bring an older run table up to the schema of `tables.py`."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlmodel import SQLModel
 
+from src.config import config_key, paths_found
 from src.store.outcome import end_reason_of_sentence
 from src.store.tables import Status  # importing it registers the tables
 
@@ -29,8 +31,7 @@ def _add_sweeps(connection: Connection) -> None:
     _add_columns(connection, "run", "sweep_id", "number", "seed_index", "searched")
     _add_columns(connection, "run", "stop_reason", "queue_at")
     _create_missing_tables(connection)
-    for index in SQLModel.metadata.tables["run"].indexes:
-        index.create(connection, checkfirst=True)
+    _add_indexes(connection, "run")
 
 
 def _add_sweep_lease(connection: Connection) -> None:
@@ -81,6 +82,17 @@ def _add_notices(connection: Connection) -> None:
     _create_missing_tables(connection)
 
 
+def _add_archive(connection: Connection) -> None:
+    _add_columns(connection, "run", "archived_at", "config_key")
+    _add_indexes(connection, "run")
+    rows = text("SELECT id, config, parent_id, parent_step FROM run WHERE config_key IS NULL")
+    for run_id, config, *parent in connection.execute(rows).all():
+        values = json.loads(config) if isinstance(config, str) else config
+        change = text("UPDATE run SET config_key = :key WHERE id = :id")
+        key = config_key(paths_found(values), *parent)
+        connection.execute(change, {"key": key, "id": run_id})
+
+
 def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
     path = row.get("path") or ""
@@ -110,6 +122,14 @@ def _add_columns(connection: Connection, table: str, *names: str) -> None:
             connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
 
 
+def _add_indexes(connection: Connection, table: str) -> None:
+    """Add the missing indexes of tables.py whose columns are there: others come later."""
+    existing = {column["name"] for column in inspect(connection).get_columns(table)}
+    for index in SQLModel.metadata.tables[table].indexes:
+        if existing.issuperset(column.name for column in index.columns):
+            index.create(connection, checkfirst=True)
+
+
 # Each brings the schema from its index to the next number; never change one that has been released.
 MIGRATIONS = [
     _create_missing_tables,
@@ -124,6 +144,7 @@ MIGRATIONS = [
     _add_forgotten,
     _add_failed_drivers,
     _add_notices,
+    _add_archive,
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import JSON, func, type_coerce, update
 from sqlmodel import Session, SQLModel, col, delete, select
 
-from src.config import RunConfig
+from src.config import RunConfig, config_key
 from src.errors import UserError, did_you_mean
 from src.format import run_label, whole_number
 from src.store.notices import leave_event
@@ -63,6 +63,7 @@ def enqueue(
         tags=list(config.tracking.tags),
         **columns,
     )
+    run.config_key = config_key(run.config, run.parent_id, run.parent_step)
     session.add(run)
     session.flush()
     return run
@@ -114,10 +115,16 @@ def _called(session: Session, name: str) -> Sequence[Run]:
 
 
 def list_runs(
-    session: Session, *, statuses: Iterable[Status] = (), limit: int | None = None
+    session: Session,
+    *,
+    statuses: Iterable[Status] = (),
+    limit: int | None = None,
+    archived: bool = True,
 ) -> Sequence[Run]:
-    """Runs, newest first."""
+    """Runs, newest first; without archived ones where they are not to be offered."""
     query = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc())
+    if not archived:
+        query = query.where(col(Run.archived_at).is_(None))
     if statuses := tuple(statuses):
         query = query.where(col(Run.status).in_(statuses))
     return session.exec(query.limit(limit) if limit else query).all()
@@ -155,10 +162,12 @@ def stop_wishes(session: Session, runs: Iterable[Run]) -> dict[tuple[str, int], 
 
 
 def run_labels(session: Session, *, limit: int) -> dict[str, str]:
-    """{id: name and seed} of runs, newest first; with the end of the id where two are the same."""
+    """{id: name and seed} of runs that are not archived, newest first; with the end of the id where
+    two are the same."""
     seed = type_coerce(Run.config, JSON)["training"]["seed"].as_integer()
     newest = col(Run.created_at).desc(), col(Run.id).desc()
-    query = select(Run.id, Run.name, Run.searched, seed).order_by(*newest).limit(limit)
+    query = select(Run.id, Run.name, Run.searched, seed).where(col(Run.archived_at).is_(None))
+    query = query.order_by(*newest).limit(limit)
     return _labels((i, run_label(name, tried), n) for i, name, tried, n in session.exec(query))
 
 
@@ -190,6 +199,7 @@ def queue(session: Session) -> Sequence[Run]:
 
 def put_back(session: Session, run: Run, events: Sequence[Event]) -> None:
     """Insert a run as a snapshot has it, in the place of its row and events if there are any."""
+    run.config_key = config_key(run.config, run.parent_id, run.parent_step)
     session.merge(run)
     session.flush()
     session.execute(delete(Event).where(col(Event.run_id) == run.id))

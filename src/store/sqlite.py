@@ -11,6 +11,7 @@ import psutil
 from sqlalchemy.engine import URL, make_url
 
 from src import paths
+from src.text import caseless
 
 try:
     import pysqlite3 as sqlite_driver  # bundles a newer SQLite than most Pythons link
@@ -70,7 +71,18 @@ def sqlite_file() -> Path | None:
 
 
 def connect(file: Path) -> Any:
-    """A DBAPI connection to a SQLite file, with the pragmas that the run table needs."""
+    """A DBAPI connection to a SQLite file, with the pragmas and the function that queries on the
+    run table need."""
+    connection = _connect(file)
+    connection.create_function("caseless", 1, _caseless, deterministic=True)
+    return connection
+
+
+def _caseless(value: str | None) -> str | None:
+    return None if value is None else caseless(str(value))
+
+
+def _connect(file: Path) -> Any:
     timeout = busy_timeout_seconds.get()
     connection = sqlite_driver.connect(file, timeout=timeout, check_same_thread=False)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
-from src.config import RunConfig
+from src.config import RunConfig, config_key
 from src.errors import UserError
 from src.store.database import changed_a_row
 from src.store.notices import leave_end
@@ -270,7 +270,13 @@ def requeue(
     It resumes from the checkpoint of `resume_step` (None: from scratch), with other settings if a
     `config` is given.
     """
-    columns: dict[str, Any] = {} if config is None else {"config": config.model_dump()}
+    columns: dict[str, Any] = {}
+    if config is not None:
+        values = config.model_dump()
+        columns = {
+            "config": values,
+            "config_key": config_key(values, run.parent_id, run.parent_step),
+        }
     return transition(
         session,
         run,
@@ -287,6 +293,7 @@ def requeue(
         failed_starts=None,
         ended_at=None,
         reason=None,
+        archived_at=None,  # what waits or trains is in the lists
         **columns,
     )
 
@@ -294,8 +301,9 @@ def requeue(
 def requeue_cancelled(session: Session, run_id: str) -> bool:
     """Queue a run again that was CANCELLED before it started, as the same attempt."""
     return _move(
-        session, run_id, Status.QUEUED, leave=[Status.CANCELLED], ended_at=None, reason=None
-    )
+        session, run_id, Status.QUEUED, leave=[Status.CANCELLED], ended_at=None, reason=None,
+        archived_at=None,
+    )  # fmt: skip
 
 
 def restart_from_scratch(session: Session, run: Run, reason: str) -> bool:

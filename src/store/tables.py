@@ -110,8 +110,12 @@ class Sweep(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One training job. Times are in UTC epoch seconds."""
 
-    # Unique, so that two drivers cannot both launch a trial.
-    __table_args__ = (Index("trial_of_sweep", "sweep_id", "number", unique=True),)
+    __table_args__ = (
+        # Unique, so that two drivers cannot both launch a trial.
+        Index("trial_of_sweep", "sweep_id", "number", unique=True),
+        # What a list of thousands sorts and counts by, without reading their settings.
+        Index("listed_runs", "archived_at", "created_at", "id", "status", "config_key"),
+    )
 
     id: str = Field(primary_key=True)
     name: str = Field(index=True)
@@ -160,6 +164,10 @@ class Run(SQLModel, table=True):
     end_reason: str | None = None  # outcome.EndReason of the last attempt; None until it has ended
     # Starts in a row of this attempt that ended before a trainer had read it; None: none.
     failed_starts: int | None = None
+    # Since when it is out of the lists, though not deleted; None: it is in them.
+    archived_at: float | None = None
+    # Equal for runs of one config (`config.config_key`), so that a list can fold their seeds.
+    config_key: str | None = None
 
     @property
     def label(self) -> str:

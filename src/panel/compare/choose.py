@@ -13,7 +13,7 @@ from src.store.tables import Run, Status
 def choose() -> list[Run]:
     """Draw the choice of runs; return those of `?run=` in the address, in its order."""
     with store.reading() as session:
-        recent = store.list_runs(session, limit=navigation.MAX_CHOICES)
+        recent = store.list_runs(session, limit=navigation.MAX_CHOICES, archived=False)
         found, problems = [], []
         for name in dict.fromkeys(st.query_params.get_all("run")):
             try:

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from src.analysis import comparison
 from src.analysis.comparison import Comparison
+from src.config import distinguishes
 from src.format import setting_label, setting_value
 from src.models.metrics import metric_label
 from src.panel.ui import charts, find_box, html, parallel, tags
@@ -23,7 +23,7 @@ FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
 def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
     """{setting: {run id: value}}, except settings that cannot change a score, and seeds."""
-    return {name: row for name, row in found.differing.items() if comparison.distinguishes(name)}
+    return {name: row for name, row in found.differing.items() if distinguishes(name)}
 
 
 def settings_table(found: Comparison) -> str:
