@@ -33,7 +33,7 @@ HEAD = {
 
 def page() -> None:
     with store.reading() as session:
-        runs = store.list_runs(session, limit=MAX_RUNS)
+        runs = store.list_runs(session, limit=MAX_RUNS, archived=False)
         latest = store.latest_metrics(session, [r.id for r in runs])
     if not runs:
         button = navigation.link("launch", "Launch the first run", style="button")

@@ -93,6 +93,13 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def data_size(size_bytes: float) -> str:
+    """`512 B`, `3.1 KiB`, `12.0 MiB`, `1.4 GiB`."""
+    names = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(int(size_bytes).bit_length() - 1, 0) // 10, len(names) - 1)
+    return f"{size_bytes / 1024**power:,.{1 if power else 0}f} {names[power]}"
+
+
 def counted(count: int, noun: str) -> str:
     """`1 answer`, `2,000 answers`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -101,6 +101,8 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
         queue.hold,
         queue.release,
         runs.stop,
+        runs.archive,
+        runs.unarchive,
         runs.delete,
     ],
     "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],

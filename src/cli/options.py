@@ -11,6 +11,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or its name if no other run has it.")
 ]
+RunsArgument = Annotated[
+    list[str], typer.Argument(metavar="RUN", help="Runs, by id, or by name if no other has it.")
+]
 CheckpointArgument = Annotated[
     str,
     typer.Argument(

@@ -1,6 +1,7 @@
-"""Look at runs, stop and delete them."""
+"""Look at runs, archive, stop and delete them."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,57 +10,126 @@ from rich.table import Column, Table
 
 from src import store
 from src.cli.lookup import find_checkpoint, find_run
-from src.cli.options import AsJson, CheckpointArgument, RunArgument
+from src.cli.options import AsJson, CheckpointArgument, RunArgument, RunsArgument
 from src.cli.output import err, out, print_facts, print_json, print_line, print_table, terminal
-from src.format import number
-from src.runs import launcher, reconciler
+from src.config import stored_values
+from src.format import number, setting_value
+from src.runs import deletion, launcher, reconciler
 from src.store.tables import Run, Status
 from src.training import checkpointing
 
+SHOWN = {"val/exact_match": "exact match", "train/loss": "loss"}  # metric -> title
 
-def runs(as_json: AsJson = False) -> None:
-    """List all runs, newest first."""
+
+def runs(
+    filter: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITIONS",
+            help="Only runs that fit, such as 'status:failed tag:spell lr>0.001 "
+            "val/exact_match>50% since:2d'; words are looked for in names, ids, tags and notes.",
+        ),
+    ] = "",
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help="Sort by a setting, a metric, or launched, name, status, progress, duration; "
+            "numbers from the highest, - before the name turns the order.",
+        ),
+    ] = "launched",
+    limit: Annotated[int | None, typer.Option(min=1, help="Show so many of them.")] = None,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="List the archived runs, which are hidden.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
     reconciler.reconcile()
+    found = store.parse_filter(filter, archived=archived)
+    column = store.find_column(sort.removeprefix("-"))
+    ascending = column.ascends != sort.startswith("-")
     with store.reading() as session:
-        rows = store.list_runs(session)
+        order: dict[str, Any] = {"sort": column.name, "ascending": ascending, "limit": limit}
+        rows = store.page_of_runs(session, found, **order)
         latest = store.latest_metrics(session, [run.id for run in rows])
+        counts = store.count_runs(session, found)
     if as_json:
-        return print_json(
-            [
-                {
-                    "id": run.id,
-                    "name": run.name,
-                    "status": run.status,
-                    "reason": run.reason,
-                    "step": run.step or 0,
-                    "max_steps": run.max_steps,
-                    "metrics": latest[run.id],
-                    "created_at": run.created_at,
-                    "started_at": run.started_at,
-                    "ended_at": run.ended_at,
-                }
-                for run in rows
-            ]
-        )
-    if not rows:
+        return print_json([_document(run, latest[run.id]) for run in rows])
+    if rows:
+        _print_runs(rows, latest, column)
+    elif filter or archived:
+        err.print("no run fits")
+    else:
         err.print("no runs yet; start one with `spelltune launch`")
-        return None
-    heads = ("run", "status", "step", "exact match", "loss", "launched")
+    statuses = found.statuses or counts
+    if len(rows) < (total := sum(counts.get(status, 0) for status in statuses)):
+        err.print(f"{len(rows):,} of {total:,} runs; --limit shows more", highlight=False)
+    return None
+
+
+def _print_runs(
+    rows: Sequence[Run], latest: Mapping[str, Mapping[str, float | None]], sorted_by: store.Column
+) -> None:
+    """Print a line for each run, with the setting or metric by which they are sorted."""
+    shown = [sorted_by.name] if sorted_by.kind != "run" and sorted_by.name not in SHOWN else []
+    heads = ("run", "status", "step", *SHOWN.values(), *shown, "launched")
     table = Table(*(Column(head, no_wrap=True) for head in heads), box=None, header_style="bold")
     for run in rows:
-        values = latest[run.id]
+        metrics, settings = latest[run.id], stored_values(run.config)
         table.add_row(
             run.id,
             run.status,
             f"{run.step or 0:,}/{run.max_steps:,}",
-            number(values.get("val/exact_match")),
-            number(values.get("train/loss")),
+            *(number(metrics.get(name)) for name in SHOWN),
+            *(
+                number(metrics.get(name))
+                if sorted_by.kind == "metric"
+                else setting_value(settings[name])
+                for name in shown
+            ),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
         )
     # Ids are copied and statuses read, so neither is cut, however narrow the terminal or the pipe.
     widest = terminal(width=1000).measure(table).maximum
     terminal(width=max(out.width, widest)).print(table)
-    return None
+
+
+def _document(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "status": run.status,
+        "reason": run.reason,
+        "step": run.step or 0,
+        "max_steps": run.max_steps,
+        "metrics": metrics,
+        "tags": run.tags or [],
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "archived_at": run.archived_at,
+    }
+
+
+def archive(runs: RunsArgument, as_json: AsJson = False) -> None:
+    """Hide runs that have ended from lists and pickers; nothing of them is deleted."""
+    _archive(runs, as_json, archived=True)
+
+
+def unarchive(runs: RunsArgument, as_json: AsJson = False) -> None:
+    """Put archived runs back into the lists."""
+    _archive(runs, as_json, archived=False)
+
+
+def _archive(names: list[str], as_json: bool, *, archived: bool) -> None:
+    reconciler.reconcile()
+    ids = launcher.archive(names, archived=archived)
+    if as_json:
+        return print_json([{"id": run_id, "archived": archived} for run_id in ids])
+    for run_id in ids:
+        done = "is archived; --archived lists it" if archived else "is in the lists again"
+        out.print(f"{run_id} {done}", highlight=False)
 
 
 def show(run: RunArgument, as_json: AsJson = False) -> None:
@@ -157,10 +227,11 @@ def delete(
     row, step = find_checkpoint(checkpoint)
     what = f"step {step:,} of {row.id}" if step is not None else row.id
     if not yes:
-        all_of_it = "" if step is not None else " with its checkpoints, predictions and logs"
-        typer.confirm(f"Delete {what}{all_of_it}?", abort=True, err=True)
+        if step is None and Status(row.status).ended:
+            err.print(deletion.plan([row]).sentence, highlight=False)
+        typer.confirm(f"Delete {what}?", abort=True, err=True)
     if step is None:
-        launcher.delete(row)
+        deletion.delete(row)
     else:
         launcher.delete_checkpoint(row, step)
     if as_json:

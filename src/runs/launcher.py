@@ -1,9 +1,8 @@
-"""Queues runs, starts their supervisors, stops and deletes runs.
+"""Queues runs, starts their supervisors, stops runs and deletes checkpoints.
 
 A queued run without a slot is a row and nothing else.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,6 @@ from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE, Run, Status, Sweep
 from src.training import checkpointing
-from src.training.results import forget_results
 
 
 def launch(config: RunConfig) -> str:
@@ -263,32 +261,18 @@ def hold(names: Sequence[str], *, held: bool) -> list[str]:
     return ids
 
 
+def archive(names: Sequence[str], *, archived: bool) -> list[str]:
+    """Take runs that have ended out of the lists, or put them back; returns their ids."""
+    with store.writing() as session:
+        runs = [store.find(session, name) for name in names]
+        ids = store.archive(session, runs, archived=archived)
+    snapshots.write_runs(ids)
+    return ids
+
+
 def move_to_front(names: Sequence[str]) -> list[str]:
     """Make queued runs the next to start, in this order; returns their ids."""
     with store.writing() as session:
         ids = store.move_to_front(session, [store.find(session, name) for name in names])
     snapshots.write_runs(ids)
     return ids
-
-
-def delete(run: Run) -> None:
-    """Delete a run's rows, then its files. RunIsActive while it is queued or running."""
-    with store.writing() as session:
-        store.delete_rows(session, run.id)
-    for folder in (
-        paths.output_dir(run.id),
-        paths.checkpoints_dir(run.id),
-        paths.predictions_dir(run.id),
-    ):
-        shutil.rmtree(folder, ignore_errors=True)
-    for file in (
-        paths.log_file(run.id),
-        paths.older_log_file(run.id),
-        paths.metrics_log(run.id),
-        paths.final_metrics(run.id),
-        paths.trainer_lock(run.id),
-        paths.supervisor_lock(run.id),
-        paths.export_lock(run.id),
-    ):
-        file.unlink(missing_ok=True)
-    forget_results(run.id, paths.summary_file())

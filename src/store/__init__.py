@@ -71,7 +71,7 @@ from src.store.notices import (
     untold,
 )
 from src.store.outcome import EndReason, Outcome, Remedy
-from src.store.run_columns import UnknownColumn, find_column
+from src.store.run_columns import Column, UnknownColumn, find_column
 from src.store.run_filter import BadFilter, RunFilter
 from src.store.run_filter import parse as parse_filter
 from src.store.run_list import (

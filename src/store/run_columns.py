@@ -11,10 +11,10 @@ from sqlmodel import col
 from src.config import Setting, settings, stored_values
 from src.errors import UserError, did_you_mean
 from src.format import SHORT_NAMES
-from src.models.metrics import MONITORED, OF_PROCESSES
 from src.store.tables import LatestMetric, Run
 
-METRIC_NAMES = (*MONITORED, *OF_PROCESSES)  # without those of suites, tasks and the test
+# Metrics without a slash in their name.
+PLAIN_METRICS = ("grad_norm", "tokens", "tokens_per_second")
 
 
 class UnknownColumn(UserError, LookupError):
@@ -103,9 +103,9 @@ def find_column(name: str) -> Column:
         return setting_columns()[meant[0]]
     if meant:
         raise UnknownColumn(f"{name} may be {' or '.join(meant)}: write it whole")
-    if name in METRIC_NAMES or "/" in name:
+    if name in PLAIN_METRICS or "/" in name:
         return Column(name, "metric")
-    known = [*OWN, *setting_columns(), *_short_names(), *METRIC_NAMES]
+    known = [*OWN, *setting_columns(), *_short_names(), *PLAIN_METRICS]
     hint = did_you_mean(name, known) or "; settings are named as in lora.r, metrics as in val/loss"
     raise UnknownColumn(f"no column is called {name}{hint}")
 

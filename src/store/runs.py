@@ -57,16 +57,23 @@ def enqueue(
         id=new_id(session, Run, config.name, created_at),
         name=config.name,
         status=Status.QUEUED,
-        config=config.model_dump(),
+        **config_columns(config, columns.get("parent_id"), columns.get("parent_step")),
         max_steps=config.training.max_steps,
         created_at=created_at,
         tags=list(config.tracking.tags),
         **columns,
     )
-    run.config_key = config_key(run.config, run.parent_id, run.parent_step)
     session.add(run)
     session.flush()
     return run
+
+
+def config_columns(
+    config: RunConfig, parent_id: str | None, parent_step: int | None
+) -> dict[str, Any]:
+    """The columns that follow from the settings of a run and the checkpoint that it forks."""
+    values = config.model_dump()
+    return {"config": values, "config_key": config_key(values, parent_id, parent_step)}
 
 
 def find(session: Session, run: str) -> Run:

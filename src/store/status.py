@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
-from src.config import RunConfig, config_key
+from src.config import RunConfig
 from src.errors import UserError
 from src.store.database import changed_a_row
 from src.store.notices import leave_end
 from src.store.outcome import EndReason, Outcome
-from src.store.runs import record_event
+from src.store.runs import config_columns, record_event
 from src.store.tables import ACTIVE, RESUMABLE, EventKind, Run, Status
 
 # Starts in a row that end before a trainer has read the run; then it is FAILED.
@@ -72,7 +72,8 @@ def _move(
     if to.ended != (end_reason is not None) or (end_reason and end_reason.status != to):
         raise InvalidTransition(f"{to} for the reason {end_reason}")
     where = (col(Run.id) == run_id, col(Run.status).in_(leave), *conditions)
-    columns |= {"status": to, "end_reason": end_reason}
+    listed = {} if to.ended else {"archived_at": None}  # what waits or trains is in the lists
+    columns |= {"status": to, "end_reason": end_reason, **listed}
     moved = changed_a_row(session, update(Run).where(*where).values(**columns))
     if moved and to in ENDS:
         leave_end(session, run_id, to, columns.get("reason"))
@@ -270,13 +271,7 @@ def requeue(
     It resumes from the checkpoint of `resume_step` (None: from scratch), with other settings if a
     `config` is given.
     """
-    columns: dict[str, Any] = {}
-    if config is not None:
-        values = config.model_dump()
-        columns = {
-            "config": values,
-            "config_key": config_key(values, run.parent_id, run.parent_step),
-        }
+    columns = {} if config is None else config_columns(config, run.parent_id, run.parent_step)
     return transition(
         session,
         run,
@@ -293,7 +288,6 @@ def requeue(
         failed_starts=None,
         ended_at=None,
         reason=None,
-        archived_at=None,  # what waits or trains is in the lists
         **columns,
     )
 
@@ -301,9 +295,8 @@ def requeue(
 def requeue_cancelled(session: Session, run_id: str) -> bool:
     """Queue a run again that was CANCELLED before it started, as the same attempt."""
     return _move(
-        session, run_id, Status.QUEUED, leave=[Status.CANCELLED], ended_at=None, reason=None,
-        archived_at=None,
-    )  # fmt: skip
+        session, run_id, Status.QUEUED, leave=[Status.CANCELLED], ended_at=None, reason=None
+    )
 
 
 def restart_from_scratch(session: Session, run: Run, reason: str) -> bool:

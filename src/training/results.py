@@ -51,10 +51,10 @@ def enter_in_summary(summary_file: Path, entries: Sequence[Mapping[str, Any]]) -
     _replace_in_summary(summary_file, {str(entry["run"]) for entry in entries}, entries)
 
 
-def forget_results(run_id: str, summary_file: Path) -> None:
-    """Remove a deleted run from the summary of all experiments."""
-    if summary_file.exists():
-        _replace_in_summary(summary_file, {run_id}, [])
+def forget_results(run_ids: Collection[str], summary_file: Path) -> None:
+    """Remove deleted runs from the summary of all experiments."""
+    if run_ids and summary_file.exists():
+        _replace_in_summary(summary_file, run_ids, [])
 
 
 def _replace_in_summary(

@@ -131,8 +131,11 @@ NEW_KEYS |= {"system_prompt"}  # of a config's data
 NEW_KEYS |= {"study"}  # of compare, which has "suites" too
 NEW_KEYS |= {"suite", "left_out", "examples", "decoding", "answers"}  # of evaluate
 NEW_KEYS |= {"program", "size_bytes"}  # of merge
+NEW_KEYS |= {"archived_at", "tags", "config_key"}  # of runs, run.json and show
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
+NEW_COLUMNS |= {("run", "archived_at"), ("run", "config_key")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
+NEW_INDEXES = {"index listed_runs"}
 
 NEW_TABLES = {"notice"}
 

@@ -20,6 +20,7 @@ from tests.golden.commands import (
     DONE,
     HERE,
     NEW_COLUMNS,
+    NEW_INDEXES,
     NEW_TABLES,
     QUEUED,
     RECORD,
@@ -87,6 +88,8 @@ def schema(home: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     rows = table.execute("SELECT type, name, tbl_name FROM sqlite_master").fetchall()
     for kind, name in ((kind, name) for kind, name, of in rows if of not in NEW_TABLES):
+        if f"index {name}" in NEW_INDEXES:
+            continue
         if kind == "index":
             found[f"index {name}"] = table.execute(f'PRAGMA index_xinfo("{name}")').fetchall()
         else:

@@ -15,7 +15,7 @@ from sqlmodel import col, select, update
 
 from src import paths, store
 from src.config import ConfigError, load_config, stored_config, with_overrides
-from src.runs import attempts, launcher, reconciler, restore, snapshots
+from src.runs import attempts, deletion, launcher, reconciler, restore, snapshots
 from src.runs.attempts import CannotResume
 from src.runs.launcher import CheckpointNeeded
 from src.store.outcome import EndReason, Outcome
@@ -162,7 +162,7 @@ def test_a_fork_goes_on_with_other_settings_and_needs_its_parent_no_more(finishe
     with pytest.raises(CheckpointNeeded, match="fork"):
         launcher.delete_checkpoint(row(parent.id), 6)
 
-    launcher.delete(parent)
+    deletion.delete(parent)
     kept = json.loads(command("checkpoints", child["id"], "--json").stdout)
     assert kept[0]["step"] == 6 and all(c["verified"] for c in kept)
 

@@ -112,8 +112,8 @@ def test_the_summary_of_all_experiments_takes_many_runs_at_once(home: Path) -> N
     found = yaml.safe_load(file.read_text())["experiments"]
     assert found == [entries[2], entries[1], entries[0] | {"reason": "größer: x\nn - run: n-2"}]
     assert yaml.safe_load((home / "n-2" / "eval_results.yaml").read_text())["step"] == 2
-    forget_results("n-2", file)
-    forget_results("n-2", file)
+    forget_results(["n-2"], file)
+    forget_results(["n-2"], file)
     assert [one["run"] for one in yaml.safe_load(file.read_text())["experiments"]] == ["n-1", "n-0"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from src import paths, store
 from src.config import load_config
 from src.files import link_or_copy
-from src.runs import launcher, reconciler, restore, snapshots
+from src.runs import deletion, launcher, reconciler, restore, snapshots
 from src.runs.processes import new_token
 from src.store.tables import Run, SweepStatus
 from tests.helpers.store import checkpoint
@@ -203,7 +203,7 @@ def test_an_older_copy_of_the_table_learns_what_the_snapshots_know(
     new = launcher.launch(load_config())
     launcher.stop(second)
     launcher.stop(unknown)
-    launcher.delete(_row(unknown))  # the copy does not know of it
+    deletion.delete(_row(unknown))  # the copy does not know of it
     assert restore.restore_database() is None
     with store.reading() as session:
         before = {run.id: run.model_dump() for run in store.list_runs(session)}

@@ -1,5 +1,6 @@
 """The filter of runs and their lists: each condition against runs that were made for it."""
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -7,12 +8,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from typer.testing import CliRunner
 
-from src import store
+from src import paths, store
 from src.analysis import comparison
+from src.cli import app
 from src.config import load_config
+from src.runs import deletion, launcher
 from src.store.tables import Run, Status
 from tests.helpers import live
+from tests.helpers.store import fill_run
 
 NOW = datetime(2026, 11, 20, 12).timestamp()
 DAY = 86_400
@@ -227,3 +232,72 @@ def test_seeds_of_one_config_are_together_and_others_are_not(home: Path) -> None
         assert {frozenset(r.id for r in g) for g in groups} == found
         few = store.page_of_configs(session, store.parse_filter("seed<3"), limit=9)
         assert [len(group) for group in few] == [2]
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code, and standard output with standard error, of one command."""
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+@pytest.mark.usefixtures("busy")
+def test_the_command_line_filters_archives_and_tells_what_a_deletion_frees(home: Path) -> None:
+    done = fill_run(name="done", lora__r=4)
+    fill_run(name="bad", status=Status.FAILED, steps=20)
+    waits = fill_run(name="waits", status=Status.QUEUED)
+    found = json.loads(call("runs", "--filter", "r=4 status:completed", "--json")[1])
+    assert [one["id"] for one in found] == [done]
+    assert call("runs", "--filter", "statsu:x")[0] == 2
+    code, text = call("runs", "--sort", "lora.r", "--limit", "1")
+    assert code == 0 and "lora.r" in text and "1 of 3 runs; --limit shows more" in text
+    assert call("archive", waits)[0] == 2
+    assert json.loads(call("archive", done, "bad", "--json")[1])[0] == {
+        "id": done,
+        "archived": True,
+    }
+    kept = json.loads((paths.output_dir(done) / "run.json").read_text())["run"]
+    assert kept["archived_at"] is not None  # also where the table is lost
+    assert [one["name"] for one in json.loads(call("runs", "--json")[1])] == ["waits"]
+    assert {one["name"] for one in json.loads(call("runs", "--archived", "--json")[1])} == {
+        "done", "bad"
+    }  # fmt: skip
+    with store.reading() as session:
+        assert list(store.run_labels(session, limit=9)) == [waits]
+        assert store.newest_scored(session) is None
+    assert call("unarchive", done)[0] == 0
+    result = CliRunner().invoke(app, ["delete", done], input="n\n")
+    (plan,) = [deletion.plan([run]) for run in runs_of(done)]
+    assert plan.size_bytes > 10_000 and plan.sentence in result.output
+    assert call("delete", done, "--yes")[0] == 0
+    assert not paths.checkpoints_dir(done).exists()
+
+
+def test_a_deletion_leaves_what_waits_or_trains(home: Path) -> None:
+    done = [fill_run(name=f"done {n}", training__seed=n) for n in range(3)]
+    active = [fill_run(name="a", status=Status.RUNNING, steps=9), fill_run(status=Status.QUEUED)]
+    plan = deletion.plan(runs_of(*done, *active))
+    assert [run.id for run in plan.runs] == done
+    told = f"2 runs stay: {active[0]} is RUNNING, {active[1]} is QUEUED; stop them first."
+    assert plan.sentence.endswith(told) and "deletes 3 runs and frees" in plan.sentence
+    on_disk = sum(f.stat().st_size for f in home.rglob("*") if f.is_file() and done[0] in str(f))
+    assert deletion.plan(runs_of(done[0])).size_bytes == on_disk
+    # One began to train after the plan was made.
+    with store.writing() as session:
+        session.execute(update(Run).where(Run.id == done[0]).values(status=Status.STARTING))
+    assert deletion.delete_all(plan.runs) == done[1:]
+    with store.reading() as session:
+        assert {run.id for run in store.list_runs(session)} == {done[0], *active}
+    assert paths.checkpoints_dir(done[0]).exists() and not paths.log_file(done[1]).exists()
+
+
+def test_a_run_that_goes_on_is_in_the_lists_again(home: Path) -> None:
+    run_id = fill_run(status=Status.STOPPED, steps=9)
+    launcher.archive([run_id], archived=True)
+    with store.writing() as session:
+        assert store.requeue(session, store.find(session, run_id), resume_step=None, config=None)
+        assert store.find(session, run_id).archived_at is None
+
+
+def runs_of(*ids: str) -> list[Run]:
+    with store.reading() as session:
+        return store.runs_of(session, ids)

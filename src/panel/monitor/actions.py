@@ -12,7 +12,7 @@ import streamlit as st
 from src import store
 from src.errors import explain_os_error
 from src.panel.ui import html, navigation
-from src.runs import attempts, launcher
+from src.runs import attempts, deletion, launcher
 from src.store.tables import RESUMABLE, Run, Status
 
 PROBLEM = "problem of an action"  # in the state of the session
@@ -43,7 +43,7 @@ def draw(run: Run) -> None:
     if status in RESUMABLE:
         st.button("Resume", on_click=_resume, args=(run,))
     with st.popover("Delete", key="delete"):
-        st.write("Its curves, checkpoints, adapter, predictions and log are deleted with it.")
+        st.write(deletion.plan([run]).sentence)
         st.button("Delete this run", type="primary", on_click=_delete, args=(run,))
 
 
@@ -58,7 +58,7 @@ def _resume(run: Run) -> None:
 
 def _delete(run: Run) -> None:
     with problems_told():
-        launcher.delete(run)
+        deletion.delete(run)
         navigation.go_next("overview", said=f"Deleted {html.label_text(run.label, 80)}.")
 
 
