@@ -6,7 +6,7 @@ import streamlit as st
 
 from src.config import ConfigError, MachineSettings, load_machine
 from src.format import duration, money
-from src.panel.machine import settings_form, told
+from src.panel.machine import idle, settings_form, told
 from src.panel.ui import html
 from src.runs import cost, machine
 
@@ -21,6 +21,7 @@ def page() -> None:
         settings_form.draw(load_machine())
     except ConfigError as error:
         html.draw_problem(str(error))
+    st.fragment(idle.draw, run_every=REFRESH_SECONDS)()
     told.draw()
 
 

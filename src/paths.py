@@ -201,6 +201,31 @@ def notify_urls() -> Path:
     return home() / "notify.urls"
 
 
+def idle_lock() -> Path:
+    """Held by the process that watches whether the machine is idle."""
+    return locks_dir() / "idle.lock"
+
+
+def idle_file() -> Path:
+    """How far that process has got: see src/runs/idle.py."""
+    return results() / ".idle.json"
+
+
+def page_seen() -> Path:
+    """Touched while a page of the panel is in front of a reader."""
+    return results() / ".page-seen"
+
+
+def kept_on() -> Path:
+    """Touched by whoever wants the machine to stay on though it is idle."""
+    return results() / ".kept-on"
+
+
+def idle_log() -> Path:
+    """Output of the command that ran when the machine was idle."""
+    return results() / "training_logs" / "when_idle.log"
+
+
 def notify_lock() -> Path:
     """Held by the process that tells them."""
     return locks_dir() / "notify.lock"

@@ -8,7 +8,7 @@ from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
 from src.config import MachineSettings, change_machine, load_machine, settings
 from src.format import duration, money, setting_value
-from src.runs import cost
+from src.runs import cost, idle
 from src.runs import machine as this_machine
 
 app = typer.Typer(help="Show what this machine costs, and change its settings.")
@@ -40,11 +40,30 @@ def set_(
 ) -> None:
     """Change a setting of this machine, such as its price."""
     changed = change_machine({name: value})
+    idle.keep_watching()
     if as_json:
         return print_json(document(changed))
     told = dict(setting_facts(changed))[name]
     out.print(f"{name} is {told}", highlight=False)
     return None
+
+
+@app.command("keep-on")
+def keep_on() -> None:
+    """Keep an idle machine on: a countdown to the command of `when_idle` ends.
+
+    It then has to be idle as long again.
+    """
+    idle.keep_on()
+    kept = idle.settings()
+    if kept is None:
+        out.print("no command runs when this machine is idle", highlight=False)
+    else:
+        out.print(
+            f"kept on: `{kept.command}` runs when nothing was going on for "
+            f"{duration(kept.after_minutes * 60)}",
+            highlight=False,
+        )
 
 
 def document(kept: MachineSettings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from src.cli import (
     tries,
 )
 from src.errors import UserError, explain_os_error
-from src.runs import lease, restore
+from src.runs import idle, lease, restore
 
 
 class Commands(TyperGroup):
@@ -86,6 +86,7 @@ def prepare() -> None:
         # Before anything can queue runs into a new table.
         if not lease.other_host():
             restore.restore_database()
+    idle.keep_watching()
 
 
 # As `spelltune --help` shows them. A command is named after its function; an underscore at its end

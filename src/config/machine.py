@@ -23,6 +23,15 @@ from src.files import write_atomic
 MAX_CURRENCY = 8
 
 
+class WhenIdle(Section):
+    after_minutes: float = Field(default=20.0, gt=0, le=100_000)
+    """Minutes in which nothing is queued or trained and no page of the panel is in front of a
+    reader; then a countdown begins, at whose end `when_idle.command` runs."""
+    command: str | None = None
+    """Shell command that then runs once, such as `sudo shutdown -h now`; none: nothing runs. The
+    panel shows it and does not change it."""
+
+
 class MachineSettings(Section):
     price_per_hour: float | None = Field(None, gt=0, le=1e9)
     """Money that an hour of this machine costs; without it no money is shown anywhere."""
@@ -31,6 +40,7 @@ class MachineSettings(Section):
     budget: float | None = Field(None, gt=0, le=1e9)
     """Money that may be spent from one start of this machine to the next: what is left of it is
     shown, and nothing is stopped."""
+    when_idle: WhenIdle = WhenIdle()
 
     @field_validator("currency")
     @classmethod

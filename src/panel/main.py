@@ -7,7 +7,7 @@ import streamlit as st
 
 from src import store
 from src.panel.server import standby_keeper
-from src.panel.ui import desktop, navigation, query_params, tab
+from src.panel.ui import desktop, idle, navigation, query_params, tab
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES
 from src.runs import lease
@@ -36,6 +36,7 @@ page = st.navigation(list(pages.values()), position="top")
 tab.show(page.title)
 navigation.draw_links()
 desktop.watch()
+idle.watch()
 query_params.settle(page.url_path)
 
 if why := store.why_not_wal():

@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from src.panel.downloads import exported
 from src.panel.ui.assets import EXPORTS, PLOTLY_JS
 from src.panel.ui.desktop import NOTICES, notices
+from src.panel.ui.idle import IN_FRONT, KEEP_ON, in_front, keep_on
+from src.runs import idle
 from src.runs.reconciler import reconcile
 from src.runs.standby import Keeper
 from src.runs.timeouts import TIMEOUTS
@@ -58,6 +60,7 @@ def _keep_reconciling(closing: threading.Event) -> None:
         try:
             reconcile()
             standby_keeper.round()
+            idle.keep_watching()
         except (SQLAlchemyError, OSError) as error:
             print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
         if closing.wait(TIMEOUTS.reconcile):
@@ -69,6 +72,8 @@ def routes() -> list[BaseRoute]:
         Route(f"/{PLOTLY_JS}", plotly_js),
         Route(f"/{EXPORTS}/{{run}}/{{what}}", exported),
         Route(f"/{NOTICES}", notices),
+        Route(f"/{IN_FRONT}", in_front, methods=["POST"]),
+        Route(f"/{KEEP_ON}", keep_on, methods=["POST"]),
     ]
 
 

@@ -30,10 +30,13 @@ class Worker(StrEnum):
     KINDS = "src.workers.kinds"
     ANSWER = "src.workers.answer"
     NOTIFY = "src.workers.notify"
+    IDLE = "src.workers.idle"
 
 
 # Those that end runs, and so start the one that tells of it. No other gets the secrets for it.
 TELLING = (Worker.SUPERVISOR, Worker.SWEEP_DRIVER, Worker.RECONCILE, Worker.NOTIFY)
+# Runs a command of the person who started it, which may need all that this person's shell has.
+OF_A_PERSON = (Worker.IDLE,)
 
 
 def command(worker: Worker, *arguments: str) -> list[str]:
@@ -48,6 +51,8 @@ def worker_of(line: list[str]) -> Worker | None:
 
 
 def _environment(worker: Worker, extra: dict[str, str]) -> dict[str, str]:
+    if worker in OF_A_PERSON:
+        return dict(os.environ) | extra
     secrets = os.environ.get(NOTIFY_URLS) if worker in TELLING else None
     return child_environment(**extra) | ({} if secrets is None else {NOTIFY_URLS: secrets})
 

@@ -29,6 +29,9 @@ class Timeouts:
     gather: float = 5.0  # without another notice, before those that are there are told together
     notify: float = 20.0  # for a service to take a message
     notify_again: float = 5.0  # before a message is tried again; four times as long each time
+    page: float = 30.0  # after a page told that it is in front of a reader, it counts as read
+    countdown: float = 120.0  # in which a person can keep an idle machine on
+    command: float = 600.0  # for the command of an idle machine to end
     write: float = 600.0  # how long a supervisor tries to write an outcome to a locked run table
 
 

@@ -263,6 +263,8 @@ class NoticeKind(StrEnum):
     SWEEP_FAILED = "sweep-failed"  # it goes no further until a person resumes it, or never
     DISK = "disk"  # little space is left
     BUDGET = "budget"  # the money for this machine is spent
+    IDLE = "idle"  # the machine is idle, and its command is about to run
+    IDLE_FAILED = "idle-failed"  # that command failed
     SET_UP = "set-up"  # told to nobody: what lies before it was not to be told
 
 

@@ -33,10 +33,13 @@ TOLD_OF = (
     "a sweep is done, with its best settings and the verdict on them; its trials are not told",
     f"less than {LOW_DISK_BYTES // 2**30} GiB are left on the disk, or the budget of this machine "
     "is used",
+    "the machine is idle and its command is about to run (`when_idle`), or that it failed",
 )
 OF_MACHINE: dict[str, str] = {
     NoticeKind.DISK: "The disk is nearly full",
     NoticeKind.BUDGET: "The budget is used",
+    NoticeKind.IDLE: "The machine is idle",
+    NoticeKind.IDLE_FAILED: "The command of the idle machine failed",
 }
 SCORES = ("test/exact_match", "val/exact_match", "val/loss")
 

@@ -1,14 +1,18 @@
-"""Told in the panel: a test of the services, the browser's tab, and its own notifications."""
+"""Told in the panel: a test of the services, the tab, the browser, and an idle machine."""
 
+import json
+import re
 from typing import Any
 
 import pytest
 
 from src import store
-from src.runs import notifications
+from src.config import change_machine
+from src.runs import idle, notifications
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import Status
-from tests.helpers.browser import MAIN, inaccessible, reading, still, wait_for
+from tests.helpers.browser import MAIN, inaccessible, reading, serving, still, wait_for
+from tests.helpers.live import kill_all
 from tests.helpers.receiver import Receiver, receiving, takes
 from tests.helpers.store import end, training_run
 
@@ -86,6 +90,30 @@ def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: st
         page.get_by_role("button", name="Stop telling me in this browser").click()
         page.get_by_role("button", name="Tell me in this browser").wait_for()
         assert page.evaluate("localStorage.getItem('spelltune.desktop')") == "no"
+
+
+def test_the_countdown_of_an_idle_machine_is_shown_and_stopped_on_any_page(
+    browser: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPELLTUNE_HOME", str(tmp_path))
+    # A page is in front of a reader for a moment only, so that a countdown can begin.
+    short = {"standby": 0, "page": 0.2, "countdown": 60, "reconcile": 0.5}
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps(short))
+    command = "echo '<b>ran</b>' >> ran"
+    change_machine({"when_idle.after_minutes": "0.02", "when_idle.command": command})
+    with serving(tmp_path) as address, reading(browser, width=420) as page:
+        page.goto(f"{address}/launch")
+        shown = page.get_by_role("alert").filter(has_text="The machine is idle")
+        shown.wait_for()
+        assert "echo '<b>ran</b>' >> ran runs" in shown.inner_text()
+        wait_for(lambda: re.search(r"in \d+ s\.", shown.inner_text()), "the seconds")
+        assert not inaccessible(page, ".idle-banner")
+        assert page.evaluate("document.querySelector('.idle-banner').scrollWidth") <= 420
+        shown.get_by_role("button", name="Keep it on").press("Enter")
+        shown.wait_for(state="detached")
+        wait_for(lambda: idle.countdown() is None, "the countdown goes on")
+    kill_all(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_overview_counts_what_is_under_way_in_the_tab(page: Any, panel: str) -> None:

@@ -237,6 +237,7 @@ STARTED_BY = {
     "KINDS": {"workers"},
     "ANSWER": {"runs"},
     "NOTIFY": {"runs"},
+    "IDLE": {"runs"},
 }
 # `run_experiment`, whose place and behaviour users rely on, is `spelltune launch --wait`; a capsule
 # holds its replay as a script of its own, which has the installed command train.

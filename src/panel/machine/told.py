@@ -25,7 +25,7 @@ def draw() -> None:
     st.html("<h2>Told when it ends</h2>")
     st.fragment(_draw_services)()
     desktop.draw_button()
-    told = "".join(f"<li>{escape(text)}</li>" for text in messages.TOLD_OF)
+    told = "".join(f"<li>{html.with_code(text)}</li>" for text in messages.TOLD_OF)
     st.html(f'<p class="quiet">You are told that</p><ul class="quiet">{told}</ul>')
 
 
