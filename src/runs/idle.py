@@ -82,15 +82,16 @@ def settings() -> WhenIdle | None:
     """The settings by which something is to be done when the machine is idle; None for nothing."""
     try:
         kept = load_machine().when_idle
-    except ConfigError:  # said where it is mended
+    except (ConfigError, OSError):  # said where it is mended
         return None
     return kept if kept.command else None
 
 
 def keep_watching() -> None:
     """Start the watcher, if there is something to do and it does not watch already."""
-    if settings() is not None and holder(paths.idle_lock()) is None:
-        start_detached(Worker.IDLE)
+    with suppress(OSError):  # a home without room or locks: whatever else is done there says so
+        if settings() is not None and holder(paths.idle_lock()) is None:
+            start_detached(Worker.IDLE)
 
 
 def keep_on() -> None:

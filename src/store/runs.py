@@ -22,6 +22,7 @@ from src.store.tables import (
     EventKind,
     LatestMetric,
     Metric,
+    Notice,
     Run,
     Status,
     Sweep,
@@ -226,6 +227,7 @@ def delete_rows(session: Session, run_id: str) -> None:
         raise RunIsActive(f"{run.id} is {run.status}; stop it first: `spelltune stop {run.id}`")
     for table in (Metric, LatestMetric, Checkpoint, Evaluation, Event):
         session.execute(delete(table).where(col(table.run_id) == run.id))
+    session.execute(delete(Notice).where(col(Notice.subject) == run.id))
     session.execute(delete(Run).where(col(Run.id) == run.id))
 
 

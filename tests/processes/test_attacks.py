@@ -40,7 +40,8 @@ def test_a_run_leaves_no_secret_no_trace_of_its_name_and_nothing_for_others(
     home: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run under a hostile name, with secrets in the environment of whoever launched it."""
-    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HUGGING_FACE_HUB_TOKEN"):
+    secrets = ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HUGGING_FACE_HUB_TOKEN")
+    for name in (*secrets, "SPELLTUNE_NOTIFY_URLS"):
         monkeypatch.setenv(name, f"{CANARY}-{name.lower()}")
     touched = home / "touched"
     settings = small | {"name": HOSTILE.format(touched)[:80], "tracking.mode": "offline"}

@@ -34,7 +34,8 @@ from tests.helpers.live import of_home
 from tests.helpers.store import fill_run
 
 CANARY = "canary-58d0e7b4"
-SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
+SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
+           "SPELLTUNE_NOTIFY_URLS")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

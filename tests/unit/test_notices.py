@@ -1,14 +1,17 @@
 """Notices in the run table, their words, and the services that are set, without sending any."""
 
+import json
 import re
 import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from starlette.requests import Request
 
 from src import paths, store
 from src.config import load_config
+from src.panel.ui import desktop
 from src.runs import notifications
 from src.runs.environment import NOTIFY_URLS, child_environment
 from src.runs.notifications import BadService
@@ -212,3 +215,24 @@ def test_secrets_that_others_may_read_are_refused_and_kept_from_trainers(
     with pytest.raises(BadService, match="take it out of there"):
         notifications.remove(1)
     assert NOTIFY_URLS not in child_environment()
+
+
+def test_the_browser_asks_for_what_is_new_and_for_nothing_else() -> None:
+    def asked(query: str) -> tuple[int, dict[str, object]]:
+        answer = desktop.notices(Request({"type": "http", "query_string": query.encode()}))
+        return answer.status_code, json.loads(bytes(answer.body))
+
+    assert asked("") == (200, {"last": 0, "notices": []})
+    for number in range(7):
+        run_id = fill_run(status=Status.RUNNING, name=f"run{number} <b>", curves=False)
+        told_of(run_id, Outcome(EndReason.ERROR, "it broke"))
+    code, found = asked("after=0")
+    assert code == 200 and found["last"] == 7
+    notices = found["notices"]
+    assert isinstance(notices, list) and [one["id"] for one in notices] == [3, 4, 5, 6, 7]
+    assert notices[-1]["title"] == "run6 <b> failed"  # the browser shows it as a text
+    assert notices[-1]["address"] == f"monitor?run={run_id}"
+    assert asked("after=7")[1]["notices"] == [] and asked("after=x")[0] == 400
+    with store.writing() as session:
+        store.delete_rows(session, run_id)
+    assert asked("")[1]["last"] == 6

@@ -1,6 +1,7 @@
 // Tells the server that a page is in front of a reader, and shows the countdown to the command of an
 // idle machine, with the button that stops it.
 const EVERY_MS = 5000;
+const UNWATCHED_MS = 60000; // where the server has no command for an idle machine
 
 const post = (address) => fetch(new URL(address, document.baseURI), { method: "POST" });
 
@@ -39,8 +40,9 @@ function end(state) {
 }
 
 async function look(state) {
-  if (document.visibilityState !== "visible") return;
+  if (document.visibilityState !== "visible" || Date.now() < state.notBefore) return;
   const found = await (await post("in-front")).json();
+  state.notBefore = found.watching ? 0 : Date.now() + UNWATCHED_MS;
   if (found.seconds === null) return end(state);
   state.command = found.command;
   state.endsAt = Date.now() + found.seconds * 1000;
@@ -50,7 +52,7 @@ async function look(state) {
 
 export default function () {
   if (window.spelltuneIdle) return;
-  const state = (window.spelltuneIdle = { banner: null });
+  const state = (window.spelltuneIdle = { banner: null, notBefore: 0 });
   const go = () => look(state).catch(() => {}); // the panel may be gone for a while
   go();
   setInterval(go, EVERY_MS);

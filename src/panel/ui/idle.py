@@ -24,12 +24,17 @@ def watch() -> None:
 
 
 def in_front(_request: Request) -> Response:
-    """Note that a page is in front of a reader; the seconds that are left of a countdown."""
-    if idle.settings() is not None:
-        idle.page_is_seen()
+    """Note that a page is in front of a reader; the seconds that are left of a countdown.
+
+    `watching` is false where nobody wants to know.
+    """
+    if idle.settings() is None:
+        return JSONResponse({"watching": False, "seconds": None, "command": None})
+    idle.page_is_seen()
     found = idle.countdown()
     left = None if found is None or found.runs_at is None else found.runs_at - time.time()
-    return JSONResponse({"seconds": left, "command": found.command if found else None})
+    command = found.command if found else None
+    return JSONResponse({"watching": True, "seconds": left, "command": command})
 
 
 def keep_on(_request: Request) -> Response:
