@@ -1,14 +1,16 @@
-"""This machine: what it is, what it has cost since it was started, and its settings."""
+"""This machine: its meters, what it has cost since it was started, and its settings."""
 
 import time
+from html import escape
 
 import streamlit as st
 
-from src.config import ConfigError, MachineSettings, load_machine
-from src.format import duration, money
+from src.config import ConfigError, load_machine, usable_machine
+from src.format import duration
 from src.panel.machine import idle, settings_form, told
-from src.panel.ui import html
+from src.panel.ui import html, meters
 from src.runs import cost, machine
+from src.runs.meters import gpu_facts, machine_facts
 
 REFRESH_SECONDS = 3.0
 NO_PRICE = "Say below what an hour of it costs, and every run says what it has cost."
@@ -26,23 +28,18 @@ def page() -> None:
 
 
 def draw_live() -> None:
-    try:
-        kept = load_machine()
-    except ConfigError:  # told below, where it is mended
-        kept = MachineSettings()
-    st.html(html.facts(money_facts(kept)))
+    """Draw what refreshes: the meters, and the money."""
+    found = meters.reading()
+    for (name, facts), gpu in zip(gpu_facts(found).items(), found.gpus.values(), strict=True):
+        st.html(f"<h2>{name} · {escape(gpu.name)}</h2>{html.facts(facts)}")
+    st.html(f"<h2>{escape(machine.host())}</h2>{html.facts(machine_facts(found))}")
+    kept = usable_machine()
+    facts = [("up for", duration(time.time() - machine.started_at())), *cost.facts()]
+    if (seconds := cost.seconds_left(kept)) is not None:
+        facts.append(("enough for", duration(seconds)))
+    st.html(f"<h2>Since its start</h2>{html.facts(facts)}")
     if kept.price_per_hour is None:
         st.html(f'<p class="quiet">{NO_PRICE}</p>')
-
-
-def money_facts(kept: MachineSettings) -> list[tuple[str, str]]:
-    facts = [("up for", duration(time.time() - machine.started_at()))]
-    if (spent := cost.spent(kept)) is not None:
-        facts.append(("spent since its start", money(spent, kept.currency)))
-    if (left := cost.left(kept)) is not None:
-        facts.append(("left of the budget", money(left, kept.currency)))
-        facts.append(("enough for", duration(cost.seconds_left(kept))))
-    return facts
 
 
 page()

@@ -6,8 +6,9 @@ import streamlit as st
 
 from src import store
 from src.format import full_stop
-from src.panel.monitor import actions, head, tabs
+from src.panel.monitor import actions, head, health, tabs
 from src.panel.ui import charts, html, navigation, run_status, tab
+from src.runs import time_left
 from src.store.tables import Run, Status, Sweep, SweepStatus
 
 REFRESH_SECONDS = 2.0
@@ -47,6 +48,8 @@ def draw_run(run_id: str, stage: str) -> None:
             navigation.rerun_page()  # somebody deleted it
         latest = store.latest_metrics(session, [run.id])[run.id]
         curves = charts.read_curves(session, run)
+        samples = health.read(session, run)
+        left = time_left.of_run(session, run)
         checkpoints = store.list_checkpoints(session, run.id)
         events = store.list_events(session, run.id)
         forks = store.forks(session, run.id)
@@ -58,11 +61,12 @@ def draw_run(run_id: str, stage: str) -> None:
     paused = sweep is not None and sweep.status == SweepStatus.PAUSED
     phase = run.phase if Status(run.status).active else None
     now = phase or run_status.meaning(run, paused=paused)
-    head.draw(run, latest, charts.pace(curves.frames.get("train/loss")), run.reason or now)
+    head.draw(run, latest, left, run.reason or now)
     head.draw_warnings(run, events)
     head.draw_diagnosis(run, curves)
     if curves.frames:
         draw_curves(run, curves, live=live)
+        health.draw(run, samples, curves, live=live)
     elif live:
         first = "The first points come once the model is there."
         html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(now))}")

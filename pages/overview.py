@@ -8,7 +8,7 @@ import streamlit as st
 from src import store
 from src.config import trained_on
 from src.format import counted, duration, number, percent
-from src.panel.ui import html, navigation, run_status, tab
+from src.panel.ui import html, meters, navigation, run_status, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -49,7 +49,7 @@ def page() -> None:
         buttons = navigation.link("compare", text, {"run": picked}, style="button")
     buttons += navigation.link("launch", "Launch a run", style="button")
     head = f"<h1>Runs</h1><span>{escape(tally(runs))}</span><nav>{buttons}</nav>"
-    st.html(f'<div class="top">{head}</div>')
+    st.html(f'<div class="top">{head}</div>{meters.line()}')
     labels = store.labels_of(runs)
     rows = (row(run, labels[run.id], latest[run.id], picked) for run in runs)
     st.html(html.table(HEAD, rows))

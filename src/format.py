@@ -31,6 +31,13 @@ def money(amount: float | None, currency: str) -> str:
     return number(amount, ",.2f", currency)
 
 
+def energy(wh: float | None) -> str:
+    """`12.3 Wh`, `4.56 kWh`; a dash for None."""
+    if wh is not None and wh >= 999.5:
+        return number(wh / 1000, ",.3g" if wh < 999_500 else ",.0f", "kWh")
+    return number(wh, ".3g", "Wh")
+
+
 def percent(fraction: float | None) -> str:
     """`87.5%` of 0.875; a dash for None and nan."""
     return number(fraction, ".1%")

@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ from src import paths, store
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
 from src.format import duration
-from src.runs import imports, lease, locks, machine, processes, reconciler, standby
+from src.runs import imports, lease, locks, machine, meters, processes, reconciler, standby
 from src.runs.timeouts import TIMEOUTS
 
 
@@ -54,7 +53,7 @@ PACKAGES = [
 def diagnosis() -> dict[str, Any]:
     gpus = list(machine.gpus().values())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    disk = shutil.disk_usage(existing(paths.home()))
+    disk = shutil.disk_usage(meters.existing(paths.home()))
     why = store.why_not_wal()
     journal = f"DELETE mode: {why}" if why else "WAL"
     found = imports.try_imports()
@@ -133,11 +132,6 @@ def would_use(found: Mapping[str, imports.Imported], gpus: Sequence[str]) -> str
     wandb = found["wandb"]
     without = f", without W&B ({wandb.problem})" if wandb.problem else ""
     return f"{backend} on {device}{without}"
-
-
-def existing(path: Path) -> Path:
-    """The path, or its nearest parent that exists."""
-    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def panel(

@@ -1,5 +1,6 @@
-"""`spelltune machine`: what this machine costs, and the settings that say so."""
+"""`spelltune machine`: its meters, what it costs, and the settings that say so."""
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -7,23 +8,36 @@ import typer
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
 from src.config import MachineSettings, change_machine, load_machine, settings
-from src.format import duration, money, setting_value
+from src.format import duration, setting_value
 from src.runs import cost, idle
 from src.runs import machine as this_machine
+from src.runs.meters import Meters, Reader, gpu_facts, machine_facts
 
-app = typer.Typer(help="Show what this machine costs, and change its settings.")
+MOMENT = 0.3  # seconds over which the processor is watched
+
+app = typer.Typer(
+    help="Show the meters of this machine and what it costs, and change its settings."
+)
 
 
 @app.callback(invoke_without_command=True)
 def machine(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show what this machine costs, and its settings."""
+    """Show the meters of this machine, what it costs, and its settings."""
     if context.invoked_subcommand:
         return None
-    kept = load_machine()
+    kept, found = load_machine(), read()
     if as_json:
-        return print_json(document(kept))
-    print_facts([*money_facts(kept), *setting_facts(kept)])
+        return print_json(document(kept) | {"meters": found.document()})
+    gpus = [(f"{g} {name}", text) for g, own in gpu_facts(found).items() for name, text in own]
+    print_facts([*gpus, *machine_facts(found), *money_facts(kept), *setting_facts(kept)])
     return None
+
+
+def read() -> Meters:
+    """The meters, of the processor over a moment."""
+    reader = Reader()
+    time.sleep(MOMENT)
+    return reader.read()
 
 
 # -1 is a value, to be refused with a sentence, and not an option.
@@ -79,12 +93,8 @@ def document(kept: MachineSettings) -> dict[str, Any]:
 
 def money_facts(kept: MachineSettings) -> list[tuple[str, str]]:
     """The money that the machine has cost so far, and that is left; nothing without a price."""
-    spent, left = cost.spent(kept), cost.left(kept)
-    facts = [] if spent is None else [("spent since its start", money(spent, kept.currency))]
-    if left is not None:
-        facts.append(("left of the budget", f"{money(left, kept.currency)}, enough for "
-                      f"{duration(cost.seconds_left(kept))}"))  # fmt: skip
-    return facts
+    enough = cost.seconds_left(kept)
+    return cost.facts() + ([] if enough is None else [("enough for", duration(enough))])
 
 
 def setting_facts(kept: MachineSettings) -> list[tuple[str, str]]:

@@ -13,8 +13,8 @@ from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument, RunsArgument
 from src.cli.output import err, out, print_facts, print_json, print_line, print_table, terminal
 from src.config import stored_values
-from src.format import number, setting_value
-from src.runs import deletion, launcher, reconciler
+from src.format import duration, number, setting_value
+from src.runs import cost, deletion, launcher, reconciler, time_left
 from src.store.tables import Run, Status
 from src.training import checkpointing
 
@@ -140,19 +140,30 @@ def show(run: RunArgument, as_json: AsJson = False) -> None:
     row = find_run(run)
     if as_json:
         with store.reading() as session:
-            return print_json(store.show(session, row))
+            left = time_left.of_run(session, row)
+            times = {
+                "starts_in_seconds": None if left is None else left.starts,
+                "seconds_left": None if left is None else left.ends,
+            }
+            return print_json(store.show(session, row) | times)
     print_run(row)
 
 
 def print_run(run: Run) -> None:
     with store.reading() as session:
         document = store.show(session, run)
+        left = time_left.of_run(session, run)
     heads = ("id", "status", "reason", "phase")
     facts = [(name, str(document[name])) for name in heads if document[name]]
     facts.append(("step", f"{document['step']:,} of {document['max_steps']:,}"))
+    if left and left.starts >= 1:
+        facts.append(("starts in", f"≈ {duration(left.starts)}"))
+    if left:
+        facts.append(("time left", f"≈ {duration(left.ends)}"))
     if best := document["best"]:
         facts.append(("best", f"step {best['step']:,}, {best['metric']} {number(best['value'])}"))
     facts += [(name, number(value)) for name, value in sorted(document["metrics"].items())]
+    facts += cost.taken(run.machine_seconds, run.energy_wh)
     facts += [(name, str(path)) for name, path in document["paths"].items() if path]
     facts += [(f"attempt {event['attempt']}", event["text"]) for event in document["lineage"]]
     facts += [("fork", child) for child in document["forks"]]

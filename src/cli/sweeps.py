@@ -11,7 +11,7 @@ from src import store
 from src.cli.options import AsJson, Format, Output, Set, overrides
 from src.cli.output import err, note, out, print_json, write_export
 from src.format import number, setting_value
-from src.runs import reconciler
+from src.runs import cost, reconciler
 
 app = typer.Typer(
     no_args_is_help=True, help="Search settings: plan, launch, follow and control sweeps."
@@ -120,6 +120,8 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
             + values,
             highlight=False,
         )
+    if used := cost.taken(found["machine_seconds"], found["energy_wh"]):
+        out.print(", ".join(f"{name} {text}" for name, text in used), highlight=False)
     for verdict in found["verdicts"]:
         out.print(f"{verdict['claim']}; {found['judged']}".rstrip("; "), highlight=False)
     for trial in found["trials"]:

@@ -30,7 +30,12 @@ from src.config.loading import (
     with_absolute_paths,
     with_overrides,
 )
-from src.config.machine import MachineSettings, change_machine, load_machine
+from src.config.machine import (
+    MachineSettings,
+    change_machine,
+    load_machine,
+    usable_machine,
+)
 from src.config.mixture import trained_on
 from src.config.schema import (
     EarlyStoppingConfig,
@@ -86,6 +91,7 @@ __all__ = [
     "to_text",
     "to_yaml",
     "trained_on",
+    "usable_machine",
     "values_before",
     "with_absolute_paths",
     "with_overrides",

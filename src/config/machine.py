@@ -53,6 +53,21 @@ class MachineSettings(Section):
             )
         return word
 
+    def cost_of(self, machine_seconds: float | None) -> float | None:
+        """Money that so many seconds of the whole machine cost; None without a price."""
+        if self.price_per_hour is None or machine_seconds is None:
+            return None
+        return self.price_per_hour * max(0.0, machine_seconds) / 3600
+
+
+def usable_machine() -> MachineSettings:
+    """`load_machine`, or the defaults where that is refused: for whoever only shows money beside
+    other things. The page Machine and `spelltune machine` say why."""
+    try:
+        return load_machine()
+    except ConfigError:
+        return parse_settings(MachineSettings, {})
+
 
 def load_machine() -> MachineSettings:
     """The settings in machine.yaml, or the defaults without that file. ConfigError with a sentence

@@ -45,12 +45,13 @@ from src.store.database import (
     write_with_retry,
     writing,
 )
-from src.store.documents import show, to_json
+from src.store.documents import show, to_json, usage_document
 from src.store.metrics import (
     curve,
     latest_metrics,
     metric_names,
     metric_points,
+    moments,
     points_missing,
     record_metrics,
     record_points,
@@ -88,6 +89,7 @@ from src.store.run_list import (
 from src.store.runs import (
     RunIsActive,
     UnknownRun,
+    completed_here,
     delete_rows,
     enqueue,
     events_of,
@@ -158,3 +160,4 @@ from src.store.sweeps import (
     trial_counts,
     trial_metrics,
 )
+from src.store.usage import add_usage, record_samples, samples_of, usage_of_sweep

@@ -8,6 +8,7 @@ from typing import Any
 from sqlmodel import Session
 
 from src import paths
+from src.config import usable_machine
 from src.store.checkpoints import list_checkpoints, list_evaluations
 from src.store.metrics import curve, latest_metrics
 from src.store.runs import forks, list_events
@@ -62,6 +63,18 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "ended_at": run.ended_at,
         "archived_at": run.archived_at,
+        **usage_document(run.machine_seconds, run.energy_wh),
+    }
+
+
+def usage_document(machine_seconds: float | None, energy_wh: float | None) -> dict[str, Any]:
+    """Time, energy and money that a run or a sweep took; each is null where it is not known."""
+    settings = usable_machine()
+    cost = settings.cost_of(machine_seconds)
+    return {
+        "machine_seconds": machine_seconds,
+        "energy_wh": energy_wh,
+        "cost": None if cost is None else {"amount": cost, "currency": settings.currency},
     }
 
 

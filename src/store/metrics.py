@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlmodel import Session, col, select
 
 from src.store.database import upsert
@@ -100,6 +100,21 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
             "at": np.array(at, dtype="float64"),
         }
     )
+
+
+def moments(
+    session: Session, run_id: str, attempt: int, names: Sequence[str], *, limit: int
+) -> list[tuple[int, float]]:
+    """The last steps at which an attempt recorded one of these metrics, and when the last of them
+    was: [(step, time)], oldest first."""
+    query = (
+        select(Metric.step, func.max(Metric.at))
+        .where(Metric.run_id == run_id, Metric.attempt == attempt, col(Metric.name).in_(names))
+        .group_by(col(Metric.step))
+        .order_by(col(Metric.step).desc())
+        .limit(limit)
+    )
+    return [(int(step), float(at)) for step, at in session.execute(query)][::-1]
 
 
 def _without_abandoned(session: Session, run_id: str) -> str:

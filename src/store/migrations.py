@@ -93,6 +93,11 @@ def _add_archive(connection: Connection) -> None:
         connection.execute(change, {"key": key, "id": run_id})
 
 
+def _add_meters(connection: Connection) -> None:
+    _add_columns(connection, "run", "machine_seconds", "energy_wh")
+    _create_missing_tables(connection)
+
+
 def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
     path = row.get("path") or ""
@@ -145,6 +150,7 @@ MIGRATIONS = [
     _add_failed_drivers,
     _add_notices,
     _add_archive,
+    _add_meters,
 ]
 
 

@@ -138,6 +138,17 @@ def list_runs(
     return session.exec(query.limit(limit) if limit else query).all()
 
 
+def completed_here(session: Session, host: str, *, limit: int) -> Sequence[Run]:
+    """The last runs that this machine has completed in one attempt to their last step."""
+    return session.exec(
+        select(Run)
+        .where(Run.status == Status.COMPLETED, Run.attempt == 1, Run.step == Run.max_steps)
+        .where(Run.host == host, col(Run.started_at).is_not(None), col(Run.ended_at).is_not(None))
+        .order_by(col(Run.ended_at).desc())
+        .limit(limit)
+    ).all()
+
+
 def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
     """The runs with these ids, in the same order; ids that do not exist are left out."""
     by_id = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}

@@ -168,11 +168,32 @@ class Run(SQLModel, table=True):
     archived_at: float | None = None
     # Equal for runs of one config (`config.config_key`), so that a list can fold their seeds.
     config_key: str | None = None
+    # Of all its attempts: its share of the machine's time, which its GPU and its pack divide among
+    # them, and of the energy of its GPU. None where nothing was measured.
+    machine_seconds: float | None = None
+    energy_wh: float | None = None
 
     @property
     def label(self) -> str:
         """`format.run_label` of this run."""
         return run_label(self.name, self.searched)
+
+
+class MachineSample(SQLModel, table=True):
+    """Meters of a machine while a slot of it trains, for all runs that train there."""
+
+    __tablename__ = "machine_sample"
+
+    host: str = Field(primary_key=True)
+    slot: int = Field(primary_key=True)
+    at: float = Field(primary_key=True)
+    gpu_utilization: float | None = None  # shares, in [0, 1]
+    gpu_memory_gib: float | None = None
+    gpu_power_watts: float | None = None
+    gpu_temperature_celsius: float | None = None
+    cpu_utilization: float | None = None
+    memory_gib: float | None = None
+    disk_free_gib: float | None = None
 
 
 class Metric(SQLModel, table=True):

@@ -42,6 +42,7 @@ class SweepResults:
     others: pd.Series  # True for each trial that was scored on other data, see `ranking.other_data`
     values: Mapping[int, Mapping[str, Any]]  # setting -> its searched values
     confirming: Sequence[Run]
+    usage: tuple[float | None, float | None]  # the machine's seconds and Wh of all its runs
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,7 +65,8 @@ def read(session: store.Session, row: Sweep) -> SweepResults:
     others = ranking.other_data(table, sweep)
     ranked = ranking.setting_table(table, others, sweep)
     confirming = store.confirmations(session, row.id)
-    return SweepResults(row, sweep, table, ranked, others, values, confirming)
+    usage = store.usage_of_sweep(session, row.id)
+    return SweepResults(row, sweep, table, ranked, others, values, confirming, usage)
 
 
 def total(found: SweepResults) -> int | None:
@@ -288,4 +290,5 @@ def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
         "confirming": [run.id for run in found.confirming],
         "created_at": row.created_at,
         "ended_at": row.ended_at,
+        **store.usage_document(*found.usage),
     }

@@ -24,4 +24,5 @@ they have a run; they end with each other, or when they are not used.
 reporter.py, kinds_pool.py and trackers/ are the trainer's: what a training reports, to the run table
 and elsewhere.
 standby.py is the supervisor's and the trainer's: how they wait for a run.
+sampler.py is the supervisor's: the meters of its slot.
 """  # noqa: E501

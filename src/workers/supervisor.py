@@ -44,6 +44,7 @@ from src.store.outcome import EndReason, Outcome
 from src.store.tables import ACTIVE, Run, Status
 from src.training import checkpointing
 from src.training.packed.eligibility import pack_key
+from src.workers.sampler import Sampler
 from src.workers.standby import WaitingTrainer, wait_for_run
 
 
@@ -135,6 +136,7 @@ class Supervisor:
         self.log_run, self.log_start = "", 0  # where the trainer's own output begins
         self.any_ended = False  # a run of this trainer came to its end
         self.memory_kills = memory_kills(os.getpid())
+        self.sampler = Sampler(slot)
 
     @property
     def me(self) -> dict[str, Any]:
@@ -265,6 +267,7 @@ class Supervisor:
         over = threading.Event()
         # In a thread, as it may take longer than the interval of the heartbeat.
         threading.Thread(target=keep_reconciling, args=(over,), daemon=True).start()
+        self.sampler.start()
         last_heartbeat = -TIMEOUTS.heartbeat
         size = stored_config(self.runs[0].run.config).pack_size
         while self.runs and self.alive():
@@ -276,6 +279,7 @@ class Supervisor:
                     # A table that was built again has the run as it was before its trainer.
                     own = {} if self.trainer is None else {"trainer_pid": self.trainer.pid}
                     self.update(self.runs, heartbeat_at=time.time(), **own)
+                    self.write_usage()
                     if self.pack is not None and not paths.pack_file(self.token).exists():
                         pack_file.write_members(self.token, self.members)
                     for supervised in self.runs:
@@ -288,6 +292,7 @@ class Supervisor:
         kill_by_token(self.token)
         self.end(self.outcomes())
         pack_file.forget_members(self.token)
+        self.sampler.stop()
         over.set()
 
     def end_members(self) -> None:
@@ -329,6 +334,8 @@ class Supervisor:
         """
         if not ended:
             return
+        with log_write_errors():
+            self.write_usage()
         # A run that came too late to a pack that trained others to their ends did not fail.
         starts = {w.run.id: None if self.any_ended else (w.run.failed_starts or 0) + 1
                   for w, _ in ended}  # fmt: skip
@@ -366,6 +373,10 @@ class Supervisor:
         for supervised, _ in ended:
             self.runs.remove(supervised)
             supervised.lock.release()
+
+    def write_usage(self) -> None:
+        """Write the meters of the slot, and the share of its time and energy that each run took."""
+        self.sampler.write(self.token, [supervised.run.id for supervised in self.runs])
 
     @staticmethod
     def write_end(

@@ -16,10 +16,11 @@ from streamlit.runtime.scriptrunner import RerunData, get_script_run_ctx
 
 from src import paths, store
 from src.config import load_config
+from src.runs import machine
 from src.runs.locks import FileLock
 from src.runs.machine import boot_id
 from src.store.outcome import end_reason_of_sentence
-from src.store.tables import Run, Status, Sweep, SweepStatus
+from src.store.tables import MachineSample, Run, Status, Sweep, SweepStatus
 from src.sweeps import search
 from src.sweeps.file import base_config, load_sweep, trial_config
 from src.training import checkpointing
@@ -96,6 +97,38 @@ def fill_run(
     if curves and last and ended:
         fill_predictions(run_id, last, words or MISSPELLED, rows=rows)
     return run_id
+
+
+def fill_usage(run_id: str, *, gpu: bool = True, slot: int = 0) -> None:
+    """Samples of the meters while a run trained, with its share of time and energy: 400 W."""
+    with store.writing() as session:
+        run = store.find(session, run_id)
+        assert run.started_at is not None
+        seconds = (run.ended_at or time.time()) - run.started_at
+        samples = []
+        for number in range(60):
+            wave = math.sin(number / 4)
+            card = {
+                "gpu_utilization": 0.85 + 0.1 * wave, "gpu_power_watts": 400 + 50 * wave,
+                "gpu_temperature_celsius": 60 + 3 * wave, "gpu_memory_gib": 30.0,
+            }  # fmt: skip
+            samples.append(
+                MachineSample(
+                    host=machine.host(), slot=slot, at=run.started_at + seconds * number / 59,
+                    cpu_utilization=0.3 - 0.1 * wave, memory_gib=9 + number / 60,
+                    disk_free_gib=70 - number / 30, **(card if gpu else {}),
+                )
+            )  # fmt: skip
+        store.record_samples(session, samples)
+        energy = 400 * seconds / 3600 if gpu else None
+        _update(
+            session,
+            run_id,
+            host=machine.host(),
+            slot=slot,
+            machine_seconds=seconds,
+            energy_wh=energy,
+        )
 
 
 def fill_sweep(

@@ -285,12 +285,6 @@ def test_a_metric_that_no_chart_knows_gets_its_own():
     assert [c.title for c in charts.charts(["val/loss", "kl"])] == ["Loss", "kl"]
 
 
-def test_pace_and_time_left():
-    frame = pd.DataFrame({"step": [0, 10, 20], "value": 0.0, "at": [100.0, 102.0, 104.0]})
-    assert charts.pace(frame) == 5.0
-    assert charts.pace(frame.head(1)) is None
-
-
 def test_a_run_that_learned_nothing_says_so_and_leads_to_the_launch_that_mends_it():
     run_id = fill_run(name="hot", steps=0, training__learning_rate=9.0)
     assert "learned nothing" not in html(show("monitor", run=run_id))

@@ -100,7 +100,7 @@ def test_the_command_sets_shows_and_refuses(home: Path) -> None:
     assert told("set", "budget", "1e6")["settings"]["budget"] == 1e6
     shown = told()
     assert shown["spent"] > 0 and shown["left"] == pytest.approx(1e6 - shown["spent"], abs=1)
-    assert "left of the budget" in cli("machine").stdout
+    assert "enough for" in cli("machine").stdout
     assert told("set", "budget", "null")["left"] is None
     for name, value in (("price_per_hour", "-1"), ("cost", "3")):
         refused = cli("machine", "set", name, value)

@@ -16,7 +16,8 @@ from src.runs import launcher, machine, reconciler
 from src.runs.timeouts import TIMEOUTS
 from src.store import sqlite_driver
 from src.store.outcome import EndReason, Outcome
-from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
+from src.store.tables import ACTIVE, MachineSample, Run, Status, Sweep, SweepStatus
+from src.store.usage import KEPT_SECONDS
 from src.training import checkpointing
 from tests.helpers import live
 
@@ -382,3 +383,49 @@ def test_a_table_on_a_server_asks_for_its_driver(monkeypatch: pytest.MonkeyPatch
     )
     assert why is not None and ".[ray]" in why and "canary" not in why
     assert store.explain_unreachable(ModuleNotFoundError("No module named 'x'", name="x")) is None
+
+
+# --- what machines took ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("database")
+def test_usage_is_added_for_the_owner_alone_and_samples_are_averaged_and_forgotten() -> None:
+    runs = [enqueue(name) for name in ("one", "two")]
+    with store.writing() as session:
+        for run in runs:
+            columns = {"slot": 1, "token": "t", "host": "here"}
+            assert store.claim(session, store.find(session, run.id), **columns)
+    ids = [run.id for run in runs]
+    with store.writing() as session:
+        store.add_usage(session, "t", ids, machine_seconds=2.0, energy_wh=None)
+        store.add_usage(session, "t", ids[:1], machine_seconds=1.0, energy_wh=0.5)
+        store.add_usage(session, "another", ids, machine_seconds=100.0, energy_wh=100.0)
+    with store.reading() as session:
+        one, two = (store.find(session, run_id) for run_id in ids)
+        assert (one.machine_seconds, one.energy_wh) == (3.0, 0.5)
+        assert (two.machine_seconds, two.energy_wh) == (2.0, None)
+        assert one.started_at
+    began = one.started_at
+    samples = [
+        MachineSample(host=host, slot=slot, at=began + second, gpu_utilization=second / 10)
+        for host, slot in (("here", 1), ("here", 0), ("there", 1))
+        for second in range(10)
+    ]
+    before = MachineSample(host="here", slot=1, at=began - 1, gpu_utilization=1.0)
+    with store.writing() as session:
+        store.record_samples(session, [before, *samples])
+    with store.reading() as session:
+        drawn = store.samples_of(session, one, points=3)
+        assert [row["gpu_utilization"] for row in drawn] == pytest.approx([0.15, 0.5, 0.8], abs=0.1)
+        assert len(drawn) == 3 and drawn[0]["gpu_power_watts"] is None
+        assert len(store.samples_of(session, one, points=300)) == 10
+        assert store.samples_of(session, runs[0], points=3) == []  # before it had a slot
+    late = MachineSample(host="here", slot=1, at=began + KEPT_SECONDS + 5)
+    with store.writing() as session:
+        store.record_samples(session, [late])
+        store.record_samples(session, [])
+    with store.reading() as session:
+        # Those of the first seconds are too old, and the rest is one stretch of the week.
+        assert [round(s["at"] - began) for s in store.samples_of(session, one, points=300)] == [
+            7, round(KEPT_SECONDS) + 5,
+        ]  # fmt: skip

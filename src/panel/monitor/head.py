@@ -9,22 +9,20 @@ import streamlit as st
 from src.format import duration, full_stop, number, percent
 from src.panel.ui import html, navigation, run_status
 from src.panel.ui.charts import Curves
-from src.runs import diagnosis
+from src.runs import cost, diagnosis
+from src.runs.time_left import TimeLeft
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Event, EventKind, Run, Status
 
 
-def draw(run: Run, latest: dict[str, float | None], pace: float | None, said: str) -> None:
-    """Draw status and `said`, which explains it, then progress and the latest metrics.
-
-    `pace` is in steps per second, None while unknown.
-    """
+def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said: str) -> None:
+    """Draw status and `said`, which explains it, then progress, the latest metrics and the time
+    that is left."""
     status = Status(run.status)
     if run.best_step is not None:
         said += f" · best at step {run.best_step:,}"
     processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
     memory = latest.get(f"{processor.lower()}/memory_gib")
-    left = run_status.remaining_seconds(run, pace)
     tested = latest.get("test/exact_match")
     # At its end a run restores its best step and scores that one: not the step of the last loss.
     restored = status in (Status.COMPLETED, Status.STOPPED) and run.best_step is not None
@@ -38,11 +36,15 @@ def draw(run: Run, latest: dict[str, float | None], pace: float | None, said: st
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", number(memory, ".2f", "GiB")),
         ("duration" if status.ended else "so far", duration(run_status.run_seconds(run))),
+        *cost.taken(run.machine_seconds, run.energy_wh),
     ]
     if status.ended:
         pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
     else:
-        pairs.append(("time left", f"≈ {duration(left)}" if left else "–"))
+        if left and status is Status.QUEUED:
+            starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
+            pairs.append(("starts in", starts))
+        pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
     # One element, not two: each costs the browser a few milliseconds at every refresh.
     st.html(
         f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'

@@ -12,6 +12,7 @@ from src.format import duration, number, percent, settings_text
 from src.models.metrics import metric_label
 from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
+from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
 from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
@@ -76,6 +77,7 @@ def facts(found: SweepResults) -> str:
     pairs += [(what, f"{count:,}") for what, count in counts.items()]
     limit = f" of {duration(row.seconds)}" if row.seconds else ""
     pairs.append(("time", duration(row.spent_seconds) + limit))
+    pairs += cost.taken(*found.usage)
     if len(found.settings):
         pairs.append(
             (

@@ -85,7 +85,7 @@ async function drawCard(Plotly, card, text, look, marks) {
   const figure = JSON.parse(text);
   for (const trace of figure.data) colour(trace, look);
   const plot = card.querySelector(".plot");
-  card.classList.toggle("broad", Boolean(figure.layout.height));
+  card.classList.toggle("broad", figure.layout.height > 210); // not a small one
   plot.style.height = figure.layout.height ? `${figure.layout.height}px` : "";
   await Plotly.react(plot, figure.data, themed(figure, look), {
     displaylogo: false, responsive: true, doubleClick: "autosize", displayModeBar: HOVERS ? "hover" : false,

@@ -187,15 +187,6 @@ def _own_curves(
         return {name: known.frames[name] for name in wanted}
 
 
-def pace(frame: pd.DataFrame | None, points: int = 20) -> float | None:
-    """Steps per second over the last points, evaluations included; None before two points."""
-    if frame is None or len(frame) < 2:
-        return None
-    last = frame.iloc[-points:]
-    seconds = last["at"].iloc[-1] - last["at"].iloc[0]
-    return float((last["step"].iloc[-1] - last["step"].iloc[0]) / seconds) if seconds > 0 else None
-
-
 def thin(frame: pd.DataFrame, limit: int = MAX_POINTS) -> pd.DataFrame:
     """At most `limit` rows that look the same when drawn: extremes and gaps of nan stay.
 

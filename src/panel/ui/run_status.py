@@ -54,10 +54,3 @@ def run_seconds(run: Run) -> float | None:
     if run.started_at is None:
         return None
     return (run.ended_at or time.time()) - run.started_at
-
-
-def remaining_seconds(run: Run, pace: float | None) -> float | None:
-    """Seconds to the last step at `pace` steps per second; None while unknown."""
-    if not pace or not run.step or Status(run.status) is not Status.RUNNING:
-        return None
-    return (run.max_steps - run.step) / pace

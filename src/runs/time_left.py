@@ -1,0 +1,228 @@
+"""Time left of runs: steps, evaluations still owed and the test, by what the run has measured of
+itself; of one that waits, by earlier runs of the same length here, and by the queue before it."""
+
+import heapq
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
+
+from sqlmodel import Session
+
+from src import store
+from src.config import RunConfig, affecting, stored_config, subset
+from src.runs import estimate
+from src.runs.machine import host, slot_count
+from src.store.tables import ACTIVE, Run, Status
+from src.training.packed.eligibility import pack_key
+
+MAX_QUEUE = 500  # beyond that many queued runs nothing is told of them
+POINTS = 40  # the last logged steps tell the pace
+EVALUATIONS = 5  # the last evaluations tell what one takes
+EARLIER = 100  # completed runs that are looked at
+# What decides how long a run takes: a step, an evaluation, and how many of them there are.
+DURATION = affecting("cost", "scores") | {"training.max_steps"}
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds from now until a run starts, and until it has ended."""
+
+    starts: float
+    ends: float
+
+
+def of_run(session: Session, run: Run, now: float | None = None) -> TimeLeft | None:
+    """The time left of a run that has not ended; None while it is not known, and for a run that is
+    held or whose sweep is paused."""
+    if Status(run.status).ended:
+        return None
+    if run.status == Status.QUEUED:
+        return of_all(session, now).get(run.id)
+    return _of_active(session, run, Earlier(session), time.time() if now is None else now)
+
+
+def of_all(session: Session, now: float | None = None) -> dict[str, TimeLeft | None]:
+    """{id: time left} of the runs that train on this machine, and of those that wait."""
+    now = time.time() if now is None else now
+    earlier = Earlier(session)
+    active = [r for r in store.list_runs(session, statuses=ACTIVE) if r.host in (None, host())]
+    found = {run.id: _of_active(session, run, earlier, now) for run in active}
+    waiting = store.queue(session)
+    if len(waiting) > MAX_QUEUE:
+        return found
+    slots: dict[int, Slot] = {number: Slot() for number in range(slot_count())}
+    for run in active:
+        left = found[run.id]
+        slot = slots.setdefault(run.slot or 0, Slot())
+        slot.add(_pack_of(run), 0.0, math.inf if left is None else left.ends)
+    for run in waiting:
+        config = stored_config(run.config)
+        seconds = earlier.seconds(run, config)
+        key = _pack_of(run, config)
+        starts = _start(list(slots.values()), key, config.pack_size, seconds)
+        known = math.isfinite(starts) and seconds is not None
+        found[run.id] = TimeLeft(starts, starts + (seconds or 0.0)) if known else None
+    return found
+
+
+def of_queue(session: Session) -> float | None:
+    """Seconds until all that trains and waits here has ended; None if that is not known, or if
+    nothing does."""
+    found = of_all(session).values()
+    if not found or len(store.queue(session)) > MAX_QUEUE:
+        return None
+    ends = [left.ends for left in found if left is not None]
+    return max(ends) if len(ends) == len(found) else None
+
+
+# --- a run that trains ----------------------------------------------------------------------------
+
+
+def _of_active(session: Session, run: Run, earlier: "Earlier", now: float) -> TimeLeft | None:
+    config = stored_config(run.config)
+    steps = store.moments(session, run.id, run.attempt, ["train/loss"], limit=POINTS)
+    names = [name for name in store.metric_names(session, run.id) if _is_score(name)]
+    scored = store.moments(session, run.id, run.attempt, names, limit=POINTS)
+    seconds = remaining(run, config, steps, dict(scored), now)
+    if seconds is None:
+        whole = earlier.seconds(run, config)
+        if whole is None or run.started_at is None:
+            return None
+        seconds = max(1.0, whole - (now - run.started_at))
+    return TimeLeft(0.0, seconds)
+
+
+def _is_score(metric: str) -> bool:
+    last = metric.rpartition("/")[2]
+    return metric == "val/loss" or (
+        metric.startswith("suite/") and last in ("exact_match", "bits_per_character")
+    )
+
+
+def remaining(
+    run: Run, config: RunConfig, steps: Sequence[tuple[int, float]], scored: Mapping[int, float],
+    now: float,
+) -> float | None:  # fmt: skip
+    """Seconds until a run has ended, at least 1; None before it has logged two steps.
+
+    `steps` are the last logged steps of this attempt and when each was taken, `scored` tells when
+    an evaluation of a step was over.
+    """
+    if len(steps) < 2:
+        return None
+    (first, began), (last, taken) = steps[0], steps[-1]
+    took = {step: scored[step] - at for step, at in steps if scored.get(step, 0) >= at}
+    one = fmean(list(took.values())[-EVALUATIONS:]) if took else 0.0  # until the first one: unknown
+    # Of an evaluation between two logged steps only the end is known.
+    between = sum(first < step < last and step not in took for step in scored)
+    scoring = sum(t for step, t in took.items() if step < last) + one * between
+    pace = max(0.0, taken - began - scoring) / (last - first)
+    every, most = config.evaluation.eval_steps, run.max_steps
+    owed = most // every - last // every + (most % every != 0 and last < most)
+    if last and (last % every == 0 or last == most) and last not in scored:
+        owed += 1
+    # At the end the kept adapter is scored on the test set, and again if it is an older one.
+    again = last < most or run.best_step != last
+    seconds = (most - last) * pace + (owed + again + _test_share(run, config)) * one
+    return max(1.0, seconds - (now - max(taken, scored.get(last, 0.0))))
+
+
+def _test_share(run: Run, config: RunConfig) -> float:
+    """Time of the test, in evaluations of the validation set."""
+    rows = run.used.get("rows") or {}
+    validation = min(rows.get("validation") or 0, config.evaluation.max_rows or math.inf)
+    return float((rows.get("test") or 0) / validation) if validation else 1.0
+
+
+# --- a run that waits -----------------------------------------------------------------------------
+
+
+class Earlier:
+    """Times that completed runs of this machine took, by the settings that decide them."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._seconds: dict[str, float] | None = None
+
+    def seconds(self, run: Run, config: RunConfig) -> float | None:
+        """Seconds from the start of a run to its end: of runs of the same length, else at most by a
+        measurement; None without either."""
+        if self._seconds is None:
+            self._seconds = _seconds_by_settings(self.session)
+        whole = self._seconds.get(_length_key(config))
+        if whole is None:
+            measured = estimate.load(config)
+            whole = measured.seconds(config) if measured and measured.fits else None
+        if whole is None:
+            return None
+        return whole * (1 - (run.resume_step or 0) / run.max_steps)
+
+
+def _seconds_by_settings(session: Session) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for run in store.completed_here(session, host(), limit=EARLIER):
+        assert run.started_at is not None and run.ended_at is not None
+        found.setdefault(_length_key_of(run), []).append(run.ended_at - run.started_at)
+    return {key: median(seconds) for key, seconds in found.items()}
+
+
+_known: dict[tuple[str, int], str] = {}  # of runs that have ended, whose settings stay
+
+
+def _length_key_of(run: Run) -> str:
+    key = run.id, run.attempt
+    if key not in _known:
+        if len(_known) > 10 * EARLIER:
+            _known.clear()
+        _known[key] = _length_key(stored_config(run.config))
+    return _known[key]
+
+
+def _length_key(config: RunConfig) -> str:
+    return json.dumps(subset(config, DURATION), sort_keys=True)
+
+
+def _pack_of(run: Run, config: RunConfig | None = None) -> tuple[Any, ...] | None:
+    """Settings that the runs of one process share; None for a run that trains alone."""
+    if run.config.get("engine") != "packed":
+        return None
+    return pack_key(config or stored_config(run.config))
+
+
+@dataclass
+class Slot:
+    """The process of a slot, and when each of its runs ends, in seconds from now."""
+
+    key: tuple[Any, ...] | None = None
+    began: float = 0.0
+    ends: list[float] = field(default_factory=list)  # a heap: of the members that hold a place
+    over: float = 0.0  # when the process ends
+
+    def add(self, key: tuple[Any, ...] | None, began: float, end: float) -> None:
+        """A run trains here until `end`."""
+        if not self.ends:
+            self.key, self.began = key, began
+        heapq.heappush(self.ends, end)
+        self.over = max(self.over, end)
+
+
+def _start(
+    slots: Sequence[Slot], key: tuple[Any, ...] | None, size: int, seconds: float | None
+) -> float:
+    """When the next run of the queue starts: with the pack that it may join, as soon as that has
+    room, else on the slot that is free first."""
+    end = math.inf if seconds is None else seconds
+    for slot in slots:
+        if key is not None and slot.key == key and slot.ends:
+            starts = slot.began if len(slot.ends) < size else heapq.heappop(slot.ends)
+            slot.add(key, starts, starts + end)
+            return starts
+    slot = min(slots, key=lambda one: one.over)
+    starts = slot.over
+    slot.ends.clear()
+    slot.add(key, starts, starts + end)
+    return starts

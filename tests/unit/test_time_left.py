@@ -1,0 +1,139 @@
+"""Time left: steps, evaluations, the test and the queue, worked out by hand and on stored runs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import store
+from src.config import load_config, stored_config
+from src.runs import launcher, machine, time_left
+from src.runs.time_left import Slot, _start, of_all, of_queue, of_run, remaining
+from src.store.tables import Run, Status
+from tests.golden import commands
+from tests.helpers.pages import html, show
+from tests.helpers.store import fill_run, fill_usage
+from tests.helpers.sweeps import measured
+
+pytestmark = pytest.mark.skipif(machine.slot_count() > 1, reason="several slots share a queue")
+
+EVERY_10 = {"training.max_steps": 40, "evaluation.eval_steps": 10, "evaluation.max_rows": None}
+
+
+def left(
+    steps: Sequence[tuple[int, float]], scored: dict[int, float], now: float, **columns: Any
+) -> float | None:
+    """Of a run of 40 steps that is scored every 10, with a test twice as long as validation."""
+    config = load_config(overrides=EVERY_10)
+    rows = {"rows": {"validation": 20, "test": 40}}
+    run = Run(
+        id="r", name="r", status=Status.RUNNING, config={}, max_steps=40, created_at=0, used=rows,
+        **columns,
+    )  # fmt: skip
+    return remaining(run, config, steps, scored, now)
+
+
+# --- a run that trains ----------------------------------------------------------------------------
+
+
+def test_a_step_a_second_and_evaluations_of_four_seconds() -> None:
+    steps = [(5, 5.0), (10, 10.0), (15, 19.0)]
+    scored = {0: 0.0, 10: 14.0}
+    # 25 steps; evaluations at 20, 30 and 40, that of the best again, and a test of two of them.
+    assert left(steps, scored, 19.0) == 25 + 4 * (3 + 1 + 2)
+    assert left(steps, scored, 22.0) == 46  # it goes on between two logged steps
+    assert left(steps, scored, 1e9) == 1
+    # The evaluation of step 20 is under way.
+    assert left([*steps, (20, 24.0)], scored, 24.0) == 20 + 4 * (3 + 1 + 2)
+    assert left([*steps, (20, 24.0)], scored | {20: 28.0}, 28.0) == 20 + 4 * (2 + 1 + 2)
+
+
+def test_after_the_last_step_only_what_is_scored_at_the_end_is_left() -> None:
+    steps, scored = [(30, 30.0), (40, 44.0)], {30: 34.0, 40: 48.0}
+    assert left(steps, scored, 48.0, best_step=40) == 8
+    assert left(steps, scored, 48.0, best_step=30) == 12
+    assert left(steps, {30: 34.0}, 46.0, best_step=30) == 4 + 4 + 8 - 2
+
+
+def test_evaluations_between_logged_steps_are_not_counted_twice() -> None:
+    # Of the one at 20 only the end is known: it took as long as that at 10.
+    assert left([(10, 10.0), (25, 33.0)], {10: 14.0, 20: 28.0}, 33.0) == 15 + 4 * (2 + 1 + 2)
+
+
+def test_before_two_steps_and_before_the_first_evaluation() -> None:
+    assert left([], {}, 0.0) is None and left([(1, 1.0)], {}, 1.0) is None
+    assert left([(1, 1.0), (2, 2.0)], {0: 0.0}, 2.0) == 38  # what one takes is not known yet
+
+
+def test_of_a_real_run_it_was_right(tmp_path: Path) -> None:
+    """A run of the golden store at its half: what it said then, and how it went on."""
+    with commands.unpacked(tmp_path), store.reading() as session:
+        run = store.find(session, "whole-trl")
+        config = stored_config(run.config)
+        points = {
+            name: store.moments(session, run.id, 1, [name], limit=1000)
+            for name in ("train/loss", "val/loss", "test/exact_match")
+        }
+    half = dict(points["val/loss"])[20]
+    steps = [(step, at) for step, at in points["train/loss"] if at <= half]
+    scored = {step: at for step, at in points["val/loss"] if at <= half}
+    ((_, end),) = points["test/exact_match"]
+    assert remaining(run, config, steps, scored, half) == pytest.approx(end - half, rel=0.25)
+
+
+# --- the queue ------------------------------------------------------------------------------------
+
+
+def test_runs_alone_start_one_after_the_other_on_the_slot_that_is_free_first() -> None:
+    slots = [Slot(), Slot()]
+    slots[0].add(None, 0, 100)
+    slots[1].add(None, 0, 30)
+    assert [_start(slots, None, 1, 50) for _ in range(3)] == [30, 80, 100]
+    slots[0].add(None, 0, math.inf)
+    assert _start(slots, None, 1, None) == 130  # its own length is not known, and of the next...
+    assert math.isinf(_start(slots, None, 1, 50))
+
+
+def test_runs_join_the_pack_that_trains_and_wait_for_its_places() -> None:
+    slots = [Slot()]
+    key = ("packed",)
+    for end in (100, 20):
+        slots[0].add(key, 0, end)
+    assert _start(slots, key, 3, 50) == 0  # there is room for a third
+    assert _start(slots, key, 3, 50) == 20  # it takes the place of the first that ends
+    assert _start(slots, ("other",), 3, 10) == 100  # when the whole process has ended
+    assert _start(slots, ("other",), 3, 10) == 100  # beside it
+
+
+def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path) -> None:
+    fill_usage(fill_run(name="earlier"))  # 96 s
+    first = fill_run(name="first", status=Status.RUNNING, steps=300, curves=False)
+    waiting = [fill_run(name=f"next {n}", status=Status.QUEUED) for n in range(3)]
+    launcher.hold([waiting[1]], held=True)
+    other = fill_run(name="other", status=Status.QUEUED, training__max_steps=60)
+    now = store_started(first) + 40
+    with store.reading() as session:
+        found = of_all(session, now)
+        assert found[first] == time_left.TimeLeft(0, pytest.approx(56))
+        assert found[waiting[0]] == time_left.TimeLeft(pytest.approx(56), pytest.approx(152))
+        assert found[waiting[2]] == time_left.TimeLeft(pytest.approx(152), pytest.approx(248))
+        assert waiting[1] not in found and found[other] is None
+        assert of_run(session, store.find(session, waiting[1]), now) is None
+        assert of_queue(session) is None
+    with store.reading() as session:
+        config = stored_config(store.find(session, other).config)
+    measured(config, 1, 0.1, 1.0)  # now it is known, at most
+    with store.reading() as session:
+        known = of_all(session, now)[other]
+        assert known and known.starts == pytest.approx(248) and of_queue(session)
+    body = html(show("monitor", run=waiting[0]))
+    assert "<dt>starts in</dt><dd>≈ " in body and "<dt>time left</dt><dd>≈ " in body
+
+
+def store_started(run_id: str) -> float:
+    with store.reading() as session:
+        started = store.find(session, run_id).started_at
+    assert started is not None
+    return started
