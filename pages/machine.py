@@ -5,11 +5,12 @@ from html import escape
 
 import streamlit as st
 
+from src import store
 from src.config import ConfigError, load_machine, usable_machine
 from src.format import duration
 from src.panel.machine import idle, settings_form, told
 from src.panel.ui import html, meters
-from src.runs import cost, machine
+from src.runs import cost, machine, time_left
 from src.runs.meters import gpu_facts, machine_facts
 
 REFRESH_SECONDS = 3.0
@@ -37,6 +38,10 @@ def draw_live() -> None:
     facts = [("up for", duration(time.time() - machine.started_at())), *cost.facts()]
     if (seconds := cost.seconds_left(kept)) is not None:
         facts.append(("enough for", duration(seconds)))
+    with store.reading() as session:
+        left = time_left.of_queue(session)
+    if left is not None:
+        facts.append(("all runs end in", f"≈ {duration(left)}"))
     st.html(f"<h2>Since its start</h2>{html.facts(facts)}")
     if kept.price_per_hour is None:
         st.html(f'<p class="quiet">{NO_PRICE}</p>')

@@ -22,6 +22,7 @@ from src.training.packed.eligibility import pack_key
 MAX_QUEUE = 500  # beyond that many queued runs nothing is told of them
 POINTS = 40  # the last logged steps tell the pace
 EVALUATIONS = 5  # the last evaluations tell what one takes
+KNOWN = 2000  # plans of runs that are remembered
 EARLIER = 100  # completed runs that are looked at
 # What decides how long a run takes: a step, an evaluation, and how many of them there are.
 DURATION = affecting("cost", "scores") | {"training.max_steps"}
@@ -58,12 +59,10 @@ def of_all(session: Session, now: float | None = None) -> dict[str, TimeLeft | N
     for run in active:
         left = found[run.id]
         slot = slots.setdefault(run.slot or 0, Slot())
-        slot.add(_pack_of(run), 0.0, math.inf if left is None else left.ends)
+        slot.add(plan_of(run).pack, 0.0, math.inf if left is None else left.ends)
     for run in waiting:
-        config = stored_config(run.config)
-        seconds = earlier.seconds(run, config)
-        key = _pack_of(run, config)
-        starts = _start(list(slots.values()), key, config.pack_size, seconds)
+        seconds, plan = earlier.seconds(run), plan_of(run)
+        starts = _start(list(slots.values()), plan.pack, plan.pack_size, seconds)
         known = math.isfinite(starts) and seconds is not None
         found[run.id] = TimeLeft(starts, starts + (seconds or 0.0)) if known else None
     return found
@@ -72,11 +71,11 @@ def of_all(session: Session, now: float | None = None) -> dict[str, TimeLeft | N
 def of_queue(session: Session) -> float | None:
     """Seconds until all that trains and waits here has ended; None if that is not known, or if
     nothing does."""
-    found = of_all(session).values()
-    if not found or len(store.queue(session)) > MAX_QUEUE:
+    found = of_all(session)
+    if any(run.id not in found for run in store.queue(session)):  # too many
         return None
-    ends = [left.ends for left in found if left is not None]
-    return max(ends) if len(ends) == len(found) else None
+    ends = [left.ends for left in found.values() if left is not None]
+    return max(ends) if ends and len(ends) == len(found) else None
 
 
 # --- a run that trains ----------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def _of_active(session: Session, run: Run, earlier: "Earlier", now: float) -> Ti
     scored = store.moments(session, run.id, run.attempt, names, limit=POINTS)
     seconds = remaining(run, config, steps, dict(scored), now)
     if seconds is None:
-        whole = earlier.seconds(run, config)
+        whole = earlier.seconds(run)
         if whole is None or run.started_at is None:
             return None
         seconds = max(1.0, whole - (now - run.started_at))
@@ -141,56 +140,58 @@ def _test_share(run: Run, config: RunConfig) -> float:
 # --- a run that waits -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The part of a run's settings that decides how long it takes, and with whom."""
+
+    length: str  # equal for runs that take as long
+    pack: tuple[Any, ...] | None  # equal for runs that share a process; None: it trains alone
+    pack_size: int
+
+
+_plans: dict[tuple[str, int], Plan] = {}  # by run and attempt, whose settings stay
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan of a run; remembered, as reading its settings takes a millisecond."""
+    key = run.id, run.attempt
+    if key not in _plans:
+        if len(_plans) > KNOWN:
+            _plans.clear()
+        config = stored_config(run.config)
+        length = json.dumps(subset(config, DURATION), sort_keys=True)
+        pack = pack_key(config) if config.engine == "packed" else None
+        _plans[key] = Plan(length, pack, config.pack_size)
+    return _plans[key]
+
+
 class Earlier:
     """Times that completed runs of this machine took, by the settings that decide them."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._seconds: dict[str, float] | None = None
+        self._seconds: dict[str, float | None] | None = None
 
-    def seconds(self, run: Run, config: RunConfig) -> float | None:
+    def seconds(self, run: Run) -> float | None:
         """Seconds from the start of a run to its end: of runs of the same length, else at most by a
         measurement; None without either."""
         if self._seconds is None:
-            self._seconds = _seconds_by_settings(self.session)
-        whole = self._seconds.get(_length_key(config))
-        if whole is None:
+            self._seconds = self._read()
+        length = plan_of(run).length
+        if length not in self._seconds:
+            config = stored_config(run.config)
             measured = estimate.load(config)
-            whole = measured.seconds(config) if measured and measured.fits else None
-        if whole is None:
-            return None
-        return whole * (1 - (run.resume_step or 0) / run.max_steps)
+            fits = measured if measured and measured.fits else None
+            self._seconds[length] = fits.seconds(config) if fits else None
+        whole = self._seconds[length]
+        return None if whole is None else whole * (1 - (run.resume_step or 0) / run.max_steps)
 
-
-def _seconds_by_settings(session: Session) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for run in store.completed_here(session, host(), limit=EARLIER):
-        assert run.started_at is not None and run.ended_at is not None
-        found.setdefault(_length_key_of(run), []).append(run.ended_at - run.started_at)
-    return {key: median(seconds) for key, seconds in found.items()}
-
-
-_known: dict[tuple[str, int], str] = {}  # of runs that have ended, whose settings stay
-
-
-def _length_key_of(run: Run) -> str:
-    key = run.id, run.attempt
-    if key not in _known:
-        if len(_known) > 10 * EARLIER:
-            _known.clear()
-        _known[key] = _length_key(stored_config(run.config))
-    return _known[key]
-
-
-def _length_key(config: RunConfig) -> str:
-    return json.dumps(subset(config, DURATION), sort_keys=True)
-
-
-def _pack_of(run: Run, config: RunConfig | None = None) -> tuple[Any, ...] | None:
-    """Settings that the runs of one process share; None for a run that trains alone."""
-    if run.config.get("engine") != "packed":
-        return None
-    return pack_key(config or stored_config(run.config))
+    def _read(self) -> dict[str, float | None]:
+        found: dict[str, list[float]] = {}
+        for run in store.completed_here(self.session, host(), limit=EARLIER):
+            assert run.started_at is not None and run.ended_at is not None
+            found.setdefault(plan_of(run).length, []).append(run.ended_at - run.started_at)
+        return {length: median(seconds) for length, seconds in found.items()}
 
 
 @dataclass

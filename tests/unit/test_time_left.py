@@ -129,6 +129,7 @@ def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path
         known = of_all(session, now)[other]
         assert known and known.starts == pytest.approx(248) and of_queue(session)
     body = html(show("monitor", run=waiting[0]))
+    assert "<dt>all runs end in</dt><dd>≈ " in html(show("machine"))
     assert "<dt>starts in</dt><dd>≈ " in body and "<dt>time left</dt><dd>≈ " in body
 
 
