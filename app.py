@@ -3,6 +3,7 @@
 import streamlit as st
 
 from src.panel.server import lifespan, middleware, routes
+from src.panel.ui.guarded import tell_refusal
 from src.paths import ROOT
 
 app = st.App(
@@ -10,4 +11,5 @@ app = st.App(
     middleware=middleware(),
     routes=routes(),
     lifespan=lifespan,
+    on_script_error=tell_refusal,
 )

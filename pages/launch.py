@@ -10,7 +10,7 @@ import streamlit as st
 from src.config import RunConfig, settings
 from src.format import counted, full_stop
 from src.panel.launch import data_check, form, measure_button, start
-from src.panel.ui import html, navigation
+from src.panel.ui import guarded, html, navigation
 from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
@@ -18,6 +18,8 @@ LAUNCH = navigation.OneShotButton("launch")
 
 def page() -> None:
     st.html('<h1 class="unseen">Launch</h1>')
+    if guarded.draw_closed("Nothing is launched here"):
+        return
     if run_id := LAUNCH.pressed_twice():
         navigation.go("monitor", {"run": run_id})
     origin, base = start.read()
@@ -107,7 +109,7 @@ def draw_problems(problems: Mapping[str, str], *, can_check_again: bool) -> None
     )
     st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
     if can_check_again:
-        st.button("Check again", on_click=data_check.check_again)
+        guarded.button("Check again", on_click=data_check.check_again)
 
 
 def draw_sizes(config: RunConfig, preview: Mapping[str, Any] | None) -> None:

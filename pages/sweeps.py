@@ -10,7 +10,7 @@ from src import store
 from src.format import full_stop
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, tabs, view
-from src.panel.ui import html, navigation, tab
+from src.panel.ui import guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
 from src.sweeps.results import SweepResults
@@ -42,6 +42,9 @@ def page() -> None:
         return
     if rows:
         st.html(view.list_table(rows))
+    if guarded.draw_closed("No sweep is launched here"):
+        return
+    if rows:
         st.html("<h2>Launch a sweep</h2>")
     else:
         html.draw_empty("No sweeps yet", html.with_code(HOW))

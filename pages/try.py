@@ -4,7 +4,7 @@ import streamlit as st
 
 from src.errors import UserError
 from src.panel.tries import ask, choose, draw
-from src.panel.ui import html, navigation
+from src.panel.ui import guarded, html, navigation
 from src.training import questions
 
 HOW = (
@@ -15,10 +15,13 @@ HOW = (
 
 def page() -> None:
     st.html('<h1 class="unseen">Try</h1>')
+    # An answer takes the machine, and may take it from a training.
+    if guarded.draw_closed("Nothing is asked here"):
+        return
     spellers, labels = choose.adapters()
     lines = choose.texts()
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Ask", type="primary", on_click=ask.ask_again)
+        guarded.button("Ask", type="primary", on_click=ask.ask_again)
         baseline = st.toggle("Base model too", True, key="base", bind="query-params")
     if not spellers:
         link = navigation.link("launch", "Launch a run", style="button")

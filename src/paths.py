@@ -83,6 +83,11 @@ def results() -> Path:
     return home() / "results"
 
 
+def access_dir() -> Path:
+    """Folder of what the panel knows of those who may open it: hashes of tokens, and logins."""
+    return home() / "access"
+
+
 def cache_dir() -> Path:
     """Folder of files that later launches and runs need not compute again; it can be deleted."""
     return results() / "cache"

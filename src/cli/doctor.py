@@ -1,15 +1,12 @@
-"""This machine: what it can train, its panel, and the statuses of its runs."""
+"""This machine: what it can train, and the statuses of its runs."""
 
 import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from src import paths, store
 from src.cli.options import AsJson
@@ -134,16 +131,6 @@ def would_use(found: Mapping[str, imports.Imported], gpus: Sequence[str]) -> str
     return f"{backend} on {device}{without}"
 
 
-def panel(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
-) -> None:
-    """Open the panel in the browser."""
-    app = str(paths.ROOT / "app.py")
-    os.chdir(paths.ROOT)  # Streamlit reads .streamlit/config.toml there
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "streamlit", "run", app, "--server.port", str(port)],
-    )
 
 
 def reconcile(as_json: AsJson = False) -> None:

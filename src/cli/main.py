@@ -18,6 +18,7 @@ from src.cli import (
     machine,
     notify,
     output,
+    panel,
     queue,
     results,
     runs,
@@ -25,6 +26,7 @@ from src.cli import (
     share,
     suites,
     sweeps,
+    tokens,
     tries,
 )
 from src.errors import UserError, explain_os_error
@@ -106,7 +108,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
         runs.unarchive,
         runs.delete,
     ],
-    "Watch": [doctor.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
+    "Watch": [panel.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
     "Compare": [results.compare, results.errors, tries.try_, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
     "Share": [share.adapter, share.merge, share.push, share.capsule],
@@ -120,5 +122,6 @@ app.add_typer(machine.app, name="machine", rich_help_panel="Machine")
 app.add_typer(data.app, name="data", rich_help_panel="Run")
 app.add_typer(notify.app, name="notify", rich_help_panel="Machine")
 app.add_typer(suites.app, name="suite", rich_help_panel="Compare")
+app.add_typer(tokens.app, name="token", rich_help_panel="Watch")
 app.add_typer(sweeps.app, name="sweep", rich_help_panel="Sweep")
 app.command(rich_help_panel="Machine", hidden=True)(doctor.reconcile)  # for processes

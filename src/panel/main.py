@@ -6,8 +6,11 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
+from src.access import ReadOnlyAccess
+from src.panel.access import guard
+from src.panel.access.login import LOG_OUT
 from src.panel.server import standby_keeper
-from src.panel.ui import desktop, idle, navigation, query_params, tab
+from src.panel.ui import desktop, guarded, idle, navigation, query_params, tab
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES
 from src.runs import lease
@@ -15,7 +18,8 @@ from src.runs.locks import LocksUnavailable
 
 HERE = Path(__file__).parent
 
-standby_keeper.use()
+if guarded.may_edit():
+    standby_keeper.use()
 
 st.set_page_config(layout="wide")
 st.html(HERE / "panel.css")
@@ -32,6 +36,9 @@ pages = {
     "machine": st.Page(PAGES / "machine.py", title="Machine"),
 }
 page = st.navigation(list(pages.values()), position="top")
+if guard.login_key():
+    reads = "" if guarded.may_edit() else '<span class="badge">read-only</span> '
+    st.html(f'<p class="login">{reads}<a class="log-out" href="{LOG_OUT}">Log out</a></p>')
 
 tab.show(page.title)
 navigation.draw_links()
@@ -49,5 +56,5 @@ if other := lease.other_host():
 
 try:
     page.run()
-except (store.DatabaseUnavailable, lease.HomeInUse, LocksUnavailable) as error:
+except (store.DatabaseUnavailable, lease.HomeInUse, LocksUnavailable, ReadOnlyAccess) as error:
     draw_problem(str(error))

@@ -1,5 +1,5 @@
-"""The panel's server around Streamlit: answers only known hosts on loopback, serves plotly.js,
-and keeps statuses up to date."""
+"""The panel's server around Streamlit: answers known hosts only, on loopback or after a login,
+serves plotly.js, and keeps statuses up to date."""
 
 import ipaddress
 import os
@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from urllib.parse import urlsplit
 
+import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -19,6 +20,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from src.panel.access import guard
+from src.panel.access.addresses import is_loopback
+from src.panel.access.login import Login
 from src.panel.downloads import exported
 from src.panel.ui.assets import EXPORTS, PLOTLY_JS
 from src.panel.ui.desktop import NOTICES, notices
@@ -32,13 +36,20 @@ standby_keeper = Keeper()
 
 
 def middleware() -> list[Middleware]:
+    """The layers in front of the pages; with a login, this process guards its home from then on."""
+    if os.environ.get("SPELLTUNE_LOGIN"):
+        guard.install()
+    return layers()
+
+
+def layers() -> list[Middleware]:
+    """Known hosts alone, and a login with SPELLTUNE_LOGIN, else loopback or a proxy alone."""
     extra = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "")
     names = [name.strip().lower() for name in extra.split(",") if name.strip()]
-    proxy = os.environ.get("SPELLTUNE_PROXY")
-    return [
-        Middleware(LoopbackOnly, proxy=proxy),
-        Middleware(KnownHosts, names=names),
-    ]
+    known = Middleware(KnownHosts, names=names)
+    if os.environ.get("SPELLTUNE_LOGIN"):
+        return [known, Middleware(Login, base_path=base_path())]
+    return [Middleware(LoopbackOnly, proxy=os.environ.get("SPELLTUNE_PROXY")), known]
 
 
 @asynccontextmanager
@@ -68,13 +79,20 @@ def _keep_reconciling(closing: threading.Event) -> None:
 
 
 def routes() -> list[BaseRoute]:
+    base = base_path()
     return [
-        Route(f"/{PLOTLY_JS}", plotly_js),
-        Route(f"/{EXPORTS}/{{run}}/{{what}}", exported),
-        Route(f"/{NOTICES}", notices),
-        Route(f"/{IN_FRONT}", in_front, methods=["POST"]),
-        Route(f"/{KEEP_ON}", keep_on, methods=["POST"]),
+        Route(f"{base}/{PLOTLY_JS}", plotly_js),
+        Route(f"{base}/{EXPORTS}/{{run}}/{{what}}", exported),
+        Route(f"{base}/{NOTICES}", notices),
+        Route(f"{base}/{IN_FRONT}", in_front, methods=["POST"]),
+        Route(f"{base}/{KEEP_ON}", keep_on, methods=["POST"]),
     ]
+
+
+def base_path() -> str:
+    """The first part of all addresses of the panel (`server.baseUrlPath`), such as "/spell"."""
+    path = (st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{path}" if path else ""
 
 
 def plotly_js(_request: Request) -> FileResponse:
@@ -87,7 +105,7 @@ def plotly_js(_request: Request) -> FileResponse:
 
 
 class LoopbackOnly:
-    """Refuses requests that do not come over the loopback interface: the panel has no login.
+    """Refuses requests that do not come over the loopback interface, where there is no login.
 
     Behind a `proxy` that authenticates readers, any interface is allowed.
     """
@@ -97,23 +115,17 @@ class LoopbackOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = (scope.get("server") or ("", None))[0]
-        if self.proxy or scope["type"] == "lifespan" or _is_loopback(server):
+        if self.proxy or scope["type"] == "lifespan" or is_loopback(server):
             return await self.app(scope, receive, send)
         if scope["type"] == "websocket":
             return await _close(receive, send)
         response: Response = PlainTextResponse(
-            f"The panel listens on {server}, where anybody may come, and has no login. Bind it to "
-            "127.0.0.1, or name the proxy that authenticates its readers in SPELLTUNE_PROXY.\n",
+            f"The panel listens on {server}, where anybody may come, and was started without a "
+            "login. Start it by `spelltune panel --host`, which asks for a token, or name the "
+            "proxy that authenticates its readers in SPELLTUNE_PROXY.\n",
             status_code=403,
         )
         return await response(scope, receive, send)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:  # a Unix socket, or a name
-        return address in ("", "localhost") or address.startswith("/")
 
 
 class KnownHosts:
@@ -170,7 +182,7 @@ class KnownHosts:
     def opened_through_proxy(self, origin: str) -> bool:
         """True if readers open the panel there; on this machine it is named with its port."""
         netloc, name = _netloc(origin), _name(_netloc(origin))
-        if name == "localhost" or _is_loopback(name):
+        if name == "localhost" or is_loopback(name):
             port = "" if re.search(r":\d+$", netloc) else ":443" if origin[:5] == "https" else ":80"
             return netloc + port in self.names
         return self.named(netloc)

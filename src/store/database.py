@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel
 
-from src import paths
+from src import access, paths
 from src.errors import UserError
 from src.store import sqlite
 from src.store.damage import check_not_lost, mark_damage
@@ -46,8 +46,10 @@ def reading(url: URL | None = None) -> Iterator[Session]:
 def writing(url: URL | None = None) -> Iterator[Session]:
     """A session that holds the write lock from its start and commits at its end: keep it short.
 
-    DatabaseUnavailable if the disk is full, or another process keeps the lock.
+    DatabaseUnavailable if the disk is full, or another process keeps the lock; ReadOnlyAccess for a
+    reader of the panel who may change nothing.
     """
+    access.check()
     with mark_damage():
         engine = _engine(url or sqlite.database_url(), os.getpid())
         engine = engine.execution_options(immediate=True)

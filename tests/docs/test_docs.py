@@ -243,7 +243,7 @@ STARTED_BY = {
 # holds its replay as a script of its own, which has the installed command train.
 STARTS_THE_COMMAND_LINE = {"training/train.py", "analysis/capsule_replay.py"}
 # The panel's server; the others start nothing, or not Python.
-OTHER_SUBPROCESSES = {"cli/doctor.py"}
+OTHER_SUBPROCESSES = {"cli/panel.py"}
 
 
 def test_imports_point_down_as_the_layers_are_drawn() -> None:

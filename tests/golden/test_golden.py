@@ -148,7 +148,7 @@ def test_status_words_are_the_same():
 def test_the_environment_is_read_under_the_same_names():
     text = "\n".join(file.read_text() for file in python_files())
     names = {"HOME", "DATABASE_URL", "TIMEOUTS", "ALLOWED_HOSTS", "PROXY", "TOKEN", "THREADS"}
-    names |= {"CUTE", "NOTIFY_URLS"}
+    names |= {"CUTE", "NOTIFY_URLS", "LOGIN"}
     assert {*re.findall(r"SPELLTUNE_([A-Z_]+)", text)} == names
 
 

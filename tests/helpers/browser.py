@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,8 @@ def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]
 def healthy(port: int) -> bool:
     try:
         return urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health").status == 200
+    except urllib.error.HTTPError as answer:
+        return answer.code == 401  # it asks for a login
     except OSError:
         return False
 

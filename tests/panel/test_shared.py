@@ -1,5 +1,6 @@
 """What the panel's pages share: numbers, links, imports, reruns."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from src import paths
 from src.format import duration, number
 from src.panel.ui import navigation
+from src.paths import ROOT
 
 # --- the form -------------------------------------------------------------------------------------
 
@@ -73,3 +75,23 @@ def test_no_page_imports_what_trains():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=paths.ROOT
     )
     assert run.stdout.strip().endswith("light"), run.stdout + run.stderr[-2000:]
+
+
+def test_the_panel_draws_what_changes_things_by_one_module_alone():
+    """There it is disabled for a reader who may not; work in threads keeps its reader's role."""
+    own = re.compile(
+        r"\bst\.(button|data_editor|file_uploader|form_submit_button|chat_input|camera_input)\("
+        r"|ThreadPoolExecutor|threading\.Thread\("
+    )
+    files = [*(ROOT / "src" / "panel").rglob("*.py"), *(ROOT / "pages").glob("*.py")]
+    found = {
+        str(file.relative_to(ROOT)): sorted({m[0] for m in own.finditer(file.read_text())})
+        for file in files
+    }
+    assert {name: calls for name, calls in found.items() if calls} == {
+        "src/panel/ui/guarded.py": [
+            "st.button(", "st.data_editor(", "st.file_uploader(", "st.form_submit_button(",
+        ],
+        "src/panel/access/guard.py": ["ThreadPoolExecutor"],
+        "src/panel/server.py": ["threading.Thread("],  # reconciles for nobody
+    }  # fmt: skip

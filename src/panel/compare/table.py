@@ -13,7 +13,7 @@ from src.analysis.comparison import Comparison
 from src.config import distinguishes
 from src.format import setting_label, setting_value
 from src.models.metrics import metric_label
-from src.panel.ui import charts, find_box, html, parallel, tags
+from src.panel.ui import charts, find_box, guarded, html, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
 from src.text import caseless
@@ -103,7 +103,7 @@ def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         )
         for name in columns
     }
-    st.data_editor(
+    guarded.data_editor(
         frame,
         key=key,
         hide_index=True,

@@ -10,7 +10,7 @@ from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
 from src.format import full_stop, percent
-from src.panel.ui import html, query_params
+from src.panel.ui import guarded, html, query_params
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher
 
@@ -117,7 +117,7 @@ def draw_missing(found: Comparison) -> None:
                     totals[group.runs[0].id] = (has, has - len(group.seeds) - len(under_way))
             if totals:
                 missing = sum(more for _, more in totals.values())
-                st.button(
+                guarded.button(
                     f"Launch {missing} {'seed' if missing == 1 else 'seeds'}: "
                     f"{html.label_text(v.a, 40)} against {html.label_text(v.b, 40)}",
                     key=f"launch {v.a} {v.b}",

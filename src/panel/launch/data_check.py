@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from html import escape
 from pathlib import Path
@@ -14,13 +14,14 @@ import streamlit as st
 from src import paths
 from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import full_stop
+from src.panel.access.guard import Pool
 from src.panel.ui import html, letters, navigation
 from src.runs import checks
 from src.training.data_notes import preview_counts, preview_notes
 
 POLL_SECONDS = 0.5
 
-_pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="data-check")
+_pool = Pool(max_workers=4, thread_name_prefix="data-check")
 
 
 # --- checking -------------------------------------------------------------------------------------

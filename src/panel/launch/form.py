@@ -33,7 +33,7 @@ from src.config import (
 )
 from src.format import full_stop
 from src.models.metrics import MONITORED
-from src.panel.ui import html, query_params
+from src.panel.ui import guarded, html, query_params
 from src.tasks import TASKS
 
 # Choices offered for settings that are free text.
@@ -257,7 +257,7 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
     known = {s.name: s for s in settings()}
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
-        st.button("Undo all", on_click=reset, args=tuple(texts), type="tertiary")
+        guarded.button("Undo all", on_click=reset, args=tuple(texts), type="tertiary")
     with st.container(gap="xxsmall"):
         for name, text in texts.items():
             before = to_text(known[name], get(base, name)) or "none"
@@ -266,7 +266,9 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
                     f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
                     f"<b>{escape(text or 'none')}</b></p>"
                 )
-                st.button("Undo", type="tertiary", key=f"undo {name}", on_click=reset, args=(name,))
+                guarded.button(
+                    "Undo", type="tertiary", key=f"undo {name}", on_click=reset, args=(name,)
+                )
 
 
 def draw_copies(config: RunConfig, origin: str) -> None:

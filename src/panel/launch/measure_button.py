@@ -1,20 +1,21 @@
 """The button that measures time and memory of a run or a sweep, beside its form."""
 
 import json
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from html import escape
 from typing import Any
 
 import streamlit as st
 
 from src.config import RunConfig
-from src.panel.ui import html, navigation
+from src.panel.access.guard import Pool
+from src.panel.ui import guarded, html, navigation
 from src.runs import estimate, spawn
 
 POLL_SECONDS = 0.5
 
 # One at a time: each takes a slot of the machine.
-_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preflight")
+_pool = Pool(max_workers=1, thread_name_prefix="preflight")
 
 
 @st.cache_resource
@@ -45,7 +46,9 @@ def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -
     if running and (error := running.exception()):
         html.draw_problem(str(error))
     told = "Three real steps on the longest rows, in about half a minute"
-    st.button(label, width="stretch", disabled=held, help=told, on_click=_begin, args=(name, asked))
+    guarded.button(
+        label, width="stretch", disabled=held, help=told, on_click=_begin, args=(name, asked)
+    )
 
 
 def _begin(name: str, asked: dict[str, Any]) -> None:

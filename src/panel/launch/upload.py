@@ -14,7 +14,7 @@ from src import files, paths
 from src.config import RunConfig
 from src.format import counted, full_stop
 from src.panel.launch import form
-from src.panel.ui import html
+from src.panel.ui import guarded, html
 from src.training import data_formats, data_import
 from src.training.data_files import DataError, read_path
 from src.training.data_loaders import COLUMNS
@@ -44,7 +44,7 @@ def draw(base: RunConfig) -> None:
         "<code>recieve-&gt;receive</code>. Without a column <code>split</code> they are cut "
         "80/10/10 by word.</p>"
     )
-    st.file_uploader(
+    guarded.file_uploader(
         "Data file",
         type=list(data_import.ENDINGS),
         max_upload_size=MAX_MIB,
@@ -138,7 +138,7 @@ def _choose_columns(base: RunConfig, asks: data_import.UnknownColumns) -> None:
         use(base, kept, name, dict(zip(COLUMNS, chosen, strict=True)))
 
     same = chosen[0] == chosen[1]
-    st.button("Use these columns", on_click=take, disabled=same)
+    guarded.button("Use these columns", on_click=take, disabled=same)
     if same:
         html.draw_problem("Question and answer are the same column; choose two.")
     cells = ([_cell(row.get(name)) for name in asks.columns] for row in asks.first[:ROWS_SHOWN])

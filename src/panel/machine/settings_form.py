@@ -4,7 +4,7 @@ import streamlit as st
 
 from src.config import ConfigError, MachineSettings, change_machine, get, settings, to_text
 from src.errors import explain
-from src.panel.ui import html
+from src.panel.ui import guarded, html
 
 LABELS = {"price_per_hour": "Price per hour", "currency": "Currency", "budget": "Budget"}
 REFUSED = "refused machine settings"
@@ -21,7 +21,7 @@ def draw(kept: MachineSettings) -> None:
                     label, to_text(known[name], get(kept, name)), key=f"machine {name}",
                     help=known[name].help, width=216,
                 )  # fmt: skip
-        st.form_submit_button("Save", on_click=_save)
+        guarded.form_submit_button("Save", on_click=_save)
     if refused := st.session_state.pop(REFUSED, None):
         html.draw_problem(refused)
 

@@ -7,7 +7,7 @@ import streamlit as st
 
 from src.errors import UserError, explain
 from src.format import duration
-from src.panel.ui import desktop, html
+from src.panel.ui import desktop, guarded, html
 from src.runs import notifications
 from src.sweeps import messages
 
@@ -40,7 +40,7 @@ def _draw_services() -> None:
         return
     st.html(html.table(HEAD, map(_row, state), name="services"))
     sending = st.session_state.get(SENDING, False)
-    st.button("Send a test", disabled=sending, on_click=_begin_test)
+    guarded.button("Send a test", disabled=sending, on_click=_begin_test)
     if sending:
         with st.spinner("Sending; a service that does not answer takes 20 s …"):
             st.session_state[RESULT] = _sent()

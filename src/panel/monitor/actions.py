@@ -11,7 +11,7 @@ import streamlit as st
 
 from src import store
 from src.errors import explain_os_error
-from src.panel.ui import html, navigation
+from src.panel.ui import guarded, html, navigation
 from src.runs import attempts, deletion, launcher
 from src.store.tables import RESUMABLE, Run, Status
 
@@ -32,19 +32,19 @@ def draw(run: Run) -> None:
     status = Status(run.status)
     if status == Status.QUEUED:
         if run.held_at is None:
-            st.button("Start next", on_click=_steer, args=("first", run.id))
+            guarded.button("Start next", on_click=_steer, args=("first", run.id))
         what = "release" if run.held_at else "hold"
-        st.button(what.capitalize(), on_click=_steer, args=(what, run.id))
+        guarded.button(what.capitalize(), on_click=_steer, args=(what, run.id))
     if not status.ended:
         with st.popover("Stop", key="stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
-            st.button("Stop this run", type="primary", on_click=_stop, args=(run.id,))
+            guarded.button("Stop this run", type="primary", on_click=_stop, args=(run.id,))
         return
     if status in RESUMABLE:
-        st.button("Resume", on_click=_resume, args=(run,))
+        guarded.button("Resume", on_click=_resume, args=(run,))
     with st.popover("Delete", key="delete"):
         st.write(deletion.plan([run]).sentence)
-        st.button("Delete this run", type="primary", on_click=_delete, args=(run,))
+        guarded.button("Delete this run", type="primary", on_click=_delete, args=(run,))
 
 
 def _stop(run_id: str) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 from src.format import number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
-from src.panel.ui import html, navigation
+from src.panel.ui import guarded, html, navigation
 from src.panel.ui.charts import Curves, is_share
 from src.runs import attempts, launcher
 from src.store.tables import RESUMABLE, Checkpoint, Run
@@ -56,7 +56,7 @@ def draw_row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool)
 def draw_actions(run: Run, step: int, *, usable: bool) -> None:
     """Draw the actions on one checkpoint, each with what it does."""
     if usable and run.status in RESUMABLE:
-        st.button("Resume from here", key=f"resume {step}", on_click=_resume, args=(run, step))
+        guarded.button("Resume from here", key=f"resume {step}", on_click=_resume, args=(run, step))
         later = "Later checkpoints move to a folder of their own."
         st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
     if usable:
@@ -65,7 +65,7 @@ def draw_actions(run: Run, step: int, *, usable: bool) -> None:
         query = {"run": run.id, "view": "Export", "step": step}
         st.html(navigation.link("monitor", "Export", query))
         st.html('<p class="quiet">To use it without Spelltune.</p>')
-    st.button("Delete", key=f"delete {step}", on_click=_delete, args=(run, step))
+    guarded.button("Delete", key=f"delete {step}", on_click=_delete, args=(run, step))
     st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
 
 

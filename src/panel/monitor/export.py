@@ -11,7 +11,7 @@ from src.analysis import model_files, snippets
 from src.config import stored_config
 from src.errors import UserError
 from src.panel.downloads import ADAPTER, MODELFILE
-from src.panel.ui import choices, html, navigation
+from src.panel.ui import choices, guarded, html, navigation
 from src.panel.ui.assets import EXPORTS
 from src.runs import attempts, exporting
 from src.runs.exporting import HUB, Form
@@ -93,7 +93,7 @@ def _draw_form(run: Run, step: int | None, form: Form) -> None:
                 f" (≈ {_size(parameters * BYTES_A_PARAMETER[form])})"
                 if parameters and form in BYTES_A_PARAMETER else ""
             )  # fmt: skip
-            st.button(
+            guarded.button(
                 f"Write it{about}", key=f"write {form} {step}", on_click=exporting.start,
                 args=(run.id, step, form), disabled=exporting.is_busy(run.id),
             )  # fmt: skip
@@ -123,7 +123,7 @@ def _draw_hub(run: Run, step: int | None) -> None:
         public = st.checkbox("Public", key="hub public")
         options = {"repo": repo.strip(), "merged": str(int(merged)), "public": str(int(public))}
         busy = exporting.is_busy(run.id)
-        st.button("Upload", key=f"upload {step}", on_click=exporting.start,
+        guarded.button("Upload", key=f"upload {step}", on_click=exporting.start,
                   args=(run.id, step, HUB), kwargs=options,
                   disabled=busy or not repo.strip())  # fmt: skip
         st.html('<p class="quiet">With the token of <code>hf auth login</code> on this machine, or '

@@ -4,6 +4,7 @@ import streamlit as st
 
 from src import store
 from src.config import ConfigError
+from src.panel.ui import guarded
 from src.runs import lease
 from src.store.tables import SweepStatus
 from src.sweeps import control, results
@@ -21,7 +22,9 @@ def draw(found: SweepResults) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if status in control.OPEN:
             what = "pause" if status == SweepStatus.ACTIVE else "resume"
-            st.button(what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id))
+            guarded.button(
+                what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id)
+            )
             _draw_end(
                 row.id, "Cancel", "Cancel this sweep",
                 "It is final: trials that wait never start, those that train stop at their next "
@@ -29,7 +32,7 @@ def draw(found: SweepResults) -> None:
             )  # fmt: skip
         if len(found.settings) > 1 and not results.is_confirming(found):
             many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
-            st.button(
+            guarded.button(
                 f"{RERUN} ({many} runs)",
                 key="confirm sweep",
                 on_click=confirm,
@@ -50,7 +53,7 @@ def draw(found: SweepResults) -> None:
                     "Add to the budget", placeholder=shown, key="more", width=130,
                     label_visibility="collapsed",
                 )  # fmt: skip
-                st.button(
+                guarded.button(
                     "Add", key="add to sweep", on_click=add, args=(row.id,),
                     help="Raises the budget; a sweep that has ended goes on.",
                 )  # fmt: skip
@@ -60,7 +63,7 @@ def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:
     """Draw a button that asks before it cancels, which cannot be undone."""
     with st.popover(label, key=f"ask {label}"):
         st.write(what)
-        st.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
+        guarded.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
 
 
 def steer(what: str, sweep_id: str) -> None:

@@ -33,7 +33,7 @@ from src.errors import explain_os_error
 from src.format import full_stop
 from src.panel.launch import data_check, measure_button
 from src.panel.launch import form as run_form
-from src.panel.ui import html, navigation, query_params
+from src.panel.ui import guarded, html, navigation, query_params
 from src.sweeps import control, estimate
 from src.sweeps.file import SweepConfig, base_config
 from src.training.data_files import DataError
@@ -192,7 +192,7 @@ def draw() -> None:
             offer_measure(sweep, text)
         if texts:
             reset = tuple(texts)
-            st.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
+            guarded.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
         # Opens with the first problem; under an unchanged key it would stay closed.
         with st.expander("As a file", expanded=bool(problems), key=f"as a file {bool(problems)}"):
             st.code(text, language="yaml")

@@ -8,7 +8,7 @@ import streamlit as st
 from src import store
 from src.models.metrics import metric_label
 from src.panel.sweeps import figures, table, view
-from src.panel.ui import charts, downloads, html, navigation, tags
+from src.panel.ui import charts, downloads, guarded, html, navigation, tags
 from src.sweeps import ranking, results
 from src.sweeps.results import SweepResults
 
@@ -40,7 +40,7 @@ def _draw_trials(found: SweepResults) -> None:
         shown = shown.drop(columns="data_fingerprint")
     shown["tags"] = shown["tags"].map(tags.joined)
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
-    st.data_editor(
+    guarded.data_editor(
         shown,
         key=key,
         hide_index=True,

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from html import escape
 
 import streamlit as st
 
 from src.errors import UserError, explain
-from src.panel.ui import html, navigation
+from src.panel.access.guard import Pool
+from src.panel.ui import guarded, html, navigation
 from src.runs.answering import Answering
 from src.training.questions import Answer, Speller
 
@@ -18,7 +19,7 @@ KEY = "tried question"
 Rows = list[list[Answer]]
 
 # One at a time: there is one process that answers.
-_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
+_pool = Pool(max_workers=1, thread_name_prefix="answers")
 
 
 @st.cache_resource
@@ -78,7 +79,7 @@ def _draw_waiting(asked: _Asked, future: "Future[Rows]") -> None:
         navigation.rerun_page()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<p class="quiet" role="status">{escape(asked.phase)} …</p>')
-        st.button("Stop", on_click=_stop, args=(future,))
+        guarded.button("Stop", on_click=_stop, args=(future,))
 
 
 def _stop(future: "Future[Rows]") -> None:

@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from src import paths
 from src.errors import UserError, explain
 from src.format import chance, counted
-from src.panel.ui import html, letters, navigation
+from src.panel.ui import guarded, html, letters, navigation
 from src.panel.ui.html import printable
 from src.training.questions import Answer, QuestionError, Speller, keep_questions, missed
 
@@ -100,7 +100,7 @@ def _draw_keep(failed: list[tuple[str, str]]) -> None:
             help=f"In {paths.home() / 'data'}, for data.path and spelltune evaluate",
         )
         label = f"Add {counted(len(failed), 'wrong answer')}"
-        st.button(label, on_click=_keep, args=(failed,))
+        guarded.button(label, on_click=_keep, args=(failed,))
     if told := st.session_state.pop("kept", None):
         st.html(f'<p class="quiet" role="status">{html.with_code(told)}</p>')
     if problem := st.session_state.pop("not kept", None):

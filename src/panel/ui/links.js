@@ -26,6 +26,12 @@ document.addEventListener("focusout", ({ target }) => {
   });
 });
 
+// Once a login has ended, Streamlit asks in vain whether its server lives. A new page asks for a token.
+new PerformanceObserver((list) => {
+  const refused = ({ name, responseStatus }) => responseStatus === 401 && name.includes("/_stcore/health");
+  if (list.getEntries().some(refused)) location.reload();
+}).observe({ type: "resource" });
+
 export default function ({ data }) {
   if (data.to && window.spelltuneWent !== data.number) {
     window.spelltuneWent = data.number;
@@ -39,15 +45,26 @@ export default function ({ data }) {
     event.preventDefault();
     open(anchor.href);
   };
+  // A POST: another site's link must not log anybody out.
+  const logOut = (event) => {
+    const anchor = event.target.closest?.("a.log-out");
+    if (!anchor) return;
+    event.preventDefault();
+    const form = Object.assign(document.createElement("form"), { method: "post", action: anchor.href });
+    document.body.append(form);
+    form.submit();
+  };
   const pick = (event) => {
     if (!event.target.matches?.(".pick input")) return;
     ticked = event.target;
     open(new URL(ticked.dataset.href, document.baseURI).href);
   };
   document.addEventListener("click", follow);
+  document.addEventListener("click", logOut);
   document.addEventListener("change", pick);
   return () => {
     document.removeEventListener("click", follow);
+    document.removeEventListener("click", logOut);
     document.removeEventListener("change", pick);
   };
 }

@@ -11,7 +11,7 @@ import streamlit as st
 
 from src import store
 from src.format import full_stop
-from src.panel.ui import html, query_params
+from src.panel.ui import guarded, html, query_params
 from src.paths import ROOT
 from src.store.tables import Run
 
@@ -127,7 +127,7 @@ class OneShotButton:
     def draw(self, label: str, *, disabled: bool) -> bool:
         """Draw the button; True if it was pressed."""
         number = len(self._created())
-        st.button(
+        guarded.button(
             label,
             type="primary",
             width="stretch",

@@ -1,0 +1,33 @@
+"""The pages of the login: whole in themselves, as nothing else of the panel is given out yet."""
+
+from html import escape
+from pathlib import Path
+from string import Template
+
+_FOLDER = Path(__file__).parent
+_PAGE = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
+_ICON = (_FOLDER.parent / "icon.svg").read_text(encoding="utf-8")
+
+_ASK = """\
+<label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus{}>
+{}<button>Open the panel</button>"""
+_HELP = (
+    "The panel printed an address with a token when it was first started. "
+    "<code>spelltune token new</code> makes another one on its machine."
+)
+
+
+def login_page(problem: str = "") -> str:
+    """HTML of the page that asks for a token, after a `problem` with the last one."""
+    told = f'<p id="problem" role="alert">{escape(problem)}</p>\n' if problem else ""
+    mark = ' aria-invalid="true" aria-describedby="problem"' if problem else ""
+    return _PAGE.substitute(icon=_ICON, title="Log in", form=_ASK.format(mark, told), help=_HELP)
+
+
+def log_out_page() -> str:
+    """HTML of the page that asks whether this browser shall be logged out."""
+    text = 'You will need a token to come back. <a href="./">Stay in the panel</a>'
+    return _PAGE.substitute(
+        icon=_ICON, title="Log out", form="<button>Log this browser out</button>", help=text
+    )

@@ -1,0 +1,79 @@
+"""Buttons and fields that change something: disabled, with a hint, for a reader who may not.
+
+Streamlit takes a press of a disabled button too, so its callback is refused here; and what wants
+to write is refused by src/panel/access/guard.py. A test keeps Streamlit's own buttons out of the
+other modules of the panel.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from src import access
+from src.access import ReadOnlyAccess
+from src.panel.ui import html
+
+
+def may_edit() -> bool:
+    """True unless the page is drawn for a reader who may change nothing."""
+    return access.refusal() is None
+
+
+def hint() -> str | None:
+    """Why nothing can be changed here, as a sentence; None where it can."""
+    why = access.refusal()
+    return f"{why[0].upper()}{why[1:]}." if why else None
+
+
+def button(label: str, *, disabled: bool = False, help: str | None = None, **options: Any) -> bool:
+    """Draw a button of Streamlit; True if it was pressed."""
+    why = hint()
+    options = _checked(options, "on_click")
+    pressed = st.button(label, disabled=disabled or bool(why), help=why or help, **options)
+    return pressed and not why
+
+
+def form_submit_button(label: str, **options: Any) -> None:
+    """Draw the button of a form of Streamlit."""
+    st.form_submit_button(
+        label, disabled=not may_edit(), help=hint(), **_checked(options, "on_click")
+    )
+
+
+def data_editor(frame: pd.DataFrame, *, disabled: Sequence[str], **options: Any) -> None:
+    """Draw a table of Streamlit in which the columns that are not `disabled` can be edited."""
+    st.data_editor(frame, disabled=True if hint() else disabled, **_checked(options, "on_change"))
+
+
+def file_uploader(label: str, **options: Any) -> None:
+    """Draw the choice of a file of Streamlit."""
+    st.file_uploader(label, disabled=not may_edit(), help=hint(), **_checked(options, "on_change"))
+
+
+def _checked(options: dict[str, Any], name: str) -> dict[str, Any]:
+    """The options with a callback that is refused to a reader who may change nothing."""
+    if (call := options.get(name)) is None:
+        return options
+
+    def check_and_call(*args: Any, **kwargs: Any) -> None:
+        access.check()
+        call(*args, **kwargs)
+
+    return options | {name: check_and_call}
+
+
+def draw_closed(title: str) -> bool:
+    """Draw why a part of the panel that only changes things is not shown; False if it is."""
+    if why := hint():
+        html.draw_empty(title, escape(why))
+    return bool(why)
+
+
+def tell_refusal(error: Exception) -> bool:
+    """Say in a toast what was refused; False for another error, which Streamlit shows itself."""
+    if isinstance(error, ReadOnlyAccess):
+        st.toast(hint() or str(error), duration="long")
+    return isinstance(error, ReadOnlyAccess)
