@@ -11,7 +11,7 @@ import pytest
 from src.access import Role
 from src.panel.access import tokens
 from src.panel.ui.navigation import PAGES
-from tests.helpers.browser import RULES, inaccessible, reading, serving, still
+from tests.helpers.browser import MAIN, RULES, inaccessible, reading, serving, still
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -94,7 +94,7 @@ def test_a_reader_sees_all_and_finds_no_button_to_press(
         page.keyboard.press("Escape")
         page.goto(at(links["reader"], "launch"))
         page.get_by_role("heading", name="Nothing is launched here").wait_for()
-        assert inaccessible(page) == []
+        assert inaccessible(page, MAIN) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
