@@ -131,8 +131,6 @@ def would_use(found: Mapping[str, imports.Imported], gpus: Sequence[str]) -> str
     return f"{backend} on {device}{without}"
 
 
-
-
 def reconcile(as_json: AsJson = False) -> None:
     """Update the status of every run from the state of its processes; print those that changed."""
     changed = reconciler.reconcile()
