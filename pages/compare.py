@@ -11,6 +11,7 @@ from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
 from src.format import full_stop
 from src.panel.compare import choose, suites, tabs, verdicts
+from src.panel.report import button as report
 from src.panel.ui import html, navigation
 from src.store.tables import Run, Status
 
@@ -20,11 +21,6 @@ MAX_ADAPTERS = 8  # more runs are not compared adapter by adapter
 HOW = (
     "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
     "which config spells better; runs that differ in nothing but their seed are one config."
-)
-SEVERAL_LOOKS = (
-    "Seeds that are launched together are one look; launching more once there are scores is "
-    "another. Intervals and p-values allow for all looks, and are stricter at each: launch as many "
-    "seeds at once as you can. About 5% of equal configs get a winner at any look, or fewer."
 )
 
 
@@ -36,6 +32,7 @@ def page() -> None:
         title = "One more run to compare it with" if runs else "Nothing chosen yet"
         html.draw_empty(title, f"{HOW}<br><br>{link}")
         return
+    report.draw([run.id for run in runs])
     live = any(not Status(run.status).ended for run in runs)
     # A refresh would interrupt who edits the table.
     is_editing = st.query_params.get("view") == "Runs"
@@ -63,7 +60,7 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
     st.html(verdicts.score_table(found))
     if found.configs:
         st.html(verdicts.verdict_table(found.configs))
-        st.html(f'<p class="quiet">{SEVERAL_LOOKS}</p>')
+        st.html(f'<p class="quiet">{verdicts.SEVERAL_LOOKS}</p>')
         verdicts.draw_missing(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:

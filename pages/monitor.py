@@ -7,6 +7,7 @@ import streamlit as st
 from src import store
 from src.format import full_stop
 from src.panel.monitor import actions, head, health, tabs
+from src.panel.report import button as report
 from src.panel.ui import charts, html, navigation, run_status, tab
 from src.runs import time_left
 from src.store.tables import Run, Status, Sweep, SweepStatus
@@ -22,6 +23,7 @@ def page() -> None:
             return
         for link in links(run):
             st.html(link, width="content")
+        report.draw([run.id])
         actions.draw(run)
     live = not Status(run.status).ended
     every = REFRESH_SECONDS if live else None

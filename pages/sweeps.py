@@ -68,7 +68,8 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
         found = results.read(session, row)
         judged, how_judged = results.judge(session, found, LABEL)
     tab.show_sweep("Sweeps", row)
-    st.html(view.head(found))
+    back = navigation.link("sweeps", "All sweeps")
+    st.html(f'<div class="top">{view.head(found)}<nav>{back}</nav></div>')
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
         if note:

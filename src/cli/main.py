@@ -20,6 +20,7 @@ from src.cli import (
     output,
     panel,
     queue,
+    report,
     results,
     runs,
     scores,
@@ -111,7 +112,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
     "Watch": [panel.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
     "Compare": [results.compare, results.errors, tries.try_, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
-    "Share": [share.adapter, share.merge, share.push, share.capsule],
+    "Share": [report.report, share.adapter, share.merge, share.push, share.capsule],
     "Machine": [doctor.doctor],
 }
 for group, commands in GROUPS.items():

@@ -22,7 +22,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], st
             continue
         for parameter in command.params:
             for option in parameter.opts:
-                if option in ("--output", "--to"):
+                if option in ("--output", "--to", "--out"):
                     found[(*path, name)] = option
     return found
 
@@ -31,7 +31,8 @@ WRITING = commands(typer.main.get_command(app))
 
 
 def test_every_command_that_writes_a_file_is_known() -> None:
-    assert {("export",), ("sweep", "export"), ("capsule",), ("merge",)} <= WRITING.keys()
+    known = {("export",), ("sweep", "export"), ("capsule",), ("merge",), ("report",)}
+    assert known <= WRITING.keys()
 
 
 @pytest.mark.parametrize("command", sorted(WRITING), ids=" ".join)
@@ -47,7 +48,10 @@ def test_a_file_that_cannot_be_written_is_a_sentence(
         folder.mkdir()
         monkeypatch.chdir(folder)
         folder.rmdir()
-    answer = cli(*command, name, WRITING[command], target)
+    option = WRITING[command]
+    if option == "--out":  # its ending says what is written
+        target += ".html"
+    answer = cli(*command, name, option, target)
     if gone:
         monkeypatch.chdir(tmp_path)
     assert answer.exit_code == 2 and isinstance(answer.exception, SystemExit), answer.exception

@@ -24,20 +24,26 @@ MAX_UNTOLD = 3  # pairs of configs that cannot be told apart and are shown, not 
 
 def draw(found: SuiteComparison, groups: Sequence[Group]) -> None:
     """Draw what the runs' suites say; nothing where none was scored."""
+    for part in parts(found, groups):
+        st.html(part)
+
+
+def parts(found: SuiteComparison, groups: Sequence[Group]) -> list[str]:
+    """HTML, element by element: what the runs' suites say; none where none was scored."""
     if not found.suites:
-        return
-    st.html("<h2>Suites</h2>")
+        return []
+    told = ["<h2>Suites</h2>"]
     for sentence in found.study:
-        st.html(f'<p class="claim"><b>{escape(full_stop(sentence))}</b></p>')
+        told.append(f'<p class="claim"><b>{escape(full_stop(sentence))}</b></p>')
     # The sentences above name those that nobody answered.
     base, configs = (
         [v for v in verdicts if not v.is_unanswered] for verdicts in (found.base, found.configs)
     )
     if base:
-        st.html(_base_table(base, groups))
+        told.append(_base_table(base, groups))
     if configs:
-        st.html(_pair_table(configs))
-    st.html(f'<p class="quiet">{HOW}</p>')
+        told.append(_pair_table(configs))
+    return [*told, f'<p class="quiet">{HOW}</p>']
 
 
 def _base_table(found: Sequence[SuiteVerdict], groups: Sequence[Group]) -> str:

@@ -15,6 +15,11 @@ from src.panel.ui.charts import PALETTE
 from src.runs import launcher
 
 MAX_UNTESTED = 3  # untested pairs that are shown, not folded, if no more are tested
+SEVERAL_LOOKS = (
+    "Seeds that are launched together are one look; launching more once there are scores is "
+    "another. Intervals and p-values allow for all looks, and are stricter at each: launch as many "
+    "seeds at once as you can. About 5% of equal configs get a winner at any look, or fewer."
+)
 
 
 def verdict_table(found: Sequence[Verdict]) -> str:

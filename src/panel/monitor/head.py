@@ -1,7 +1,7 @@
 """The head of a run's page: status, progress, the numbers that one looks for first, warnings."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import streamlit as st
@@ -18,9 +18,31 @@ from src.store.tables import Event, EventKind, Run, Status
 def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said: str) -> None:
     """Draw status and `said`, which explains it, then progress, the latest metrics and the time
     that is left."""
-    status = Status(run.status)
+    status, pairs = Status(run.status), facts(run, latest)
+    if status.ended:
+        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
+    else:
+        if left and status is Status.QUEUED:
+            starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
+            pairs.append(("starts in", starts))
+        pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
+    # One element, not two: each costs the browser a few milliseconds at every refresh.
+    st.html(f"{status_line(run, said)}{html.facts(pairs)}")
+
+
+def status_line(run: Run, said: str) -> str:
+    """HTML: status and `said`, which explains it, and progress."""
     if run.best_step is not None:
         said += f" · best at step {run.best_step:,}"
+    return (
+        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
+        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
+    )
+
+
+def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]:
+    """(name, value) of the numbers that one looks for first."""
+    status = Status(run.status)
     processor = "GPU" if "gpu/memory_gib" in latest else "CPU"
     memory = latest.get(f"{processor.lower()}/memory_gib")
     tested = latest.get("test/exact_match")
@@ -28,7 +50,7 @@ def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said:
     restored = status in (Status.COMPLETED, Status.STOPPED) and run.best_step is not None
     apart = restored and run.best_step != run.step
     best, last = (", best step", ", last step") if apart else ("", "")
-    pairs = [
+    return [
         *([("test exact match", percent(tested))] if tested is not None else []),
         (f"exact match{best}", percent(latest.get("val/exact_match"))),
         (f"validation loss{best}", number(latest.get("val/loss"))),
@@ -38,27 +60,19 @@ def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said:
         ("duration" if status.ended else "so far", duration(run_status.run_seconds(run))),
         *cost.taken(run.machine_seconds, run.energy_wh),
     ]
-    if status.ended:
-        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
-    else:
-        if left and status is Status.QUEUED:
-            starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
-            pairs.append(("starts in", starts))
-        pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
-    # One element, not two: each costs the browser a few milliseconds at every refresh.
-    st.html(
-        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
-        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
-        f"{html.facts(pairs)}"
-    )
+
+
+def diagnosed(run: Run, curves: Curves) -> diagnosis.Diagnosis | None:
+    """Why a completed run learned nothing, by its curves; None for another one."""
+    frames = curves.frames
+    values = {n: frames[n]["value"].dropna().tolist() if n == "val/exact_match" else
+              frames[n]["value"].tolist() for n in diagnosis.METRICS if n in frames}  # fmt: skip
+    return diagnosis.diagnose(run, values)
 
 
 def draw_diagnosis(run: Run, curves: Curves) -> None:
     """Draw why a completed run learned nothing, and the launch that would mend it."""
-    frames = curves.frames
-    values = {n: frames[n]["value"].dropna().tolist() if n == "val/exact_match" else
-              frames[n]["value"].tolist() for n in diagnosis.METRICS if n in frames}  # fmt: skip
-    if (found := diagnosis.diagnose(run, values)) is None:
+    if (found := diagnosed(run, curves)) is None:
         return
     query = {"from": run.id, found.setting: f"{found.value:g}"}
     link = navigation.link("launch", f"Launch with {found.action}", query, style="button")

@@ -4,6 +4,7 @@ import streamlit as st
 
 from src import store
 from src.config import ConfigError
+from src.panel.report import button as report
 from src.panel.ui import guarded
 from src.runs import lease
 from src.store.tables import SweepStatus
@@ -57,6 +58,7 @@ def draw(found: SweepResults) -> None:
                     "Add", key="add to sweep", on_click=add, args=(row.id,),
                     help="Raises the budget; a sweep that has ended goes on.",
                 )  # fmt: skip
+        report.draw([], row.id)
 
 
 def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:

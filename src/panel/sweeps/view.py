@@ -57,15 +57,11 @@ def list_table(rows: list[Sweep]) -> str:
 
 
 def head(found: SweepResults) -> str:
-    """HTML: name, status, method and facts of a sweep."""
+    """HTML: name, status and method of a sweep."""
     sweep, many = found.sweep, len(found.sweep.space)
     pruned = "" if sweep.pruner == "none" else f", pruned by {sweep.pruner}"
     about = f"{sweep.method} over {many} {'setting' if many == 1 else 'settings'}{pruned}"
-    back = navigation.link("sweeps", "All sweeps")
-    return (
-        f'<div class="top"><h1>{escape(found.row.name)}</h1>{badge(found.row)}'
-        f"<span>{escape(about)}</span><nav>{back}</nav></div>"
-    )
+    return f"<h1>{escape(found.row.name)}</h1>{badge(found.row)}<span>{escape(about)}</span>"
 
 
 def facts(found: SweepResults) -> str:
@@ -111,7 +107,7 @@ def draw_winner(found: SweepResults) -> None:
     if found.settings.empty:
         return
     if (tied := results.tied(found)) > 1:
-        draw_tie(found, tied)
+        st.html(f'<p class="claim">{tie_claim(found, tied)}</p>')
     else:
         draw_best(found)
     if found.confirming:
@@ -123,18 +119,24 @@ def draw_winner(found: SweepResults) -> None:
 def draw_best(found: SweepResults) -> None:
     """Draw the best settings, with links to their run and to a launch of them."""
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
-    seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
-    told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
     link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
     again = navigation.link("launch", "launch these settings", launch_query(found, values))
-    st.html(
-        f'<p class="claim"><b>Best so far: {escape(settings_text(values))}</b>, with '
-        f"{escape(metric_label(found.sweep.metric))} {told} ({link}); {again}.</p>"
+    st.html(f'<p class="claim">{best_claim(found)} ({link}); {again}.</p>')
+
+
+def best_claim(found: SweepResults) -> str:
+    """HTML: the best settings with their score."""
+    values, row = results.top(found, 1)[0], found.settings.iloc[0]
+    seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
+    told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
+    return (
+        f"<b>Best so far: {escape(settings_text(values))}</b>, with "
+        f"{escape(metric_label(found.sweep.metric))} {told}"
     )
 
 
-def draw_tie(found: SweepResults, tied: int) -> None:
-    """Draw that several settings share the best score, and what would tell them apart."""
+def tie_claim(found: SweepResults, tied: int) -> str:
+    """HTML: that several settings share the best score, and what would tell them apart."""
     best, metric = found.settings["score"].iloc[0], found.sweep.metric
     steps = base_config(found.sweep).training.max_steps
     advice = "Score more validation rows, or rank them by <code>metric: val/loss</code>."
@@ -143,9 +145,9 @@ def draw_tie(found: SweepResults, tied: int) -> None:
             f"{steps:,} steps may be too few for a right answer: launch the sweep with more, or "
             "rank its trials by <code>metric: val/loss</code>."
         )
-    st.html(
-        f'<p class="claim"><b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at '
-        f"{escape(metric_label(metric))} {score(found, best)}. {advice}</p>"
+    return (
+        f"<b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at "
+        f"{escape(metric_label(metric))} {score(found, best)}. {advice}"
     )
 
 
