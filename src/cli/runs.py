@@ -140,12 +140,7 @@ def show(run: RunArgument, as_json: AsJson = False) -> None:
     row = find_run(run)
     if as_json:
         with store.reading() as session:
-            left = time_left.of_run(session, row)
-            times = {
-                "starts_in_seconds": None if left is None else left.starts,
-                "seconds_left": None if left is None else left.ends,
-            }
-            return print_json(store.show(session, row) | times)
+            return print_json(time_left.document(session, row))
     print_run(row)
 
 

@@ -46,6 +46,16 @@ def of_run(session: Session, run: Run, now: float | None = None) -> TimeLeft | N
     return _of_active(session, run, Earlier(session), time.time() if now is None else now)
 
 
+def document(session: Session, run: Run) -> dict[str, Any]:
+    """The document of a run that `spelltune show --json` prints and a webhook gets: that of the
+    store, and the time left."""
+    left = of_run(session, run)
+    return store.show(session, run) | {
+        "starts_in_seconds": None if left is None else left.starts,
+        "seconds_left": None if left is None else left.ends,
+    }
+
+
 def of_all(session: Session, now: float | None = None) -> dict[str, TimeLeft | None]:
     """{id: time left} of the runs that train on this machine, and of those that wait."""
     now = time.time() if now is None else now

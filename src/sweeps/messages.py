@@ -8,6 +8,7 @@ from typing import Any
 from src import store
 from src.format import duration, full_stop, number, percent, settings_text
 from src.models.metrics import metric_info, metric_label
+from src.runs import time_left
 from src.runs.notifications import LOW_DISK_BYTES
 from src.store.tables import Notice, NoticeKind, Run
 
@@ -151,7 +152,7 @@ def document(session: store.Session, notice: Notice, told: Message) -> dict[str,
     }  # fmt: skip
     if notice.kind in OF_RUNS:
         run = store.find(session, notice.subject or "")
-        found["run"] = store.show(session, run)
+        found["run"] = time_left.document(session, run)
     elif notice.kind in OF_SWEEPS:
         from src.sweeps import results
 
