@@ -41,7 +41,9 @@ function end(state) {
 
 async function look(state) {
   if (document.visibilityState !== "visible" || Date.now() < state.notBefore) return;
-  const found = await (await post("in-front")).json();
+  const answer = await post("in-front");
+  // Who may only read does not keep the machine on.
+  const found = answer.ok ? await answer.json() : { watching: false, seconds: null };
   state.notBefore = found.watching ? 0 : Date.now() + UNWATCHED_MS;
   if (found.seconds === null) return end(state);
   state.command = found.command;
