@@ -334,8 +334,7 @@ class Supervisor:
         """
         if not ended:
             return
-        with log_write_errors():
-            self.write_usage()
+        self.write_usage()
         # A run that came too late to a pack that trained others to their ends did not fail.
         starts = {w.run.id: None if self.any_ended else (w.run.failed_starts or 0) + 1
                   for w, _ in ended}  # fmt: skip
@@ -376,7 +375,8 @@ class Supervisor:
 
     def write_usage(self) -> None:
         """Write the meters of the slot, and the share of its time and energy that each run took."""
-        self.sampler.write(self.token, [supervised.run.id for supervised in self.runs])
+        with log_write_errors():  # nothing else waits for it, nor the cut of logs on a full disk
+            self.sampler.write(self.token, [supervised.run.id for supervised in self.runs])
 
     @staticmethod
     def write_end(

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import text
 from sqlmodel import select
 
-from src import store
+from src import paths, store
 from src.config import change_machine, load_config
+from src.runs import launcher
 from src.store.tables import MachineSample, Status
 from tests.helpers.live import FEW, command, ended, row, training, wait
 from tests.helpers.nvml import FULL, FakeNvml
@@ -80,3 +82,17 @@ def test_a_run_without_a_gpu_has_money_and_no_energy(small: dict[str, Any], home
     shown = json.loads(command("show", run_id, "--json").stdout)
     assert shown["energy_wh"] is None
     assert shown["cost"] == {"amount": pytest.approx(run.machine_seconds), "currency": "EUR"}
+
+
+def test_samples_that_cannot_be_written_keep_no_run_from_its_end(
+    small: dict[str, Any], home: Path
+) -> None:
+    with store.writing() as session:
+        session.execute(text("DROP TABLE machine_sample"))
+    run_id = launcher.launch(load_config(overrides=small))
+    log = paths.log_file(run_id)
+    wait(run_id, lambda _: log.exists() and "no such table: machine_sample" in log.read_text())
+    step = wait(run_id, training).step or 0
+    wait(run_id, lambda run: (run.step or 0) > step)
+    launcher.stop(run_id)
+    assert wait(run_id, ended).status == Status.STOPPED
