@@ -155,6 +155,11 @@ def visits(ids: Sequence[str], noise: random.Random) -> dict[str, Callable[[], t
 
     return {
         "Overview": of(""),
+        "Overview, filtered and sorted": of(
+            "", find="status:completed lora.r>=4 val/exact_match>30%", sort="learning_rate"
+        ),
+        "Overview, folded by config": of("", group="true", sort="val/exact_match"),
+        "Overview, all runs chosen": of("", all="archived:no"),
         "Launch": of("launch"),
         "Sweeps, one of all these runs": of("sweeps", sweep="many"),
         "Monitor": of("monitor", run="RUN"),
@@ -182,10 +187,12 @@ def server_time(address: str, page: str, query: str) -> float:
                 return time.perf_counter() - start
 
 
-def server_times(ids: Sequence[str]) -> None:
+def server_times(ids: Sequence[str], only: str) -> None:
     print(f"| page ({VISITS} visits each) | p50, ms | p95, ms | slowest, ms |\n|---|---|---|---|")
     with serving() as address:
         for what, query in visits(ids, random.Random(1)).items():
+            if only not in what:
+                continue
             # The first two warm up what the server loads once.
             took = [server_time(address, *query()) for _ in range(VISITS + 2)][2:]
             p50, p95, slowest = np.quantile(took, [0.5, 0.95, 1]) * 1000
@@ -255,6 +262,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=5000)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--home", type=Path, help="keep the store here, and take it if it is there")
+    parser.add_argument("--only", default="", help="only pages whose name has this text")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SPELLTUNE_HOME"] = str(asked.home or folder)
@@ -264,8 +272,8 @@ def main() -> None:
         if not ids:
             ids = fill(asked.runs, asked.points, asked.rows)
         print(f"{len(ids):,} runs, {os.cpu_count()} cores\n")
-        server_times(ids)
-        if shutil.which("chromium"):
+        server_times(ids, asked.only)
+        if shutil.which("chromium") and not asked.only:
             browser_times(ids)
 
 

@@ -180,6 +180,11 @@ def summary_file() -> Path:
     return results() / "experiment_results_summary.yaml"
 
 
+def views_file() -> Path:
+    """The views of the list of runs that were saved by name."""
+    return results() / "views.json"
+
+
 def locks_dir() -> Path:
     return results() / "locks"
 

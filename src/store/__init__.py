@@ -80,10 +80,13 @@ from src.store.run_list import (
     checkpoint_bytes,
     count_configs,
     count_runs,
+    existing,
+    failed_since,
     ids_of,
     page_of_configs,
     page_of_runs,
     recorded_metrics,
+    states_of,
     tags_in_use,
 )
 from src.store.runs import (

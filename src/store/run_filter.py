@@ -155,11 +155,9 @@ def _condition(
     except UnknownColumn as error:
         if term["key"] is None:
             raise BadFilter(str(error)) from None
-        hint = did_you_mean(name, KEYS) or f". A filter knows {', '.join(f'{k}:' for k in KEYS)}"
-        raise BadFilter(
-            f"cannot read {term[0]}: nothing is called {name}{hint}; words with a colon stand in "
-            "quotation marks"
-        ) from None
+        known = f"; a filter knows {', '.join(f'{key}:' for key in KEYS)}, settings and metrics"
+        hint = did_you_mean(name, KEYS) or f"{known}. Words with a colon stand in quotation marks"
+        raise BadFilter(f"cannot read {term[0]}: nothing is called {name}{hint}") from None
     bound = value if term["bound"] is None else _plain(term["bound"])
     told = [column.name] if column.kind == "metric" else []
     return _compared(column, sign, bound, zone), told

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, func, update
+from sqlalchemy import ColumnElement, and_, case, func, update
+from sqlalchemy.orm import load_only
 from sqlmodel import Session, col, select
 
 from src.store.run_columns import Column, find_column
@@ -11,6 +12,8 @@ from src.store.run_filter import RunFilter
 from src.store.sql import joined
 from src.store.status import InvalidState
 from src.store.tables import Checkpoint, LatestMetric, Run, Status
+
+MAX_IDS = 10_000  # in one query: databases limit the number of values
 
 
 def page_of_runs(
@@ -42,6 +45,34 @@ def ids_of(session: Session, found: RunFilter) -> list[str]:
     """The ids of all runs that a filter finds, newest first."""
     newest = col(Run.created_at).desc(), col(Run.id).desc()
     return list(session.exec(select(Run.id).where(*found.where()).order_by(*newest)))
+
+
+def existing(session: Session, ids: Sequence[str]) -> list[str]:
+    """The ids that belong to a run, in the same order."""
+    there = set(session.exec(select(Run.id).where(col(Run.id).in_(ids)))) if ids else set()
+    return [run_id for run_id in ids if run_id in there]
+
+
+def states_of(session: Session, ids: Sequence[str]) -> list[Run]:
+    """The runs with these ids, of which only id, name, status and archived_at are read."""
+    columns = load_only(Run.id, Run.name, Run.status, Run.archived_at)  # type: ignore[arg-type]
+    by_id: dict[str, Run] = {}
+    for first in range(0, len(ids), MAX_IDS):
+        some = col(Run.id).in_(ids[first : first + MAX_IDS])
+        by_id |= {run.id: run for run in session.exec(select(Run).where(some).options(columns))}
+    return [by_id[run_id] for run_id in ids if run_id in by_id]
+
+
+def failed_since(session: Session, at: float, *, limit: int) -> Sequence[Run]:
+    """Runs that failed or were interrupted since a time, the latest first: without archived ones,
+    and without trials, which their sweep tells of."""
+    query = select(Run).where(
+        col(Run.status).in_([Status.FAILED, Status.INTERRUPTED]),
+        col(Run.archived_at).is_(None),
+        col(Run.sweep_id).is_(None),
+        func.coalesce(Run.ended_at, Run.created_at) >= at,
+    )
+    return session.exec(query.order_by(col(Run.ended_at).desc()).limit(limit)).all()
 
 
 def count_configs(session: Session, found: RunFilter) -> int:
@@ -83,7 +114,11 @@ def _config() -> ColumnElement[str]:
 def _of_group(column: Column) -> ColumnElement[object]:
     if column.type == "text":
         return func.min(column.sql)
-    return func.max(column.sql) if column.type == "time" else func.avg(column.sql)
+    if column.kind != "metric":
+        return func.max(column.sql) if column.type == "time" else func.avg(column.sql)
+    # As a config is scored: by its completed seeds, where there are some.
+    completed = and_(col(Run.status) == Status.COMPLETED, col(Run.stop_reason).is_(None))
+    return func.coalesce(func.avg(case((completed, column.sql))), func.avg(column.sql))
 
 
 def _order(value: ColumnElement[object], ascending: bool) -> tuple[ColumnElement[object], ...]:

@@ -203,8 +203,7 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
     for width in (1280, 420):
         with reading(browser, width=width) as page:
             page.goto(panel)
-            page.get_by_text("Choose runs below to compare them.").wait_for()
-            page.get_by_role("columnheader", name="Compare").wait_for()
+            page.wait_for_selector("table.runs")
             first, second = (
                 page.get_by_role("checkbox", name=f"Choose {name} · seed 42")
                 for name in ("watched", "beside")
@@ -217,7 +216,7 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
             page.get_by_text("Compare 1 run", exact=True).wait_for()
             for _ in range(2):
                 add_points(watched, store_step(watched) + 1, store_step(watched) + 50)
-                page.get_by_text(f"step {store_step(watched):,} of").wait_for()
+                page.get_by_text(f"step {store_step(watched):,} of").last.wait_for()
                 assert first.is_checked() and first.evaluate("b => b === document.activeElement")
             assert first.bounding_box()["y"] == top
             second.click()

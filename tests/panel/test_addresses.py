@@ -19,7 +19,7 @@ FORM = [*sweep_form.fields(), *(f"space.{name}" for name in SETTINGS)]
 
 # Page -> the parameters that it reads.
 PARAMETERS = {
-    "overview": ["pick"],
+    "overview": ["find", "sort", "columns", "page", "group", "open", "pick", "all", "drop"],
     "launch": ["from", "fork", "preset", *SETTINGS],
     "monitor": ["run", "view"],
     "compare": ["run", "view", "axis", "smoothing", "metrics", "band", "find", "columns", "order",

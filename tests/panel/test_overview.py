@@ -27,14 +27,13 @@ def test_the_overview_lists_every_status_and_why_a_run_failed():
 def test_each_run_has_a_box_that_says_what_choosing_it_does():
     ids = [fill_run(name="twin", training__seed=seed) for seed in (1, 2)]
     body = html(show("overview"))
-    boxes = re.findall(r'<input type="checkbox" data-href="([^"]+)" aria-label="([^"]+)">', body)
-    assert {name for _, name in boxes} == {f"Choose twin · seed {s} for comparison" for s in (1, 2)}
-    assert {address for address, _ in boxes} == {f"./?pick={run_id}" for run_id in ids}
-    assert '<th scope="col" class="fit pick">Compare</th>' in body
-    assert "Choose runs below to compare them." in body
+    pattern = r'<input type="checkbox" data-pick="([^"]+)" data-drop="" aria-label="([^"]+)">'
+    boxes = dict(re.findall(pattern, body))
+    assert boxes == {ids[0]: "Choose twin · seed 1", ids[1]: "Choose twin · seed 2"} | {
+        f"{ids[1]} {ids[0]}": "Choose all on this page"
+    }
     body = html(show("overview", pick=ids))
-    assert body.count(" checked ") == 2 and "Compare 2 runs" in body and "below" not in body
-    assert f'data-href="./?pick={ids[0]}" checked' in body  # a second tick leaves the other out
+    assert body.count(" checked ") == 3 and "Compare 2 runs" in body and "2 runs chosen" in body
 
 
 def test_a_hostile_name_is_text_everywhere():

@@ -101,7 +101,7 @@ def test_a_word_is_answered_side_by_side_with_its_letters_marked(answering: Answ
     assert body.count('<bdi>t <mark class="wrong">a</mark> a</bdi>') == 3
     assert "<bdi>t e a</bdi>" in body and "wrong · 87.5% · 0.12 s" in body
     # More of a single text: the likeliest answers, and the tokens, whatever stands in them.
-    assert body.count("Likeliest answers") == 3 and "6.2%" in body
+    assert body.count(">Likeliest answers</th>") == 3 and "6.2%" in body
     assert "x &lt;b&gt;y" in body and "<b>y" not in body
     assert (
         '<div class="pieces"><span>&lt;human&gt;:</span><span>·Spell</span><span>⏎</span>' in body

@@ -129,7 +129,7 @@ def test_a_filter_finds_the_runs_that_it_says(
         ("status:faild", "did you mean 'failed'?"),
         ("status:", "status: needs a word after the colon"),
         ("statsu:failed", "did you mean 'status'?"),
-        ("ab:cd", "words with a colon stand in quotation marks"),
+        ("ab:cd", "Words with a colon stand in quotation marks"),
         ("name>3", "name is a text: it takes = or !="),
         ("lora.rank>3", "did you mean"),
         ("revision=main", "may be model.revision or data.revision"),

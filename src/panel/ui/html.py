@@ -35,14 +35,33 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
-def table(head: Mapping[str, str], rows: Iterable[Iterable[str]], *, name: str = "") -> str:
-    """HTML of a table. `head` maps titles of columns to CSS classes; cells are HTML, so escape
-    plain text."""
-    titles = "".join(f'<th scope="col" class="{c}">{escape(t)}</th>' for t, c in head.items())
-    classes = list(head.values())
+def table(
+    head: Mapping[str, str],
+    rows: Iterable[Iterable[str]],
+    *,
+    name: str = "",
+    heads: Mapping[str, str] | None = None,
+    sorted_by: tuple[str, str] | None = None,
+) -> str:
+    """HTML of a table, which a narrow window shows as cards. `head` maps titles of columns to CSS
+    classes; cells are HTML, so escape plain text.
+
+    `heads` is the HTML of some titles. `sorted_by` is a title, and ascending or descending.
+    """
+    shown = {title: escape(title) for title in head} | dict(heads or {})
+    titles = ""
+    for title, c in head.items():
+        order = f' aria-sort="{sorted_by[1]}"' if sorted_by and sorted_by[0] == title else ""
+        titles += f'<th scope="col" class="{c}"{order}>{shown[title]}</th>'
+    columns = [
+        (c, f' data-label="{escape(title)}"' if title.strip() else "") for title, c in head.items()
+    ]
     body = "".join(
         "<tr>"
-        + "".join(f'<td class="{c}">{cell}</td>' for c, cell in zip(classes, row, strict=True))
+        + "".join(
+            f'<td class="{c}"{label}>{cell}</td>'
+            for (c, label), cell in zip(columns, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     )

@@ -57,7 +57,16 @@ export default function ({ data }) {
   const pick = (event) => {
     if (!event.target.matches?.(".pick input")) return;
     ticked = event.target;
-    open(new URL(ticked.dataset.href, document.baseURI).href);
+    // The address of now, not of when the row was drawn: a tick may follow another one at once.
+    const url = new URL(location.href);
+    for (const name of ["pick", "drop"]) {
+      const ids = new Set(url.searchParams.getAll(name));
+      for (const id of (ticked.dataset[name] || "").split(" ").filter(Boolean))
+        ticked.checked === (name === "pick") ? ids.add(id) : ids.delete(id);
+      url.searchParams.delete(name);
+      for (const id of ids) url.searchParams.append(name, id);
+    }
+    open(url.href);
   };
   document.addEventListener("click", follow);
   document.addEventListener("click", logOut);

@@ -1,7 +1,7 @@
 """Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import cast
@@ -40,14 +40,16 @@ def link(
     return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
 
 
-def pick_box(page: str, query: Mapping[str, object], *, name: str, chosen: bool) -> str:
-    """HTML of a box that picks a row: a tick goes to `query` of the page, which has it picked or
-    left out (links.js)."""
-    href = escape(address(page, query))
+def pick_box(ids: Collection[str], *, name: str, chosen: bool, base: Collection[str] = ()) -> str:
+    """HTML of a box that picks a row: a tick puts its ids into `pick` of the address or takes them
+    out; those in `base`, which the address picks by a filter, out of `drop` or into it
+    (links.js)."""
+    own = " ".join(run_id for run_id in ids if run_id not in base)
+    filtered = " ".join(run_id for run_id in ids if run_id in base)
     checked = " checked" if chosen else ""
     return (
-        f'<label class="pick"><input type="checkbox" data-href="{href}"{checked} '
-        f'aria-label="{escape(name)}"></label>'
+        f'<label class="pick"><input type="checkbox" data-pick="{escape(own)}" '
+        f'data-drop="{escape(filtered)}"{checked} aria-label="{escape(name)}"></label>'
     )
 
 

@@ -1,0 +1,124 @@
+"""The view that an address asks for: filter, order, page, columns, folding and chosen runs"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+from zoneinfo import ZoneInfo
+
+import streamlit as st
+
+from src import store
+
+ROWS = 50  # of a page
+FIRST_COLUMNS = ("status", "progress", "val/exact_match", "val/loss", "duration", "launched")
+
+
+@dataclass(frozen=True)
+class View:
+    """The list of runs that the address asks for. What it says wrong is in `problems`."""
+
+    text: str  # the filter as typed
+    found: store.RunFilter
+    sort: store.Column
+    ascending: bool
+    columns: tuple[store.Column, ...]
+    page: int  # from 0
+    folded: bool
+    opened: tuple[str, ...]  # runs whose configs show their seeds
+    problems: tuple[str, ...]
+
+
+def read() -> View:
+    """The view of the address; where it cannot be read, what is nearest to it."""
+    problems = []
+    text = st.query_params.get("find", "")
+    try:
+        found = store.parse_filter(text, zone=_zone())
+    except store.BadFilter as error:
+        problems.append(str(error))
+        found = store.parse_filter("")
+    asked = st.query_params.get("sort", "")
+    sort, columns = _column(asked.removeprefix("-")), []
+    if asked and sort is None:
+        problems.append(f"runs cannot be sorted by {asked}")
+    sort = sort or store.find_column("launched")
+    for name in st.query_params.get_all("columns") or FIRST_COLUMNS:
+        if (column := _column(name)) is not None and column not in columns:
+            columns.append(column)
+    number = st.query_params.get("page", "1")
+    return View(
+        text=text,
+        found=found,
+        sort=sort,
+        ascending=sort.ascends != asked.startswith("-"),
+        columns=tuple(columns),
+        page=max(0, int(number) - 1) if number.isdecimal() and len(number) < 7 else 0,
+        folded=st.query_params.get("group") == "true",
+        opened=tuple(st.query_params.get_all("open")),
+        problems=tuple(problems),
+    )
+
+
+def _column(name: str) -> store.Column | None:
+    try:
+        return TAGS if name == "tags" else store.find_column(name)
+    except store.UnknownColumn:
+        return None
+
+
+TAGS = store.Column("tags", "run", "text")  # shown, and not sorted by
+
+
+def _zone() -> tzinfo | None:
+    try:
+        return ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (KeyError, ValueError, OSError):
+        return None
+
+
+def query(**changes: str | Sequence[str] | None) -> dict[str, list[str]]:
+    """The parameters of this address with some changed; None leaves one out."""
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    for name, value in changes.items():
+        now[name] = [] if value is None else [value] if isinstance(value, str) else list(value)
+    return {name: values for name, values in now.items() if values}
+
+
+def filtered(text: str) -> dict[str, list[str]]:
+    """The parameters of this address with another filter, from its first page on."""
+    return query(find=text or None, page=None)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs that are chosen: some by name, and all that fit a filter but some."""
+
+    picked: tuple[str, ...]
+    everything: str | None  # the filter of which all are chosen
+    dropped: frozenset[str]
+
+    def ids(self, session: store.Session) -> tuple[list[str], frozenset[str]]:
+        """The ids of the chosen runs that there are, and of those that the filter chooses or would
+        but for `dropped`."""
+        base: list[str] = []
+        if self.everything is not None:
+            try:
+                base = store.ids_of(session, store.parse_filter(self.everything, zone=_zone()))
+            except store.BadFilter:
+                base = []
+        inside = [run_id for run_id in base if run_id not in self.dropped]
+        there = store.existing(session, self.picked)
+        return list(dict.fromkeys([*there, *inside])), frozenset(base)
+
+
+def selection() -> Selection:
+    """The choice of the address."""
+    everything = st.query_params.get("all")
+    dropped = frozenset(st.query_params.get_all("drop"))
+    picked = tuple(dict.fromkeys(st.query_params.get_all("pick")))
+    return Selection(picked, everything, dropped)
+
+
+def choose_all(text: str) -> dict[str, list[str]]:
+    """The parameters of this address with all runs chosen that fit the filter."""
+    return query(all=text or "archived:no", pick=None, drop=None)

@@ -1,0 +1,114 @@
+"""Cards above the table: the runs that train, and those that ended without a result of late"""
+
+import time
+from html import escape
+from typing import Any
+
+import streamlit as st
+
+from src import store
+from src.config import ConfigError, stored_config
+from src.format import duration, full_stop, percent
+from src.panel.overview import address, bulk
+from src.panel.ui import guarded, html, navigation, run_status
+from src.runs import time_left
+from src.store.outcome import EndReason, Remedy
+from src.store.tables import ACTIVE, RESUMABLE, Run, Status
+
+MAX_CARDS, MAX_FAILED = 6, 2
+RECENT_SECONDS = 2 * 86_400
+
+
+def draw() -> None:
+    """Draw the cards; nothing where nothing trains and nothing failed."""
+    with store.reading() as session:
+        active = store.list_runs(session, statuses=ACTIVE, limit=MAX_CARDS + 1)
+        failed = store.failed_since(session, time.time() - RECENT_SECONDS, limit=MAX_FAILED + 1)
+        shown = [*active[:MAX_CARDS], *failed[:MAX_FAILED]]
+        latest = store.latest_metrics(session, [run.id for run in shown])
+        cards = [_card(session, run, latest[run.id]) for run in active[:MAX_CARDS]]
+    if len(active) > MAX_CARDS:
+        cards.append(_more("all that train", "status:active"))
+    if cards:
+        st.html(f'<section class="cards" aria-label="Training now">{"".join(cards)}</section>')
+    for run in failed[:MAX_FAILED]:
+        _draw_failed(run)
+    if len(failed) > MAX_FAILED:
+        text = "More runs ended without a result in the last two days"
+        link = navigation.link("overview", text, address.filtered("status:failed,interrupted"))
+        st.html(f'<p class="quiet">{link}</p>')
+
+
+def _more(text: str, find: str) -> str:
+    link = navigation.link("overview", text, address.filtered(find))
+    return f'<article class="card more">{link}</article>'
+
+
+def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> str:
+    left = time_left.of_run(session, run)
+    score = latest.get("val/exact_match")
+    told = [run.phase or run_status.meaning(run)] if left is None else []
+    told += [f"≈ {duration(left.ends)} left"] if left is not None else []
+    name = navigation.link("monitor", run.label, {"run": run.id})
+    return (
+        f'<article class="card"><header>{name}{run_status.badge(run)}</header>'
+        f"{run_status.bar(run)}"
+        f"<footer><b>{percent(score)}</b><small>validation exact match</small>"
+        f"<span>{run_status.steps(run)}<br>{escape(', '.join(told))}</span></footer></article>"
+    )
+
+
+def _draw_failed(run: Run) -> None:
+    """Draw why a run ended, and what can be done next."""
+    with st.container(horizontal=True, vertical_alignment="center", key=f"failed-{run.id}"):
+        name = navigation.link("monitor", run.label, {"run": run.id})
+        why = escape(full_stop(run.reason or run_status.meaning(run)))
+        at = html.local_time(run.ended_at, "%d %b, %H:%M")
+        st.html(
+            f'<div class="failed-run">{run_status.badge(run)} <b>{name}</b> <small>{at} · '
+            f"step {run.step or 0:,} of {run.max_steps:,}</small><p>{why}</p></div>"
+        )
+        text, query = next_launch(run)
+        st.html(navigation.link("launch", text, query, style="second"), width="content")
+        if run.status in RESUMABLE and run.step:
+            guarded.button("Resume", key=f"resume {run.id}", on_click=bulk.resume, args=([run.id],))
+        guarded.button("Archive", key=f"archive {run.id}", on_click=bulk.archive, args=([run.id],))
+
+
+def next_launch(run: Run) -> tuple[str, dict[str, Any]]:
+    """The words and the query of the launch that may succeed where this run failed."""
+    query: dict[str, Any] = {"from": run.id}
+    try:
+        config = stored_config(run.config)
+        remedy = EndReason(run.end_reason).heals_by if run.end_reason else None
+    except (ConfigError, ValueError):
+        return "Launch again with edits", query
+    training = config.training
+    if remedy is Remedy.LOWER_LEARNING_RATE:
+        rate = f"{training.learning_rate / 2:.3g}"
+        return f"Launch with lr {rate}", query | {"training.learning_rate": rate}
+    if remedy is Remedy.SMALLER_BATCH and training.per_device_train_batch_size > 1:
+        half = training.per_device_train_batch_size // 2
+        return f"Launch with batches of {half}", query | {
+            "training.per_device_train_batch_size": str(half),
+            "training.gradient_accumulation_steps": str(training.gradient_accumulation_steps * 2),
+        }
+    return "Launch again with edits", query
+
+
+def tally(counts: dict[Status, int]) -> str:
+    """`1 running, 2 queued`, or `nothing is running`."""
+    known = [(s, counts.get(s, 0)) for s in Status if not s.ended]
+    return ", ".join(f"{n:,} {s.lower()}" for s, n in known if n) or "nothing is running"
+
+
+def first_visit() -> str:
+    """HTML: what to do where there are no runs."""
+    steps = (
+        "Launch the run whose settings are filled in: two minutes on two CPU cores.",
+        "Watch it learn: its score rises with each evaluation.",
+        "Read the words that it still gets wrong, and change a setting.",
+    )
+    listed = "".join(f"<li>{escape(step)}</li>" for step in steps)
+    button = navigation.link("launch", "Launch the first run", style="button")
+    return f'<ol class="steps">{listed}</ol>{button}'

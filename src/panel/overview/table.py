@@ -1,0 +1,230 @@
+"""The table of runs: its columns, its rows, and configs whose seeds are folded"""
+
+from collections.abc import Collection, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from src import store
+from src.analysis import comparison
+from src.analysis.comparison import Group
+from src.config import stored_values, trained_on
+from src.format import counted, duration, number, percent, setting_label, setting_value
+from src.models.metrics import metric_info, metric_label
+from src.panel.overview import address
+from src.panel.overview.address import View
+from src.panel.ui import html, navigation, run_status, tags
+from src.store import Column
+from src.store.tables import Run, Status
+
+Latest = Mapping[str, Mapping[str, float | None]]
+
+TOLD = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)  # whose reason stands in the table
+MAX_NAME = 200
+
+
+def title(column: Column) -> str:
+    """The head of a column."""
+    if column.kind == "metric":
+        label = metric_label(column.name).removeprefix("validation ")
+        label = "validation loss" if label == "loss" else label
+    else:
+        label = setting_label(column.name) if column.kind == "setting" else column.name
+    if column.kind == "setting":
+        return label
+    return label[0].upper() + label[1:]
+
+
+def draw_rows(
+    session: store.Session, view: View, runs: Sequence[Run], chosen: Collection[str],
+    base: Collection[str],
+) -> str:  # fmt: skip
+    """HTML of the table with a row for each run."""
+    latest = store.latest_metrics(session, [run.id for run in runs])
+    labels = store.labels_of(runs)
+    rows = [_row(run, labels[run.id], view, latest, chosen, base) for run in runs]
+    return _table(view, rows, [run.id for run in runs], chosen, base)
+
+
+def draw_configs(
+    session: store.Session, view: View, configs: Sequence[Sequence[Run]],
+    chosen: Collection[str], base: Collection[str],
+) -> str:  # fmt: skip
+    """HTML of the table with a row for each config, and one for each seed of those that are
+    open."""
+    runs = [run for config in configs for run in config]
+    latest = store.latest_metrics(session, [run.id for run in runs])
+    labels = store.labels_of(runs)
+    rows = []
+    for config in configs:
+        # A file may have changed under its path: then there are several.
+        for group in comparison.grouped(config):
+            if len(group.runs) > 1:
+                is_open = any(run.id in view.opened for run in group.runs)
+                score = comparison.score(session, group)
+                rows.append(_group_row(group, score, view, latest, chosen, base, is_open))
+                if not is_open:
+                    continue
+            for run in group.runs:
+                inner = "seed-of" if len(group.runs) > 1 else ""
+                rows.append(_row(run, labels[run.id], view, latest, chosen, base, inner))
+    return _table(view, rows, [run.id for run in runs], chosen, base)
+
+
+def _table(
+    view: View, rows: Sequence[Sequence[str]], ids: Sequence[str], chosen: Collection[str],
+    base: Collection[str],
+) -> str:  # fmt: skip
+    every = navigation.pick_box(
+        ids, name="Choose all on this page", chosen=set(ids) <= set(chosen), base=base
+    )
+    shown = [store.find_column("name"), *view.columns]
+    heads = {"Choose": every} | {_head(c): _sort_link(c, view) for c in shown}
+    classes = {"Choose": "fit pick"} | {_head(c): _class(c) for c in shown} | {" ": "fit"}
+    turned = "ascending" if view.ascending else "descending"
+    return html.table(classes, rows, name="runs", heads=heads, sorted_by=(_head(view.sort), turned))
+
+
+def _head(column: Column) -> str:
+    return "Run" if column.name == "name" else title(column)
+
+
+def _sort_link(column: Column, view: View) -> str:
+    """HTML: the head, a link that sorts by it, and by the other end where it is sorted by it."""
+    head = escape(_head(column))
+    if column == address.TAGS:
+        return head
+    is_sorted = column == view.sort
+    turn = is_sorted and view.ascending == column.ascends
+    mark = "" if not is_sorted else " ▲" if view.ascending else " ▼"
+    sort = f"-{column.name}" if turn else column.name
+    query = address.query(sort=sort, page=None)
+    return navigation.link("overview", f"{_head(column)}{mark}", query, style="sort")
+
+
+def _class(column: Column) -> str:
+    if column.name in ("name", "notes") or column.name == "tags":
+        return ""
+    return "fit" if column.type in ("time", "text") or column.name == "progress" else "num"
+
+
+def _row(
+    run: Run, label: str, view: View, latest: Latest, chosen: Collection[str],
+    base: Collection[str], inner: str = "",
+) -> list[str]:  # fmt: skip
+    box = navigation.pick_box([run.id], name=f"Choose {label}", chosen=run.id in chosen, base=base)
+    why = run.reason if run.status in TOLD else None
+    shown = label if inner else run.label
+    text = navigation.link("monitor", shown[:MAX_NAME], {"run": run.id})
+    small = [] if inner else [_settings(run)]
+    small += [why] if why else []
+    small += [tags.joined(run.tags)] if run.tags and address.TAGS not in view.columns else []
+    archived = ' <span class="badge">archived</span>' if run.archived_at else ""
+    name = f'<div class="{inner or "run"}">{text}{archived}{_small(small)}</div>'
+    values = stored_values(run.config)
+    cells = [_cell(run, c, latest[run.id], values) for c in view.columns]
+    return [box, name, *cells, navigation.link("errors", "Words", {"run": run.id})]
+
+
+def _small(texts: Sequence[str]) -> str:
+    return "".join(f"<small>{escape(text)}</small>" for text in texts)
+
+
+def _settings(run: Run) -> str:
+    config = run.config
+    return (
+        f"{trained_on(config['data'])} · {config['model']['name']} · rank {config['lora']['r']} · "
+        f"lr {config['training']['learning_rate']:g} · seed {config['training']['seed']}"
+    )
+
+
+def _cell(
+    run: Run, column: Column, latest: Mapping[str, float | None], values: Mapping[str, Any]
+) -> str:
+    if column.kind == "metric":
+        return metric(column.name, latest.get(column.name))
+    if column.kind == "setting":
+        return escape(setting_value(values.get(column.name), ".4g"))
+    match column.name:
+        case "status":
+            return run_status.badge(run)
+        case "progress":
+            return f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>"
+        case "duration":
+            return duration(run_status.run_seconds(run))
+        case "launched":
+            return html.local_time(run.created_at)
+        case "tags":
+            return escape(tags.joined(run.tags))
+        case "notes":
+            return escape(run.notes or "")
+        case "step":
+            return f"{run.step or 0:,}"
+    return str(run.attempt)
+
+
+def metric(name: str, value: float | None) -> str:
+    """The value of a metric as a table shows it."""
+    info = metric_info(name)
+    return percent(value) if info is not None and info.is_share else number(value)
+
+
+def _group_row(
+    group: Group, score: Mapping[str, Any], view: View, latest: Latest, chosen: Collection[str],
+    base: Collection[str], is_open: bool,
+) -> list[str]:  # fmt: skip
+    ids = [run.id for run in group.runs]
+    count = counted(len(group.runs), "seed")
+    picked = set(ids) <= set(chosen)
+    name = f"Choose {count} of {group.name}"
+    box = navigation.pick_box(ids, name=name, chosen=picked, base=base)
+    others = [one for one in view.opened if one not in ids]
+    query = address.query(open=others if is_open else [*others, ids[0]])
+    said = f"{'Fold' if is_open else 'Show'} the {count} of {group.name}"
+    text = f"{'▾' if is_open else '▸'} {group.name[:MAX_NAME]}"
+    link = navigation.link("overview", text, query, label=said)
+    told = [f"{count} · {_settings(group.runs[0]).rpartition(' · ')[0]}"]
+    # That of the validation set has a column.
+    if score["exact_match"] is not None and score["split"] == "test":
+        sd = f" ± {score['sd'] * 100:.1f}" if score["sd"] is not None else ""
+        told.append(f"{score['split']} exact match {score['exact_match']:.1%}{sd}")
+    cells = [_group_cell(group, column, latest) for column in view.columns]
+    words = navigation.link("compare", "Compare", {"run": ids})
+    return [box, f'<div class="config">{link}{_small(told)}</div>', *cells, words]
+
+
+def _group_cell(group: Group, column: Column, latest: Latest) -> str:
+    """HTML: the value that the seeds of a config share, or their mean and spread."""
+    if column.kind == "metric":
+        seeds = group.seeds or group.runs
+        found = [latest[run.id].get(column.name) for run in seeds]
+        known = np.array([value for value in found if value is not None])
+        if not len(known):
+            return "–"
+        spread = ""
+        if len(known) > 1:
+            sd = float(known.std(ddof=1))
+            info = metric_info(column.name)
+            share = info is not None and info.is_share
+            spread = f" ± {sd * 100:.1f}" if share else f" ± {number(sd, ',.2g')}"
+        return metric(column.name, float(known.mean())) + spread
+    if column.kind == "setting":
+        seen = dict.fromkeys(
+            setting_value(stored_values(run.config).get(column.name), ".4g") for run in group.runs
+        )
+        return escape(", ".join(list(seen)[:4]) + (", …" if len(seen) > 4 else ""))
+    if column.name == "status":
+        counts = {s: sum(run.status == s for run in group.runs) for s in Status}
+        return "<br>".join(f"{n} {s.lower()}" for s, n in counts.items() if n)
+    if column.name == "launched":
+        return html.local_time(max(run.created_at for run in group.runs))
+    if column.name == "duration":
+        took = [s for run in group.runs if (s := run_status.run_seconds(run)) is not None]
+        return duration(float(np.mean(took))) if took else "–"
+    if column.name == "progress":
+        done = sum(run.status == Status.COMPLETED for run in group.runs)
+        return f"{done} of {len(group.runs)} complete"
+    if column.name == "tags":
+        return escape(tags.joined(dict.fromkeys(t for run in group.runs for t in run.tags or [])))
+    return ""
