@@ -1,5 +1,6 @@
 """One run as it goes: status, curves, log and settings; stop it, delete it, or launch it again."""
 
+from functools import partial
 from html import escape
 
 import streamlit as st
@@ -7,6 +8,7 @@ import streamlit as st
 from src import store
 from src.format import full_stop
 from src.panel.monitor import actions, head, health, tabs
+from src.panel.monitor.curves import figures
 from src.panel.report import button as report
 from src.panel.ui import charts, html, navigation, run_status, tab
 from src.runs import time_left
@@ -68,7 +70,7 @@ def draw_run(run_id: str, stage: str) -> None:
     head.draw_diagnosis(run, curves)
     if curves.frames:
         draw_curves(run, curves, live=live)
-        health.draw(run, samples, curves, live=live)
+        health.draw(run, samples, curves)
     elif live:
         first = "The first points come once the model is there."
         html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(now))}")
@@ -76,12 +78,12 @@ def draw_run(run_id: str, stage: str) -> None:
 
 
 def draw_curves(run: Run, curves: charts.Curves, *, live: bool) -> None:
-    more = {"revision": run.id, "branches": curves.branches, "marks": charts.marks(run)}
-    figures = {
-        chart.title: charts.figure(chart, curves.frames, **more)
-        for chart in charts.charts(curves.frames)
-    }
-    charts.draw(figures, live=live, key="curves")
+    make = partial(figures, run, curves)
+    if not live:
+        charts.draw(make({}, {}), key="curves")
+        return
+    source = {"page": "monitor", "run": run.id}
+    charts.draw_live(make, source, state=f"{run.id} {run.attempt}", key="curves")
 
 
 page()

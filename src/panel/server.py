@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import streamlit as st
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -24,7 +25,8 @@ from src.panel.access import guard
 from src.panel.access.addresses import is_loopback
 from src.panel.access.login import Login
 from src.panel.downloads import exported
-from src.panel.ui.assets import EXPORTS, PLOTLY_JS
+from src.panel.live_curves import live_curves
+from src.panel.ui.assets import CURVES, EXPORTS, PLOTLY_JS
 from src.panel.ui.desktop import NOTICES, notices
 from src.panel.ui.idle import IN_FRONT, KEEP_ON, in_front, keep_on
 from src.runs import idle
@@ -83,6 +85,7 @@ def routes() -> list[BaseRoute]:
     return [
         Route(f"{base}/{PLOTLY_JS}", plotly_js),
         Route(f"{base}/{EXPORTS}/{{run}}/{{what}}", exported),
+        Route(f"{base}/{CURVES}", live_curves, middleware=[Middleware(GZipMiddleware)]),
         Route(f"{base}/{NOTICES}", notices),
         Route(f"{base}/{IN_FRONT}", in_front, methods=["POST"]),
         Route(f"{base}/{KEEP_ON}", keep_on, methods=["POST"]),

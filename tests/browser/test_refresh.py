@@ -1,5 +1,6 @@
 """A page of a run that trains, as it refreshes in a real browser."""
 
+import math
 import time
 from functools import partial
 
@@ -49,30 +50,97 @@ def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, 
     assert sorted(costs)[2] <= 100 * slowness(), costs
 
 
-def test_all_charts_show_the_same_best_step(page, panel, watched):
-    """Though a refresh draws them in turns."""
+def test_all_charts_of_a_refresh_show_the_same_step_and_the_same_best_one(page, panel, watched):
     page.goto(f"{panel}/monitor?run={watched}")
     plot(page, "1")
     # As on a machine where one chart takes all the time that a refresh has.
     page.evaluate("const now = performance.now.bind(performance); let late = 0;"
                   "performance.now = () => now() + 100 * late++")  # fmt: skip
-    marked = "[...document.querySelectorAll('.plot')].map((p) => p.layout?.shapes?.[0]?.x0)"
+    # The best step that is marked, and the last step of the first curve, of each chart.
+    shown = (
+        "[...document.querySelectorAll('.plot')].map((p) =>"
+        " [p.layout?.shapes?.[0]?.x0, p._fullData?.[0]?.x.at(-1)])"
+    )
+    often = [place for place, title in enumerate(titles_of(page)) if title in LOGGED]
+    assert len(often) == 5
     for best in (600, 700):
         with store.writing() as session:
             store.find(session, watched).best_step = best
         last = store_step(watched)
-        add_points(watched, last + 1, last + 50)  # so that all charts have something to draw
-        wait_for(lambda best=best: best in page.evaluate(marked), "the best step moves")
-        # With the refresh that moved it in the first chart, and no later one.
-        shown = page.evaluate(
-            "async () => { const grid = document.querySelector('.charts');"
-            " const { figures } = grid.shown;"
-            f" const marked = () => {marked};"
-            " while (new Set(marked()).size > 1 && grid.shown.figures === figures)"
-            " await new Promise(requestAnimationFrame);"
-            " return marked(); }"
-        )
-        assert len(shown) > 4 and set(shown) == {best}, shown
+        add_points(watched, last + 1, last + 50)
+        wanted = [best, last + 50]
+
+        def follows(wanted=wanted) -> bool:
+            found = page.evaluate(shown)
+            marked = {mark for mark, _ in found}
+            return marked == {wanted[0]} and all(found[place] == wanted for place in often)
+
+        wait_for(follows, f"all charts show {wanted}")
+
+
+def report(run_id: str, first: int, last: int) -> None:
+    """Have a run report its loss and a score at each of these steps."""
+    begun = time.time() - 5000
+    with store.writing() as session:
+        for name, value in (("train/loss", 1.0), ("val/exact_match", 0.5)):
+            points = [(step, name, value + 0.3 * math.sin(step * 0.7), begun + step * 0.1)
+                      for step in range(first, last + 1)]  # fmt: skip
+            store.record_metrics(session, run_id, 1, points)
+
+
+LOGGED = ("Loss", "Learning rate", "Gradient norm", "Speed", "Memory")  # at each step
+
+
+def titles_of(page) -> list[str]:
+    return page.evaluate(
+        "[...document.querySelectorAll('.chart')].map((card) => card.dataset.title)"
+    )
+
+
+def test_curves_travel_once_and_then_only_what_is_new(browser, tmp_path):
+    """Twenty runs of 5,000 points that go on, compared: a poll costs at most 10 kB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPELLTUNE_HOME", str(tmp_path))
+        ids = [fill_run(status=Status.RUNNING, curves=False, training__max_steps=100_000,
+                        name=f"run {n % 10}", training__seed=n) for n in range(20)]  # fmt: skip
+        for run_id in ids:
+            report(run_id, 1, 5000)
+        locks = [hold(run_id) for run_id in ids]
+        with serving(tmp_path) as address, reading(browser) as page:
+            sent: list[int] = []
+            frames: list[int] = []
+            page.on("response", lambda r: sent.append(int(r.headers["content-length"]))
+                    if "/curves?" in r.url else None)  # fmt: skip
+            page.on("websocket", lambda socket: socket.on(
+                "framereceived", lambda text: frames.append(len(text))))  # fmt: skip
+            page.goto(f"{address}/compare?{'&'.join(f'run={run_id}' for run_id in ids)}")
+            page.locator(".chart").first.wait_for()
+            first = sum(frames)
+            while len(sent) < 2:  # the charts ask for news
+                page.wait_for_timeout(100)
+            for run_id in ids:
+                report(run_id, 5001, 5020)
+            ends = (
+                "[...document.querySelectorAll('.plot')].map((p) =>"
+                " Math.max(...(p._fullData ?? []).map((trace) => Math.max(...trace.x))))"
+            )
+            wait_for(lambda: max(page.evaluate(ends)) == 5020, "the new points are drawn")
+            before = len(frames)
+            page.wait_for_timeout(7000)
+            print(f"first {first:,} bytes, polls {sent}, refreshes {frames[before:]}")
+            assert max(sent) <= 10_000 < first
+            # Nor does the page send them again.
+            assert max(frames[before:]) < first / 4
+            # And what was added is what a page that is opened now draws.
+            drawn = (
+                "[...document.querySelectorAll('.plot')].map((p) =>"
+                " (p._fullData ?? []).map((t) => [t.name, t.x.at(-1), t.y.at(-1)?.toPrecision(4)]))"
+            )
+            grown = page.evaluate(drawn)
+            page.reload()
+            wait_for(lambda: page.evaluate(drawn) == grown, "the same curves are drawn anew")
+        for lock in locks:
+            lock.release()
 
 
 def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_home, watched):
@@ -97,10 +165,9 @@ def test_charts_keep_their_order_whichever_metric_comes_first(page, panel, modul
     with store.writing() as session:
         store.record_metrics(session, run_id, 1, [(0, "cpu/memory_gib", 0.7, time.time())])
     page.goto(f"{panel}/monitor?run={run_id}")
-    titles = "() => [...document.querySelectorAll('.chart')].map((card) => card.dataset.title)"
-    wait_for(lambda: page.evaluate(titles) == ["Memory"], "the first chart is drawn")
+    wait_for(lambda: titles_of(page) == ["Memory"], "the first chart is drawn")
     add_points(run_id, 1, 20)
-    shown = wait_for(lambda: len(found := page.evaluate(titles)) > 1 and found, "the others")
+    shown = wait_for(lambda: len(found := titles_of(page)) > 1 and found, "the others")
     end(run_id, Status.STOPPED)
     lock.release()
     assert (shown[0], shown[-1]) == ("Loss", "Memory")

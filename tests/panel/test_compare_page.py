@@ -106,14 +106,14 @@ def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are
         found = comparison.compare(session, rows)
         for axis in curves.AXES:
             frames = curves.read(session, rows, ["val/loss"], axis=axis)
-            style = curves.CurveStyle(axis, 5, band=True)
+            style = curves.Shown((), axis, 5, band=True)
             figure = curves.figure("val/loss", found.groups, frames, style)
             named = [trace.name for trace in figure.data if trace.name]
             assert named == ["a, mean of 3 seeds", "b, mean of 2 seeds"], axis
             assert "mean of 5 points" in figure.layout.yaxis.title.text
             assert figure.layout.xaxis.title.text == curves.AXES[axis][0]
         lines = curves.figure(
-            "val/loss", found.groups, frames, curves.CurveStyle("time", 1, band=False)
+            "val/loss", found.groups, frames, curves.Shown((), "time", 1, band=False)
         )
     assert len(lines.data) == 5
     middle = [t for t in figure.data if t.name == "a, mean of 3 seeds"][0]

@@ -13,6 +13,7 @@ from src.analysis.comparison import Group
 from src.models.metrics import TOKENS, metric_info, metric_label
 from src.panel.ui import charts
 from src.panel.ui.charts import PALETTE
+from src.panel.ui.points import Points, Reach, Reaches, mode
 from src.store.tables import Run
 
 DASHES = ("solid", "dash", "dot")
@@ -28,12 +29,30 @@ FIRST_CURVES = ["val/exact_match", "val/loss", "train/loss"]
 
 
 @dataclass(frozen=True)
-class CurveStyle:
-    """Axis, smoothing and grouping of curves, as chosen on the page."""
+class Shown:
+    """The curves that the page shows of the runs, as its reader chose."""
 
+    metrics: tuple[str, ...]
     axis: str  # step, tokens or time
     window: int  # points of the running mean; 1 is none
     band: bool  # one line and band per config instead of a line per run
+
+
+def figures(
+    groups: Sequence[Group],
+    curves: Mapping[str, Mapping[str, pd.DataFrame]],
+    shown: Shown,
+    behind: Reaches,
+    reach: dict[str, Reach],
+) -> dict[str, go.Figure]:
+    """A chart per metric by title, with the points behind those that the browser has of each;
+    `reach` gets what it has then."""
+    found = {}
+    for metric in shown.metrics:
+        title, points = about(metric)[0], Points(behind.get(about(metric)[0]))
+        found[title] = figure(metric, groups, curves, shown, points)
+        reach[title] = points.reach
+    return found
 
 
 def about(metric: str) -> tuple[str, str, str]:
@@ -107,9 +126,12 @@ def figure(
     metric: str,
     groups: Sequence[Group],
     curves: Mapping[str, Mapping[str, pd.DataFrame]],
-    drawn_as: CurveStyle,
+    drawn_as: Shown,
+    points: Points | None = None,
 ) -> go.Figure:
-    """One metric of all runs in one chart, a colour per config."""
+    """One metric of all runs in one chart, a colour per config, and of its curves the chosen
+    points."""
+    points = points or Points()
     _, unit, form = about(metric)
     traces = []
     for number, group in enumerate(groups):
@@ -128,20 +150,19 @@ def figure(
             "line": {"dash": DASHES[number // PALETTE % len(DASHES)], "width": 1.75},
         }
         if drawn_as.band and len(lines) > 1:
-            traces += _band(style, group.name, lines, mean)
+            traces += _band(style, group.name, lines, mean, points)
             continue
         for place, (run, line) in enumerate(zip(runs, lines, strict=True)):
             name = f"{group.name}, seed {run.config['training']['seed']}"
-            points = charts.thin(line)
-            marks = {"mode": "lines+markers"} if len(points) <= charts.MAX_POINTS_WITH_MARKS else {}
             # The legend names each config once.
             called = [group.name, mean] if len(runs) > 1 else mean
             legend = {"meta": called} if place == 0 else {}
-            traces.append(style | marks | legend | {"name": name} | _arrays(points))
+            own = {"mode": mode(len(line)), "name": name}
+            traces.append(style | own | legend | points.line(line["x"], line["value"]))
     return go.Figure(traces, _layout(unit, form, drawn_as))
 
 
-def _layout(unit: str, form: str, drawn_as: CurveStyle) -> dict[str, Any]:
+def _layout(unit: str, form: str, drawn_as: Shown) -> dict[str, Any]:
     """The layout of one metric's chart; the reader's zoom stays while the x axis does."""
     axis, ticks = AXES[drawn_as.axis]
     smoothing = f", mean of {drawn_as.window} points" if drawn_as.window > 1 else ""
@@ -168,10 +189,16 @@ def _smooth(frame: pd.DataFrame, window: int) -> pd.DataFrame:
 
 
 def _band(
-    style: Mapping[str, Any], name: str, lines: Sequence[pd.DataFrame], last: str
+    style: Mapping[str, Any],
+    name: str,
+    lines: Sequence[pd.DataFrame],
+    last: str,
+    points: Points,
 ) -> list[dict[str, Any]]:
     """Traces: the mean of several curves, and an area from the lowest to the highest of them."""
     x = np.unique(np.concatenate([line["x"].to_numpy(float) for line in lines]))
+    # Beyond it a slower run has points to come.
+    final = min((float(line["x"].iloc[-1]) for line in lines if len(line)), default=None)
     if len(x) > MAX_BAND_POINTS:
         x = x[np.linspace(0, len(x) - 1, MAX_BAND_POINTS).astype(int)]
     known = [line.dropna(subset="value") for line in lines]
@@ -181,22 +208,18 @@ def _band(
     )
     there = np.isfinite(y).sum(axis=0)
     x, y, there = x[there > 0], y[:, there > 0], there[there > 0]
-    middle = {"x": x, "y": np.nanmean(y, axis=0).astype("float32"), "meta": last} if len(x) else {}
     several = there > 1
-    edge = x[several]
+    edge, of_several = x[several], y[:, several]
     low, high = (
-        (f(y[:, several], axis=0) for f in (np.nanmin, np.nanmax)) if len(edge) else ((), ())
+        (f(of_several, axis=0) for f in (np.nanmin, np.nanmax)) if len(edge) else (edge, edge)
     )
     area = {
-        "x": np.concatenate([edge, edge[::-1]]),
-        "y": np.concatenate([high, low[::-1]]).astype("float32"),
+        **points.area(edge, low, high, final=final),
         "fill": "toself",
         "hoverinfo": "skip",
         "line": {"width": 0},
     }
+    mean = np.nanmean(y, axis=0) if len(x) else x
+    middle = points.line(x, mean, final=final) | ({"meta": last} if len(x) else {})
     hidden = {k: v for k, v in style.items() if k != "hovertemplate"}
     return [hidden | area, {**style, "name": f"{name}, mean of {len(lines)} seeds", **middle}]
-
-
-def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
-    return {"x": points["x"].to_numpy("float64"), "y": points["value"].to_numpy("float32")}

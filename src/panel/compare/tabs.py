@@ -1,6 +1,8 @@
 """The views of several runs, of which the Compare page shows the chosen one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -10,7 +12,7 @@ from src.analysis.comparison import Comparison
 from src.models.metrics import metric_label
 from src.panel.compare import curves, table
 from src.panel.ui import charts, choices, html, navigation
-from src.store.tables import Run
+from src.store.tables import Run, Status
 
 
 def draw(runs: Sequence[Run], found: Comparison) -> None:
@@ -30,14 +32,20 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
         first = [name for name in curves.FIRST_CURVES if name in names]
         metrics = choices.several("Metrics", names, first, metric_label, key="metrics")
         band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
+    shown = curves.Shown(tuple(metrics), axis, curves.SMOOTHING[smoothing], band)
     with store.reading() as session:
         frames = curves.read(session, runs, metrics, axis=axis)
     if not any(frames.values()):
         html.draw_empty("No curves", "These runs have no points of these metrics on this axis yet.")
         return
-    style = curves.CurveStyle(axis, curves.SMOOTHING[smoothing], band)
-    drawn = {curves.about(m)[0]: curves.figure(m, found.groups, frames, style) for m in metrics}
-    charts.draw(drawn, live=False, key="compared curves")
+    make = partial(curves.figures, found.groups, frames, shown)
+    if all(Status(run.status).ended for run in runs):
+        charts.draw(make({}, {}), key="compared curves")
+    else:
+        ids = [run.id for run in runs]
+        source = {"page": "compare", "runs": ids, "shown": asdict(shown)}
+        state = f"{source} {[run.attempt for run in runs]}"
+        charts.draw_live(make, source, state=state, key="compared curves")
     said = (
         "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
     )
@@ -91,7 +99,7 @@ def _draw_parallel(runs: Sequence[Run], found: Comparison) -> None:
             "No setting differs", "Choose runs of several configs to see what it changes."
         )
         return
-    charts.draw({"Settings and scores": shown}, live=False, key="parallel")
+    charts.draw({"Settings and scores": shown}, key="parallel")
     st.html('<p class="quiet">A line is a run. Drag along an axis to keep only some of them.</p>')
 
 

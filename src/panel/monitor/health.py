@@ -28,9 +28,7 @@ def read(session: store.Session, run: Run) -> list[dict[str, float | None]]:
     return store.samples_of(session, run, points=POINTS)
 
 
-def draw(
-    run: Run, samples: Sequence[Mapping[str, float | None]], curves: charts.Curves, *, live: bool
-) -> None:
+def draw(run: Run, samples: Sequence[Mapping[str, float | None]], curves: charts.Curves) -> None:
     """Draw a small chart for each meter that was read; nothing before two samples."""
     frames = along_steps(samples, curves.frames.get("train/loss"))
     figures = {}
@@ -42,7 +40,7 @@ def draw(
     if figures:
         with st.container(key="health", gap="xxsmall"):
             st.html("<h2>The machine meanwhile</h2>")
-            charts.draw(figures, live=live, key="health charts")
+            charts.draw(figures, key="health charts")
 
 
 def along_steps(

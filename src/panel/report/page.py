@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from src import store
 from src.analysis.comparison import Comparison
 from src.format import full_stop, setting_value
 from src.panel.compare import curves, suites, table, verdicts
 from src.panel.monitor import head
+from src.panel.monitor.curves import figures
 from src.panel.report import reproduce, svg, sweep, words
 from src.panel.report.content import Content
 from src.panel.ui import charts, html, run_status
@@ -165,11 +165,7 @@ def _curves(content: Content) -> Iterator[str]:
 def _of_one(run: Run) -> Mapping[str, charts.go.Figure]:
     with store.reading() as session:
         found = charts.read_curves(session, run)
-    more: Any = {"revision": run.id, "branches": found.branches, "marks": charts.marks(run)}
-    return {
-        chart.title: charts.figure(chart, found.frames, **more)
-        for chart in charts.charts(found.frames)
-    }
+    return figures(run, found, {}, {})
 
 
 def _of_several(content: Content) -> Mapping[str, charts.go.Figure]:
@@ -178,5 +174,4 @@ def _of_several(content: Content) -> Mapping[str, charts.go.Figure]:
     runs = [run for group in groups for run in group.runs]
     with store.reading() as session:
         frames = curves.read(session, runs, names, axis="step")
-    style = curves.CurveStyle("step", 1, band=True)
-    return {curves.about(name)[0]: curves.figure(name, groups, frames, style) for name in names}
+    return curves.figures(groups, frames, curves.Shown(tuple(names), "step", 1, band=True), {}, {})

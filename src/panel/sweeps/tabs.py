@@ -23,7 +23,7 @@ def draw(found: SweepResults) -> None:
 
 
 def _draw_best(found: SweepResults) -> None:
-    charts.draw(figures.best_so_far(found), live=False, key="best so far")
+    charts.draw(figures.best_so_far(found), key="best so far")
 
 
 def _draw_trials(found: SweepResults) -> None:
@@ -60,9 +60,7 @@ def _draw_trials(found: SweepResults) -> None:
 
 
 def _draw_parallel(found: SweepResults) -> None:
-    charts.draw(
-        {"Settings and scores": figures.parallel_figure(found)}, live=False, key="sweep parallel"
-    )
+    charts.draw({"Settings and scores": figures.parallel_figure(found)}, key="sweep parallel")
     many = figures.highlighted_count(found)
     best = "the best one is" if many == 1 else f"the best {many} are"
     st.html(
@@ -82,7 +80,7 @@ def _draw_importance(found: SweepResults) -> None:
 
 
 def _draw_slices(found: SweepResults) -> None:
-    charts.draw(figures.slices(found), live=False, key="slices")
+    charts.draw(figures.slices(found), key="slices")
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 

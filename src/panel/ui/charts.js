@@ -1,6 +1,9 @@
 // Draws figures with Plotly.react, which keeps zoom and pan while the figure's uirevision stays.
+// Those of runs that go on come once; what is new of them is asked for every two seconds.
 
-const BUDGET_MS = 20;
+const BUDGET_MS = 20; // of the main thread, before other things of the page have their turn
+const POLL_MS = 2000;
+const MAX_POINTS = 1200; // of one curve; then every second pair of neighbours goes
 const HOVERS = matchMedia("(hover: hover)").matches; // without hover the buttons would cover the data permanently
 const COLOURS = Array.from({ length: 8 }, (_, i) => `curve-${i + 1}`);
 const root = document.querySelector('script[src*="static/js/"]')?.src.split("static/js/")[0] ?? "/";
@@ -63,31 +66,31 @@ function makeCard(grid, title) {
   return card;
 }
 
-function colour(trace, look) {
+function coloured(plain, look) {
+  const trace = { ...plain };
   if (trace.type === "parcoords") {
     const scale = ["faint", ...COLOURS].map((name, i) => [i / COLOURS.length, look[name]]);
     trace.line = { ...trace.line, colorscale: scale, cmin: 0, cmax: COLOURS.length };
     for (const font of ["labelfont", "tickfont", "rangefont"]) trace[font] = { color: look.ink };
-    return;
+    return trace;
   }
   const own = look[`curve-${trace.legendrank}`];
   const width = trace.line?.width ?? (trace.meta ? 1.75 : trace.line?.dash ? 1.25 : 2.5);
   trace.line = { ...trace.line, width, color: own };
   trace.marker = { size: 5, color: own, ...trace.marker };
   if (trace.fill) trace.fillcolor = own.replace("rgb(", "rgba(").replace(")", ", 0.18)");
+  return trace;
 }
 
-async function drawCard(Plotly, card, text, look, marks) {
-  card.shown = text;
-  card.marks = marks;
+async function drawCard(Plotly, card, figure, look) {
+  card.shown = figure;
+  card.revision = figure.revision;
   card.ink = look.ink;
-  card.drawnAt = performance.now();
-  const figure = JSON.parse(text);
-  for (const trace of figure.data) colour(trace, look);
+  const traces = figure.data.map((trace) => coloured(trace, look));
   const plot = card.querySelector(".plot");
   card.classList.toggle("broad", figure.layout.height > 210); // not a small one
   plot.style.height = figure.layout.height ? `${figure.layout.height}px` : "";
-  await Plotly.react(plot, figure.data, themed(figure, look), {
+  await Plotly.react(plot, traces, themed(figure, look), {
     displaylogo: false, responsive: true, doubleClick: "autosize", displayModeBar: HOVERS ? "hover" : false,
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
@@ -110,8 +113,9 @@ function readOut(card, plot) {
 
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
+// Draws the charts that are not as they should be, all with the same step.
 async function drawAll(grid) {
-  const { plotly, figures, live, marks } = grid.shown;
+  const { plotly, figures } = grid.shown;
   const titles = Object.keys(figures);
   for (const title of titles) grid.cards[title] ??= makeCard(grid, title);
   for (const title of Object.keys(grid.cards)) {
@@ -126,27 +130,128 @@ async function drawAll(grid) {
   const Plotly = await loadPlotly(plotly);
   while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css has loaded
   const look = palette(grid);
-  const isStale = ({ shown, ink }, text) => shown !== text || ink !== look.ink;
-  const stale = titles.filter((title) => isStale(grid.cards[title], figures[title]));
-  // Redraw the first chart always and the others in turns, so that a refresh never blocks the page
-  // for long; but redraw all if a mark moved, so that all show the same best step.
-  const turn = (title) => (title === titles[0] ? -1 : grid.cards[title].drawnAt ?? 0);
-  let others = 0;
-  const start = performance.now();
-  for (const title of stale.sort((a, b) => turn(a) - turn(b))) {
-    if (!grid.isConnected || grid.shown.figures !== figures) return;
-    const card = grid.cards[title];
-    const late = performance.now() - start > BUDGET_MS;
-    const onlyGrew = card.ink === look.ink && card.marks === marks;
-    if (live && late && onlyGrew && title !== titles[0] && others++) return;
-    await drawCard(Plotly, card, figures[title], look, marks);
+  let start = performance.now();
+  for (const title of titles) {
+    const card = grid.cards[title], figure = figures[title];
+    if (card?.shown === figure && card.revision === figure.revision && card.ink === look.ink) continue;
+    if (performance.now() - start > BUDGET_MS) {
+      await frame();
+      start = performance.now();
+    }
+    if (!grid.isConnected || grid.shown.figures !== figures) return; // later ones are being drawn
+    await drawCard(Plotly, card, figure, look);
+  }
+}
+
+const parsed = (texts) =>
+  Object.fromEntries(Object.entries(texts).map(([title, text]) => [title, { ...JSON.parse(text), revision: 0 }]));
+
+// Plotly's arrays travel as base64 with a type.
+const TYPES = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
+function listed(values) {
+  if (!values?.bdata) return values ?? [];
+  const bytes = Uint8Array.from(atob(values.bdata), (letter) => letter.charCodeAt(0));
+  return Array.from(new TYPES[values.dtype](bytes.buffer));
+}
+
+// A curve without what lies beyond `reach`, and with the new points.
+function grown({ x, y, fill }, reach, more) {
+  const oldX = listed(x), oldY = listed(y);
+  const known = (value) => reach === null || reach === undefined || value <= reach;
+  if (fill === "toself") {
+    // The outline of an area: there above it, and back below it.
+    const parts = [];
+    for (const [xs, ys] of [[oldX, oldY], [more.x, more.y]]) {
+      const half = xs.length / 2;
+      parts.push(xs.slice(0, half).map((value, i) => [value, ys[i], ys[xs.length - 1 - i]]));
+    }
+    const all = thinned([...parts[0].filter(([value]) => known(value)), ...parts[1]]);
+    const back = [...all].reverse();
+    return { x: [...all, ...back].map((p) => p[0]), y: [...all.map((p) => p[1]), ...back.map((p) => p[2])] };
+  }
+  const kept = oldX.map((value, i) => [value, oldY[i]]).filter(([value]) => known(value));
+  const all = thinned([...kept, ...more.x.map((value, i) => [value, more.y[i]])]);
+  return { x: all.map((p) => p[0]), y: all.map((p) => p[1]) };
+}
+
+// At most MAX_POINTS points: of each four neighbours the lowest and the highest stay.
+function thinned(points) {
+  if (points.length <= MAX_POINTS) return points;
+  const kept = [];
+  for (let i = 0; i < points.length; i += 4) {
+    const four = points.slice(i, i + 4);
+    if (four.some((p) => p[1] === null || Number.isNaN(p[1]))) {
+      kept.push(...four);
+      continue;
+    }
+    let low = 0, high = 0;
+    four.forEach((p, n) => {
+      if (p[1] < four[low][1]) low = n;
+      if (p[1] >= four[high][1]) high = n;
+    });
+    kept.push(...[...new Set([low, high])].sort((a, b) => a - b).map((n) => four[n]));
+  }
+  if (kept.at(-1) !== points.at(-1)) kept.push(points.at(-1));
+  return kept;
+}
+
+// Adds what the server tells to the figures of a grid.
+function take(shown, told) {
+  const { live } = shown;
+  if (told.figures) {
+    live.shape = told.shape;
+    shown.figures = parsed(told.figures);
+  } else {
+    for (const [title, { curves, shapes, annotations }] of Object.entries(told.news)) {
+      const figure = shown.figures[title];
+      const isNew = curves.some(({ x }) => x.length) || JSON.stringify(shapes) !== figure.marks;
+      figure.marks = JSON.stringify(shapes);
+      if (!isNew) continue;
+      curves.forEach((more, place) => {
+        const trace = figure.data[place];
+        Object.assign(trace, grown(trace, live.reach[title][place], more));
+        if (more.meta !== null) trace.meta = more.meta;
+        trace.mode = more.mode;
+      });
+      Object.assign(figure.layout, { shapes, annotations });
+      figure.revision += 1;
+    }
+  }
+  live.reach = told.reach;
+}
+
+async function follow(grid) {
+  const { shown } = grid;
+  for (let goesOn = true; goesOn; ) {
+    await new Promise((done) => setTimeout(done, POLL_MS));
+    if (!grid.isConnected || grid.shown !== shown) return;
+    if (document.hidden) continue;
+    const { source, shape, reach, address } = shown.live;
+    try {
+      const asked = new URLSearchParams({ asked: JSON.stringify({ source, shape, reach }) });
+      const answer = await fetch(`${root}${address}?${asked}`);
+      if (!answer.ok) continue; // the page itself says what is wrong
+      const told = await answer.json();
+      if (grid.shown !== shown) return;
+      take(shown, told);
+      goesOn = told.live;
+      await drawAll(grid);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // the server is not reached: asked again
+    }
   }
 }
 
 export default function ({ data, parentElement }) {
   const grid = parentElement.querySelector(".charts");
   grid.cards ??= {};
-  grid.shown = data;
+  // A page that refreshes sends the same charts again, which have grown meanwhile.
+  const text = JSON.stringify(data);
+  if (grid.text !== text) {
+    grid.text = text;
+    grid.shown = { plotly: data.plotly, figures: parsed(data.figures), live: data.live && { ...data.live } };
+    if (data.live) follow(grid);
+  }
   drawAll(grid);
   // Switching the theme only changes a class of the app's root.
   const watcher = new MutationObserver(() => drawAll(grid));

@@ -4,26 +4,28 @@
 component that calls `Plotly.react` and keeps it.
 """
 
+import json
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from tsdownsample import MinMaxLTTBDownsampler
 
 from src import store
 from src.models.metrics import METRICS, TOKENS, metric_info
-from src.panel.ui.assets import PLOTLY_JS
+from src.panel.ui.assets import CURVES, PLOTLY_JS
+from src.panel.ui.points import Points, Reach, Reaches, mode, plain
 from src.store.outcome import EndReason
 from src.store.tables import Run, Status
 from src.tasks import TASKS
 
-MAX_POINTS = 600  # of one curve, as sent to the browser: a chart is half as many pixels wide
-MAX_POINTS_WITH_MARKS = 60
+MEAN_POINTS = 200  # of a running mean, and of how a parent went on
 MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
 PALETTE = 8  # curve colours in panel.css
 
@@ -187,23 +189,6 @@ def _own_curves(
         return {name: known.frames[name] for name in wanted}
 
 
-def thin(frame: pd.DataFrame, limit: int = MAX_POINTS) -> pd.DataFrame:
-    """At most `limit` rows that look the same when drawn: extremes and gaps of nan stay.
-
-    By MinMaxLTTB (Van Der Donckt et al. 2023).
-    """
-    if len(frame) <= limit:
-        return frame
-    missing = frame["value"].isna().to_numpy()
-    gaps = np.flatnonzero(missing & ~np.roll(missing, 1))[: limit // 4]
-    drawn = np.flatnonzero(~missing)
-    room = limit - len(gaps)
-    if len(drawn) > room:
-        values = frame["value"].to_numpy()[drawn]
-        drawn = drawn[MinMaxLTTBDownsampler().downsample(values, n_out=room)]
-    return frame.iloc[np.union1d(drawn, gaps)]
-
-
 # --- drawing --------------------------------------------------------------------------------------
 
 
@@ -240,42 +225,42 @@ def figure(
     revision: str,
     branches: Mapping[str, pd.DataFrame] | None = None,
     marks: Iterable[Mark] = (),
+    points: Points | None = None,
 ) -> go.Figure:
-    """A chart of these frames, with `branches` dotted. The reader's zoom stays while `revision`
-    does."""
-    drawn = go.Figure()
+    """A chart of these frames, with `branches` dotted, and of its curves the chosen points. The
+    reader's zoom stays while `revision` does."""
+    drawn, points = go.Figure(), points or Points()
     shown = {name: label for name, label in chart.curves.items() if name in frames}
     for number, (name, label) in enumerate(shown.items(), start=1):
         frame = frames[name]
-        points = thin(frame)
         many = chart.noisy and len(frame) >= MIN_POINTS_FOR_MEAN
         curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": number}
         drawn.add_scatter(
-            **curve | ({"mode": "lines+markers"} if len(points) <= MAX_POINTS_WITH_MARKS else {}),
-            **_arrays(points),
+            **curve | {"mode": mode(len(frame))},
+            **points.line(frame["step"].to_numpy("int32"), frame["value"]),
             name=label,
-            meta=last_value(points["value"], chart.format),
+            meta=last_value(frame["value"], chart.format),
             opacity=0.35 if many else 1,
         )
         if many:
-            window = len(frame) // 50
-            mean = frame.assign(value=frame["value"].rolling(window, min_periods=1).mean())
-            drawn.add_scatter(**curve, **_arrays(thin(mean, 200)), name=f"mean of {window} points")
-        if branches and name in branches:
-            rest = _arrays(thin(branches[name], 200))
+            # A number that does not change with each point: the browser keeps what it has.
+            window = 2 ** int(np.log2(len(frame) / 50))
+            mean = frame["value"].rolling(window, min_periods=1).mean()
             drawn.add_scatter(
-                **curve, **rest, name=f"{label}, not forked", line_dash="dot", opacity=0.7
+                **curve,
+                **points.line(frame["step"].to_numpy("int32"), mean, limit=MEAN_POINTS),
+                name=f"mean of {window} points",
             )
-    # Drawn by the page, in the theme's colours.
-    for height, mark in enumerate(marks):
-        drawn.add_shape(
-            type="line", x0=mark.step, x1=mark.step, y0=0, y1=1, yref="paper", name=mark.kind,
-            line_dash="dot", line_width=1.5,
-        )  # fmt: skip
-        drawn.add_annotation(
-            x=mark.step, y=1 - 0.1 * height, yref="paper", text=mark.text, name=mark.kind,
-            showarrow=False, xanchor="right", yanchor="top", font_size=11,
-        )  # fmt: skip
+        if branches and name in branches:
+            rest = branches[name]
+            drawn.add_scatter(
+                **curve,
+                **points.line(rest["step"].to_numpy("int32"), rest["value"], limit=MEAN_POINTS),
+                name=f"{label}, not forked",
+                line_dash="dot",
+                opacity=0.7,
+            )
+    _mark(drawn, marks)
     drawn.update_layout(
         template="none",
         uirevision=revision,
@@ -292,9 +277,17 @@ def figure(
     return drawn
 
 
-def _arrays(points: pd.DataFrame) -> dict[str, np.ndarray]:
-    # Arrays travel as base64, lists as text.
-    return {"x": points["step"].to_numpy("int32"), "y": points["value"].to_numpy("float32")}
+def _mark(drawn: go.Figure, marks: Iterable[Mark]) -> None:
+    """Add marks to a chart; the page gives them the theme's colours."""
+    for height, mark in enumerate(marks):
+        drawn.add_shape(
+            type="line", x0=mark.step, x1=mark.step, y0=0, y1=1, yref="paper", name=mark.kind,
+            line_dash="dot", line_width=1.5,
+        )  # fmt: skip
+        drawn.add_annotation(
+            x=mark.step, y=1 - 0.1 * height, yref="paper", text=mark.text, name=mark.kind,
+            showarrow=False, xanchor="right", yanchor="top", font_size=11,
+        )  # fmt: skip
 
 
 def last_value(values: pd.Series, form: str) -> str:
@@ -303,21 +296,50 @@ def last_value(values: pd.Series, form: str) -> str:
     return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))
 
 
-def draw(figures: Mapping[str, go.Figure], *, live: bool, key: str) -> None:
-    """Draw a grid of charts by title, whose legends show the last values. Keeps zoom and pan.
+def draw(figures: Mapping[str, go.Figure], *, key: str) -> None:
+    """Draw a grid of charts by title, whose legends show the last values. Keeps zoom and pan."""
+    _grid(key=key, data=_sent(figures))
 
-    While `live`, a refresh redraws the charts in turns, but all of them if a mark has moved.
-    """
-    marks = [[(m.name, m.x0) for m in shown.layout.shapes] for shown in figures.values()]
-    _grid(
-        key=key,
-        data={
-            "plotly": PLOTLY_JS,
-            "live": live,
-            "marks": str(marks),
-            "figures": {title: shown.to_json() for title, shown in figures.items()},
-        },
-    )
+
+# Gives figures by title, from what the browser has of each, and notes what it has then.
+Make = Callable[[Reaches, dict[str, Reach]], dict[str, go.Figure]]
+
+
+def draw_live(make: Make, source: Mapping[str, Any], *, state: str, key: str) -> None:
+    """Draw a grid of charts of `make`, for whose news the browser asks the server by `source`.
+    While `state` is the same, the page sends the same charts again."""
+    if st.session_state.get(name := f"live curves {key}", {}).get("state") != state:
+        reach: dict[str, Reach] = {}
+        figures = make({}, reach)
+        more = {"reach": reach, "shape": shape(figures), "source": source, "address": CURVES}
+        st.session_state[name] = {"state": state, **_sent(figures), "live": more}
+    _grid(key=key, data=st.session_state[name])
+
+
+def shape(figures: Mapping[str, go.Figure]) -> str:
+    """Equal for figures whose charts and curves have the same names."""
+    names = [[title, [trace.name for trace in drawn.data]] for title, drawn in figures.items()]
+    return sha256(json.dumps(names).encode()).hexdigest()[:16]
+
+
+def news(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
+    """Points, legends and marks that a browser adds to its charts, by title."""
+    return {
+        title: {
+            "curves": [
+                {"x": plain(t.x, 12), "y": plain(t.y), "meta": t.meta, "mode": t.mode}
+                for t in drawn.data
+            ],
+            "shapes": [one.to_plotly_json() for one in drawn.layout.shapes],
+            "annotations": [one.to_plotly_json() for one in drawn.layout.annotations],
+        }
+        for title, drawn in figures.items()
+    }
+
+
+def _sent(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
+    texts = {title: shown.to_json() for title, shown in figures.items()}
+    return {"plotly": PLOTLY_JS, "figures": texts}
 
 
 _grid = st.components.v2.component(
