@@ -208,10 +208,10 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
                 page.get_by_role("checkbox", name=f"Choose {name} · seed 42")
                 for name in ("watched", "beside")
             )
+            first.focus()  # which scrolls to it
             still(page)
             top = first.bounding_box()["y"]
             assert first.bounding_box()["width"] >= 16
-            first.focus()
             page.keyboard.press("Space")
             page.get_by_text("Compare 1 run", exact=True).wait_for()
             for _ in range(2):
