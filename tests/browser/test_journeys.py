@@ -210,7 +210,8 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
             )
             first.focus()  # which scrolls to it
             still(page)
-            top = first.bounding_box()["y"]
+            place = "box => box.getBoundingClientRect().y"
+            top = first.evaluate(place)
             assert first.bounding_box()["width"] >= 16
             page.keyboard.press("Space")
             page.get_by_text("Compare 1 run", exact=True).wait_for()
@@ -218,7 +219,7 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
                 add_points(watched, store_step(watched) + 1, store_step(watched) + 50)
                 page.get_by_text(f"step {store_step(watched):,} of").last.wait_for()
                 assert first.is_checked() and first.evaluate("b => b === document.activeElement")
-            assert first.bounding_box()["y"] == top
+            assert first.evaluate(place) == top
             second.click()
             page.get_by_text("Compare 2 runs").click()
             page.get_by_text("beside · seed 42").wait_for()

@@ -64,6 +64,10 @@ def test_it_fits_and_is_accessible(browser: Any, panel: str, services: Receiver,
         assert not inaccessible(page, MAIN)
 
 
+# It knows what had ended when it looked first.
+LOOKED = "(window.spelltuneDesktop ?? {last: null}).last !== null"
+
+
 def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: str) -> None:
     run_id, lock = training_run(name="watched")
     with reading(browser) as page:
@@ -72,11 +76,11 @@ def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: st
         page.goto(f"{panel}/{PAGE}")
         page.get_by_role("button", name="Tell me in this browser").click()
         page.get_by_role("button", name="Stop telling me in this browser").wait_for()
-        wait_for(lambda: page.evaluate("window.spelltuneDesktop.last !== null"), "no first look")
+        wait_for(lambda: page.evaluate(LOOKED), "no first look")
         page.goto(f"{panel}/monitor?run={run_id}")
         wait_for(lambda: page.title().startswith("watched, running · Monitor"), "the title")
         wait_for(lambda: dot(page) == "#ffb020", "the dot of a run that trains")
-        wait_for(lambda: page.evaluate("window.spelltuneDesktop.last !== null"), "no first look")
+        wait_for(lambda: page.evaluate(LOOKED), "no first look")
         with store.writing() as session:
             run = store.find(session, run_id)
             assert store.end(session, run, Outcome(EndReason.ERROR, "it broke", 40))

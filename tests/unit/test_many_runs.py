@@ -78,7 +78,8 @@ def test_a_supervisor_claims_follows_and_ends_all_its_runs_together(
         write_result(one.run.id, 1, Outcome(EndReason.COMPLETED, None, 3, 3))
     transactions.clear()
     supervisor.end_members()
-    assert len(transactions) == 2 and not supervisor.runs
+    # What they used of the machine, their outcomes, and the number of the snapshots.
+    assert len(transactions) == 3 and not supervisor.runs
     with store.reading() as session:
         assert {store.find(session, run_id).status for run_id in ids} == {Status.COMPLETED}
     assert row_in_file(ids[-1])["status"] == Status.COMPLETED
