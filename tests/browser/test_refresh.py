@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
 
 @pytest.mark.timed
-def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, panel, watched):
+def test_a_refresh_of_5000_points_costs_at_most_150_ms_of_the_main_thread(page, panel, watched):
     page.goto(f"{panel}/monitor?run={watched}")
     plot(page, "1")
     page.wait_for_timeout(4000)
@@ -39,15 +39,16 @@ def test_a_refresh_of_5000_points_costs_at_most_100_ms_of_the_main_thread(page, 
     with store.reading() as reader:
         last = store.find(reader, watched).step
     costs: list[int] = []
+    # All eight charts are drawn, in parts, so that they show the same step.
     # On a processor that is shared, the same work takes longer: the better half of some tries.
-    while len(costs) < 6 or (sorted(costs)[2] > 100 and len(costs) < 15):
+    while len(costs) < 6 or (sorted(costs)[2] > 150 and len(costs) < 15):
         before = busy()
         add_points(watched, last + 1, last + 20)
         last += 20
         page.wait_for_timeout(2000)  # one refresh
         costs.append(round((busy() - before) * 1000))
     print(f"a refresh costs {costs} ms of the main thread")
-    assert sorted(costs)[2] <= 100 * slowness(), costs
+    assert sorted(costs)[2] <= 150 * slowness(), costs
 
 
 def test_all_charts_of_a_refresh_show_the_same_step_and_the_same_best_one(page, panel, watched):
