@@ -9,13 +9,14 @@ import streamlit as st
 from src import paths, store
 from src.analysis import model_files, snippets
 from src.config import stored_config
-from src.errors import UserError
+from src.errors import UserError, explain_os_error
 from src.panel.downloads import ADAPTER, MODELFILE
 from src.panel.ui import choices, guarded, html, navigation
 from src.panel.ui.assets import EXPORTS
-from src.runs import attempts, exporting
+from src.runs import exporting
 from src.runs.exporting import HUB, Form
 from src.store.tables import Checkpoint, Run, Status
+from src.training.checkpointing import step_dir
 
 POLL_SECONDS = 1.0
 MIB = 2**20
@@ -69,12 +70,13 @@ def _choose(run: Run, kept: Sequence[Checkpoint]) -> str:
 
 def _draw_adapter(run: Run, step: int | None) -> None:
     with _part("Adapter", "LoRA weights for PEFT, on the same base model."):
-        try:
-            folder = attempts.adapter_folder(run, step)
-        except (UserError, OSError) as error:
-            html.draw_problem(str(error))
+        final, steps = paths.output_dir(run.id) / "final", paths.checkpoints_dir(run.id)
+        folder = final if step is None else step_dir(steps, step)
+        try:  # the download verifies it, which takes too long for each refresh
+            size = (folder / "adapter_model.safetensors").stat().st_size
+        except OSError as error:
+            html.draw_problem(explain_os_error(error))
             return
-        size = (folder / "adapter_model.safetensors").stat().st_size
         st.html(_download(run, step, ADAPTER, f"Download zip ({_size(size)})"))
         _draw_program(run, step, None, "FOLDER OF THE ZIP")
 
@@ -138,7 +140,7 @@ def _part(title: str, purpose: str) -> "st.delta_generator.DeltaGenerator":
 
 def _draw_program(run: Run, step: int | None, form: Form | None, place: str) -> None:
     with st.expander("Use it in Python"):
-        if (text := _program(run.id, step, form, place)) is None:
+        if (text := _program(run.id, step, form, place, run.status)) is None:
             st.html('<p class="quiet">The base model of this run is not on this machine.</p>')
         else:
             st.code(text, language="python", wrap_lines=True)
@@ -151,8 +153,11 @@ def _draw_program(run: Run, step: int | None, form: Form | None, place: str) -> 
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _program(run_id: str, step: int | None, form: Form | None, place: str) -> str | None:
-    """A program that asks an export; None where the base's files are needed for it and gone."""
+def _program(
+    run_id: str, step: int | None, form: Form | None, place: str, status: str
+) -> str | None:
+    """A program that asks an export; None where the base's files are needed for it and gone. It has
+    a question of the test, which comes with the run's last status."""
     with store.reading() as session:
         run = store.find(session, run_id)
     try:
