@@ -111,4 +111,4 @@ def first_visit() -> str:
     )
     listed = "".join(f"<li>{escape(step)}</li>" for step in steps)
     button = navigation.link("launch", "Launch the first run", style="button")
-    return f'<ol class="steps">{listed}</ol>{button}'
+    return f'<ol class="steps">{listed}</ol><div>{button}</div>'
