@@ -30,6 +30,7 @@ from src.runs.locks import FileLock
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Status
 from tests.helpers import live
+from tests.helpers.browser import wait_for
 from tests.helpers.live import of_home
 from tests.helpers.store import fill_run
 
@@ -335,7 +336,7 @@ def test_an_export_that_fails_says_why_and_one_that_was_killed_is_no_export(
     exporting.start(run_id, None, exporting.HUB, repo="me/speller")
     assert "no token for the hub here" in str(waited(run_id, None, exporting.HUB).problem)
     lock = FileLock(paths.export_lock(run_id))
-    assert lock.acquire()
+    wait_for(lock.acquire, "the upload's process lets go of its lock after its last word")
     refused = live.command("merge", "mine", "--to", str(tmp_path / "x"), check=False)
     lock.release()
     assert refused.returncode == 2 and "already being written" in refused.stderr
