@@ -170,7 +170,7 @@ def test_a_figure_is_drawn_where_its_points_are():
     frame = pd.DataFrame({"step": [0, 10, 20, 30], "value": [1.0, float("nan"), 0.0, 0.5], "at": 0})
     chart = charts.CHARTS[1]
     drawn = svg.card("Accuracy", charts.figure(chart, {"val/exact_match": frame}, revision="r"))
-    (line,) = re.findall(r'<path d="([^"]+)" style="stroke:var\(--curve-1\)"', drawn)
+    (line,) = re.findall(r'<path d="([^"]+)" style="stroke:var\(--curve-2\)"', drawn)
     points = [tuple(map(float, place.split())) for place in re.split("[ML]", line)[1:]]
     assert line.count("M") == 2 and len(points) == 3  # a gap where there is no value
     (x0, y0), (x2, y2), (x3, y3) = points

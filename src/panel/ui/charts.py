@@ -28,6 +28,7 @@ from src.tasks import TASKS
 MEAN_POINTS = 200  # of a running mean, and of how a parent went on
 MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
 PALETTE = 8  # curve colours in panel.css
+HELD_OUT = ("val/", "suite/")  # their curves begin at the second colour: the training has the first
 
 
 @dataclass(frozen=True)
@@ -219,22 +220,20 @@ def marks(run: Run) -> list[Mark]:
 
 
 def figure(
-    chart: Chart,
-    frames: Mapping[str, pd.DataFrame],
-    *,
-    revision: str,
-    branches: Mapping[str, pd.DataFrame] | None = None,
-    marks: Iterable[Mark] = (),
+    chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str,
+    branches: Mapping[str, pd.DataFrame] | None = None, marks: Iterable[Mark] = (),
     points: Points | None = None,
-) -> go.Figure:
+) -> go.Figure:  # fmt: skip
     """A chart of these frames, with `branches` dotted, and of its curves the chosen points. The
     reader's zoom stays while `revision` does."""
     drawn, points = go.Figure(), points or Points()
     shown = {name: label for name, label in chart.curves.items() if name in frames}
-    for number, (name, label) in enumerate(shown.items(), start=1):
+    first = 1 if next(iter(shown), "").startswith(HELD_OUT) else 0
+    for number, (name, label) in enumerate(shown.items(), start=first):
         frame = frames[name]
         many = chart.noisy and len(frame) >= MIN_POINTS_FOR_MEAN
-        curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": number}
+        colour = number % PALETTE + 1
+        curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": colour}
         drawn.add_scatter(
             **curve | {"mode": mode(len(frame))},
             **points.line(frame["step"].to_numpy("int32"), frame["value"]),
