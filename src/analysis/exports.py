@@ -5,8 +5,10 @@ What a model answers is untrusted text: it may hold control characters or a form
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import pandas as pd
 
@@ -43,6 +45,11 @@ def to_json(frame: pd.DataFrame) -> bytes:
     """A list of objects, one a row."""
     text: str = frame.to_json(orient="records", indent=2, force_ascii=False, double_precision=15)
     return text.encode()
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as JSON values, nan as null."""
+    return cast("list[dict[str, Any]]", json.loads(to_json(frame)))
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

@@ -23,7 +23,7 @@ from src.cli.options import (
 )
 from src.cli.output import DID_NOT_COMPLETE, err, error, note, out, print_json, print_table
 from src.cli.runs import print_run
-from src.config import ConfigError, RunConfig, load_config, stored_config, with_overrides
+from src.config import RunConfig, load_config, stored_config, with_overrides
 from src.errors import UserError
 from src.format import duration
 from src.runs import (
@@ -149,11 +149,11 @@ def launch(
 def check(config: RunConfig) -> None:
     """Print notes on a config's data and what it is known to take; ConfigError if it cannot be
     trained here."""
-    check_data(config)
-    if measured := estimate.load(config):
-        if problems := measured.problems(config):
-            raise ConfigError(problems)
-        err.print(f"it {measured.sentence(config)}", highlight=False)
+    notes, takes = launch_notes.check(config)
+    for text in notes:
+        note(text)
+    if takes:
+        err.print(takes, highlight=False)
 
 
 def check_data(config: RunConfig) -> None:

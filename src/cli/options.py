@@ -70,14 +70,6 @@ def by_role(columns: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def split_of(name: str) -> str:
-    """The split that --split names: validation, test or, of a suite, suite/NAME."""
-    split = {"val": "validation"}.get(name, name)
-    if split not in ("validation", "test") and not split.startswith("suite/"):
-        raise typer.BadParameter(f"--split {name}: it takes validation, test or suite/NAME")
-    return split
-
-
 def overrides(changes: list[str]) -> dict[str, Any]:
     """The values of all --set options, by setting; ConfigError for two that contradict."""
     given: dict[str, Any] = {}

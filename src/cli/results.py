@@ -1,18 +1,19 @@
 """Results of runs: verdicts, misspellings and predictions."""
 
-import json
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from src import store
-from src.cli.options import AsJson, CheckpointArgument, Format, Output, split_of
+from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
 from src.runs import reconciler
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from src.analysis.error_lists import Changed
 
 
 def compare(
@@ -30,22 +31,13 @@ def compare(
     Of runs that are scored on suites also what rose and fell there, from the base model to each
     config and between configs.
     """
-    from src.analysis import comparison, suite_comparison
+    from src.analysis.compared import compare_named
 
     reconciler.reconcile()
-    with store.reading() as session:
-        chosen = {row.id: row for row in (store.find(session, name) for name in runs or ())}
-        if sweep is not None:
-            trials = store.runs_of_sweep(session, store.find_sweep(session, sweep).id)
-            # Trials are listed without what they used.
-            full = store.runs_of(session, [row.id for row in trials])
-            chosen |= {row.id: row for row in full}
-        if len(chosen) < 2:
-            raise store.UnknownRun("compare needs two or more different runs")
-        compared = comparison.compare(session, list(chosen.values()))
-        on_suites = suite_comparison.compare(session, compared.groups)
+    found = compare_named(runs or (), sweep)
     if as_json:
-        return print_json(comparison.document(compared) | suite_comparison.document(on_suites))
+        return print_json(found.document())
+    compared, on_suites = found.runs, found.suites
     for verdicts in (compared.configs, compared.adapters):
         apart = Counter(verdict.claim for verdict in verdicts if not verdict.is_compared)
         for verdict in verdicts:
@@ -83,59 +75,34 @@ def errors(
 
     With --vs: the words that the other adapter fixed, broke, or still has wrong.
     """
-    from src.analysis import misspellings
+    from src.analysis import error_lists
 
-    name = split_of(split)
-    with store.reading() as session:
-        row, evaluation, _ = store.scored(session, run, split=name)
-        other = store.scored(session, vs, split=name)[:2] if vs else None
-    frame = misspellings.read(evaluation.path)
-    if other:
-        names = [f"{r.id}@{e.step}" for r, e in ((row, evaluation), other)]
-        return print_changes(frame, misspellings.read(other[1].path), names, name, as_json=as_json)
-    listed = frame if all_words else frame[~frame["correct"]]
+    if vs:
+        changes = error_lists.changed(run, vs, split)
+        return print_json(changes.document()) if as_json else print_changes(changes)
+    found = error_lists.misspelled(run, split, all_words=all_words)
     if as_json:
-        return print_json(records(listed))
-    print_words(listed)
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in misspellings.counts(frame).items())
-    wrong = evaluation.rows - evaluation.correct
-    out.print(f"{wrong:,} of {evaluation.rows:,} wrong at step {evaluation.step:,}: {kinds}")
+        return print_json(found.document())
+    print_words(found.listed)
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.items())
+    scored = found.evaluation
+    wrong = scored.rows - scored.correct
+    out.print(f"{wrong:,} of {scored.rows:,} wrong at step {scored.step:,}: {kinds}")
+    return None
 
 
-def print_changes(
-    before: "pd.DataFrame",
-    after: "pd.DataFrame",
-    names: list[str],
-    split: str,
-    *,
-    as_json: bool,
-) -> None:
-    """Print the words that `names[1]` fixed, broke or still has wrong, against `names[0]`."""
-    from src.analysis import paired
-
-    both = paired.pair_answers(before, after)
-    if both.empty:
-        raise store.UnknownRun(
-            f"{names[0]} and {names[1]} have no {split} question in common, so nothing can be "
-            "called fixed or broken; name two that were scored on the same data"
-        )
-    if left_out := paired.unpaired(len(before), len(after), both):
-        err.print(f"{left_out:,} {split} questions that only one of them was asked are left out")
-    sums = paired.balance(both)
-    groups = {
-        "fixed": both[both["outcome"] == "fixed"],
-        "broken": both[both["outcome"] == "broken"],
-        "still_wrong": both[both["outcome"].isin(["same mistake", "another mistake"])],
-    }
-    if as_json:
-        about = {"a": names[0], "b": names[1], "split": split, "counts": sums}
-        return print_json(about | {group: records(words) for group, words in groups.items()})
+def print_changes(changed: "Changed") -> None:
+    """Print the words that an adapter fixed, broke or still has wrong, against another one."""
+    if changed.left_out:
+        told = f"{changed.left_out:,} {changed.split} questions"
+        err.print(f"{told} that only one of them was asked are left out")
     rows = [
         (group.replace("_", " "), *map(str, cells))
-        for group, words in groups.items()
+        for group, words in changed.groups.items()
         for cells in words[["question", "expected", "predicted_a", "predicted_b"]].to_numpy()
     ]
-    print_table(["", "question", "expected", *names], rows)
+    print_table(["", "question", "expected", changed.before, changed.after], rows)
+    sums = changed.counts
     out.print(
         f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
         f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
@@ -143,14 +110,6 @@ def print_changes(
         f"(95% CI {sums['ci_low'] * 100:+.1f} to {sums['ci_high'] * 100:+.1f})",
         highlight=False,
     )
-    return None
-
-
-def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The rows of a frame as JSON values, nan as null."""
-    from src.analysis import exports
-
-    return cast("list[dict[str, Any]]", json.loads(exports.to_json(frame)))
 
 
 def print_words(frame: "pd.DataFrame") -> None:
@@ -174,6 +133,7 @@ def export(
 ) -> None:
     """Write all predictions of runs, with their kinds of error, as one table."""
     from src.analysis import exports
+    from src.analysis.error_lists import split_of
 
     evaluations = []
     with store.reading() as session:

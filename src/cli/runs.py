@@ -1,7 +1,6 @@
 """Look at runs, archive, stop and delete them."""
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,37 +45,28 @@ def runs(
 ) -> None:
     """List runs, newest first."""
     reconciler.reconcile()
-    found = store.parse_filter(filter, archived=archived)
-    column = store.find_column(sort.removeprefix("-"))
-    ascending = column.ascends != sort.startswith("-")
-    with store.reading() as session:
-        order: dict[str, Any] = {"sort": column.name, "ascending": ascending, "limit": limit}
-        rows = store.page_of_runs(session, found, **order)
-        latest = store.latest_metrics(session, [run.id for run in rows])
-        counts = store.count_runs(session, found)
+    found = store.find_runs(filter, sort=sort, limit=limit, archived=archived)
     if as_json:
-        return print_json([_document(run, latest[run.id]) for run in rows])
-    if rows:
-        _print_runs(rows, latest, column)
+        return print_json(found.document())
+    if found.rows:
+        _print_runs(found)
     elif filter or archived:
         err.print("no run fits")
     else:
         err.print("no runs yet; start one with `spelltune launch`")
-    statuses = found.statuses or counts
-    if len(rows) < (total := sum(counts.get(status, 0) for status in statuses)):
-        err.print(f"{len(rows):,} of {total:,} runs; --limit shows more", highlight=False)
+    if (shown := len(found.rows)) < found.total:
+        err.print(f"{shown:,} of {found.total:,} runs; --limit shows more", highlight=False)
     return None
 
 
-def _print_runs(
-    rows: Sequence[Run], latest: Mapping[str, Mapping[str, float | None]], sorted_by: store.Column
-) -> None:
+def _print_runs(found: store.FoundRuns) -> None:
     """Print a line for each run, with the setting or metric by which they are sorted."""
+    sorted_by = found.sorted_by
     shown = [sorted_by.name] if sorted_by.kind != "run" and sorted_by.name not in SHOWN else []
     heads = ("run", "status", "step", *SHOWN.values(), *shown, "launched")
     table = Table(*(Column(head, no_wrap=True) for head in heads), box=None, header_style="bold")
-    for run in rows:
-        metrics, settings = latest[run.id], stored_values(run.config)
+    for run in found.rows:
+        metrics, settings = found.latest[run.id], stored_values(run.config)
         table.add_row(
             run.id,
             run.status,
@@ -93,23 +83,6 @@ def _print_runs(
     # Ids are copied and statuses read, so neither is cut, however narrow the terminal or the pipe.
     widest = terminal(width=1000).measure(table).maximum
     terminal(width=max(out.width, widest)).print(table)
-
-
-def _document(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "name": run.name,
-        "status": run.status,
-        "reason": run.reason,
-        "step": run.step or 0,
-        "max_steps": run.max_steps,
-        "metrics": metrics,
-        "tags": run.tags or [],
-        "created_at": run.created_at,
-        "started_at": run.started_at,
-        "ended_at": run.ended_at,
-        "archived_at": run.archived_at,
-    }
 
 
 def archive(runs: RunsArgument, as_json: AsJson = False) -> None:
@@ -236,10 +209,7 @@ def delete(
         if step is None and Status(row.status).ended:
             err.print(deletion.plan([row]).sentence, highlight=False)
         typer.confirm(f"Delete {what}?", abort=True, err=True)
-    if step is None:
-        deletion.delete(row)
-    else:
-        launcher.delete_checkpoint(row, step)
+    deletion.delete_named(row, step)
     if as_json:
         return print_json({"id": row.id, "step": step, "deleted": True})
     out.print(f"deleted {what}", highlight=False)

@@ -5,19 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from src.cli.lookup import find_checkpoint
 from src.cli.options import AsJson
 from src.cli.output import err, note, out, print_json, print_table
-from src.cli.results import print_words, records
-from src.config import RunConfig, load_config, stored_config, with_absolute_paths
+from src.cli.results import print_words
 from src.format import counted, number, percent
-from src.runs.attempts import adapter_folder
+from src.runs import reconciler
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from src.models.decoding import Decoding
-    from src.training.suites import Suite
+    from src.analysis.evaluating import Evaluated
 
 
 Checkpoint = Annotated[
@@ -102,129 +97,50 @@ def evaluate(
     Answers are greedy, as in training. With --temperature, --top-p, --top-k or --num-samples they
     are sampled, at a temperature of 1 unless another one is given.
     """
-    if (checkpoint is None) == (base is None):
-        raise typer.BadParameter("name either a run or, with --base, a base model")
-    if (data is None) == (suite is None):
-        raise typer.BadParameter("name either a file with --data or a suite with --suite")
-    if checkpoint and examples and not baseline:
-        raise typer.BadParameter("--examples are for the base model: leave out --no-baseline")
-    from src.models.decoding import Decoding
-    from src.training.suites import Suite, few_shot
+    from src.analysis import evaluating
 
-    decoding = Decoding.of(temperature, top_p, top_k, num_samples, seed=seed)
-    config, about = model_of(checkpoint, base)
-    asked: Path | Suite | None = data
-    shots: list[tuple[str, str]] = []
-    if suite is not None or examples:
-        asked = suite_of(suite, data, config if checkpoint else None, seen=seen)
-        shots, asked = few_shot(asked, examples, seed=seed) if examples else ([], asked)
-    assert asked is not None
-    values, frame = scored(
-        config, about["adapter"], asked, baseline=baseline, examples=shots, decoding=decoding
+    order = evaluating.Order(
+        run=checkpoint,
+        base=base,
+        data=str(data) if data else None,
+        suite=suite,
+        baseline=baseline,
+        examples=examples,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        num_samples=num_samples,
+        seed=seed,
+        seen=seen,
     )
-    about |= {
-        "data": str(data) if data else None,
-        "suite": suite,
-        "left_out": asked.seen if isinstance(asked, Suite) else 0,
-        "examples": examples,
-    }
-    trained = config if checkpoint and data else None
-    print_evaluation(about, decoding, trained, values, frame, as_json=as_json)
-
-
-def model_of(checkpoint: str | None, base: str | None) -> tuple[RunConfig, dict[str, Any]]:
-    """The config to score under, and the ids of what is scored: an adapter or a base model."""
-    if checkpoint is None:
-        config = base_alone(str(base))
-        return config, {"id": None, "adapter": None, "model": config.model.name}
-    row, step = find_checkpoint(checkpoint)
-    config, adapter = stored_config(row.config), adapter_folder(row, step)
-    return config, {"id": row.id, "adapter": str(adapter), "model": config.model.name}
-
-
-def scored(
-    config: RunConfig,
-    adapter: str | None,
-    asked: "Path | Suite",
-    *,
-    baseline: bool,
-    examples: list[tuple[str, str]],
-    decoding: "Decoding",
-) -> tuple[dict[str, float], "pd.DataFrame"]:
-    """`training.evaluate.evaluate`, with its progress on the terminal."""
-    from src.training.evaluate import evaluate as score
-
+    order.check()
+    if checkpoint:
+        reconciler.reconcile()
     with err.status("loading the model") as status:
-        return score(
-            config,
-            Path(adapter) if adapter else None,
-            asked,
-            progress=lambda done: status.update(f"{done:,} words scored"),
-            with_base=baseline,
-            examples=examples,
-            decoding=decoding,
-        )
-
-
-def print_evaluation(
-    about: dict[str, Any],
-    decoding: "Decoding",
-    trained: RunConfig | None,
-    values: dict[str, float],
-    frame: "pd.DataFrame",
-    *,
-    as_json: bool,
-) -> None:
-    """Print the metrics and predictions of an evaluation; `trained` is the config of its run."""
-    from src.analysis import evaluation, misspellings
-    from src.training.suite_scores import BITS
-
-    seen, why = evaluation.unseen_or_note(trained, frame) if trained else (None, None)
-    scores = evaluation.scores(frame, seen)
-    frame = misspellings.with_kinds(frame)
-    wrong, kinds = frame[~frame["correct"]], misspellings.counts(frame)
+        found = evaluating.evaluate(order, lambda done: status.update(f"{done:,} words scored"))
     if as_json:
-        rows = len(frame) // decoding.num_samples
-        scored = {"decoding": decoding.document(), "rows": rows, "answers": len(frame)}
-        scored |= {"metrics": values, "scores": scores, "kinds": kinds}
-        notes = [why] if why else []
-        return print_json(about | scored | {"notes": notes, "errors": records(wrong)})
-    out.print(f"decoding: {decoding}", highlight=False)
-    for name, value in values.items():
-        out.print(f"{name} {number(value)}", highlight=False)
-    print_words(wrong)
-    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    out.print(f"{len(wrong):,} of {len(frame):,} wrong{': ' if told else ''}{told}")
-    if BITS not in values:
-        print_scores(scores)
-    if left_out := about["left_out"]:
-        note(f"left out: {counted(left_out, 'row')} whose words the run was trained on (--seen)")
-    if why:
-        note(why)
+        return print_json(found.document())
+    print_evaluation(found)
     return None
 
 
-def suite_of(
-    name: str | None, data: Path | None, trained: RunConfig | None, *, seen: bool
-) -> "Suite":
-    """The suite to score: of a run without the rows whose words it was trained on, unless `seen`.
-    A file is one too, with all its rows."""
-    from src.training.data_loaders import load_rows, splits_of
-    from src.training.suites import Suite, load
+def print_evaluation(found: "Evaluated") -> None:
+    """Print the metrics and predictions of an evaluation."""
+    from src.training.suite_scores import BITS
 
-    if name is None:
-        return Suite(str(data), load_rows(data or Path()))
-    settings = trained or load_config()
-    suite = load(name)
-    if trained is not None:
-        suite = suite.marked(splits_of(trained).train["word"], keep=seen)
-    return suite.limited(settings.evaluation.suite_rows)
-
-
-def base_alone(name: str) -> RunConfig:
-    """The config under which a base model is scored: the default prompt, rows of any length."""
-    own = {"model.name": name, "model.load_in_4bit": False, "model.max_length": 131_072}
-    return with_absolute_paths(load_config(overrides=own))
+    out.print(f"decoding: {found.decoding}", highlight=False)
+    for name, value in found.values.items():
+        out.print(f"{name} {number(value)}", highlight=False)
+    print_words(found.wrong)
+    told = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.items())
+    answers = f"{len(found.wrong):,} of {len(found.answers):,}"
+    out.print(f"{answers} wrong{': ' if told else ''}{told}")
+    if BITS not in found.values:
+        print_scores(found.scores)
+    if left_out := found.about["left_out"]:
+        note(f"left out: {counted(left_out, 'row')} whose words the run was trained on (--seen)")
+    if found.note:
+        note(found.note)
 
 
 def print_scores(scores: dict[str, dict[str, Any]]) -> None:

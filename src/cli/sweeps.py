@@ -70,7 +70,7 @@ def launch(
 
     It goes on when this command or the panel ends.
     """
-    from src.sweeps import control
+    from src.sweeps import control, results
 
     asked: dict[str, Any] = {
         "budget": budget,
@@ -82,7 +82,7 @@ def launch(
         err.print(line, highlight=False)
     sweep_id = control.launch(file, **asked, tell=note)
     if as_json:
-        return print_json(document(sweep_id))
+        return print_json(results.read_document(sweep_id))
     out.print(sweep_id, highlight=False)
     err.print(f"follow it with `spelltune sweep show {sweep_id}` or in the panel", highlight=False)
 
@@ -94,7 +94,7 @@ def list_sweeps(as_json: AsJson = False) -> None:
     with store.reading() as session:
         rows = store.list_sweeps(session)
     if as_json:
-        return print_json([row.model_dump(exclude={"file", "base"}) for row in rows])
+        return print_json([row.document() for row in rows])
     for row in rows:
         out.print(f"{row.told_status:9} {row.id}", highlight=False)
 
@@ -102,8 +102,10 @@ def list_sweeps(as_json: AsJson = False) -> None:
 @app.command()
 def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     """Show a sweep: outcomes of its trials, the best settings, and how certain they are."""
+    from src.sweeps import results
+
     reconciler.reconcile()
-    found = document(sweep_id)
+    found = results.read_document(sweep_id)
     if as_json:
         return print_json(found)
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in found["counts"].items())
@@ -130,13 +132,6 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     for text in (found["note"], *found["notes"]):
         if text:
             note(text)
-
-
-def document(sweep_id: str) -> dict[str, Any]:
-    from src.sweeps import results
-
-    with store.reading() as session:
-        return results.document(session, results.read(session, store.find_sweep(session, sweep_id)))
 
 
 @app.command()
@@ -183,7 +178,7 @@ def change(action: Callable[..., object], sweep_id: str, *arguments: str, as_jso
     with store.reading() as session:
         row = store.find_sweep(session, full_id)
     if as_json:
-        return print_json(row.model_dump(exclude={"file", "base"}))
+        return print_json(row.document())
     out.print(f"{row.told_status} {row.id}", highlight=False)
 
 

@@ -2,20 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.status import Status
 
-from src.cli.lookup import find_checkpoint
 from src.cli.options import AsJson, CheckpointArgument
 from src.cli.output import err, out, print_json, print_table
-from src.config import stored_config
 from src.format import chance, counted
-from src.runs.attempts import adapter_folder
+from src.runs import answering, reconciler
 
 if TYPE_CHECKING:
     from src.training.questions import Answer, Speller
@@ -66,41 +63,17 @@ def try_(
     if not words and sys.stdin.isatty():
         raise typer.BadParameter("name a word to try, or pipe a list: spelltune try RUN < FILE")
     texts = questions.texts_of(words or sys.stdin)
-    spellers = questions.with_bases(spellers_of([run, *(vs or ())]), baseline=baseline)
+    reconciler.reconcile()
+    spellers = questions.with_bases(answering.spellers_of([run, *(vs or ())]), baseline=baseline)
     rows = answered(spellers, texts)
     added = None
     if add is not None:
         added = questions.keep_questions(add, questions.missed(rows, spellers))
         err.print(f"{add} has {counted(added, 'new question')}", highlight=False)
     if as_json:
-        return print_json(
-            {
-                "models": [_about(one) for one in spellers],
-                "words": [
-                    {"text": row[0].text, "answers": list(map(_document, row))} for row in rows
-                ],
-                "added": added,
-            }
-        )
+        return print_json(answering.document(spellers, rows, added))
     print_answers(rows)
     return None
-
-
-def spellers_of(names: Sequence[str]) -> "list[Speller]":
-    """The runs and checkpoints of these names, each once. UnknownRun where there is none."""
-    from src.training import questions
-
-    found: dict[str, Speller] = {}
-    for name in names:
-        run, step = find_checkpoint(name)
-        known = run.id if step is None else f"{run.id}@{step}"
-        adapter = adapter_folder(run, step)
-        found.setdefault(known, questions.Speller(known, stored_config(run.config), adapter))
-    if len(found) > questions.MAX_SPELLERS:
-        raise typer.BadParameter(
-            f"{len(found)} adapters are too many to ask at once: up to {questions.MAX_SPELLERS}"
-        )
-    return list(found.values())
 
 
 def answered(spellers: "Sequence[Speller]", texts: Sequence[str]) -> "list[Sequence[Answer]]":
@@ -118,17 +91,6 @@ def answered(spellers: "Sequence[Speller]", texts: Sequence[str]) -> "list[Seque
 
 def _tell(status: Status, by: str, done: int) -> None:
     status.update(f"{by}: {done:,} answered")
-
-
-def _about(speller: "Speller") -> dict[str, Any]:
-    adapter = str(speller.adapter) if speller.adapter else None
-    return {"name": speller.name, "model": speller.config.model.name, "adapter": adapter}
-
-
-def _document(answer: "Answer") -> dict[str, Any]:
-    own = asdict(answer)
-    del own["text"]  # stands above the answers to it
-    return own | {"likeliest": [one._asdict() for one in answer.likeliest]}
 
 
 def print_answers(rows: "Sequence[Sequence[Answer]]") -> None:

@@ -12,16 +12,20 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import IO, Any
 
+from src import store
+from src.config import stored_config
 from src.errors import UserError
 from src.format import duration
 from src.runs import readiness, spawn
+from src.runs.attempts import adapter_folder
 from src.runs.environment import slot_environment
 from src.runs.locks import holder
 from src.runs.machine import slot_count, slot_lock
 from src.runs.timeouts import TIMEOUTS
-from src.training.questions import Answer, Speller
+from src.training.questions import MAX_SPELLERS, Answer, QuestionError, Speller
 
 # Exit codes of the process, where 0 is that nothing was asked any more.
 GAVE_WAY, NO_MEMORY = 3, 4
@@ -30,6 +34,43 @@ COMMAND = "the command line answers beside it: spelltune try RUN WORD"
 
 class NoAnswers(UserError):
     """No answers came: one sentence that says why and what to do."""
+
+
+def spellers_of(names: Sequence[str]) -> list[Speller]:
+    """The runs and checkpoints of these names, each once. UnknownRun where there is none."""
+    found: dict[str, Speller] = {}
+    with store.reading() as session:
+        for run, step in (store.find_checkpoint(session, name) for name in names):
+            known = run.id if step is None else f"{run.id}@{step}"
+            adapter = adapter_folder(run, step)
+            found.setdefault(known, Speller(known, stored_config(run.config), adapter))
+    if len(found) > MAX_SPELLERS:
+        raise QuestionError(
+            f"{len(found)} adapters are too many to ask at once: up to {MAX_SPELLERS}"
+        )
+    return list(found.values())
+
+
+def document(
+    spellers: Sequence[Speller], rows: Sequence[Sequence[Answer]], added: int | None
+) -> dict[str, Any]:
+    """The document that `spelltune try --json` prints; `added` is how many questions a file got."""
+    return {
+        "models": [_about(one) for one in spellers],
+        "words": [{"text": row[0].text, "answers": [_answer(one) for one in row]} for row in rows],
+        "added": added,
+    }
+
+
+def _about(speller: Speller) -> dict[str, Any]:
+    adapter = str(speller.adapter) if speller.adapter else None
+    return {"name": speller.name, "model": speller.config.model.name, "adapter": adapter}
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    own = asdict(answer)
+    del own["text"]  # stands above the answers to it
+    return own | {"likeliest": [one._asdict() for one in answer.likeliest]}
 
 
 class Answering:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src import paths, store
 from src.format import counted, data_size
+from src.runs import launcher
 from src.store.tables import Run, Status
 from src.training.results import forget_results
 
@@ -60,6 +61,14 @@ def delete(run: Run) -> None:
     with store.writing() as session:
         store.delete_rows(session, run.id)
     _remove_files([run.id])
+
+
+def delete_named(run: Run, step: int | None) -> None:
+    """Delete a run, or the checkpoint of one of its steps."""
+    if step is None:
+        delete(run)
+    else:
+        launcher.delete_checkpoint(run, step)
 
 
 def delete_all(runs: Sequence[Run]) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from src.config import RunConfig, load_config, presets
+from src.config import ConfigError, RunConfig, load_config, presets
 from src.format import counted
+from src.runs import checks, estimate
 from src.training.data_notes import preview_counts, preview_notes
 
 HIGH_RATE = 10  # times the rate of a preset
@@ -17,6 +18,18 @@ def notes(config: RunConfig, preview: Mapping[str, Any]) -> list[str]:
     """All that is told of a config and the `preview` of its data, as sentences."""
     found = setting_notes(config) | size_notes(config, preview)
     return [*found.values(), *preview_counts(preview), *preview_notes(preview)]
+
+
+def check(config: RunConfig) -> tuple[list[str], str | None]:
+    """Notes on a config and its data, and what it is known to take. ConfigError where it cannot be
+    trained here."""
+    told = notes(config, checks.check(config))
+    measured = estimate.load(config)
+    if measured is None:
+        return told, None
+    if problems := measured.problems(config):
+        raise ConfigError(problems)
+    return told, f"it {measured.sentence(config)}"
 
 
 def setting_notes(config: RunConfig) -> dict[str, str]:

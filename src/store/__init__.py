@@ -46,6 +46,7 @@ from src.store.database import (
     writing,
 )
 from src.store.documents import show, to_json, usage_document
+from src.store.found_runs import FoundRuns, find_runs
 from src.store.metrics import (
     curve,
     latest_metrics,

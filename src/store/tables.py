@@ -106,6 +106,10 @@ class Sweep(SQLModel, table=True):
         """The status for people: FAILED where its driver failed, until somebody resumes it."""
         return self.status if self.failed_at is None else Status.FAILED.value
 
+    def document(self) -> dict[str, Any]:
+        """The row as `spelltune sweep list --json` prints it."""
+        return self.model_dump(exclude={"file", "base"})
+
 
 class Run(SQLModel, table=True):
     """One training job. Times are in UTC epoch seconds."""

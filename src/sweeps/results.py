@@ -243,6 +243,12 @@ def judge(
 # --- as a document --------------------------------------------------------------------------------
 
 
+def read_document(name: str) -> dict[str, Any]:
+    """The `document` of the sweep with this id or name."""
+    with store.reading() as session:
+        return document(session, read(session, store.find_sweep(session, name)))
+
+
 def document(session: store.Session, found: SweepResults) -> dict[str, Any]:
     """The document that `spelltune sweep show --json` prints."""
     row, sweep = found.row, found.sweep

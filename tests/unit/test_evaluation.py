@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from src import cli
-from src.analysis import evaluation
+from src.analysis import evaluating, evaluation
 from src.config import load_config
 from src.models.intervals import score_interval
 from src.tasks.built_in.correct import CORRECT
@@ -66,7 +66,7 @@ def test_training_rows_that_cannot_be_read_are_a_sentence(tmp_path):
 
 def test_evaluate_prints_groups_kinds_and_baselines(home, trained_on, monkeypatch):
     run_id = fill_run(data__path=str(trained_on))
-    monkeypatch.setattr(cli.scores, "adapter_folder", lambda run, step: home)
+    monkeypatch.setattr(evaluating, "adapter_folder", lambda run, step: home)
     asked: list[object] = []
 
     def score(config, adapter, data, *, progress, with_base, examples, decoding):

@@ -290,7 +290,7 @@ def test_errors_and_exports_of_a_suite(home: Path) -> None:
 def test_what_is_scored_is_a_file_or_a_suite(home: Path) -> None:
     for more in ((), ("--data", "a.csv", "--suite", "correct")):
         told = cli_of("evaluate", "--base", "spelltune-tiny", *more)
-        assert told.exit_code == 2 and "either a file with --data or a suite" in told.stderr
+        assert told.exit_code == 2 and "either a file of questions (data) or a suite" in told.stderr
     told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "")
     assert told.exit_code == 2 and "no suite ''" in told.stderr
     told = cli_of("evaluate", "--base", "spelltune-tiny", "--suite", "corect")
