@@ -1,6 +1,7 @@
 """The log of a run: RUN.log, and RUN.log.1 with its older end."""
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +13,39 @@ ERROR_BYTES = 2**16  # how far from the end of a log a traceback is looked for
 
 def append_to_log(run_id: str, text: str) -> None:
     """Append to a run's own log, of which the process may have many. Ignores a full disk."""
-    with suppress(OSError), open(paths.log_file(run_id), "a", encoding="utf-8") as file:
-        file.write(f"{text}\n")
+    file = AppendedFile(paths.log_file(run_id))
+    with suppress(OSError):
+        file.append(f"{text}\n")
+    file.close()
+
+
+class AppendedFile:
+    """A file that is opened by the first text appended to it and stays open until it is closed.
+
+    To open it for each line would take longer than to write, and a pack writes thousands.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: int | None = None
+        self._lock = threading.Lock()
+
+    def append(self, text: str) -> None:
+        """Append `text` at once; OSError where it cannot be written, as a whole or in part."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        left = text.encode()
+        with self._lock:
+            if self._file is None:
+                self._file = os.open(self.path, flags, 0o666)
+            while left:
+                left = left[os.write(self._file, left) :]
+
+    def close(self) -> None:
+        """Close the file; the next text opens it again."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
 
 def write_into(log: Path) -> None:

@@ -9,13 +9,14 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import paths
 from src.analysis.predictions import write as write_predictions
 from src.runs import termination
-from src.runs.logs import append_to_log
+from src.runs.logs import AppendedFile
 from src.store.tables import Run
 from src.workers.kinds_pool import KindsPool
 from src.workers.table_writer import RunEntries, TableWriter
@@ -30,6 +31,9 @@ KINDS, TABLE = KindsPool(), TableWriter()  # of all runs of this process
 def close_all(reporters: Sequence["RunReporter"]) -> None:
     """Close the reporters of runs that end together."""
     TABLE.close([one.entries for one in reporters])
+    for one in reporters:
+        one.log.close()
+        one.metrics_log.close()
 
 
 class LostOwnership(RuntimeError):
@@ -47,6 +51,8 @@ class RunReporter:
         self._step = 0
         self.doing, self.scoring = "", False  # as told last
         paths.metrics_log(run.id).parent.mkdir(parents=True, exist_ok=True)
+        self.log = AppendedFile(paths.log_file(run.id))
+        self.metrics_log = AppendedFile(paths.metrics_log(run.id))
         TABLE.open(self.entries)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -65,8 +71,7 @@ class RunReporter:
             lines += json.dumps(point) + "\n"
             self.entries.add("metric", step, name, number, now)
         try:
-            with open(paths.metrics_log(self.run_id), "a", encoding="utf-8") as file:
-                file.write(lines)
+            self.metrics_log.append(lines)
         except OSError as error:
             self._warn(f"cannot append to the metrics log: {error}")
         # At its end a run reports its best step again: progress must not go backwards.
@@ -138,7 +143,8 @@ class RunReporter:
             self._warn(f"cannot sync the metrics log: {error}")
 
     def say(self, text: str) -> None:
-        append_to_log(self.run_id, text)
+        with suppress(OSError):  # such as a full disk
+            self.log.append(f"{text}\n")
 
     def _warn(self, text: str) -> None:
         self.say(f"warning: {text}")

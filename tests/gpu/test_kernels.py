@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from src.models.multi_lora.base import read_base
+from src.models.multi_lora.decode import greedy_tokens
+from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.inputs import FlatShape, StepInput, flattened, in_room
 from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import Options, Pack
@@ -90,3 +92,29 @@ def test_graphs_are_captured_while_another_thread_waits_for_a_copy() -> None:
         thread.join()
     assert not problems
     pack.run([step_of(0, (4, 5, 0, 0), flat=True)])
+
+
+def test_a_graph_decodes_the_tokens_that_it_would_without() -> None:
+    """Prompts and limits of unequal length, some rows left out, some that end early; twice, as the
+    memory of a graph is that of the one before."""
+    pack = pack_of("llama", torch.float32, Options(kernels=True, graphs=True))
+    torch.manual_seed(2)
+    ids = torch.randint(5, 90, (4, 6, 9)).cuda()
+    lengths, limits = torch.randint(3, 10, (4, 6)).cuda(), torch.randint(0, 13, (4, 6)).cuda()
+    from src.models.multi_lora.kernels import KERNELS
+
+    graphs = GraphPool()
+
+    def decoded(eos: int, graphs: GraphPool | None) -> torch.Tensor:
+        asked = ids, lengths, limits
+        return greedy_tokens(
+            pack.base, pack.stacks(), *asked, eos=eos, kernels=KERNELS, graphs=graphs
+        )
+
+    free = decoded(-1, None)
+    eos = int(free[limits > 8][:, 4].mode().values)
+    expected = decoded(eos, None)
+    assert not torch.equal(free, expected)
+    for _ in range(2):
+        assert torch.equal(decoded(-1, graphs), free)
+        assert torch.equal(decoded(eos, graphs), expected)

@@ -20,6 +20,7 @@ from src.models.multi_lora.forward import (
     span,
     split_heads,
 )
+from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.loss import softcap_
 from src.models.multi_lora.rows import FlatRows
 
@@ -37,7 +38,10 @@ def teacher_forced(
     kernels: KernelSet = KernelSet(),  # noqa: B008
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probability of each target in nats, True where it is the arg max, and True where it is
-    so however the logits are computed (`losses.clearly_first`); (K, N) each."""
+    so however the logits are computed (`losses.clearly_first`); (K, N) each, on the base's device.
+
+    The tensors are on the CPU, where they are laid out: the host does not wait for the GPU.
+    """
     # On a CPU one after the other, so that none is padded to its neighbours' rows.
     at_once = 1 if base.device.type == "cpu" else len(ids)
     parts = []
@@ -53,7 +57,7 @@ def teacher_forced(
                 kernels,
             )
         )
-    hidden = torch.cat(parts)
+    hidden, targets = torch.cat(parts), targets.to(base.device)
     log_p, hits, clear = [], [], []
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
@@ -80,13 +84,14 @@ def _flat_states(
         # The padding of the answers comes last: it is computed for the widest adapter only.
         room, most = counted.shape[1], int(counted.sum(1).max())
         if not most:
-            return torch.zeros(*counted.shape, base.head.shape[1], dtype=base.dtype).to(ids.device)
+            return base.head.new_zeros(*counted.shape, base.head.shape[1])
         rows = FlatRows.of(ids, answer_positions[:, :most], counted[:, :most])
-        tokens = ids.flatten(1).gather(1, rows.source)
-        hidden = flat_hidden_states(base, stacks, tokens, rows, kernels=kernels)
+        tokens = ids.flatten(1).gather(1, rows.source).to(base.device)
+        hidden = flat_hidden_states(base, stacks, tokens, rows.to(base.device), kernels=kernels)
         hidden = F.pad(hidden, (0, 0, 0, room - most))
     else:
-        hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
+        there = ids.to(base.device), answer_positions.to(base.device)
+        hidden = hidden_states(base, stacks, *there, kernels=kernels)
     return hidden
 
 
@@ -100,29 +105,31 @@ def greedy_tokens(
     *,
     eos: int,
     kernels: KernelSet = KernelSet(),  # noqa: B008
+    graphs: GraphPool | None = None,
 ) -> torch.Tensor:
-    """The most likely tokens after each prompt, (K, B, largest limit), EOS after the end."""
+    """The most likely tokens after each prompt, (K, B, largest limit), EOS after the end. With
+    `graphs`, all tokens but the first two of a row are computed by one CUDA graph."""
     adapters, rows, length = ids.shape
-    budget, device = int(limits.max()), ids.device
+    budget = int(limits.max())
     cache = _Cache(base, adapters * rows, length + budget, kernels)
     # Only each prompt's last token is read from the last block.
-    last_tokens = torch.arange(rows, device=device) * length + lengths - 1
+    last_tokens = torch.arange(rows, device=ids.device) * length + lengths - 1
     prefill = kernels._replace(attention=cache.prefill)
     hidden = hidden_states(base, stacks, ids, last_tokens, kernels=prefill)
 
-    token = _most_likely(hidden.flatten(0, 1), base, kernels)
-    positions, limits = lengths.flatten() - 1, limits.flatten()
-    answers = torch.full((adapters * rows, budget), eos, device=device)
-    done = limits < 1
-    for step in range(budget):
-        answers[:, step] = torch.where(done, eos, token)
-        done = done | (token == eos) | (limits <= step + 1)
-        # Reading `done` waits for the GPU, so not after every token.
-        if step % 4 == 3 and bool(done.all()) or step == budget - 1:
-            break
-        positions = torch.where(done, positions, positions + 1)
-        cache.begin_token(positions, filled=length + step + 1)
-        hidden = embed(base, token, positions).view(adapters, rows, -1)
+    answers = _Answers(
+        _most_likely(hidden.flatten(0, 1), base, kernels),
+        lengths.flatten() - 1,
+        limits.flatten(),
+        budget,
+        eos,
+    )
+    # A graph has one size: all of the cache.
+    filled = length if graphs is None else cache.slots
+
+    def next_token() -> None:
+        cache.begin_token(answers.positions, filled)
+        hidden = embed(base, answers.token, answers.positions).view(adapters, rows, -1)
         delta = None
         for index, layer in enumerate(base.layers):
             hidden, delta = block(
@@ -135,8 +142,45 @@ def greedy_tokens(
                 kernels=kernels,
             )
         hidden = kernels.add_norm(hidden, delta, base.norm, base.geometry.norm_eps)[1]
-        token = _most_likely(hidden.flatten(0, 1), base, kernels)
-    return answers.view(adapters, rows, budget)
+        answers.add(_most_likely(hidden.flatten(0, 1), base, kernels))
+
+    compute = next_token
+    for step in range(1, budget):
+        # Reading `done` waits for the GPU, so not after every token.
+        if step % 4 == 0 and bool(answers.done.all()):
+            break
+        if graphs is None:
+            filled = length + step
+        elif step == 2:  # the step before has loaded all that it needs
+            compute = graphs.capture(next_token).replay
+        compute()
+    return answers.tokens.view(adapters, rows, budget)
+
+
+class _Answers:
+    """The tokens of all rows so far. What a graph reads and writes stays where it is."""
+
+    def __init__(
+        self,
+        token: torch.Tensor,  # (rows,) the first of each
+        positions: torch.Tensor,  # (rows,) of the token before it
+        limits: torch.Tensor,  # (rows,) max tokens
+        budget: int,
+        eos: int,
+    ):
+        self.token, self.positions, self.limits, self.eos = token, positions, limits, eos
+        self.tokens = torch.full((len(token), budget), eos, device=token.device)
+        self.count = torch.zeros(1, dtype=torch.long, device=token.device)
+        self.done = limits < 1
+        self.add(token)
+
+    def add(self, token: torch.Tensor) -> None:
+        """Add each row's next token; nothing to a row that is done."""
+        self.token.copy_(token)
+        self.tokens.index_copy_(1, self.count, torch.where(self.done, self.eos, token)[:, None])
+        self.count += 1
+        self.done |= (token == self.eos) | (self.limits <= self.count)
+        self.positions += ~self.done
 
 
 class _Cache:
@@ -146,7 +190,7 @@ class _Cache:
         geometry = base.geometry
         shape = (len(base.layers), 2, rows, geometry.num_key_value_heads, slots, geometry.head_dim)
         self.keys_values = torch.zeros(shape, dtype=base.dtype, device=base.device)
-        self.base, self.kernels = base, kernels
+        self.base, self.kernels, self.slots = base, kernels, slots
         self.block = 0  # index of the block whose attention is next
 
     def prefill(

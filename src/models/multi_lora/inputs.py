@@ -3,10 +3,11 @@
 Dimension letters: __init__.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from src.models.losses import IGNORED
 from src.models.multi_lora.rows import FlatRows
@@ -72,9 +73,9 @@ class StepInput(NamedTuple):
 def counted_together(step: StepInput, at_once: int) -> int:
     """The most answer tokens of `at_once` adapters beside each other, in a step laid flat."""
     assert isinstance(step.shape, FlatShape)
-    targets = step.integers.split(step.shape.parts, 1)[3]
+    targets = _columns(step.integers, step.shape.parts)[3]
     counts = (targets != IGNORED).sum(1)
-    return max(int(part.sum()) for part in counts.split(at_once))
+    return int(np.add.reduceat(counts, np.arange(0, len(counts), at_once)).max())
 
 
 def flattened(step: StepInput, share: torch.Tensor) -> StepInput:
@@ -85,19 +86,22 @@ def flattened(step: StepInput, share: torch.Tensor) -> StepInput:
     shape = step.shape
     assert isinstance(shape, BatchShape)
     rows, length, answers = shape
-    ids, positions, targets, keys = step.integers.long().split(
-        [rows * length, answers, answers, 1], 1
-    )
+    parts = rows * length, answers, answers, 1
+    ids, positions, targets, keys = _columns(step.integers, parts)
     counted = targets != IGNORED
     answers = max(int(counted.sum(1).max()), 1)  # they come before the padding
     positions, targets, counted = (part[:, :answers] for part in (positions, targets, counted))
-    flat = FlatRows.of(ids.view(-1, rows, length), positions, counted, share)
-    integers = (
-        ids.gather(1, flat.source), flat.source, flat.answer_positions, targets, flat.table, keys
-    )  # fmt: skip
-    tokens, shared = flat.source.shape[1], bool(flat.heads.any())
+    grid = torch.from_numpy(ids).view(-1, rows, length)
+    flat = FlatRows.of(grid, torch.from_numpy(positions), torch.from_numpy(counted), share)
+    source, table = flat.source.numpy(), flat.table.numpy()
+    tokens = np.take_along_axis(ids, source, 1)
+    integers = np.concatenate(
+        (tokens, source, flat.answer_positions.numpy(), targets, table, keys), 1
+    )
     return StepInput(
-        FlatShape(rows, length, tokens, answers, shared), torch.cat(integers, 1), step.reals
+        FlatShape(rows, length, source.shape[1], answers, bool(flat.heads.any())),
+        torch.from_numpy(integers),
+        step.reals,
     )
 
 
@@ -105,11 +109,21 @@ def in_room(step: StepInput, shape: FlatShape) -> StepInput:
     """A step of rows laid flat in the static shape `shape`, which is no smaller than its own."""
     own = step.shape
     assert isinstance(own, FlatShape)
-    ids, source, positions, targets, table, keys = step.integers.split(own.parts, 1)
-    more, answers = shape.tokens - own.tokens, shape.answers - own.answers
-    source = source // own.length * shape.length + source % own.length
-    starts, ends, sizes = table.split([own.rows, own.rows, 2], 1)
-    parts = [F.pad(ids, (0, more)), F.pad(source, (0, more)), F.pad(positions, (0, answers))]
-    parts.append(F.pad(targets, (0, answers), value=IGNORED))
-    parts += [F.pad(part, (0, shape.rows - own.rows)) for part in (starts, ends)]
-    return StepInput(shape, torch.cat([*parts, sizes, keys], 1), step.reals)
+    ids, source, positions, targets, table, keys = _columns(step.integers, own.parts)
+    integers = np.zeros((len(ids), shape.num_integers), dtype=ids.dtype)
+    room = _columns(integers, shape.parts)
+    room[0][:, : own.tokens] = ids
+    room[1][:, : own.tokens] = source // own.length * shape.length + source % own.length
+    room[2][:, : own.answers] = positions
+    room[3][:] = IGNORED
+    room[3][:, : own.answers] = targets
+    for first, new in ((0, 0), (own.rows, shape.rows)):  # starts, then ends
+        room[4][:, new : new + own.rows] = table[:, first : first + own.rows]
+    room[4][:, -2:] = table[:, -2:]
+    room[5][:] = keys
+    return StepInput(shape, torch.from_numpy(integers), step.reals)
+
+
+def _columns(integers: torch.Tensor | np.ndarray, widths: Sequence[int]) -> list[np.ndarray]:
+    """The parts of these integers (K, sum of widths), beside each other, as views."""
+    return np.split(np.asarray(integers), np.cumsum(widths)[:-1], 1)

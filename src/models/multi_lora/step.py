@@ -14,6 +14,7 @@ from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import KernelSet, hidden_states
+from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput, flattened
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
@@ -99,7 +100,7 @@ class Pack:
             if optimizer is AdamW:
                 self._fused_adamw = kernels.adamw_
         self._graphs: dict[BatchShape | FlatShape, tuple[torch.Tensor, torch.Tensor, Any]] = {}
-        self._graph_pool: Any = None
+        self._graph_pool = GraphPool()
 
     def put(self, slot: int, state: AdapterState, scale: float) -> None:
         """Give a slot an adapter; `scale` is its alpha / r."""
@@ -244,18 +245,11 @@ class Pack:
         compute = partial(self._compute, shape, integers, reals)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        # Warm-up of the kernels before capture; every slot is idle here, so nothing is trained.
+        # Loads the kernels, which a capture can't; every slot is idle, so nothing is trained.
         with torch.cuda.stream(side):
-            for _ in range(3):
-                compute()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # The default would end the capture in an error if another thread, which waits for a copy of
-        # the adapters, asks the driver about it meanwhile.
-        with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
             compute()
-        self._graph_pool = self._graph_pool or graph.pool()
-        return integers, reals, graph
+        torch.cuda.current_stream().wait_stream(side)
+        return integers, reals, self._graph_pool.capture(compute)
 
 
 def _upload(

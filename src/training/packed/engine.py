@@ -5,6 +5,7 @@ ends independently of the others; then the next one takes its slot.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,10 @@ from src.training.utils import TrainingError, TrainingResult
 # Adapters per forward pass. On a GPU more are not faster, and take memory; a CPU is busy with one,
 # which then needs no padding to the others' rows.
 ADAPTERS_PER_PASS, ADAPTERS_PER_PASS_ON_A_CPU = 64, 1
+
+# How long a thread that writes files may keep the interpreter's lock from the one that feeds the
+# GPU, which asks for it hundreds of times a step; by default it is 5 ms each time.
+SWITCH_SECONDS = 1e-4
 
 # Steps that are given to the GPU together: it computes them while the host lays out the next ones.
 STEPS_OF_A_PART = 4
@@ -92,8 +97,12 @@ class _Engine:
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.background = Background()
         self.ends = Ends(self.background, ended)
-        if threads := os.environ.get("SPELLTUNE_THREADS"):
+        if on_gpu:
+            # What the CPU lays out for a GPU is too small to be shared among threads.
+            torch.set_num_threads(1)
+        elif threads := os.environ.get("SPELLTUNE_THREADS"):
             torch.set_num_threads(int(threads))
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def train(self) -> list[End]:
         try:

@@ -14,6 +14,7 @@ from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.decode import greedy_tokens, teacher_forced
 from src.models.multi_lora.forward import KernelSet
+from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.step import Options
 from src.training import scoring
 from src.training.base_scores import BaseScores, Scores
@@ -31,6 +32,7 @@ class Scorer:
     tokenizer: Any
     context: int | None
     options: Options = field(default_factory=Options)
+    _graphs: GraphPool = field(default_factory=GraphPool, init=False)
 
     @property
     def _kernels(self) -> KernelSet:
@@ -127,11 +129,10 @@ class Scorer:
             places, labels = laid[id(batch)]
             ids[k, : len(batch.ids), : batch.ids.shape[1]] = batch.ids
             positions[k, : len(places)], targets[k, : len(places)] = places, labels
-        place = self.base.device
         log_p, hits, clear = teacher_forced(
             self.base,
             stacks,
-            *(torch.from_numpy(part).to(place) for part in (ids, positions, targets)),
+            *map(torch.from_numpy, (ids, positions, targets)),
             kernels=self._kernels,
         )
         sums, all_clear = (
@@ -188,6 +189,7 @@ class Scorer:
             *(torch.from_numpy(part).to(place) for part in (ids, lengths, limits)),
             eos=eos,
             kernels=self._kernels,
+            graphs=self._graphs if self.options.graphs else None,
         ).tolist()
         for own, rows, decoded in zip(found, missed, tokens, strict=True):
             for row, answer in zip(rows, decoded, strict=False):
