@@ -123,9 +123,10 @@ def _start(slot: int, config: RunConfig | None = None) -> "subprocess.Popen[byte
 
 
 @contextlib.contextmanager
-def loading_for(config: RunConfig) -> Iterator[Callable[[], None]]:
+def loading_for(config: RunConfig, *, later: bool = False) -> Iterator[Callable[[], None]]:
     """Load the libraries of a run on a free slot while its launch is checked, and call what this
-    gives before it is launched. What the launch does not use is ended."""
+    gives before it is launched. What the launch does not use is ended; with `later`, whose run
+    comes afterwards, only where the launch fails."""
     slot = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -147,6 +148,8 @@ def loading_for(config: RunConfig) -> Iterator[Callable[[], None]]:
         print(f"warning: no standby trainer: {error!r}", file=sys.stderr, flush=True)
     try:
         yield wait
+        if later:
+            process = None
     finally:
         lock = FileLock(slot_lock(slot))
         if process is not None and lock.acquire():

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from src.config import (
     values_before,
 )
 from src.format import setting_value
-from src.runs import checks, launch_notes, launcher, lease, snapshots
+from src.runs import checks, launch_notes, launcher, lease, snapshots, standby
 from src.runs.machine import host
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
@@ -96,8 +97,18 @@ def launch(
     if sweep.executor == "ray":
         checks.check_ray()
     base = base_config(sweep)
-    for note in check_trials(sweep, base):
-        tell(note)
+    loading = standby.loading_for(base, later=True) if sweep.executor == "local" else nullcontext()
+    with loading:
+        for note in check_trials(sweep, base):
+            tell(note)
+        row = _record(sweep, base, text, file)
+        snapshots.write_sweep(row.id)
+        launcher.start_driver(row.id)
+    return row.id
+
+
+def _record(sweep: SweepConfig, base: RunConfig, text: str, file: Path) -> Sweep:
+    """Insert the row of a sweep."""
     store.keep_reserve()
     limits, now = sweep.limits, time.time()
     with store.writing() as session:
@@ -117,9 +128,7 @@ def launch(
             seen_at=now,
         )
         session.add(row)
-    snapshots.write_sweep(row.id)
-    launcher.start_driver(row.id)
-    return row.id
+    return row
 
 
 def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from src import paths, store
 from src.config import load_config
@@ -19,7 +20,7 @@ from src.runs import estimate, launcher, readiness, reconciler, standby
 from src.runs.locks import holder
 from src.runs.machine import slot_lock
 from src.runs.timeouts import Timeouts
-from src.store.tables import Status
+from src.store.tables import Run, Status
 from tests.helpers.live import (
     FEW,
     MANY,
@@ -309,3 +310,29 @@ def test_one_that_cannot_load_its_libraries_is_not_started_again_and_again(
     (broken / "torch.py").unlink()
     monkeypatch.delenv("PYTHONPATH")
     waiting()  # now it may be another story
+
+
+def test_a_sweep_has_the_libraries_load_while_it_checks_and_leaves_none_where_it_is_refused(
+    home: Path, packed: dict[str, Any], data: Path
+) -> None:
+    file = home / "sweep.yaml"
+
+    def launch(settings: dict[str, Any], space: dict[str, Any]) -> Any:
+        document = {
+            "name": "two", "method": "grid", "budget": "2 trials", "space": space,
+            "base": {"overrides": settings | {"data.path": str(data)}},
+        }  # fmt: skip
+        file.write_text(yaml.safe_dump(document))
+        return command("sweep", "launch", str(file), check=False)
+
+    refused = launch(packed, {"lora.target_modules": [["nothing"], ["no"]]})
+    assert refused.returncode != 0 and "may name c_attn" in refused.stderr
+    assert not left_over(home, 60)
+
+    def trained() -> list[Run]:
+        with store.reading() as session:
+            return list(store.list_runs(session, statuses=[Status.COMPLETED]))
+
+    assert launch(packed, {"training.learning_rate": [1e-3, 1e-2]}).returncode == 0
+    until(lambda: len(trained()) == 2)
+    assert any(TOOK in log_of(run.id) for run in trained())
