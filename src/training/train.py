@@ -139,7 +139,6 @@ def _train_with_trl(
     engine_note: str | None,
 ) -> TrainingResult:
     """Train one adapter: data, base model, adapter, training, final scores."""
-    import torch
 
     from src.models import preloaded
     from src.models import spelling_model as spelling
@@ -150,11 +149,11 @@ def _train_with_trl(
     from src.training.identity import run_identity
     from src.training.row_cache import RowCache
     from src.training.run_policy import RunPolicy
+    from src.training.threads import set_threads
     from src.training.throughput import TimeSpent
 
     spent = TimeSpent("loading")
-    if threads := os.environ.get("SPELLTUNE_THREADS"):
-        torch.set_num_threads(int(threads))
+    set_threads()
     precision = machine.resolve_precision(config.training.precision)
     asked = replace(plan(config, precision=precision), backend=backend)
     backend, note = spelling.choose_backend(asked.backend, precision=precision)

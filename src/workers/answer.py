@@ -81,11 +81,10 @@ def _give_way(slot: int) -> NoReturn:
 
 
 def _loaded() -> "Spellers":
-    import torch
-
     from src.training.answers import Spellers
+    from src.training.threads import set_threads
 
-    torch.set_num_threads(int(os.environ["SPELLTUNE_THREADS"]))
+    set_threads()
     return Spellers()
 
 

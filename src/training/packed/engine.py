@@ -4,8 +4,6 @@ A run has a slot of the pack while it trains. It logs, evaluates, saves, stops e
 ends independently of the others; then the next one takes its slot.
 """
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,16 +23,13 @@ from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import End, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, Scores, score_alike
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
+from src.training.threads import set_threads_of_a_pack
 from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
 
 # Adapters per forward pass. On a GPU more are not faster, and take memory; a CPU is busy with one,
 # which then needs no padding to the others' rows.
 ADAPTERS_PER_PASS, ADAPTERS_PER_PASS_ON_A_CPU = 64, 1
-
-# How long a thread that writes files may keep the interpreter's lock from the one that feeds the
-# GPU, which asks for it hundreds of times a step; by default it is 5 ms each time.
-SWITCH_SECONDS = 1e-4
 
 # Steps that are given to the GPU together: it computes them while the host lays out the next ones.
 STEPS_OF_A_PART = 4
@@ -97,12 +92,7 @@ class _Engine:
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.background = Background()
         self.ends = Ends(self.background, ended)
-        if on_gpu:
-            # What the CPU lays out for a GPU is too small to be shared among threads.
-            torch.set_num_threads(1)
-        elif threads := os.environ.get("SPELLTUNE_THREADS"):
-            torch.set_num_threads(int(threads))
-        sys.setswitchinterval(SWITCH_SECONDS)
+        set_threads_of_a_pack()
 
     def train(self) -> list[End]:
         try:
