@@ -16,6 +16,7 @@ from src.cli import (
     doctor,
     launch,
     machine,
+    mcp,
     notify,
     output,
     panel,
@@ -109,7 +110,7 @@ GROUPS: dict[str, list[Callable[..., None]]] = {
         runs.unarchive,
         runs.delete,
     ],
-    "Watch": [panel.panel, runs.runs, runs.show, runs.metrics, runs.checkpoints],
+    "Watch": [panel.panel, mcp.mcp, runs.runs, runs.show, runs.metrics, runs.checkpoints],
     "Compare": [results.compare, results.errors, tries.try_, scores.evaluate, results.export],
     "Sweep": [],  # a subcommand: sweeps.app
     "Share": [report.report, share.adapter, share.merge, share.push, share.capsule],

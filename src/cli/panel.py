@@ -40,9 +40,7 @@ def panel(
     if why := addresses.why_not(host):
         raise UserError(f"the panel cannot listen on {host!r}: {why}")
     if not addresses.is_loopback(host):
-        names = [os.environ.get("SPELLTUNE_ALLOWED_HOSTS", ""), socket.gethostname()]
-        names += [] if addresses.is_address(host) else [host]
-        os.environ["SPELLTUNE_ALLOWED_HOSTS"] = ",".join(filter(None, names))
+        os.environ["SPELLTUNE_ALLOWED_HOSTS"] = ",".join(allowed_hosts(host))
         token = token or not os.environ.get("SPELLTUNE_PROXY")
     if token:
         os.environ["SPELLTUNE_LOGIN"] = "token"
@@ -57,14 +55,30 @@ def panel(
     os.execv(sys.executable, command)
 
 
-def _tell_token(opened_at: list[str]) -> None:
-    """Print how the panel is opened; make a token if there is none that may change things."""
+def allowed_hosts(host: str) -> list[str]:
+    """Names beside addresses by which a server that listens on a host may be asked for."""
+    names = os.environ.get("SPELLTUNE_ALLOWED_HOSTS", "").split(",")
+    if not addresses.is_loopback(host):
+        names += [socket.gethostname(), *([] if addresses.is_address(host) else [host])]
+    return [name.strip().lower() for name in names if name.strip()]
+
+
+def first_secret(server: str) -> str | None:
+    """A new token, if there is none yet that may change things; else None, and a note that the
+    server asks for one."""
     known = tokens.listed()
     if any(token.role is Role.EDIT for token in known):
         names = ", ".join(token.name for token in known)
-        note(f"the panel asks for a token ({names}); `spelltune token renew NAME` makes one anew")
+        note(f"{server} asks for a token ({names}); `spelltune token renew NAME` makes one anew")
+        return None
+    return tokens.make(token_commands.free_name(Role.EDIT), Role.EDIT)
+
+
+def _tell_token(opened_at: list[str]) -> None:
+    """Print how the panel is opened; make a token if there is none that may change things."""
+    secret = first_secret("the panel")
+    if secret is None:
         return
-    secret = tokens.make(token_commands.free_name(Role.EDIT), Role.EDIT)
     out.print("Open the panel at one of these addresses. The token is shown this once:\n")
     for address in opened_at:
         out.print(f"  {address}?token={secret}", highlight=False)

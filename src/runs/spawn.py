@@ -29,6 +29,7 @@ class Worker(StrEnum):
     NODE_AGENT = "src.workers.node_agent"
     KINDS = "src.workers.kinds"
     ANSWER = "src.workers.answer"
+    EVALUATE = "src.workers.evaluate"
     NOTIFY = "src.workers.notify"
     IDLE = "src.workers.idle"
 

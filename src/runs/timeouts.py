@@ -25,6 +25,8 @@ class Timeouts:
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
     reconcile: float = 3.0  # interval of reconciling in a panel, supervisor, driver or agent
     answer: float = 120.0  # for the process that answers typed texts to tell anything
+    call: float = 120.0  # for a tool of `spelltune mcp` to answer
+    evaluation: float = 3600.0  # for one that evaluates or asks adapters
     idle: float = 600.0  # without a question, after which that process ends
     gather: float = 5.0  # without another notice, before those that are there are told together
     notify: float = 20.0  # for a service to take a message

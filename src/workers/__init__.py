@@ -16,7 +16,8 @@
 | kinds | a trainer, where cores are free | none | none | its standard input closes: the trainer exited |
 | notify, or --test | whoever reconciles or ends a run or a sweep; --test by the panel and the command line | notify | the run table | each service has told each notice, or was tried four times |
 | idle | the panel, every command of a person, where `when_idle` has a command | idle | when_idle.log | that setting is gone, or the machine is off |
-| answer SLOT | the panel | none; gives way to slot-N | last line of stderr to the panel | its standard input closes: the panel exited; a training begins on its slot; nothing was asked for `idle` |
+| evaluate | `spelltune mcp` | none | JSON lines on stdout | the evaluation is told, or its standard input closes |
+| answer SLOT | the panel, `spelltune mcp` | none; gives way to slot-N | last line of stderr to the panel | its standard input closes: the panel exited; a training begins on its slot; nothing was asked for `idle` |
 
 A supervisor with --standby holds standby-N in the place of its locks, and its trainer none, until
 they have a run; they end with each other, or when they are not used.

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from scripts import cli_reference, file_tree, settings_table
 from src import workers
@@ -150,6 +151,25 @@ def test_the_command_reference_is_what_the_commands_say() -> None:
     assert cli_reference.FILE.read_text() == cli_reference.page(), "run `make commands`"
 
 
+def test_each_tool_for_agents_is_in_their_page_and_the_skill_names_no_other() -> None:
+    pytest.importorskip("mcp")
+    from src.mcp.server import TOOLS
+
+    page, skill = ((ROOT / "docs" / name).read_text() for name in ("agents.md", "SKILL.md"))
+    told = {}
+    rows = page.partition("## The tools")[2].splitlines()
+    for names, _, reads in (row.strip("|").split("|") for row in rows if row.startswith("| `")):
+        told |= dict.fromkeys(re.findall(r"`(\w+)`", names), "yes" in reads)
+    assert told == {name: tool.reads for name, tool in TOOLS.items()}
+    head, body = skill.removeprefix("---\n").split("\n---\n", 1)
+    about = yaml.safe_load(head)
+    assert about.keys() == {"name", "description"} and len(about["description"]) < 1024
+    table = body.partition("## What to use when")[2].partition("\n## ")[0]
+    rows = [row for row in table.splitlines() if row.startswith("|")][2:]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split("|")[2])}
+    assert len(named) > 10 and named - TOOLS.keys() <= {"vs"}
+
+
 def test_the_tree_of_the_architecture_is_what_the_files_say() -> None:
     assert file_tree.FILE.read_text() == file_tree.page(), "run `make tree`"
 
@@ -215,6 +235,7 @@ LAYERS = {
     "analysis": {"tasks", "models", "training", "store", "runs"},
     "sweeps": {"tasks", "models", "training", "store", "runs", "analysis"},
     "panel": {"tasks", "models", "training", "store", "runs", "analysis", "sweeps"},
+    "mcp": {"tasks", "models", "training", "store", "runs", "analysis", "sweeps", "panel"},
     "workers": {"tasks", "models", "training", "store", "runs", "analysis", "sweeps"},
 }
 
@@ -236,6 +257,7 @@ STARTED_BY = {
     "NODE_AGENT": {"workers"},
     "KINDS": {"workers"},
     "ANSWER": {"runs"},
+    "EVALUATE": {"mcp"},
     "NOTIFY": {"runs"},
     "IDLE": {"runs"},
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.panel.server import KnownHosts
+from src.panel.access.hosts import KnownHosts
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from src.workers import import_check as check
 NOT_OF_A_TRAINING = {
     "annotated_types", "httpx", "optuna", "plotly", "ray", "rich", "scipy", "starlette",
     "streamlit", "tsdownsample", "typer", "openpyxl", "unsloth", "triton", "apprise", "requests",
+    "mcp", "anyio", "uvicorn",
 }  # fmt: skip
 
 
