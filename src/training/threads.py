@@ -11,7 +11,7 @@ SWITCH_SECONDS = 1e-4
 
 
 def set_threads() -> None:
-    """Let PyTorch use as many CPU threads as `SPELLTUNE_THREADS` in the environment says, for
+    """Have PyTorch use as many CPU threads as `SPELLTUNE_THREADS` in the environment says, for
     machines that train several runs at once; all cores without it."""
     if threads := os.environ.get("SPELLTUNE_THREADS"):
         torch.set_num_threads(int(threads))
