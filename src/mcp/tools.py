@@ -12,7 +12,16 @@ from src.config import load_config, stored_config, with_overrides
 from src.mcp import caller, evaluations, reach
 from src.mcp.registry import Told, not_done, tool
 from src.mcp.schemas import Checkpoint, Confirm, Preset, RunName, SameSettings, Settings, Split
-from src.runs import answering, attempts, deletion, launch_notes, launcher, reconciler, time_left
+from src.runs import (
+    answering,
+    attempts,
+    deletion,
+    launch_notes,
+    launcher,
+    reconciler,
+    standby,
+    time_left,
+)
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Run, Status
 from src.training import questions
@@ -142,8 +151,11 @@ def launch(settings: Settings = {}, preset: Preset = None) -> Told:
     """
     config = load_config(preset=preset, overrides=settings)
     reach.check_settings(config)
-    notes, takes = launch_notes.check(config)
-    return Told(_shown(launcher.launch(config)), notes + ([takes] if takes else []))
+    with standby.loading_for(config) as wait_for_supervisor:
+        notes, takes = launch_notes.check(config)
+        wait_for_supervisor()
+        run_id = launcher.launch(config)
+    return Told(_shown(run_id), notes + ([takes] if takes else []))
 
 
 @tool()

@@ -35,9 +35,15 @@ class Agent:
         """{name: tool} of those that the server offers."""
         return {one.name: one for one in (await self.client.list_tools()).tools}
 
-    async def ask(self, tool: str, **arguments: Any) -> Any:
-        """The document that a tool answers."""
-        found = await self.client.call_tool(tool, arguments)
+    async def ask(self, tool: str, *, phases: list[str] | None = None, **arguments: Any) -> Any:
+        """The document that a tool answers; `phases` gets what it tells of its progress."""
+
+        async def note(_done: float, _total: float | None, phase: str | None) -> None:
+            assert phases is not None
+            phases.append(phase or "")
+
+        told = None if phases is None else note
+        found = await self.client.call_tool(tool, arguments, progress_callback=told)
         text = found.content[0].text
         assert not found.is_error, text
         document = json.loads(text)

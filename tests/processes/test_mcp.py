@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -194,7 +195,9 @@ def test_an_agent_trains_a_run_and_asks_it(home: Path, base: Path, small: dict[s
         assert shown == json.loads(command("show", run_id, "--json").stdout)
         wrong = await agent.ask("errors", run=run_id, limit=None)
         assert wrong == json.loads(command("errors", run_id, "--json").stdout)
-        told = await agent.ask("try", run=run_id, words=["apple", "tea"], vs=[other])
+        phases: list[str] = []
+        told = await agent.ask("try", phases=phases, run=run_id, words=["apple", "tea"], vs=[other])
+        assert phases[0] == "loading the libraries" and "2 of 2 answered" in phases[-1]
         for word in told["words"]:
             # After their base model, in the order asked.
             assert [one["by"] for one in word["answers"]][-2:] == [run_id, other]
@@ -379,7 +382,9 @@ def test_an_owner_over_http_names_no_file_outside_the_home(served: tuple[str, Pa
         for path in (str(secret), str(home / "data/link.csv"), f"{home}/data/../../secret.csv"):
             own = {"data.path": path}
             space = {"name": "s", "method": "grid", "space": {"lora.r": [1, 2]}}
+            suites = {"name": "s", "method": "grid", "space": {"evaluation.suites": [[path]]}}
             answers = [
+                await refused("sweep_plan", sweep=suites),
                 await refused("launch", settings=own),
                 await refused("launch", settings={"evaluation.suites": [path]}),
                 await refused("fork", run="first", settings=own),
@@ -390,7 +395,8 @@ def test_an_owner_over_http_names_no_file_outside_the_home(served: tuple[str, Pa
                 await refused("sweep_launch", sweep=space | {"base": {"overrides": own}}),
             ]
             for told in answers:
-                assert "CANARY" not in told and ("alone" in told or "over HTTP" in told), told
+                assert "CANARY" not in told, told
+                assert "alone" in told or "HTTP" in told or "the command line" in told, told
         assert len(await agent.ask("runs")) == 2
 
     over_http(address, SECRETS["owner"], work)
@@ -433,4 +439,14 @@ def test_the_first_start_prints_a_token_and_guesses_are_slowed_down(home: Path) 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no such host"])
 def test_an_address_of_another_machine_is_a_sentence(home: Path, host: str) -> None:
     done = CliRunner().invoke(app, ["mcp", "--http", f"--host={host}"])
-    assert done.exit_code == 2 and f"cannot be served on {host!r}: " in done.stderr
+    assert done.exit_code == 2 and f"cannot be served on {host!r}, port 8502: " in done.stderr
+
+
+def test_a_port_that_is_taken_is_a_sentence_and_no_token_is_made(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = CliRunner().invoke(app, ["mcp", "--http", "--port", port])
+    assert done.exit_code == 2 and f"port {port}: address already in use" in done.stderr
+    assert not done.stdout and not tokens.listed()
+    done = CliRunner().invoke(app, ["mcp", "--port", port])
+    assert done.exit_code == 2 and "--host and --port go with --http" in done.stderr

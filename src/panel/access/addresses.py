@@ -40,11 +40,14 @@ def reached_at(host: str) -> list[str]:
     return [*found[:1], "127.0.0.1"]
 
 
-def why_not(host: str) -> str | None:
-    """Why no server can listen on a host, or None."""
+def why_not(host: str, port: int = 0) -> str | None:
+    """Why no server can listen on a host, or on a port of it, or None."""
     try:
-        family, kind, _, _, where = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        family, kind, _, _, where = found[0]
         with socket.socket(family, kind) as probe:
+            # As a server does: connections of the one before may not be over yet.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name of too many letters
         return str(getattr(error, "strerror", None) or error).lower()

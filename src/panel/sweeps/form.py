@@ -23,6 +23,7 @@ from src.config import (
     get,
     load_config,
     load_flow,
+    names_file,
     parse_yaml,
     presets,
     read_text,
@@ -35,7 +36,7 @@ from src.panel.launch import data_check, measure_button
 from src.panel.launch import form as run_form
 from src.panel.ui import guarded, html, navigation, query_params
 from src.sweeps import control, estimate
-from src.sweeps.file import SweepConfig, base_config
+from src.sweeps.file import Categorical, SweepConfig, base_config
 from src.training.data_files import DataError
 
 FIRST_FILE = "tiny"  # runs on two CPU cores in minutes
@@ -282,8 +283,11 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
     base = base_config(sweep)
     found = data_check.out_of_reach(base, load_config(preset=sweep.base.preset))
     problems = {f"base.overrides.{name}": text for name, text in found.items()}
-    if "data.path" in sweep.space:
-        problems["space.data.path"] = "is for sweeps that are launched from the command line"
+    suites = sweep.space.get("evaluation.suites")
+    tried = suites.values if isinstance(suites, Categorical) else []
+    wrong = ["evaluation.suites"] if any(names_file(one) for each in tried for one in each) else []
+    for name in [*wrong, *({"data.path"} & sweep.space.keys())]:
+        problems[f"space.{name}"] = "is for sweeps that are launched from the command line"
     return problems
 
 
