@@ -86,3 +86,22 @@ def test_a_header_that_is_sent_twice_names_no_known_host(twice):
         scope = {"type": "http", "headers": headers, "method": "GET", "path": "/"}
         asyncio.run(KnownHosts(inner, names=[])(scope, None, send))
     assert not reached and [m["status"] for m in sent if "status" in m] == [403, 403]
+
+
+@pytest.mark.parametrize("own", ["localhost:8501", "127.0.0.1:8501", "panel.example", "[::1]"])
+def test_a_host_that_is_sent_twice_is_refused_without_an_origin_too(own):
+    import asyncio
+
+    reached, sent = [], []
+
+    async def inner(scope, receive, send):
+        reached.append(scope)
+
+    async def send(message):
+        sent.append(message)
+
+    two = [(b"host", own.encode()), (b"host", b"evil.example")]
+    for headers in (two, two[::-1], two[:1] * 2):
+        scope = {"type": "http", "headers": headers, "method": "GET", "path": "/"}
+        asyncio.run(KnownHosts(inner, names=["panel.example"])(scope, None, send))
+    assert not reached and [m["status"] for m in sent if "status" in m] == [403] * 3

@@ -50,6 +50,8 @@ class KnownHosts:
 
     def known(self, host: str) -> bool:
         """A literal address cannot be rebound by a foreign name server, so it needs no list."""
+        if "," in host:  # sent twice
+            return False
         name = _name(host)
         try:
             ipaddress.ip_address(name)
