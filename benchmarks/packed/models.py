@@ -150,11 +150,39 @@ def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> l
 
 def laid_flat(base: Any, steps: list[Any]) -> list[Any]:
     """These steps as the packed engine lays them flat on a GPU."""
+    from src.models.multi_lora.inputs import parts_of
+    from src.models.multi_lora.rows import FlatRows
     from src.models.multi_lora.step import Options
     from src.training.packed.batches import BatchBuilder
 
-    batches = BatchBuilder(PAD, base, Options(flat=True))
-    return [batches.laid_flat(step, len(step.reals) * ROWS) for step in steps]
+    batches, flat = BatchBuilder(PAD, base, Options(flat=True)), []
+    for step in steps:
+        ids, positions, targets, _ = parts_of(step.shape, step.integers.long())
+        counted = targets != IGNORED
+        layout = FlatRows.of(ids, positions, counted)
+        shape = batches.flat_shape(
+            ROWS, step.shape.length, layout.source.shape[1], counted.sum(1).numpy(),
+            shared=bool(layout.heads.any()), total=len(ids) * ROWS,
+        )  # fmt: skip
+        flat.append(in_room(step, shape))
+    return flat
+
+
+def in_room(step: Any, shape: Any) -> Any:
+    """A step of padded rows in a FlatShape, whose rows are no shorter."""
+    import torch
+    from torch.nn.functional import pad
+
+    from src.models.multi_lora.inputs import parts_of
+
+    ids, positions, targets, keys = parts_of(step.shape, step.integers)
+    length, most = ids.shape[2], min(shape.answers, targets.shape[1])
+    positions = positions // length * shape.length + positions % length
+    ids = pad(ids, (0, shape.length - length), value=PAD)
+    more = 0, shape.answers - most
+    parts = pad(positions[:, :most], more), pad(targets[:, :most], more, value=IGNORED)
+    integers = torch.cat((ids.flatten(1), *parts, keys[:, None]), 1)
+    return step._replace(shape=shape, integers=integers)
 
 
 def tokens_of(step: Any) -> int:

@@ -6,23 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from src.models.losses import IGNORED
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import read_base
 from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import hidden_states
-from src.models.multi_lora.inputs import (
-    BatchShape,
-    FlatShape,
-    StepInput,
-    counted_together,
-    flattened,
-    in_room,
-)
+from src.models.multi_lora.inputs import BatchShape, FlatShape, StepInput, parts_of
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
 from src.models.multi_lora.rows import FlatRows
 from src.models.multi_lora.step import Options, Pack
+from src.training.packed.arrays import ExampleArrays
 from src.training.packed.batches import BatchBuilder
+from src.training.scoring import Row
 from tests.engines.test_packed import (
     Rows,
     Solo,
@@ -136,15 +132,23 @@ def test_a_step_on_a_cpu_computes_each_shared_token_once(monkeypatch: pytest.Mon
     assert [rows.source.shape[1] for rows in seen] == [tokens[0] - 3 * 6, tokens[1]]
 
 
+def layout_of(step: StepInput) -> tuple[FlatRows, torch.Tensor]:
+    """The layout of a step of padded rows in the least room, and where an answer is (K, N)."""
+    ids, positions, targets, _ = parts_of(step.shape, step.integers)
+    counted = targets != IGNORED
+    return FlatRows.of(ids, positions, counted, step.reals[:, -1] == 0), counted
+
+
 def laid_flat(step: StepInput, roomier: int = 0) -> StepInput:
     """A step as a GPU takes it: in a static shape with room that it does not need."""
-    flat = flattened(step, step.reals[:, -1] == 0)
-    rows, length, tokens, answers, shared, _ = flat.shape
-    counted = counted_together(flat, len(step.reals)) + roomier
-    more = FlatShape(
-        rows + roomier, length + roomier, tokens + roomier, answers + roomier, shared, counted
+    flat, counted = layout_of(step)
+    shape = FlatShape(
+        *step.shape,
+        flat.source.shape[1] + roomier,
+        shared=bool(flat.heads.any()),
+        counted=int(counted.sum()) + roomier,
     )
-    return in_room(flat, more)
+    return step._replace(shape=shape)
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2"])
@@ -190,8 +194,7 @@ def test_no_neighbour_changes_a_bit_of_an_adapter_laid_flat(neighbour: str) -> N
                 else:
                     there[1] = None
             padded = batch(there, rows, step, BatchShape(5, 22, 60))
-            flat = flattened(padded, padded.reals[:, -1] == 0)
-            pack.run([in_room(flat, FlatShape(5, 22, 90, 60, True))])
+            pack.run([padded._replace(shape=FlatShape(*padded.shape, 90, True))])
         weights.append(pack.params)
     one, other = weights
     assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
@@ -207,8 +210,10 @@ def test_steps_of_unlike_rows_share_a_few_static_shapes() -> None:
     for step in range(40):
         rows = [rows_of(10 * step + k, 8, head=6) for k in range(4)]
         padded = batch(solos, rows, step)
-        shape = batches.laid_flat(padded, 32).shape
-        assert isinstance(shape, FlatShape)
+        flat, counted = layout_of(padded)
+        tokens, counts = flat.source.shape[1], counted.sum(1).numpy()
+        rows_, length, _ = padded.shape
+        shape = batches.flat_shape(rows_, length, tokens, counts, shared=True, total=32)
         assert shape.tokens % 64 == 0 and shape.answers % 64 == 0 and shape.length in (16, 32)
         assert shape.tokens <= -(-padded.shape.rows * padded.shape.length // 64) * 64
         shapes.add(shape)
@@ -223,3 +228,14 @@ def test_the_capture_of_a_graph_has_more_targets_than_room() -> None:
         hidden, head, zeros, torch.zeros(2, 3), torch.zeros(2), vocabulary=10, room=4
     )
     assert losses.tolist() == [0, 0]
+
+
+def test_the_head_of_a_data_set_ends_before_any_answer_can_depend_on_it() -> None:
+    def head(*rows: tuple[list[int], list[int]]) -> int:
+        return ExampleArrays.of([Row("", "", "", *row) for row in rows], pad=1).head
+
+    alike = [5, 6, 7, 8]
+    assert head((alike, [9]), (alike, [9])) == 3  # the last token of a prompt predicts the answer
+    assert head((alike, [9]), ([5, 6, 2, 8, 3], [9])) == 2
+    assert head((alike, [9]), ([5, 6], [7, 8])) == 1
+    assert head((alike, [9]), ([4], [9])) == head() == 0

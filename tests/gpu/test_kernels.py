@@ -10,7 +10,7 @@ import torch
 from src.models.multi_lora.base import read_base
 from src.models.multi_lora.decode import greedy_tokens
 from src.models.multi_lora.graphs import GraphPool
-from src.models.multi_lora.inputs import FlatShape, StepInput, flattened, in_room
+from src.models.multi_lora.inputs import BatchShape, FlatShape, StepInput
 from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import Options, Pack
 from tests.engines.test_packed import Solo, batch, fresh, model_of, rows_of, shape_of, targets_of
@@ -18,7 +18,8 @@ from tests.engines.test_packed import Solo, batch, fresh, model_of, rows_of, sha
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 SOLOS = [Solo(8, 8, 5e-3, seed=seed, steps=4) for seed in range(4)]
-ROOM = FlatShape(rows=5, length=32, tokens=112, answers=64, shared=True, counted=192)
+PADDED = BatchShape(rows=5, length=32, answers=64)
+ROOM = FlatShape(*PADDED, tokens=112, shared=True, counted=192)
 
 
 def pack_of(shape: str, dtype: torch.dtype, options: Options) -> Pack:
@@ -32,8 +33,8 @@ def pack_of(shape: str, dtype: torch.dtype, options: Options) -> Pack:
 
 def step_of(index: int, heads: Sequence[int], *, flat: bool) -> StepInput:
     rows = [rows_of(10 * index + k, 4, head=head) for k, head in enumerate(heads)]
-    padded = batch([*SOLOS[:3], None], rows, index, shape_of(rows))
-    return in_room(flattened(padded, padded.reals[:, -1] == 0), ROOM) if flat else padded
+    padded = batch([*SOLOS[:3], None], rows, index, PADDED if flat else shape_of(rows))
+    return padded._replace(shape=ROOM) if flat else padded
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2"])

@@ -83,11 +83,20 @@ class FlatLayout:
 
     def read(self, flat: torch.Tensor, slot: int, rank: int) -> list[LoraPair]:
         """A copy on the CPU of the adapter of rank r = `rank` in row `slot` of flat (K, P)."""
-        row = flat[slot : slot + 1].cpu()
-        return [
-            LoraPair(a[0, :, :rank].contiguous(), b[0, :rank].contiguous())
-            for a, b in self._by_layer(row)
-        ]
+        # In NumPy, whose views cost a fraction of PyTorch's: it is done for each checkpoint.
+        row = flat[slot].cpu().numpy()
+        at_a, at_b, pairs = 0, self.b_start, []
+        for width_in, widths_out in self.stack_shapes:
+            columns, width_out = len(widths_out) * self.rank, sum(widths_out)
+            a = row[at_a : at_a + width_in * columns].reshape(width_in, columns)
+            b = row[at_b : at_b + self.rank * width_out].reshape(self.rank, width_out)
+            first_a = first_b = 0
+            for width in widths_out:
+                own = a[:, first_a : first_a + rank], b[:rank, first_b : first_b + width]
+                pairs.append(LoraPair(*(torch.from_numpy(part.copy()) for part in own)))
+                first_a, first_b = first_a + self.rank, first_b + width
+            at_a, at_b = at_a + a.size, at_b + b.size
+        return pairs
 
     def _by_layer(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Views of flat (K, P): A (K, in, R) and B (K, R, out) of each adapted layer."""

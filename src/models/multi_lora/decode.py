@@ -38,10 +38,7 @@ def teacher_forced(
     kernels: KernelSet = KernelSet(),  # noqa: B008
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probability of each target in nats, True where it is the arg max, and True where it is
-    so however the logits are computed (`losses.clearly_first`); (K, N) each, on the base's device.
-
-    The tensors are on the CPU, where they are laid out: the host does not wait for the GPU.
-    """
+    so however the logits are computed (`losses.clearly_first`); (K, N) each."""
     # On a CPU one after the other, so that none is padded to its neighbours' rows.
     at_once = 1 if base.device.type == "cpu" else len(ids)
     parts = []
@@ -57,7 +54,7 @@ def teacher_forced(
                 kernels,
             )
         )
-    hidden, targets = torch.cat(parts), targets.to(base.device)
+    hidden = torch.cat(parts)
     log_p, hits, clear = [], [], []
     for tokens, labels in zip(
         hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
@@ -86,12 +83,11 @@ def _flat_states(
         if not most:
             return base.head.new_zeros(*counted.shape, base.head.shape[1])
         rows = FlatRows.of(ids, answer_positions[:, :most], counted[:, :most])
-        tokens = ids.flatten(1).gather(1, rows.source).to(base.device)
-        hidden = flat_hidden_states(base, stacks, tokens, rows.to(base.device), kernels=kernels)
+        tokens = ids.flatten(1).gather(1, rows.source)
+        hidden = flat_hidden_states(base, stacks, tokens, rows, kernels=kernels)
         hidden = F.pad(hidden, (0, 0, 0, room - most))
     else:
-        there = ids.to(base.device), answer_positions.to(base.device)
-        hidden = hidden_states(base, stacks, *there, kernels=kernels)
+        hidden = hidden_states(base, stacks, ids, answer_positions, kernels=kernels)
     return hidden
 
 

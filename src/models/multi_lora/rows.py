@@ -8,7 +8,6 @@ one adapter's sequence: the shared head, each row's own tokens, then padding.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 MAX_ROW_TOKENS = 128  # of a row whose attention scores fit in registers
@@ -61,55 +60,46 @@ class FlatRows(NamedTuple):
         answer_positions: torch.Tensor,  # (K, N) indices into B * T
         counted: torch.Tensor,  # (K, N) False where an answer position is padding
         share: torch.Tensor | None = None,  # (K,)
+        room: int | None = None,
     ) -> "FlatRows":
-        """The layout with only the tokens that an answer depends on; all tensors on the CPU.
+        """The layout with only the tokens that an answer depends on.
 
         These are not the padding, rows without answers, and each row's last token. Without `share`
         each row has its own head, as LoRA dropout needs it: its masks differ between the rows.
+        M is `room`, which must hold each adapter's tokens; without it the most that one has, which
+        is read from the device.
         """
-        # NumPy takes half the time of PyTorch for so many small operations. It also hands over the
-        # interpreter's lock less often, and each time a thread that writes files may keep it.
         adapters, rows, length = ids.shape
-        token, place_of, real = ids.numpy(), answer_positions.numpy(), counted.numpy()
-        adapter, column = np.arange(adapters), np.arange(length)
-        position = place_of % length
+        column = torch.arange(length, device=ids.device)
+        position = answer_positions % length
         # Answers that are padding go to a row of their own, which is dropped.
-        row = np.where(real, place_of // length, rows) + adapter[:, None] * (rows + 1)
-        every_end = np.zeros(adapters * (rows + 1), dtype=np.int64)
-        every_begin = np.full_like(every_end, length)
-        np.maximum.at(every_end, row, position + 1)
-        np.minimum.at(every_begin, row, position)
-        ends, begins = (part.reshape(adapters, -1)[:, :rows] for part in (every_end, every_begin))
+        row = (answer_positions // length).where(counted, rows)
+        none = row.new_zeros(adapters, rows + 1)
+        ends = none.scatter_reduce(1, row, position + 1, "amax")[:, :rows]
+        begins = (none + length).scatter_reduce(1, row, position, "amin")[:, :rows]
         answered = ends > 0
-        first = answered.argmax(1)  # (K,)
-        alike = token == token[adapter, first][:, None]
+        first = answered.int().argmax(1)  # (K,)
+        alike = ids == ids.gather(1, first[:, None, None].expand(-1, 1, length))
         alike = (alike | ~answered[..., None]).all(1)  # (K, T)
         # At most up to the first answer token's position: what predicts differs by its row.
-        alike &= column < begins.min(1, keepdims=True)
-        alike &= answered.sum(1, keepdims=True) > 1
+        alike &= column < begins.amin(1, keepdim=True)
+        alike &= answered.sum(1, keepdim=True) > 1
         if share is not None:
-            alike &= share.numpy()[:, None]
-        heads = np.logical_and.accumulate(alike, 1).sum(1)
-        own = np.where(answered, ends - heads[:, None], 0)
+            alike &= share[:, None]
+        heads = alike.cumprod(1).sum(1)
+        own = torch.where(answered, ends - heads[:, None], 0)
         starts = own.cumsum(1) - own
-        is_first = np.arange(rows) == first[:, None]
+        is_first = torch.arange(rows, device=ids.device) == first[:, None]
         laid = (column < ends[..., None]) & ((column >= heads[:, None, None]) | is_first[..., None])
-        laid = laid.reshape(adapters, -1)
-        place = laid.cumsum(1) - 1  # (K, B T)
+        place = laid.flatten(1).cumsum(1) - 1  # (K, B T)
         totals = place[:, -1] + 1
-        source = np.zeros((adapters, max(int(totals.max()), 1)), dtype=np.int64)
-        of_adapter, at = laid.nonzero()
-        source[of_adapter, place[of_adapter, at]] = at
+        tokens = room or max(int(totals.max()), 1)
+        source = row.new_zeros(adapters, tokens + 1)
+        every = torch.arange(rows * length, device=ids.device).expand(adapters, -1)
+        source.scatter_(1, place.where(laid.flatten(1), tokens), every)
         return FlatRows(
-            torch.from_numpy(source),
-            torch.from_numpy(np.where(real, np.take_along_axis(place, place_of, 1), 0)),
-            torch.from_numpy(np.concatenate((starts, ends, heads[:, None], totals[:, None]), 1)),
+            source[:, :tokens],
+            place.gather(1, answer_positions).where(counted, 0),
+            torch.cat((starts, ends, heads[:, None], totals[:, None]), 1),
             length,
         )
-
-    def to(self, device: torch.device) -> "FlatRows":
-        """The same on another device."""
-        source, positions, table = (
-            part.to(device) for part in (self.source, self.answer_positions, self.table)
-        )
-        return FlatRows(source, positions, table, self.length, self.shared)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from src.models.losses import IGNORED
 from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import KernelSet, hidden_states
 from src.models.multi_lora.graphs import GraphPool
-from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput, flattened
+from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput, parts_of
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
 from src.models.multi_lora.optimizer import AdamW, Optimizer
@@ -207,16 +208,11 @@ class Pack:
             LoraStack(*(tensor.detach().requires_grad_() for tensor in stack))
             for stack in self.layout.stacks(self.compute_params[part])
         ]
-        if alone and isinstance(shape, BatchShape):
-            # Its own layout keeps the rounding of an adapter on a CPU independent of its
-            # neighbours.
-            step = flattened(StepInput(shape, integers, reals), ~dropout_rates.bool())
-            shape, integers = step.shape, step.integers
-        how = dropout_rates if self.dropout else None, self._kernels
-        if isinstance(shape, FlatShape):
-            hidden, targets = _flat_states(self.base, leaves, shape, integers, *how)
-        else:
-            hidden, targets = _padded_states(self.base, leaves, shape, integers, *how)
+        # Its own layout keeps the rounding of an adapter on a CPU independent of its neighbours.
+        states = _flat_states if alone or isinstance(shape, FlatShape) else _padded_states
+        hidden, targets = states(
+            self.base, leaves, shape, integers, dropout_rates, self.dropout, self._kernels
+        )
         losses = answer_losses(
             hidden,
             self.base.head,
@@ -266,32 +262,39 @@ def _upload(
 def _padded_states(
     base: FrozenBase,
     stacks: list[LoraStack],
-    shape: BatchShape,
+    shape: BatchShape | FlatShape,
     integers: torch.Tensor,  # (K, shape.num_integers)
-    dropout_rates: torch.Tensor | None,  # (K,)
+    dropout_rates: torch.Tensor,  # (K,)
+    has_dropout: bool,
     kernels: KernelSet,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Input of the output head at the answer tokens (K, N, D), and these tokens (K, N)."""
-    rows, length, answers = shape
-    ids, positions, targets, keys = integers.split([rows * length, answers, answers, 1], 1)
-    dropout = None
-    if dropout_rates is not None:
-        dropout = Dropout.of(keys[:, 0], dropout_rates, rows, length)
-    ids = ids.view(-1, rows, length)
+    ids, positions, targets, keys = parts_of(shape, integers)
+    dropout = Dropout.of(keys, dropout_rates, *ids.shape[1:]) if has_dropout else None
     return hidden_states(base, stacks, ids, positions, dropout=dropout, kernels=kernels), targets
 
 
 def _flat_states(
     base: FrozenBase,
     stacks: list[LoraStack],
-    shape: FlatShape,
+    shape: BatchShape | FlatShape,
     integers: torch.Tensor,  # (K, shape.num_integers)
-    dropout_rates: torch.Tensor | None,  # (K,)
+    dropout_rates: torch.Tensor,  # (K,)
+    has_dropout: bool,
     kernels: KernelSet,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`_padded_states` of rows laid flat."""
-    ids, source, positions, targets, table, keys = integers.split(shape.parts, 1)
-    rows, dropout = FlatRows(source, positions, table, shape.length, shape.shared), None
-    if dropout_rates is not None:
-        dropout = Dropout.of(keys[:, 0], dropout_rates, shape.rows, shape.length)
-    return flat_hidden_states(base, stacks, ids, rows, dropout=dropout, kernels=kernels), targets
+    """`_padded_states` of rows laid flat: in the room of a FlatShape, else in the least."""
+    ids, positions, targets, keys = parts_of(shape, integers)
+    share, counted = dropout_rates == 0, targets != IGNORED
+    if isinstance(shape, FlatShape):
+        share &= shape.shared
+        rows = FlatRows.of(ids, positions, counted, share, shape.tokens)
+        rows = rows._replace(shared=shape.shared)
+    else:
+        most = max(int(counted.sum(1).max()), 1)  # they come before the padding
+        positions, targets, counted = (part[:, :most] for part in (positions, targets, counted))
+        rows = FlatRows.of(ids, positions, counted, share)
+    dropout = Dropout.of(keys, dropout_rates, *ids.shape[1:]) if has_dropout else None
+    tokens = ids.flatten(1).gather(1, rows.source)
+    hidden = flat_hidden_states(base, stacks, tokens, rows, dropout=dropout, kernels=kernels)
+    return hidden, targets

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,6 +27,13 @@ class ExampleArrays:
             np.array([len(row.prompt_ids) for row in rows], dtype=np.int64),
             np.array([len(row.answer_ids) for row in rows], dtype=np.int64),
         )
+
+    @cached_property
+    def head(self) -> int:
+        """The tokens with which all rows begin, before the last one of any prompt."""
+        most = int(self.prompts.min()) - 1 if len(self.prompts) else 0
+        alike = (self.ids[:, :most] == self.ids[:1, :most]).all(0)
+        return int(np.logical_and.accumulate(alike).sum())
 
     def answer(self, row: int) -> list[int]:
         """The tokens of a row's answer, which end with EOS."""

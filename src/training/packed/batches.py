@@ -12,15 +12,7 @@ import torch
 from src.models.losses import IGNORED
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.flat import has_flat_attention
-from src.models.multi_lora.inputs import (
-    BatchShape,
-    FlatShape,
-    LossNumbers,
-    StepInput,
-    counted_together,
-    flattened,
-    in_room,
-)
+from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput
 from src.models.multi_lora.step import Options, idle_row
 from src.training.packed.arrays import ExampleArrays
 from src.training.packed.run import PackedRun
@@ -69,9 +61,8 @@ class BatchBuilder:
                    for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
         counts = [int(run.arrays.answers[c].sum())
                   for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
-        shape = self._shape(runs, chosen, lengths, counts)
-        rows, length, answers = shape
-        total = sum(map(len, chosen))
+        shape = self._shape(runs, lengths, counts, slots)
+        rows, length, answers = shape[:3]
         ids = np.full((slots, rows, length), self.pad, dtype=np.int32)
         positions = np.zeros((slots, answers), dtype=np.int32)
         targets = np.full((slots, answers), IGNORED, dtype=np.int32)
@@ -97,25 +88,7 @@ class BatchBuilder:
             numbers = LossNumbers(1 / count, config.training.label_smoothing, config.lora.dropout)
             reals[at] = (*hyper, *numbers)
         integers = np.concatenate((ids.reshape(slots, -1), positions, targets, keys), 1)
-        padded = StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
-        return self.laid_flat(padded, total) if self.is_flat(length) else padded
-
-    def laid_flat(self, step: StepInput, rows: int) -> StepInput:
-        """A step of padded rows, `rows` of all runs, laid flat in a shape that others have too."""
-        share = step.reals[:, -1] == 0  # LossNumbers.lora_dropout
-        flat = flattened(step, share)
-        shape = flat.shape
-        assert isinstance(shape, FlatShape)
-        length = max(16, 1 << (shape.length - 1).bit_length())  # of which the kernels have one each
-        at_once = min(self.options.at_once or len(share), len(share))
-        tokens, (answers, counted) = self._room(
-            (shape.rows, length, shape.shared),
-            (shape.answers, counted_together(flat, at_once)),
-            partial(padded_length, shape.tokens, rows,
-                    exact=EXACT_TOKENS_MULTIPLE, multiple=TOKENS_MULTIPLE),
-        )  # fmt: skip
-        room = counted if counted < at_once * answers else None
-        return in_room(flat, FlatShape(shape.rows, length, tokens, answers, shape.shared, room))
+        return StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
 
     def is_flat(self, length: int) -> bool:
         """True where a step whose rows have up to `length` tokens is laid flat."""
@@ -141,20 +114,51 @@ class BatchBuilder:
     def _shape(
         self,
         runs: Sequence[PackedRun],
-        chosen: Sequence[np.ndarray],
-        lengths: Sequence[np.ndarray],
-        counts: Sequence[int],
-    ) -> BatchShape:
+        lengths: Sequence[np.ndarray],  # tokens of each row
+        counts: Sequence[int],  # answer tokens of each run
+        slots: int,
+    ) -> BatchShape | FlatShape:
         """The shape that holds these rows."""
         # The last token of a row is only predicted, never read.
         length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
         if not (self.options.graphs or self.options.flat):
-            return BatchShape(max(map(len, chosen)), length, answers)
-        rows, total = max(run.batch for run in runs), sum(map(len, chosen))
+            return BatchShape(max(map(len, lengths)), length, answers)
+        rows, total = max(run.batch for run in runs), sum(map(len, lengths))
         if not self.is_flat(length):
             length_of = partial(padded_length, length, total)
             length, (answers, _) = self._room((), (answers, 0), length_of)
-        return BatchShape(rows, length, answers)
+            return BatchShape(rows, length, answers)
+        heads = [0 if run.config.lora.dropout else run.arrays.head for run in runs]
+        tokens = max(
+            int(own.sum()) - len(own) - (len(own) - 1) * head
+            for own, head in zip(lengths, heads, strict=True)
+        )
+        counted = np.zeros(slots, dtype=np.int64)
+        counted[[run.slot for run in runs]] = counts
+        return self.flat_shape(rows, length, tokens, counted, shared=any(heads), total=total)
+
+    def flat_shape(
+        self,
+        rows: int,
+        length: int,
+        tokens: int,  # the most of an adapter
+        counted: np.ndarray,  # (K,) answer tokens
+        *,
+        shared: bool,
+        total: int,
+    ) -> FlatShape:
+        """The shape that such a step of `total` rows has with others."""
+        length = max(16, 1 << (length - 1).bit_length())  # of which the kernels have one each
+        at_once = min(self.options.at_once or len(counted), len(counted))
+        together = int(np.add.reduceat(counted, np.arange(0, len(counted), at_once)).max())
+        tokens, (answers, most) = self._room(
+            (rows, length, shared),
+            (int(counted.max()), together),
+            partial(padded_length, tokens, total,
+                    exact=EXACT_TOKENS_MULTIPLE, multiple=TOKENS_MULTIPLE),
+        )  # fmt: skip
+        room = most if most < at_once * answers else None
+        return FlatShape(rows, length, answers, tokens, shared, room)
 
 
 def _by_arrays(runs: Sequence[PackedRun]) -> list[tuple[ExampleArrays, list[int]]]:

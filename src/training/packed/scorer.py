@@ -129,10 +129,11 @@ class Scorer:
             places, labels = laid[id(batch)]
             ids[k, : len(batch.ids), : batch.ids.shape[1]] = batch.ids
             positions[k, : len(places)], targets[k, : len(places)] = places, labels
+        place = self.base.device
         log_p, hits, clear = teacher_forced(
             self.base,
             stacks,
-            *map(torch.from_numpy, (ids, positions, targets)),
+            *(torch.from_numpy(part).to(place) for part in (ids, positions, targets)),
             kernels=self._kernels,
         )
         sums, all_clear = (
