@@ -7,10 +7,7 @@ import typer
 
 from src.cli.options import AsJson
 from src.cli.output import out, print_json
-from src.files import write_atomic
 from src.runs import reconciler
-
-ENDINGS = (".html", ".tex")
 
 
 def report(
@@ -38,22 +35,13 @@ def report(
     train the runs again: commands, versions and the fingerprint of the data. Of a sweep its winner,
     its ranked settings and its search.
     """
-    if bool(runs) == (sweep is not None):
-        raise typer.BadParameter("name either runs or, with --sweep, a sweep")
-    if wrong := next((file for file in files or () if file.suffix not in ENDINGS), None):
-        raise typer.BadParameter(f"--out {wrong}: the name ends in .html, or in .tex for a table")
     reconciler.reconcile()
-    from src.panel.report import button, content, latex, page
+    from src.panel.report.files import write
 
-    told = content.read(runs or [], sweep)
-    of = told.sweep.found.row.id if told.sweep else None
-    targets = files or [Path(f"{button.file_name([run.id for run in told.runs], of)}.html")]
-    for file in targets:
-        write_atomic(file, latex.document(told) if file.suffix == ".tex" else page.page(told))
+    written = write(runs or [], sweep, files or [])
     if as_json:
-        sizes = [{"path": str(file), "size_bytes": file.stat().st_size} for file in targets]
-        return print_json({"runs": [run.id for run in told.runs], "sweep": of, "files": sizes})
-    for file in targets:
+        return print_json(written.document())
+    for file in written.files:
         what = "a table of" if file.suffix == ".tex" else "a report on"
-        out.print(f"{file} holds {what} {told.title}", highlight=False)
+        out.print(f"{file} holds {what} {written.told.title}", highlight=False)
     return None

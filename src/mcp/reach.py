@@ -43,6 +43,12 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ConfigError(problems)
 
 
+def check_output(file: str | None) -> None:
+    """OutOfReach where a client over HTTP says which file to write."""
+    if file is not None and caller.is_remote():
+        raise OutOfReach("over HTTP reports are written into the home; leave `file` out")
+
+
 def sweep_file(name: str) -> Path:
     """The sweep file of a path or of a name in configs/sweeps. OutOfReach over HTTP for others."""
     shipped = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}

@@ -31,7 +31,7 @@ from src.mcp.caller import Call, Caller
 from src.mcp.registry import TOOLS, Told, Tool
 from src.runs import reconciler
 
-MAX_AT_ONCE = 16  # calls; others wait
+MAX_AT_ONCE = 64  # calls, of which most wait for a run; others wait for those
 CALLER = "spelltune.caller"  # key of an HTTP request's scope
 
 INSTRUCTIONS = """\

@@ -2,11 +2,12 @@
 that this command prints with --json."""
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from src import store
+from src import paths, store
 from src.analysis.evaluating import Order
 from src.config import load_config, stored_config, with_overrides
 from src.mcp import caller, evaluations, reach
@@ -195,7 +196,8 @@ def stop(run: RunName, confirm: Confirm = False) -> dict[str, Any]:
     row = _find(run)
     if not confirm:
         would = (
-            f"nothing, it has ended: {row.status}" if Status(row.status).ended
+            f"nothing, it has ended: {row.status}" if _is_over(row)
+            else "it does not resume by itself" if Status(row.status).ended
             else "it is removed from the queue" if row.status == Status.QUEUED
             else "it stops at its next step, with a checkpoint from which it can be resumed"
         )  # fmt: skip
@@ -217,6 +219,29 @@ def delete(run: Checkpoint, confirm: Confirm = False) -> dict[str, Any]:
         return not_done(row.id, deletion.plan([row]).sentence)
     deletion.delete_named(row, step)
     return {"id": row.id, "step": step, "deleted": True}
+
+
+@tool()
+def report(
+    runs: Annotated[list[str], Field(description="One run or several.")] = [],
+    sweep: Annotated[str | None, Field(description="A sweep instead: its id or name.")] = None,
+    file: Annotated[
+        str | None,
+        Field(
+            description="File to write: FILE.html is the page, FILE.tex a LaTeX table of scores. "
+            "By default a page in the home."
+        ),
+    ] = None,
+) -> dict[str, Any]:
+    """Write a report on runs or a sweep as one page that needs no network, and say where it is.
+
+    Verdicts, curves, settings that differ, kinds of error, and how to train the runs again.
+    """
+    from src.panel.report.files import write
+
+    reach.check_output(file)
+    files = [Path(file)] if file is not None else []
+    return write(runs, sweep, files, folder=paths.results() / "reports").document()
 
 
 @tool()

@@ -249,7 +249,7 @@ def test_the_command_writes_page_and_table(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("words", "said"), [
     (["nobody"], "no run 'nobody'"), (["--sweep", "nothing"], "no sweep 'nothing'"),
-    ([], "name either runs or"), (["a", "--sweep", "b"], "name either runs or"),
+    ([], "name either runs or a sweep"), (["a", "--sweep", "b"], "name either runs or a sweep"),
     (["a", "--out", "report.pdf"], "ends in .html"),
 ])  # fmt: skip
 def test_a_report_that_cannot_be_written_is_a_sentence(words, said, tmp_path, monkeypatch):

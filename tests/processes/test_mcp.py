@@ -145,6 +145,24 @@ def test_long_lists_are_cut_and_say_so(home: Path) -> None:
     over_stdio(work)
 
 
+def test_a_report_is_written_where_it_is_asked_for(home: Path, tmp_path: Path) -> None:
+    run_id = fill_run(name="told")
+    file = tmp_path / "mine.tex"
+
+    async def work(agent: Agent) -> None:
+        told = await agent.ask("report", runs=["told"])
+        assert told["runs"] == [run_id] and told["sweep"] is None
+        (page,) = told["files"]
+        assert Path(page["path"]) == home / "results" / "reports" / f"report-{run_id}.html"
+        assert Path(page["path"]).stat().st_size == page["size_bytes"] > 10_000
+        told = await agent.ask("report", runs=["told"], file=str(file))
+        assert told["files"] == [{"path": str(file), "size_bytes": file.stat().st_size}]
+        assert "ends in .html" in await agent.refused("report", runs=["told"], file="a.pdf")
+        assert "either runs or a sweep" in await agent.refused("report")
+
+    over_stdio(work)
+
+
 def test_a_reader_over_stdio_is_offered_what_changes_nothing(home: Path) -> None:
     async def work(agent: Agent) -> None:
         assert set(await agent.tools()) == READING
@@ -391,6 +409,7 @@ def test_an_owner_over_http_names_no_file_outside_the_home(served: tuple[str, Pa
                 await refused("evaluate", base="spelltune-tiny", data=path),
                 await refused("evaluate", base="spelltune-tiny", suite=path),
                 await refused("sweep_plan", file=path),
+                await refused("report", runs=["first"], file=path),
                 await refused("sweep_plan", file="tiny", settings=own),
                 await refused("sweep_launch", sweep=space | {"base": {"overrides": own}}),
             ]
