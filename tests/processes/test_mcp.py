@@ -195,6 +195,16 @@ def test_what_is_no_message_ends_nothing_and_the_output_holds_messages_alone(hom
         assert server.wait(60) == 0
 
 
+def test_a_run_table_that_is_out_of_reach_is_a_sentence_of_each_call(home: Path) -> None:
+    async def work(agent: Agent) -> None:
+        for tool, arguments in (("runs", {}), ("show", {"run": "x"}), ("stop", {"run": "x"})):
+            told = await agent.refused(tool, **arguments)
+            assert "does not answer at postgresql" in told and "secret" not in told
+        assert len(await agent.tools()) > 20
+
+    over_stdio(work, SPELLTUNE_DATABASE_URL="postgresql+psycopg://me:secret@127.0.0.1:9/table")
+
+
 @pytest.mark.slow
 def test_an_agent_trains_a_run_and_asks_it(home: Path, base: Path, small: dict[str, Any]) -> None:
     """From the launch to the answers of its adapter, by a server that loads no model."""
