@@ -45,7 +45,9 @@ def _told(process: "subprocess.Popen[bytes]", order: Order) -> Iterator[dict[str
     """Yield each line that the process tells of its order. NobodyWaits once nobody does."""
     assert process.stdin is not None and process.stdout is not None
     with suppress(BrokenPipeError):  # it is gone, and its standard error says why
-        process.stdin.write(json.dumps(order.document()).encode() + b"\n")
+        # Names of files count from the folder of this process.
+        asked = {"folder": os.getcwd(), "order": order.document()}
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.flush()
     output, rest = process.stdout.fileno(), b""
     poll = select.poll()  # select takes no number above 1,023

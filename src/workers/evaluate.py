@@ -1,8 +1,9 @@
 """Evaluates for a server that loads no model: `python -m src.workers.evaluate`.
 
-The one line of standard input is an order of src/analysis/evaluating.py. Each line of the output is
-{"phase": what it does}, and at last {"done": the document} or {"refused": a sentence}. Ends when
-its standard input closes: nobody waits for the result.
+The one line of standard input is {"folder": from which names of files count, "order": an order of
+src/analysis/evaluating.py}. Each line of the output is {"phase": what it does}, and at last
+{"done": the document} or {"refused": a sentence}. Ends when its standard input closes: nobody waits
+for it.
 """
 
 import json
@@ -25,14 +26,17 @@ def main() -> NoReturn:
     def tell(told: dict[str, Any]) -> None:
         print(store.to_json(told).replace("\n", " "), file=lines, flush=True)
 
-    order = json.loads(sys.stdin.readline())
+    asked = json.loads(sys.stdin.readline())
+    os.chdir(asked["folder"])
     # In a thread: torch gives it the time to end the process in the middle of an evaluation.
     threading.Thread(target=_end_with_the_caller, name="caller", daemon=True).start()
     tell({"phase": "loading the libraries"})
     try:
         from src.analysis.evaluating import Order, evaluate
 
-        found = evaluate(Order(**order), lambda done: tell({"phase": f"{done:,} words scored"}))
+        found = evaluate(
+            Order(**asked["order"]), lambda done: tell({"phase": f"{done:,} words scored"})
+        )
         tell({"done": found.document()})
     except (UserError, OSError) as error:
         tell({"refused": explain(error)})

@@ -69,10 +69,10 @@ class Agent:
 Work = Callable[[Agent], Awaitable[None]]
 
 
-def over_stdio(work: Work, *options: str, **extra: str) -> None:
-    """Do what an agent does with a server that it starts."""
+def over_stdio(work: Work, *options: str, folder: Path = ROOT, **extra: str) -> None:
+    """Do what an agent does with a server that it starts in a folder."""
     server = StdioServerParameters(
-        command=sys.executable, args=[*COMMAND, *options], env={**os.environ, **extra}, cwd=ROOT
+        command=sys.executable, args=[*COMMAND, *options], env={**os.environ, **extra}, cwd=folder
     )
 
     async def talk() -> None:

@@ -246,7 +246,7 @@ def test_a_call_that_hangs_is_given_up_and_the_others_go_on(home: Path, busy: No
     run_id = fill_run(name="queued", status=Status.QUEUED)
 
     async def work(agent: Agent) -> None:
-        told = await agent.refused("evaluate", base="spelltune-tiny", data=str(file))
+        told = await agent.refused("evaluate", base="spelltune-tiny", data=file.name)
         assert "took longer than 3 s and was given up" in told
         wait_for(lambda: not _working(home, Worker.EVALUATE), "its process is still there")
         begun = time.monotonic()
@@ -254,7 +254,8 @@ def test_a_call_that_hangs_is_given_up_and_the_others_go_on(home: Path, busy: No
         assert "given up" in told and time.monotonic() - begun < 30
         assert (await agent.ask("show", run=run_id))["status"] == "QUEUED"
 
-    over_stdio(work, SPELLTUNE_TIMEOUTS=json.dumps({"standby": 0, "call": 2.0, "evaluation": 3.0}))
+    limits = json.dumps({"standby": 0, "call": 2.0, "evaluation": 3.0})
+    over_stdio(work, folder=home, SPELLTUNE_TIMEOUTS=limits)  # where the file's name counts from
 
 
 def endless(home: Path) -> Path:
