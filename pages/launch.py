@@ -9,7 +9,7 @@ import streamlit as st
 
 from src.config import RunConfig, settings
 from src.format import counted, full_stop
-from src.panel.launch import data_check, form, measure_button, start
+from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import guarded, html, navigation
 from src.runs import attempts, estimate, launch_notes, launcher
 
@@ -37,6 +37,7 @@ def page() -> None:
     notes = launch_notes.setting_notes(config) if config else {}
     if config and preview:
         notes |= launch_notes.size_notes(config, preview)
+    fields = widgets.Form(base, texts, problems, notes, config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         # On a narrow window, where the form comes first, a bar at the bottom edge (panel.css).
@@ -45,7 +46,7 @@ def page() -> None:
             draw_launch_button(config, problems)
         draw_problems(problems, can_check_again=bool(outside))
         if config:
-            for text in form.notes_beside(notes):
+            for text in widgets.notes_beside(fields):
                 st.html(f'<p class="note">{escape(full_stop(text))}</p>')
             measure_button.draw(config, held=bool(outside))
             draw_sizes(config, preview)
@@ -54,22 +55,21 @@ def page() -> None:
             form.draw_copies(config, origin)
     with left:
         start.draw(origin, base)
-        form.draw_first(base, texts, problems, notes)
+        widgets.draw_first(fields)
         if config and not problems:
             st.html("<h2>Data</h2>")
             if preview:
                 data_check.draw_preview(preview)
             else:
                 data_check.wait_beside(config)
-        st.html("<h2>All other settings</h2>")
-        form.draw_rest(base, texts, problems)
+        widgets.draw_rest(fields)
 
 
 def draw_problem_count(problems: Mapping[str, str]) -> None:
     """Draw how many problems there are, and at which fields, for a window too narrow for them."""
     if not problems:
         return
-    labels = {setting.name: form.label(setting) for setting in settings()}
+    labels = {setting.name: words.label(setting) for setting in settings()}
     fields = escape(", ".join(labels.get(name, name) for name in problems))
     many = counted(len(problems), "problem")
     st.html(f'<p class="launch-problems"><b>{many}:</b> {fields}</p>')

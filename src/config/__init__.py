@@ -25,7 +25,6 @@ from src.config.loading import (
     presets,
     read_text,
     read_yaml,
-    shortened,
     to_yaml,
     with_absolute_paths,
     with_overrides,
@@ -43,6 +42,7 @@ from src.config.schema import (
     TrackingConfig,
 )
 from src.config.section import Section
+from src.config.sentences import sentence, shortened
 from src.config.stored import stored_config, stored_values, values_before
 from src.config.values import from_text, to_text
 from src.config.yaml_text import YamlError, dump_flow, dump_yaml, load_flow
@@ -83,6 +83,7 @@ __all__ = [
     "presets",
     "read_text",
     "read_yaml",
+    "sentence",
     "settings",
     "shortened",
     "stored_config",

@@ -16,6 +16,7 @@ from src.config.fields import Setting, flattened, settings
 from src.config.mixture import EXAMPLE
 from src.config.schema import RunConfig
 from src.config.section import Section
+from src.config.sentences import sentence, shortened
 from src.config.values import NULL, from_text, to_text
 from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
 from src.errors import UserError, did_you_mean, reason
@@ -305,13 +306,21 @@ def _problems(error: ValidationError, schema: type[BaseModel]) -> dict[str, str]
         elif item["type"] == "list_type":
             message = f"takes a list, such as [a, b]; got {shortened(item['input'])}"
         elif item["type"] != "value_error":
-            message = f"{message[0].lower()}{message[1:]}; got {shortened(item['input'])}"
+            message = sentence(item["type"], message, item["input"], _default(name))
         else:
             # A rule over several settings names first the one to change: the form shows it there.
             first, _, rest = message.partition(" ")
             name, message = (first, rest) if first in names else (name, message)
         problems.setdefault(name, message)
     return problems
+
+
+def _default(name: str) -> Any:
+    """The value that a setting has in the files of configs/training; None if it has none there."""
+    section, _, leaf = name.rpartition(".")
+    values = _defaults()
+    found = values.get(section) if section else values
+    return found.get(leaf) if isinstance(found, dict) else None
 
 
 def _unknown(name: str, key: str, value: Any, schema: type[BaseModel]) -> str:
@@ -333,9 +342,3 @@ def _no_section(name: str, value: Any, schema: type[BaseModel]) -> str:
     if value is None:
         return f"has nothing beneath it; write its settings there, as in {example}, or leave it out"
     return f"is a section, which holds settings, as in {example}; got {shortened(value)}"
-
-
-def shortened(value: Any) -> str:
-    """A refused value for a sentence; a long one is cut."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"

@@ -5,7 +5,7 @@ import heapq
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -169,10 +169,14 @@ def plan_of(run: Run) -> Plan:
         if len(_plans) > KNOWN:
             _plans.clear()
         config = stored_config(run.config)
-        length = json.dumps(subset(config, DURATION), sort_keys=True)
         pack = pack_key(config) if config.engine == "packed" else None
-        _plans[key] = Plan(length, pack, config.pack_size)
+        _plans[key] = Plan(length_of(config), pack, config.pack_size)
     return _plans[key]
+
+
+def length_of(config: RunConfig) -> str:
+    """A key that is equal for configs whose runs take as long."""
+    return json.dumps(subset(config, DURATION), sort_keys=True)
 
 
 class Earlier:
@@ -181,20 +185,30 @@ class Earlier:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._seconds: dict[str, float | None] | None = None
+        self._ran: frozenset[str] = frozenset()  # lengths of which runs have completed here
 
     def seconds(self, run: Run) -> float | None:
         """Seconds from the start of a run to its end: of runs of the same length, else at most by a
         measurement; None without either."""
+        whole = self._whole(plan_of(run).length, lambda: stored_config(run.config))
+        return None if whole is None else whole * (1 - (run.resume_step or 0) / run.max_steps)
+
+    def of_config(self, config: RunConfig) -> tuple[float | None, bool]:
+        """Seconds that a run of a config takes, and whether runs of the same length tell, not the
+        upper bound of a measurement."""
+        length = length_of(config)
+        seconds = self._whole(length, lambda: config)
+        return seconds, length in self._ran
+
+    def _whole(self, length: str, config: Callable[[], RunConfig]) -> float | None:
         if self._seconds is None:
             self._seconds = self._read()
-        length = plan_of(run).length
+            self._ran = frozenset(self._seconds)
         if length not in self._seconds:
-            config = stored_config(run.config)
-            measured = estimate.load(config)
+            measured = estimate.load(found := config())
             fits = measured if measured and measured.fits else None
-            self._seconds[length] = fits.seconds(config) if fits else None
-        whole = self._seconds[length]
-        return None if whole is None else whole * (1 - (run.resume_step or 0) / run.max_steps)
+            self._seconds[length] = fits.seconds(found) if fits else None
+        return self._seconds[length]
 
     def _read(self) -> dict[str, float | None]:
         found: dict[str, list[float]] = {}

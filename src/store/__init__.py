@@ -87,6 +87,7 @@ from src.store.run_list import (
     page_of_configs,
     page_of_runs,
     recorded_metrics,
+    scores_of_configs,
     states_of,
     tags_in_use,
 )

@@ -35,6 +35,23 @@ def page_of_runs(
     return session.exec(query.limit(limit) if limit is not None else query).all()
 
 
+def scores_of_configs(session: Session, keys: Sequence[str], metric: str) -> dict[str, list[float]]:
+    """The last scores of the completed runs of these configs, by `config_key`."""
+    query = (
+        select(Run.config_key, LatestMetric.value)
+        .join(
+            LatestMetric,
+            and_(col(LatestMetric.run_id) == col(Run.id), col(LatestMetric.name) == metric),
+        )
+        .where(Run.status == Status.COMPLETED, col(Run.config_key).in_(keys))
+    )
+    found: dict[str, list[float]] = {}
+    for key, value in session.exec(query):
+        if key is not None and value is not None:
+            found.setdefault(key, []).append(value)
+    return found
+
+
 def count_runs(session: Session, found: RunFilter) -> dict[Status, int]:
     """How many runs of each status a filter finds, if it did not ask for a status."""
     query = select(Run.status, func.count()).where(*found.where(any_status=True))

@@ -17,16 +17,16 @@ class Budget:
 
     @staticmethod
     def parse(text: str) -> "Budget":
-        """`200 trials`, `45 minutes`, `1.5h`; ValueError says what is understood."""
+        """`200 trials` or `200`, `45 minutes`, `1.5h`; ValueError says what is understood."""
         # A comma parts thousands: `1,5h` could be meant as an hour and a half.
         number = r"(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?|\.\d+)"
-        found = re.fullmatch(rf"\s*{number}\s*([A-Za-z]+)\s*", text)
+        found = re.fullmatch(rf"\s*{number}\s*([A-Za-z]*)\s*", text)
         words = found[2].lower() if found else ""
         if found and len(found[1]) > MAX_LETTERS:
             raise ValueError("the budget is too large; raise it later, as far as it is used")
         short = words.rstrip("s") in {"second", "minute", "hour", "day", "min", "sec", "hr"}
         amount = float(found[1].replace(",", "")) if found else 0.0
-        if words in ("trial", "trials"):
+        if found and words in ("", "trial", "trials"):
             if amount < 1:
                 raise ValueError("the budget is too small for one trial")
             if amount == int(amount):

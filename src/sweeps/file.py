@@ -16,6 +16,7 @@ from src.config import (
     load_config,
     parse_yaml,
     read_text,
+    sentence,
     settings,
     shortened,
     with_overrides,
@@ -223,7 +224,7 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
             case "value_error":
                 pass
             case _:
-                message = f"{message[0].lower()}{message[1:]}; got {shortened(item['input'])}"
+                message = sentence(item["type"], message, item["input"])
         yield ".".join(path), message
 
 

@@ -106,7 +106,7 @@ def test_the_launch_is_at_hand_on_a_narrow_window_and_covers_nothing(browser, pa
             "the end of the page is above the bar",
         )
         page.goto(f"{panel}/launch?lora.r=0&training.max_steps=x")
-        page.get_by_text("2 problems: Rank, Max steps").wait_for()
+        page.get_by_text("2 problems: Rank, Steps").wait_for()
         assert button.is_disabled()
     with reading(browser, scheme=scheme) as page:
         page.goto(f"{panel}/launch?lora.r=0")

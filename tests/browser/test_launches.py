@@ -55,7 +55,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             start = f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
             page.goto(f"{start}&evaluation.eval_steps=200&training.logging_steps=2")
             page.get_by_text("steps per epoch").wait_for()
-            by_keyboard(page, "Max steps")
+            by_keyboard(page, "Steps")
             page.keyboard.press("ControlOrMeta+A")
             page.keyboard.type("400")
             page.keyboard.press("Tab")
@@ -74,7 +74,9 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
             page.get_by_role("link", name="Launch again with edits").click()
             page.wait_for_selector(".stNumberInput")
             wait_for(
-                lambda: page.get_by_role("spinbutton", name="Max steps").input_value() == "400",
+                lambda: (
+                    page.get_by_role("spinbutton", name="Steps", exact=True).input_value() == "400"
+                ),
                 "its steps",
             )
             with store.reading() as session:
@@ -160,3 +162,38 @@ def end_processes(run_id: str) -> None:
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+
+
+def test_any_setting_is_found_by_its_meaning_opened_and_changed_by_keyboard(page, panel):
+    page.goto(f"{panel}/launch")
+    page.get_by_text("steps per epoch").wait_for()
+    find = page.get_by_label("Find among")
+    find.fill("probability adapter")
+    rows = page.locator("ul.settings li:visible")
+    wait_for(lambda: rows.count() == 1, "one setting is left")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.ariaLabel === 'Dropout of the adapter'")
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type("0.2")
+    # Pressed while the server has not heard of the edit yet: it stays.
+    page.get_by_role("button", name="tiny-correct").click()
+    page.locator('.presets [aria-current][data-choose="tiny-correct"]').wait_for()
+    page.get_by_text("All other settings · 1 changed").wait_for()
+    assert page.get_by_role("textbox", name="Dropout of the adapter").input_value() == "0.2"
+    page.get_by_role("button", name="Undo", exact=True).click()
+    page.get_by_text("All settings are those of tiny-correct").wait_for()
+    find.fill("max_gib")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("document.activeElement.dataset.choose === 'checkpointing.max_gib'")
+    assert "Disk limit (GiB)" in rows.inner_text()
+
+
+def test_a_preset_for_a_gpu_says_so_where_there_is_none(page, panel):
+    page.goto(f"{panel}/launch")
+    page.locator(".presets").first.wait_for()
+    if page.get_by_text("needs an NVIDIA GPU").count():
+        assert page.get_by_role("button", name="gpt2").count() == 0
+    else:
+        assert page.get_by_role("button", name="gpt2").count() == 1
+    page.goto(f"{panel}/launch?preset=gpt2")  # its address works anyhow
+    page.locator('[aria-current]:has-text("gpt2")').wait_for()

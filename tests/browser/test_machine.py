@@ -47,7 +47,7 @@ def test_meters_are_live_and_a_price_makes_money_of_time(browser, panel, nvml, p
     price.focus()
     page.keyboard.type("cheap")
     page.keyboard.press("Enter")
-    page.get_by_role("alert").get_by_text("should be a valid number").wait_for()
+    page.get_by_role("alert").get_by_text("takes a number").wait_for()
     assert load_machine().price_per_hour is None
     price.focus()
     page.keyboard.press("Control+A")

@@ -1,5 +1,7 @@
 """The Launch page: each setting's field, the data check, uploads, forks."""
 
+import re
+
 import pydantic
 import pytest
 
@@ -10,11 +12,12 @@ from src.config import (
     load_config,
     loading,
     parse_override,
+    presets,
     settings,
     with_overrides,
 )
-from src.panel.launch import data_check, form
-from src.runs import attempts, checks, launcher
+from src.panel.launch import cards, data_check, form, words
+from src.runs import attempts, checks, launcher, machine, preset_cards
 from src.training.data_files import DataError
 from tests.helpers.pages import SEEN, html, settled, show
 from tests.helpers.store import (
@@ -43,7 +46,10 @@ def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
 
 
 def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
-    test = show("launch")
+    listed = show("launch").get("bidi_component")[-1].proto.json
+    named = set(re.findall(r'data-choose=\\?"([a-z_0-9.]+)', listed))
+    assert named | {*words.first()} == {setting.name for setting in settings()}
+    test = show("launch", open=sorted(named))
     keys = {w.key for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area")
             for w in getattr(test, kind)}  # fmt: skip
     for setting in settings():
@@ -57,7 +63,7 @@ def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
 def test_widgets_are_given_the_values_that_they_show(launched):
     """A browser that misses the assignment starts from what the widget is given, and sends it
     back."""
-    test = show("launch", **{"lora.r": "8"})
+    test = show("launch", **{"lora.r": "8"}, open=[setting.name for setting in settings()])
     for widget in [*test.number_input, *test.text_input, *test.text_area, *test.toggle]:
         if widget.value is not None:
             assert widget.proto.default == widget.value, widget.key
@@ -221,9 +227,7 @@ def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):
 
 
 def test_a_preset_is_chosen_and_edits_stay(launched):
-    test = show("launch", **{"lora.r": "8"})
-    test.segmented_control[0].set_value("tiny-correct").run()
-    assert test.query_params["preset"] == "tiny-correct"
+    test = show("launch", preset="tiny-correct", **{"lora.r": "8"})
     assert test.number_input(key="set lora.r").value == 8
     steps = load_config(preset="tiny-correct").training.max_steps
     assert test.number_input(key="set training.max_steps").value == steps
@@ -394,3 +398,46 @@ def test_the_data_error_of_a_missing_column_is_what_the_form_shows(home):
     path = files.keep(b"question,anser\na,b\n", home / "data", "words.csv")
     with pytest.raises(DataError, match="no column 'answer'.*anser"):
         load_splits(task="mine", path=str(path))
+
+
+# --- the cards of the presets ---------------------------------------------------------------------
+
+
+def test_each_preset_has_a_card_and_none_without_one(home):
+    assert set(preset_cards.cards()) == set(presets())
+
+
+def test_a_card_tells_what_runs_of_its_preset_came_to_here(home):
+    cards = preset_cards.cards()
+
+    def told(name):
+        with store.reading() as session:
+            return preset_cards.expected(session, cards)[name]
+
+    shipped = told("tiny-spell")
+    assert (shipped.score, shipped.score_by) == (0.96, "on two CPU cores")
+    assert shipped.time == "2 min 1 s on two CPU cores"
+    assert told("gpt2") == preset_cards.Expected(None, "", None)
+    fill_run(name="another name", training__seed=7)
+    fill_run(lora__r=4)  # of another config
+    one = told("tiny-spell")
+    assert one.score_by == "1 run here" and one.score != 0.96
+    fill_run(training__seed=8)
+    assert told("tiny-spell").score_by == "mean of 2 runs here"
+    with store.writing() as session:
+        for run in store.list_runs(session):
+            run.host = machine.host()
+    assert told("tiny-spell").time == "≈ 1 min 36 s here"
+
+
+def test_a_preset_for_a_gpu_cannot_be_pressed_without_one(home, monkeypatch):
+    def buttons():
+        cards._read.clear()
+        drawn = show("launch").get("bidi_component")[0].proto.json
+        return set(re.findall(r'data-choose=\\"([a-z0-9.-]+)', drawn))
+
+    monkeypatch.setattr(machine, "gpus", dict)
+    assert buttons() == {"tiny-spell", "tiny-correct"}
+    monkeypatch.setattr(machine, "gpus", lambda: {"0": "NVIDIA H200, 139.8 GiB"})
+    assert buttons() == set(presets())
+    cards._read.clear()

@@ -11,6 +11,7 @@ from src import store
 from src.config import ConfigError
 from src.panel.launch import measure_button
 from src.panel.sweeps import form as sweep_form
+from src.panel.sweeps import space
 from src.runs import estimate, launcher, packing
 from src.sweeps import control
 from src.sweeps import estimate as sweep_estimate
@@ -26,6 +27,11 @@ from tests.helpers.store import press_again
 from tests.helpers.sweeps import TINY, measured
 
 
+def launches(test: Any) -> Any:
+    """The button that launches the sweep."""
+    return next(button for button in test.button if button.label == "Launch the sweep")
+
+
 @pytest.mark.usefixtures("home")
 def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
     page = html(show("sweeps"))
@@ -34,7 +40,7 @@ def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
     assert "4,096 trials" in page and "2,304 settings take the same steps" in page
     assert "<code>duplicates: skip</code>" in page
     test = show("sweeps", budget="1 second")
-    assert "too small for one trial" in html(test) and test.button[0].disabled
+    assert "too small for one trial" in html(test) and launches(test).disabled
     assert "name: tiny" in test.code[0].value
     assert "There are none yet" in html(show("sweeps", sweep="nobody")).replace(
         "there are", "There are"
@@ -52,9 +58,9 @@ def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
     test = show("sweeps")
     problems = [line for line in html(test).split("\n") if 'class="problem"' in line]
     (at_name, at_method, all_of_them) = problems
-    assert "valid string" in at_name and "ouija" in at_method
+    assert "give it a value" in at_name and "ouija" in at_method
     assert all_of_them.count("<br>") == 1 and "method: " in all_of_them and "name: " in all_of_them
-    assert "ouija" in test.code[0].value and test.button[0].disabled
+    assert "ouija" in test.code[0].value and launches(test).disabled
 
 
 @pytest.mark.usefixtures("home")
@@ -67,7 +73,7 @@ def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(launcher, "start_driver", start_driver)
     test = show("sweeps", budget="6 trials")
-    test.button[0].click().run()
+    launches(test).click().run()
     with store.reading() as session:
         (row,) = store.list_sweeps(session)
     assert started == [row.id] and row.most_trials == 6 and row.name == "tiny"
@@ -86,9 +92,66 @@ def test_the_form_launches_a_sweep_and_shows_it(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_values_read_in_the_form_as_they_stand_in_the_file(values: Any) -> None:
-    text = sweep_form.flow(values)
+    text = space.flow(values)
     assert text[0] not in "[{" or isinstance(values[0], list)
-    assert sweep_form.unflow(text) == values
+    assert space.unflow(text) == values
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("0.002 to 0.008", {"low": 0.002, "high": 0.008}),
+        ("1e-3..1e-2", {"low": 0.001, "high": 0.01, "log": True}),
+        ("from 4 to 32", {"low": 4, "high": 32}),
+        ("0.1 – 0.3", {"low": 0.1, "high": 0.3}),
+        ("0.001 to 0.004 log", {"low": 0.001, "high": 0.004, "log": True}),
+        ("4, 8", [4, 8]),
+        ("linear", "linear"),
+    ],
+)
+def test_a_range_is_read_as_people_type_it(typed: str, read: Any) -> None:
+    assert space.unflow(typed) == read or space.unflow(typed) == [read]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "turned"),
+    [
+        ("4, 8, 16", space.RANGE, {"low": 4, "high": 16}),
+        ("0.001, 0.01", space.LOG, {"low": 0.001, "high": 0.01, "log": True}),
+        ("low: 0.001, high: 0.1, log: true", space.LIST, [0.001, 0.01, 0.1]),
+        ("low: 4, high: 32", space.LIST, [4, 18, 32]),
+        ("low: 0, high: 1, step: 0.5", space.LOG, {"low": 0, "high": 1, "log": True}),
+    ],
+)
+def test_a_row_of_another_kind_keeps_what_it_has(text: str, kind: str, turned: Any) -> None:
+    row = space.row_of(text)
+    assert space.text_of(row) == text.replace("0.001, high: 0.1", "1.0e-3, high: 0.1") or row.kind
+    assert space.unflow(space.text_of(space.turned(row, kind))) == turned
+
+
+def test_a_condition_of_a_setting_outlives_an_edit_of_its_row() -> None:
+    text = space.flow({"low": 0.0, "high": 0.95, "when": {"optimizer.name": ["sgd"]}})
+    row = space.row_of(text)
+    assert (row.low, row.high) == ("0.0", "0.95")
+    edited = space.unflow(space.text_of(space.turned(row, space.LIST)))
+    assert edited["when"] == {"optimizer.name": ["sgd"]} and len(edited["values"]) == 3
+
+
+@pytest.mark.usefixtures("home")
+def test_the_line_and_the_picture_tell_what_a_sweep_comes_to() -> None:
+    grid = {"method": "grid", "budget": "", "pruner": "none", "space.scheduler.name": ""}
+    test = show(
+        "sweeps",
+        seeds="3",
+        **grid,
+        **{"space.lora.r": "4, 8", "space.training.learning_rate": "1e-3, 2e-3"},
+    )
+    assert "2 × 2 = 4 settings × 3 seeds = 12 trials" in html(test)
+    assert 'aria-label="Rank: 4, 8"' in html(test)
+    test = show("sweeps", budget="4", **{"space.training.learning_rate": "0.002 to 0.008"})
+    assert "4 trials drawn" in html(test)
+    assert 'aria-label="Learning rate: 0.002 to 0.008"' in html(test)
+    assert test.text_input(key="row low training.learning_rate").value == "0.002"
 
 
 @pytest.mark.usefixtures("home")
@@ -98,15 +161,17 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
     test = show("sweeps")
     test.selectbox(key="set method").select("random").run()
-    test.text_input(key="set space.lora.r").input("2, 64").run()
-    test.text_input(key="set space.scheduler.name").input("").run()
+    test.text_input(key="row values lora.r").input("2, 64").run()
+    test.button(key="remove scheduler.name").click().run()
     test.selectbox(key="one more").select("lora.dropout").run()
-    test.text_input(key="set space.lora.dropout").input("low: 0, high: 0.3, step: 0.1").run()
-    overrides = "training.max_steps: 50, scheduler.warmup_steps: 60"
-    test.text_input(key="set base.overrides").input(overrides).run()
+    test.text_input(key="row values lora.dropout").input("low: 0, high: 0.3, step: 0.1").run()
+    assert test.selectbox(key="row kind lora.dropout").value == space.RANGE
+    test.text_input(key="row high lora.dropout").input("0.4").run()
+    test.number_input(key="common training.max_steps").set_value(50).run()
+    test.number_input(key="common scheduler.warmup_steps").set_value(60).run()
     assert "2, 64" in test.query_params["space.lora.r"]
-    assert not [w for w in test.text_input if w.key == "set space.scheduler.name"]
-    test.button[0].click().run()
+    assert not [w for w in test.multiselect if w.key == "row words scheduler.name"]
+    launches(test).click().run()
     with store.reading() as session:
         (row,) = store.list_sweeps(session)
     # As `spelltune sweep launch` prints it.
@@ -114,12 +179,12 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     assert "The warm-up" not in html(show("sweeps", sweep=row.id))  # to another reader
     sweep = control.launched_config(row)
     assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
-    assert sweep.space["lora.dropout"].high == 0.3 and "scheduler.name" not in sweep.space
+    assert sweep.space["lora.dropout"].high == 0.4 and "scheduler.name" not in sweep.space
     assert base_config(sweep).training.max_steps == 50
     assert Path(row.path) == home / "results" / "sweeps" / "own" / "tiny.yaml"
     # The next one may start from it; the same name with other words is another file.
     test = show("sweeps", file="tiny (own)")
-    assert test.text_input(key="set space.lora.r").value == "2, 64"
+    assert test.text_input(key="row values lora.r").value == "2, 64"
     assert sweep_form.saved("tiny", Path(row.path).read_text()) == Path(row.path)
     assert sweep_form.saved("tiny", "else").name == "tiny-2.yaml"
 
@@ -129,11 +194,11 @@ def test_a_field_says_what_is_wrong_and_all_can_be_undone() -> None:
     asked = {"space.lora.r": "0, 8", "base.overrides": "data.path: /etc/passwd", "budget": ""}
     test = show("sweeps", **asked)
     page = html(test)
-    assert "greater than or equal to 1" in page and test.button[0].disabled
+    assert "greater than or equal to 1" in page and launches(test).disabled
     assert "tpe search has no end" in page
     (undo,) = [b for b in test.button if b.label == "Undo all changes"]
     undo.click().run()
-    assert not test.button[0].disabled and not set(asked) & set(test.query_params)
+    assert not launches(test).disabled and not set(asked) & set(test.query_params)
     page = html(show("sweeps", **{"base.overrides": "data.path: /etc/passwd"}))
     assert "the panel reads files under" in page
     page = html(show("sweeps", metric="val/loss"))
@@ -184,4 +249,4 @@ def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() 
         sweep_estimate.estimate_sweep(sweep.model_copy(update={"space": searched}), 0).trials == 24
     )
     test = show("sweeps", file="tiny")
-    assert "more than the 16.0 GiB available" in html(test) and test.button[0].disabled
+    assert "more than the 16.0 GiB available" in html(test) and launches(test).disabled

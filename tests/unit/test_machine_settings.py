@@ -31,7 +31,7 @@ def test_settings_are_written_for_the_owner_alone_and_read_again(home: Path) -> 
     [
         ("prise_per_hour", "3", "prise_per_hour: no such setting of the machine; did you mean"),
         ("xyz", "3", "there are price_per_hour, currency, budget"),
-        ("price_per_hour", "cheap", "should be a valid number"),
+        ("price_per_hour", "cheap", "takes a number"),
         ("price_per_hour", "-1", "greater than 0; got -1"),
         ("budget", "nan", "number; got 'nan'"),
         ("currency", "", "a code such as EUR"),
@@ -54,7 +54,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence_and_nothing_is_written(
     ("text", "told"),
     [
         ("price: 3", "machine.yaml: price: no such setting; did you mean 'price_per_hour'?"),
-        ("price_per_hour: [1]", "machine.yaml: price_per_hour: input should be a valid number"),
+        ("price_per_hour: [1]", "machine.yaml: price_per_hour: takes a number"),
         ("- 3", "machine.yaml holds a list"),
         ("price_per_hour: {", "machine.yaml is not valid YAML"),
     ],

@@ -14,8 +14,8 @@ from src.config import (
     stored_config,
 )
 from src.format import whole_number
-from src.panel.launch import upload
-from src.panel.ui import html, navigation, query_params
+from src.panel.launch import cards, upload
+from src.panel.ui import html, navigation
 from src.runs import attempts
 from src.store.tables import Run
 
@@ -50,17 +50,7 @@ def draw(origin: str, base: RunConfig) -> None:
         text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(forked[0].id)}"
         st.html(f'<p class="banner">{text}, with its optimizer; {back}.</p>')
         return
-    names = presets() if origin in presets() else [origin, *presets()]
-    if st.session_state.get("origin") != origin:
-        st.session_state["origin"] = origin
-
-    def write() -> None:
-        query_params.write("from", None)
-        query_params.write("preset", st.session_state["origin"])
-
-    st.segmented_control(
-        "Start from", names, default=origin, key="origin", on_change=write, required=True
-    )
+    cards.draw(origin)
     # In the page, not over it: the form below and the launch beside tell what follows from a file.
     with st.expander("Use my own data", key="own data"):
         upload.draw(base)

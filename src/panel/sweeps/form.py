@@ -14,15 +14,10 @@ from src import paths
 from src.config import (
     DEFAULT_PRESET,
     ConfigError,
-    RunConfig,
     Setting,
-    YamlError,
-    dump_flow,
     dump_yaml,
     from_text,
-    get,
     load_config,
-    load_flow,
     names_file,
     parse_yaml,
     presets,
@@ -32,8 +27,10 @@ from src.config import (
 )
 from src.errors import explain_os_error
 from src.format import full_stop
-from src.panel.launch import data_check, measure_button
+from src.panel.launch import data_check, measure_button, widgets
 from src.panel.launch import form as run_form
+from src.panel.sweeps import common, picture, space
+from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import guarded, html, navigation, query_params
 from src.sweeps import control, estimate
 from src.sweeps.file import Categorical, SweepConfig, base_config
@@ -45,16 +42,16 @@ FIRST = ("name", "base.preset", "method", "pruner", "metric", "seeds", "budget")
 TITLES = {
     "name": "Name of the sweep",
     "base.preset": "Preset",
-    "base.overrides": "Settings of all trials",
+    "budget": "Budget (trials or time)",
+    "at_once": "Trials at a time",
+    "seed": "Seed of the search",
+    "duplicates": "Equal cells of a grid",
+    "retries": "Retries of a failed trial",
+    "executor": "Who trains",
     "seeds": "Seeds per setting",
 }
-SPACE = "space."
 LAUNCH = navigation.OneShotButton("launch the sweep")
 NOTES = "notes on the launched sweep"  # in the state of the session
-HOW = (
-    "Values with commas between, or `low: 1e-4, high: 1e-2, log: true`. `step: 0.05` makes it a "
-    "grid; `when: {optimizer.name: [sgd]}` searches it only there."
-)
 
 # --- the fields -----------------------------------------------------------------------------------
 
@@ -68,29 +65,9 @@ def fields() -> dict[str, Setting]:
     return {name: one for name, one in known.items() if name not in ("space", "mode")}
 
 
-def searched(name: str) -> Setting:
-    """The field for the values of a searched setting."""
-    known = {one.name: one for one in settings()}
-    told = f"{known[name].help}\n\n{HOW}" if name in known else HOW
-    return Setting(SPACE + name, str, told)
-
-
-def flow(value: Any) -> str:
-    """A list or a mapping as one line of YAML without its outer brackets; other values as text."""
-    return dump_flow(value) if isinstance(value, list | dict) else str(value)
-
-
-def unflow(text: str) -> Any:
-    """The inverse of `flow`; the text itself if it is neither list nor mapping."""
-    try:
-        return load_flow(text)
-    except YamlError:
-        return text
-
-
 def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
     """{field: text} of a sweep file, as the form shows it."""
-    base, space = section(document, "base"), section(document, "space")
+    base, tried = section(document, "base"), section(document, "space")
     plain = {
         "base.preset": base.get("preset") or DEFAULT_PRESET,
         "base.overrides": base.get("overrides"),
@@ -99,7 +76,7 @@ def texts_of(document: Mapping[str, Any]) -> dict[str, str]:
     for name, one in fields().items():
         given = plain.get(name, document.get(name, default_of(name)))
         found[name] = flow(given or {}) if name == "base.overrides" else to_text(one, given)
-    return found | {SPACE + name: flow(values) for name, values in space.items()}
+    return found | {SPACE + name: flow(values) for name, values in tried.items()}
 
 
 def section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -129,12 +106,12 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
     """The sweep file with these fields changed."""
     known = fields()
     changed = dict(document)
-    base, space = section(document, "base"), section(document, "space")
+    base, tried = section(document, "base"), section(document, "space")
     for name, text in texts.items():
         if name.startswith(SPACE):
-            space.pop(name.removeprefix(SPACE), None)
+            tried.pop(name.removeprefix(SPACE), None)
             if text.strip():
-                space[name.removeprefix(SPACE)] = unflow(text)
+                tried[name.removeprefix(SPACE)] = unflow(text)
         elif name == "base.overrides":
             base["overrides"] = unflow(text) if text.strip() else {}
         elif name == "base.preset":
@@ -143,7 +120,7 @@ def with_edits(document: Mapping[str, Any], texts: Mapping[str, str]) -> dict[st
             changed[name] = from_text(known[name], text)
             if name == "metric":  # whether less of it is better is known of each
                 changed.pop("mode", None)
-    return changed | {"base": base, "space": space}
+    return changed | {"base": base, "space": tried}
 
 
 # --- the form -------------------------------------------------------------------------------------
@@ -153,7 +130,9 @@ def draw() -> None:
     """Draw the fields, what the sweep would take, and the button that launches it."""
     if sweep_id := LAUNCH.pressed_twice():
         show(sweep_id)
-    chosen = pick()
+    left, right = st.columns([2.1, 1], gap="large")
+    with left:
+        chosen = pick()
     if chosen is None:
         return
     try:
@@ -172,11 +151,12 @@ def draw() -> None:
         problems = out_of_reach(sweep, text_is_new=bool(texts))
     except ConfigError as error:
         problems = error.problems
-    left, right = st.columns([2.1, 1], gap="large")
     with left:
         draw_fields(FIRST, before, texts, problems)
-        draw_space(base_config(sweep) if sweep else load_config(), before, texts, problems)
-        rest = [name for name in fields() if name not in FIRST]
+        base = base_config(sweep) if sweep else load_config()
+        space.draw(base, before, texts, problems, steps=is_grid(before, texts))
+        common.draw(before, texts, problems)
+        rest = [name for name in fields() if name not in (*FIRST, "base.overrides")]
         wrong = any(name.startswith(tuple(rest)) for name in problems)
         changed = sum(name in texts for name in rest)
         title = "All other fields" + (f" · {changed} changed" if changed else "")
@@ -184,11 +164,13 @@ def draw() -> None:
             draw_fields(rest, before, texts, problems)
     with right, st.container(key="summary"):
         held = sweep is None or bool(problems)
-        pressed = LAUNCH.draw("Launch the sweep", disabled=held)
+        with st.container(key="launch-bar", gap=None):
+            pressed = LAUNCH.draw("Launch the sweep", disabled=held)
         if problems:
             html.draw_problem(str(ConfigError(problems)))
         elif sweep and plan:
-            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines())
+            st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
+            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines()[1:])
             st.html(f'<p class="quiet">{html.with_code(said)}</p>')
             offer_measure(sweep, text)
         if texts:
@@ -224,50 +206,18 @@ def draw_fields(
     problems: Mapping[str, str],
 ) -> None:
     known = fields()
-    with st.container(horizontal=True, gap="small"):
+    names = list(names)
+    with st.container(horizontal=True, key=f"fields of a sweep {names[0]}"):
         for name in names:
-            with st.container(width=448 if name in ("name", "base.overrides") else 216, gap=None):
+            with st.container(width=216, gap=None):
                 title = TITLES.get(name)
-                run_form.field(known[name], before[name], texts.get(name, before[name]), title)
+                widgets.draw_field(known[name], before[name], texts.get(name, before[name]), title)
                 draw_problems(name, problems)
 
 
-def draw_space(
-    base: RunConfig,
-    before: Mapping[str, str],
-    texts: Mapping[str, str],
-    problems: Mapping[str, str],
-) -> None:
-    """Draw the searched settings with their values, and the choice of further ones."""
-    known = {one.name: one for one in settings()}
-    given = {name: text for name, text in before.items() if name.startswith(SPACE)} | {
-        name: text for name, text in texts.items() if name.startswith(SPACE)
-    }
-    st.html("<h2>Searched settings</h2>")
-    if "space" in problems:
-        draw_problems("space", problems)
-    with st.container(horizontal=True, gap="small"):
-        for field, text in given.items():
-            name = field.removeprefix(SPACE)
-            if not text.strip():
-                continue
-            with st.container(width=448, gap=None):
-                title = run_form.label(known[name]) if name in known else name
-                run_form.field(searched(name), before.get(field, ""), text, title)
-                draw_problems(field, problems)
-    rest = [name for name in known if not given.get(SPACE + name, "").strip()]
-    st.selectbox(
-        "Search one more setting", rest, None, key="one more", on_change=add_to_space,
-        args=(base,), placeholder="choose a setting", width=260,
-        help="It begins with the value that it has now. Empty its field to leave it out again.",
-    )  # fmt: skip
-
-
-def add_to_space(base: RunConfig) -> None:
-    """Search the chosen setting too, starting with its present value."""
-    if name := st.session_state["one more"]:
-        query_params.write(SPACE + name, flow([get(base, name)]))
-        st.session_state["one more"] = None
+def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:
+    """True if all values are tried, so that a range of fractions needs a step."""
+    return texts.get("method", before["method"]) == "grid"
 
 
 def draw_problems(name: str, problems: Mapping[str, str]) -> None:

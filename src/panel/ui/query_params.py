@@ -33,6 +33,16 @@ def write(name: str, value: str | Sequence[str] | None) -> None:
     _set(name, value)
 
 
+def current(name: str) -> str | None:
+    """The last value of a parameter as this session knows it: also where the browser has sent an
+    edit before it heard of that value."""
+    change = _changes().get(name)
+    now = _read(name)
+    if change and time.monotonic() - change.at <= KEPT_SECONDS and now in change.before:
+        now = change.value
+    return now[-1] if isinstance(now, list) else now
+
+
 def write_all(values: Mapping[str, str]) -> None:
     """Set these parameters of the address and remove all others."""
     for name in {*st.query_params, *values}:

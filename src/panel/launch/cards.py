@@ -1,0 +1,79 @@
+"""The presets as cards, of which one is chosen; what was changed in the form stays."""
+
+from html import escape
+
+import streamlit as st
+
+from src import paths, store
+from src.format import percent
+from src.panel.ui import chooser, query_params
+from src.runs import machine, preset_cards
+from src.runs.preset_cards import Card, Expected
+
+SECONDS = 20  # for which what runs came to is remembered: it changes when one ends
+NEEDS_GPU = "needs an NVIDIA GPU"
+
+
+def draw(origin: str) -> None:
+    """Draw the cards, and one of the run that the form starts from, where it starts from a run."""
+    found, has_gpu = _read(str(paths.home()))
+    cards = preset_cards.cards()
+    usable = {name: has_gpu or not card.needs_gpu for name, card in cards.items()}
+    shown = "" if origin in cards else _of_run(origin)
+    shown += "".join(
+        _card(name, cards[name], found[name], chosen=name == origin)
+        for name in cards
+        if usable[name]
+    )
+    off = "".join(
+        _off(name, cards[name], chosen=name == origin) for name in cards if not usable[name]
+    )
+    shown = f'<div class="cards presets">{shown}</div>'
+    off = f'<div class="cards presets">{off}</div>' if off else ""
+    content = f'<div class="presets" role="group" aria-label="Start from">{shown}{off}</div>'
+    chooser.draw(content, key="preset cards", on_choose=_choose)
+
+
+def _choose(preset: str) -> None:
+    query_params.write("from", None)
+    query_params.write("preset", preset)
+
+
+@st.cache_data(ttl=SECONDS, show_spinner=False)
+def _read(home: str) -> tuple[dict[str, Expected], bool]:
+    with store.reading() as session:
+        return preset_cards.expected(session, preset_cards.cards()), bool(machine.gpus())
+
+
+def _of_run(run_id: str) -> str:
+    return (
+        f'<div class="card preset" aria-current="true"><b>{escape(run_id)}</b>'
+        "<span>The settings of this run.</span></div>"
+    )
+
+
+def _card(name: str, card: Card, comes_to: Expected, *, chosen: bool) -> str:
+    """HTML of a preset that this machine can train."""
+    score = ""
+    if comes_to.score is not None:
+        by = f"<small>{escape(comes_to.score_by)}</small>"
+        score = f'<span><b class="score">{percent(comes_to.score)}</b> {by}</span>'
+    return (
+        f'<button type="button" class="card preset" data-choose="{escape(name)}"{_current(chosen)}>'
+        f"<b>{escape(name)}</b><span>{escape(card.teaches)}</span>"
+        f"<small>{escape(card.model)}</small>"
+        f'<span class="ends">{score}<span>{escape(comes_to.time or "not timed yet")}</span></span>'
+        "</button>"
+    )
+
+
+def _off(name: str, card: Card, *, chosen: bool) -> str:
+    """HTML of a preset that is made for other machines: no link, though its address works."""
+    return (
+        f'<div class="card preset off"{_current(chosen)}><b>{escape(name)}</b>'
+        f"<small>{escape(card.model)}</small><small>{NEEDS_GPU}</small></div>"
+    )
+
+
+def _current(chosen: bool) -> str:
+    return ' aria-current="true"' if chosen else ""
