@@ -57,16 +57,22 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
         st.html(f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>')
     for note in found.notes:
         st.html(f'<p class="note">{escape(full_stop(note))}</p>')
+    if len(found.configs) == 1:
+        st.html(verdicts.headline(found.configs[0]))
     st.html(verdicts.score_table(found))
     if found.configs:
-        st.html(verdicts.verdict_table(found.configs))
+        if len(found.configs) > 1:
+            st.html(verdicts.verdict_table(found.configs))
         st.html(f'<p class="quiet">{verdicts.SEVERAL_LOOKS}</p>')
         verdicts.draw_missing(found)
+    verdicts.draw_next(found)
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:
             found = comparison.compare(session, runs, most_adapters=MAX_ADAPTERS, called=LABEL)
         if found.adapters:
-            st.html(verdicts.verdict_table(found.adapters))
+            names = store.labels_of(runs)
+            shown = [verdicts.renamed(verdict, names) for verdict in found.adapters]
+            st.html(verdicts.verdict_table(shown))
         else:
             why = f"up to {MAX_ADAPTERS} scored runs are compared adapter by adapter"
             st.html(f'<p class="quiet">Here {why}; these are {len(runs)}.</p>')

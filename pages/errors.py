@@ -16,6 +16,7 @@ from src.training.suites import PREFIX
 
 BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
+WILL = "Here stand the words that a run still misspells, by kind, and what another run does better."
 
 
 def page() -> None:
@@ -23,7 +24,7 @@ def page() -> None:
     split_step_from_run()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         labels = navigation.known_runs()
-        run = navigation.pick_run(labels, scored=True)
+        run = navigation.pick_run(labels, will=WILL, scored=True)
         if run is None:
             return
         tab.show_run("Errors", run)
@@ -41,6 +42,10 @@ def page() -> None:
             name = run.id if step == "best" else f"{run.id}@{step}"
             _, evaluation, _ = store.scored(session, name, split=split)
             other = pick_other(session, run, evaluation, evaluations, labels)
+        if other:
+            query = {"run": other[0].id, "step": other[1].step, "split": split}
+            query |= {"vs": f"{run.id}@{evaluation.step}"}
+            st.html(navigation.link("errors", "Swap A and B", query), width="content")
         st.html(navigation.link("monitor", "Curves and log", {"run": run.id}), width="content")
         st.html(navigation.link("try", "Try other words", {"run": name}), width="content")
     try:

@@ -7,13 +7,14 @@ from typing import Any
 
 import streamlit as st
 
-from src.config import RunConfig, settings
-from src.format import counted, full_stop
+from src.config import RunConfig, settings, with_overrides
+from src.format import counted, full_stop, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import guarded, html, navigation
 from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
+MAX_SEEDS = 20  # runs of one press
 
 
 def page() -> None:
@@ -44,6 +45,7 @@ def page() -> None:
         with st.container(key="launch-bar", gap=None):
             draw_problem_count(problems)
             draw_launch_button(config, problems)
+        draw_seeds(config)
         draw_problems(problems, can_check_again=bool(outside))
         if config:
             for text in widgets.notes_beside(fields):
@@ -78,6 +80,8 @@ def draw_problem_count(problems: Mapping[str, str]) -> None:
 def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) -> None:
     """Draw the button; a press waits for the data check, launches and goes to the monitor."""
     label = "Fork" if start.fork_of() else "Launch"
+    many = seeds()
+    label = label if many == 1 else f"{label} {many} runs"
     if not LAUNCH.draw(label, disabled=config is None or bool(problems)) or not config:
         return
     with st.spinner("Reading the data first"):
@@ -85,27 +89,62 @@ def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) ->
     if data_check.check(config)[1]:
         st.rerun()  # the problems now stand at their fields
     try:
-        run_id = LAUNCH.submit(lambda: launch(config))
+        run_id = LAUNCH.submit(lambda: launch(config, many))
     except attempts.CannotResume as error:
         html.draw_problem(str(error))
         return
-    navigation.go("monitor", {"run": run_id})
+    if many == 1:
+        navigation.go("monitor", {"run": run_id})
+    first = config.training.seed
+    navigation.go("overview", said=f"{many} runs, seeds {first} to {first + many - 1}.")
 
 
-def launch(config: RunConfig) -> str:
-    """Launch a run, or fork the one that the address names; return the new run's id."""
-    if (forked := start.fork_of()) is None:
+def seeds() -> int:
+    """The number of runs that a press launches, which differ in their seed; of a fork one."""
+    if start.fork_of():
+        return 1
+    asked = whole_number(st.query_params.get("seeds", "1")) or 1
+    return min(asked, MAX_SEEDS)
+
+
+def draw_seeds(config: RunConfig | None) -> None:
+    """Draw the choice of that number."""
+    if start.fork_of():
+        return
+    chosen = st.number_input(
+        "Runs with different seeds", 1, MAX_SEEDS, key="seeds", bind="query-params",
+        help="Three seeds of each config, or more, let Compare say which one is better. They count "
+        "up from the seed of the form.",
+    )  # fmt: skip
+    if config and chosen > 1:
+        first = config.training.seed
+        st.html(f'<p class="hint">Seeds {first} to {first + chosen - 1}.</p>')
+
+
+def launch(config: RunConfig, many: int) -> str:
+    """Launch so many runs, or fork the one that the address names; return the first one's id."""
+    if forked := start.fork_of():
+        parent, step = forked
+        return attempts.fork(parent, config, step=step)
+    if many == 1:
         return launcher.launch(config)
-    parent, step = forked
-    return attempts.fork(parent, config, step=step)
+    first = config.training.seed
+    return launcher.launch_all(
+        [
+            with_overrides(config.model_dump(), {"training.seed": first + number})
+            for number in range(many)
+        ]
+    )[0]
 
 
 def draw_problems(problems: Mapping[str, str], *, can_check_again: bool) -> None:
     """Draw what prevents the launch, and a button to repeat the check of what lies outside."""
     if not problems:
         return
+    called = {setting.name: words.label(setting) for setting in settings()}
     items = "".join(
-        f"<li><code>{escape(name)}</code> {escape(text)}</li>" for name, text in problems.items()
+        f"<li>{escape(called.get(name, ''))} <code>{escape(name)}</code> {escape(text)}</li>"
+        for name, text in problems.items()
     )
     st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
     if can_check_again:
@@ -115,7 +154,7 @@ def draw_problems(problems: Mapping[str, str], *, can_check_again: bool) -> None
 def draw_sizes(config: RunConfig, preview: Mapping[str, Any] | None) -> None:
     """Draw the sizes that follow from the settings and, once known, from the data."""
     rows = config.rows_per_step
-    pairs = [("rows per step", f"{rows:,}")]
+    pairs = [("examples per step", f"{rows:,}")]
     if preview:
         epoch = config.steps_per_epoch(preview["rows"]["train"])
         pairs += [

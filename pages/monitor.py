@@ -15,12 +15,15 @@ from src.runs import time_left
 from src.store.tables import Run, Status, Sweep, SweepStatus
 
 REFRESH_SECONDS = 2.0
+WILL = (
+    "Here a run shows its score and loss as it trains, its log, and what to do with it at its end."
+)
 
 
 def page() -> None:
     st.html('<h1 class="unseen">Monitor</h1>')
     with st.container(horizontal=True, vertical_alignment="center", key="run-choice"):
-        run = navigation.pick_run(navigation.known_runs())
+        run = navigation.pick_run(navigation.known_runs(), will=WILL)
         if run is None:
             return
         for link in links(run):
@@ -66,6 +69,7 @@ def draw_run(run_id: str, stage: str) -> None:
     phase = run.phase if Status(run.status).active else None
     now = phase or run_status.meaning(run, paused=paused)
     head.draw(run, latest, left, run.reason or now)
+    head.draw_killed(run, checkpoints)
     head.draw_warnings(run, events)
     head.draw_diagnosis(run, curves)
     if curves.frames:

@@ -5,6 +5,7 @@ distance is computed, rapidfuzz: command line and supervisors read the names her
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,6 +95,15 @@ def metric_label(recorded: str) -> str:
         return f"{split_label(recorded.rpartition('/')[0])}, {info.title}"
     task = rest.partition("/")[2].replace("_", " ")
     return f"{SPLITS[split]} {info.title}{f', {task}' if task else ''}"
+
+
+_RECORDED = re.compile(r"\b(?:val|test|train|suite)/[a-z0-9_/]*[a-z0-9]")
+
+
+def in_words(text: str) -> str:
+    """A sentence, such as a run's reason, with the recorded names in it as `metric_label` has
+    them."""
+    return _RECORDED.sub(lambda found: metric_label(found[0]), text)
 
 
 def split_label(split: str) -> str:

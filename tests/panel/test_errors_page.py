@@ -10,7 +10,7 @@ import pytest
 
 from src import paths
 from src.analysis import misspellings
-from src.panel.errors import filters
+from src.panel.errors import filters, table
 from src.panel.ui import html as ui_html
 from src.panel.ui import letters
 from src.store.tables import Status
@@ -271,3 +271,22 @@ def test_the_run_to_compare_with_is_chosen_by_name_and_seed(home):
     fill_run(name="alone")
     assert options(vs="alone")[0].startswith("alone_")  # the address may call a run by its name
     assert options(vs="nobody")[0] == "nothing"
+
+
+def test_the_start_that_all_questions_share_stands_once(home):
+    words = [(f"Spell the word: {q}", e, p) for q, e, p in MISSPELLED]
+    page = html(show("errors", run=fill_run(words=words)))
+    assert "12 words, each after “Spell the word:”" in page
+    assert ">recieve</a>" in page and ">Spell the word: recieve</a>" not in page
+    assert "word=Spell+the+word%3A+recieve" in page  # its history is asked for by the whole
+    assert table.shared_start(["Spell: a", "Count: a"]) == "" == table.shared_start(["Spell: a"])
+
+
+def test_two_runs_are_called_a_and_b_and_can_be_swapped(home):
+    first, second = fill_run(name="one"), fill_run(name="two", lora__r=8)
+    page = html(show("errors", run=first, vs=second))
+    assert "A: one @600" in page and "B: two @600" in page and "Swap A and B" in page
+    swapped = f"run={second}&amp;step=600&amp;split=validation&amp;vs={first}%40600"
+    assert swapped in page
+    page = html(show("errors", run=second, step="600", split="validation", vs=f"{first}@600"))
+    assert "A: two @600" in page and "B: one @600" in page

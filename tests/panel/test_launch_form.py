@@ -441,3 +441,23 @@ def test_a_preset_for_a_gpu_cannot_be_pressed_without_one(home, monkeypatch):
     monkeypatch.setattr(machine, "gpus", lambda: {"0": "NVIDIA H200, 139.8 GiB"})
     assert buttons() == set(presets())
     cards._read.clear()
+
+
+def test_runs_that_differ_in_their_seed_are_launched_by_one_press(launched, monkeypatch):
+    seen = []
+
+    def launch_all(configs):
+        seen.extend(configs)
+        return [fill_run(training__seed=config.training.seed) for config in configs]
+
+    monkeypatch.setattr(launcher, "launch_all", launch_all)
+    test = settled(show("launch", seeds="3", **{"training.seed": "7", "lora.r": "8"}))
+    assert "Seeds 7 to 9." in html(test)
+    (button,) = [b for b in test.button if b.label == "Launch 3 runs"]
+    button.click().run()
+    assert [config.training.seed for config in seen] == [7, 8, 9] and not launched
+    assert {config.lora.r for config in seen} == {8}
+    assert test.session_state["said"] == "3 runs, seeds 7 to 9."
+    parent = fill_run(name="parent")
+    test = show("launch", seeds="3", **{"from": parent, "fork": "200"})
+    assert [b.label for b in test.button if b.label.startswith("Fork")] == ["Fork"]

@@ -10,6 +10,7 @@ from src import paths, store
 from src.panel.monitor import actions, tabs
 from src.panel.ui import charts, points
 from src.runs import attempts
+from src.store.outcome import EndReason
 from src.store.tables import EventKind, Metric, Status, SweepStatus
 from tests.helpers.pages import figures_of, html, show
 from tests.helpers.store import (
@@ -214,7 +215,10 @@ def test_the_settings_of_a_run_are_its_differences_from_the_nearest_preset():
     run_id = fill_run("tiny-correct", lora__r=48)
     body = html(show("monitor", run=run_id, view="Settings"))
     assert "lora.r" in body and ">48<" in body and "Preset tiny-correct" in body
-    assert "lora.alpha" not in body
+    differing, _, everything = body.partition("What the trainer used")
+    assert "lora.alpha" not in differing and "lora.alpha" in everything
+    # Values as people read them, not as Python prints them.
+    assert "no NVIDIA GPU here" in everything and "{'" not in everything
 
 
 def test_a_run_that_ended_before_its_first_line_has_no_log():
@@ -312,3 +316,15 @@ def test_runs_are_chosen_by_name_and_seed_and_by_id_where_these_are_the_same():
     assert test.query_params["run"] == again
     chips = show("compare", run=[one, again]).multiselect(key="compared")
     assert chips.value == [one, again] and "rank4 · seed 1" in chips.options
+
+
+def test_a_killed_run_says_what_a_resume_costs_and_its_reason_is_in_words(home):
+    run_id = fill_run(status=Status.INTERRUPTED, steps=120, reason="signal 9 (SIGKILL) ended it")
+    with store.writing() as session:
+        run = store.find(session, run_id)
+        run.end_reason, run.step = EndReason.KILLED, 126
+    body = html(show("monitor", run=run_id))
+    assert "often for lack of memory. Resume goes on from step 120; 6 steps are trained" in body
+    reason = "early stop: val/exact_match was not better than at step 60 in 3 evaluations"
+    body = html(show("monitor", run=fill_run(reason=reason)))
+    assert "validation exact match was not better" in body and "val/" not in body

@@ -53,7 +53,7 @@ def test_the_answers_to_a_suite_are_chosen_in_the_address():
     assert "How many r in mirror?" in body and "wrod1" not in body
     assert "2 of 40" in body
     body = html(show("errors", run=run_id, split="suite/count", vs=f"{run_id}@0"))
-    assert "From counts" in body
+    assert "From <b>A</b> (counts" in body
 
 
 def test_suites_and_metrics_are_named_in_words_and_stay_in_the_address_as_they_were():

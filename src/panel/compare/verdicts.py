@@ -1,6 +1,7 @@
 """Verdicts on several configs, their scores, and buttons that launch the seeds still missing."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 
 import streamlit as st
@@ -9,11 +10,14 @@ from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
-from src.format import full_stop, percent
-from src.panel.ui import guarded, html, query_params
+from src.config import distinguishes
+from src.format import duration, full_stop, percent, setting_label, setting_value
+from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
-from src.runs import launcher
+from src.runs import launcher, time_left
+from src.runs.machine import slot_count
 
+MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
 MAX_UNTESTED = 3  # untested pairs that are shown, not folded, if no more are tested
 SEVERAL_LOOKS = (
     "Seeds that are launched together are one look; launching more once there are scores is "
@@ -52,6 +56,39 @@ def verdict_table(found: Sequence[Verdict]) -> str:
     return f'{table}<details class="untested">{folded}<ul>{rest}</ul></details>'
 
 
+def headline(v: Verdict) -> str:
+    """HTML: the one verdict on two configs as a sentence over its interval, whose axis has its
+    ends and zero."""
+    text = f'<p class="claim">{escape(full_stop(v.sentence))}</p>'
+    if (lead := _lead(v)) is None:
+        return f'<section class="verdict">{text}</section>'
+    low, high = min(0.0, *lead), max(0.0, *lead)
+    drawn = interval(lead, low, high, _label(lead), "good" if v.winner else "")
+    ends = "".join(
+        f'<span style="left:{4 + 92 * (value - low) / ((high - low) or 1):.1f}%">'
+        f"{value * 100:+.1f}</span>"
+        for value in dict.fromkeys((low, high))
+        if abs(value) > 0.02 * (high - low)
+    )
+    zero = f'<span style="left:{4 + 92 * -low / ((high - low) or 1):.1f}%">0</span>'
+    axis = f'<small class="axis" aria-hidden="true">{ends}{zero}</small>'
+    p = "" if v.p_holm is None else f"p {'< 0.001' if v.p_holm < 0.001 else f'= {v.p_holm:.2g}'}"
+    note = (
+        f'<small title="corrected for the looks">points of exact match, 95% interval, {p}</small>'
+    )
+    return (
+        f'<section class="verdict">{text}<div class="on-axis">{drawn}{axis}{note}</div></section>'
+    )
+
+
+def renamed(v: Verdict, names: Mapping[str, str]) -> Verdict:
+    """The verdict on two runs with their names in the place of their ids."""
+    claim = v.claim
+    for run_id in sorted({v.a, v.b}, key=len, reverse=True):
+        claim = claim.replace(run_id, names.get(run_id, run_id))
+    return replace(v, a=names.get(v.a, v.a), b=names.get(v.b, v.b), claim=claim)
+
+
 def _lead(v: Verdict) -> tuple[float, float, float] | None:
     """Lead of the better side and its confidence limits, as fractions; None if untested."""
     if v.difference is None or v.ci_low is None or v.ci_high is None:
@@ -83,7 +120,10 @@ def interval(of: tuple[float, float, float], low: float, high: float, label: str
 def score_table(found: Comparison) -> str:
     """HTML: each config with its colour, number of scored seeds and mean exact match."""
     rows = []
-    for number, group in enumerate(found.groups):
+    # The best first; the colour of each is that of its curves.
+    numbered = list(enumerate(found.groups))
+    numbered.sort(key=lambda one: -(found.scores[one[1].name]["exact_match"] or 0))
+    for number, group in numbered:
         score = found.scores[group.name]
         key = f'<span class="key" style="--key:var(--curve-{number % PALETTE + 1})"></span>'
         waiting = len(group.under_way)
@@ -107,6 +147,26 @@ def score_table(found: Comparison) -> str:
     return html.table(head, rows, name="configs")
 
 
+def draw_next(found: Comparison) -> None:
+    """Draw in what the configs differ, and a link to the words of the best two."""
+    parts = []
+    differing = [item for item in found.differing.items() if distinguishes(item[0])]
+    for name, values in differing[:MAX_DIFFERING]:
+        told = dict.fromkeys(setting_value(value, ".3g") for value in values.values())
+        parts.append(f"{setting_label(name)} {' / '.join(told)}")
+    text = f"They differ in {', '.join(parts)}." if parts else ""
+    scored = [group for group in found.groups if found.scores[group.name]["seeds"]]
+    scored.sort(key=lambda group: -(found.scores[group.name]["exact_match"] or 0))
+    link = ""
+    if len(scored) > 1:
+        better, worse = scored[:2]
+        query = {"run": worse.runs[0].id, "vs": better.runs[0].id}
+        words = f"Words that {better.name} fixes and breaks against {worse.name}"
+        link = navigation.link("errors", words, query)
+    if text or link:
+        st.html(f'<p class="quiet">{escape(text)} {link}</p>')
+
+
 def draw_missing(found: Comparison) -> None:
     """Draw a button for each of up to four pairs of configs that more seeds would decide."""
     groups = {group.name: group for group in found.groups}
@@ -122,13 +182,23 @@ def draw_missing(found: Comparison) -> None:
                     totals[group.runs[0].id] = (has, has - len(group.seeds) - len(under_way))
             if totals:
                 missing = sum(more for _, more in totals.values())
+                cost = _cost({run_id: more for run_id, (_, more) in totals.items()})
                 guarded.button(
-                    f"Launch {missing} {'seed' if missing == 1 else 'seeds'}: "
+                    f"Launch {missing} {'seed' if missing == 1 else 'seeds'}{cost}: "
                     f"{html.label_text(v.a, 40)} against {html.label_text(v.b, 40)}",
                     key=f"launch {v.a} {v.b}",
                     on_click=launch_missing,
                     args=({run_id: total for run_id, (total, _) in totals.items()},),
                 )
+
+
+def _cost(more: Mapping[str, int]) -> str:
+    """` (≈ 6 min)` of so many more runs like each of these; empty where it is not known."""
+    with store.reading() as session:
+        earlier = time_left.Earlier(session)
+        took = {run.id: earlier.seconds(run) for run in store.runs_of(session, list(more))}
+    known = [seconds * more[run_id] for run_id, seconds in took.items() if seconds is not None]
+    return f" (≈ {duration(sum(known) / slot_count())})" if len(known) == len(more) else ""
 
 
 def launch_missing(totals: Mapping[str, int]) -> None:

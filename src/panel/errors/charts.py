@@ -18,6 +18,8 @@ from src.tasks import TASKS
 # Of misspellings, and of the errors that a task tells by itself.
 MEANINGS = {kind: text for task in TASKS.values() for kind, text in task.kinds.items()} | KINDS
 SHADES = 5  # of heat map cells, in panel.css
+NOTHING = '<i style="visibility:hidden"></i>'  # a bar of the length 0
+FEW_WORDS = 5  # of one length; fewer of them are shaded less
 MAX_LETTERS = 24  # longer words are left out of the map of places
 
 
@@ -58,12 +60,13 @@ def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[s
     rows = []
     for kind in sorted({*before, *after}, key=lambda k: before.get(k, 0) - after.get(k, 0)):
         a, b = before.get(kind, 0), after.get(kind, 0)
-        bars = f'<i class="before" style="width:{a / most:.1%}"></i>'
-        bars += f'<i style="width:{b / most:.1%}"></i>'
+        bars = f'<i class="before" style="width:{a / most:.1%}"></i>' if a else NOTHING
+        bars += f'<i style="width:{b / most:.1%}"></i>' if b else NOTHING
         text = f"<span>{escape(kind)}</span><b>{bars}</b><em>{a:,} → {b:,} ({_signed(b - a)})</em>"
-        title = f"{kind}: {a:,} before, {b:,} after{_meaning(kind)}"
+        title = f"{kind}: {a:,} in A, {b:,} in B{_meaning(kind)}"
         rows.append(links.link(text, title, {"kind": kind}, "row two"))
-    return card("Kinds of error, before and after", "".join(rows))
+    legend = '<p class="hint legend"><i class="before"></i> A <i></i> B</p>'
+    return card("Kinds of error, A and B", legend + "".join(rows))
 
 
 def _meaning(kind: str) -> str:
@@ -84,7 +87,7 @@ def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
     for name, count in counts.items():
         tone = {"fixed": "good", "broken": "bad"}.get(name, "")
         width = min(count / most, 1)
-        bar = f'<i class="{tone}" style="width:{width:.1%}"></i>'
+        bar = f'<i class="{tone}" style="width:{width:.1%}"></i>' if count else NOTHING
         text = f"<span>{escape(name)}</span><b>{bar}</b><em>{count:,}</em>"
         rows.append(links.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
     return card("Outcome of the words", "".join(rows), f"{len(both):,} questions in both")
@@ -95,7 +98,9 @@ def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
 
 def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     """HTML: a heat map of word length by place: the share of words whose letter there is wrong."""
-    found = misspellings.position_map(frame[frame["length"] <= MAX_LETTERS], changes)
+    known = frame[frame["length"] <= MAX_LETTERS]
+    found = misspellings.position_map(known, changes)
+    many = known["length"].value_counts()
     places = range(1, int(max(found.columns, default=0)) + 1)
     most = found.to_numpy().max(initial=0)
     rows = []
@@ -111,11 +116,19 @@ def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) ->
                 title = f"{length} letters, after the end: letters added in {share:.1%}"
             text = f"{share * 100:.0f}" if share >= 0.005 else "&lt;1"
             sets = {"length": length, "at": place}
-            cells.append(_cell(links.link(text, title, sets, "cell"), share / most))
-        rows.append(f'<tr><th scope="row">{length}</th>{"".join(cells)}</tr>')
+            # A share of a handful of words is no pattern yet, and does not look like one.
+            weight = min(1, int(many[length]) / FEW_WORDS)
+            cells.append(_cell(links.link(text, title, sets, "cell"), weight * share / most))
+        count = f"<small>× {int(many[length]):,}</small>"
+        rows.append(f'<tr><th scope="row">{length} {count}</th>{"".join(cells)}</tr>')
+    told = (
+        "A row is the words of so many letters, and how many there are; a column is the place of a "
+        "letter, past the end of one that was added; a cell in how many of 100 words it is wrong."
+    )
+    matrix = _matrix("letters ╲ place", places, rows)
     return card(
         "Place of the error, by word length",
-        _matrix("letters", places, rows),
+        f'{matrix}<p class="hint">{told}</p>',
         "% of the words of that length",
     )
 

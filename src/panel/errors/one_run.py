@@ -48,12 +48,16 @@ def draw(
         table.draw_none("No word is wrong." if wrong.empty else "No word fits these filters.")
         return
 
+    start = table.shared_start(words["question"])
+
     def cells(row: Any) -> Iterable[str]:
         expected, predicted = letters.marked(row.expected, row.predicted)
-        link = table.question(links, row.question)
+        link = table.question(links, row.question, start)
         return link, expected, predicted, row.kind, str(row.edit_distance)
 
-    table.draw(words, HEAD, cells, file_name=f"{run.id}-{evaluation.step}-{evaluation.split}")
+    table.draw(
+        words, HEAD, cells, file_name=f"{run.id}-{evaluation.step}-{evaluation.split}", start=start
+    )
 
 
 def _draw_charts(

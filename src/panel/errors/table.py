@@ -1,5 +1,6 @@
 """The words of an evaluation as rows of a table."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,21 +20,23 @@ def draw(
     cells: Callable[[Any], Iterable[str]],
     *,
     file_name: str,
+    start: str = "",
 ) -> None:
-    """Draw one page of `words` as a table, below its count, page number and downloads.
+    """Draw one page of `words` as a table, below its count, `start`, page number and downloads.
 
     `head` maps titles of columns to their classes; `cells` makes HTML of a row of `words`.
     """
-    shown = _draw_pager(words, file_name)
+    shown = _draw_pager(words, file_name, start)
     st.html(html.table(head, map(cells, shown.itertuples()), name="words"))
 
 
-def _draw_pager(words: pd.DataFrame, file_name: str) -> pd.DataFrame:
+def _draw_pager(words: pd.DataFrame, file_name: str, start: str) -> pd.DataFrame:
     """Draw what stands above the table; return the rows of the chosen page."""
     pages = -(-len(words) // ROWS_PER_PAGE)
     number = 1
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.html(f'<p class="quiet">{counted(len(words))}. Underlined letters differ.</p>')
+        asked = f", each after “{printable(start.strip())}”" if start else ""
+        st.html(f'<p class="quiet">{counted(len(words))}{asked}. Underlined letters differ.</p>')
         if pages > 1:
             number = st.number_input(
                 f"Page of {pages}", 1, pages, width=150, key="page", bind="query-params"
@@ -52,8 +55,18 @@ def counted(count: int) -> str:
     return f"{count:,} word{'s' * (count != 1)}"
 
 
-def question(links: FilterLinks, text: str) -> str:
-    """HTML: a question as a link that opens its history."""
+def shared_start(questions: Iterable[str]) -> str:
+    """The words with which all of several questions begin, up to a colon: they say nothing of one
+    of them. Empty if there are none."""
+    found = list(questions)
+    start = os.path.commonprefix(found) if len(found) > 1 else ""
+    return start[: start.rfind(": ") + 2] if ": " in start else ""
+
+
+def question(links: FilterLinks, text: str, start: str = "") -> str:
+    """HTML: a question without its `shared_start`, as a link that opens its history."""
     return links.link(
-        printable(text), "How this word went over checkpoints and runs", {"word": text}
+        printable(text.removeprefix(start)),
+        "How this word went over checkpoints and runs",
+        {"word": text},
     )

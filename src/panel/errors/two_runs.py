@@ -44,16 +44,19 @@ def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[
         table.draw_none("No word fits these filters.")
         return
 
+    start = table.shared_start(words["question"])
+
     def cells(row: Any) -> Iterable[str]:
         first = _answer(row.expected, row.predicted_a, row.kind_a)
         second = _answer(row.expected, row.predicted_b, row.kind_b)
-        link = table.question(links, row.question)
-        return link, html.printable(row.expected), first, second, escape(row.outcome)
+        link = table.question(links, row.question, start)
+        outcome = f'<span class="outcome {row.outcome.split()[0]}">{escape(row.outcome)}</span>'
+        return link, html.printable(row.expected), first, second, outcome
 
-    head = {"Question": "", "Expected": "word", f"Before: {names[0]}": "word",
-            f"After: {names[1]}": "word", "": "fit"}  # fmt: skip
+    head = {"Question": "", "Expected": "word", f"A: {names[0]}": "word",
+            f"B: {names[1]}": "word", "Outcome": "fit"}  # fmt: skip
     ends = "-".join(f"{run.id}-{evaluation.step}" for run, evaluation in (before, after))
-    table.draw(words, head, cells, file_name=ends)
+    table.draw(words, head, cells, file_name=ends, start=start)
 
 
 def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -> None:
@@ -61,8 +64,8 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
     st.html(
         html.facts(
             [
-                ("exact match, before", percent(balance["exact_match_a"])),
-                ("exact match, after", percent(balance["exact_match_b"])),
+                ("exact match, A", percent(balance["exact_match_a"])),
+                ("exact match, B", percent(balance["exact_match_b"])),
                 ("fixed", table.counted(balance["fixed"])),
                 ("broken", table.counted(balance["broken"])),
                 ("still wrong", table.counted(balance["still_wrong"])),
@@ -75,7 +78,7 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
     total += f" (95% CI {balance['ci_low'] * 100:+.1f} to {balance['ci_high'] * 100:+.1f})"
     rest = f" {left_out:,} questions that only one of them was asked are left out."
     st.html(
-        f'<p class="quiet">From {escape(names[0])} to {escape(names[1])}: '
+        f'<p class="quiet">From <b>A</b> ({escape(names[0])}) to <b>B</b> ({escape(names[1])}): '
         f"{balance['fixed']:,} fixed − {balance['broken']:,} broken {total.replace('-', '−')}."
         f"{rest if left_out else ''}</p>"
     )

@@ -17,7 +17,7 @@ MAX_RUNS = 10  # with the same data, shown below the chosen ones
 MEANING = {
     "learned": "wrong at first, right at the end",
     "forgotten": "right once, wrong at the end",
-    "never": "never right",
+    "never": "wrong at every checkpoint",
     "always right": "right at every checkpoint",
 }
 

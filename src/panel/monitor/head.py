@@ -6,13 +6,15 @@ from html import escape
 
 import streamlit as st
 
-from src.format import duration, full_stop, number, percent
+from src.format import counted, duration, full_stop, number, percent
+from src.models.metrics import in_words
 from src.panel.ui import html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import cost, diagnosis
 from src.runs.time_left import TimeLeft
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import Event, EventKind, Run, Status
+from src.store.outcome import EndReason
+from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
 
 def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said: str) -> None:
@@ -32,6 +34,7 @@ def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said:
 
 def status_line(run: Run, said: str) -> str:
     """HTML: status and `said`, which explains it, and progress."""
+    said = in_words(said)
     if run.best_step is not None:
         said += f" · best at step {run.best_step:,}"
     return (
@@ -78,6 +81,20 @@ def draw_diagnosis(run: Run, curves: Curves) -> None:
     link = navigation.link("launch", f"Launch with {found.action}", query, style="button")
     text = escape(full_stop(found.text))
     st.html(f'<div class="banner" role="status"><span>{text}</span>{link}</div>')
+
+
+def draw_killed(run: Run, kept: Sequence[Checkpoint]) -> None:
+    """Draw what to do about a run whose processes were killed from outside."""
+    if run.end_reason not in (EndReason.KILLED, EndReason.OOM_KILLED):
+        return
+    text = "Something outside Spelltune ended its processes, often for lack of memory."
+    last = max((checkpoint.step for checkpoint in kept), default=None)
+    if last is None:
+        text += " It had saved no checkpoint: launch it again."
+    else:
+        lost = max((run.step or 0) - last, 0)
+        text += f" Resume goes on from step {last:,}; {counted(lost, 'step')} are trained again."
+    st.html(f'<p class="banner" role="status">{text}</p>')
 
 
 def draw_warnings(run: Run, events: Sequence[Event]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from src import paths
-from src.panel.launch import form
-from src.panel.monitor import checkpoints, export
+from src.models.metrics import in_words
+from src.panel.monitor import checkpoints, export, settings_tab
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves
 from src.store.tables import Checkpoint, Event, Run, Status
@@ -30,9 +30,7 @@ def draw(
     if shown == "Log":
         _draw_log(run)
     elif shown == "Settings":
-        st.html(form.changes_table(run.config))
-        used = ([escape(str(k)), escape(str(v))] for k, v in run.used.items())
-        st.html(html.table({"What the trainer used": "fit", "": ""}, used))
+        settings_tab.draw(run)
     elif shown == "Checkpoints":
         checkpoints.draw(run, known, curves)
     elif shown == "Export":
@@ -59,7 +57,7 @@ def _history(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
         lines.append((run.ended_at, "ended", f"{run.status.lower()}{reason}"))
     items = [
         f'<li class="{kind}"><time>{html.local_time(at, "%d %b, %H:%M:%S")}</time>'
-        f"<span>{escape(text)}</span></li>"
+        f"<span>{escape(in_words(text))}</span></li>"
         for at, kind, text in sorted(lines)
     ]
     if run.parent_id:

@@ -7,6 +7,20 @@ function open(address) {
   dispatchEvent(new PopStateEvent("popstate", { state: null }));
 }
 
+// Streamlit replaces the address when a filter is chosen from a list: Back would leave the page, where
+// after a click on a chart it takes the filter off. On Errors each choice is a step of its own.
+const FILTERS = ["kind", "length", "tokens", "task", "outcome", "distance", "letters", "order", "every", "find", "split", "step", "vs", "map"];
+const replace = history.replaceState;
+if (!window.spelltuneSteps) {
+  window.spelltuneSteps = true;
+  history.replaceState = function (state, title, url) {
+    const [now, next] = [new URL(location.href), new URL(url ?? location.href, location.href)];
+    const chosen = (name) => now.searchParams.get(name) !== next.searchParams.get(name);
+    const within = now.pathname === next.pathname && now.pathname.endsWith("/errors");
+    return (within && FILTERS.some(chosen) ? history.pushState : replace).call(history, state, title, url);
+  };
+}
+
 // The menu of a narrow window lies over the page, and Streamlit leaves it open.
 function closeMenu() {
   if (innerWidth < 768) document.querySelector('[data-testid="stSidebarCollapseButton"] button')?.click();

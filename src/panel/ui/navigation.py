@@ -173,9 +173,10 @@ def known_runs() -> dict[str, str]:
         return store.run_labels(session, limit=MAX_CHOICES)
 
 
-def pick_run(labels: Mapping[str, str], *, scored: bool = False) -> Run | None:
+def pick_run(labels: Mapping[str, str], *, will: str, scored: bool = False) -> Run | None:
     """Draw the choice of a run among `known_runs`; return the one of `?run=` in the address, else
-    the newest, or with `scored` the newest one that has been scored.
+    the newest, or with `scored` the newest one that has been scored. `will` says what stands here
+    once there is a run.
 
     None, after an explanation is drawn, if there is no such run.
     """
@@ -192,7 +193,8 @@ def pick_run(labels: Mapping[str, str], *, scored: bool = False) -> Run | None:
             html.draw_empty("No such run", f"{html.with_code(full_stop(str(error)))}<br>{back}")
             return None
     if found is None:
-        html.draw_empty("No runs yet", link("launch", "Launch the first run", style="button"))
+        first = link("launch", "Launch the first run", style="button")
+        html.draw_empty("No runs yet", f"{escape(will)}<br><br>{first}")
         return None
     chosen = found.id
     if chosen not in known:
