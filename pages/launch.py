@@ -141,9 +141,11 @@ def draw_problems(problems: Mapping[str, str], *, can_check_again: bool) -> None
     """Draw what prevents the launch, and a button to repeat the check of what lies outside."""
     if not problems:
         return
-    called = {setting.name: words.label(setting) for setting in settings()}
+    known = {setting.name: setting for setting in settings()}
+    called = {name: words.label(setting) for name, setting in known.items()}
     items = "".join(
-        f"<li>{escape(called.get(name, ''))} <code>{escape(name)}</code> {escape(text)}</li>"
+        f"<li>{escape(called.get(name, ''))} <code>{escape(name)}</code> "
+        f"{escape(words.problem(known.get(name), text))}</li>"
         for name, text in problems.items()
     )
     st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')

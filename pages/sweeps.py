@@ -9,7 +9,7 @@ import streamlit as st
 from src import store
 from src.format import full_stop
 from src.panel.compare import verdicts
-from src.panel.sweeps import buttons, form, tabs, view
+from src.panel.sweeps import buttons, form, live, tabs, view
 from src.panel.ui import guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
@@ -36,9 +36,10 @@ def page() -> None:
                 "No such sweep", f"{html.with_code(full_stop(str(error)))}<br><br>{back}"
             )
             return
-        live = row is not None and is_live(session, row)
+        refreshes = row is not None and is_live(session, row)
     if row:
-        st.fragment(draw_sweep, run_every=REFRESH_SECONDS if live else None)(row.id, live)
+        every = REFRESH_SECONDS if refreshes else None
+        st.fragment(draw_sweep, run_every=every)(row.id, refreshes)
         return
     if rows:
         st.html(view.list_table(rows))
@@ -60,10 +61,10 @@ def is_live(session: store.Session, row: Sweep) -> bool:
     return row.status in control.OPEN or not all(Status(status).ended for status in statuses)
 
 
-def draw_sweep(sweep_id: str, live: bool) -> None:
+def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     with store.reading() as session:
         row = store.find_sweep(session, sweep_id)
-        if is_live(session, row) != live:
+        if is_live(session, row) != refreshes:
             navigation.rerun_page()  # only a rerun of the whole page changes `run_every`
         found = results.read(session, row)
         judged, how_judged = results.judge(session, found, LABEL)
@@ -79,6 +80,7 @@ def draw_sweep(sweep_id: str, live: bool) -> None:
     if found.trials.empty:
         view.draw_no_trials(found)
         return
+    live.draw(found)
     view.draw_winner(found)
     if judged:
         st.html(verdicts.verdict_table(judged))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from src import store
@@ -86,16 +87,30 @@ def journey(browser: Any, address: str) -> None:
     photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
     wait_for(correct, ended)
     photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
+    photograph(browser, f"{address}/try?run={correct}", "try", LOOKS[:1])
+    photograph(browser, f"{address}/machine", "machine", LOOKS[:1])
     end_all()
     file = Path(os.environ["SPELLTUNE_HOME"]) / "sweep.yaml"
     file.write_text(SWEEP)
     sweep = control.launch(file)
     photograph(browser, f"{address}/sweeps", "sweep-form", LOOKS[:2])
+    wait_for_trials(sweep)
+    photograph(browser, f"{address}/sweeps?sweep={sweep}", "sweep-live", LOOKS[:1])
     while (row := found(sweep)).status == SweepStatus.ACTIVE:
         time.sleep(0.5)
     assert row.status == SweepStatus.COMPLETED, row.reason
     photograph(browser, f"{address}/sweeps?sweep={sweep}", "sweep", LOOKS)
     photograph(browser, f"{address}/sweeps?sweep={sweep}&view=Trials", "trials", LOOKS[:2])
+
+
+def wait_for_trials(sweep: str) -> None:
+    """Wait until a trial has ended and others train."""
+    while found(sweep).status == SweepStatus.ACTIVE:
+        with store.reading() as session:
+            statuses = [Status(run.status) for run in store.list_trials(session, sweep)]
+        if Status.RUNNING in statuses and any(status.ended for status in statuses):
+            return
+        time.sleep(0.5)
 
 
 def found(sweep: str) -> Sweep:
@@ -154,8 +169,17 @@ def photograph(
         height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
         page.set_viewport_size({"width": width, "height": min(max(height, 500), most)})
         page.wait_for_timeout(1500)
-        page.screenshot(path=IMAGES / f"{name}-{scheme}-{width}.png")
+        file = IMAGES / f"{name}-{scheme}-{width}.png"
+        page.screenshot(path=file)
+        shrink(file)
         context.close()
+
+
+def shrink(file: Path) -> None:
+    """Keep a picture with 128 colours, in half the bytes: the panel has few of them."""
+    with Image.open(file) as picture:
+        small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
 
 
 @contextlib.contextmanager

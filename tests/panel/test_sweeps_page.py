@@ -302,3 +302,14 @@ def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
     assert called in html(compared)
     assert f"{called} · seed 42" in compared.multiselect(key="compared").options
     assert f"{called} · seed 42" in show("monitor", run=first.id).selectbox[0].options
+
+
+def test_trials_that_train_or_wait_stand_first_with_their_score_so_far() -> None:
+    states = {2: (Status.RUNNING, None), 3: (Status.QUEUED, None)}
+    sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE, states=states)
+    page = html(show("sweeps", sweep=sweep_id))
+    under_way = page.split("<h2>Under way</h2>")[1].split("</table>")[0]
+    assert under_way.count("<tr>") == 3  # the head, one that trains and one that waits
+    assert under_way.index("running") < under_way.index("queued")
+    assert "step 200 of 200" in under_way and "%</td>" in under_way
+    assert "Under way" not in html(show("sweeps", sweep=fill_sweep(TINY, trials=4)))

@@ -140,7 +140,7 @@ def _draw_fields(form: Form, part: str, shown: Iterable[Setting], *, hints: bool
                     text = form.texts.get(name, before)
                     draw_field(setting, before, text, write=form.write, key=form.key)
                 if name in form.problems:
-                    html.draw_problem(form.problems[name])
+                    html.draw_problem(words.problem(setting, form.problems[name]))
                 elif name in form.notes:
                     st.html(f'<p class="note">{escape(full_stop(form.notes[name]))}</p>')
                 elif hints and (told := words.hint(name, form.config)):

@@ -96,6 +96,15 @@ def label(setting: Setting) -> str:
     return LABELS.get(setting.name, words[:1].upper() + words[1:])
 
 
+def problem(setting: Setting | None, text: str) -> str:
+    """The problem of a setting as its field has it: a switch is not set to a word."""
+    if setting is not None and setting.type is bool:
+        return text.replace("set it to false", "switch it off").replace(
+            "set it to true", "switch it on"
+        )
+    return text
+
+
 def hint(name: str, config: RunConfig | None) -> str:
     """A line on what a setting does and its usual range; empty where there is none."""
     if config and name == "lora.alpha":

@@ -6,6 +6,7 @@ from functools import partial
 import streamlit as st
 
 from src import store
+from src.format import setting_label
 from src.models.metrics import metric_label
 from src.panel.sweeps import figures, table, view
 from src.panel.ui import charts, downloads, guarded, html, navigation, tags
@@ -51,6 +52,13 @@ def _draw_trials(found: SweepResults) -> None:
             "test": number("test exact match", format="percent"),
             "seconds": number(format="%.1f"),
             "tags": tags.COLUMN,
+            "became": st.column_config.TextColumn("outcome"),
+            **{
+                name: st.column_config.Column(
+                    setting_label(name), help=f"In the field Find: `{name}`"
+                )
+                for name in found.sweep.space
+            },
         },
         on_change=partial(tags.save_edits, key, list(kept["run"])),
     )

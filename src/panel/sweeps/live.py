@@ -1,0 +1,55 @@
+"""The trials of a sweep that train or wait: how far each is, and its score so far."""
+
+from html import escape
+
+import streamlit as st
+
+from src import store
+from src.format import counted, duration, settings_text
+from src.models.metrics import metric_label
+from src.panel.sweeps.view import score
+from src.panel.ui import html, navigation, run_status
+from src.runs import time_left
+from src.store.tables import Run, Status
+from src.sweeps import control
+from src.sweeps.results import SweepResults
+
+MAX_ROWS = 12
+
+
+def draw(found: SweepResults) -> None:
+    """Draw a row for each trial that trains, then for those that wait; nothing once all ended."""
+    if found.row.status not in control.OPEN:
+        return
+    with store.reading() as session:
+        trials = store.list_trials(session, found.row.id)
+        runs = [run for run in trials if not Status(run.status).ended]
+        runs.sort(key=lambda run: Status(run.status) is Status.QUEUED)
+        shown = runs[:MAX_ROWS]
+        latest = store.latest_metrics(session, [run.id for run in shown])
+        left = time_left.of_all(session)
+    if not shown:
+        return
+    title = metric_label(found.sweep.metric)
+    head = {"Trial": "", "Status": "fit", "Progress": "fit",
+            f"{title[0].upper()}{title[1:]} so far": "num", "Time left": "num"}  # fmt: skip
+    body = [
+        _cells(found, run, latest[run.id].get(found.sweep.metric), left.get(run.id))
+        for run in shown
+    ]
+    waiting = len(runs) - len(shown)
+    more = f'<p class="quiet">{counted(waiting, "more trial")} to come.</p>' if waiting else ""
+    st.html(f"<h2>Under way</h2>{html.table(head, body)}{more}")
+
+
+def _cells(
+    found: SweepResults, run: Run, value: float | None, left: time_left.TimeLeft | None
+) -> list[str]:
+    name = settings_text(run.searched or {}) or run.name
+    return [
+        navigation.link("monitor", name, {"run": run.id}) + f"<small>{escape(run.name)}</small>",
+        run_status.badge(run),
+        f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>",
+        score(found, value) if value is not None else "–",
+        f"≈ {duration(left.ends)}" if left else "–",
+    ]
