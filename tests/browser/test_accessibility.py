@@ -53,7 +53,8 @@ def test_contrast_and_names_hold_on_every_page_in_both_themes(browser, panel, en
 @pytest.mark.parametrize("width", [800, 400])
 def test_a_narrow_window_is_usable(browser, panel, ended, width):
     compared = f"/compare?run={ended}&run={fill_run(name='other', lora__r=8)}"
-    for address in ("/", f"/monitor?run={ended}", f"/errors?run={ended}", "/launch", compared):
+    pages = ("/", f"/monitor?run={ended}", f"/errors?run={ended}", "/launch", "/sweeps", compared)
+    for address in pages:
         with reading(browser, width=width) as page:
             page.goto(panel + address)
             page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 import zipfile
 from functools import partial
@@ -285,3 +286,41 @@ def test_a_model_is_taken_home_from_its_run(page, panel, tmp_path, tmp_path_fact
     upload = page.get_by_role("button", name="Upload")
     upload.click()
     page.get_by_text("no token for the hub here").wait_for()
+
+
+def test_a_sweep_is_built_by_rows_and_the_line_says_what_it_comes_to(page, panel):
+    page.goto(f"{panel}/sweeps?method=grid&pruner=none&budget=")
+    page.get_by_text("a grid needs a step").first.wait_for()
+    page.get_by_role("textbox", name="Rank, values").fill("4, 8")
+    page.keyboard.press("Tab")
+    page.get_by_role("combobox", name="Learning rate, kind").click()
+    page.get_by_role("option", name="list", exact=True).click()
+    values = page.get_by_role("textbox", name="Learning rate, values")
+    values.fill("1e-3, 2e-3")
+    page.keyboard.press("Enter")
+    still(page)
+    page.locator(".st-key-remove-scheduler-name button:visible").click()
+    page.get_by_role("spinbutton", name="Seeds per setting").fill("3")
+    page.keyboard.press("Enter")
+    page.get_by_text("2 × 2 = 4 settings × 3 seeds = 12 trials").wait_for()
+    assert page.locator(".strips [role=img]").count() == 2
+    page.get_by_text("Settings of all trials").click()
+    page.get_by_role("spinbutton", name=re.compile("^Steps")).fill("50")
+    page.keyboard.press("Enter")
+    wait_for(lambda: "max_steps%3A+50" in asked(page), "the steps of all trials")
+    page.reload()  # the address holds all of it
+    page.get_by_text("2 × 2 = 4 settings × 3 seeds = 12 trials").wait_for()
+    assert values.input_value() == "1e-3, 2e-3"
+
+
+def test_back_takes_a_filter_off_that_was_chosen_from_a_list(page, panel, ended):
+    page.goto(f"{panel}/errors?run={ended}")
+    words = page.get_by_text("Underlined letters differ")
+    words.wait_for()
+    before = words.inner_text()
+    page.get_by_role("combobox", name="Edit distance").click()
+    page.get_by_role("option", name="1", exact=True).click()
+    wait_for(lambda: words.inner_text() != before, "fewer words")
+    page.go_back()
+    wait_for(lambda: words.inner_text() == before, "all words again")
+    assert "distance" not in page.url and f"run={ended}" in page.url

@@ -159,7 +159,7 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
-    test = show("sweeps")
+    test = show("sweeps", shared="true")
     test.selectbox(key="set method").select("random").run()
     test.text_input(key="row values lora.r").input("2, 64").run()
     test.button(key="remove scheduler.name").click().run()

@@ -39,10 +39,16 @@ def draw(before: Mapping[str, str], texts: Mapping[str, str], problems: Mapping[
     }
     many = len(values)
     title = "Settings of all trials" + (f" · {many} changed from {preset}" if many else "")
-    with st.expander(title, expanded=bool(wrong), key=f"common {bool(wrong)}"):
+    if wrong or NAME in problems:
+        part = st.expander(title, expanded=True, key="wrong settings of all trials")
+    else:
+        # Closed, its sixty settings cost nothing.
+        part = st.expander(title, key="shared", on_change="rerun", bind="query-params")
+    with part:
         if NAME in problems:
             html.draw_problem(problems[NAME])
-        widgets.draw_all(_form(base, before, texts, values, wrong))
+        if part.open is not False:
+            widgets.draw_all(_form(base, before, texts, values, wrong))
 
 
 def _form(
