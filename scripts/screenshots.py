@@ -162,13 +162,14 @@ def photograph(
         )
         page.wait_for_timeout(4000)
         page.wait_for_function(
-            "!document.querySelector('.stSkeleton')"
+            "!document.querySelector('.stSkeleton, .plot:not(:has(.main-svg))')"
             " && !document.body.innerText.includes('Reading the data')",
             timeout=120_000,
         )
         height = page.evaluate("document.querySelector('.stMainBlockContainer').scrollHeight") + 60
         page.set_viewport_size({"width": width, "height": min(max(height, 500), most)})
         page.wait_for_timeout(1500)
+        page.wait_for_function("!document.querySelector('.plot:not(:has(.main-svg))')")
         file = IMAGES / f"{name}-{scheme}-{width}.png"
         page.screenshot(path=file)
         shrink(file)
@@ -176,9 +177,9 @@ def photograph(
 
 
 def shrink(file: Path) -> None:
-    """Keep a picture with 128 colours, in half the bytes: the panel has few of them."""
+    """Keep a picture with 256 colours, in half the bytes: the panel has few more."""
     with Image.open(file) as picture:
-        small = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(file, optimize=True)
 
 

@@ -109,7 +109,7 @@ def hint(name: str, config: RunConfig | None) -> str:
     """A line on what a setting does and its usual range; empty where there is none."""
     if config and name == "lora.alpha":
         times = f"{config.lora.alpha / config.lora.r:.3g}"
-        return f"Strength of the adapter: once or twice the rank. Now {times} times."
+        return f"Strength of the adapter: 1 to 2 times the rank. Now {times}."
     rate = usual_rate(config) if config else None
     if rate and name == "training.learning_rate":
         return f"How far a step goes: {rate / 4:.1g} to {rate * 2:.1g}. Too high diverges."
