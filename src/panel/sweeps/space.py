@@ -194,6 +194,9 @@ def _draw_row(setting: Setting, text: str, *, steps: bool) -> None:
 
 
 def _write(name: str, row: Row) -> None:
+    # A browser that has not heard yet that the row is gone sends its values with the next edit.
+    if query_params.current(SPACE + name) == "":
+        return
     query_params.write(SPACE + name, text_of(row))
 
 
