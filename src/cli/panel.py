@@ -12,7 +12,7 @@ from src.access import Role
 from src.cli import tokens as token_commands
 from src.cli.output import note, out
 from src.errors import UserError
-from src.panel.access import addresses, tokens
+from src.panel.access import addresses, people, tokens
 
 
 def panel(
@@ -67,6 +67,17 @@ def first_secret(server: str) -> str | None:
     """A new token, if there is none yet that may change things; else None, and a note that the
     server asks for one."""
     known = tokens.listed()
+    if people.listed():
+        from src.panel.access import identity
+
+        if (provider := identity.provider()) is None:
+            raise UserError(
+                f"{people.file()} lists people, and nobody can log in: name the identity provider "
+                "under [auth] in .streamlit/secrets.toml, and `pip install Authlib`"
+            )
+        note(f"people log in at {provider}")
+        if not known:
+            return
     if any(token.role is Role.EDIT for token in known):
         names = ", ".join(token.name for token in known)
         note(f"{server} asks for a token ({names}); `spelltune token renew NAME` makes one anew")

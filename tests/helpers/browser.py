@@ -25,11 +25,9 @@ RULES = ["color-contrast", "label", "button-name", "link-name", "image-alt", "ar
 
 
 @contextlib.contextmanager
-def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]:
+def serving(home: Path, *, uvicorn: bool = False, port: int = 0, **extra: str) -> Iterator[str]:
     """A panel of its own on a free port; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     environment = {**os.environ, "SPELLTUNE_HOME": str(home), **extra}
     streamlit = ["streamlit", "run", "app.py", "--server.port", str(port)]
     command = ["uvicorn", "app:app", "--port", str(port)] if uvicorn else streamlit
@@ -47,6 +45,12 @@ def serving(home: Path, *, uvicorn: bool = False, **extra: str) -> Iterator[str]
     finally:
         server.terminate()
         server.wait(300)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def healthy(port: int) -> bool:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.access import Role
 from src.errors import explain_os_error
-from src.panel.access import guard, logins, tokens
+from src.panel.access import guard, identity, logins, people, tokens
 from src.panel.access.limits import WrongTokens
 from src.panel.access.page import log_out_page, login_page
 
@@ -22,6 +22,7 @@ WRONG = "This is no token of this panel, or it was renewed or revoked."
 LOCKED = "Too many wrong tokens were sent. Try again in {} s."
 CANNOT_KEEP = "The panel cannot keep the login: {}"
 REFUSED = "This link is read-only: it shows everything and changes nothing.\n"
+UNLISTED = "{} may not open this panel."
 LOG_IN = "Log in first: open the panel in a browser, with its token.\n"
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
 
@@ -57,6 +58,13 @@ class Login:
     ) -> Response | None:
         """What the login answers itself; None for a request that the panel may answer."""
         page, method = self._page(scope), scope["method"]
+        if (role is None or page == identity.CALLBACK) and method == "GET" and identity.provider():
+            if page == identity.START:
+                return RedirectResponse(identity.start_address(), 303, headers=PRIVATE)
+            if self._path(scope) == identity.LOGIN:
+                return None  # Streamlit sends the browser to the provider
+            if page == identity.CALLBACK:
+                return await self._enter_person(scope, receive, key if role else None)
         if page == LOG_OUT and role is not None:
             if method != "POST":
                 return HTMLResponse(log_out_page(), headers=PRIVATE)
@@ -103,6 +111,19 @@ class Login:
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         return self._redirect(scope, f"./{page}" + (f"?{rest}" if rest else ""), cookie=cookie)
 
+    async def _enter_person(self, scope: Scope, receive: Receive, old: str | None) -> Response:
+        """Log a browser in that comes back from the identity provider, if its person is listed."""
+        address, problem = await identity.returned(self.app, scope, receive)
+        if address is None or people.role_of(address) is None:
+            return _ask(scope, problem or UNLISTED.format(address), status=403)
+        try:
+            cookie = logins.begin_for(address)
+        except OSError as error:
+            return _ask(scope, CANNOT_KEEP.format(explain_os_error(error)), status=503)
+        if old:
+            logins.end(old)
+        return self._redirect(scope, "./", cookie=cookie)
+
     def _redirect(self, scope: Scope, address: str, *, cookie: str) -> Response:
         answer = RedirectResponse(address, status_code=303, headers=PRIVATE)
         # Without a path of its own it is for the folder that the browser sees, which only a proxy
@@ -120,8 +141,13 @@ class Login:
 
     def _page(self, scope: Scope) -> str | None:
         """The page that an address names, "" for the first one; None for anything below it."""
-        path = scope["path"].removeprefix(self.base_path).removeprefix("/")
+        path = self._path(scope)
         return None if "/" in path else path
+
+    def _path(self, scope: Scope) -> str:
+        """The address of a request within the panel."""
+        path: str = scope["path"].removeprefix(self.base_path).removeprefix("/")
+        return path
 
 
 _FORM = "application/x-www-form-urlencoded"
@@ -131,7 +157,9 @@ def _ask(scope: Scope, problem: str = "", *, status: int = 401) -> Response:
     """The page that asks for a token; a sentence for a program."""
     wants_page = scope["method"] == "POST" or "text/html" in _header(scope, b"accept")
     if wants_page and scope["method"] != "HEAD":
-        return HTMLResponse(login_page(problem), status_code=status, headers=PRIVATE)
+        return HTMLResponse(
+            login_page(problem, provider=identity.provider()), status_code=status, headers=PRIVATE
+        )
     return PlainTextResponse(problem or LOG_IN, status_code=status, headers=PRIVATE)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from src import paths
 from src.access import Role
 from src.files import read_text
-from src.panel.access import tokens
+from src.panel.access import people, tokens
 from src.panel.access.tokens import Token
 
 DAYS = 30  # from the login to its end
@@ -18,15 +18,20 @@ DAYS = 30  # from the login to its end
 
 def begin(token: Token) -> str:
     """Log a browser in by a token; returns its cookie."""
+    return _begin({"token": token.name, "token_sha256": token.sha256})
+
+
+def begin_for(address: str) -> str:
+    """Log the browser of a person in, known by a verified e-mail address; returns its cookie."""
+    return _begin({"address": address})
+
+
+def _begin(owner: dict[str, str]) -> str:
     for file in _folder().glob("*.json"):
         if _read(file.stem) is None:
             file.unlink(missing_ok=True)
     cookie = secrets.token_urlsafe(32)
-    login = {
-        "token": token.name,
-        "token_sha256": token.sha256,
-        "until": time.time() + DAYS * 24 * 3600,
-    }
+    login = owner | {"until": time.time() + DAYS * 24 * 3600}
     tokens.write_private(_file(key_of(cookie)), json.dumps(login))
     return cookie
 
@@ -37,10 +42,13 @@ def key_of(cookie: str) -> str:
 
 
 def role_of(key: str) -> Role | None:
-    """The role of a login now; None once it has ended, or its token was renewed or revoked."""
+    """The role of a login now; None once it has ended, its token was renewed or revoked, or its
+    person is listed no more."""
     login = _read(key)
     if login is None:
         return None
+    if "address" in login:
+        return people.role_of(str(login["address"]))
     token = tokens.get(str(login.get("token")))
     return token.role if token and token.sha256 == login.get("token_sha256") else None
 

@@ -12,17 +12,22 @@ _ASK = """\
 <label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus{}>
 {}<button>Open the panel</button>"""
+_OTHER = '<a href="./log-in">Log in at {}</a><br><br>'
 _HELP = (
     "The panel printed an address with a token when it was first started. "
     "<code>spelltune token new</code> makes another one on its machine."
 )
 
 
-def login_page(problem: str = "") -> str:
-    """HTML of the page that asks for a token, after a `problem` with the last one."""
+def login_page(problem: str = "", *, provider: str | None = None) -> str:
+    """HTML of the page that asks for a token, after a `problem` with the last one; `provider` is
+    where people log in besides."""
     told = f'<p id="problem" role="alert">{escape(problem)}</p>\n' if problem else ""
     mark = ' aria-invalid="true" aria-describedby="problem"' if problem else ""
-    return _PAGE.substitute(icon=_ICON, title="Log in", form=_ASK.format(mark, told), help=_HELP)
+    other = _OTHER.format(escape(provider)) if provider else ""
+    return _PAGE.substitute(
+        icon=_ICON, title="Log in", form=_ASK.format(mark, told), help=other + _HELP
+    )
 
 
 def log_out_page() -> str:

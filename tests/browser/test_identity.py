@@ -1,0 +1,107 @@
+"""Logins at an identity provider, in a real browser: a small provider on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.browser import free_port, reading, serving
+from tests.helpers.identity_provider import CLIENT, providing
+
+pytest.importorskip("authlib")
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(600)]
+
+ALLOWED = 'ann@lab.org: edit\n"*@other.org": read\n'
+
+
+@pytest.fixture(scope="module")
+def panel(module_home: Path, ended: str) -> Iterator[str]:
+    port = free_port()
+    (module_home / "access").mkdir(exist_ok=True)
+    (module_home / "access" / "allowed.yaml").write_text(ALLOWED)
+    with providing() as provider:
+        told = {
+            "redirect_uri": f"http://127.0.0.1:{port}/oauth2callback",
+            "cookie_secret": "x" * 40,
+            "server_metadata_url": f"{provider}/.well-known/openid-configuration",
+            **CLIENT,
+        }
+        secrets = module_home / ".streamlit" / "secrets.toml"
+        secrets.parent.mkdir()
+        lines = [f'{name} = "{value}"' for name, value in told.items()]
+        secrets.write_text("\n".join(["[auth]", *lines]))
+        extra = {"SPELLTUNE_LOGIN": "token", "HOME": str(module_home)}
+        with serving(module_home, port=port, **extra) as address:
+            yield address
+
+
+def log_in(page: Any, panel: str, who: str) -> None:
+    page.set_default_timeout(60_000)
+    page.goto(panel)
+    page.get_by_role("link", name="Log in at 127.0.0.1").click()
+    page.get_by_role("link", name=who, exact=True).click()
+
+
+@pytest.mark.parametrize(("who", "reads"), [("ann", False), ("bob", True)])
+def test_who_is_listed_comes_in_with_his_role_and_is_out_when_struck_off(
+    browser: Any, panel: str, module_home: Path, who: str, reads: bool
+) -> None:
+    with reading(browser) as page:
+        log_in(page, panel, who)
+        page.get_by_role("heading", name="Runs").wait_for()
+        assert page.get_by_text("read-only", exact=True).count() == int(reads)
+        names = {cookie["name"] for cookie in page.context.cookies()}
+        # Streamlit's own cookie would let its holder in for 30 days, whatever we know.
+        assert not {name for name in names if name.startswith("_streamlit_user")}
+        allowed = module_home / "access" / "allowed.yaml"
+        allowed.write_text("someone@else.org: read\n")
+        page.get_by_label("Token").wait_for()  # the open page asks by itself
+        allowed.write_text(ALLOWED)
+        page.goto(panel)
+        page.get_by_role("link", name="Log out").click()
+        page.get_by_role("link", name="Log in at 127.0.0.1").wait_for()
+        page.goto(f"{panel}/errors")
+        page.get_by_label("Token").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("who", "why"),
+    [
+        ("eve", "eve@else.org may not open this panel"),
+        ("unverified", "has not verified that your e-mail address is yours"),
+        ("silent", "has not verified that your e-mail address is yours"),
+        ("nameless", "has not verified that your e-mail address is yours"),
+        ("forged", "The provider did not log you in"),
+    ],
+)
+def test_nobody_else_comes_in(browser: Any, panel: str, who: str, why: str) -> None:
+    with reading(browser) as page:
+        log_in(page, panel, who)
+        page.get_by_text(why).wait_for()
+        page.goto(f"{panel}/errors")
+        page.get_by_label("Token").wait_for()
+
+
+def test_a_way_back_from_the_provider_is_good_for_its_browser_and_once(
+    browser: Any, panel: str
+) -> None:
+    with reading(browser) as page:
+        backs: list[str] = []
+        page.on("request", lambda r: backs.append(r.url) if "/oauth2callback?" in r.url else None)
+        log_in(page, panel, "ann")
+        page.get_by_role("heading", name="Runs").wait_for()
+    with reading(browser) as other:
+        other.set_default_timeout(15_000)
+        for address in (
+            backs[0],
+            f"{panel}/oauth2callback?code=x&state=y",
+            f"{panel}/oauth2callback",
+        ):
+            other.goto(address)
+            other.get_by_text("The provider did not log you in").wait_for()
+        other.goto(panel)
+        other.get_by_label("Token").wait_for()
+        # A login elsewhere that is not ours is told, and the page of the provider never opened.
+        other.goto(f"{panel}/auth/login?provider=x")
+        other.get_by_label("Token").wait_for()
