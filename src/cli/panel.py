@@ -70,12 +70,7 @@ def first_secret(server: str) -> str | None:
     if people.listed():
         from src.panel.access import identity
 
-        if (provider := identity.provider()) is None:
-            raise UserError(
-                f"{people.file()} lists people, and nobody can log in: name the identity provider "
-                "under [auth] in .streamlit/secrets.toml, and `pip install Authlib`"
-            )
-        note(f"people log in at {provider}")
+        note(f"people log in at {identity.find()}")
         if not known:
             return
     if any(token.role is Role.EDIT for token in known):

@@ -7,30 +7,17 @@ from typing import Any
 import pytest
 
 from tests.helpers.browser import free_port, reading, serving
-from tests.helpers.identity_provider import CLIENT, providing
+from tests.helpers.identity_provider import ALLOWED, providing, set_up
 
 pytest.importorskip("authlib")
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(600)]
-
-ALLOWED = 'ann@lab.org: edit\n"*@other.org": read\n'
 
 
 @pytest.fixture(scope="module")
 def panel(module_home: Path, ended: str) -> Iterator[str]:
     port = free_port()
-    (module_home / "access").mkdir(exist_ok=True)
-    (module_home / "access" / "allowed.yaml").write_text(ALLOWED)
     with providing() as provider:
-        told = {
-            "redirect_uri": f"http://127.0.0.1:{port}/oauth2callback",
-            "cookie_secret": "x" * 40,
-            "server_metadata_url": f"{provider}/.well-known/openid-configuration",
-            **CLIENT,
-        }
-        secrets = module_home / ".streamlit" / "secrets.toml"
-        secrets.parent.mkdir()
-        lines = [f'{name} = "{value}"' for name, value in told.items()]
-        secrets.write_text("\n".join(["[auth]", *lines]))
+        set_up(module_home, provider, port)
         extra = {"SPELLTUNE_LOGIN": "token", "HOME": str(module_home)}
         with serving(module_home, port=port, **extra) as address:
             yield address
@@ -63,6 +50,23 @@ def test_who_is_listed_comes_in_with_his_role_and_is_out_when_struck_off(
         page.get_by_role("link", name="Log in at 127.0.0.1").wait_for()
         page.goto(f"{panel}/errors")
         page.get_by_label("Token").wait_for()
+
+
+def test_a_login_that_ends_while_its_page_is_loaded_is_told_too(
+    browser: Any, panel: str, module_home: Path
+) -> None:
+    allowed = module_home / "access" / "allowed.yaml"
+    with reading(browser) as page:
+        held: list[Any] = []
+        # What draws our own scripts, and comes with the first of them.
+        page.route("**/static/js/BidiComponent*", lambda route: held.append(route))
+        log_in(page, panel, "ann")
+        page.get_by_role("heading", name="Runs").wait_for()
+        allowed.write_text("someone@else.org: read\n")
+        (late,) = held
+        late.continue_()
+        page.get_by_label("Token").wait_for()
+    allowed.write_text(ALLOWED)
 
 
 @pytest.mark.parametrize(

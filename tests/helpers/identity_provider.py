@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from src.panel.access.tokens import write_private
 
 CLIENT = {"client_id": "spelltune", "client_secret": "of the test"}
 # {name on the page: claims}; what `forged` gets is signed with a key that nobody knows.
@@ -21,6 +24,21 @@ USERS: dict[str, dict[str, Any]] = {
     "nameless": {},
     "forged": {"email": "ann@lab.org", "email_verified": True},
 }
+
+
+ALLOWED = 'ann@lab.org: edit\n"*@other.org": read\n'
+
+
+def set_up(home: Path, provider: str, port: int = 8501) -> None:
+    """Have a panel whose HOME is this home know the provider, and who may come in."""
+    settings = CLIENT | {
+        "redirect_uri": f"http://127.0.0.1:{port}/oauth2callback",
+        "cookie_secret": "x" * 40,
+        "server_metadata_url": f"{provider}/.well-known/openid-configuration",
+    }
+    lines = [f'{name} = "{value}"' for name, value in settings.items()]
+    write_private(home / ".streamlit" / "secrets.toml", "\n".join(["[auth]", *lines]))
+    write_private(home / "access" / "allowed.yaml", ALLOWED)
 
 
 @contextmanager

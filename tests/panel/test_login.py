@@ -4,7 +4,7 @@ import contextlib
 import hmac
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,23 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from streamlit import config
+from streamlit.runtime.secrets import secrets_singleton
 
 from src.access import Role
 from src.panel import server
-from src.panel.access import login, logins, tokens
+from src.panel.access import identity, login, logins, people, tokens
 from src.panel.access.guard import HEADER
 from src.panel.access.limits import MAX_BY_CLIENT
+from src.panel.access.page import WATCH
+from tests.helpers.identity_provider import set_up
 
 PAGES = [
     "/", "/errors", "/_stcore/health", "/_stcore/host-config", "/_stcore/metrics", "/media/a.png",
     "/_stcore/upload_file/s/f", "/static/js/index.js", "/assets/plotly-7.1.0.min.js",
     "/component/x/index.html", "/_stcore/bidi-components/x", "/_stcore/agent/mcp", "/log-out",
     "//errors", "/%2e%2e/errors", "/errors/", "/auth/login", "/oauth2callback",
+    "/auth/logout", "/log-in",
 ]  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 SOCKET = "ws://127.0.0.1:8501/_stcore/stream"
@@ -34,12 +39,13 @@ Opened = Callable[..., TestClient]
 
 
 @pytest.fixture
-def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
-    """Opens a client of a panel: `mode` is open, proxy or login; `token` is the name of one."""
+def opened(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """Opens a client of a panel: `mode` is open, proxy, login, or people, who log in at a provider
+    as well; `token` is the name of one."""
 
-    def answer(request: Request) -> Response:
-        told = request.headers.get(HEADER.decode(), "nobody")
-        return PlainTextResponse(f"{request.method} {request.url.query} {told}")
+    def answer(asked: Request) -> Response:
+        told = asked.headers.get(HEADER.decode(), "nobody")
+        return PlainTextResponse(f"{asked.method} {asked.url.query} {told}")
 
     async def stream(socket: WebSocket) -> None:
         await socket.accept()
@@ -51,7 +57,11 @@ def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
     def made(
         mode: str = "login", token: str = "", *, scheme: str = "http", **environment: str
     ) -> TestClient:
-        known = {"login": {"SPELLTUNE_LOGIN": "token"}, "proxy": {"SPELLTUNE_PROXY": "nginx"}}
+        known = {"proxy": {"SPELLTUNE_PROXY": "nginx"}}
+        if mode in ("login", "people"):
+            known[mode] = {"SPELLTUNE_LOGIN": "token"}
+        if mode == "people":
+            request.getfixturevalue("provider")
         for name in ("SPELLTUNE_LOGIN", "SPELLTUNE_PROXY", "SPELLTUNE_ALLOWED_HOSTS"):
             monkeypatch.delenv(name, raising=False)
         for name, value in (known.get(mode, {}) | environment).items():
@@ -78,15 +88,18 @@ def opened(home: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
 # --- nothing without a token ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", ["login", "people"])
 @pytest.mark.parametrize("cookie", ["", "x", "'", "x" * 5000, "../tokens/owner", "\x00"])
-def test_nothing_is_answered_without_a_login(opened: Opened, cookie: str) -> None:
+def test_nothing_is_answered_without_a_login(opened: Opened, cookie: str, mode: str) -> None:
     tokens.make("owner", Role.EDIT)
-    browser = opened()
+    browser = opened(mode)
+    # The app of this test is no provider and sends nobody to one.
+    own = {"GET /log-in": 503, "GET /oauth2callback": 403} if mode == "people" else {}
     headers = {"Cookie": f"spelltune-8501={cookie}; spelltune-8502=y"}
     for page in PAGES:
         for method in METHODS:
             answer = browser.request(method, f"http://127.0.0.1:8501{page}", headers=headers)
-            assert answer.status_code == 401, f"{method} {page}"
+            assert answer.status_code == own.get(f"{method} {page}", 401), f"{method} {page}"
             assert "nobody" not in answer.text and "set-cookie" not in answer.headers
     for page in ("/_stcore/stream", "/_stcore/stream/", "//_stcore/stream", "/x"):
         address = f"ws://127.0.0.1:8501{page}"
@@ -97,10 +110,14 @@ def test_nothing_is_answered_without_a_login(opened: Opened, cookie: str) -> Non
             pass
 
 
-@pytest.mark.parametrize("mode", ["open", "proxy", "owner", "reader"])
-def test_each_mode_answers_known_hosts_and_its_own_pages_alone(opened: Opened, mode: str) -> None:
-    token = mode if mode in ("owner", "reader") else ""
-    browser = opened("login" if token else mode, token, SPELLTUNE_ALLOWED_HOSTS="panel.example")
+@pytest.mark.parametrize(
+    ("mode", "token"),
+    [("open", ""), ("proxy", ""), ("login", "owner"), ("login", "reader"), ("people", "owner")],
+)
+def test_each_mode_answers_known_hosts_and_its_own_pages_alone(
+    opened: Opened, mode: str, token: str
+) -> None:
+    browser = opened(mode, token, SPELLTUNE_ALLOWED_HOSTS="panel.example")
     refused: list[dict[str, str]] = [
         {"Host": "evil.example"}, {"Host": ""}, {"Host": "panel.example.evil.com"},
         {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:3000"},
@@ -278,6 +295,91 @@ def test_a_disk_that_takes_no_login_is_told(
     (home / "access/logins").write_text("a file in the place of the folder")
     answer = opened().get(f"/?token={secret}", headers={"Accept": "text/html"})
     assert answer.status_code == 503 and "The panel cannot keep the login" in answer.text
+
+
+# --- people who log in at a provider --------------------------------------------------------------
+
+
+@pytest.fixture
+def provider(home: Path) -> Iterator[Path]:
+    """A provider that does not answer, and people who are listed; gives the file of its secrets."""
+    pytest.importorskip("authlib")
+    set_up(home, "http://127.0.0.1:9")
+    file, before = home / ".streamlit" / "secrets.toml", config.get_option("secrets.files")
+    secrets_singleton._reset()
+    config.set_option("secrets.files", [str(file)])
+    yield file
+    config.set_option("secrets.files", before)
+    secrets_singleton._reset()
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        ("", 0o600, 'missing the "redirect_uri" key|configure credentials'),
+        ("[auth", 0o600, "configure credentials"),
+        ("auth = 3", 0o600, "names no provider under|credentials"),
+        ('[auth]\nredirect_uri = "x"\ncookie_secret = "y"', 0o600, "missing the following keys"),
+        (None, 0o640, "others may read the secrets in .*: `chmod 600 "),
+        (None, 0o604, "others may read the secrets in .*: `chmod 600 "),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_a_sentence_and_no_way_in(
+    provider: Path, opened: Opened, text: str | None, mode: int, why: str
+) -> None:
+    assert identity.find() == "127.0.0.1:9"
+    secrets_singleton._reset()
+    if text is not None:
+        provider.write_text(text)
+    provider.chmod(mode)
+    with pytest.raises(identity.NoProvider, match=why) as told:
+        identity.find()
+    assert "\n" not in str(told.value) and "of the test" not in str(told.value)
+    browser = opened("login")
+    for page in ("/log-in", "/oauth2callback?code=a&state=b"):
+        assert browser.get(page).status_code == 401
+
+
+def test_without_authlib_nobody_logs_in_at_a_provider(
+    provider: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "find_spec", lambda name: None)
+    with pytest.raises(identity.NoProvider, match="needs Authlib: `pip install Authlib`"):
+        identity.find()
+    assert identity.provider() is None
+
+
+def test_a_person_is_in_while_he_is_listed(
+    opened: Opened, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "POLL_SECONDS", 0.05)
+    browser = opened("people")
+    browser.cookies.set("spelltune-8501", logins.begin_for("Ann@lab.org"))
+    assert browser.put("/_stcore/upload_file/s/f").status_code == 200
+    with browser.websocket_connect(SOCKET) as socket:
+        socket.receive_text()
+        people.file().write_text("ann@lab.org: read")
+        assert browser.put("/_stcore/upload_file/s/f").status_code == 403
+        people.file().write_text("ann@lab.org: owner")  # nobody is let in by what cannot be read
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
+    assert browser.get("/").status_code == 401
+
+
+def test_each_page_of_who_is_in_waits_for_the_end_of_the_login(opened: Opened) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = {"Content-Type": scope["path"][1:].replace("-", "/"), "Content-Length": "4"}
+        await Response("ab !", headers=headers)(scope, receive, send)
+
+    tokens.make("owner", Role.EDIT)
+    browser = TestClient(login.Login(app), "http://127.0.0.1:8501")
+    browser.cookies.set("spelltune-8501", logins.begin(tokens.find("owner")))
+    page = browser.get("/text-html")
+    assert page.text == "ab !" + WATCH.decode() and "location.reload()" in page.text
+    assert int(page.headers["content-length"]) == len(page.content)
+    assert browser.get("/text-plain").text == "ab !"
+    assert browser.get("/static/text-html").text == "ab !"
+    assert browser.head("/text-html").headers["content-length"] == "4"
 
 
 # --- a reader who may change nothing --------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,7 +13,7 @@ from src.access import Role
 from src.errors import explain_os_error
 from src.panel.access import guard, identity, logins, people, tokens
 from src.panel.access.limits import WrongTokens
-from src.panel.access.page import log_out_page, login_page
+from src.panel.access.page import WATCH, log_out_page, login_page
 
 LOG_OUT = "log-out"  # address of the page that logs a browser out
 POLL_SECONDS = 1.0  # between two looks whether the login of an open WebSocket has ended
@@ -51,6 +52,10 @@ class Login:
         if (answer := await self._answer(scope, receive, key, role)) is not None:
             return await answer(scope, receive, send)
         guard.work_for(key)
+        if scope["method"] == "GET" and self._page(scope) is not None:
+            # Whole and as it is, so that the script can be added.
+            told = [h for h in told if h[0] not in _PARTLY]
+            send = _with_script(send)
         return await self.app(dict(scope, headers=told), receive, send)
 
     async def _answer(
@@ -58,13 +63,11 @@ class Login:
     ) -> Response | None:
         """What the login answers itself; None for a request that the panel may answer."""
         page, method = self._page(scope), scope["method"]
-        if (role is None or page == identity.CALLBACK) and method == "GET" and identity.provider():
-            if page == identity.START:
-                return RedirectResponse(identity.start_address(), 303, headers=PRIVATE)
-            if self._path(scope) == identity.LOGIN:
-                return None  # Streamlit sends the browser to the provider
+        if page in (identity.START, identity.CALLBACK) and method == "GET" and identity.provider():
             if page == identity.CALLBACK:
                 return await self._enter_person(scope, receive, key if role else None)
+            leaves = await identity.leave(self.app, scope, receive, self.base_path)
+            return leaves or _ask(scope, identity.SILENT, status=503)
         if page == LOG_OUT and role is not None:
             if method != "POST":
                 return HTMLResponse(log_out_page(), headers=PRIVATE)
@@ -113,8 +116,8 @@ class Login:
 
     async def _enter_person(self, scope: Scope, receive: Receive, old: str | None) -> Response:
         """Log a browser in that comes back from the identity provider, if its person is listed."""
-        address, problem = await identity.returned(self.app, scope, receive)
-        if address is None or people.role_of(address) is None:
+        address, problem, headers = await identity.returned(self.app, scope, receive)
+        if not people.role_of(address):
             return _ask(scope, problem or UNLISTED.format(address), status=403)
         try:
             cookie = logins.begin_for(address)
@@ -122,7 +125,7 @@ class Login:
             return _ask(scope, CANNOT_KEEP.format(explain_os_error(error)), status=503)
         if old:
             logins.end(old)
-        return self._redirect(scope, "./", cookie=cookie)
+        return identity.with_cookie_of_try(self._redirect(scope, "./", cookie=cookie), headers)
 
     def _redirect(self, scope: Scope, address: str, *, cookie: str) -> Response:
         answer = RedirectResponse(address, status_code=303, headers=PRIVATE)
@@ -141,15 +144,11 @@ class Login:
 
     def _page(self, scope: Scope) -> str | None:
         """The page that an address names, "" for the first one; None for anything below it."""
-        path = self._path(scope)
+        path = scope["path"].removeprefix(self.base_path).removeprefix("/")
         return None if "/" in path else path
 
-    def _path(self, scope: Scope) -> str:
-        """The address of a request within the panel."""
-        path: str = scope["path"].removeprefix(self.base_path).removeprefix("/")
-        return path
 
-
+_PARTLY = (b"accept-encoding", b"range", b"if-none-match", b"if-modified-since", b"if-range")
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -202,6 +201,25 @@ async def _body(receive: Receive) -> bytes:
         if message["type"] != "http.request" or not message.get("more_body"):
             break
     return body[:MAX_FORM_BYTES]
+
+
+def _with_script(send: Send) -> Send:
+    """The way of an answer, at the end of whose HTML stands the script that waits for the end of
+    the login. It comes with the page: what the page loads afterwards may be refused already."""
+    is_html = False
+
+    async def send_with(message: Message) -> None:
+        nonlocal is_html
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message["headers"])
+            is_html = headers.get("content-type", "").startswith("text/html")
+            if is_html and "content-length" in headers:
+                headers["content-length"] = str(int(headers["content-length"]) + len(WATCH))
+        elif is_html and not message.get("more_body"):
+            message = dict(message, body=message.get("body", b"") + WATCH)
+        await send(message)
+
+    return send_with
 
 
 def _while_logged_in(key: str, receive: Receive, send: Send) -> tuple[Receive, Send]:

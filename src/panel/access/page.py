@@ -8,6 +8,9 @@ _FOLDER = Path(__file__).parent
 _PAGE = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
 _ICON = (_FOLDER.parent / "icon.svg").read_text(encoding="utf-8")
 
+# At the end of each page of the panel.
+WATCH = f"<script>\n{(_FOLDER / 'watch.js').read_text(encoding='utf-8')}</script>\n".encode()
+
 _ASK = """\
 <label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus{}>

@@ -1,6 +1,7 @@
 """People who may log in at an identity provider, as `access/allowed.yaml` lists them."""
 
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -25,12 +26,22 @@ def listed() -> dict[str, Role]:
     Empty without the file.
     """
     try:
-        given = yaml.safe_load(read_text(file()))
+        if file().stat().st_mode & 0o022:
+            raise PeopleError(f"others may add people to {file()}: `chmod 600 {file()}`")
+        return _read(read_text(file()))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise PeopleError(explain_os_error(error)) from error
-    except (yaml.YAMLError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise PeopleError(f"{file()} is no text: {error}") from error
+
+
+@lru_cache(maxsize=1)  # it is asked for at each request, and by each open page once a second
+def _read(text: str) -> dict[str, Role]:
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
         raise PeopleError(f"{file()} is no YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(given, dict) or not all(
         isinstance(name, str) and "@" in name and may in list(Role) for name, may in given.items()

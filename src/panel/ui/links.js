@@ -40,12 +40,6 @@ document.addEventListener("focusout", ({ target }) => {
   });
 });
 
-// Once a login has ended, Streamlit asks in vain whether its server lives. A new page asks for a token.
-new PerformanceObserver((list) => {
-  const refused = ({ name, responseStatus }) => responseStatus === 401 && name.includes("/_stcore/health");
-  if (list.getEntries().some(refused)) location.reload();
-}).observe({ type: "resource" });
-
 export default function ({ data }) {
   if (data.to && window.spelltuneWent !== data.number) {
     window.spelltuneWent = data.number;
