@@ -37,7 +37,9 @@ from tests.helpers.store import checkpoint, fill_run, fill_sweep, hold
 
 BACK = "oauth2callback?code=a&state=b"
 # Files of the panel's own work, whoever reads: locks, the lease, SQLite's, and logins.
-OWN = re.compile(r"results/(locks/|\.host|spelltune\.db|\.reserve|\.places)|access/|panel\.log|\.streamlit/")
+OWN = re.compile(
+    r"results/(locks/|\.host|spelltune\.db|\.reserve|\.places)|access/|panel\.log|\.streamlit/"
+)
 
 
 @pytest.fixture(scope="module")
