@@ -24,7 +24,6 @@ def panel(module_home: Path, ended: str) -> Iterator[str]:
 
 
 def log_in(page: Any, panel: str, who: str) -> None:
-    page.set_default_timeout(60_000)
     page.goto(panel)
     page.get_by_role("link", name="Log in at 127.0.0.1").click()
     page.get_by_role("link", name=who, exact=True).click()

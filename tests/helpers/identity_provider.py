@@ -37,6 +37,7 @@ def set_up(home: Path, provider: str, port: int = 8501) -> None:
         "server_metadata_url": f"{provider}/.well-known/openid-configuration",
     }
     lines = [f'{name} = "{value}"' for name, value in settings.items()]
+    lines += ["client_kwargs = {timeout = 120}"]  # for a machine that is busy
     write_private(home / ".streamlit" / "secrets.toml", "\n".join(["[auth]", *lines]))
     write_private(home / "access" / "allowed.yaml", ALLOWED)
 
