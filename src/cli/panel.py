@@ -67,12 +67,6 @@ def first_secret(server: str) -> str | None:
     """A new token, if there is none yet that may change things; else None, and a note that the
     server asks for one."""
     known = tokens.listed()
-    if people.listed():
-        from src.panel.access import identity
-
-        note(f"people log in at {identity.find()}")
-        if not known:
-            return
     if any(token.role is Role.EDIT for token in known):
         names = ", ".join(token.name for token in known)
         note(f"{server} asks for a token ({names}); `spelltune token renew NAME` makes one anew")
@@ -81,7 +75,14 @@ def first_secret(server: str) -> str | None:
 
 
 def _tell_token(opened_at: list[str]) -> None:
-    """Print how the panel is opened; make a token if there is none that may change things."""
+    """Print how the panel is opened; make a token if there is none that may change things, and
+    nobody else can come in."""
+    if people.listed():
+        from src.panel.access import identity
+
+        note(f"people log in at {identity.find()}")
+        if not tokens.listed():
+            return
     secret = first_secret("the panel")
     if secret is None:
         return
