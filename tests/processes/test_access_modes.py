@@ -92,6 +92,7 @@ class Door:
         reads += ["/_stcore/health", "/_stcore/host-config", "/static/manifest.json", "/media/x"]
         reads += [f"/{PLOTLY_JS}", f"/{EXPORTS}/{self.run}/adapter", curves]
         reads += [f"/{NOTICES}", "/_stcore/agent/schema"]
+        reads += ["/log-in", "/auth/login", "/oauth2callback?code=x&state=y"]
         found: list[tuple[str, str, Headers]] = [("GET", f"{self.base}{one}", []) for one in reads]
         odd = ["//{}", "/.{}", "/x/..{}", "/%2e%2e{}", "{}/", "{}%00", "/%2f{}", "http://x{}"]
         for path in ("/monitor", "/_stcore/health", curves):
