@@ -13,6 +13,8 @@ REFRESH_SECONDS = 3.0
 
 
 def page() -> None:
+    if run_id := now.FIRST_RUN.pressed_twice():
+        navigation.go("monitor", {"run": run_id})
     view = address.read()
     with store.reading() as session:
         everything = store.count_runs(session, store.parse_filter("archived:any"))
@@ -20,8 +22,7 @@ def page() -> None:
         tags = store.tags_in_use(session)
     if not everything:
         tab.show("Overview")
-        html.draw_empty("Teach a language model to spell", now.first_visit())
-        return
+        return now.draw_first_visit()
     tally = now.tally(everything)
     working = any(Status(status).active for status in everything)
     tab.show("Overview", *[tally] * working, status=Status.RUNNING if working else None)
@@ -41,8 +42,8 @@ def draw_table(view: address.View, counts: dict[Status, int]) -> None:
     total = sum(n for status, n in counts.items() if statuses is None or status in statuses)
     order = {"sort": view.sort.name, "ascending": view.ascending}
     with store.reading() as session:
-        ids, base = address.selection().ids(session)
-        chosen, marked = store.states_of(session, ids), frozenset(ids)
+        chosen, base = address.selection().read(session)
+        marked = frozenset(run.id for run in chosen)
         shown = store.count_configs(session, view.found) if view.folded else total
         # Another filter, or a deletion, may have left the page that the address names without rows.
         page = min(view.page, max(0, shown - 1) // address.ROWS)

@@ -251,11 +251,11 @@ def _read(run_id: str, split: str, path: str, changed: int) -> Answers:
     return verdicts.answers(pd.read_parquet(path, columns=COLUMNS), name=run_id, split=split)
 
 
-def score(session: store.Session, group: Group) -> dict[str, Any]:
-    """The mean exact match of a config over its seeds, as verdicts see it: {split, seeds,
+def scores(session: store.Session, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """The mean exact match of each config over its seeds, as verdicts see it: {split, seeds,
     exact_match, sd}."""
-    scored = store.final_evaluations(session, group.runs)
-    return _score(group, _shared([group], scored))
+    scored = store.final_evaluations(session, [run for group in groups for run in group.runs])
+    return [_score(group, scored) for group in groups]
 
 
 def _score(group: Group, scored: Scored) -> dict[str, Any]:

@@ -19,8 +19,8 @@ MAX_NAMED = 5  # runs that a sentence names
 class Plan:
     """The runs that a deletion takes, those that it leaves, and the space that it frees."""
 
-    runs: list[Run]  # those that can be deleted
-    staying: list[Run]  # those that wait or train
+    runs: list[Run | store.RunState]  # those that can be deleted
+    staying: list[Run | store.RunState]  # those that wait or train
     size_bytes: int  # that it frees
 
     @property
@@ -49,11 +49,11 @@ class Plan:
         return f"{counted(len(self.staying), 'run')} {verb}: {told}; stop {which} first."
 
 
-def plan(runs: Sequence[Run]) -> Plan:
+def plan(runs: Sequence[Run | store.RunState]) -> Plan:
     """The plan of deleting these runs, with the size of their files as they are now."""
     ended = [run for run in runs if Status(run.status).ended]
     size = sum(size_of(path) for run in ended for path in _paths(run.id))
-    return Plan(ended, [run for run in runs if run not in ended], size)
+    return Plan(ended, [run for run in runs if not Status(run.status).ended], size)
 
 
 def delete(run: Run) -> None:

@@ -77,17 +77,17 @@ from src.store.run_columns import Column, UnknownColumn, find_column
 from src.store.run_filter import BadFilter, RunFilter
 from src.store.run_filter import parse as parse_filter
 from src.store.run_list import (
+    RunState,
     archive,
     checkpoint_bytes,
     count_configs,
     count_runs,
-    existing,
     failed_since,
-    ids_of,
     page_of_configs,
     page_of_runs,
     recorded_metrics,
     scores_of_configs,
+    states,
     states_of,
     tags_in_use,
 )

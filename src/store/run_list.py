@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, func, update
-from sqlalchemy.orm import load_only
 from sqlmodel import Session, col, select
 
 from src.store.run_columns import Column, find_column
@@ -58,26 +58,34 @@ def count_runs(session: Session, found: RunFilter) -> dict[Status, int]:
     return {Status(status): n for status, n in session.exec(query.group_by(Run.status))}
 
 
-def ids_of(session: Session, found: RunFilter) -> list[str]:
-    """The ids of all runs that a filter finds, newest first."""
+class RunState(NamedTuple):
+    """What can be done with a run is told by this, at a tenth of the cost of its row."""
+
+    id: str
+    status: str
+    archived_at: float | None
+
+
+def states(session: Session, found: RunFilter) -> list[RunState]:
+    """The states of all runs that a filter finds, newest first."""
     newest = col(Run.created_at).desc(), col(Run.id).desc()
-    return list(session.exec(select(Run.id).where(*found.where()).order_by(*newest)))
+    return _states(session, _STATE.where(*found.where()).order_by(*newest))
 
 
-def existing(session: Session, ids: Sequence[str]) -> list[str]:
-    """The ids that belong to a run, in the same order."""
-    there = set(session.exec(select(Run.id).where(col(Run.id).in_(ids)))) if ids else set()
-    return [run_id for run_id in ids if run_id in there]
-
-
-def states_of(session: Session, ids: Sequence[str]) -> list[Run]:
-    """The runs with these ids, of which only id, name, status and archived_at are read."""
-    columns = load_only(Run.id, Run.name, Run.status, Run.archived_at)  # type: ignore[arg-type]
-    by_id: dict[str, Run] = {}
+def states_of(session: Session, ids: Sequence[str]) -> list[RunState]:
+    """The states of those of these runs that there are, in the same order."""
+    by_id: dict[str, RunState] = {}
     for first in range(0, len(ids), MAX_IDS):
-        some = col(Run.id).in_(ids[first : first + MAX_IDS])
-        by_id |= {run.id: run for run in session.exec(select(Run).where(some).options(columns))}
+        query = _STATE.where(col(Run.id).in_(ids[first : first + MAX_IDS]))
+        by_id |= {state.id: state for state in _states(session, query)}
     return [by_id[run_id] for run_id in ids if run_id in by_id]
+
+
+_STATE = select(Run.id, Run.status, Run.archived_at)
+
+
+def _states(session: Session, query: Any) -> list[RunState]:
+    return [RunState._make(row) for row in session.exec(query)]
 
 
 def failed_since(session: Session, at: float, *, limit: int) -> Sequence[Run]:

@@ -108,8 +108,8 @@ def test_a_choice_outlives_filters_pages_and_errors_and_is_tagged_and_archived(
     page.get_by_role("button", name="Archive", exact=True).last.click()
     page.get_by_text("39 runs archived.").wait_for()
     with store.reading() as session:
-        assert len(store.ids_of(session, store.parse_filter("archived:yes tag:small"))) == 39
-        assert len(store.ids_of(session, store.parse_filter("archived:no"))) == RUNS - 39
+        assert len(store.states(session, store.parse_filter("archived:yes tag:small"))) == 39
+        assert len(store.states(session, store.parse_filter("archived:no"))) == RUNS - 39
 
 
 def test_a_deletion_asks_once_and_leaves_what_waits(page, panel, thousand):
@@ -124,7 +124,7 @@ def test_a_deletion_asks_once_and_leaves_what_waits(page, panel, thousand):
     page.get_by_role("button", name="Delete 2 runs").click()
     page.get_by_text("Deleted 2 runs.").wait_for()
     with store.reading() as session:
-        assert store.existing(session, [*victims, waits]) == [waits]
+        assert [run.id for run in store.states_of(session, [*victims, waits])] == [waits]
     end(waits, Status.STOPPED)
     lock.release()
 

@@ -2,7 +2,10 @@
 
 import re
 
+from src import store
+from src.config import DEFAULT_PRESET, load_config, stored_config, with_absolute_paths
 from src.store.tables import Status
+from tests.helpers.live import taken_slots
 from tests.helpers.pages import html, show
 from tests.helpers.store import (
     HOSTILE,
@@ -10,8 +13,18 @@ from tests.helpers.store import (
 )
 
 
-def test_an_empty_overview_says_what_to_do_first():
-    assert "Launch the first run" in html(show("overview"))
+def test_the_first_visit_launches_the_default_by_one_press():
+    page = show("overview")
+    body = html(page)
+    assert "two minutes on two CPU cores" in body and ">Change settings</a>" in body
+    (button,) = (one for one in page.button if one.label == "Launch now")
+    with taken_slots():
+        button.click().run()
+        button.click().run()  # the second one of a double click
+    with store.reading() as session:
+        (run,) = store.list_runs(session)
+    assert stored_config(run.config) == with_absolute_paths(load_config(preset=DEFAULT_PRESET))
+    assert run.status == Status.QUEUED and not page.exception
 
 
 def test_the_overview_lists_every_status_and_why_a_run_failed():

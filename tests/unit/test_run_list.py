@@ -184,7 +184,7 @@ def test_counts_and_tags_are_of_what_is_listed(ids: dict[str, str]) -> None:
         counts = store.count_runs(session, store.parse_filter("status:failed"))
         assert counts == {Status.COMPLETED: 2, Status.FAILED: 1, Status.QUEUED: 1}
         assert store.tags_in_use(session) == ["Keep", "base line", "keeper", "x"]
-        assert store.ids_of(session, store.parse_filter("r=4")) == [ids["small"]]
+        assert [s.id for s in store.states(session, store.parse_filter("r=4"))] == [ids["small"]]
         assert store.recorded_metrics(session) == ["val/exact_match"]
 
 

@@ -1,6 +1,7 @@
 """The view that an address asks for: filter, order, page, columns, folding and chosen runs"""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import tzinfo
 from zoneinfo import ZoneInfo
@@ -97,18 +98,16 @@ class Selection:
     everything: str | None  # the filter of which all are chosen
     dropped: frozenset[str]
 
-    def ids(self, session: store.Session) -> tuple[list[str], frozenset[str]]:
-        """The ids of the chosen runs that there are, and of those that the filter chooses or would
-        but for `dropped`."""
-        base: list[str] = []
+    def read(self, session: store.Session) -> tuple[list[store.RunState], frozenset[str]]:
+        """The chosen runs that there are, and the ids of those that the filter chooses or would but
+        for `dropped`."""
+        base: list[store.RunState] = []
         if self.everything is not None:
-            try:
-                base = store.ids_of(session, store.parse_filter(self.everything, zone=_zone()))
-            except store.BadFilter:
-                base = []
-        inside = [run_id for run_id in base if run_id not in self.dropped]
-        there = store.existing(session, self.picked)
-        return list(dict.fromkeys([*there, *inside])), frozenset(base)
+            with suppress(store.BadFilter):
+                base = store.states(session, store.parse_filter(self.everything, zone=_zone()))
+        picked = store.states_of(session, self.picked) if self.picked else []
+        inside = [run for run in base if run.id not in self.dropped]
+        return list(dict.fromkeys([*picked, *inside])), frozenset(run.id for run in base)
 
 
 def selection() -> Selection:

@@ -14,9 +14,10 @@ from src.format import counted
 from src.panel.overview import address
 from src.panel.ui import guarded, html, navigation, tags
 from src.runs import attempts, deletion, launcher, snapshots
-from src.store.tables import RESUMABLE, Run, Status
+from src.store.tables import RESUMABLE, Status
 
 MAX_COMPARED = 60  # more lines than a chart can tell apart, and an address can name
+ENDED = frozenset(status for status in Status if status.ended)
 DONE, PROBLEM = "overview: done", "overview: problem"  # in the state of the session
 
 
@@ -28,7 +29,7 @@ def draw_told() -> None:
         html.draw_problem(why)
 
 
-def draw(chosen: Sequence[Run], total: int, text: str) -> None:
+def draw(chosen: Sequence[store.RunState], total: int, text: str) -> None:
     """Draw the bar of the chosen runs; `total` runs fit the filter `text`."""
     if not chosen:
         return
@@ -43,7 +44,7 @@ def draw(chosen: Sequence[Run], total: int, text: str) -> None:
         else:
             link = f"<small>Compare takes up to {MAX_COMPARED}</small>"
         st.html(link, width="content")
-        going = [run.id for run in chosen if not Status(run.status).ended]
+        going = [run.id for run in chosen if run.status not in ENDED]
         if going:
             with st.popover(f"Stop {len(going)}", key="bulk-stop"):
                 st.write("They stop at their next step with a checkpoint; queued ones never start.")
@@ -55,10 +56,9 @@ def draw(chosen: Sequence[Run], total: int, text: str) -> None:
             with st.container(horizontal=True):
                 guarded.button("Add", on_click=tag, args=(ids, True))
                 guarded.button("Remove", on_click=tag, args=(ids, False))
-        hidden = [run.id for run in chosen if run.archived_at is not None]
-        if len(hidden) < len(ids):
-            guarded.button("Archive", on_click=archive, args=([i for i in ids if i not in hidden],))
-        if hidden:
+        if listed := [run.id for run in chosen if run.archived_at is None]:
+            guarded.button("Archive", on_click=archive, args=(listed,))
+        if hidden := [run.id for run in chosen if run.archived_at is not None]:
             guarded.button("Unarchive", on_click=archive, args=(hidden, False))
         asked = st.popover("Delete", key="bulk-delete", on_change="rerun")
         with asked:
@@ -105,9 +105,9 @@ def archive(ids: Sequence[str], archived: bool = True) -> None:
         launcher.archive([run_id], archived=archived)
 
     with store.reading() as session:
-        ready = [r.id for r in store.runs_of(session, ids) if Status(r.status).ended]
+        ready = {run.id for run in store.states_of(session, ids) if run.status in ENDED}
     try:
-        launcher.archive(ready, archived=archived)
+        launcher.archive([run_id for run_id in ids if run_id in ready], archived=archived)
     except (UserError, OSError):
         return _each(ids, change, done)  # one of them went on meanwhile: the others all the same
     rest = [run_id for run_id in ids if run_id not in ready]

@@ -7,14 +7,16 @@ from typing import Any
 import streamlit as st
 
 from src import store
-from src.config import ConfigError, stored_config
+from src.config import DEFAULT_PRESET, ConfigError, load_config, stored_config
+from src.errors import UserError, explain
 from src.format import duration, full_stop, percent
 from src.panel.overview import address, bulk
 from src.panel.ui import guarded, html, navigation, run_status
-from src.runs import time_left
+from src.runs import launcher, time_left
 from src.store.outcome import EndReason, Remedy
 from src.store.tables import ACTIVE, RESUMABLE, Run, Status
 
+FIRST_RUN = navigation.OneShotButton("first run")
 MAX_CARDS, MAX_FAILED = 6, 2
 RECENT_SECONDS = 2 * 86_400
 
@@ -102,13 +104,28 @@ def tally(counts: dict[Status, int]) -> str:
     return ", ".join(f"{n:,} {s.lower()}" for s, n in known if n) or "nothing is running"
 
 
-def first_visit() -> str:
-    """HTML: what to do where there are no runs."""
+def draw_first_visit() -> None:
+    """Draw what to do where there are no runs: the launch of the first one, and its settings."""
     steps = (
-        "Launch the run whose settings are filled in: two minutes on two CPU cores.",
+        "Launch a run with the settings that are known to work: two minutes on two CPU cores.",
         "Watch it learn: its score rises with each evaluation.",
         "Read the words that it still gets wrong, and change a setting.",
     )
     listed = "".join(f"<li>{escape(step)}</li>" for step in steps)
-    button = navigation.link("launch", "Launch the first run", style="button")
-    return f'<ol class="steps">{listed}</ol><div>{button}</div>'
+    with st.container(key="first-visit"):
+        html.draw_empty("Teach a language model to spell", f'<ol class="steps">{listed}</ol>')
+        with st.container(horizontal=True, vertical_alignment="center"):
+            pressed = FIRST_RUN.draw("Launch now", disabled=False)
+            st.html(navigation.link("launch", "Change settings", style="second"), width="content")
+        if pressed:
+            _launch_first()
+
+
+def _launch_first() -> None:
+    config = load_config(preset=DEFAULT_PRESET)
+    try:
+        with st.spinner("Launching"):
+            run_id = FIRST_RUN.submit(lambda: launcher.launch(config))
+    except (UserError, OSError) as error:
+        return html.draw_problem(explain(error))
+    navigation.go("monitor", {"run": run_id})

@@ -56,19 +56,18 @@ def draw_configs(
     runs = [run for config in configs for run in config]
     latest = store.latest_metrics(session, [run.id for run in runs])
     labels = store.labels_of(runs)
+    # A file may have changed under its path: then a config has several groups.
+    groups = [group for config in configs for group in comparison.grouped(config)]
     rows = []
-    for config in configs:
-        # A file may have changed under its path: then there are several.
-        for group in comparison.grouped(config):
-            if len(group.runs) > 1:
-                is_open = any(run.id in view.opened for run in group.runs)
-                score = comparison.score(session, group)
-                rows.append(_group_row(group, score, view, latest, chosen, base, is_open))
-                if not is_open:
-                    continue
-            for run in group.runs:
-                inner = "seed-of" if len(group.runs) > 1 else ""
-                rows.append(_row(run, labels[run.id], view, latest, chosen, base, inner))
+    for group, score in zip(groups, comparison.scores(session, groups), strict=True):
+        if len(group.runs) > 1:
+            is_open = any(run.id in view.opened for run in group.runs)
+            rows.append(_group_row(group, score, view, latest, chosen, base, is_open))
+            if not is_open:
+                continue
+        for run in group.runs:
+            inner = "seed-of" if len(group.runs) > 1 else ""
+            rows.append(_row(run, labels[run.id], view, latest, chosen, base, inner))
     return _table(view, rows, [run.id for run in runs], chosen, base)
 
 
@@ -77,7 +76,7 @@ def _table(
     base: Collection[str],
 ) -> str:  # fmt: skip
     every = navigation.pick_box(
-        ids, name="Choose all on this page", chosen=set(ids) <= set(chosen), base=base
+        ids, name="Choose all on this page", chosen=all(i in chosen for i in ids), base=base
     )
     shown = [store.find_column("name"), *view.columns]
     heads = {"Choose": every} | {_head(c): _sort_link(c, view) for c in shown}
@@ -176,7 +175,7 @@ def _group_row(
 ) -> list[str]:  # fmt: skip
     ids = [run.id for run in group.runs]
     count = counted(len(group.runs), "seed")
-    picked = set(ids) <= set(chosen)
+    picked = all(run_id in chosen for run_id in ids)
     name = f"Choose {count} of {group.name}"
     box = navigation.pick_box(ids, name=name, chosen=picked, base=base)
     others = [one for one in view.opened if one not in ids]
