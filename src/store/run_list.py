@@ -59,7 +59,7 @@ def count_runs(session: Session, found: RunFilter) -> dict[Status, int]:
 
 
 class RunState(NamedTuple):
-    """What can be done with a run is told by this, at a tenth of the cost of its row."""
+    """The state of a run, which tells what can be done with it; a tenth of the cost of its row."""
 
     id: str
     status: str
