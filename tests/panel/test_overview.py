@@ -1,14 +1,20 @@
 """The Overview page through AppTest, on stores that the tests fill."""
 
 import re
+import shutil
 
-from src import store
+import pytest
+
+from src import paths, store
 from src.config import DEFAULT_PRESET, load_config, stored_config, with_absolute_paths
+from src.panel.overview import bulk
 from src.store.tables import Status
+from tests.helpers.browser import wait_for
 from tests.helpers.live import taken_slots
 from tests.helpers.pages import html, show
 from tests.helpers.store import (
     HOSTILE,
+    checkpoint,
     fill_run,
 )
 
@@ -55,3 +61,25 @@ def test_a_hostile_name_is_text_everywhere():
         body = html(show(page, run=run_id))
         assert "<img" not in body
         assert "&lt;img" in body
+
+
+def test_runs_that_are_resumed_one_by_one_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bulk, "SOON_SECONDS", 0.0)
+    ids = [fill_run(status=Status.STOPPED, name=f"stopped {n}", steps=200) for n in range(3)]
+    for run_id in ids:
+        checkpoint(run_id, 100)
+    shutil.rmtree(paths.checkpoints_dir(ids[2]))
+    page = show("overview", pick=ids)
+    (button,) = (one for one in page.button if one.label == "Resume 3")
+    with taken_slots():
+        with store.writing():  # so that none of them is through
+            button.click().run()
+            (bar,) = page.get("progress")
+            assert bar.proto.text == "0 of 3 runs resumed"
+            button.click().run()
+            assert "Wait until the runs of before are through" in html(page)
+        wait_for(lambda: not page.run().get("progress"), "the runs were not resumed")
+    assert [one.value for one in page.toast] == ["2 runs resumed."]
+    assert f"{ids[2]} has no verified checkpoint" in html(page)
+    with store.reading() as session:
+        assert [store.find(session, one).status for one in ids] == ["QUEUED", "QUEUED", "STOPPED"]

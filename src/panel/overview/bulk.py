@@ -5,12 +5,15 @@ happens; what was done is told, and for which runs it could not be done and why.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 
 import streamlit as st
 
 from src import store
 from src.errors import UserError, explain
 from src.format import counted
+from src.panel.access.guard import Pool
 from src.panel.overview import address
 from src.panel.ui import guarded, html, navigation, tags
 from src.runs import attempts, deletion, launcher, snapshots
@@ -18,11 +21,44 @@ from src.store.tables import RESUMABLE, Status
 
 MAX_COMPARED = 60  # more lines than a chart can tell apart, and an address can name
 ENDED = frozenset(status for status in Status if status.ended)
-DONE, PROBLEM = "overview: done", "overview: problem"  # in the state of the session
+# In the state of the session.
+DONE, PROBLEM, WORK = "overview: done", "overview: problem", "overview: work"
+SOON_SECONDS = 1.0  # work that takes no longer shows no progress
+
+
+# Such work goes on when its page is left. One at a time: they all write to the run table.
+_pool = Pool(max_workers=1, thread_name_prefix="bulk")
+
+
+@dataclass
+class _Work:
+    """What is done with one run after the other, beside the page."""
+
+    ids: Sequence[str]
+    act: Callable[[str], object]
+    done: str  # what is said of the runs in the end: "resumed"
+    before: int = 0  # runs with which it was done already
+    count: int = 0  # runs of `ids` with which it was done
+    failed: list[str] = field(default_factory=list)  # why not with others
+    future: "Future[None] | None" = None
+
+    def run(self) -> None:
+        for run_id in self.ids:
+            try:
+                self.act(run_id)
+                self.count += 1
+            except (UserError, OSError) as error:
+                self.failed.append(explain(error))
 
 
 def draw_told() -> None:
-    """Tell what the last action did, once, and what it could not do, until the next one."""
+    """Tell what the last action did, once, and what it could not do, until the next one; how far it
+    is while it goes on."""
+    _finish()
+    if work := st.session_state.get(WORK):
+        through = work.count + len(work.failed)
+        text = f"{through:,} of {counted(len(work.ids), 'run')} {work.done}"
+        st.progress(through / max(1, len(work.ids)), text)
     if said := st.session_state.pop(DONE, None):
         st.toast(said)
     if why := st.session_state.get(PROBLEM):
@@ -160,18 +196,29 @@ def _told(act: Callable[[], None], done: str) -> None:
 
 
 def _each(ids: Sequence[str], act: Callable[[str], object], done: str, *, before: int = 0) -> None:
-    """Do it with each run; note with how many, and why not with the others."""
-    count, failed = before, []
-    for run_id in ids:
-        try:
-            act(run_id)
-            count += 1
-        except (UserError, OSError) as error:
-            failed.append(explain(error))
-    if count:
-        st.session_state[DONE] = f"{counted(count, 'run')} {done}."
+    """Do it with each run, beside the page where that takes long; tell in the end with how many,
+    `before` among them, and why not with the others."""
+    if WORK in st.session_state:
+        st.session_state[PROBLEM] = "Wait until the runs of before are through."
+        return
     st.session_state.pop(PROBLEM, None)
-    if failed:
+    work = _Work(ids, act, done, before)
+    work.future = _pool.submit(work.run)
+    st.session_state[WORK] = work
+    wait([work.future], timeout=SOON_SECONDS)
+    _finish()
+
+
+def _finish() -> None:
+    """Note what is to be told of work that has ended."""
+    work: _Work | None = st.session_state.get(WORK)
+    if work is None or work.future is None or not work.future.done():
+        return
+    del st.session_state[WORK]
+    work.future.result()  # raises what no sentence is known for
+    if count := work.before + work.count:
+        st.session_state[DONE] = f"{counted(count, 'run')} {work.done}."
+    if failed := work.failed:
         shown = failed[:5]
         more = [f"and {len(failed) - 5:,} more"] if len(failed) > 5 else []
         st.session_state[PROBLEM] = "\n".join([*shown, *more])
