@@ -32,7 +32,7 @@ _pool = Pool(max_workers=1, thread_name_prefix="bulk")
 
 @dataclass
 class _Work:
-    """What is done with one run after the other, beside the page."""
+    """Work on one run after the other, beside the page."""
 
     ids: Sequence[str]
     act: Callable[[str], object]
