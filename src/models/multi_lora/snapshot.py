@@ -18,9 +18,6 @@ class Snapshot:
     def __init__(self, pack: Pack, slots: Sequence[int]):
         self.layout, on_gpu = pack.layout, pack.base.device.type == "cuda"
         self._rows = {slot: row for row, slot in enumerate(slots)}
-        # Before the copies: read later, it would wait for them.
-        finite = pack.params.isfinite().all(1).tolist()
-        self.finite = {slot: finite[slot] for slot in slots}  # of the adapters, not of the states
         self._flats = []  # the (K, P) tensors of the pack
         for flat in (pack.params, *pack.state):
             copy = torch.empty(len(slots), flat.shape[1], dtype=flat.dtype, pin_memory=on_gpu)

@@ -119,6 +119,11 @@ class Pack:
             tuple(self.layout.read(flat, slot, rank) for flat in self.state),
         )
 
+    def finite(self) -> list[bool]:
+        """True for each slot whose adapter is finite; waits for the steps before."""
+        found: list[bool] = self.params.isfinite().all(1).tolist()
+        return found
+
     def stacks(self, slots: Sequence[int] | None = None) -> list[LoraStack]:
         """The adapters of these slots (all by default), as the products read them."""
         self._update_compute_params_if_stale()

@@ -292,10 +292,12 @@ class _Engine:
         """Have a checkpoint of each written, as its adapter is now."""
         if not runs:
             return
+        # Before the copies, for which it would wait.
+        finite = self.slots.pack.finite()
         snapshot = Snapshot(self.slots.pack, [run.slot for run in runs])
         random_state = files.random_state()
         for run in runs:
-            if snapshot.finite[run.slot]:
+            if finite[run.slot]:
                 self._alone(run, files.save, self.base, run, snapshot, random_state)
             else:
                 self._alone(run, run.policy.diverged, "an adapter weight is not finite")
