@@ -123,7 +123,11 @@ def ended(run: Any) -> bool:
 
 
 def end_all() -> None:
-    """No run may outlive its folder."""
+    """No run and no sweep may outlive its folder."""
+    with store.reading() as session:
+        sweeps = list(store.list_sweeps(session, statuses=control.OPEN))
+    for sweep in sweeps:
+        control.cancel(sweep.id)
     with store.reading() as session:
         runs = store.list_runs(session)
     for run in runs:
