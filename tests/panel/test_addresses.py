@@ -20,13 +20,13 @@ FORM = [*sweep_form.fields(), *(f"space.{name}" for name in SETTINGS)]
 # Page -> the parameters that it reads.
 PARAMETERS = {
     "overview": ["find", "sort", "columns", "page", "group", "open", "pick", "all", "drop"],
-    "launch": ["from", "fork", "preset", *SETTINGS],
+    "launch": ["from", "fork", "preset", "open", "seeds", *SETTINGS],
     "monitor": ["run", "view"],
     "compare": ["run", "view", "axis", "smoothing", "metrics", "band", "find", "columns", "order",
                 "ascending", "adapters"],
     "errors": ["run", "split", "step", "vs", "word", "page", "map", "find", "outcome", "task",
                "kind", "length", "tokens", "distance", "order", "every", "at", "letters", "letter"],
-    "sweeps": ["sweep", "view", "find", "file", *FORM],
+    "sweeps": ["sweep", "view", "find", "file", "shared", "common", *FORM],
     "try": ["run", "word", "base"],
 }  # fmt: skip
 
