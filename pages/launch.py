@@ -10,10 +10,11 @@ import streamlit as st
 from src.config import RunConfig, settings, with_overrides
 from src.format import counted, full_stop, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
-from src.panel.ui import guarded, html, navigation
+from src.panel.ui import guarded, html, navigation, query_params
 from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
+SEEDS = "number of seeds"  # key of the field
 MAX_SEEDS = 20  # runs of one press
 
 
@@ -111,14 +112,22 @@ def draw_seeds(config: RunConfig | None) -> None:
     """Draw the choice of that number."""
     if start.fork_of():
         return
-    chosen = st.number_input(
-        "Runs with different seeds", 1, MAX_SEEDS, key="seeds", bind="query-params",
+    many = seeds()
+    if st.session_state.get(SEEDS) != many:
+        st.session_state[SEEDS] = many
+
+    def write() -> None:
+        now = st.session_state[SEEDS]
+        query_params.write("seeds", str(now) if now > 1 else None)
+
+    st.number_input(
+        "Runs with different seeds", 1, MAX_SEEDS, many, key=SEEDS, on_change=write,
         help="Three seeds of each config, or more, let Compare say which one is better. They count "
         "up from the seed of the form.",
     )  # fmt: skip
-    if config and chosen > 1:
+    if config and many > 1:
         first = config.training.seed
-        st.html(f'<p class="hint">Seeds {first} to {first + chosen - 1}.</p>')
+        st.html(f'<p class="hint">Seeds {first} to {first + many - 1}.</p>')
 
 
 def launch(config: RunConfig, many: int) -> str:
