@@ -34,13 +34,17 @@ def unseen_or_note(config: RunConfig, frame: pd.DataFrame) -> tuple[pd.Series | 
         )
 
 
+CONSTANT_SHARE = 0.02  # of the questions; where each has its own answer, who guesses knows none
+
+
 def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, Any]]:
-    """{model, base, few_shot or dictionary: {all, seen or unseen: rows, answers, right,
+    """{model, base, few_shot, dictionary or constant: {all, seen or unseen: rows, answers, right,
     exact_match, interval}}.
 
     `frame` holds predictions with the column `correct` and, where the base model was asked too,
     `base_correct` and, after examples, `few_shot_correct`. The groups seen and unseen
-    are there where `seen` is known.
+    are there where `seen` is known. `constant` is who always gives the most frequent answer, which
+    to "How many e's are in pieces?" is right in 4 of 10 cases; it is left out where that is rare.
     """
     samples = samples_of(frame)
     columns = {"model": frame["correct"]}
@@ -50,6 +54,9 @@ def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, A
     if (answers := dictionary_answers(frame["question"].tolist())) is not None:
         right = map(metrics.same, answers, frame["expected"])
         columns["dictionary"] = pd.Series(list(right), index=frame.index)
+    frequent = frame["expected"].value_counts()
+    if len(frequent) and frequent.iloc[0] >= max(2, CONSTANT_SHARE * len(frame)):
+        columns["constant"] = frame["expected"] == frequent.index[0]
     groups = {"all": pd.Series(True, index=frame.index)}
     if seen is not None:
         groups |= {"seen": seen, "unseen": ~seen}

@@ -151,6 +151,7 @@ def print_scores(scores: dict[str, dict[str, Any]]) -> None:
         "base": "base model",
         "few_shot": "base model after examples",
         "dictionary": "dictionary word",
+        "constant": "always the most frequent answer",
     }
     rows = [
         (

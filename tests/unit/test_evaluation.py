@@ -57,6 +57,16 @@ def test_rows_are_told_apart_by_the_answers_of_training(trained_on):
     assert found["base"]["all"]["right"] == 0 and found["dictionary"]["seen"]["right"] == 1
 
 
+def test_who_always_gives_the_most_frequent_answer_is_a_baseline_where_that_helps():
+    counts = pd.DataFrame({"question": "How many?", "expected": ["1", "2", "1", "3", "1"]})
+    found = evaluation.scores(counts.assign(correct=False), None)
+    assert found["constant"]["all"]["right"] == 3 and found["model"]["all"]["right"] == 0
+    rare = pd.DataFrame({"question": "q", "expected": ["x", *map(str, range(98)), "x"]})
+    assert "constant" in evaluation.scores(rare.assign(correct=True), None)
+    rare = pd.DataFrame({"question": "q", "expected": ["x", *map(str, range(99)), "x"]})
+    assert "constant" not in evaluation.scores(rare.assign(correct=True), None)
+
+
 def test_training_rows_that_cannot_be_read_are_a_sentence(tmp_path):
     config = load_config(overrides={"data.path": str(tmp_path / "gone.csv")})
     seen, why = evaluation.unseen_or_note(config, predictions())
