@@ -17,7 +17,7 @@ from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
 from src.training.packed import prepare
-from src.training.packed.batches import MAX_EXACT_LENGTHS, padded_length
+from src.training.packed.batches import MAX_EXACT_LENGTHS, BatchBuilder, padded_length
 from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
 from src.training.packed.engine import train_pack
 from src.training.packed.run import Outcome, PackedRun, RunSpec
@@ -110,6 +110,60 @@ def test_a_pack_leaves_what_solo_runs_leave(
             ).read_text()
         assert there.values["engine"] == "packed"
         assert set(seen.values) - {"trainer"} <= set(there.values)
+
+
+@pytest.mark.parametrize("stop_at", [None, 5])
+def test_runs_that_differ_in_max_steps_alone_share_their_steps(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
+) -> None:
+    """Each has what it has alone, to the bit: one ends first, or is stopped, and its best adapter
+    is not its newest."""
+    steady: dict[str, Any] = {
+        "scheduler__name": "constant", "evaluation__eval_steps": 3, "training__learning_rate": 4.0,
+        "early_stopping__metric": "val/loss", "early_stopping__mode": "min",
+    }  # fmt: skip
+    configs = {
+        "short": trial_config(base, **steady, training__max_steps=13),
+        "long": trial_config(base, **steady, training__max_steps=16),
+        "another rate": trial_config(
+            base, **(steady | {"training__learning_rate": 0.2}), training__max_steps=8
+        ),
+        "knows its end": trial_config(
+            base, **(steady | {"scheduler__name": "linear"}), training__max_steps=8
+        ),
+    }
+    stops = {} if stop_at is None else {"short": stop_at}
+    taken: list[int] = []
+    original = BatchBuilder.step
+
+    def step(self: BatchBuilder, runs: Any, slots: int, offset: int) -> Any:
+        taken.append(len(runs))
+        return original(self, runs, slots, offset)
+
+    monkeypatch.setattr(BatchBuilder, "step", step)
+    together = {
+        name: spec(config, tmp_path / "together" / name, stops.get(name))
+        for name, config in configs.items()
+    }
+    found = {id(one): outcome for one, outcome in train_pack(together.values())}
+    assert taken[0] == 3 and taken[-1] == 1
+    short = result(found[id(together["short"])])
+    assert stop_at or short.best_step < short.step
+    assert short.stopped == bool(stops)
+    for name in configs.keys() - stops.keys():  # a stop is seen between two blocks of steps
+        alone = spec(configs[name], tmp_path / "alone" / name)
+        ((_, outcome),) = train_pack([alone])
+        mine, solo = result(found[id(together[name])]), result(outcome)
+        assert mine == solo
+        here, there = recorder(together[name]), recorder(alone)
+        for curve in ("train/loss", "lr", "grad_norm", "val/loss", "val/exact_match", "test/loss"):
+            assert here.curve(curve) == there.curve(curve), curve
+        assert [(s, best) for s, _, best in here.checkpoints] == [
+            (s, best) for s, _, best in there.checkpoints
+        ]
+        final = "out/final/adapter_model.safetensors"
+        places = [tmp_path / how / name / final for how in ("together", "alone")]
+        assert places[0].read_bytes() == places[1].read_bytes()
 
 
 @pytest.mark.parametrize("stop_at", [2, 5])

@@ -151,7 +151,7 @@ class _Engine:
         while filled:  # again where a new run is over before its first step
             self.slots.fit()
             filled = False
-            while len(self.slots.runs) < self.slots.count and (item := self.queue.next()):
+            while len(self.slots.leaders) < self.slots.count and (item := self.queue.next()):
                 run = item if isinstance(item, PackedRun) else self._prepare(item)
                 if run is not None:
                     self.slots.seat(run)
@@ -196,7 +196,8 @@ class _Engine:
     def _steps(self) -> list[list[list[float]]] | None:
         """Take the steps until the next event or sync; their results (steps, 3, slots), or None if
         the GPU's memory ran out."""
-        slots, began, preparing = self.slots, time.perf_counter(), 0.0
+        slots, runs = self.slots, self.slots.leaders
+        began, preparing = time.perf_counter(), 0.0
         count = min(run.policy.steps_until_event() for run in slots.runs)
         count = max(1, min(count, int(SYNC_INTERVAL_SECONDS / slots.step_seconds)))
         parts: list[torch.Tensor] = []
@@ -204,7 +205,7 @@ class _Engine:
         with suppress(torch.OutOfMemoryError):
             for first in range(0, count, STEPS_OF_A_PART):
                 offsets = range(first, min(first + STEPS_OF_A_PART, count))
-                block = [self.batches.step(slots.runs, slots.count, offset) for offset in offsets]
+                block = [self.batches.step(runs, slots.count, offset) for offset in offsets]
                 started = time.perf_counter()
                 slots.pack.prepare(step.shape for step in block)
                 preparing += time.perf_counter() - started
@@ -305,9 +306,9 @@ class _Engine:
     def _finish(self, runs: list[PackedRun]) -> None:
         """Keep each run's best adapter, score it while its last checkpoint is written, and end the
         run."""
-        left = runs
-        while left:  # again where that checkpoint was the best, and failed
-            left = self._keep_best(left)
+        with self.slots.left_to(left := runs):
+            while left:  # again where that checkpoint was the best, and failed
+                left = self._keep_best(left)
         over = [run for run in runs if run in self.slots.runs]
         for run in over:
             self.slots.remove(run)

@@ -1,8 +1,10 @@
 """One run of a pack: its RunSpec, and its state while it trains in a slot."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ class RunSpec:
     resume_from: Path | None = None
     cache_dir: Path | None = None  # folder of what later runs need not compute again
 
+
+# Schedules of the learning rate that do not know when a training ends.
+ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 Outcome = TrainingResult | Exception
 End = tuple[RunSpec, Outcome]
@@ -63,6 +68,20 @@ class PackedRun:
         self.optimizer = make_optimizer(
             optimizer.name, optimizer.model_dump(exclude={"name"}), training.max_grad_norm
         )
+
+    @cached_property
+    def steps_key(self) -> str:
+        """Equal for runs that take the same steps for as long as both train: those that differ in
+        `max_steps` alone, where that decides nothing before the end."""
+        own = self.config.model_dump(mode="json", exclude={"name"})
+        if self.config.scheduler.name in ENDLESS:
+            del own["training"]["max_steps"]
+        return json.dumps(own, sort_keys=True)
+
+    @property
+    def is_fresh(self) -> bool:
+        """True before its first step, where it starts from no checkpoint."""
+        return self.step == 0 and self.spec.resume_from is None
 
     @property
     def is_base(self) -> bool:

@@ -205,19 +205,20 @@ def score_alike(
     split: str,
     of_base: BaseScores,
 ) -> list[tuple[PackedRun, Scores | None]]:
-    """`score_runs`, in which untrained adapters are the base model: where they are asked the same
-    they have the same scores, and one of them is scored for all, also for later runs: `of_base`
-    keeps the scores of the base."""
+    """`score_runs`, in which one run is scored for all that have the same scores: those that share
+    a slot, and untrained adapters, which are the base model, where they are asked the same. The
+    scores of the base are also those of later runs: `of_base` keeps them."""
     alike: dict[tuple[int, ...], list[PackedRun]] = {}
     found: list[tuple[PackedRun, Scores | None]] = []
     for run in runs:
         rows, asked = run.examples.rows[split], _asked(run)
+        key = id(rows), *(value or 0 for value in asked.values())
         if not run.is_base:
-            alike[id(run),] = [run]
+            alike.setdefault((run.slot, *key), []).append(run)
         elif (known := of_base.find(rows, **asked)) is not None:
             found.append((run, known))
         else:
-            alike.setdefault((id(rows), *(value or 0 for value in asked.values())), []).append(run)
+            alike.setdefault(key, []).append(run)
     firsts = [group[0] for group in alike.values()]
     for run, scores in score_runs(scorer, stacks, firsts, split):
         others = next(group[1:] for group in alike.values() if group[0] is run)

@@ -1,8 +1,9 @@
 """The slots of a pack: their number, the runs in them, and fewer of them out of memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
 
 import torch
 
@@ -37,7 +38,8 @@ class RunQueue:
 
 
 class Slots:
-    """Up to `limit` slots over one base, each idle or with a run that trains."""
+    """Up to `limit` slots over one base, each idle or with a run that trains. Runs that take the
+    same steps share one."""
 
     def __init__(
         self,
@@ -63,13 +65,19 @@ class Slots:
         assert self._pack is not None
         return self._pack
 
+    @property
+    def leaders(self) -> list[PackedRun]:
+        """One run of each slot that is not idle."""
+        return list({run.slot: run for run in self.runs}.values())
+
     def fit(self) -> None:
         """Make slots for runs that wait, up to `limit`; remove them where half are idle and nothing
         waits: a GPU computes idle ones too."""
         if self._pack is None:
             return
-        self.queue.fetch(self.limit - len(self.runs))
-        wanted = min(self.limit, len(self.runs) + len(self.queue))
+        used = len(self.leaders)
+        self.queue.fetch(self.limit - used)
+        wanted = min(self.limit, used + len(self.queue))
         if wanted > self.count or 0 < wanted <= self.count // 2:
             self.count = wanted
             self._rebuild()
@@ -77,23 +85,39 @@ class Slots:
                 run.reporter.used({"slots": self.count})
 
     def seat(self, run: PackedRun) -> None:
-        """Put a run into a free slot, in a larger pack if its adapter needs one."""
+        """Put a run into a free slot, in a larger pack if its adapter needs one, or into that of a run
+        whose steps it shares."""
         rank = max(self.rank, run.rank)
         dropout = self.dropout or run.config.lora.dropout > 0
         if self._pack is None or (rank, dropout) != (self.rank, self.dropout):
             self.rank, self.dropout = rank, dropout
             self._rebuild()
+        alike = (r for r in self.runs if r.is_fresh and r.steps_key == run.steps_key)
         taken = {other.slot for other in self.runs}
-        free = [slot for slot in range(self.count) if slot not in taken]
-        if not free:  # the larger pack had no memory for as many
+        slots = [slot for slot in range(self.count) if slot not in taken]
+        if run.is_fresh and (other := next(alike, None)) is not None:
+            slots = [other.slot]
+        if not slots:  # the larger pack had no memory for as many
             self.queue.put_first(run)
             return
-        self._put(run, free[0])
+        self._put(run, slots[0])
         self.runs.append(run)
 
     def remove(self, run: PackedRun) -> None:
         """Free the slot of a run that ended."""
         self.runs = [other for other in self.runs if other is not run]
+
+    @contextmanager
+    def left_to(self, runs: Sequence[PackedRun]) -> Iterator[None]:
+        """Leave their slots to these runs, which end and put other adapters there; those that share
+        one get it back as it was."""
+        slots = {run.slot for run in runs}
+        others = [run for run in self.runs if run.slot in slots and run not in runs]
+        for run in others:
+            run.state = self.pack.take(run.slot, run.rank)
+        yield
+        for run in others:
+            self._put(run, run.slot)
 
     def halve(self) -> None:
         """Continue with half the slots; torch.OutOfMemoryError where there is but one."""
@@ -113,7 +137,9 @@ class Slots:
     def _rebuild(self) -> None:
         """Make a pack of `count` slots and `rank` with the runs that have a slot, or of half as
         many where memory is short. Runs that lose their slot wait for another."""
+        held: dict[int, list[PackedRun]] = {}
         for run in self.runs:
+            held.setdefault(run.slot, []).append(run)
             if self._pack is not None:
                 run.state = self._pack.take(run.slot, run.rank)
         self._pack, self.step_seconds = None, SYNC_INTERVAL_SECONDS
@@ -134,10 +160,12 @@ class Slots:
         if self._pack is None:  # in a handler the error's traceback would keep the pack alive
             self.halve()
             return
-        leaving, self.runs = self.runs[self.count :], self.runs[: self.count]
-        self.queue.put_first(*leaving)
-        for slot, run in enumerate(self.runs):
-            self._put(run, slot)
+        groups = list(held.values())
+        self.queue.put_first(*chain(*groups[self.count :]))
+        self.runs = list(chain(*groups[: self.count]))
+        for slot, group in enumerate(groups[: self.count]):
+            for run in group:
+                self._put(run, slot)
 
     def _put(self, run: PackedRun, slot: int) -> None:
         assert run.state is not None
