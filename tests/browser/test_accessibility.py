@@ -101,7 +101,7 @@ def test_the_launch_is_at_hand_on_a_narrow_window_and_covers_nothing(browser, pa
             hidden += page.evaluate(COVERED)
         assert not hidden
         page.locator(".stMain").evaluate("m => m.scrollTo(0, m.scrollHeight)")
-        last = page.get_by_role("button", name="Copy as YAML")
+        last = page.get_by_role("button", name="As YAML")
         wait_for(
             lambda: last.bounding_box()["y"] + last.bounding_box()["height"] < box["y"],
             "the end of the page is above the bar",

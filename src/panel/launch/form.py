@@ -106,9 +106,9 @@ def draw_copies(config: RunConfig, origin: str) -> None:
     """Draw the config as a command and as YAML, to copy."""
     preset = origin if origin in presets() else nearest_preset(config)
     with st.container(horizontal=True):
-        with st.popover("Copy as command"):
+        with st.popover("As a command"):
             st.code(as_command(config, preset), language="bash", wrap_lines=True)
-        with st.popover("Copy as YAML"):
+        with st.popover("As YAML"):
             st.code(to_yaml(config), language="yaml")
 
 

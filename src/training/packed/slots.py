@@ -85,8 +85,8 @@ class Slots:
                 run.reporter.used({"slots": self.count})
 
     def seat(self, run: PackedRun) -> None:
-        """Put a run into a free slot, in a larger pack if its adapter needs one, or into that of a run
-        whose steps it shares."""
+        """Put a run into a free slot, in a larger pack if its adapter needs one, or to a run whose
+        steps it shares."""
         rank = max(self.rank, run.rank)
         dropout = self.dropout or run.config.lora.dropout > 0
         if self._pack is None or (rank, dropout) != (self.rank, self.dropout):
