@@ -317,10 +317,10 @@ def test_back_takes_a_filter_off_that_was_chosen_from_a_list(page, panel, ended)
     page.goto(f"{panel}/errors?run={ended}")
     words = page.get_by_text("Underlined letters differ")
     words.wait_for()
-    before = words.inner_text()
+    before = words.all_inner_texts()  # two for a moment, while the page is drawn anew
     page.get_by_role("combobox", name="Edit distance").click()
     page.get_by_role("option", name="1", exact=True).click()
-    wait_for(lambda: words.inner_text() != before, "fewer words")
+    wait_for(lambda: words.count() == 1 and words.all_inner_texts() != before, "fewer words")
     page.go_back()
-    wait_for(lambda: words.inner_text() == before, "all words again")
+    wait_for(lambda: words.all_inner_texts() == before, "all words again")
     assert "distance" not in page.url and f"run={ended}" in page.url
