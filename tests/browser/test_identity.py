@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import free_port, reading, serving
+from tests.helpers.browser import free_port, log_out, reading, serving
 from tests.helpers.identity_provider import ALLOWED, providing, set_up
 
 pytest.importorskip("authlib")
@@ -45,7 +45,7 @@ def test_who_is_listed_comes_in_with_his_role_and_is_out_when_struck_off(
         page.get_by_label("Token").wait_for()  # the open page asks by itself
         allowed.write_text(ALLOWED)
         page.goto(panel)
-        page.get_by_role("link", name="Log out").click()
+        log_out(page)
         page.get_by_role("link", name="Log in at 127.0.0.1").wait_for()
         page.goto(f"{panel}/errors")
         page.get_by_label("Token").wait_for()

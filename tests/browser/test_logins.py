@@ -11,7 +11,7 @@ import pytest
 from src.access import Role
 from src.panel.access import tokens
 from src.panel.ui.navigation import PAGES
-from tests.helpers.browser import MAIN, RULES, inaccessible, reading, serving, still
+from tests.helpers.browser import MAIN, RULES, inaccessible, log_out, reading, serving, still
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -53,7 +53,7 @@ def test_an_owner_comes_in_by_the_link_uses_the_panel_and_leaves(
         other = page.context.new_page()
         other.goto(at(links["owner"], f"errors?run={ended}"))
         other.get_by_role("cell", name="rythm", exact=True).wait_for()
-        page.get_by_role("link", name="Log out").click()
+        log_out(page)
         page.get_by_label("Token").wait_for()
         # The tab beside it asks too, by itself, and goes on where it was.
         other.get_by_label("Token").wait_for(timeout=60_000)

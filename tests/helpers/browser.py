@@ -71,6 +71,15 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 300) -> A
     raise AssertionError(f"{what} within {seconds} s")
 
 
+def log_out(page: Any) -> None:
+    """Press Log out. Until the page's own script is there, that leads to a button."""
+    page.get_by_role("link", name="Log out").click()
+    button = page.get_by_role("button", name="Log this browser out")
+    page.get_by_label("Token").or_(button).first.wait_for()
+    if button.count():
+        button.click()
+
+
 @contextlib.contextmanager
 def reading(browser: Any, *, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
     """A tab that fails the test on a script error or a request to another host."""
