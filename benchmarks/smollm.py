@@ -7,7 +7,8 @@ Markdown, and its seconds from launch to end:
 - rates: a sweep of 64 trials over rank, alpha and learning rate, and the best of them;
 - study: configs/sweeps/strawberry.yaml with those settings, its table and sentences;
 - examples: the base model on each suite with four answered questions in its prompt (after study);
-- engines: spell_out and correct by TRL with PEFT, by TRL with Unsloth and packed, two seeds each.
+- engines: spell_out and correct by TRL with PEFT, by TRL with Unsloth and packed, two seeds each;
+- gguf: the answers of a run to 100 words beside those of llama.cpp to its export, f16 and q8_0.
 
     python -m benchmarks.smollm [--model FILE.gguf] [--home FOLDER] [--phases rates,study]
 """
@@ -26,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.answer import machine
 from src.paths import CONFIGS, ROOT
 
@@ -37,6 +40,7 @@ WAYS = {
     "packed": ("engine=packed", "backend=peft"),
 }
 EXAMPLES = 4
+TOKENS = 48  # of an answer of llama.cpp
 
 
 def spelltune(home: Path, *arguments: str) -> str:
@@ -166,11 +170,60 @@ def phase_engines(home: Path, model: Path, known: dict[str, Any]) -> None:
         list(pool.map(lambda case: train(*case), cases))
 
 
+def phase_gguf(home: Path, model: Path, known: dict[str, Any]) -> None:
+    """A run of spell_out of `--steps`, its export, and how many of 100 answers are the same."""
+    from src import store
+    from src.config import load_config, stored_config
+    from src.training.data_loaders import splits_of
+    from src.training.prompts import format_of
+    from tests.helpers import llama_cpp
+
+    # The built-in words, with a test set that a CPU scores in seconds.
+    words, splits = home / "words.jsonl", splits_of(load_config(preset="smollm2-135m"))
+    parts = (
+        ("train", splits.train),
+        ("validation", splits.validation[:100]),
+        ("test", splits.test[:20]),
+    )
+    frame = pd.concat([part[["question", "answer"]].assign(split=name) for name, part in parts])
+    frame.to_json(words, orient="records", lines=True)
+    installed = home / "llama_cpp"
+    if why := llama_cpp.install(installed):
+        raise RuntimeError(f"{llama_cpp.PACKAGE} cannot be installed: {why}")
+    changes = (
+        f"model.name={model}", f"training.max_steps={known['steps']}", "engine=packed",
+        f"evaluation.eval_steps={known['steps']}", "evaluation.max_rows=100", f"data.path={words}",
+        f"scheduler.warmup_steps={min(50, known['steps'] // 6)}", *known.get("settings", ()),
+    )  # fmt: skip
+    sets = [word for change in changes for word in ("--set", change)]
+    told = spelltune(home, "launch", "--preset", "smollm2-135m", *sets, "--wait", "--json")
+    os.environ["SPELLTUNE_HOME"] = str(home)
+    with store.reading() as session:
+        run = store.find(session, json.loads(told)["id"])
+        (scored,) = [
+            one
+            for one in store.list_evaluations(session, run.id)
+            if (one.split, one.step) == ("validation", known["steps"])
+        ]
+    asked = pd.read_parquet(str(scored.path)).head(100)
+    form = format_of(stored_config(run.config))
+    prompts = [form.prompt(question) for question in asked["question"]]
+    print(f"{asked['correct'].sum()} of {len(asked)} right after {known['steps']} steps\n")
+    print("| export | the same answer | right |\n|---|---|---|")
+    for kind in ("f16", "q8_0"):
+        file = home / f"smollm2.{kind}.gguf"
+        spelltune(home, "merge", run.id, "--gguf", kind, "--to", str(file))
+        found = pd.Series(llama_cpp.answers(installed, file, prompts, TOKENS)).str.strip()
+        same = (found == asked["predicted"].str.strip()).sum()
+        print(f"| {kind} | {same} | {(found == asked['expected']).sum()} |", flush=True)
+
+
 PHASES = {
     "rates": phase_rates,
     "study": phase_study,
     "examples": phase_examples,
     "engines": phase_engines,
+    "gguf": phase_gguf,
 }
 
 
@@ -182,13 +235,16 @@ def main() -> None:
     parser.add_argument(
         "--settings", default="", help="such as lora.r=16,lora.alpha=64, not searched"
     )
+    parser.add_argument("--steps", type=int, default=300, help="of the run of phase gguf")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = (asked.home or Path(folder)).absolute()
         home.mkdir(parents=True, exist_ok=True)
         model = asked.model.absolute() if asked.model else downloaded(home)
         print(machine())
-        known: dict[str, Any] = {"settings": asked.settings.split(",") if asked.settings else ()}
+        known: dict[str, Any] = {
+            "settings": asked.settings.split(",") if asked.settings else (), "steps": asked.steps
+        }  # fmt: skip
         for name in asked.phases.split(","):
             print(f"\n## {name}\n", flush=True)
             PHASES[name](home, model, known)

@@ -79,6 +79,9 @@ def errors(
 
     if vs:
         changes = error_lists.changed(run, vs, split)
+        if changes.left_out:
+            told = f"{changes.left_out:,} {split} questions"
+            err.print(f"{told} that only one of them was asked are left out")
         return print_json(changes.document()) if as_json else print_changes(changes)
     found = error_lists.misspelled(run, split, all_words=all_words)
     if as_json:
@@ -93,9 +96,6 @@ def errors(
 
 def print_changes(changed: "Changed") -> None:
     """Print the words that an adapter fixed, broke or still has wrong, against another one."""
-    if changed.left_out:
-        told = f"{changed.left_out:,} {changed.split} questions"
-        err.print(f"{told} that only one of them was asked are left out")
     rows = [
         (group.replace("_", " "), *map(str, cells))
         for group, words in changed.groups.items()
