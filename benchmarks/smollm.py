@@ -214,8 +214,12 @@ def phase_gguf(home: Path, model: Path, known: dict[str, Any]) -> None:
         file = home / f"smollm2.{kind}.gguf"
         spelltune(home, "merge", run.id, "--gguf", kind, "--to", str(file))
         found = pd.Series(llama_cpp.answers(installed, file, prompts, TOKENS)).str.strip()
-        same = (found == asked["predicted"].str.strip()).sum()
-        print(f"| {kind} | {same} | {(found == asked['expected']).sum()} |", flush=True)
+        same = found == asked["predicted"].str.strip()
+        print(f"| {kind} | {same.sum()} | {(found == asked['expected']).sum()} |", flush=True)
+    print("\nof the last:\n\n| question | ours | llama.cpp |\n|---|---|---|")
+    shown = asked.assign(found=found)[~same][["question", "predicted", "found"]]
+    for row in shown.head(10).to_numpy():
+        print("| " + " | ".join(map(repr, row)) + " |")
 
 
 PHASES = {

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from src.analysis import snippets
 from src.config import CHAT, ConfigError, load_config
 from src.models.base_files import BaseFiles
+from src.models.gguf.vocabulary import begins_with_bos
 from src.models.prompt_format import PromptError, prompt_format, raw_format
 from src.models.spelling_model import load_vocabulary
 from src.runs import checks
@@ -215,3 +216,19 @@ def test_a_chat_and_a_raw_template_share_no_pack(base: Path, tmp_path: Path) -> 
     chat, raw = (chat_config(base, folder, data__template=t) for t in (CHAT, "{question}:"))
     other = chat_config(base, folder, data__template="Spell {question}:")
     assert pack_key(raw) == pack_key(other) != pack_key(chat)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "adds"),
+    [("headers", True, True), ("headers", False, False), ("chatml", True, False)],
+)
+def test_llama_cpp_begins_a_prompt_only_where_the_tokenizer_does_and_the_template_says_so(
+    tmp_path: Path, name: str, own: bool, adds: bool
+) -> None:
+    """A template that begins by itself, as SmolLM2's, would have the token twice."""
+    folder = chat_base(tmp_path, TEMPLATES[name])
+    words = AutoTokenizer.from_pretrained(folder)
+    if not own:
+        words.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    form = prompt_format(None, None, BaseFiles(str(folder)))
+    assert begins_with_bos(words, form) is adds

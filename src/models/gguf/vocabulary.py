@@ -53,12 +53,17 @@ def tokenizer_keys(
 
 
 def begins_with_bos(tokenizer: Any, form: PromptFormat) -> bool:
-    """True if prompts of this format begin with the BOS token, whoever puts it there."""
-    if form.is_chat:
-        bos = tokenizer.bos_token
-        return bos is not None and form.around[0].startswith(bos)
+    """True if llama.cpp shall put the BOS token before a prompt of this format.
+
+    That is where the tokenizer does so itself. A chat template that begins with it, as that of
+    Llama 3, loses its own there; one of a tokenizer that puts none, as SmolLM2's, keeps it.
+    """
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     found = tokenizer("a")["input_ids"]
+    if form.is_chat:
+        bos = tokenizer.bos_token
+        begins = bos is not None and form.around[0].startswith(bos)
+        return begins and found[:1] == [tokenizer.bos_token_id]
     if found not in (plain, [tokenizer.bos_token_id, *plain]):
         raise CannotExport(
             "the tokenizer of this base puts other tokens around a text than one at its begin, "
