@@ -200,6 +200,8 @@ def test_times_are_the_readers(page, panel, ended):
 
 def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, watched):
     """Also while the table is drawn anew every few seconds, and without moving what is below."""
+    from playwright.sync_api import expect
+
     fill_run(name="beside")
     for width in (1280, 420):
         with reading(browser, width=width) as page:
@@ -219,7 +221,9 @@ def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, wat
             for _ in range(2):
                 add_points(watched, store_step(watched) + 1, store_step(watched) + 50)
                 page.get_by_text(f"step {store_step(watched):,} of").last.wait_for()
-                assert first.is_checked() and first.evaluate("b => b === document.activeElement")
+                # For a moment there may be neither the old box nor the new one.
+                expect(first).to_be_focused(timeout=60_000)
+                assert first.is_checked()
             assert first.evaluate(place) == top
             second.click()
             page.get_by_text("Compare 2 runs").click()

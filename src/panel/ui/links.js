@@ -31,8 +31,10 @@ let ticked = null;
 new MutationObserver(() => {
   if (!ticked || ticked.isConnected || document.activeElement !== document.body) return;
   const boxes = [...document.querySelectorAll(".pick input")];
-  ticked = boxes.find((box) => box.ariaLabel === ticked.ariaLabel) ?? null;
-  ticked?.focus({ preventScroll: true });
+  const copy = boxes.find((box) => box.ariaLabel === ticked.ariaLabel);
+  if (!copy) return; // not drawn yet
+  ticked = copy;
+  ticked.focus({ preventScroll: true });
 }).observe(document.body, { childList: true, subtree: true });
 document.addEventListener("focusout", ({ target }) => {
   setTimeout(() => {
