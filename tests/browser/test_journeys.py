@@ -317,7 +317,7 @@ def test_a_sweep_is_built_by_rows_and_the_line_says_what_it_comes_to(page, panel
     wait_for(lambda: "max_steps%3A+50" in asked(page), "the steps of all trials")
     page.reload()  # the address holds all of it
     page.get_by_text("2 × 2 = 4 settings × 3 seeds = 12 trials").wait_for()
-    assert values.input_value() == "1e-3, 2e-3"
+    wait_for(lambda: values.input_value() == "1e-3, 2e-3", "the field has its text")
 
 
 def test_back_takes_a_filter_off_that_was_chosen_from_a_list(page, panel, ended):
