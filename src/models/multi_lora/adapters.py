@@ -6,7 +6,8 @@ Dimension letters: __init__.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,16 +59,16 @@ class FlatLayout:
         """P, the parameters of one adapter at rank R."""
         return sum(width_in + width_out for width_in, width_out in self.layer_shapes) * self.rank
 
-    def stacks(self, flat: torch.Tensor) -> list[LoraStack]:
-        """Views of flat (K, P) as the stacks of the fused layers."""
+    def stacks(self, flat: Any) -> list[LoraStack]:
+        """Views of flat (K, P), of PyTorch or NumPy, as the stacks of the fused layers."""
         at_a, at_b, stacks = 0, self.b_start, []
         for width_in, widths_out in self.stack_shapes:
             columns, width_out = len(widths_out) * self.rank, sum(widths_out)
             size_a, size_b = width_in * columns, self.rank * width_out
             stacks.append(
                 LoraStack(
-                    flat[:, at_a : at_a + size_a].unflatten(1, (width_in, columns)),
-                    flat[:, at_b : at_b + size_b].unflatten(1, (self.rank, width_out)),
+                    flat[:, at_a : at_a + size_a].reshape(-1, width_in, columns),
+                    flat[:, at_b : at_b + size_b].reshape(-1, self.rank, width_out),
                 )
             )
             at_a, at_b = at_a + size_a, at_b + size_b
@@ -84,27 +85,22 @@ class FlatLayout:
     def read(self, flat: torch.Tensor, slot: int, rank: int) -> list[LoraPair]:
         """A copy on the CPU of the adapter of rank r = `rank` in row `slot` of flat (K, P)."""
         # In NumPy, whose views cost a fraction of PyTorch's: it is done for each checkpoint.
-        row = flat[slot].cpu().numpy()
-        at_a, at_b, pairs = 0, self.b_start, []
-        for width_in, widths_out in self.stack_shapes:
-            columns, width_out = len(widths_out) * self.rank, sum(widths_out)
-            a = row[at_a : at_a + width_in * columns].reshape(width_in, columns)
-            b = row[at_b : at_b + self.rank * width_out].reshape(self.rank, width_out)
-            first_a = first_b = 0
-            for width in widths_out:
-                own = a[:, first_a : first_a + rank], b[:rank, first_b : first_b + width]
-                pairs.append(LoraPair(*(torch.from_numpy(part.copy()) for part in own)))
-                first_a, first_b = first_a + self.rank, first_b + width
-            at_a, at_b = at_a + a.size, at_b + b.size
-        return pairs
-
-    def _by_layer(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Views of flat (K, P): A (K, in, R) and B (K, R, out) of each adapted layer."""
+        row = flat[slot : slot + 1].cpu().numpy()
         return [
-            pair
-            for (_, widths_out), (a, b) in zip(self.stack_shapes, self.stacks(flat), strict=True)
-            for pair in zip(a.chunk(len(widths_out), 2), b.split(widths_out, 2), strict=True)
+            LoraPair(torch.from_numpy(a[0, :, :rank].copy()), torch.from_numpy(b[0, :rank].copy()))
+            for a, b in self._by_layer(row)
         ]
+
+    def _by_layer(self, flat: Any) -> list[tuple[Any, Any]]:
+        """Views of flat (K, P), of PyTorch or NumPy: A (K, in, R) and B (K, R, out) of each adapted
+        layer."""
+        pairs = []
+        for (_, widths_out), (a, b) in zip(self.stack_shapes, self.stacks(flat), strict=True):
+            ends = accumulate(widths_out)
+            for index, (width, end) in enumerate(zip(widths_out, ends, strict=True)):
+                own = slice(index * self.rank, (index + 1) * self.rank)
+                pairs.append((a[:, :, own], b[:, :, end - width : end]))
+        return pairs
 
 
 def initial_weights(
