@@ -26,12 +26,13 @@ from src.access import Role
 from src.config import shortened
 from src.errors import UserError, did_you_mean, explain
 from src.format import duration
-from src.mcp import caller, sweep_tools, tools  # noqa: F401
+from src.mcp import caller, sweep_tools, tools
 from src.mcp.caller import Call, Caller
 from src.mcp.registry import TOOLS, Told, Tool
 from src.runs import reconciler
 
 MAX_AT_ONCE = 64  # calls, of which most wait for a run; others wait for those
+LISTED = tools.__name__, sweep_tools.__name__  # modules of tools, in the order of the list
 CALLER = "spelltune.caller"  # key of an HTTP request's scope
 
 INSTRUCTIONS = """\
@@ -57,7 +58,7 @@ class SpelltuneServer(MCPServer[Any]):
             middleware=[partial(_remember_client, local)],
         )
         self._places = anyio.CapacityLimiter(MAX_AT_ONCE)
-        for tool in sorted(TOOLS.values(), key=lambda one: one.name.startswith("sweep_")):
+        for tool in sorted(TOOLS.values(), key=lambda one: LISTED.index(one.function.__module__)):
             self.add_tool(
                 self._in_thread(tool),
                 name=tool.name,
@@ -123,7 +124,11 @@ async def _remember_client(
     local: Caller | None, ctx: ServerRequestContext[Any, Any], call_next: Callable[..., Any]
 ) -> Any:
     """Note whose message is answered. A request over HTTP that nobody let in has no client."""
-    _client.set(local if local is not None else ctx.request.scope[CALLER])  # type: ignore[union-attr]
+    client = local
+    if client is None:
+        assert ctx.request is not None
+        client = ctx.request.scope[CALLER]
+    _client.set(client)
     return await call_next(ctx)
 
 
