@@ -44,6 +44,17 @@ from src.panel.access.hosts import KnownHosts
     ],
 )
 def test_only_known_hosts_are_answered(kind, host, origin, answer):
+    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
+    names = ["panel.example", "*.studio.example", "localhost:8888"]
+    reached, sent = asked(headers, kind, names)
+    assert bool(reached) is answer
+    if not answer:
+        refused = {"http": 403, "websocket": 1008}[kind]
+        assert refused in (sent[0].get("status"), sent[0].get("code"))
+
+
+def asked(headers, kind="http", names=()):
+    """What the layer lets through of a request, and what it answers itself."""
     import asyncio
 
     reached, sent = [], []
@@ -57,51 +68,24 @@ def test_only_known_hosts_are_answered(kind, host, origin, answer):
     async def receive():
         return {"type": "websocket.connect"}
 
-    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
     scope = {"type": kind, "headers": headers, "method": "GET", "path": "/"}
-    app = KnownHosts(inner, names=["panel.example", "*.studio.example", "localhost:8888"])
-    asyncio.run(app(scope, receive, send))
-    assert bool(reached) is answer
-    if not answer:
-        refused = {"http": 403, "websocket": 1008}[kind]
-        assert refused in (sent[0].get("status"), sent[0].get("code"))
+    asyncio.run(KnownHosts(inner, names=list(names))(scope, receive, send))
+    return reached, sent
 
 
 @pytest.mark.parametrize("twice", [b"host", b"origin"])
 def test_a_header_that_is_sent_twice_names_no_known_host(twice):
     """A proxy may join them, and another reader take the other one."""
-    import asyncio
-
-    reached, sent = [], []
-
-    async def inner(scope, receive, send):
-        reached.append(scope)
-
-    async def send(message):
-        sent.append(message)
-
     own = {b"host": b"localhost:8501", b"origin": b"http://localhost:8501"}
     other = {b"host": b"evil.example", b"origin": b"https://evil.example"}[twice]
     for headers in ([(twice, other), *own.items()], [*own.items(), (twice, other)]):
-        scope = {"type": "http", "headers": headers, "method": "GET", "path": "/"}
-        asyncio.run(KnownHosts(inner, names=[])(scope, None, send))
-    assert not reached and [m["status"] for m in sent if "status" in m] == [403, 403]
+        reached, sent = asked(headers)
+        assert not reached and sent[0]["status"] == 403
 
 
 @pytest.mark.parametrize("own", ["localhost:8501", "127.0.0.1:8501", "panel.example", "[::1]"])
 def test_a_host_that_is_sent_twice_is_refused_without_an_origin_too(own):
-    import asyncio
-
-    reached, sent = [], []
-
-    async def inner(scope, receive, send):
-        reached.append(scope)
-
-    async def send(message):
-        sent.append(message)
-
     two = [(b"host", own.encode()), (b"host", b"evil.example")]
     for headers in (two, two[::-1], two[:1] * 2):
-        scope = {"type": "http", "headers": headers, "method": "GET", "path": "/"}
-        asyncio.run(KnownHosts(inner, names=["panel.example"])(scope, None, send))
-    assert not reached and [m["status"] for m in sent if "status" in m] == [403] * 3
+        reached, sent = asked(headers, names=["panel.example"])
+        assert not reached and sent[0]["status"] == 403
