@@ -6,7 +6,7 @@ form, not part of it.
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from string import ascii_lowercase
@@ -219,21 +219,14 @@ class Description(NamedTuple):
 _known: Memo[Answer, Description] = Memo(MAX_KNOWN)
 
 
-def describe_each(answers: Sequence[Answer]) -> list[Description]:
-    """The description of each answer, worked out here and now."""
-    return [_describe(composed(e).strip(), composed(p).strip()) for e, p in answers]
-
-
-def describe(
-    answers: Sequence[Answer],
-    compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
-) -> list[Description]:
-    """The description of each answer. Equal answers are described once in the life of a process, by
-    `compute`: the adapters of a sweep make the same mistakes."""
-    return _known.of(answers, compute)
+def describe(answers: Sequence[Answer]) -> list[Description]:
+    """The description of each answer. Equal answers are described once in the life of a process:
+    the adapters of a sweep make the same mistakes."""
+    return _known.of(answers, lambda new: [_describe(*answer) for answer in new])
 
 
 def _describe(expected: str, predicted: str) -> Description:
+    expected, predicted = composed(expected).strip(), composed(predicted).strip()
     length = len(letters(expected, expected))
     if expected == predicted:
         return Description("", "", length)
@@ -241,14 +234,11 @@ def _describe(expected: str, predicted: str) -> Description:
     return Description(" ".join(map(str, found)), _kind(expected, predicted, found), length)
 
 
-def describe_predictions(
-    columns: Mapping[str, Sequence[Any]],
-    compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
-) -> list[Description]:
+def describe_predictions(columns: Mapping[str, Sequence[Any]]) -> list[Description]:
     """The description of each row of a table of predictions; of a task with kinds of its own, such
     as `off by one`, by that task."""
     answers = list(zip(columns["expected"], columns["predicted"], strict=True))
-    found = list(describe(answers, compute))
+    found = describe(answers)
     if "task" not in columns or "question" not in columns or "correct" not in columns:
         return found
     rows = zip(columns["task"], columns["question"], columns["correct"], answers, strict=True)

@@ -1,29 +1,21 @@
 """The predictions of an evaluation as a Parquet file, with their kinds of error"""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.analysis.kinds import Answer, Description, describe_each, describe_predictions
+from src.analysis.kinds import describe_predictions
 from src.files import retry
 
 ADDED = pa.schema([("edits", pa.string()), ("kind", pa.string()), ("length", pa.int64())])
 
 
-def write(
-    predictions: pa.Table,
-    file: Path,
-    compute: Callable[[list[Answer]], Sequence[Description]] = describe_each,
-) -> None:
+def write(predictions: pa.Table, file: Path) -> None:
     """Write predictions with the columns of `Description`, as one file that is whole or not there.
     Predictions of a suite that has kinds of its own have these columns already, with a kind that
-    is null where the answer is to be described.
-
-    `compute` describes the answers that this process has not described yet. OSError where the disk
-    does not take the file.
+    is null where the answer is to be described. OSError where the disk does not take the file.
     """
     read = {"question", "expected", "predicted", "correct", "task"} & set(predictions.column_names)
     columns = {name: predictions[name].to_pylist() for name in read}
@@ -33,7 +25,7 @@ def write(
         predictions = predictions.drop_columns(ADDED.names)
     left = [place for place, row in enumerate(rows) if row[1] is None]
     open_rows = {name: [values[place] for place in left] for name, values in columns.items()}
-    for place, found in zip(left, describe_predictions(open_rows, compute), strict=True):
+    for place, found in zip(left, describe_predictions(open_rows), strict=True):
         rows[place] = found
     for place, column in enumerate(ADDED):
         values = pa.array([one[place] for one in rows], column.type)

@@ -27,7 +27,7 @@ class Worker(StrEnum):
     CONVERT = "src.workers.convert"
     RAY_NODES = "src.workers.ray_nodes"
     NODE_AGENT = "src.workers.node_agent"
-    KINDS = "src.workers.kinds"
+    CALLS = "src.workers.calls"
     ANSWER = "src.workers.answer"
     EVALUATE = "src.workers.evaluate"
     NOTIFY = "src.workers.notify"
@@ -84,6 +84,7 @@ def start_detached(
 def start_attached(
     worker: Worker,
     *arguments: str,
+    stdin: Any = subprocess.PIPE,
     output: Any = subprocess.DEVNULL,
     errors: Any = None,
     **environment: str,
@@ -94,7 +95,7 @@ def start_attached(
         command(worker, *arguments),
         cwd=paths.ROOT,
         env=_environment(worker, environment),
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=output,
         stderr=output if errors is None else errors,
     )

@@ -15,6 +15,15 @@ MAX_WAITING = 256  # jobs of all runs; who brings another one waits until one of
 
 T = TypeVar("T")
 
+# Calls a function that can be pickled with these arguments, maybe in another process, and returns
+# or raises what it does.
+Call = Callable[..., Any]
+
+
+def call_here(function: Callable[..., T], *arguments: Any) -> T:
+    """`Call` on the thread that asks."""
+    return function(*arguments)
+
 
 class Jobs(Protocol):
     """Takes the jobs of one run."""

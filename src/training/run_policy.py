@@ -17,7 +17,7 @@ from src.config import RunConfig
 from src.models import metrics
 from src.models import utils as machine
 from src.training import checkpointing, saving
-from src.training.background import AtOnce, Jobs
+from src.training.background import AtOnce, Call, Jobs, call_here
 from src.training.dictionary import dictionary_scores
 from src.training.early_stopping import Diverged, EarlyStopping, divergence, stopping_problems
 from src.training.examples import Examples
@@ -50,13 +50,15 @@ class RunPolicy:
         identity: Mapping[str, Any],
         spent: TimeSpent | None = None,
         jobs: Jobs | None = None,
+        call: Call = call_here,
     ):
         if problems := stopping_problems(config.early_stopping):
             raise TrainingError("; ".join(f"{name}: {text}" for name, text in problems.items()))
         self.config, self.reporter = config, reporter
         self.output_dir, self.checkpoints_dir = output_dir, checkpoints_dir
         self.identity = identity  # see `identity.run_identity`
-        self.jobs: Jobs = jobs or AtOnce()  # who writes its files
+        self.jobs: Jobs = jobs or AtOnce()  # who has its files written
+        self._call = call  # and where
         self._save: Future[Exception | None] | None = None  # the last one, until `settle`
         self._saved_step = 0  # of that save
         self.early_stopping = EarlyStopping(config.early_stopping)
@@ -243,8 +245,8 @@ class RunPolicy:
 
     def save(self, write: Callable[[Path], None]) -> None:
         """Have a checkpoint of this step written: `write` puts the files into the folder it is
-        given, maybe while the run trains on. It is reported once it is safe on the disk; then
-        checkpoints that retention drops are removed. `settle` takes its outcome."""
+        given, maybe while the run trains on, where `call` has it. It is reported once it is safe on
+        the disk; then checkpoints that retention drops are removed. `settle` takes its outcome."""
         self.settle()
         best_step, self._saved_step = self.early_stopping.best_step, self.step
         self._save = self.jobs.put(
@@ -259,17 +261,16 @@ class RunPolicy:
         write: Callable[[Path], None],
     ) -> Exception | None:
         """Write and report a checkpoint; returns the error of a disk that does not take it."""
-        written = saving.write_checkpoint(self.checkpoints_dir, step, manifest, write)
+        written = self._call(saving.write_checkpoint, self.checkpoints_dir, step, manifest, write)
         if isinstance(written, Exception):
             return written
         self.reporter.checkpoint(step, written, best_step == step)
-        saving.remove_old(
-            self.checkpoints_dir,
-            self.config.checkpointing,
-            step=step,
-            best_step=best_step,
-            reporter=self.reporter,
-        )
+        settings = self.config.checkpointing
+        removed, problem = self._call(saving.remove_old, self.checkpoints_dir, settings, best_step)
+        if problem is not None:
+            self.reporter.warning(step, f"old checkpoints were not removed: {problem}")
+        for old in removed:
+            self.reporter.checkpoint_removed(old)
         return None
 
     def settle(self) -> bool:
@@ -312,16 +313,18 @@ class RunPolicy:
         best_step = self.early_stopping.best_step
         return self.step if best_step is None else best_step
 
-    def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None]) -> None:
-        """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and then,
-        maybe later, `write` it to final/. Where that checkpoint is damaged the newest adapter is
-        kept. The last save may be under way; `is_kept` tells if it holds."""
+    def keep_best(
+        self, load: Callable[[Path], Callable[[Path], None]], write: Callable[[Path], None]
+    ) -> None:
+        """Have the best adapter written to final/, maybe later: the newest by `write`, another one
+        by what `load` returns, which the engine loads its checkpoint with. Where that is damaged
+        the newest adapter is kept. The last save may be under way; `is_kept` tells if it holds."""
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
             checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
             try:
                 checkpointing.verify(checkpoint)
-                load(checkpoint)
+                write = load(checkpoint)
             except checkpointing.BrokenCheckpoint as error:
                 self._best_lost(error)
         save = self._save if self._saved_step == self.kept_step else None
@@ -332,7 +335,7 @@ class RunPolicy:
     ) -> None:
         # Jobs are done in their order: that save is over.
         if save is None or save.result() is None:
-            saving.write_final(self.output_dir, step, write)
+            self._call(saving.write_final, self.output_dir, step, write)
 
     def is_kept(self) -> bool:
         """Wait for the last save. False if it failed and was that of the adapter that `keep_best`

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from src.config.schema import CheckpointingConfig
 from src.files import retry
 from src.training import checkpointing
-from src.training.utils import Reporter
 
 
 def write_checkpoint(
@@ -54,15 +53,10 @@ def write_final(output_dir: Path, step: int, write: Callable[[Path], None]) -> N
 
 
 def remove_old(
-    checkpoints_dir: Path,
-    settings: CheckpointingConfig,
-    *,
-    step: int,
-    best_step: int | None,
-    reporter: Reporter,
-) -> None:
-    """Remove what retention drops after the checkpoint of `step`, and report it."""
-    before = checkpointing.steps(checkpoints_dir)
+    checkpoints_dir: Path, settings: CheckpointingConfig, best_step: int | None
+) -> tuple[list[int], OSError | None]:
+    """Remove the checkpoints that retention drops; their steps, and what prevented others."""
+    before, problem = checkpointing.steps(checkpoints_dir), None
     try:
         checkpointing.retain(
             checkpoints_dir,
@@ -71,9 +65,8 @@ def remove_old(
             max_gib=settings.max_gib,
         )
     except OSError as error:
-        reporter.warning(step, f"old checkpoints were not removed: {error}")
-    for removed in sorted({*before} - {*checkpointing.steps(checkpoints_dir)}):
-        reporter.checkpoint_removed(removed)
+        problem = error
+    return sorted({*before} - {*checkpointing.steps(checkpoints_dir)}), problem
 
 
 def is_write_error(error: Exception) -> bool:

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,8 @@ def load_libraries(config: RunConfig) -> EngineChoice:
     """Import what `train` uses for `config`, in the order that its libraries need."""
     choice = choose_engine(config)
     if choice.packed:
-        from src.training.packed import engine
+        from src.training.packed import engine  # noqa: F401
 
-        engine.load_libraries()
         return choice
     from src.models import spelling_model, utils
 
@@ -53,8 +52,9 @@ def load_libraries(config: RunConfig) -> EngineChoice:
 
 
 def preload(config: RunConfig, *, packed: bool) -> None:
-    """Read the base model of `config` for the training that comes next in this process, and make
-    the context of its GPU. After `load_libraries`, which tells if the packed engine trains.
+    """Read the base model of `config` for the training that comes next in this process, make the
+    context of its GPU, and import what the training takes later. After `load_libraries`, which
+    tells if the packed engine trains.
 
     Only what is on this machine: a download waits for its run.
     """
@@ -66,13 +66,15 @@ def preload(config: RunConfig, *, packed: bool) -> None:
     precision = machine.resolve_precision(config.training.precision)
     asked = plan(config, precision=precision)
     if packed:
+        from src.training.packed import files
         from src.training.packed.prepare import base_arguments
 
-        base = base_arguments(config)
+        preloaded.preload(asked.vocabulary["name"], **base_arguments(config))
+        files.load_libraries()
     else:
         backend, _ = spelling_model.choose_backend(config.backend, precision=precision)
         base = {"revision": config.model.revision, "backend": backend, **asked.base}
-    preloaded.preload(asked.vocabulary["name"], **base)
+        preloaded.preload(asked.vocabulary["name"], **base)
 
 
 def train(
@@ -237,11 +239,15 @@ def _train_with_trl(
         with spent.on("steps"):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
+    def save(folder: Path) -> None:
+        save_adapter(model, vocabulary.tokenizer, folder)
+
+    def load(checkpoint: Path) -> Callable[[Path], None]:
+        _load_adapter(model, checkpoint)
+        return save
+
     with spent.on("waiting"):
-        policy.keep_best(
-            load=lambda checkpoint: _load_adapter(model, checkpoint),
-            write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
-        )
+        policy.keep_best(load, save)
     for split in policy.final_splits:
         if policy.final_due(split):
             policy.final_scores(scored(split, policy.kept_step))

@@ -13,7 +13,7 @@
 | convert FILE | the check before a launch, the trainer | .SHA.lock beside the folder | what is wrong on stdout | the folder is written |
 | ray_nodes | sweep driver with executor ray, launch (--check) | none | SWEEP.log | its standard input closes: the driver exited |
 | node_agent | a Ray task on each node | none | last line to ray_nodes | its standard input closes: the task ended |
-| kinds | a trainer, where cores are free | none | none | its standard input closes: the trainer exited |
+| calls | a trainer, where cores are free | none | none | its standard input closes: the trainer exited |
 | notify, or --test | whoever reconciles or ends a run or a sweep; --test by the panel and the command line | notify | the run table | each service has told each notice, or was tried four times |
 | idle | the panel, every command of a person, where `when_idle` has a command | idle | when_idle.log | that setting is gone, or the machine is off |
 | evaluate | `spelltune mcp` | none | JSON lines on stdout | the evaluation is told, or its standard input closes |
@@ -22,7 +22,7 @@
 A supervisor with --standby holds standby-N in the place of its locks, and its trainer none, until
 they have a run; they end with each other, or when they are not used.
 
-reporter.py, kinds_pool.py and trackers/ are the trainer's: what a training reports, to the run table
+reporter.py, call_pool.py and trackers/ are the trainer's: what a training reports, to the run table
 and elsewhere.
 standby.py is the supervisor's and the trainer's: how they wait for a run.
 sampler.py is the supervisor's: the meters of its slot.

@@ -135,8 +135,6 @@ def _train(config: RunConfig, timers: list[StepTimer], folder: Path) -> None:
 
         if len(timers) == 1:
             choice = load_libraries(config)
-        else:
-            engine.load_libraries()
     if len(timers) == 1:
         train(
             config,

@@ -18,14 +18,16 @@ from src.analysis.predictions import write as write_predictions
 from src.runs import termination
 from src.runs.logs import AppendedFile
 from src.store.tables import Run
-from src.workers.kinds_pool import KindsPool
+from src.training.background import call_here
+from src.workers.call_pool import CallPool
 from src.workers.table_writer import RunEntries, TableWriter
 from src.workers.trackers.base import Tracker
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS, TABLE = KindsPool(), TableWriter()  # of all runs of this process
+CALLS, TABLE = CallPool(), TableWriter()  # of all runs of this process
+WORTH_SENDING = 50  # predictions: fewer are described in the time of a call
 
 
 def close_all(reporters: Sequence["RunReporter"]) -> None:
@@ -83,7 +85,8 @@ class RunReporter:
     def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None:
         file = paths.predictions_file(self.run_id, step, split)
         try:
-            write_predictions(predictions, file, KINDS.describe)
+            call = CALLS.call if len(predictions) >= WORTH_SENDING else call_here
+            call(write_predictions, predictions, file)
         except OSError as error:
             self._warn(f"cannot keep the predictions of step {step}: {error}")
             return

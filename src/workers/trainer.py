@@ -261,9 +261,7 @@ class Members:
         another process would load all this again, or ends this one. False where it is gone."""
         lock = slot_lock(self._slot)
         supervisor = holder(lock)
-        while supervisor is not None and holder(lock) == supervisor:
-            if termination.asked_by():
-                return False
+        while supervisor is not None and holder(lock) == supervisor and not termination.asked_by():
             if self._unknown():
                 return True
             time.sleep(POLL_SECONDS)
@@ -281,8 +279,8 @@ class Members:
 
     def end_rest(self, error: Exception) -> None:
         """Tell that an error ended the pack with all that are still in it."""
-        if rest := self.training:
-            self.codes.append(end_all([(own, error) for own in rest], self._trackers))
+        if rest := [(own, error) for own in self.training]:
+            self.codes.append(end_all(rest, self._trackers))
 
     def _unknown(self) -> list[pack_file.Member]:
         members = pack_file.read_members(os.environ["SPELLTUNE_TOKEN"])
@@ -292,21 +290,22 @@ class Members:
 def main_of_a_pack() -> int:
     """Train the members of this token's pack."""
     with loading():
-        from src.training.packed.engine import load_libraries, train_pack
+        from src.training.packed.engine import train_pack
+        from src.training.packed.files import load_libraries
+        from src.workers.reporter import CALLS
 
-        load_libraries()
-
-    members = Members()
+        CALLS.prepare(load_libraries)
+    members, call = Members(), CALLS.call
     specs = list(iter(members.more, None))
     first = [own.run.id for own in members.training]
     try:
         if specs:
-            train_pack(specs, more=members.more, ended=members.ended, wait=members.wait)
+            train_pack(specs, more=members.more, ended=members.ended, wait=members.wait, call=call)
     # What ends the pack ends all that are still in it.
     except Exception as error:
         members.end_rest(error)
-    unsupervised = all(holder(paths.supervisor_lock(run_id)) is None for run_id in first)
-    if unsupervised and not termination.asked_by():
+    alone = all(holder(paths.supervisor_lock(run_id)) is None for run_id in first)
+    if alone and not termination.asked_by():
         spawn.start_detached(spawn.Worker.RECONCILE)
     return max(members.codes)
 

@@ -255,7 +255,7 @@ STARTED_BY = {
     "CONVERT": {"runs"},
     "RAY_NODES": {"runs", "workers"},
     "NODE_AGENT": {"workers"},
-    "KINDS": {"workers"},
+    "CALLS": {"workers"},
     "ANSWER": {"runs"},
     "EVALUATE": {"mcp"},
     "NOTIFY": {"runs"},
@@ -307,7 +307,7 @@ def test_each_process_is_in_the_table_of_the_workers() -> None:
     listed = re.findall(r"^\| (\w+)", workers.__doc__ or "", re.MULTILINE)
     assert sorted(listed) == sorted(["process", *(w.value.rpartition(".")[2] for w in Worker)])
     top = {file.stem for file in (ROOT / "src" / "workers").glob("*.py")}
-    parts = {"__init__", "reporter", "standby", "kinds_pool", "sampler", "table_writer"}
+    parts = {"__init__", "reporter", "standby", "call_pool", "sampler", "table_writer"}
     assert top - parts == set(listed) - {"process"}
 
 

@@ -6,13 +6,19 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
 import pytest
 from safetensors import SafetensorError
 
 from src.config import RunConfig
-from src.training import checkpointing
+from src.training import checkpointing, saving
+from src.training.background import call_here
+from src.training.packed import files
+from src.training.packed.engine import train_pack
+from src.training.packed.run import RunSpec
+from src.workers.call_pool import CallPool
 from tests.helpers import tiny
 from tests.helpers.live import mounted
 from tests.helpers.policy import kept, run, same_adapter
@@ -249,3 +255,50 @@ def test_a_quota_keeps_the_best_and_the_last_two(
     _, reporter = run(settings, tmp_path)
     assert kept(tmp_path) == [4, 9, 12]
     assert sorted(reporter.removed) == [3, 6]
+
+
+def test_files_that_other_processes_write_are_the_same(base: Path, tmp_path: Path) -> None:
+    """A process that is killed, and a disk that takes nothing, are as they would be here."""
+    pool = CallPool(processes=2)
+    pool.prepare(files.load_libraries)
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        if function is saving.write_checkpoint and arguments[:2] == (specs[0].checkpoints_dir, 9):
+            callers = psutil.Process().children()
+            next(one for one in callers if "src.workers.calls" in one.cmdline()).kill()
+        return pool.call(function, *arguments)
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, where in (("here", call_here), ("there", call)):
+        specs = {}
+        for seed in range(3):
+            folder = tmp_path / name / str(seed)
+            folder.mkdir(parents=True)
+            if seed == 2:
+                (folder / "steps").write_text("no folder can be made here")
+            settings = {"engine": "packed", "lora.dropout": 0.0, "training.seed": seed}
+            specs[seed] = RunSpec(
+                tiny.config_of(base, **settings, **{"checkpointing.keep_last": 2}),
+                tiny.Recorder(), folder / "out", folder / "steps",
+            )  # fmt: skip
+        ends = train_pack(specs.values(), call=where)
+        assert not [outcome for _, outcome in ends if isinstance(outcome, Exception)]
+        found[name] = {
+            str(file.relative_to(tmp_path / name)): file.read_bytes()
+            for file in sorted((tmp_path / name).rglob("*"))
+            if file.is_file() and file.name != checkpointing.MANIFEST
+        }
+        reporters = [cast(tiny.Recorder, one.reporter) for one in specs.values()]
+        found[name] |= {
+            str(seed): (
+                [(step, text.replace(name, "")) for step, text in one.warnings],
+                one.removed,
+                [step for step, _, _ in one.checkpoints],
+            )
+            for seed, one in enumerate(reporters)
+        }
+    assert pool.processes < 2
+    assert found["there"].keys() == found["here"].keys()
+    assert {n for n, content in found["there"].items() if content != found["here"][n]} == set()
+    warnings, _, saved = found["there"]["2"]
+    assert [step for step, _ in warnings] and not saved and found["there"]["0"][2]

@@ -79,7 +79,7 @@ def test_graphs_are_captured_while_another_thread_waits_for_a_copy() -> None:
     def wait_for_copies() -> None:
         try:
             while not over.is_set():
-                snapshot.read(0, SOLOS[0].rank)
+                snapshot.of(0, SOLOS[0].rank).read()
         except RuntimeError as error:
             problems.append(error)
 

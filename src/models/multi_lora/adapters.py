@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -74,21 +75,21 @@ class FlatLayout:
             at_a, at_b = at_a + size_a, at_b + size_b
         return stacks
 
-    def write(self, flat: torch.Tensor, slot: int, pairs: Sequence[LoraPair]) -> None:
-        """Write one adapter into row `slot` of flat (K, P), padded with zeros from r to R."""
-        flat[slot] = 0
-        for (a, b), pair in zip(self._by_layer(flat), pairs, strict=True):
+    def row(self, pairs: Sequence[LoraPair]) -> np.ndarray:
+        """A row (P,) with one adapter, padded with zeros from r to R."""
+        wide = torch.promote_types(pairs[0].a.dtype, torch.float32)  # NumPy has no bfloat16
+        row = torch.zeros(1, self.num_params, dtype=wide).numpy()
+        for (a, b), pair in zip(self._by_layer(row), pairs, strict=True):
             rank = pair.a.shape[1]
-            a[slot, :, :rank] = pair.a.to(flat)
-            b[slot, :rank] = pair.b.to(flat)
+            a[0, :, :rank], b[0, :rank] = pair.a.to(wide).numpy(), pair.b.to(wide).numpy()
+        return row[0]
 
-    def read(self, flat: torch.Tensor, slot: int, rank: int) -> list[LoraPair]:
-        """A copy on the CPU of the adapter of rank r = `rank` in row `slot` of flat (K, P)."""
+    def read(self, row: np.ndarray, rank: int) -> list[LoraPair]:
+        """A copy of the adapter of rank r = `rank` in a row (P,)."""
         # In NumPy, whose views cost a fraction of PyTorch's: it is done for each checkpoint.
-        row = flat[slot : slot + 1].cpu().numpy()
         return [
             LoraPair(torch.from_numpy(a[0, :, :rank].copy()), torch.from_numpy(b[0, :rank].copy()))
-            for a, b in self._by_layer(row)
+            for a, b in self._by_layer(row[None])
         ]
 
     def _by_layer(self, flat: Any) -> list[tuple[Any, Any]]:

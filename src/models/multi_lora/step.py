@@ -108,15 +108,15 @@ class Pack:
         for flat, pairs in zip(
             (self.params, *self.state), (state.params, *state.optimizer), strict=True
         ):
-            self.layout.write(flat, slot, pairs)
+            flat[slot] = torch.from_numpy(self.layout.row(pairs)).to(flat)
         self.scales[slot] = scale
         self._compute_params_stale = True
 
     def take(self, slot: int, rank: int) -> AdapterState:
         """A copy of a slot's adapter of rank `rank`, on the CPU."""
         return AdapterState(
-            self.layout.read(self.params, slot, rank),
-            tuple(self.layout.read(flat, slot, rank) for flat in self.state),
+            self.layout.read(self.params[slot].cpu().numpy(), rank),
+            tuple(self.layout.read(flat[slot].cpu().numpy(), rank) for flat in self.state),
         )
 
     def finite(self) -> list[bool]:

@@ -13,7 +13,7 @@ import torch
 
 from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import ARITHMETIC, Options
-from src.training.background import Background
+from src.training.background import Background, Call, call_here
 from src.training.base_scores import BaseScores
 from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
@@ -35,11 +35,6 @@ ADAPTERS_PER_PASS, ADAPTERS_PER_PASS_ON_A_CPU = 64, 1
 STEPS_OF_A_PART = 4
 
 
-def load_libraries() -> None:
-    """Import what a pack uses beside this module. After Unsloth, where a process has both."""
-    import peft  # noqa: F401
-
-
 def train_pack(
     specs: Iterable[RunSpec],
     *,
@@ -47,16 +42,18 @@ def train_pack(
     more: Callable[[], RunSpec | None] = lambda: None,
     ended: Callable[[Sequence[End]], None] = lambda ends: None,
     wait: Callable[[], bool] = lambda: False,
+    call: Call = call_here,
     options: Options | None = None,
 ) -> list[End]:
     """Train these runs, `slots` at a time, and those that `more` gives when a slot is free.
 
+    Their files are written by functions that `call` calls, maybe in other processes.
     Each is returned with its result or with the error that ended it alone, and passed to `ended`
     with those that end at the same time. Once all have ended, `wait` returns True if `more` has
     others. ModelError where the base itself cannot be packed. Out of GPU memory, the pack continues
     with half the slots.
     """
-    return _Engine(list(specs), slots, more, ended, wait, options).train()
+    return _Engine(list(specs), slots, more, ended, wait, call, options).train()
 
 
 def train_one(spec: RunSpec) -> TrainingResult:
@@ -75,12 +72,13 @@ class _Engine:
         more: Callable[[], RunSpec | None],
         ended: Callable[[Sequence[End]], None],
         wait: Callable[[], bool],
+        call: Call,
         options: Options | None,
     ):
         if not specs:
             raise TrainingError("a pack needs at least one run")
         self.specs, self.limit = specs, slots or specs[0].config.pack_size
-        self.queue, self.wait = RunQueue(specs, more), wait
+        self.queue, self.wait, self.call = RunQueue(specs, more), wait, call
         on_gpu = torch.cuda.is_available()
         self.options = options or Options(
             graphs=on_gpu,
@@ -125,7 +123,7 @@ class _Engine:
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         self.base = SharedBase.load(first.config, first.reporter)
-        self.reader = RunReader(self.base, self.spent, self.background, first.cache_dir)
+        self.reader = RunReader(self.base, self.spent, self.background, self.call, first.cache_dir)
         self.base_scores = BaseScores(
             first.cache_dir, self.base.key, engine="packed", arithmetic=ARITHMETIC
         )
@@ -319,8 +317,9 @@ class _Engine:
     def _keep_best(self, runs: list[PackedRun]) -> list[PackedRun]:
         """Keep and score the best adapter of each; returns those whose best one was not saved."""
         with self.spent.on("waiting"):
+            newest = Snapshot(self.slots.pack, [run.slot for run in runs])
             for run in runs:
-                self._alone(run, files.keep_best, self.base, self.slots.pack, run)
+                self._alone(run, files.keep_best, self.base, self.slots.pack, run, newest)
         kept = {run.slot: run.policy.kept_step for run in runs}
         scored = []
         for split in _splits(run.policy.final_splits for run in runs):

@@ -2,6 +2,8 @@
 
 import io
 import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.models.multi_lora.adapters import (
-    LoraPair,
-    from_peft,
-    to_peft,
-    zeros_like,
-)
+from src.config import RunConfig
+from src.models.multi_lora.adapters import LoraPair, from_peft, to_peft, zeros_like
 from src.models.multi_lora.optimizer import Optimizer
-from src.models.multi_lora.snapshot import Snapshot
+from src.models.multi_lora.snapshot import Snapshot, SnapshotRow
 from src.models.multi_lora.step import AdapterState, Pack
 from src.models.spelling_model import lora_config
 from src.training.packed.prepare import SharedBase
@@ -24,54 +22,116 @@ from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
 
 
-def write_adapter(base: SharedBase, run: PackedRun, params: list[LoraPair], folder: Path) -> None:
-    """Write an adapter in PEFT's format, and the tokenizer beside it."""
-    folder.mkdir(parents=True)
-    tensors = to_peft(base.layer_names, params)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    lora = run.config.lora
-    lora_config(
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        targets=base.targets,
-        bias="none",
-        conv1d=base.frozen.positions is not None,
-        base_model_name_or_path=base.folder,
-        inference_mode=True,
-    ).save_pretrained(str(folder))
-    for name, content in base.tokenizer_files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The files of one adapter. It can be pickled, so that another process writes them."""
+
+    numbers: SnapshotRow
+    layer_names: Sequence[str]
+    lora: Mapping[str, Any]  # arguments of `lora_config`
+    tokenizer: Mapping[str, bytes]  # the files beside the adapter
+    state: "TrainingState | None" = None  # of a checkpoint, which a training resumes from
+
+    def write(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format, the tokenizer beside it, and what a checkpoint has
+        more."""
+        folder.mkdir(parents=True)
+        adapter = self.numbers.read()
+        tensors = to_peft(self.layer_names, adapter.params)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = lora_config(**self.lora)
+        # PEFT makes a set of them, whose order differs from process to process.
+        config.target_modules = list(self.lora["targets"])
+        config.save_pretrained(str(folder))
+        for name, content in self.tokenizer.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        if self.state is not None:
+            self.state.write(adapter, folder)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A run's training after a step, beside its adapter."""
+
+    config: RunConfig
+    optimizer: Optimizer
+    step: int
+    rate: float  # the learning rate of the next step
+    epoch: float
+    random: bytes  # the file of the random generators' state
+
+    def write(self, adapter: AdapterState, folder: Path) -> None:
+        """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
+        from transformers import get_scheduler
+        from transformers.trainer_callback import TrainerControl, TrainerState
+
+        training, schedule = self.config.training, self.config.scheduler
+        optimizer = _torch_optimizer(self.optimizer, training.learning_rate, self.step, adapter)
+        scheduler: Any = get_scheduler(
+            schedule.name, optimizer, schedule.warmup_steps, training.max_steps
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate
+        scheduler.last_epoch, scheduler._step_count = self.step, self.step + 1
+        scheduler._last_lr = [self.rate] * len(optimizer.param_groups)
+        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+        torch.save(scheduler.state_dict(), folder / "scheduler.pt")
+        (folder / "rng_state.pth").write_bytes(self.random)
+        TrainerState(
+            global_step=self.step,
+            max_steps=training.max_steps,
+            epoch=self.epoch,
+            logging_steps=training.logging_steps,
+            train_batch_size=training.per_device_train_batch_size,
+            # Annotated as a list, and a dict once it is made.
+            stateful_callbacks={"TrainerControl": TrainerControl().state()},  # type: ignore[arg-type]
+        ).save_to_json(str(folder / "trainer_state.json"))
+
+
+def load_libraries() -> None:
+    """Import what writing an adapter's files takes: as much as half of all that a training does."""
+    import peft  # noqa: F401
+    from transformers import get_scheduler, trainer_callback  # noqa: F401
 
 
 def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: bytes) -> None:
     """Have a checkpoint of the run written with its adapter in a snapshot of this step."""
-    step, slot = run.step, run.slot
-
-    def write(folder: Path) -> None:
-        state = snapshot.read(slot, run.rank)
-        write_adapter(base, run, state.params, folder)
-        _write_training_state(run, step, state, random_state, folder)
-
-    run.policy.save(write)
+    step = run.step
+    state = TrainingState(
+        run.config, run.optimizer, step, run.rate(step), step / run.epoch_steps, random_state
+    )
+    run.policy.save(_files(base, run, snapshot, state).write)
 
 
-def keep_best(base: SharedBase, pack: Pack, run: PackedRun) -> None:
-    """Put the run's best adapter into its slot and into final/."""
-    slot = run.slot
-    kept = Snapshot(pack, [slot])
+def keep_best(base: SharedBase, pack: Pack, run: PackedRun, newest: Snapshot) -> None:
+    """Put the run's best adapter into its slot and into final/; `newest` has its newest one."""
 
-    def load(checkpoint: Path) -> None:
-        nonlocal kept
+    def load(checkpoint: Path) -> Callable[[Path], None]:
         params = read_adapter(base, checkpoint)
-        pack.put(slot, fresh_state(params, type(run.optimizer)), run.scale)
-        kept = Snapshot(pack, [slot])
+        pack.put(run.slot, fresh_state(params, type(run.optimizer)), run.scale)
+        return _files(base, run, Snapshot(pack, [run.slot])).write
 
-    def write(folder: Path) -> None:
-        write_adapter(base, run, kept.read(slot, run.rank).params, folder)
+    run.policy.keep_best(load, _files(base, run, newest).write)
 
-    run.policy.keep_best(load, write)
+
+def _files(
+    base: SharedBase, run: PackedRun, snapshot: Snapshot, state: TrainingState | None = None
+) -> AdapterFiles:
+    """The files of the run's adapter as it is in a snapshot."""
+    lora = run.config.lora
+    arguments = {
+        "r": lora.r,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": base.targets,
+        "bias": "none",
+        "conv1d": base.frozen.positions is not None,
+        "base_model_name_or_path": base.folder,
+        "inference_mode": True,
+    }
+    numbers = snapshot.of(run.slot, run.rank)
+    return AdapterFiles(numbers, base.layer_names, arguments, base.tokenizer_files, state)
 
 
 def random_state() -> bytes:
@@ -87,37 +147,6 @@ def random_state() -> bytes:
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
-
-
-def _write_training_state(
-    run: PackedRun, step: int, state: AdapterState, random_state: bytes, folder: Path
-) -> None:
-    """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
-    from transformers import get_scheduler
-    from transformers.trainer_callback import TrainerControl, TrainerState
-
-    config = run.config
-    optimizer = _torch_optimizer(run, step, state)
-    scheduler: Any = get_scheduler(
-        config.scheduler.name, optimizer, config.scheduler.warmup_steps, config.training.max_steps
-    )
-    rate = run.rate(step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    scheduler.last_epoch, scheduler._step_count = step, step + 1
-    scheduler._last_lr = [rate] * len(optimizer.param_groups)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    torch.save(scheduler.state_dict(), folder / "scheduler.pt")
-    (folder / "rng_state.pth").write_bytes(random_state)
-    TrainerState(
-        global_step=step,
-        max_steps=config.training.max_steps,
-        epoch=step / run.epoch_steps,
-        logging_steps=config.training.logging_steps,
-        train_batch_size=config.training.per_device_train_batch_size,
-        # Annotated as a list, and a dict once it is made.
-        stateful_callbacks={"TrainerControl": TrainerControl().state()},  # type: ignore[arg-type]
-    ).save_to_json(str(folder / "trainer_state.json"))
 
 
 def read_adapter(base: SharedBase, checkpoint: Path) -> list[LoraPair]:
@@ -153,18 +182,20 @@ def fresh_state(params: list[LoraPair], optimizer: type[Optimizer]) -> AdapterSt
     return AdapterState(params, tuple(zeros_like(params) for _ in optimizer.state_names))
 
 
-def _torch_optimizer(run: PackedRun, step: int, state: AdapterState) -> torch.optim.Optimizer:
-    """The run's optimizer after `step` as torch has it, over PEFT's parameters in PEFT's order."""
+def _torch_optimizer(
+    optimizer: Optimizer, learning_rate: float, step: int, state: AdapterState
+) -> torch.optim.Optimizer:
+    """An optimizer after `step` as torch has it, over PEFT's parameters in PEFT's order."""
     params, *states = (
         [side.t().contiguous() for pair in pairs for side in pair]
         for pairs in (state.params, *state.optimizer)
     )
     groups = [
-        {"params": params, "weight_decay": run.optimizer.weight_decay},
+        {"params": params, "weight_decay": optimizer.weight_decay},
         # transformers keeps a group for biases.
         {"params": [], "weight_decay": 0.0},
     ]
-    optimizer = run.optimizer.to_torch(groups, run.config.training.learning_rate)
+    made = optimizer.to_torch(groups, learning_rate)
     for parameter, *tensors in zip(params, *states, strict=True):
-        optimizer.state[parameter] = run.optimizer.torch_state(step, tensors)
-    return optimizer
+        made.state[parameter] = optimizer.torch_state(step, tensors)
+    return made

@@ -17,7 +17,7 @@ from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.models.multi_lora.step import ARITHMETIC
-from src.training.background import Background
+from src.training.background import Background, Call
 from src.training.data_loaders import arguments_of, load_splits
 from src.training.examples import Examples
 from src.training.identity import run_identity
@@ -139,9 +139,14 @@ class RunReader:
     """Reads the data of runs; runs with the same data share their examples."""
 
     def __init__(
-        self, base: SharedBase, spent: TimeSpent, background: Background, cache_dir: Path | None
+        self,
+        base: SharedBase,
+        spent: TimeSpent,
+        background: Background,
+        call: Call,
+        cache_dir: Path | None,
     ):
-        self.base, self.spent, self.background = base, spent, background
+        self.base, self.spent, self.background, self.call = base, spent, background, call
         self._row_cache = RowCache(cache_dir, base.name, base.settings["model.revision"])
         self._splits = cache(load_splits)
         self._examples: dict[tuple[Any, ...], tuple[Examples, ExampleArrays]] = {}
@@ -171,6 +176,7 @@ class RunReader:
             ),
             spent=self.spent,
             jobs=self.background.queue(),
+            call=self.call,
         )
         return PackedRun(spec, examples, arrays, policy)
 
