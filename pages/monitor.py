@@ -1,5 +1,6 @@
 """One run as it goes: status, curves, log and settings; stop it, delete it, or launch it again."""
 
+from collections.abc import Sequence
 from functools import partial
 from html import escape
 
@@ -7,7 +8,7 @@ import streamlit as st
 
 from src import store
 from src.format import full_stop
-from src.panel.monitor import actions, head, health, tabs
+from src.panel.monitor import actions, head, health, marks, tabs, words
 from src.panel.monitor.curves import figures
 from src.panel.report import button as report
 from src.panel.ui import charts, html, navigation, run_status, tab
@@ -59,6 +60,7 @@ def draw_run(run_id: str, stage: str) -> None:
         left = time_left.of_run(session, run)
         checkpoints = store.list_checkpoints(session, run.id)
         events = store.list_events(session, run.id)
+        scored = words.read(session, run)
         forks = store.forks(session, run.id)
         sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if actions.stage(run) != stage:
@@ -73,7 +75,13 @@ def draw_run(run_id: str, stage: str) -> None:
     head.draw_warnings(run, events)
     head.draw_diagnosis(run, curves)
     if curves.frames:
-        draw_curves(run, curves, live=live)
+        beside = words.shown(run, scored)
+        with st.container(key="curves-and-words"):
+            left, right = st.columns((3, 1), gap="small") if beside else (st.container(), None)
+        with left:
+            draw_curves(run, curves, marks.of_run(run, checkpoints, events), live=live)
+        if right is not None and beside:
+            right.html(beside)
         health.draw(run, samples, curves)
     elif live:
         first = "The first points come once the model is there."
@@ -81,8 +89,10 @@ def draw_run(run_id: str, stage: str) -> None:
     tabs.draw(run, checkpoints, curves, events, forks)
 
 
-def draw_curves(run: Run, curves: charts.Curves, *, live: bool) -> None:
-    make = partial(figures, run, curves)
+def draw_curves(
+    run: Run, curves: charts.Curves, steps: Sequence[marks.Mark], *, live: bool
+) -> None:
+    make = partial(figures, run, curves, steps)
     if not live:
         charts.draw(make({}, {}), key="curves")
         return

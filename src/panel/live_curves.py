@@ -17,6 +17,7 @@ from src.analysis.comparison import grouped
 from src.errors import UserError
 from src.panel.compare import curves as compared
 from src.panel.monitor import curves as monitored
+from src.panel.monitor import marks
 from src.panel.ui import charts
 from src.panel.ui.points import Reach
 from src.store.tables import Status
@@ -49,7 +50,8 @@ def _source(source: Mapping[str, Any]) -> tuple[charts.Make, bool]:
         if source["page"] == "monitor":
             run = store.find(session, source["run"])
             read = charts.read_curves(session, run)
-            return partial(monitored.figures, run, read), not Status(run.status).ended
+            make = partial(monitored.figures, run, read, marks.read(session, run))
+            return make, not Status(run.status).ended
         shown = compared.Shown(**source["shown"])
         runs = store.runs_of(session, source["runs"])
         frames = compared.read(session, runs, shown.metrics, axis=shown.axis)

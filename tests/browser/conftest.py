@@ -48,7 +48,7 @@ def page(browser: Any) -> Iterator[Any]:
 def watched(module_home: Path) -> Iterator[str]:
     """A run that is training as far as anybody can tell."""
     run_id = fill_run(
-        status=Status.RUNNING, steps=5000, every=1, training__max_steps=100_000, name="watched"
+        status=Status.RUNNING, steps=5000, every=1, training__max_steps=10_000, name="watched"
     )
     lock = hold(run_id)
     yield run_id

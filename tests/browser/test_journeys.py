@@ -85,7 +85,7 @@ def test_zoom_outlives_three_refreshes_and_only_grows_the_curve(page, panel, wat
     page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=5)
     page.mouse.up()
     zoomed = plot(page, "p.layout.xaxis.range")
-    assert 1000 < zoomed[0] < zoomed[1] < 4000
+    assert 2000 < zoomed[0] < zoomed[1] < 7000
     page.evaluate("window.card = document.querySelector('.chart')")
     with store.reading() as session:
         reached = store.find(session, watched).step

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from src import store
-from src.store.tables import Status
+from src.store.tables import EventKind, Status
 from tests.helpers.browser import (
     MAIN,
     plot,
@@ -18,7 +18,14 @@ from tests.helpers.browser import (
     wait_for,
 )
 from tests.helpers.speed import slowness
-from tests.helpers.store import add_points, end, fill_run, hold
+from tests.helpers.store import (
+    MISSPELLED,
+    add_points,
+    end,
+    fill_predictions,
+    fill_run,
+    hold,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -39,7 +46,7 @@ def test_a_refresh_of_5000_points_costs_at_most_150_ms_of_the_main_thread(page, 
     with store.reading() as reader:
         last = store.find(reader, watched).step
     costs: list[int] = []
-    # All eight charts are drawn, in parts, so that they show the same step.
+    # All charts in view are drawn, in parts, so that they show the same step.
     # On a processor that is shared, the same work takes longer: the better half of some tries.
     while len(costs) < 6 or (sorted(costs)[2] > 150 and len(costs) < 15):
         before = busy()
@@ -57,11 +64,12 @@ def test_all_charts_of_a_refresh_show_the_same_step_and_the_same_best_one(page, 
     # As on a machine where one chart takes all the time that a refresh has.
     page.evaluate("const now = performance.now.bind(performance); let late = 0;"
                   "performance.now = () => now() + 100 * late++")  # fmt: skip
-    # The best step that is marked, and the last step of the first curve, of each chart.
-    shown = (
-        "[...document.querySelectorAll('.plot')].map((p) =>"
-        " [p.layout?.shapes?.[0]?.x0, p._fullData?.[0]?.x.at(-1)])"
+    # The best step that is marked, once, and the last step of the first curve of each chart.
+    best_of = (
+        "[...document.querySelectorAll('.plot')].flatMap((p) => p.layout?.shapes ?? [])"
+        ".map((line) => line.x0)"
     )
+    last_of = "[...document.querySelectorAll('.plot')].map((p) => p._fullData?.[0]?.x.at(-1))"
     often = [place for place, title in enumerate(titles_of(page)) if title in LOGGED]
     assert len(often) == 5
     for best in (600, 700):
@@ -69,14 +77,13 @@ def test_all_charts_of_a_refresh_show_the_same_step_and_the_same_best_one(page, 
             store.find(session, watched).best_step = best
         last = store_step(watched)
         add_points(watched, last + 1, last + 50)
-        wanted = [best, last + 50]
 
-        def follows(wanted=wanted) -> bool:
-            found = page.evaluate(shown)
-            marked = {mark for mark, _ in found}
-            return marked == {wanted[0]} and all(found[place] == wanted for place in often)
+        def follows(best=best, last=last) -> bool:
+            found = page.evaluate(last_of)
+            marked = page.evaluate(best_of)
+            return marked == [best] and all(found[place] == last + 50 for place in often)
 
-        wait_for(follows, f"all charts show {wanted}")
+        wait_for(follows, f"all charts show step {last + 50}, and {best} as the best")
 
 
 def report(run_id: str, first: int, last: int) -> None:
@@ -160,6 +167,68 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     assert page.locator(MAIN).get_by_role("button", name="Stop").count() == 0
 
 
+def test_score_and_loss_are_large_and_all_charts_have_the_steps_of_the_run(
+    page, panel, module_home
+):
+    run_id = fill_run(status=Status.RUNNING, steps=120, training__max_steps=600, name="looked at")
+    lock = hold(run_id)
+    with store.writing() as session:
+        first = [(0, "train/loss", 900.0, 1.0), (0, "grad_norm", 1e6, 1.0)]
+        store.record_metrics(session, run_id, 1, first)
+        event = "halved its batch"
+        store.record_event(session, run_id, 2, EventKind.HEALED, event, step=60)
+    page.goto(f"{panel}/monitor?run={run_id}")
+    wait_for(lambda: titles_of(page)[:2] == ["Accuracy", "Loss"], "the charts are drawn")
+    page.wait_for_function("!document.querySelector('.plot:not(:has(.main-svg))')")
+    assert {"Other scores", "Diagnostics"} <= set(page.locator(".charts h2").all_inner_texts())
+    assert "Loss (nats per token)" in page.locator(".chart h3").all_inner_texts()
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.chart')].map((c) => [c.offsetWidth, c.offsetHeight])"
+    )
+    assert all(wide * tall > 2 * w * h for wide, tall in sizes[:2] for w, h in sizes[2:])
+    ranges = page.evaluate(
+        "[...document.querySelectorAll('.plot')].map((p) => p._fullLayout.xaxis.range)"
+    )
+    assert ranges == [ranges[0]] * len(ranges) and ranges[0] == [-9, 609]
+    # Nothing begins below 0, one huge value flattens nothing, and it is told.
+    ends = page.evaluate(
+        "[...document.querySelectorAll('.plot')].map((p) => p._fullLayout.yaxis.range)"
+    )
+    assert all(low >= 0 for low, _ in ends)
+    assert ends[1][1] < 10
+    page.get_by_text("↑ up to 900").wait_for()
+    # What happened is told where it is marked.
+    page.locator(".annotation", has_text="✚").first.hover()
+    page.locator(".hoverlayer", has_text="goes on from step 60: halved its batch").wait_for()
+    # Words beside the curves lead to their history.
+    words = page.locator(".words-now")
+    words.get_by_text("The words that it gets wrong stand here").wait_for()
+    fill_predictions(run_id, 100, MISSPELLED, rows=40)
+    question, right, _ = MISSPELLED[0]
+    fill_predictions(run_id, 120, [(question, right, right), *MISSPELLED[1:]], rows=40)
+    words.get_by_text("Words at step 120").wait_for()
+    assert "Learned since step 100\n1" in words.inner_text()
+    words.get_by_role("link", name="weird").click()
+    page.locator(".history").wait_for()
+    end(run_id, Status.STOPPED)
+    lock.release()
+
+
+def test_charts_out_of_view_wait_until_they_are_seen(page, panel, watched):
+    page.set_viewport_size({"width": 1280, "height": 300})
+    page.goto(f"{panel}/monitor?run={watched}")
+    plot(page, "1")
+    page.wait_for_function("!document.querySelector('.plot:not(:has(.main-svg))')")
+    last = store_step(watched)
+    add_points(watched, last + 1, last + 20)
+    memory = "document.querySelector('[data-title=Memory] .plot')?._fullData[0].x.at(-1)"
+    loss = memory.replace("Memory", "Loss")
+    wait_for(lambda: page.evaluate(loss) == last + 20, "the loss grows")
+    assert page.evaluate(memory) == last
+    page.locator("[data-title=Memory]").scroll_into_view_if_needed()
+    wait_for(lambda: page.evaluate(memory) == last + 20, "what comes into view is drawn")
+
+
 def test_charts_keep_their_order_whichever_metric_comes_first(page, panel, module_home):
     run_id = fill_run(status=Status.RUNNING, steps=0, curves=False, name="slow to start")
     lock = hold(run_id)
@@ -171,7 +240,7 @@ def test_charts_keep_their_order_whichever_metric_comes_first(page, panel, modul
     shown = wait_for(lambda: len(found := titles_of(page)) > 1 and found, "the others")
     end(run_id, Status.STOPPED)
     lock.release()
-    assert (shown[0], shown[-1]) == ("Loss", "Memory")
+    assert (*shown[:2], shown[-1]) == ("Accuracy", "Loss", "Memory")
 
 
 # In the server: a refresh of the page whose end takes until a button is pressed, and a page whose

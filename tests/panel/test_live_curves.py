@@ -55,7 +55,8 @@ def test_a_running_run_tells_only_what_is_new_and_an_ended_one_is_not_asked():
     # The mean over the last points, too.
     train, mean, _ = told["Loss"]["curves"]
     assert (train["x"][-1], len(mean["x"])) == (5020, 20)
-    assert [mark["name"] for mark in told["Loss"]["shapes"]] == ["best"]
+    assert [mark["name"] for mark in told["Accuracy"]["shapes"]] == ["best"]
+    assert not told["Loss"]["shapes"]
     assert "live" not in sent("monitor", run=fill_run(name="done"))
 
 

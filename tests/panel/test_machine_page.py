@@ -58,13 +58,14 @@ def test_the_meters_of_the_machine_are_on_its_page_and_in_a_line_on_overview() -
 def test_a_run_shows_what_the_machine_did_meanwhile_and_what_it_took() -> None:
     run_id = fill_run(curves=True)
     bare = show("monitor", run=run_id)
-    assert "The machine meanwhile" not in html(bare) and "energy" not in html(bare)
+    assert len(bare.get("bidi_component")) == 1 and "energy" not in html(bare)
     fill_usage(run_id)
     change_machine({"price_per_hour": "3600", "currency": "EUR"})
     with store.reading() as session:
         run = store.find(session, run_id)
-    body = html(show("monitor", run=run_id))
-    assert "The machine meanwhile" in body
+    test = show("monitor", run=run_id)
+    body, meters = html(test), test.get("bidi_component")[1]
+    assert "The machine meanwhile" in meters.proto.json and "GPU power" in meters.proto.json
     assert f"<dt>energy</dt><dd>{energy(run.energy_wh)}</dd>" in body
     assert f"<dt>cost</dt><dd>{money(run.machine_seconds, 'EUR')}</dd>" in body
 

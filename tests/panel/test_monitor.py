@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 from sqlalchemy import delete
+from streamlit.testing.v1 import AppTest
 
 from src import paths, store
-from src.panel.monitor import actions, tabs
+from src.panel.monitor import actions, curves, marks, tabs
 from src.panel.ui import charts, points
 from src.runs import attempts
 from src.store.outcome import EndReason
@@ -15,8 +16,10 @@ from src.store.tables import EventKind, Metric, Status, SweepStatus
 from tests.helpers.pages import figures_of, html, show
 from tests.helpers.store import (
     HOSTILE,
+    MISSPELLED,
     add_points,
     checkpoint,
+    fill_predictions,
     fill_run,
     fill_sweep,
 )
@@ -40,7 +43,7 @@ def test_the_monitor_of_a_running_run_has_numbers_with_units_curves_and_a_stop_b
         assert text in body or text == "is training"
     assert "step 250 of 600" in body, "the log's tail"
     figures = figures_of(test)
-    assert list(figures)[:2] == ["Loss", "Accuracy"]
+    assert list(figures)[:2] == ["Accuracy", "Loss"]
     assert [trace["name"] for trace in figures["Loss"]["data"]] == ["train", "validation"]
     test.button[0].click().run()
     with store.reading() as session:
@@ -171,11 +174,10 @@ def test_a_fork_is_one_line_with_a_branch():
     assert line["value"].tolist()[:20] == own["value"].tolist()[:20]
     assert branch["step"].tolist() == list(range(200, 601, 10))
     with store.reading() as session:
-        shown = charts.marks(store.find(session, run_id))
-    drawn = charts.figure(
-        charts.CHARTS[0], found.frames, revision="r", branches=found.branches, marks=shown
-    )
-    assert [s.name for s in drawn.layout.shapes] == ["fork", "best"]
+        child = store.find(session, run_id)
+        shown = marks.read(session, child)
+    drawn = curves.figures(child, found, shown, {}, {})["Loss"]
+    assert "forked at step 200" in [a.hovertext for a in drawn.layout.annotations]
     assert [t.name for t in drawn.data if t.line.dash == "dot"] == [
         "train, not forked",
         "validation, not forked",
@@ -185,7 +187,8 @@ def test_a_fork_is_one_line_with_a_branch():
 def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
     with store.reading() as session:
-        assert [(m.kind, m.step) for m in charts.marks(store.find(session, run_id))] == [
+        assert [(m.kind, m.step) for m in marks.read(session, store.find(session, run_id))] == [
+            ("checkpoint", 400),
             ("stop", 400),
             ("best", 400),
         ]
@@ -328,3 +331,86 @@ def test_a_killed_run_says_what_a_resume_costs_and_its_reason_is_in_words(home):
     reason = "early stop: val/exact_match was not better than at step 60 in 3 evaluations"
     body = html(show("monitor", run=fill_run(reason=reason)))
     assert "validation exact match was not better" in body and "val/" not in body
+
+
+def axes_of(test: AppTest, title: str) -> tuple[dict, dict]:
+    layout = figures_of(test)[title]["layout"]
+    return layout["xaxis"], layout["yaxis"]
+
+
+def test_axes_begin_at_0_span_what_is_sensible_and_leave_out_the_first_huge_values():
+    run_id = fill_run(status=Status.RUNNING, steps=0, training__max_steps=600)
+    loss = [9.0, 8.0, *(2 - step / 100 for step in range(2, 30))]
+    rows = [(step * 10, "train/loss", value, 1e9) for step, value in enumerate(loss)]
+    rows += [(0, "val/exact_match", 0.004, 1e9), (10, "cpu/memory_gib", 0.71, 1e9)]
+    with store.writing() as session:
+        store.record_metrics(session, run_id, 1, rows)
+    charts._known.clear()
+    test = show("monitor", run=run_id)
+    x, y = axes_of(test, "Loss")
+    assert x["range"] == [-9, 609] and y["autorangeoptions"]["clipmax"] == pytest.approx(2.134)
+    assert y["autorangeoptions"]["clipmin"] == 0
+    _, y = axes_of(test, "Accuracy")
+    assert y["autorangeoptions"]["include"] == [0, 0.1]  # whole percents, each once
+    _, y = axes_of(test, "Memory")
+    assert y["rangemode"] == "tozero" and y["autorangeoptions"]["include"] == [0, 1]
+    # A run that gets worse is shown as it is: its high values come late.
+    rows = [(step, "train/loss", value, 1e9) for step, value in enumerate(loss[::-1])]
+    worse = fill_run(status=Status.RUNNING, steps=0, training__max_steps=600, name="worse")
+    with store.writing() as session:
+        store.record_metrics(session, worse, 1, rows)
+    charts._known.clear()
+    _, y = axes_of(show("monitor", run=worse), "Loss")
+    assert "clipmax" not in y["autorangeoptions"]
+
+
+def test_a_loss_of_one_point_has_an_axis_around_it():
+    run_id = fill_run(status=Status.RUNNING, steps=0)
+    with store.writing() as session:
+        store.record_metrics(session, run_id, 1, [(1, "train/loss", 9.75, 1e9)])
+    charts._known.clear()
+    _, y = axes_of(show("monitor", run=run_id), "Loss")
+    low, high = y["autorangeoptions"]["include"]
+    assert 9 < low < 9.75 < high < 10.5
+
+
+def test_validation_has_one_colour_and_nothing_else_has_it():
+    names = ["train/loss", "val/loss", "val/exact_match", "gpu/memory_gib", "cpu/memory_gib"]
+    colours = dict(zip(names, [1, 2, 2, 1, 3], strict=True))
+    for chart in charts.charts(names):
+        shown = [name for name in chart.curves if name in names]
+        assert list(curves._colours(shown)) == [colours[name] for name in shown]
+    assert list(curves._colours(["gpu_utilization", "cpu_utilization"])) == [1, 3]
+
+
+def test_what_happened_is_marked_on_the_axis_and_the_best_step_once():
+    run_id = fill_run(steps=300)
+    with store.writing() as session:
+        store.record_event(session, run_id, 2, EventKind.HEALED, f"why: {HOSTILE}", step=100)
+        store.record_event(session, run_id, 3, EventKind.RESUMED, "asked", step=200)
+    figures = figures_of(show("monitor", run=run_id))
+    marked = {a["name"]: a["hovertext"] for a in figures["Loss"]["layout"]["annotations"]}
+    assert marked == {
+        "checkpoint": "checkpoint at step 300",
+        "heal": "attempt 2 goes on from step 100: why: &lt;img src=x<br>onerror=alert(1)&gt;",
+        "resume": "attempt 3 goes on from step 200: asked",
+    }
+    lines = {title: drawn["layout"].get("shapes", []) for title, drawn in figures.items()}
+    assert [title for title, drawn in lines.items() if drawn] == ["Accuracy"]
+    assert not figures["Learning rate"]["layout"].get("annotations")
+
+
+def test_the_words_beside_the_curves_are_those_of_the_kept_step():
+    run_id = fill_run(steps=300, status=Status.COMPLETED)
+    fill_predictions(run_id, 200, MISSPELLED)
+    learned = [(question, right, right) for question, right, _ in MISSPELLED[:2]]
+    fill_predictions(run_id, 250, [(HOSTILE, "right", HOSTILE), *learned, *MISSPELLED[2:]])
+    body = html(show("monitor", run=run_id))
+    assert "Words at step 300" in body and "Learned since step 250 <b>0</b>" in body
+    with store.writing() as session:
+        store.set_best(session, run_id, 250)
+    body = html(show("monitor", run=run_id))
+    assert "Words at step 250" in body and "Learned since step 200 <b>2</b>" in body
+    assert HOSTILE not in body and "onerror" in body
+    paths.predictions_file(run_id, 250, "validation").unlink()
+    assert "Words at step" not in html(show("monitor", run=run_id))

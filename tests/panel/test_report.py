@@ -9,6 +9,7 @@ import pytest
 
 from src import store
 from src.config import load_config
+from src.panel.monitor import curves
 from src.panel.report import content, latex, page, svg
 from src.panel.ui import charts
 from src.store.tables import Status
@@ -168,8 +169,11 @@ def test_a_figure_is_drawn_where_its_points_are():
     import pandas as pd
 
     frame = pd.DataFrame({"step": [0, 10, 20, 30], "value": [1.0, float("nan"), 0.0, 0.5], "at": 0})
-    chart = charts.CHARTS[1]
-    drawn = svg.card("Accuracy", charts.figure(chart, {"val/exact_match": frame}, revision="r"))
+    run_id = fill_run(steps=30, training__max_steps=30)
+    with store.reading() as session:
+        run = store.find(session, run_id)
+    figure = curves.figure(charts.CHARTS[0], {"val/exact_match": frame}, run=run)
+    drawn = svg.card("Accuracy", figure)
     (line,) = re.findall(r'<path d="([^"]+)" style="stroke:var\(--curve-2\)"', drawn)
     points = [tuple(map(float, place.split())) for place in re.split("[ML]", line)[1:]]
     assert line.count("M") == 2 and len(points) == 3  # a gap where there is no value

@@ -5,6 +5,7 @@ import pytest
 
 from src import store
 from src.models.metrics import metric_label
+from src.panel.monitor import curves
 from src.panel.ui import charts
 from tests.helpers.pages import html, show
 from tests.helpers.store import fill_predictions, fill_run
@@ -39,9 +40,10 @@ def test_each_suite_has_a_curve():
     assert found[-1].unit == "bits per character"
     titles = [c.title for c in charts.charts(["val/exact_match", "lr", "suite/count/exact_match"])]
     assert titles == ["Accuracy", "Suite count", "Learning rate"]  # the scores together
-    axis = charts.figure(found[1], {}, revision="").layout.yaxis
-    assert axis.rangemode == "tozero"  # 0% throughout is no axis from -100%
     run_id = scored_run()
+    with store.reading() as session:
+        axis = curves.figure(found[1], {}, run=store.find(session, run_id)).layout.yaxis
+    assert axis.rangemode == "tozero"  # 0% throughout is no axis from -100%
     test = show("monitor", run=run_id)
     drawn = test.get("bidi_component")
     assert any("Suite count" in str(one.proto) for one in drawn), [str(d.proto) for d in drawn]

@@ -1,25 +1,28 @@
 """Charts of the machine's meters while a run trained on it, along the run's own steps."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from src import store
+from src.panel.monitor.curves import figure
 from src.panel.ui import charts
 from src.panel.ui.charts import Chart
 from src.store.tables import Run
 
 POINTS = 300
-HEIGHT = 140
+GROUP = "The machine meanwhile"
+_meter = partial(Chart, group=GROUP)
 CHARTS = (
-    Chart("Utilization", "share", {"gpu_utilization": "GPU", "cpu_utilization": "CPU"}, ".0%"),
-    Chart("GPU memory in use", "GiB", {"gpu_memory_gib": "GPU"}, ".1f"),
-    Chart("GPU power", "W", {"gpu_power_watts": "GPU"}, ",.0f"),
-    Chart("GPU temperature", "°C", {"gpu_temperature_celsius": "GPU"}, ".0f"),
-    Chart("RAM in use", "GiB", {"memory_gib": "RAM"}, ".1f"),
-    Chart("Disk free", "GiB", {"disk_free_gib": "disk"}, ",.1f"),
+    _meter("Utilization", "share", {"gpu_utilization": "GPU", "cpu_utilization": "CPU"}, ".0%"),
+    _meter("GPU memory in use", "GiB", {"gpu_memory_gib": "GPU"}, ".1f"),
+    _meter("GPU power", "W", {"gpu_power_watts": "GPU"}, ",.0f"),
+    _meter("GPU temperature", "°C", {"gpu_temperature_celsius": "GPU"}, ".0f"),
+    _meter("RAM in use", "GiB", {"memory_gib": "RAM"}, ".1f"),
+    _meter("Disk free", "GiB", {"disk_free_gib": "disk"}, ",.1f"),
 )
 
 
@@ -34,12 +37,9 @@ def draw(run: Run, samples: Sequence[Mapping[str, float | None]], curves: charts
     figures = {}
     for chart in CHARTS:
         if chart.curves.keys() & frames.keys():
-            figure = charts.figure(chart, frames, revision=run.id)
-            figure.update_layout(height=HEIGHT)
-            figures[chart.title] = figure
+            figures[chart.title] = figure(chart, frames, run=run)
     if figures:
         with st.container(key="health", gap="xxsmall"):
-            st.html("<h2>The machine meanwhile</h2>")
             charts.draw(figures, key="health charts")
 
 

@@ -10,7 +10,7 @@ from src import store
 from src.analysis.comparison import Comparison
 from src.format import full_stop, setting_value
 from src.panel.compare import curves, suites, table, verdicts
-from src.panel.monitor import head
+from src.panel.monitor import head, marks
 from src.panel.monitor.curves import figures
 from src.panel.report import reproduce, svg, sweep, words
 from src.panel.report.content import Content
@@ -165,7 +165,8 @@ def _curves(content: Content) -> Iterator[str]:
 def _of_one(run: Run) -> Mapping[str, charts.go.Figure]:
     with store.reading() as session:
         found = charts.read_curves(session, run)
-    return figures(run, found, {}, {})
+        steps = marks.read(session, run)
+    return figures(run, found, steps, {}, {})
 
 
 def _of_several(content: Content) -> Mapping[str, charts.go.Figure]:

@@ -35,6 +35,7 @@ class _Axis:
             low, high = min(known, default=0.0), max(known, default=1.0)
         if about.get("rangemode") == "tozero":
             low, high = min(low, 0.0), max(high, 0.0)
+        low, high = _bounded(low, high, about)
         if self.is_log:
             self.ticks = log_ticks(low, high)
             low, high = math.log10(low), math.log10(high)
@@ -66,6 +67,13 @@ class _Axis:
         return [(self.place(tick), _short(tick)) for tick in self.ticks]
 
 
+def _bounded(low: float, high: float, about: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of an axis by what its layout asks for beside its values."""
+    asked = about.get("autorangeoptions") or {}
+    known = [low, high, *asked.get("include", ()), *(about.get("range") or ())]
+    return max(min(known), 0.0) if low >= 0 else min(known), max(known)
+
+
 def _short(value: float) -> str:
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e+")
@@ -91,9 +99,11 @@ def card(title: str, figure: go.Figure) -> str:
         f'<span style="--curve:{_colour(trace)}">{escape(text)}</span>' for trace, text in legend
     )
     told = ", ".join(text for _, text in legend)
+    unit = (layout.get("meta") or {}).get("unit")
+    about = f" <small>({escape(unit)})</small>" if unit else ""
     name = escape(f"{title}: {told}" if told else title)
     return (
-        f'<section class="chart"><header><h3>{escape(title)}</h3>'
+        f'<section class="chart"><header><h3>{escape(title)}{about}</h3>'
         f'<span class="last">{items}</span></header>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'
         f"{_picture(traces, layout)}</svg></section>"

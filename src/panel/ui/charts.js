@@ -23,7 +23,7 @@ function loadPlotly(path) {
 function palette(element) {
   const probe = document.createElement("span");
   element.append(probe);
-  const names = ["ink", "quiet", "line", "faint", "raised", "good", "warn", ...COLOURS];
+  const names = ["ink", "quiet", "line", "faint", "raised", "accent", "good", "warn", ...COLOURS];
   const found = { font: getComputedStyle(element).fontFamily };
   for (const name of names) {
     probe.style.color = `var(--${name})`;
@@ -33,11 +33,17 @@ function palette(element) {
   return found;
 }
 
-const MARKS = { best: "good", stop: "warn", fork: "quiet" };
+const MARKS = {
+  best: "good", stop: "warn", heal: "warn", resume: "accent", fork: "accent", checkpoint: "quiet", beyond: "quiet",
+};
+// Margins of large and small charts of one run, which have their unit in the title.
+const LARGE = { l: 48, r: 14, t: 20, b: 36 }, SMALL = { l: 48, r: 10, t: 6, b: 22 };
 
 function themed({ layout }, look) {
   for (const { name, line } of layout.shapes ?? []) line.color = look[MARKS[name]];
   for (const { name, font } of layout.annotations ?? []) font.color = look[MARKS[name]];
+  const small = Boolean(layout.meta?.group);
+  const margin = layout.meta ? (small ? SMALL : LARGE) : { l: 62, r: 16, t: 10, b: 42 };
   const axis = {
     gridcolor: look.line, zeroline: false, color: look.quiet,
     // Off: both measure every label at every refresh. The margins below leave room for labels.
@@ -47,22 +53,24 @@ function themed({ layout }, look) {
     ...layout,
     font: { family: look.font, size: 12, color: look.quiet },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 62, r: 16, t: 10, b: 42, ...layout.margin }, height: layout.height ?? 210,
+    margin: { ...margin, ...layout.margin }, height: layout.height ?? 210,
     autosize: true, showlegend: false,
     hovermode: "x unified", dragmode: "zoom",
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
-    xaxis: { ...axis, ...layout.xaxis, title: { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
-    yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: 6 },
+    xaxis: { ...axis, ...layout.xaxis, title: small ? undefined : { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, nticks: small ? 4 : 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
+    yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: small ? 4 : 6 },
   };
 }
 
-function makeCard(grid, title) {
+function makeCard(grid, title, { unit, group } = {}) {
   const card = document.createElement("section");
   card.className = "chart";
   card.dataset.title = title;
-  card.innerHTML = '<header><h3></h3><span class="last"></span></header><div class="plot" role="img"></div>';
-  card.querySelector("h3").textContent = title;
+  card.innerHTML = '<header><h3><span></span> <small></small></h3><span class="last"></span></header><div class="plot" role="img"></div>';
+  card.querySelector("h3 span").textContent = title;
+  card.querySelector("h3 small").textContent = !unit || group ? (unit ?? "") : `(${unit})`; // of a small one in a line of its own
   grid.append(card);
+  grid.views.observe(card);
   return card;
 }
 
@@ -88,7 +96,7 @@ async function drawCard(Plotly, card, figure, look) {
   card.ink = look.ink;
   const traces = figure.data.map((trace) => coloured(trace, look));
   const plot = card.querySelector(".plot");
-  card.classList.toggle("broad", figure.layout.height > 210); // not a small one
+  card.classList.toggle("broad", figure.layout.height > 210 && !figure.layout.meta);
   plot.style.height = figure.layout.height ? `${figure.layout.height}px` : "";
   await Plotly.react(plot, traces, themed(figure, look), {
     displaylogo: false, responsive: true, doubleClick: "autosize", displayModeBar: HOVERS ? "hover" : false,
@@ -107,26 +115,50 @@ function readOut(card, plot) {
     item.textContent = `${name} ${last}`;
     return item;
   });
-  card.querySelector(".last").replaceChildren(...items);
   plot.setAttribute("aria-label", `${card.dataset.title}: ${items.map((i) => i.textContent).join(", ")}`);
+  // The title of a small chart says what its only curve is.
+  if (card.classList.contains("small") && items.length === 1) items[0].textContent = plot._fullData[0].meta;
+  card.querySelector(".last").replaceChildren(...items);
 }
 
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 
-// Draws the charts that are not as they should be, all with the same step.
+// What a grid holds, in the order of the server, whichever metric came first: cards, and above those of a group
+// its heading. Small ones of a group stand in rows of as many as fill them best.
+function arrange(grid, figures) {
+  const titles = Object.keys(figures), of = (title) => figures[title].layout.meta?.group ?? "";
+  const wanted = [];
+  for (const title of titles) {
+    const group = of(title), count = titles.filter((other) => of(other) === group).length;
+    const card = (grid.cards[title] ??= makeCard(grid, title, figures[title].layout.meta));
+    grid.classList.toggle("sized", Boolean(figures[title].layout.meta));
+    card.classList.toggle("small", Boolean(group));
+    card.style.setProperty("--row", count <= 3 || [5, 6, 9].includes(count) ? 3 : 4);
+    card.style.flexGrow = group && count < 3 ? 0 : "";
+    if (group && !wanted.includes(grid.heads[group])) {
+      grid.heads[group] ??= Object.assign(document.createElement("h2"), { textContent: group });
+      wanted.push(grid.heads[group]);
+    }
+    wanted.push(card);
+  }
+  for (const [name, nodes] of [["cards", grid.cards], ["heads", grid.heads]]) {
+    for (const [key, node] of Object.entries(nodes)) {
+      if (wanted.includes(node)) continue;
+      node.remove();
+      delete grid[name][key];
+    }
+  }
+  wanted.forEach((node, place) => {
+    if (grid.children[place] !== node) grid.insertBefore(node, grid.children[place]);
+  });
+}
+
+// Draws the charts that are not as they should be, all with the same step. Those out of view follow once they are in
+// view again.
 async function drawAll(grid) {
   const { plotly, figures } = grid.shown;
   const titles = Object.keys(figures);
-  for (const title of titles) grid.cards[title] ??= makeCard(grid, title);
-  for (const title of Object.keys(grid.cards)) {
-    if (title in figures) continue;
-    grid.cards[title].remove();
-    delete grid.cards[title];
-  }
-  // The order of the server, whichever metric came first.
-  titles.forEach((title, place) => {
-    if (grid.children[place] !== grid.cards[title]) grid.insertBefore(grid.cards[title], grid.children[place]);
-  });
+  arrange(grid, figures);
   const Plotly = await loadPlotly(plotly);
   while (!getComputedStyle(grid).getPropertyValue("--curve-1")) await frame(); // until panel.css has loaded
   const look = palette(grid);
@@ -134,6 +166,7 @@ async function drawAll(grid) {
   for (const title of titles) {
     const card = grid.cards[title], figure = figures[title];
     if (card?.shown === figure && card.revision === figure.revision && card.ink === look.ink) continue;
+    if (card.shown && !card.isNear) continue;
     if (performance.now() - start > BUDGET_MS) {
       await frame();
       start = performance.now();
@@ -202,10 +235,10 @@ function take(shown, told) {
     live.shape = told.shape;
     shown.figures = parsed(told.figures);
   } else {
-    for (const [title, { curves, shapes, annotations }] of Object.entries(told.news)) {
-      const figure = shown.figures[title];
-      const isNew = curves.some(({ x }) => x.length) || JSON.stringify(shapes) !== figure.marks;
-      figure.marks = JSON.stringify(shapes);
+    for (const [title, { curves, shapes, annotations, ends }] of Object.entries(told.news)) {
+      const figure = shown.figures[title], marks = JSON.stringify([shapes, annotations]);
+      const isNew = curves.some(({ x }) => x.length) || marks !== figure.marks;
+      figure.marks = marks;
       if (!isNew) continue;
       curves.forEach((more, place) => {
         const trace = figure.data[place];
@@ -214,6 +247,7 @@ function take(shown, told) {
         trace.mode = more.mode;
       });
       Object.assign(figure.layout, { shapes, annotations });
+      figure.layout.yaxis = { ...figure.layout.yaxis, autorangeoptions: ends };
       figure.revision += 1;
     }
   }
@@ -245,6 +279,11 @@ async function follow(grid) {
 export default function ({ data, parentElement }) {
   const grid = parentElement.querySelector(".charts");
   grid.cards ??= {};
+  grid.heads ??= {};
+  grid.views ??= new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) target.isNear = isIntersecting;
+    if (entries.some(({ isIntersecting }) => isIntersecting)) drawAll(grid);
+  }, { rootMargin: "200px" });
   // A page that refreshes sends the same charts again, which have grown meanwhile.
   const text = JSON.stringify(data);
   if (grid.text !== text) {

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -20,15 +19,11 @@ import streamlit as st
 from src import store
 from src.models.metrics import METRICS, TOKENS, metric_info
 from src.panel.ui.assets import CURVES, PLOTLY_JS
-from src.panel.ui.points import Points, Reach, Reaches, mode, plain
-from src.store.outcome import EndReason
+from src.panel.ui.points import Reach, Reaches, plain
 from src.store.tables import Run, Status
 from src.tasks import TASKS
 
-MEAN_POINTS = 200  # of a running mean, and of how a parent went on
-MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
 PALETTE = 8  # curve colours in panel.css
-HELD_OUT = ("val/", "suite/")  # their curves begin at the second colour: the training has the first
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,9 @@ class Chart:
     curves: Mapping[str, str]  # metric name -> what the legend calls it
     format: str = ",.3~g"  # of a value, in d3's and (without ~) Python's notation
     noisy: bool = False  # many points get the mean of the last ones drawn over them
+    from_zero: bool = True  # a difference says little beside the value itself
+    falls: bool = False  # its first values may be out of all proportion to the others
+    group: str = ""  # heading above the small charts that it stands among; empty: a large one
 
 
 def _by_task(metric: str) -> dict[str, str]:
@@ -50,41 +48,54 @@ def _by_task(metric: str) -> dict[str, str]:
     return {f"{metric}/{name}": title for name, title in names.items()}
 
 
-def _of(metric: str, curves: Mapping[str, str], *, noisy: bool = False) -> Chart:
+def _of(metric: str, curves: Mapping[str, str], **more: Any) -> Chart:
     """A chart with the title, unit and format of a recorded metric, where they are known."""
     info = metric_info(metric)
     if info is None:
-        return Chart(metric, metric, curves)
-    return Chart(info.title[0].upper() + info.title[1:], info.unit, curves, info.format, noisy)
+        return Chart(metric, "", curves, from_zero=False, **more)
+    return Chart(info.title[0].upper() + info.title[1:], info.unit, curves, info.format, **more)
 
 
+SCORES, HEALTH = "Other scores", "Diagnostics"
 CHARTS = (
-    _of("train/loss", {"train/loss": "train", "val/loss": "validation"}, noisy=True),
     Chart(
         "Accuracy",
         "share of validation",
-        {"val/exact_match": "exact match", "val/token_accuracy": "tokens"}
-        | _by_task("val/exact_match"),
+        {"val/exact_match": "exact match"} | _by_task("val/exact_match"),
         METRICS["exact_match"].format,
     ),
+    _of(
+        "train/loss",
+        {"train/loss": "train", "val/loss": "validation"},
+        noisy=True,
+        from_zero=False,
+        falls=True,
+    ),
+    _of("val/token_accuracy", {"val/token_accuracy": "validation"}, group=SCORES),
     Chart(
         "Corrections",
         "share of validation",
         {"val/mends": "misspelled words mended", "val/leaves_alone": "right words left alone"},
         METRICS["mends"].format,
+        group=SCORES,
     ),
-    _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer")),
+    _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer"), group=SCORES),
     _of(
         "val/edit_distance",
         {"val/edit_distance": "validation mean"} | _by_task("val/edit_distance"),
+        group=SCORES,
     ),
-    _of("lr", {"lr": "rate"}),
-    _of("grad_norm", {"grad_norm": "norm"}, noisy=True),
-    _of("tokens_per_second", {"tokens_per_second": "tokens"}, noisy=True),
-    Chart("Memory", "GiB", {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"}, ".2f"),
+    _of("lr", {"lr": "rate"}, group=HEALTH),
+    _of("grad_norm", {"grad_norm": "norm"}, noisy=True, falls=True, group=HEALTH),
+    _of("tokens_per_second", {"tokens_per_second": "tokens"}, noisy=True, group=HEALTH),
+    Chart(
+        "Memory",
+        "GiB",
+        {"gpu/memory_gib": "GPU", "cpu/memory_gib": "process"},
+        ".2f",
+        group=HEALTH,
+    ),
 )
-
-SCORES = CHARTS[:3]  # and the loss
 
 
 def is_share(metric: str) -> bool:
@@ -102,10 +113,10 @@ def charts(names: Iterable[str]) -> list[Chart]:
     found = [chart for chart in CHARTS if chart.curves.keys() & set(names)]
     suites = dict.fromkeys(suite for name in names if (suite := suite_of(name)))
     # The scores stand together, before what tells of the training itself.
-    place = sum(chart in SCORES for chart in found)
+    place = sum(chart.group != HEALTH for chart in found)
     found[place:place] = [_of_suite(suite, names) for suite in suites]
     alone = [name for name in names if name not in known and suite_of(name) is None]
-    return found + [_of(name, {name: name}) for name in alone]
+    return found + [_of(name, {name: name}, group=HEALTH) for name in alone]
 
 
 def suite_of(metric: str) -> str | None:
@@ -121,11 +132,12 @@ def _of_suite(suite: str, names: Collection[str]) -> Chart:
     if f"{prefix}bits_per_character" in names:
         info = METRICS["bits_per_character"]
         curves = {prefix + info.name: info.title}
-        return Chart(f"Suite {suite}", info.unit, curves, info.format)
+        return Chart(f"Suite {suite}", info.unit, curves, info.format, group=SCORES)
     curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
     curves |= {f"{prefix}mends": "misspelled words mended"}
     curves |= {f"{prefix}leaves_alone": "right words left alone"}
-    return Chart(f"Suite {suite}", "share of questions", curves, METRICS["exact_match"].format)
+    form = METRICS["exact_match"].format
+    return Chart(f"Suite {suite}", "share of questions", curves, form, group=SCORES)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -193,102 +205,6 @@ def _own_curves(
 # --- drawing --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A step that is marked in every chart by a vertical line with a label."""
-
-    kind: str  # best, stop or fork: decides the colour
-    step: int
-    text: str
-
-
-def marks(run: Run) -> list[Mark]:
-    """The steps at which a run forked from its parent, ended early and was best."""
-    found = []
-    if run.parent_id and run.parent_step is not None:
-        found.append(Mark("fork", run.parent_step, "fork"))
-    early = run.end_reason in (EndReason.STOPPED, EndReason.EARLY_STOPPED)
-    if (early or run.stop_reason) and run.step:
-        words = (
-            "pruned" if run.stop_reason else "stopped" if run.status == Status.STOPPED
-            else "early stop"
-        )  # fmt: skip
-        found.append(Mark("stop", run.step, words))
-    if run.best_step:
-        found.append(Mark("best", run.best_step, "best"))
-    return found
-
-
-def figure(
-    chart: Chart, frames: Mapping[str, pd.DataFrame], *, revision: str,
-    branches: Mapping[str, pd.DataFrame] | None = None, marks: Iterable[Mark] = (),
-    points: Points | None = None,
-) -> go.Figure:  # fmt: skip
-    """A chart of these frames, with `branches` dotted, and of its curves the chosen points. The
-    reader's zoom stays while `revision` does."""
-    drawn, points = go.Figure(), points or Points()
-    shown = {name: label for name, label in chart.curves.items() if name in frames}
-    first = 1 if next(iter(shown), "").startswith(HELD_OUT) else 0
-    for number, (name, label) in enumerate(shown.items(), start=first):
-        frame = frames[name]
-        many = chart.noisy and len(frame) >= MIN_POINTS_FOR_MEAN
-        colour = number % PALETTE + 1
-        curve = {"mode": "lines", "hovertemplate": f"%{{y:{chart.format}}}", "legendrank": colour}
-        drawn.add_scatter(
-            **curve | {"mode": mode(len(frame))},
-            **points.line(frame["step"].to_numpy("int32"), frame["value"]),
-            name=label,
-            meta=last_value(frame["value"], chart.format),
-            opacity=0.35 if many else 1,
-        )
-        if many:
-            # A number that does not change with each point: the browser keeps what it has.
-            window = 2 ** int(np.log2(len(frame) / 50))
-            mean = frame["value"].rolling(window, min_periods=1).mean()
-            drawn.add_scatter(
-                **curve,
-                **points.line(frame["step"].to_numpy("int32"), mean, limit=MEAN_POINTS),
-                name=f"mean of {window} points",
-            )
-        if branches and name in branches:
-            rest = branches[name]
-            drawn.add_scatter(
-                **curve,
-                **points.line(rest["step"].to_numpy("int32"), rest["value"], limit=MEAN_POINTS),
-                name=f"{label}, not forked",
-                line_dash="dot",
-                opacity=0.7,
-            )
-    _mark(drawn, marks)
-    drawn.update_layout(
-        template="none",
-        uirevision=revision,
-        xaxis_title_text="step",
-        yaxis_title_text=chart.unit,
-        yaxis_tickformat=".0%" if chart.format.endswith("%") else None,
-        # Else the axis of a score that is 0 throughout would reach to -100%.
-        yaxis_rangemode="tozero" if chart.format.endswith("%") else "normal",
-        yaxis_exponentformat="e",
-        yaxis_minexponent=5,
-        separators=".,",
-        yaxis_separatethousands=True,
-    )
-    return drawn
-
-
-def _mark(drawn: go.Figure, marks: Iterable[Mark]) -> None:
-    """Add marks to a chart; the page gives them the theme's colours."""
-    for height, mark in enumerate(marks):
-        drawn.add_shape(
-            type="line", x0=mark.step, x1=mark.step, y0=0, y1=1, yref="paper", name=mark.kind,
-            line_dash="dot", line_width=1.5,
-        )  # fmt: skip
-        drawn.add_annotation(
-            x=mark.step, y=1 - 0.1 * height, yref="paper", text=mark.text, name=mark.kind,
-            showarrow=False, xanchor="right", yanchor="top", font_size=11,
-        )  # fmt: skip
-
-
 def last_value(values: pd.Series, form: str) -> str:
     """The last value that is not nan, formatted for the legend."""
     known = values.dropna()
@@ -331,6 +247,7 @@ def news(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
             ],
             "shapes": [one.to_plotly_json() for one in drawn.layout.shapes],
             "annotations": [one.to_plotly_json() for one in drawn.layout.annotations],
+            "ends": drawn.layout.yaxis.autorangeoptions.to_plotly_json(),
         }
         for title, drawn in figures.items()
     }

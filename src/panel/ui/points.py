@@ -49,9 +49,9 @@ class Points:
         return slice(None) if known is None else x > known
 
 
-def mode(count: int) -> str:
-    """Plotly's mode of a curve with so many points: a few have marks."""
-    return "lines+markers" if count <= MAX_POINTS_WITH_MARKS else "lines"
+def mode(count: int, most: int = MAX_POINTS_WITH_MARKS) -> str:
+    """Plotly's mode of a curve with so many points: a few, at `most`, have marks."""
+    return "lines+markers" if count <= most else "lines"
 
 
 def thin(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
