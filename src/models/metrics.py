@@ -6,6 +6,7 @@ distance is computed, rapidfuzz: command line and supervisors read the names her
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -188,18 +189,16 @@ def edit_distance(predicted: str, expected: str) -> int:
     return judge([predicted], [expected])[0].edit_distance
 
 
-def mean_edit_distance(predicted: list[str], expected: list[str]) -> float:
+def mean_edit_distance(judged: Sequence[Judgement]) -> float:
     """Mean of `Judgement.edit_distance` over the words."""
-    distances = [one.edit_distance for one in judge(predicted, expected)]
-    return sum(distances) / len(distances) if distances else math.nan
+    return sum(one.edit_distance for one in judged) / len(judged) if judged else math.nan
 
 
-def character_error_rate(predicted: list[str], expected: list[str]) -> float:
+def character_error_rate(judged: Sequence[Judgement]) -> float:
     """Insertions, deletions and substitutions over all words, for each expected character; above 1
     where much is added.
 
     nan when no character is expected.
     """
-    judged = judge(predicted, expected)
     characters = sum(one.characters for one in judged)
     return sum(one.edits for one in judged) / characters if characters else math.nan

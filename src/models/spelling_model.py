@@ -213,6 +213,13 @@ def lora_config(
     return LoraConfig(**options)
 
 
+def sort_targets(config: Any) -> None:
+    """Sort the adapted layers of a LoraConfig: PEFT makes a set of them, which each process would
+    write in another order."""
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+
+
 def adapter_to_fp32(model: Any) -> None:
     """Cast trainable weights to fp32, whatever their dtype is: 16 bits lose small updates."""
     for parameter in model.parameters():

@@ -12,18 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp
 from src.models import utils as machine
+from src.training.score_sheet import Scores
 from src.training.scoring import Row
 
 METRICS = b"spelltune.metrics"  # in the metadata of a file's table
-
-Scores = tuple[dict[str, float], pa.Table]  # metrics by name, one prediction per row
 
 
 class BaseScores:

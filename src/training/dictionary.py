@@ -50,24 +50,33 @@ def dictionary_answers(questions: Sequence[str]) -> list[str] | None:
 def dictionary_scores(predictions: pa.Table) -> dict[str, float]:
     """The metrics of the dictionary method on the questions of some predictions, with the ending
     `/dictionary`; none where they are not corrections."""
-    questions, expected = (predictions[c].to_pylist() for c in ("question", "expected"))
+    questions, expected = (tuple(predictions[c].to_pylist()) for c in ("question", "expected"))
+    return dict(_scores_of(questions, expected))
+
+
+@lru_cache(maxsize=8)  # as the nearest words
+def _scores_of(questions: tuple[str, ...], expected: tuple[str, ...]) -> dict[str, float]:
     answers = dictionary_answers(questions)
     if answers is None:
         return {}
-    values = {"exact_match": metrics.exact_match(answers, expected)}
-    values |= correction_shares(questions, expected, answers)
+    right = [metrics.same(answer, true) for answer, true in zip(answers, expected, strict=True)]
+    values = {"exact_match": metrics.share_right(right)}
+    values |= correction_shares(asked_right(questions, expected), right)
     return {f"{name}/dictionary": value for name, value in values.items()}
 
 
-def correction_shares(
-    questions: Sequence[str], expected: Sequence[str], answers: Sequence[str]
-) -> dict[str, float]:
-    """Of corrections, where some of the words are right already: the share of the misspelled ones
-    that are mended, if there are any, and of the right ones that are left alone. Nothing for other
-    questions."""
+def asked_right(questions: Sequence[str], expected: Sequence[str]) -> list[bool | None]:
+    """`asks_right_word` of each question."""
+    return [asks_right_word(*one) for one in zip(questions, expected, strict=True)]
+
+
+def correction_shares(asked: Sequence[bool | None], right: Sequence[bool]) -> dict[str, float]:
+    """Of corrections, where some of the words are right already (`asked_right`): the share of the
+    misspelled ones that are mended, if there are any, and of the right ones that are left alone, by
+    which answers are `right`. Nothing for other questions."""
     shares: dict[bool | None, list[bool]] = defaultdict(list)
-    for question, right, answer in zip(questions, expected, answers, strict=True):
-        shares[asks_right_word(question, right)].append(metrics.same(answer, right))
+    for kind, own in zip(asked, right, strict=True):
+        shares[kind].append(own)
     if True not in shares:
         return {}
     mends = {"mends": metrics.share_right(shares[False])} if shares[False] else {}

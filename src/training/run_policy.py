@@ -138,18 +138,24 @@ class RunPolicy:
             self.tokens += tokens
 
     def logged(
-        self, *, loss: float, learning_rate: float, grad_norm: float, seconds: float
+        self,
+        *,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        seconds: float,
+        memory: Mapping[str, float],
     ) -> None:
         """Report the step's values: the mean loss in nats and the seconds of training are those
-        since the last report, the gradient norm is that before clipping. A divergence ends the
-        run."""
+        since the last report, the gradient norm is that before clipping; `memory` is
+        `memory_gib`. A divergence ends the run."""
         values = {
             "train/loss": loss,
             "lr": learning_rate,
             "grad_norm": grad_norm,
             "tokens_per_second": self._new_tokens / max(seconds, 1e-9),
             **({} if self.tokens is None else {metrics.TOKENS: self.tokens}),
-            **machine.memory_gib(),
+            **memory,
         }
         self._new_tokens = 0
         self.reporter.metrics(self.step, values)

@@ -9,16 +9,14 @@ import pyarrow as pa
 import torch
 
 from src.memo import Memo
-from src.models import metrics
 from src.models.decoding import GREEDY, Decoding
 from src.models.generation import greedy_answers, sampled_answers
 from src.models.losses import IGNORED, answer_log_probabilities
 from src.models.prompt_format import PromptFormat, raw_format
 from src.models.utils import autocast, dtype_of
-from src.tasks import TASKS, task_of
 from src.text import composed
 from src.training.data_files import DataError
-from src.training.dictionary import correction_shares
+from src.training.score_sheet import Scores, ScoreSheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +112,7 @@ def score(
     decoding: Decoding = GREEDY,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, float], pa.Table] | None:
+) -> Scores | None:
     """Metrics (loss, token_accuracy, exact_match, cer, edit_distance) and one prediction per row in
     the order of `rows`; None if `stop` returned True meanwhile.
 
@@ -158,7 +156,7 @@ def score(
     finally:
         model.train(was_training)
     if decoding.is_greedy:
-        return summary(rows, log_p, predicted, hits=hits, tokens=tokens)
+        return ScoreSheet.of(rows).summary(log_p, predicted, hits=hits, tokens=tokens)
     return _of_samples(rows, log_p, predicted, samples, hits=hits, tokens=tokens)
 
 
@@ -170,10 +168,10 @@ def _of_samples(
     *,
     hits: int,
     tokens: int,
-) -> tuple[dict[str, float], pa.Table]:
-    """The `summary` of rows with several answers each, whose number is in the column `sample`."""
-    values, table = summary(
-        [row for row in rows for _ in range(samples)],
+) -> Scores:
+    """The summary of rows with several answers each, whose number is in the column `sample`."""
+    sheet = ScoreSheet.of([row for row in rows for _ in range(samples)])
+    values, table = sheet.summary(
         [total for total in log_p for _ in range(samples)],
         predicted,
         hits=hits * samples,
@@ -200,66 +198,6 @@ def texts_of(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
 
     known = _texts.setdefault(tokenizer, Memo(MAX_KNOWN_TEXTS))
     return known.of([tuple(ids) for ids in answers], decoded)
-
-
-def summary(
-    rows: Sequence[Row], log_p: Sequence[float], predicted: list[str], *, hits: int, tokens: int
-) -> tuple[dict[str, float], pa.Table]:
-    """The metrics and predictions that `score` returns, from each row's sum of log p and decoded
-    answer and from how many of all answer tokens the arg max hits."""
-    expected = [composed(row.answer).strip() for row in rows]
-    judged = metrics.judge(predicted, expected)
-    questions = [row.question for row in rows]
-    tasks = [row.task or task_of(answer) for row, answer in zip(rows, expected, strict=True)]
-    right = [
-        one.correct or (task in TASKS and TASKS[task].is_right(question, answer, said))
-        for one, task, question, answer, said in zip(
-            judged, tasks, questions, expected, predicted, strict=True
-        )
-    ]
-    table = pa.table(
-        {
-            "word": pa.array([row.word for row in rows], pa.string()),
-            "question": pa.array(questions, pa.string()),
-            "expected": pa.array(expected, pa.string()),
-            "predicted": pa.array(predicted, pa.string()),
-            "correct": pa.array(right, pa.bool_()),
-            "edit_distance": pa.array([one.edit_distance for one in judged], pa.int64()),
-            "answer_tokens": pa.array([len(row.answer_ids) for row in rows], pa.int64()),
-            "log_probability": pa.array(log_p, pa.float64()),
-            "task": pa.array(tasks, pa.string()),
-        }
-    )
-    values = {
-        "loss": -sum(log_p) / tokens if tokens else float("nan"),
-        "token_accuracy": metrics.token_accuracy(hits, tokens),
-        **_distances(predicted, expected, right),
-        **correction_shares(questions, expected, predicted),
-    }
-    places: dict[str, list[int]] = {}
-    for place, task in enumerate(tasks):
-        places.setdefault(task, []).append(place)
-    # Where a task is told from the answer alone, one of a single letter looks the same in both.
-    pairs = zip(rows, tasks, expected, strict=True)
-    if len({task for row, task, answer in pairs if row.task or len(answer) > 1}) > 1:
-        for task, own in sorted(places.items()):
-            ending = task.replace(" ", "_")
-            found = _distances(
-                [predicted[at] for at in own],
-                [expected[at] for at in own],
-                [right[at] for at in own],
-            )
-            values |= {f"{name}/{ending}": value for name, value in found.items()}
-    return values, table
-
-
-def _distances(predicted: list[str], expected: list[str], right: list[bool]) -> dict[str, float]:
-    """Metrics of the generated answers of some rows."""
-    return {
-        "exact_match": metrics.share_right(right),
-        "cer": metrics.character_error_rate(predicted, expected),
-        "edit_distance": metrics.mean_edit_distance(predicted, expected),
-    }
 
 
 def _batches(order: list[int], size: int) -> Iterator[list[int]]:

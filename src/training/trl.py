@@ -17,7 +17,8 @@ from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from src.models.losses import IGNORED, answer_loss
-from src.models.spelling_model import adapter_to_fp32
+from src.models.spelling_model import adapter_to_fp32, sort_targets
+from src.models.utils import memory_gib
 from src.training import checkpointing
 from src.training.row_order import Shuffled
 from src.training.run_policy import RunPolicy
@@ -98,6 +99,7 @@ class SpellingTrainer(SFTTrainer):
             learning_rate=logs["learning_rate"],
             grad_norm=logs.get("grad_norm", math.nan),
             seconds=self.clock.seconds(),
+            memory=memory_gib(),
         )
         self._follow_policy()
 
@@ -163,6 +165,8 @@ class SpellingTrainer(SFTTrainer):
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the adapter in PEFT's format, and the tokenizer beside it."""
+    for config in model.peft_config.values():
+        sort_targets(config)
     # The base's embeddings are never trained, so they never belong to the adapter.
     model.save_pretrained(str(folder), save_embedding_layers=False)
     tokenizer.save_pretrained(str(folder))

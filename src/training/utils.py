@@ -27,7 +27,7 @@ class Reporter(Protocol):
 
     def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None:
         """Store the predictions of one evaluation of `split` (validation or test), one row per
-        question, as `scoring.summary` gives them."""
+        question, as `ScoreSheet.summary` gives them."""
 
     def checkpoint(self, step: int, path: Path, is_best: bool) -> None:
         """Record a complete checkpoint directory."""

@@ -9,10 +9,16 @@ from src.models.metrics import (
     character_error_rate,
     edit_distance,
     exact_match,
+    judge,
     mean_edit_distance,
     token_accuracy,
 )
-from src.training.dictionary import correction_shares, dictionary_scores, nearest_words
+from src.training.dictionary import (
+    asked_right,
+    correction_shares,
+    dictionary_scores,
+    nearest_words,
+)
 
 
 def test_exact_match_counts_case_but_no_surrounding_space() -> None:
@@ -22,13 +28,14 @@ def test_exact_match_counts_case_but_no_surrounding_space() -> None:
 def test_a_swap_is_one_edit() -> None:
     assert edit_distance("recieve", "receive") == 1
     assert edit_distance("", "cat") == 3
-    assert mean_edit_distance(["recieve", "cat"], ["receive", "cart"]) == 1
+    assert mean_edit_distance(judge(["recieve", "cat"], ["receive", "cart"])) == 1
 
 
 def test_character_error_rate_counts_a_swap_as_two_and_weighs_by_length() -> None:
     # 2 edits in `receive` (7), 1 in `cart` (4).
-    assert character_error_rate(["recieve", "cat"], ["receive", "cart"]) == pytest.approx(3 / 11)
-    assert character_error_rate(["aaaa"], ["b"]) == 4
+    judged = judge(["recieve", "cat"], ["receive", "cart"])
+    assert character_error_rate(judged) == pytest.approx(3 / 11)
+    assert character_error_rate(judge(["aaaa"], ["b"])) == 4
 
 
 def test_token_accuracy() -> None:
@@ -37,8 +44,8 @@ def test_token_accuracy() -> None:
 
 def test_no_words_is_not_a_score() -> None:
     assert math.isnan(exact_match([], []))
-    assert math.isnan(mean_edit_distance([], []))
-    assert math.isnan(character_error_rate([], []))
+    assert math.isnan(mean_edit_distance([]))
+    assert math.isnan(character_error_rate([]))
     assert math.isnan(token_accuracy(0, 0))
 
 
@@ -51,14 +58,16 @@ def test_mends_and_leaves_alone_are_told_apart() -> None:
     asked = ["recieve", "farmer", "wierd", "house"]
     questions = [f"Correct the spelling: {word}" for word in asked]
     expected = ["receive", "farmer", "weird", "house"]
-    found = correction_shares(questions, expected, ["receive", "former", "wired", "house"])
-    assert found == {"mends": 1 / 2, "leaves_alone": 1 / 2}
+    kinds = asked_right(questions, expected)
+    assert kinds == [False, True, False, True]
+    assert correction_shares(kinds, [True, False, False, True]) == {
+        "mends": 1 / 2, "leaves_alone": 1 / 2
+    }  # fmt: skip
     # Nothing to tell apart where no word is right already, or it is no correction.
-    assert correction_shares(questions[::2], expected[::2], expected[::2]) == {}
-    assert correction_shares(["farmer"], ["farmer"], ["farmer"]) == {}
+    assert correction_shares(kinds[::2], [True, True]) == {}
+    assert correction_shares(asked_right(["farmer"], ["farmer"]), [True]) == {}
     # And no share of misspelled words where there are none: no words is not a score.
-    alone = correction_shares(questions[1::2], expected[1::2], ["former", "house"])
-    assert alone == {"leaves_alone": 1 / 2}
+    assert correction_shares(kinds[1::2], [False, True]) == {"leaves_alone": 1 / 2}
 
 
 def test_the_dictionary_takes_the_nearest_word() -> None:

@@ -18,6 +18,7 @@ from src.config import load_config
 from src.memo import Memo
 from src.models import metrics
 from src.training import scoring
+from src.training.score_sheet import ScoreSheet
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
 from tests.helpers.store import MISSPELLED, fill_predictions, fill_run, two_runs
@@ -206,12 +207,12 @@ def test_scores_are_also_given_by_task_where_there_are_two():
     pairs = [("w o r d", "w o r d"), ("t h e n", "t h e m"), ("word", "wodr")]
     rows = [scoring.Row(e, e, e, [1], [2, 3]) for e, _ in pairs]
     answers = [answer for _, answer in pairs]
-    values, _ = scoring.summary(rows, [-1.0] * 3, answers, hits=3, tokens=6)
+    values, _ = ScoreSheet.of(rows).summary([-1.0] * 3, answers, hits=3, tokens=6)
     assert values["exact_match"] == pytest.approx(1 / 3)
     assert (values["exact_match/spell_out"], values["exact_match/word"]) == (1 / 2, 0)
     assert (values["cer/spell_out"], values["cer/word"]) == (1 / 14, 2 / 4)
     assert (values["edit_distance/spell_out"], values["edit_distance/word"]) == (1 / 2, 1)
-    alone, _ = scoring.summary(rows[:2], [-1.0] * 2, answers[:2], hits=3, tokens=4)
+    alone, _ = ScoreSheet.of(rows[:2]).summary([-1.0] * 2, answers[:2], hits=3, tokens=4)
     assert set(alone) == {"loss", "token_accuracy", "exact_match", "cer", "edit_distance"}
 
 

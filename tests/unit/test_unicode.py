@@ -24,6 +24,7 @@ from src.training.data_import import import_data
 from src.training.data_loaders import load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
+from src.training.score_sheet import ScoreSheet
 from src.training.suites import Suite
 from tests.helpers import tiny
 from tests.helpers.store import fill_run
@@ -68,7 +69,7 @@ def test_the_right_answer_is_right_whatever_the_tokenizer_makes_of_accents(norma
     rows = scoring.encode(words, frame, raw_format(TEMPLATE))
     given = [scoring.until(row.answer_ids, words.eos_token_id) for row in rows]
     texts = scoring.texts_of(words, given)
-    values, predictions = scoring.summary(rows, [0.0] * len(rows), texts, hits=1, tokens=1)
+    values, predictions = ScoreSheet.of(rows).summary([0.0] * len(rows), texts, hits=1, tokens=1)
     assert values["exact_match"] == 1 and values["cer"] == 0
     assert predictions["expected"].to_pylist() == 2 * [
         unicodedata.normalize("NFC", w) for w in WORDS
@@ -219,7 +220,7 @@ def test_find_takes_either_form(tmp_path):
 def test_scores_and_kinds_do_not_see_the_form():
     assert metrics.exact_match([apart("café")], ["café"]) == 1
     assert metrics.edit_distance(apart("cafe"), "café") == 1
-    assert metrics.character_error_rate([apart("café")], ["café"]) == 0
+    assert metrics.character_error_rate(metrics.judge([apart("café")], ["café"])) == 0
     assert kinds.kind_of("café", apart("café")) == ""
     assert kinds.edits("café", apart("cafè")) == kinds.edits("café", "cafè")
     wrong = predictions(apart).assign(predicted=[*map(apart, WORDS[1:]), "x"], correct=False)

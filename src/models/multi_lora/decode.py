@@ -24,7 +24,9 @@ from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.loss import softcap_
 from src.models.multi_lora.rows import FlatRows
 
-CHUNK = 4096  # tokens whose logits exist at once
+# Tokens whose logits exist at once: no fewer on any device, and on a GPU as many as have this many
+# logits, since a small vocabulary would take many small products.
+MIN_CHUNK, LOGITS_AT_ONCE = 4096, 2**26
 
 
 @torch.no_grad()
@@ -54,10 +56,10 @@ def teacher_forced(
                 kernels,
             )
         )
-    hidden = torch.cat(parts)
+    hidden, chunk = torch.cat(parts), _chunk(base)
     log_p, hits, clear = [], [], []
     for tokens, labels in zip(
-        hidden.flatten(0, 1).split(CHUNK), targets.flatten().split(CHUNK), strict=True
+        hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True
     ):
         logits = _logits(tokens, base)
         scores, best = kernels.row_scores(logits, labels, base.vocabulary)
@@ -228,13 +230,20 @@ class _Cache:
 
 def _most_likely(hidden: torch.Tensor, base: FrozenBase, kernels: KernelSet) -> torch.Tensor:
     """The arg max over the vocabulary at each of hidden (tokens, D)."""
-    no_target = torch.full((CHUNK,), IGNORED, device=hidden.device)
+    no_target = torch.full((len(hidden),), IGNORED, device=hidden.device)
     return torch.cat(
         [
             kernels.row_scores(_logits(rows, base), no_target[: len(rows)], base.vocabulary)[1]
-            for rows in hidden.split(CHUNK)
+            for rows in hidden.split(_chunk(base))
         ]
     )
+
+
+def _chunk(base: FrozenBase) -> int:
+    """Tokens whose logits are computed at once."""
+    if base.device.type == "cpu":
+        return MIN_CHUNK
+    return max(MIN_CHUNK, LOGITS_AT_ONCE // len(base.head))
 
 
 def _logits(hidden: torch.Tensor, base: FrozenBase) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from src.models.multi_lora.snapshot import Snapshot
 from src.models.multi_lora.step import ARITHMETIC, Options
+from src.models.utils import memory_gib
 from src.training.background import Background, Call, call_here
 from src.training.base_scores import BaseScores
 from src.training.packed import files
@@ -21,8 +22,9 @@ from src.training.packed.eligibility import refusal
 from src.training.packed.ends import Ends
 from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import End, PackedRun, RunSpec
-from src.training.packed.scorer import Scorer, Scores, score_alike
+from src.training.packed.scorer import Scorer, score_alike
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
+from src.training.score_sheet import Scores
 from src.training.threads import set_threads_of_a_pack
 from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
@@ -80,12 +82,8 @@ class _Engine:
         self.specs, self.limit = specs, slots or specs[0].config.pack_size
         self.queue, self.wait, self.call = RunQueue(specs, more), wait, call
         on_gpu = torch.cuda.is_available()
-        self.options = options or Options(
-            graphs=on_gpu,
-            kernels=on_gpu,
-            flat=on_gpu,
-            at_once=ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU,
-        )
+        at_once = ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU
+        self.options = options or Options(on_gpu, on_gpu, flat=on_gpu, at_once=at_once)
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.background = Background()
@@ -217,9 +215,10 @@ class _Engine:
 
     def _after(self, results: list[list[list[float]]]) -> None:
         """Log, evaluate, save and end runs after steps; `numbers` is (steps, 3, slots)."""
+        memory = memory_gib()  # once: PyTorch takes as long for it as for many steps
         for run in list(self.slots.runs):
             own = [tuple(row[run.slot] for row in step) for step in results]
-            self._alone(run, run.log, own, self.block_seconds)
+            self._alone(run, run.log, own, self.block_seconds, memory)
         self._evaluate([run for run in self.slots.runs if run.policy.evaluation_due])
         with self.spent.on("waiting"):
             self._save([run for run in self.slots.runs if run.policy.save_due])

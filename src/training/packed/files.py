@@ -16,7 +16,7 @@ from src.models.multi_lora.adapters import LoraPair, from_peft, to_peft, zeros_l
 from src.models.multi_lora.optimizer import Optimizer
 from src.models.multi_lora.snapshot import Snapshot, SnapshotRow
 from src.models.multi_lora.step import AdapterState, Pack
-from src.models.spelling_model import lora_config
+from src.models.spelling_model import lora_config, sort_targets
 from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
 from src.training.utils import TrainingError
@@ -40,8 +40,7 @@ class AdapterFiles:
         tensors = to_peft(self.layer_names, adapter.params)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = lora_config(**self.lora)
-        # PEFT makes a set of them, whose order differs from process to process.
-        config.target_modules = list(self.lora["targets"])
+        sort_targets(config)
         config.save_pretrained(str(folder))
         for name, content in self.tokenizer.items():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,9 +101,15 @@ class PackedRun:
         """The learning rate of step `step` (from 0)."""
         return float(self.config.training.learning_rate * self.factor(step))
 
-    def log(self, steps: Sequence[tuple[float, ...]], seconds: float) -> None:
+    def log(
+        self,
+        steps: Sequence[tuple[float, ...]],
+        seconds: float,
+        memory: Mapping[str, float],
+    ) -> None:
         """Count steps, each (loss, gradient norm, 1 if the adapter took it), and log. They took
-        `seconds` together, as the clock goes from one read of the device to the next."""
+        `seconds` together, as the clock goes from one read of the device to the next; `memory` is
+        what the process uses then."""
         policy, every = self.policy, self.config.training.logging_steps
         # Before the steps: when they were computed, a stop asked for now was not known.
         policy.look_for_stop()
@@ -121,7 +127,10 @@ class PackedRun:
             last = policy.over and number == len(steps)
             if last or self.step == 1 or self.step % every == 0:
                 mean = sum(self.losses) / len(self.losses)
-                policy.logged(loss=mean, learning_rate=rate, grad_norm=norm, seconds=self.seconds)
+                policy.logged(
+                    loss=mean, learning_rate=rate, grad_norm=norm, seconds=self.seconds,
+                    memory=memory,
+                )  # fmt: skip
                 self.losses, self.seconds = [], 0.0
                 if policy.early_stop:
                     return

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
-from src.models.losses import IGNORED
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.decode import greedy_tokens, teacher_forced
@@ -17,11 +15,16 @@ from src.models.multi_lora.forward import KernelSet
 from src.models.multi_lora.graphs import GraphPool
 from src.models.multi_lora.step import Options
 from src.training import scoring
-from src.training.base_scores import BaseScores, Scores
-from src.training.packed.arrays import ExampleArrays
+from src.training.base_scores import BaseScores
+from src.training.packed.asked import AskedRows, Part, together
 from src.training.packed.run import PackedRun
+from src.training.score_sheet import Scores
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
+
+# Rows of all adapters that a GPU is given at once: it computes thousands in the time that the host
+# takes to ask for them. A CPU takes them by batches, whose padding it would have to compute.
+ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Scorer:
     context: int | None
     options: Options = field(default_factory=Options)
     _graphs: GraphPool = field(default_factory=GraphPool, init=False)
+    _asked: dict[tuple[int, ...], AskedRows] = field(default_factory=dict, init=False)
 
     @property
     def _kernels(self) -> KernelSet:
@@ -49,6 +53,7 @@ class Scorer:
         *,
         batch_size: int,
         max_new_tokens: int | None,
+        rows_at_once: int = ROWS_AT_ONCE,
         progress: Callable[[int], None] = lambda done: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[Scores] | None:
@@ -58,144 +63,167 @@ class Scorer:
         the number of rows done.
 
         Batches are those of `scoring.score`, longest rows first, because the room for an answer is
-        a batch's own. Like there, answers that teacher forcing tells are not decoded.
+        a batch's own; several are computed together where they are `rows_at_once` at most and fit.
+        Like there, answers that teacher forcing tells are not decoded.
         """
-        rows = [list(own) for _, own in members]
-        orders = [sorted(range(len(r)), key=lambda i, r=r: len(r[i]), reverse=True) for r in rows]  # type: ignore[misc]
-        log_p = [np.zeros(len(own)) for own in rows]
-        predicted = [[""] * len(own) for own in rows]
-        hits, tokens = [0] * len(rows), [0] * len(rows)
-        budgets = [max_new_tokens or scoring.longest_answer(own) + 8 for own in rows]
-        at_once = self._at_once(rows, batch_size, max(budgets, default=1))
+        asked = [self._asked_rows(rows, batch_size, max_new_tokens) for _, rows in members]
+        fitting = self._fitting_rows(asked)
+        if self.base.device.type == "cpu":
+            rows_at_once = 0
+        results: list[Scores] = []
+        at_once = max(1, fitting // min(batch_size, max(map(len, asked), default=1) or 1))
         for first in range(0, len(members), at_once):
-            group = range(first, min(first + at_once, len(members)))
-            stacks = stacks_of([members[index][0] for index in group])
-            for start in range(0, max(len(rows[index]) for index in group), batch_size):
+            own = asked[first : first + at_once]
+            stacks = stacks_of([slot for slot, _ in members[first : first + at_once]])
+            most = max(map(len, own))
+            batches = max(1, min(fitting, rows_at_once) // len(own) // batch_size)
+            found = [_Answered(len(one)) for one in own]
+            for start in range(0, most, batches * batch_size):
                 if stop():
                     return None
                 progress(start)
-                chosen = [orders[index][start : start + batch_size] for index in group]
-                # Members of the same data share their batches, which are laid out once.
-                shared: dict[tuple[int, ...], ExampleArrays] = {}
-                batches = []
-                for i, own in zip(group, chosen, strict=True):
-                    key = (id(members[i][1]), *own)
-                    if key not in shared:
-                        batch = [rows[i][at] for at in own]
-                        shared[key] = ExampleArrays.of(batch, self.tokenizer.pad_token_id)
-                    batches.append(shared[key])
-                sums, clear, hit = self._forced(stacks, batches)
-                answers = self._answers(stacks, batches, clear, [budgets[index] for index in group])
-                # In one call, of the answers that no member gave before.
-                texts = iter(scoring.texts_of(self.tokenizer, list(chain(*answers))))
-                for place, (index, own) in enumerate(zip(group, chosen, strict=True)):
-                    if not own:
-                        continue
-                    log_p[index][own] = sums[place][: len(own)]
-                    hits[index] += int(hit[place])
-                    tokens[index] += int(batches[place].answers.sum())
-                    for at, text in zip(own, texts, strict=False):
-                        predicted[index][at] = text
-        return [
-            scoring.summary(own, log_p[i].tolist(), predicted[i], hits=hits[i], tokens=tokens[i])
-            for i, own in enumerate(rows)
-        ]
+                parts = [one.part(start, start + batches * batch_size) for one in own]
+                clear = self._forced(stacks, parts, found, start)
+                self._answer(stacks, parts, clear, found, start)
+            results += [of.scores(one) for one, of in zip(own, found, strict=True)]
+        return results
 
-    def _at_once(self, rows: Sequence[Sequence[scoring.Row]], batch_size: int, budget: int) -> int:
-        """Adapters whose keys and values fit beside each other."""
-        g = self.base.geometry
-        longest = max((len(row.prompt_ids) for own in rows for row in own), default=1) + budget
-        batch = min(batch_size, max(map(len, rows), default=1))
-        numbers = 2 * len(self.base.layers) * g.num_key_value_heads * g.head_dim * longest * batch
+    def _asked_rows(
+        self, rows: Sequence[scoring.Row], batch_size: int, max_new_tokens: int | None
+    ) -> AskedRows:
+        """The rows as they are asked, laid out once for all evaluations of all adapters."""
+        key = id(rows), batch_size, max_new_tokens or 0
+        known = self._asked.get(key)
+        if known is None or known.given is not rows:
+            known = AskedRows.of(rows, self.tokenizer, self.context, batch_size, max_new_tokens)
+            self._asked[key] = known
+        return known
+
+    def _fitting_rows(self, asked: Sequence[AskedRows]) -> int:
+        """Rows whose keys, values and activations fit into memory beside each other."""
+        g, layer = self.base.geometry, self.base.layers[0]
+        longest = max((one.longest_prompt + one.budget for one in asked), default=1)
+        numbers = 2 * len(self.base.layers) * g.num_key_value_heads * g.head_dim
         room = CPU_CACHE_BYTES
         if self.base.device.type == "cuda":
             room = torch.cuda.mem_get_info()[0] // 3
-        return max(1, room // max(1, numbers * self.base.dtype.itemsize))
+            widths = [linear.weight.shape for linear in layer.linears]
+            numbers += 2 * max(map(max, widths))
+        return max(1, room // (longest * numbers * self.base.dtype.itemsize))
 
     def _forced(
-        self, stacks: list[LoraStack], batches: Sequence[ExampleArrays]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sum of log p of each row's answer, and True where its answer is the greedy one, both
-        (adapters, rows); hits of each adapter."""
-        count, length = (max(batch.ids.shape[axis] for batch in batches) for axis in (0, 1))
-        answers = max(int(batch.answers.sum()) for batch in batches)
-        ids = np.full((len(batches), count, length), self.tokenizer.pad_token_id, dtype=np.int64)
-        positions = np.zeros((len(batches), answers), dtype=np.int64)
-        targets = np.full((len(batches), answers), IGNORED, dtype=np.int64)
-        laid: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for k, batch in enumerate(batches):
-            if id(batch) not in laid:
-                laid[id(batch)] = batch.labelled(np.arange(len(batch.ids)), length)
-            places, labels = laid[id(batch)]
-            ids[k, : len(batch.ids), : batch.ids.shape[1]] = batch.ids
-            positions[k, : len(places)], targets[k, : len(places)] = places, labels
-        place = self.base.device
-        log_p, hits, clear = teacher_forced(
-            self.base,
-            stacks,
-            *(torch.from_numpy(part).to(place) for part in (ids, positions, targets)),
-            kernels=self._kernels,
-        )
-        sums, all_clear = (
-            np.zeros((len(batches), count)),
-            np.ones((len(batches), count), dtype=bool),
-        )
-        at = np.arange(len(batches))[:, None], positions // length
-        np.add.at(sums, at, log_p.double().cpu().numpy())
-        np.logical_and.at(all_clear, at, clear.cpu().numpy() | (targets == IGNORED))
-        return sums, all_clear, hits.sum(1).cpu().numpy()
+        self, stacks: list[LoraStack], parts: Sequence[Part], found: "list[_Answered]", start: int
+    ) -> list[np.ndarray]:
+        """Note each answer's sum of log p and its hits; True for each row of each part whose answer
+        is the greedy one."""
+        which, distinct = together(parts)
+        ids, positions, targets = self._laid(distinct)
+        place = torch.as_tensor(which, device=ids.device)
+        log_p, hits, clear = (
+            values.cpu().numpy()
+            for values in teacher_forced(
+                self.base, stacks, ids[place], positions[place], targets[place],
+                kernels=self._kernels,
+            )
+        )  # fmt: skip
+        told = []
+        for k, part in enumerate(parts):
+            if not part.count:
+                told.append(np.ones(0, dtype=bool))
+                continue
+            own = slice(0, part.answer_tokens)
+            sums = np.add.reduceat(log_p[k, own].astype(np.float64), part.answer_starts)
+            found[k].log_p[start : start + part.count] = sums
+            found[k].hits += int(hits[k].sum())
+            found[k].tokens += part.answer_tokens
+            told.append(np.logical_and.reduceat(clear[k, own], part.answer_starts))
+        return told
 
-    def _answers(
+    def _laid(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        """Token ids (D, B, T), answer positions and targets (D, N) of these parts, on the device.
+
+        A part that all members share is kept there for their next evaluation.
+        """
+        if len(parts) == 1 and parts[0].on_device is not None:
+            return parts[0].on_device
+        rows, length = (max(part.ids.shape[axis] for part in parts) for axis in (0, 1))
+        answers = max(part.answer_tokens for part in parts)
+        laid = [part.laid(rows, length, answers, self.tokenizer.pad_token_id) for part in parts]
+        tensors = [
+            torch.from_numpy(np.stack(arrays)).to(self.base.device)
+            for arrays in zip(*laid, strict=True)
+        ]
+        if len(parts) == 1:
+            parts[0].on_device = tensors
+        return tensors
+
+    def _answer(
         self,
         stacks: list[LoraStack],
-        batches: Sequence[ExampleArrays],
-        clear: np.ndarray,  # (adapters, rows) True where the answer is the greedy one
-        budgets: Sequence[int],
-    ) -> list[list[list[int]]]:
-        """The tokens of each row's greedy answer, up to EOS. Only those that the true answers do
+        parts: Sequence[Part],
+        clear: Sequence[np.ndarray],  # (rows,) each: True where the answer is the greedy one
+        found: "list[_Answered]",
+        start: int,
+    ) -> None:
+        """Note the text of each row's greedy answer, up to EOS. Only those that the true answers do
         not tell are decoded."""
         eos = self.tokenizer.eos_token_id
-        rooms = list(budgets)
-        if self.context:
-            rooms = [
-                min(room, self.context - int(batch.prompts.max(initial=0)))
-                for room, batch in zip(budgets, batches, strict=True)
-            ]
-        rooms = [max(room, 1) for room in rooms]
-        right: dict[tuple[int, int], list[list[int]]] = {}  # of members that share their batch
-        for batch, room in zip(batches, rooms, strict=True):
-            if (id(batch), room) not in right:
-                answers = (batch.answer(row)[:room] for row in range(len(batch.ids)))
-                right[id(batch), room] = [scoring.until(answer, eos) for answer in answers]
-        found = [[*right[id(b), room]] for b, room in zip(batches, rooms, strict=True)]
-        missed = [np.flatnonzero(~own[: len(f)]) for own, f in zip(clear, found, strict=True)]
+        for part, own in zip(parts, found, strict=True):
+            own.texts[start : start + part.count] = part.true_texts
+        missed = [np.flatnonzero(~own) for own in clear]
         count = max(map(len, missed))
         if not count:
-            return found
-        longest = max(
-            int(b.prompts[m].max(initial=0)) for b, m in zip(batches, missed, strict=True)
-        )
-        ids = np.full((len(batches), count, longest), self.tokenizer.pad_token_id, dtype=np.int64)
-        lengths = np.ones((len(batches), count), dtype=np.int64)
-        limits = np.zeros((len(batches), count), dtype=np.int64)
-        for k, (batch, rows, room) in enumerate(zip(batches, missed, rooms, strict=True)):
+            return
+        longest = max(int(part.prompts[m].max(initial=0))
+                      for part, m in zip(parts, missed, strict=True))  # fmt: skip
+        ids = np.full((len(parts), count, longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        lengths = np.ones((len(parts), count), dtype=np.int64)
+        limits = np.zeros((len(parts), count), dtype=np.int64)
+        for k, (part, rows) in enumerate(zip(parts, missed, strict=True)):
             # The tokens after a prompt are read by nothing, as padding.
-            width = min(longest, batch.ids.shape[1])
-            ids[k, : len(rows), :width] = batch.ids[rows, :width]
-            lengths[k, : len(rows)], limits[k, : len(rows)] = batch.prompts[rows], room
+            width = min(longest, part.ids.shape[1])
+            ids[k, : len(rows), :width] = part.ids[rows, :width]
+            lengths[k, : len(rows)], limits[k, : len(rows)] = part.prompts[rows], part.rooms[rows]
         place = self.base.device
         tokens = greedy_tokens(
             self.base,
             stacks,
-            *(torch.from_numpy(part).to(place) for part in (ids, lengths, limits)),
+            *(torch.from_numpy(array).to(place) for array in (ids, lengths, limits)),
             eos=eos,
             kernels=self._kernels,
             graphs=self._graphs if self.options.graphs else None,
         ).tolist()
-        for own, rows, decoded in zip(found, missed, tokens, strict=True):
-            for row, answer in zip(rows, decoded, strict=False):
-                own[row] = scoring.until(answer, eos)
-        return found
+        answers = [
+            scoring.until(answer, eos)
+            for rows, decoded in zip(missed, tokens, strict=True)
+            for answer in decoded[: len(rows)]
+        ]
+        # In one call, of the answers that no member gave before.
+        texts = iter(scoring.texts_of(self.tokenizer, answers))
+        for rows, own in zip(missed, found, strict=True):
+            for row in rows.tolist():
+                own.texts[start + row] = next(texts)
+
+
+@dataclass
+class _Answered:
+    """The answers of one adapter, in the order in which it was asked."""
+
+    count: int
+    hits: int = 0
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.log_p = np.zeros(self.count)
+        self.texts = [""] * self.count
+
+    def scores(self, asked: AskedRows) -> Scores:
+        """The metrics and predictions, in the order of the rows."""
+        log_p, texts = np.zeros(self.count), [""] * self.count
+        log_p[asked.order] = self.log_p
+        for place, text in zip(asked.order, self.texts, strict=True):
+            texts[place] = text
+        return asked.sheet.summary(log_p.tolist(), texts, hits=self.hits, tokens=self.tokens)
 
 
 def score_alike(
@@ -252,7 +280,7 @@ def score_runs(
         asked = run.config.evaluation
         groups.setdefault((asked.batch_size, asked.max_new_tokens), []).append(run)
     for (batch_size, max_new_tokens), group in groups.items():
-        count = len(group)
+        count, rows_at_once = len(group), ROWS_AT_ONCE
         while group:
             part, waiting = group[:count], group[count:]
             try:
@@ -261,13 +289,14 @@ def score_runs(
                     [(run.slot, run.examples.rows[split]) for run in part],
                     batch_size=batch_size,
                     max_new_tokens=max_new_tokens,
+                    rows_at_once=rows_at_once,
                     progress=partial(_progress, part, split),
                     stop=partial(_all_stopped, part),
                 )
             except torch.OutOfMemoryError:
                 if count == 1:
                     raise
-                count = -(-count // 2)
+                count, rows_at_once = -(-count // 2), 0
                 torch.cuda.empty_cache()
                 continue
             if scores is None:
