@@ -8,13 +8,15 @@ from typing import Any
 import streamlit as st
 
 from src.config import RunConfig, settings, with_overrides
-from src.format import counted, full_stop, whole_number
+from src.format import as_sentence, counted, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import guarded, html, navigation, query_params
+from src.panel.ui.problems import Problem, draw_list
 from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
 SEEDS = "number of seeds"  # key of the field
+LAST_DATA = "data as last read"  # in the session: of which start, and the preview
 MAX_SEEDS = 20  # runs of one press
 
 
@@ -47,10 +49,12 @@ def page() -> None:
             draw_problem_count(problems)
             draw_launch_button(config, problems)
         draw_seeds(config)
-        draw_problems(problems, can_check_again=bool(outside))
+        draw_list(in_order(problems))
+        if outside:
+            guarded.button("Check again", on_click=data_check.check_again)
         if config:
             for text in widgets.notes_beside(fields):
-                st.html(f'<p class="note">{escape(full_stop(text))}</p>')
+                st.html(f'<p class="note">{escape(as_sentence(text))}</p>')
             measure_button.draw(config, held=bool(outside))
             draw_sizes(config, preview)
         form.draw_changes(origin, base, texts)
@@ -59,23 +63,44 @@ def page() -> None:
     with left:
         start.draw(origin, base)
         widgets.draw_first(fields)
-        if config and not problems:
-            st.html("<h2>Data</h2>")
-            if preview:
-                data_check.draw_preview(preview)
-            else:
-                data_check.wait_beside(config)
+        draw_data(config if not problems else None, preview, origin)
         widgets.draw_rest(fields)
+
+
+def draw_data(config: RunConfig | None, preview: Mapping[str, Any] | None, origin: str) -> None:
+    """Draw what is known of the data. Where nothing can be read now, or not yet, what was read last
+    stays, so that what stands below it does not jump."""
+    if preview:
+        st.session_state[LAST_DATA] = (origin, preview)
+    of, last = st.session_state.get(LAST_DATA, (None, None))
+    last = preview or (last if of == origin else None)
+    if not (config or last):
+        return
+    is_old = last and not preview
+    st.html(f"<h2>Data{' <small>as last read</small>' if is_old else ''}</h2>")
+    if config and not preview:
+        data_check.wait_beside(config)
+    if last:
+        data_check.draw_preview(last)
+
+
+def in_order(problems: Mapping[str, str]) -> list[Problem]:
+    """The problems with what their fields are called, in the order of the form."""
+    known = {setting.name: setting for setting in settings()}
+    order = list(dict.fromkeys([*words.first(), *known]))
+    found = sorted(problems, key=lambda n: order.index(n) if n in order else -1)
+    return [
+        Problem(words.label(known[n]), words.problem(problems[n]), f"set {n}")
+        if n in known else Problem(n, words.problem(problems[n])) for n in found
+    ]  # fmt: skip
 
 
 def draw_problem_count(problems: Mapping[str, str]) -> None:
     """Draw how many problems there are, and at which fields, for a window too narrow for them."""
-    if not problems:
-        return
-    labels = {setting.name: words.label(setting) for setting in settings()}
-    fields = escape(", ".join(labels.get(name, name) for name in problems))
-    many = counted(len(problems), "problem")
-    st.html(f'<p class="launch-problems"><b>{many}:</b> {fields}</p>')
+    if problems:
+        fields = escape(", ".join(one.label for one in in_order(problems)))
+        many = counted(len(problems), "problem")
+        st.html(f'<p class="launch-problems"><b>{many}:</b> {fields}</p>')
 
 
 def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) -> None:
@@ -144,22 +169,6 @@ def launch(config: RunConfig, many: int) -> str:
             for number in range(many)
         ]
     )[0]
-
-
-def draw_problems(problems: Mapping[str, str], *, can_check_again: bool) -> None:
-    """Draw what prevents the launch, and a button to repeat the check of what lies outside."""
-    if not problems:
-        return
-    known = {setting.name: setting for setting in settings()}
-    called = {name: words.label(setting) for name, setting in known.items()}
-    items = "".join(
-        f"<li>{escape(called.get(name, ''))} <code>{escape(name)}</code> "
-        f"{escape(words.problem(known.get(name), text))}</li>"
-        for name, text in problems.items()
-    )
-    st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
-    if can_check_again:
-        guarded.button("Check again", on_click=data_check.check_again)
 
 
 def draw_sizes(config: RunConfig, preview: Mapping[str, Any] | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
-from src.format import full_stop
+from src.format import as_sentence, full_stop
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, live, tabs, view
 from src.panel.ui import guarded, html, navigation, tab
@@ -74,7 +74,7 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
         if note:
-            st.html(f'<p class="note">{escape(full_stop(note[:1].upper() + note[1:]))}</p>')
+            st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
     st.html(view.facts(found))
     buttons.draw(found)
     if found.trials.empty:

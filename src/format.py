@@ -87,6 +87,13 @@ def full_stop(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
+def as_sentence(text: str) -> str:
+    """The text as a sentence: with a capital, unless it begins with a name or a path, and a full
+    stop."""
+    text = full_stop(text)
+    return text[0].upper() + text[1:] if re.match(r"[a-z]+[,;]?(?=\s|$)", text) else text
+
+
 def duration(seconds: float | None) -> str:
     """`8 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`."""
     if seconds is None:

@@ -296,18 +296,13 @@ def _problems(error: ValidationError, schema: type[BaseModel]) -> dict[str, str]
     problems: dict[str, str] = {}
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
-        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = _unknown(name, str(item["loc"][-1]), item["input"], schema)
-        elif item["type"] == "missing":
-            message = "no value given"
         elif item["type"] in ("model_type", "model_attributes_type"):
             message = _no_section(name, item["input"], schema)
-        elif item["type"] == "list_type":
-            message = f"takes a list, such as [a, b]; got {shortened(item['input'])}"
-        elif item["type"] != "value_error":
-            message = sentence(item["type"], message, item["input"], _default(name))
         else:
+            message = sentence(item, _default(name))
+        if item["type"] == "value_error":
             # A rule over several settings names first the one to change: the form shows it there.
             first, _, rest = message.partition(" ")
             name, message = (first, rest) if first in names else (name, message)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mcp.server import MCPServer, ServerRequestContext
 from src import store
 from src.access import Role
-from src.config import shortened
+from src.config import sentence
 from src.errors import UserError, did_you_mean, explain
 from src.format import duration
 from src.mcp import caller, sweep_tools, tools
@@ -170,22 +170,16 @@ def _explained(name: str, error: BaseException) -> str:
     if isinstance(error, UserError | OSError):
         return explain(error)
     if isinstance(error, ValidationError):
-        return "\n".join(_sentence(one) for one in error.errors())
+        return "\n".join(
+            f"{'.'.join(str(part) for part in one['loc'])}: {sentence(one)}"
+            for one in error.errors()
+        )
     if isinstance(error, SQLAlchemyError | ImportError) and (
         why := store.explain_unreachable(error)
     ):
         return why
     traceback.print_exception(error, file=sys.stderr)
     return f"{name} failed ({type(error).__name__}); the output of `spelltune mcp` says more"
-
-
-def _sentence(problem: Any) -> str:
-    """A sentence on an argument that is wrong: its name, what is allowed, what arrived."""
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{where}: no value given"
-    message = problem["msg"]
-    return f"{where}: {message[0].lower()}{message[1:]}; got {shortened(problem['input'])}"
 
 
 def _schema(schema: dict[str, Any]) -> dict[str, Any]:

@@ -39,4 +39,4 @@ class Budget:
                     f"{STARTUP_SECONDS} seconds before its first step"
                 )
             return Budget(seconds=seconds)
-        raise ValueError(f"a budget is such as `200 trials` or `45 minutes`; got {text!r}")
+        raise ValueError(f"must be such as `200 trials` or `45 minutes`; got {text!r}")

@@ -206,7 +206,6 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
     """Pairs (field, sentence) of pydantic's errors."""
     for item in error.errors():
         path = [str(part) for part in item["loc"] if part not in ("listed", "range")]
-        message = item["msg"].removeprefix("Value error, ")
         match item["type"]:
             case "extra_forbidden":
                 known: type[Section] = SweepConfig if len(path) == 1 else Base
@@ -215,16 +214,12 @@ def _sentences(error: ValidationError) -> Iterator[tuple[str, str]]:
                 message = f"no such field{did_you_mean(path[-1], known.model_fields)}"
                 if known is Categorical and path[-1] in Range.model_fields:
                     message = "stands beside values; keep either the values or low and high"
-            case "missing":
-                message = "no value given"
             case "model_type" | "model_attributes_type" | "dict_type" if path[0] == "space":
                 message = f"takes a list of values, or low and high; got {shortened(item['input'])}"
             case "too_short" if path[0] == "space":
                 message = "has no values to try"
-            case "value_error":
-                pass
             case _:
-                message = sentence(item["type"], message, item["input"])
+                message = sentence(item)
         yield ".".join(path), message
 
 

@@ -46,7 +46,11 @@ def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
 
 
 def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
-    listed = show("launch").get("bidi_component")[-1].proto.json
+    (listed,) = [
+        one.proto.json
+        for one in show("launch").get("bidi_component")
+        if "ul class" in one.proto.json
+    ]
     named = set(re.findall(r'data-choose=\\?"([a-z_0-9.]+)', listed))
     assert named | {*words.first()} == {setting.name for setting in settings()}
     test = show("launch", open=sorted(named))
@@ -344,9 +348,9 @@ def test_sizes_of_a_mixture_are_no_warnings_and_small_ones_are(launched, monkeyp
     drawn = html(test)
     assert '<p class="quiet">Rows of count: 20 train, 5 validation, 5 test.</p>' in drawn
     notes = [e.proto.body for e in test.get("html") if 'class="note"' in e.proto.body]
-    assert sum("a step takes 32 rows, and there are only 20" in note for note in notes) == 1
+    assert sum("A step takes 32 rows, and there are only 20" in note for note in notes) == 1
     assert sum("scores only 5 rows" in note for note in notes) == 1
-    assert sum("the learning rate of 9 is 3,000 times" in note for note in notes) == 1
+    assert sum("The learning rate of 9 is 3,000 times" in note for note in notes) == 1
     assert not test.button[0].disabled
 
 

@@ -58,8 +58,9 @@ def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
     test = show("sweeps")
     problems = [line for line in html(test).split("\n") if 'class="problem"' in line]
     (at_name, at_method, all_of_them) = problems
-    assert "give it a value" in at_name and "ouija" in at_method
-    assert all_of_them.count("<br>") == 1 and "method: " in all_of_them and "name: " in all_of_them
+    assert "Is empty; give it a name." in at_name and "ouija" in at_method
+    assert all_of_them.count("<li>") == 2
+    assert ">Method</a> takes" in all_of_them and ">Name of the sweep</a> is" in all_of_them
     assert "ouija" in test.code[0].value and launches(test).disabled
 
 
@@ -194,7 +195,7 @@ def test_a_field_says_what_is_wrong_and_all_can_be_undone() -> None:
     asked = {"space.lora.r": "0, 8", "base.overrides": "data.path: /etc/passwd", "budget": ""}
     test = show("sweeps", **asked)
     page = html(test)
-    assert "greater than or equal to 1" in page and launches(test).disabled
+    assert "must be at least 1" in page and launches(test).disabled
     assert "tpe search has no end" in page
     (undo,) = [b for b in test.button if b.label == "Undo all changes"]
     undo.click().run()

@@ -230,7 +230,7 @@ def test_a_failed_experiment_does_not_stop_the_others(home: Path, data: Path) ->
     ("arguments", "words"),
     [
         (["launch", "--set", "lora.rank=4"], "lora.rank: no such setting"),
-        (["launch", "--set", "lora.r=0"], "lora.r: input should be greater than or equal to 1"),
+        (["launch", "--set", "lora.r=0"], "lora.r: must be at least 1"),
         (["launch", "--preset", "tiny-spel"], "did you mean 'tiny-spell'"),
         (["launch", "nowhere.yaml"], "no file nowhere.yaml"),
         (["launch", "--set", "model.load_in_4bit=true"], "needs an NVIDIA GPU"),

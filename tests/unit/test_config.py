@@ -1,5 +1,6 @@
 """Settings: every shipped YAML validates, every problem is a sentence at its field."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from src.config import (
     stored_values,
     to_text,
     to_yaml,
+    with_overrides,
 )
 from src.models.multi_lora.shapes import config_problem
 from src.paths import CONFIGS, ROOT
@@ -174,11 +176,11 @@ def test_the_older_flat_shape_is_read(tmp_path: Path) -> None:
         ({"lora__rr": 3}, "lora.rr", "did you mean 'lora.r'"),
         ({"training__learning_rte": 1}, "training.learning_rte", "'training.learning_rate'"),
         ({"early_stoping__patience": 1}, "early_stoping", "'early_stopping'"),
-        ({"lora__r": 0}, "lora.r", "greater than or equal to 1; got 0"),
-        ({"lora__dropout": 1}, "lora.dropout", "less than 1; got 1"),
+        ({"lora__r": 0}, "lora.r", "must be at least 1; got 0"),
+        ({"lora__dropout": 1}, "lora.dropout", "must be less than 1; got 1"),
         ({"training__learning_rate": "fast"}, "training.learning_rate", "got 'fast'"),
         ({"training__learning_rate": float("nan")}, "training.learning_rate", "finite"),
-        ({"backend": "jax"}, "backend", "'auto', 'unsloth' or 'peft'; got 'jax'"),
+        ({"backend": "jax"}, "backend", "takes auto, unsloth or peft; got 'jax'"),
         ({"data__task": "corect"}, "data.task", "did you mean 'correct'"),
         ({"data__template": "{question} "}, "data.template", "ends in a space"),
         ({"data__template": "spell it"}, "data.template", "{question}"),
@@ -193,6 +195,48 @@ def test_a_problem_stands_at_its_field(
     found = problems(**overrides)
     assert list(found) == [field]
     assert words in found[field]
+
+
+# What pydantic says by itself, and no person would.
+ITS_VOICE = re.compile("input should|should (have|be)|valid (string|number|integer)|or equal to")
+ODD: list[Any] = ["", None, "x", "a b", 0, -1, 1.5, 1e12, 10**30, float("nan"), True, [], ["x", 1],
+                  {}, {"a": "b"}, "y" * 30_000]  # fmt: skip
+
+
+def test_no_value_of_any_setting_is_answered_in_the_voice_of_pydantic() -> None:
+    values, told = load_config().model_dump(), []
+    for setting in settings():
+        for odd in ODD:
+            told += _problems_of(values, {setting.name: odd})
+    assert len(told) > 300
+    assert not [sentence for sentence in told if ITS_VOICE.search(sentence)]
+    assert not [sentence for sentence in told if "cannot be used" in sentence]  # each has its words
+
+
+def _problems_of(values: dict[str, Any], changed: dict[str, Any]) -> list[str]:
+    try:
+        with_overrides(values, changed)
+    except ConfigError as error:
+        return list(error.problems.values())
+    return []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"name": ""}, "name: is empty; give it a name"),
+        ({"model__name": ""}, "model.name: is empty; give it a name"),
+        ({"training__learning_rate": None}, "is empty; enter a number, such as 0.0002"),
+        ({"training__max_steps": 0}, "training.max_steps: must be at least 1; got 0"),
+        ({"lora__alpha": -2}, "lora.alpha: must be more than 0; got -2"),
+        ({"scheduler__name": "cosin"}, "or inverse_sqrt; got 'cosin'; did you mean 'cosine'?"),
+        ({"data__task": "spell out"}, "takes letters, digits, underscores and dashes, no space"),
+        ({"name": "n" * 90}, "name: has 90 characters; 80 at most"),
+    ],
+)
+def test_a_problem_is_said_in_plain_words(overrides: dict[str, object], told: str) -> None:
+    (problem,) = [f"{name}: {text}" for name, text in problems(**overrides).items()]
+    assert told in problem
 
 
 def test_all_problems_come_at_once() -> None:

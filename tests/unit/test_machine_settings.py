@@ -32,7 +32,7 @@ def test_settings_are_written_for_the_owner_alone_and_read_again(home: Path) -> 
         ("prise_per_hour", "3", "prise_per_hour: no such setting of the machine; did you mean"),
         ("xyz", "3", "there are price_per_hour, currency, budget"),
         ("price_per_hour", "cheap", "takes a number"),
-        ("price_per_hour", "-1", "greater than 0; got -1"),
+        ("price_per_hour", "-1", "must be more than 0; got -1"),
         ("budget", "nan", "number; got 'nan'"),
         ("currency", "", "a code such as EUR"),
         ("currency", "US\x1bD", "a code such as EUR"),

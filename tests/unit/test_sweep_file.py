@@ -212,8 +212,9 @@ BAD = {
         {"space": {"learning_rate": [1e-3]}}, "did you mean 'training.learning_rate'?"),
     "bounds upside down": (
         {"space": {"lora.r": {"low": 8, "high": 2}}}, "upside down: low 8 is above high 2"),
-    "a bound out of bounds": ({"space": {"lora.r": {"low": 0, "high": 2}}}, "space.lora.r: input"),
-    "a value out of bounds": ({"space": {"lora.r": [4, 0]}}, "greater than or equal to 1; got 0"),
+    "a bound out of bounds": (
+        {"space": {"lora.r": {"low": 0, "high": 2}}}, "space.lora.r: must be at least 1"),
+    "a value out of bounds": ({"space": {"lora.r": [4, 0]}}, "must be at least 1; got 0"),
     "no values": ({"space": {"lora.r": []}}, "space.lora.r.values: has no values to try"),
     "a bare number": ({"space": {"lora.r": 8}}, "takes a list of values, or low and high; got 8"),
     "a range of words": (
@@ -233,7 +234,7 @@ BAD = {
     "the seed": ({"space": {"training.seed": [1, 2]}}, "is given by `seeds`"),
     "a metric that is not recorded": ({"metric": "val/exakt_match"}, "did you mean"),
     "an unknown field": ({"pruning": "asha"}, "pruning: no such field; did you mean 'pruner'?"),
-    "an unknown method": ({"method": "bayes"}, "method: input should be 'grid', 'random' or 'tpe'"),
+    "an unknown method": ({"method": "bayes"}, "method: takes grid, random or tpe"),
     "an unknown preset": ({"base": {"preset": "tiny-spel"}}, "base: no preset 'tiny-spel'"),
     "an unknown override": (
         {"base": {"overrides": {"lora.rnk": 2}}}, "base.overrides.lora.rnk: no such setting"),

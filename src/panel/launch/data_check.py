@@ -13,7 +13,7 @@ import streamlit as st
 
 from src import paths
 from src.config import ConfigError, RunConfig, names_file, subset
-from src.format import full_stop
+from src.format import as_sentence
 from src.panel.access.guard import Pool
 from src.panel.ui import html, letters, navigation
 from src.runs import checks
@@ -129,9 +129,9 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
         )
     )
     for text in preview_counts(preview):
-        st.html(f'<p class="quiet">{escape(full_stop(text[0].upper() + text[1:]))}</p>')
+        st.html(f'<p class="quiet">{escape(as_sentence(text))}</p>')
     for note in preview_notes(preview):
-        st.html(f'<p class="note">{escape(full_stop(note))}</p>')
+        st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
     st.html("".join(_example(e) for e in preview["examples"][:3]))
 
 

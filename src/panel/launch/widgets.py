@@ -11,10 +11,10 @@ import streamlit as st
 
 from src import paths
 from src.config import RunConfig, Setting, get, settings, to_text
-from src.format import counted, full_stop
+from src.format import as_sentence, counted
 from src.models.metrics import MONITORED, metric_label
 from src.panel.launch import words
-from src.panel.ui import chooser, html, query_params
+from src.panel.ui import chooser, html, problems, query_params
 from src.tasks import TASKS
 
 # Choices offered for settings that are free text.
@@ -66,7 +66,7 @@ def draw_first(form: Form) -> None:
         if not shown:
             continue
         st.html(f'<h3 class="title">{escape(part)}</h3>')
-        _draw_fields(form, part, shown, hints=True)
+        _draw_fields(form, part, shown)
 
 
 def draw_rest(form: Form) -> None:
@@ -79,7 +79,7 @@ def draw_rest(form: Form) -> None:
     told = f" · {changed} changed" if changed else ""
     st.html(f"<h2>All other settings{told}</h2>")
     if shown:
-        _draw_fields(form, "others", shown, hints=False)
+        _draw_fields(form, "others", shown)
     closed = [setting for setting in rest if setting not in shown]
 
     def open_field(name: str) -> None:
@@ -115,17 +115,17 @@ def _list(form: Form, shown: Iterable[Setting]) -> str:
         value = to_text(setting, get(form.base, name)).replace("\n", " ⏎ ")
         if setting.type is bool:
             value = "on" if value == "true" else "off"
-        told = re.split(r"(?<=[.;]) ", setting.help, maxsplit=1)
+        first, rest = words.first_sentence(setting)
         rows.append(
-            f'<li data-find="{escape("".join(told[1:]))}"><button data-choose="{escape(name)}">'
+            f'<li data-find="{escape(rest)}"><button data-choose="{escape(name)}">'
             f"<b>{escape(called)}</b><i>{escape(value) or 'none'}</i>"
-            f"<small>{escape(told[0].rstrip('.;'))}. <code>{escape(name)}</code></small>"
+            f"<small>{escape(first)} <code>{escape(name)}</code></small>"
             "</button></li>"
         )
     return f'<ul class="settings">{"".join(rows)}</ul>'
 
 
-def _draw_fields(form: Form, part: str, shown: Iterable[Setting], *, hints: bool) -> None:
+def _draw_fields(form: Form, part: str, shown: Iterable[Setting]) -> None:
     """Draw a widget for each setting, below it its problem, the note on it or what it does."""
     mix = form.texts.get("data.mix", to_text(_known()["data.mix"], form.base.data.mix))
     with st.container(horizontal=True, key=f"fields {form.key} {part}"):
@@ -140,11 +140,11 @@ def _draw_fields(form: Form, part: str, shown: Iterable[Setting], *, hints: bool
                     text = form.texts.get(name, before)
                     draw_field(setting, before, text, write=form.write, key=form.key)
                 if name in form.problems:
-                    html.draw_problem(words.problem(setting, form.problems[name]))
+                    problems.draw_at(f"{form.key} {name}", words.problem(form.problems[name]))
                 elif name in form.notes:
-                    st.html(f'<p class="note">{escape(full_stop(form.notes[name]))}</p>')
-                elif hints and (told := words.hint(name, form.config)):
-                    st.html(f'<p class="hint">{escape(told)}</p>')
+                    st.html(f'<p class="note">{escape(as_sentence(form.notes[name]))}</p>')
+                else:
+                    st.html(f'<p class="hint">{escape(words.hint(setting, form.config))}</p>')
 
 
 def _draw_mixture(mix: str) -> None:
@@ -184,6 +184,7 @@ def draw_field(
     if not show_label:
         shown["label_visibility"] = "collapsed"
     name = (title or words.label(setting)) + (f" (was {_short(before)})" if text != before else "")
+    placeholder = "none" if setting.optional else None
     if setting.type is bool:
         st.toggle(name, value, **shown)
     elif setting.choices:
@@ -198,11 +199,11 @@ def draw_field(
     elif setting.type is int:
         # No limits here: the browser would not send a number out of bounds, and the launch would
         # use the one before it. RunConfig refuses it, with a sentence below.
-        st.number_input(name, value=value, step=1, placeholder="none", **shown)
+        st.number_input(name, value=value, step=1, placeholder=placeholder, **shown)
     elif "\n" in before:
         st.text_area(name, value, height=72, **shown)
     else:
-        st.text_input(name, value, placeholder="none" if setting.optional else None, **shown)
+        st.text_input(name, value, placeholder=placeholder, **shown)
 
 
 def _widget_value(setting: Setting, text: str) -> Any:

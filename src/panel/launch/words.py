@@ -1,5 +1,7 @@
 """The words of the form: which settings stand first, what each is called, and how to choose it."""
 
+import re
+
 from src.config import RunConfig, Setting
 from src.runs.launch_notes import usual_rate
 
@@ -80,6 +82,8 @@ HINTS = {
     "model.name": "What gets the adapter. spelltune-tiny trains on two CPU cores.",
     "data.task": "What it learns to do.",
     "lora.r": "Size of the adapter: 8 to 64. More can learn more.",
+    "lora.alpha": "Strength of the adapter: 1 to 2 times the rank.",
+    "training.learning_rate": "How far a step goes. Too high diverges.",
     "training.seed": "Chance of this run. Three seeds make a verdict.",
     "training.max_steps": "Length of the training: 300 to 3,000.",
     "training.per_device_train_batch_size": "16 to 64 at once. More is steadier and slower.",
@@ -96,24 +100,31 @@ def label(setting: Setting) -> str:
     return LABELS.get(setting.name, words[:1].upper() + words[1:])
 
 
-def problem(setting: Setting | None, text: str) -> str:
-    """The problem of a setting as its field has it: a switch is not set to a word."""
-    if setting is not None and setting.type is bool:
-        return text.replace("set it to false", "switch it off").replace(
-            "set it to true", "switch it on"
-        )
-    return text
+def problem(text: str) -> str:
+    """A problem as the form has it: a switch is not set to a word."""
+    return re.sub(
+        r"\bset (\S+) to (true|false)\b",
+        lambda found: f"switch {found[1]} {'on' if found[2] == 'true' else 'off'}",
+        text,
+    )
 
 
-def hint(name: str, config: RunConfig | None) -> str:
-    """A line on what a setting does and its usual range; empty where there is none."""
+def first_sentence(setting: Setting) -> tuple[str, str]:
+    """What a setting is in a sentence, and what else its help says."""
+    first, *rest = re.split(r"(?<=[.;]) ", setting.help, maxsplit=1)
+    return f"{first.rstrip('.;')}.", "".join(rest)
+
+
+def hint(setting: Setting, config: RunConfig | None) -> str:
+    """A line on what a setting does, and its usual range if it stands first."""
+    name = setting.name
     if config and name == "lora.alpha":
         times = f"{config.lora.alpha / config.lora.r:.3g}"
         return f"Strength of the adapter: 1 to 2 times the rank. Now {times}."
     rate = usual_rate(config) if config else None
     if rate and name == "training.learning_rate":
         return f"How far a step goes: {rate / 4:.1g} to {rate * 2:.1g}. Too high diverges."
-    return HINTS.get(name, "")
+    return HINTS.get(name) or first_sentence(setting)[0]
 
 
 def first() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from src.format import counted, full_stop, setting_label, setting_value
+from src.format import as_sentence, counted, setting_label, setting_value
 from src.panel.compare import verdicts
 from src.panel.report import svg
 from src.panel.report.content import SweepContent
@@ -20,7 +20,7 @@ def parts(told: SweepContent) -> Iterator[str]:
     yield f'<div class="top">{view.head(found)}</div>'
     for note in (found.row.reason, *found.notes):
         if note:
-            yield f'<p class="note">{escape(full_stop(note))}</p>'
+            yield f'<p class="note">{escape(as_sentence(note))}</p>'
     if found.settings.empty:
         yield view.facts(found)
         yield '<p class="quiet">No trial has a score.</p>'

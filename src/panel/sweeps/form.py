@@ -27,11 +27,12 @@ from src.config import (
 )
 from src.errors import explain_os_error
 from src.format import full_stop
-from src.panel.launch import data_check, measure_button, widgets
+from src.panel.launch import data_check, measure_button, widgets, words
 from src.panel.launch import form as run_form
 from src.panel.sweeps import common, picture, space
 from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import guarded, html, navigation, query_params
+from src.panel.ui.problems import Problem, draw_at, draw_list
 from src.sweeps import control, estimate
 from src.sweeps.file import Categorical, SweepConfig, base_config
 from src.training.data_files import DataError
@@ -166,9 +167,8 @@ def draw() -> None:
         held = sweep is None or bool(problems)
         with st.container(key="launch-bar", gap=None):
             pressed = LAUNCH.draw("Launch the sweep", disabled=held)
-        if problems:
-            html.draw_problem(str(ConfigError(problems)))
-        elif sweep and plan:
+        draw_list(_listed(problems, dict(before) | texts))
+        if not problems and sweep and plan:
             st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
             said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines()[1:])
             st.html(f'<p class="quiet">{html.with_code(said)}</p>')
@@ -223,7 +223,27 @@ def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:
 def draw_problems(name: str, problems: Mapping[str, str]) -> None:
     for where, text in problems.items():
         if where == name or where.startswith(f"{name}."):
-            html.draw_problem(text)
+            draw_at(f"set {name}", words.problem(text))
+
+
+def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
+    """The problems with what their fields are called, and where they are."""
+    own, known = fields(), {setting.name: setting for setting in settings()}
+    found = []
+    for name, text in problems.items():
+        told, shared = words.problem(text), name.removeprefix(f"{common.NAME}.")
+        rows = (place for place in texts if place.startswith(SPACE))
+        row = next((place for place in rows if f"{name}.".startswith(f"{place}.")), "")
+        tried = known.get(row.removeprefix(SPACE))
+        if name in own and name != common.NAME:
+            found.append(Problem(TITLES.get(name) or words.label(own[name]), told, f"set {name}"))
+        elif shared != name and shared in known:
+            found.append(Problem(words.label(known[shared]), told, f"common {shared}"))
+        elif tried:
+            found.append(Problem(words.label(tried), told, space.key_of(tried, texts[row])))
+        else:
+            found.append(Problem(name, told))
+    return found
 
 
 def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:

@@ -24,6 +24,7 @@ from src.config import (
 )  # fmt: skip
 from src.panel.launch import words
 from src.panel.ui import guarded, html, query_params
+from src.panel.ui.problems import draw_at
 
 SPACE = "space."
 LIST, RANGE, LOG = "list", "range", "range, log"
@@ -153,13 +154,22 @@ def draw(
             _draw_row(known.get(name) or Setting(name, str, ""), text, steps=steps)
             for where, why in problems.items():
                 if where == place or where.startswith(f"{place}."):
-                    html.draw_problem(why)
+                    draw_at(key_of(known[name], text) if name in known else place, why)
     rest = [name for name in known if not given.get(SPACE + name, "").strip()]
     st.selectbox(
         "Try values of one more setting", rest, None, key="one more", on_change=_add, args=(base,),
         format_func=lambda name: f"{words.label(known[name])} ({name})",
         placeholder="choose a setting", width=360,
     )  # fmt: skip
+
+
+def key_of(setting: Setting, text: str) -> str:
+    """The key of the field in which a row that is refused is mended."""
+    row = row_of(text)
+    if row.kind != LIST:
+        return f"row low {setting.name}"
+    has_words = (setting.type is bool or setting.choices) and not row.more
+    return f"row {'words' if has_words else 'values'} {setting.name}"
 
 
 def _draw_row(setting: Setting, text: str, *, steps: bool) -> None:

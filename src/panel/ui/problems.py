@@ -1,0 +1,60 @@
+"""What is refused in a form: a message at each field, and a list of all that leads to the fields.
+
+A message and its field are tied by the field's key: fields.js tells a screen reader which one is
+refused and why, and gives it the focus when its entry in the list is pressed.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import streamlit as st
+
+from src.format import as_sentence, full_stop
+from src.panel.ui import html
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a value cannot be used."""
+
+    label: str  # of its field; empty for what concerns the whole form
+    text: str
+    field: str | None = None  # key of the widget, if the page has one
+
+
+_fields = st.components.v2.component(
+    "spelltune.fields",
+    js=Path(__file__).with_name("fields.js").read_text(encoding="utf-8"),
+    isolate_styles=False,
+)
+
+
+def draw_at(field: str, text: str) -> None:
+    """Draw why the value of a field is refused, below that field."""
+    told = html.with_code(as_sentence(text))
+    st.html(f'<p class="problem" data-field="{_css(field)}">{told}</p>')
+
+
+def draw_list(found: Iterable[Problem]) -> None:
+    """Draw all problems of a form; nothing is seen where there are none."""
+    items = "".join(f"<li>{_label(one)}{html.with_code(full_stop(one.text))}</li>" for one in found)
+    if items:
+        st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
+    _fields(key="fields", data={})
+
+
+def _label(problem: Problem) -> str:
+    """HTML: the name of the field, which leads to it."""
+    if not problem.label:
+        return ""
+    if problem.field is None:
+        return f"<b>{escape(problem.label)}</b> "
+    return f'<a href="#" data-to="{_css(problem.field)}">{escape(problem.label)}</a> '
+
+
+def _css(key: str) -> str:
+    """The class that Streamlit gives the widget of a key."""
+    return "st-key-" + re.sub(r"[^a-zA-Z0-9_-]", "-", key.strip())

@@ -1,0 +1,88 @@
+"""Forms that are refused, in Chromium: each problem at its field, and the list that leads there."""
+
+from typing import Any
+
+import pytest
+
+from tests.helpers.browser import inaccessible, still
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
+
+
+def told(field: Any) -> str:
+    """What a screen reader reads after the name of the field; empty where nothing is refused."""
+    return str(
+        field.evaluate(
+            """(input) => input.ariaInvalid === "true"
+              ? document.getElementById(input.getAttribute("aria-describedby")).textContent : "" """
+        )
+    )
+
+
+FRAME = '[data-testid="stTextInputRootElement"], [data-testid="stNumberInputContainer"]'
+
+
+def border(field: Any) -> str:
+    script = "(input, frame) => getComputedStyle(input.closest(frame)).borderColor"
+    return str(field.evaluate(script, FRAME))
+
+
+def tops(page: Any) -> tuple[float, float]:
+    """Where a row below the first one begins, and the list below the data."""
+    rank = page.get_by_role("spinbutton", name="Rank").bounding_box()
+    return rank["y"], page.get_by_text("Find among").bounding_box()["y"]
+
+
+def test_a_problem_is_tied_to_its_field_and_the_list_leads_there(page: Any, panel: str) -> None:
+    page.goto(f"{panel}/launch")
+    name = page.get_by_role("textbox", name="Name of the run")
+    rate = page.get_by_role("textbox", name="Learning rate")
+    page.get_by_text("tokens per row").wait_for()
+    still(page)
+    calm = border(name)
+    below, last = tops(page)
+    name.fill("")
+    name.press("Tab")
+    page.get_by_text("Is empty; give it a name.").first.wait_for()
+    still(page)
+    assert told(name) == "Is empty; give it a name." and border(name) != calm
+    assert told(rate) == "" and border(rate) == calm
+    assert page.get_by_text("is empty; give it a name").count() == 2  # at the field, in the list
+    entry = page.get_by_role("link", name="Name of the run")
+    assert entry.count() == 1 and entry.evaluate("a => a.closest('[role=alert]') !== null")
+    # Neither the rows below nor what stands below the data has moved.
+    assert tops(page) == pytest.approx((below, last), abs=1)
+    assert inaccessible(page) == []
+
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    entry.focus()
+    entry.press("Enter")
+    assert name.evaluate("input => input === document.activeElement")
+    name.fill("mended")
+    name.press("Tab")
+    page.wait_for_function("!document.querySelector('.problem')")
+    still(page)
+    assert told(name) == "" and name.get_attribute("aria-describedby") is None
+
+
+def test_each_kind_of_field_of_either_form_is_led_to(page: Any, panel: str) -> None:
+    wrong = "training.max_steps=0&scheduler.name=cosin&evaluation.batch_size=0"
+    page.goto(f"{panel}/launch?{wrong}")
+    for label, says in {
+        "Steps": "Must be at least 1; got 0.",
+        "Learning rate schedule": "did you mean 'cosine'?",
+        "Batch size when scoring": "Must be at least 1; got 0.",
+    }.items():
+        page.get_by_role("link", name=label, exact=True).click()
+        field = page.locator(":focus")
+        assert label in (field.get_attribute("aria-label") or field.get_attribute("name") or label)
+        assert says in told(field)
+    page.goto(f"{panel}/sweeps?space.lora.r=0, 8")
+    page.get_by_role("link", name="Rank").click()
+    assert "Must be at least 1; got 0." in told(page.locator(":focus"))
+    assert page.locator(":focus").input_value() == "0, 8"
+    page.goto(f"{panel}/sweeps?budget=a while")
+    page.get_by_role("link", name="Budget").click()
+    assert page.locator(":focus").input_value() == "a while"
+    still(page)
+    assert inaccessible(page) == []
