@@ -110,7 +110,7 @@ def problem(text: str) -> str:
 
 
 def first_sentence(setting: Setting) -> tuple[str, str]:
-    """What a setting is in a sentence, and what else its help says."""
+    """The first sentence of a setting's help, and the rest of it."""
     first, *rest = re.split(r"(?<=[.;]) ", setting.help, maxsplit=1)
     return f"{first.rstrip('.;')}.", "".join(rest)
 

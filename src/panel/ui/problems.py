@@ -1,4 +1,4 @@
-"""What is refused in a form: a message at each field, and a list of all that leads to the fields.
+"""Problems of a form: a message at each field, and a list of all that leads to the fields.
 
 A message and its field are tied by the field's key: fields.js tells a screen reader which one is
 refused and why, and gives it the focus when its entry in the list is pressed.
