@@ -33,7 +33,9 @@ function lead(event) {
 export default function () {
   mark();
   const watcher = new MutationObserver(mark);
-  watcher.observe(document.body, { childList: true, subtree: true });
+  // Attributes too: a field that is drawn anew may take its own.
+  const attributeFilter = ["aria-invalid", "aria-describedby"];
+  watcher.observe(document.body, { childList: true, subtree: true, attributeFilter });
   document.addEventListener("click", lead);
   return () => {
     watcher.disconnect();
