@@ -36,9 +36,11 @@ export default function () {
   // Attributes too: a field that is drawn anew may take its own.
   const attributeFilter = ["aria-invalid", "aria-describedby"];
   watcher.observe(document.body, { childList: true, subtree: true, attributeFilter });
-  document.addEventListener("click", lead);
+  // A listener of this call's own: the one of the call before is removed only after this.
+  const follow = (event) => lead(event);
+  document.addEventListener("click", follow);
   return () => {
     watcher.disconnect();
-    document.removeEventListener("click", lead);
+    document.removeEventListener("click", follow);
   };
 }
