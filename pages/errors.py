@@ -22,7 +22,7 @@ WILL = "Here stand the words that a run still misspells, by kind, and what anoth
 def page() -> None:
     st.html('<h1 class="unseen">Misspelled words</h1>')
     split_step_from_run()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="errors-head"):
         labels = navigation.known_runs()
         run = navigation.pick_run(labels, will=WILL, scored=True)
         if run is None:

@@ -126,6 +126,47 @@ def test_errors_are_filtered_marked_and_downloaded(page, panel, ended):
     assert line == "underline"
 
 
+def test_words_stand_beside_their_charts_and_are_paged(browser, panel, module_home):
+    words = [(f"wrod{n}", f"word{n}", f"wodr{n}") for n in range(1000, 1120)]
+    run_id = fill_run(name="many words", words=words)
+    with reading(browser) as page:
+        page.goto(f"{panel}/errors?run={run_id}")
+        page.get_by_text("1–50 of 120").wait_for()
+        still(page)
+        first = page.locator("table.words tbody tr").first
+        assert first.bounding_box()["y"] < 500, "words are seen without scrolling"
+        # Controls have one height and one line; text begins at one place in each.
+        head = page.locator(".st-key-errors-head")
+        boxes = [
+            head.locator(kind).first.bounding_box()
+            for kind in ("[data-testid=stButtonGroup] button", ".stSelectbox input", "a.inner")
+        ]
+        middles = [box["y"] + box["height"] / 2 for box in boxes]
+        assert max(middles) - min(middles) <= 2, boxes
+        starts = page.evaluate(
+            "[...document.querySelectorAll('.stTextInput input, .stSelectbox input')]"
+            ".map((field) => getComputedStyle(field).paddingLeft)"
+        )
+        assert set(starts) == {"8px"}, starts
+        page.get_by_role("link", name="Next").click()
+        page.get_by_text("51–100 of 120").wait_for()
+        page.get_by_role("link", name="Next").click()
+        page.get_by_text("101–120 of 120").wait_for()
+        page.go_back()
+        page.get_by_text("51–100 of 120").wait_for()
+        # A filter begins at the first page.
+        page.get_by_role("link", name=re.compile("^transposition")).click()
+        page.get_by_text("1–50 of 120").wait_for()
+        assert "page=" not in page.url
+    with reading(browser, width=420) as page:
+        page.goto(f"{panel}/errors?run={run_id}")
+        page.get_by_text("1–50 of 120").wait_for()
+        still(page)
+        chart, word = page.locator(".chart.map").first, page.locator("table.words tbody tr").first
+        assert chart.bounding_box()["y"] < word.bounding_box()["y"]
+        assert not inaccessible(page)
+
+
 def test_what_got_worse_between_two_checkpoints_is_found_in_three_clicks(page, panel, ended):
     doubled = [
         (wrong, right, wrong)

@@ -23,21 +23,16 @@ FEW_WORDS = 5  # of one length; fewer of them are shaded less
 MAX_LETTERS = 24  # longer words are left out of the map of places
 
 
-def card(title: str, body: str, note: str = "") -> str:
-    """HTML of a chart's frame: title, note (both plain text) and body (HTML)."""
+def card(title: str, body: str, note: str = "", *, below: str = "") -> str:
+    """HTML of a chart's frame: title, note (both plain text), body and what stands below (HTML)."""
     quiet = f'<span class="last quiet">{escape(note)}</span>' if note else ""
     head = f"<header><h3>{escape(title)}</h3>{quiet}</header>"
-    return f'<section class="chart map">{head}<div class="wide">{body}</div></section>'
+    return f'<section class="chart map">{head}<div class="wide">{body}</div>{below}</section>'
 
 
 def grid(cards: Iterable[str]) -> str:
     """HTML: cards beside each other."""
     return f'<div class="charts">{"".join(cards)}</div>'
-
-
-def stack(cards: Iterable[str]) -> str:
-    """HTML: cards over each other in one cell of the grid."""
-    return f'<div class="stack">{"".join(cards)}</div>'
 
 
 # --- kinds of error -------------------------------------------------------------------------------
@@ -58,7 +53,12 @@ def kinds_beside(links: FilterLinks, before: Mapping[str, int], after: Mapping[s
     """HTML: two bars per kind of error, the kind that grew most first."""
     most = max([*before.values(), *after.values(), 1])
     rows = []
-    for kind in sorted({*before, *after}, key=lambda k: before.get(k, 0) - after.get(k, 0)):
+
+    def order(kind: str) -> tuple[int, int, str]:
+        a, b = before.get(kind, 0), after.get(kind, 0)
+        return a - b, -a - b, kind
+
+    for kind in sorted({*before, *after}, key=order):
         a, b = before.get(kind, 0), after.get(kind, 0)
         bars = f'<i class="before" style="width:{a / most:.1%}"></i>' if a else NOTHING
         bars += f'<i style="width:{b / most:.1%}"></i>' if b else NOTHING
@@ -121,16 +121,26 @@ def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) ->
             cells.append(_cell(links.link(text, title, sets, "cell"), weight * share / most))
         count = f"<small>× {int(many[length]):,}</small>"
         rows.append(f'<tr><th scope="row">{length} {count}</th>{"".join(cells)}</tr>')
-    told = (
-        "A row is the words of so many letters, and how many there are; a column is the place of a "
-        "letter, past the end of one that was added; a cell in how many of 100 words it is wrong."
-    )
     matrix = _matrix("letters ╲ place", places, rows)
+    told = f'<p class="hint">{_read_as(found, many)}</p>' if most > 0 else ""
     return card(
-        "Place of the error, by word length",
-        f'{matrix}<p class="hint">{told}</p>',
-        "% of the words of that length",
+        "Place of the error, by word length", matrix, "% of the words of that length", below=told
     )
+
+
+def _read_as(shares: pd.DataFrame, many: "pd.Series[int]") -> str:
+    """A sentence that explains the map of places by the cell of the most words."""
+    counts = shares.fillna(0).mul(many.reindex(shares.index), axis=0)
+    length, place = cast("tuple[int, int]", counts.stack().idxmax())
+    words = f"Of the {int(many[length]):,} words" if many[length] > 1 else "Of the only word"
+    share = f"{shares.loc[length, place]:.0%} have" if many[length] > 1 else "it has"
+    where = f"a wrong letter at place {place}"
+    if place > length:
+        where = "letters added at the end"
+    text = f"{words} of {length} letters, {share} {where}."
+    if (shares.columns > length).any() and place <= length:
+        text += " A place behind the last letter is that of letters added."
+    return text
 
 
 def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:

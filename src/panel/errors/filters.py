@@ -95,7 +95,7 @@ def _draw_chips(active: Mapping[str, str]) -> None:
         for name, label in CHIPS.items() if name in active
     ]  # fmt: skip
     if clearable := {name: None for name in active if name != "wrong"}:
-        shown.append(links.link("Show all", "Take all filters off", clearable))
+        shown.append(links.link("Clear all", "Take all filters off", clearable))
         st.html(f'<p class="chips">{" ".join(shown)}</p>')
 
 

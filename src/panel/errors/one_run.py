@@ -20,7 +20,7 @@ HEAD = {"Question": "", "Expected": "word", "Predicted": "word", "Kind": "", "Ed
 def draw(
     run: Run, evaluation: Evaluation, frame: pd.DataFrame, draw_history: Callable[[], None]
 ) -> None:
-    """Draw one evaluation; `draw_history` comes between charts and table."""
+    """Draw one evaluation; `draw_history` comes above the table."""
     edits = misspellings.read_edits(evaluation.path)
     wrong = frame.loc[~frame["correct"], "edit_distance"]
     # Of a task whose answers are numbers, say, no letter is in a wrong place.
@@ -42,12 +42,18 @@ def draw(
     masks = filters.masks(frame, edits, active)
     words = filters.ordered(filters.passing(masks, frame), order)
     links = FilterLinks()
-    _draw_charts(links, frame, edits, masks)
-    draw_history()
-    if words.empty:
-        table.draw_none("No word is wrong." if wrong.empty else "No word fits these filters.")
-        return
+    beside, place = table.columns()
+    with beside:
+        _draw_charts(links, frame, edits, masks)
+    with place:
+        draw_history()
+        if words.empty:
+            table.draw_none("No word is wrong." if wrong.empty else "No word fits these filters.")
+            return
+        _draw_words(run, evaluation, words, links)
 
+
+def _draw_words(run: Run, evaluation: Evaluation, words: pd.DataFrame, links: FilterLinks) -> None:
     start = table.shared_start(words["question"])
 
     def cells(row: Any) -> Iterable[str]:
@@ -99,4 +105,4 @@ def _draw_charts(
         accuracy = misspellings.accuracy_by(with_right_words(name), column)
         stacked.append(charts.accuracy(links, title, name, accuracy))
     confusions = charts.confusions(links, edits_of(without("letters")))
-    st.html(charts.grid([confusions, charts.stack(stacked)]))
+    st.html(charts.grid([confusions, *stacked]))

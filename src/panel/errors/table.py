@@ -6,12 +6,20 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import downloads, html
 from src.panel.ui.html import printable
 
-ROWS_PER_PAGE = 100
+ROWS_PER_PAGE = 50
+
+
+def columns() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Where the charts are drawn, which filter, and where the words are: beside each other."""
+    with st.container(key="words-and-charts"):
+        words, charts = st.columns((5, 3), gap="small")
+    return charts, words
 
 
 def draw(
@@ -22,7 +30,7 @@ def draw(
     file_name: str,
     start: str = "",
 ) -> None:
-    """Draw one page of `words` as a table, below its count, `start`, page number and downloads.
+    """Draw one page of `words` as a table, below its count, `start`, pager and downloads.
 
     `head` maps titles of columns to their classes; `cells` makes HTML of a row of `words`.
     """
@@ -32,17 +40,40 @@ def draw(
 
 def _draw_pager(words: pd.DataFrame, file_name: str, start: str) -> pd.DataFrame:
     """Draw what stands above the table; return the rows of the chosen page."""
-    pages = -(-len(words) // ROWS_PER_PAGE)
-    number = 1
-    with st.container(horizontal=True, vertical_alignment="center"):
+    first = _page(len(words)) * ROWS_PER_PAGE
+    shown = words.iloc[first : first + ROWS_PER_PAGE]
+    with st.container(horizontal=True, vertical_alignment="center", key="above-words"):
         asked = f", each after “{printable(start.strip())}”" if start else ""
-        st.html(f'<p class="quiet">{counted(len(words))}{asked}. Underlined letters differ.</p>')
-        if pages > 1:
-            number = st.number_input(
-                f"Page of {pages}", 1, pages, width=150, key="page", bind="query-params"
-            )
+        told = f"{counted(len(words))}{asked}. Underlined letters differ."
+        st.html(f'<p class="quiet">{told}</p>{_pager(first, len(words))}')
         downloads.draw(words, file_name)
-    return words.iloc[(number - 1) * ROWS_PER_PAGE : number * ROWS_PER_PAGE]
+    return shown
+
+
+def _page(count: int) -> int:
+    """The page of the address, from 0; the first one for none or for one that there is not."""
+    asked = st.query_params.get("page", "1")
+    number = int(asked) if asked.isdecimal() and len(asked) < 9 else 1
+    return number - 1 if 0 < number <= -(-count // ROWS_PER_PAGE) else 0
+
+
+def _pager(first: int, count: int) -> str:
+    """HTML: which rows these are, and links to those before and behind; empty for a single page."""
+    if count <= ROWS_PER_PAGE:
+        return ""
+    links, page = FilterLinks(), first // ROWS_PER_PAGE + 1
+    last = min(first + ROWS_PER_PAGE, count)
+    parts = [f"<span>{first + 1:,}–{last:,} of {count:,}</span>"]
+    for text, number, there in (
+        ("Previous", page - 1, first > 0),
+        ("Next", page + 1, last < count),
+    ):
+        title = f"Page {number}"
+        parts.append(
+            links.link(text, title, {"page": number if number > 1 else None}) if there
+            else f'<span class="quiet">{text}</span>'
+        )  # fmt: skip
+    return f'<p class="pager">{"".join(parts)}</p>'
 
 
 def draw_none(title: str) -> None:

@@ -1,6 +1,6 @@
 """Two evaluations beside each other: what the second fixed and broke, and both answers per word."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -19,7 +19,7 @@ Side = tuple[Run, Evaluation]
 
 def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[], None]) -> None:
     """Draw two evaluations; `both` is `paired.pair_answers` of them, whose columns end in _a for
-    the first and _b for the second. `draw_history` comes between charts and table."""
+    the first and _b for the second. `draw_history` comes above the table."""
     if both.empty:
         html.draw_empty("Nothing in common", "These two were scored on different questions.")
         return
@@ -38,12 +38,19 @@ def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[
     of_any_outcome = filters.passing(masks, both, ignoring=("outcome", "wrong"))
     links = FilterLinks()
     cards = [charts.outcomes(links, of_any_outcome), charts.kinds_beside(links, *kinds)]
-    st.html(charts.grid(cards))
-    draw_history()
-    if words.empty:
-        table.draw_none("No word fits these filters.")
-        return
+    beside, place = table.columns()
+    beside.html(charts.grid(cards))
+    with place:
+        draw_history()
+        if words.empty:
+            table.draw_none("No word fits these filters.")
+            return
+        _draw_words(before, after, names, words, links)
 
+
+def _draw_words(
+    before: Side, after: Side, names: Sequence[str], words: pd.DataFrame, links: FilterLinks
+) -> None:
     start = table.shared_start(words["question"])
 
     def cells(row: Any) -> Iterable[str]:
