@@ -1,5 +1,6 @@
-"""This machine: its meters, what it has cost since it was started, and its settings."""
+"""This machine: its meters, what it does and costs, its settings, and who is told."""
 
+import os
 import time
 from html import escape
 
@@ -9,12 +10,14 @@ from src import store
 from src.config import ConfigError, load_machine, usable_machine
 from src.format import duration
 from src.panel.machine import idle, settings_form, told
-from src.panel.ui import html, meters
+from src.panel.ui import html, meters, navigation
 from src.runs import cost, machine, time_left
 from src.runs.meters import gpu_facts, machine_facts
+from src.store.tables import ACTIVE, Status
 
 REFRESH_SECONDS = 3.0
-NO_PRICE = "Say below what an hour of it costs, and every run says what it has cost."
+SLOTS = "A slot trains one run at a time, or a pack of runs: each GPU is one, or the processor."
+NO_PRICE = "Say what an hour of this machine costs, and every run says what it has cost."
 
 
 def page() -> None:
@@ -29,22 +32,40 @@ def page() -> None:
 
 
 def draw_live() -> None:
-    """Draw what refreshes: the meters, and the money."""
+    """Draw what refreshes: the meters, what trains, and the money."""
     found = meters.reading()
     for (name, facts), gpu in zip(gpu_facts(found).items(), found.gpus.values(), strict=True):
         st.html(f"<h2>{name} · {escape(gpu.name)}</h2>{html.facts(facts)}")
-    st.html(f"<h2>{escape(machine.host())}</h2>{html.facts(machine_facts(found))}")
+    facts = [("cores", f"{len(os.sched_getaffinity(0)):,}"), *machine_facts(found)]
+    facts.append(("up for", duration(time.time() - machine.started_at())))
+    st.html(f"<h2>This machine · {escape(machine.host())}</h2>{html.facts(facts)}")
+    draw_work()
     kept = usable_machine()
-    facts = [("up for", duration(time.time() - machine.started_at())), *cost.facts()]
+    told = f'<p class="quiet">{NO_PRICE}</p>' if kept.price_per_hour is None else ""
+    facts = cost.facts()
     if (seconds := cost.seconds_left(kept)) is not None:
         facts.append(("enough for", duration(seconds)))
+    st.html(f"<h2>Money since its start</h2>{told or html.facts(facts)}")
+
+
+def draw_work() -> None:
+    """Draw what the machine does, and the way to it."""
     with store.reading() as session:
+        active = store.list_runs(session, statuses=ACTIVE)
+        waiting = store.list_runs(session, statuses=[Status.QUEUED])
         left = time_left.of_queue(session)
+    here = [run for run in active if run.host in (None, machine.host())]
+    slots = len({run.slot for run in here})
+    facts = [
+        ("runs that train", f"{len(active):,}"),
+        ("slots in use", f"{slots:,} of {machine.slot_count():,}"),
+        ("runs that wait", f"{len(waiting):,}"),
+    ]
     if left is not None:
-        facts.append(("all runs end in", f"≈ {duration(left)}"))
-    st.html(f"<h2>Since its start</h2>{html.facts(facts)}")
-    if kept.price_per_hour is None:
-        st.html(f'<p class="quiet">{NO_PRICE}</p>')
+        facts.append(("all end in", f"≈ {duration(left)}"))
+    way = navigation.link("overview", "See them") if active or waiting else ""
+    way = way or navigation.link("launch", "Launch a run")
+    st.html(f'<h2>What it does</h2>{html.facts(facts)}<p class="quiet">{SLOTS} {way}.</p>')
 
 
 page()

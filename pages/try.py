@@ -11,6 +11,7 @@ HOW = (
     "Type a word or a prompt, or paste a list. Each adapter answers beside its base model, as it "
     "was trained to be asked."
 )
+OTHER = "Choose another adapter above, or train one."
 
 
 def page() -> None:
@@ -22,10 +23,12 @@ def page() -> None:
     lines = choose.texts()
     with st.container(horizontal=True, vertical_alignment="center"):
         guarded.button("Ask", type="primary", on_click=ask.ask_again)
-        baseline = st.toggle("Base model too", True, key="base", bind="query-params")
+        baseline = st.toggle("Ask the base model too", True, key="base", bind="query-params")
     if not spellers:
         link = navigation.link("launch", "Launch a run", style="button")
-        html.draw_empty("No adapter to ask", f"{HOW}<br><br>{link}")
+        html.draw_empty(
+            "No adapter to ask", f"{OTHER if 'run' in st.query_params else HOW}<br><br>{link}"
+        )
         return
     if not lines:
         html.draw_empty("Nothing asked yet", HOW)

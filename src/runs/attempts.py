@@ -88,7 +88,12 @@ def final_adapter(run: Run) -> Path:
     BrokenCheckpoint where it is damaged, with the checkpoint that holds it too."""
     folder = paths.output_dir(run.id) / "final"
     if not folder.exists():
-        raise store.UnknownRun(f"{run.id} has no adapter yet; its status is {run.status}")
+        why = {
+            Status.COMPLETED: "its files are gone",
+            Status.FAILED: "it failed before it kept one",
+        }.get(Status(run.status), f"it is {run.status.lower()}")
+        yet = "" if Status(run.status).ended else " yet"
+        raise store.UnknownRun(f"{run.id} has no adapter{yet}: {why}")
     try:
         checkpointing.verify_adapter(folder)
     except BrokenCheckpoint as error:

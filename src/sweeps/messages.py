@@ -31,7 +31,7 @@ OF_RUNS = (
 OF_SWEEPS = (NoticeKind.SWEEP_COMPLETED, NoticeKind.SWEEP_CONFIRMED, NoticeKind.SWEEP_FAILED)
 TOLD_OF = (
     "a run completed, was stopped, failed, was interrupted or goes on",
-    "a sweep is done, with its best settings and the verdict on them; its trials are not told",
+    "a sweep is done, with its best settings and the verdict on them; not that a trial of it ended",
     f"less than {LOW_DISK_BYTES // 2**30} GiB are left on the disk, or the budget of this machine "
     "is used",
     "the machine is idle and its command is about to run (`when_idle`), or that it failed",

@@ -11,14 +11,15 @@ from src import paths, store
 from src.config import change_machine, load_machine
 from src.format import energy, money
 from src.panel.monitor import health
+from src.store.tables import Status
 from tests.helpers.pages import html, show
-from tests.helpers.store import fill_run, fill_sweep, fill_usage
+from tests.helpers.store import end, fill_run, fill_sweep, fill_usage, training_run
 from tests.helpers.sweeps import cli
 
 
 def test_without_a_price_the_page_shows_no_money_and_says_how() -> None:
     body = html(show("machine"))
-    assert "up for" in body and "USD" not in body and "Say below what an hour" in body
+    assert "up for" in body and "USD" not in body and "Say what an hour" in body
 
 
 def test_the_price_is_typed_saved_and_shown() -> None:
@@ -29,7 +30,7 @@ def test_the_price_is_typed_saved_and_shown() -> None:
     assert not page.exception
     assert load_machine().price_per_hour == 2.5 and load_machine().currency == "EUR"
     body = html(page)
-    assert "EUR" in body and "<dt>left</dt>" in body and "Say below" not in body
+    assert "EUR" in body and "<dt>left</dt>" in body and "Say what an hour" not in body
     page.text_input(key="machine price_per_hour").set_value("cheap")
     page.button[0].click().run()
     assert "price_per_hour: takes a number" in html(page)
@@ -97,3 +98,23 @@ def test_a_sweep_shows_the_energy_and_the_money_of_all_its_runs() -> None:
     shown = json.loads(cli("sweep", "show", sweep, "--json").stdout)
     assert shown["cost"]["amount"] == pytest.approx(seconds) and shown["energy_wh"] == wh
     assert "cost " in cli("sweep", "show", sweep).stdout
+
+
+def test_the_page_says_what_the_machine_does_and_leads_there() -> None:
+    body = html(show("machine"))
+    assert "This machine · " in body and re.search(r"<dt>cores</dt><dd>\d+</dd>", body)
+    assert "<dt>slots in use</dt><dd>0 of 1</dd>" in body and ">Launch a run</a>" in body
+    run_id, lock = training_run(name="now")
+    fill_run(status=Status.QUEUED, name="next")
+    body = html(show("machine"))
+    assert "<dt>runs that train</dt><dd>1</dd>" in body and ">See them</a>" in body
+    assert "<dt>slots in use</dt><dd>1 of 1</dd>" in body
+    assert "<dt>runs that wait</dt><dd>1</dd>" in body
+    end(run_id, Status.STOPPED)
+    lock.release()
+
+
+def test_the_fields_of_money_have_their_currency() -> None:
+    change_machine({"currency": "EUR"})
+    labels = [field.label for field in show("machine").text_input]
+    assert labels == ["Price per hour (EUR)", "Budget (EUR)", "Currency"]

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from src import paths
 from src.panel.tries import ask
 from src.runs.answering import NoAnswers
+from src.store.tables import Status
 from src.training.data_loaders import load_rows
 from src.training.questions import Answer, Likely, Speller, question_of
 from tests.helpers.pages import html, show
@@ -106,6 +107,7 @@ def test_a_word_is_answered_side_by_side_with_its_letters_marked(answering: Answ
     assert (
         '<div class="pieces"><span>&lt;human&gt;:</span><span>·Spell</span><span>⏎</span>' in body
     )
+    assert "its probability and the time that it took. Underlined letters differ" in body
     assert "Reads 3 tokens" in body and "Writes 2 tokens<" in body
 
 
@@ -157,7 +159,7 @@ def test_a_checkpoint_and_the_newest_run_are_found(answering: Answering) -> None
         ({"run": "nobody"}, "nobody"),
         ({"word": [f"w{n}" for n in range(201)]}, "201 words are too many to try at once"),
         ({"word": "x" * 1001}, "1,001 letters"),
-        ({"run": "bare", "word": "tea"}, "has no adapter yet"),
+        ({"run": "bare", "word": "tea"}, "has no adapter: its files are gone"),
     ],
 )
 def test_bad_input_is_a_sentence(answering: Answering, query: dict[str, Any], told: str) -> None:
@@ -165,6 +167,22 @@ def test_bad_input_is_a_sentence(answering: Answering, query: dict[str, Any], to
     fill_run(name="bare")
     assert told in html(show("try", **({"run": run} | query)))
     assert not answering.asked
+
+
+def test_an_answer_that_nobody_can_judge_says_how_it_could_be(answering: Answering) -> None:
+    body = html(answered(run=with_adapter(name="one"), word="Is that all?"))
+    assert "Write the right answer behind a tab" in body and "Underlined" not in body
+
+
+def test_an_adapter_that_is_not_there_says_why_and_another_can_be_chosen(
+    answering: Answering,
+) -> None:
+    failed = fill_run(name="failed", status=Status.FAILED, steps=0, curves=False)
+    trains = fill_run(name="trains", status=Status.RUNNING, steps=0, curves=False)
+    body = html(show("try", run=failed))
+    assert "has no adapter: it failed before it kept one" in body
+    assert "Choose another adapter above" in body
+    assert "has no adapter yet: it is running" in html(show("try", run=trains))
 
 
 def test_without_runs_the_page_says_what_to_do(answering: Answering) -> None:

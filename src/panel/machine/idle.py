@@ -11,7 +11,8 @@ from src.runs.idle import Stage
 
 UNSET = (
     "No command runs when the machine is idle. `spelltune machine set when_idle.command "
-    "'sudo shutdown -h now'` in a terminal sets one, and no page does."
+    "'sudo shutdown -h now'` in a terminal sets one; "
+    "no page can, as whoever reaches the panel could run anything then."
 )
 
 

@@ -6,20 +6,25 @@ from src.config import ConfigError, MachineSettings, change_machine, get, settin
 from src.errors import explain
 from src.panel.ui import guarded, html
 
-LABELS = {"price_per_hour": "Price per hour", "currency": "Currency", "budget": "Budget"}
+LABELS = {
+    "price_per_hour": "Price per hour ({})",
+    "budget": "Budget ({})",
+    "currency": "Currency",
+}
+EXAMPLES = {"price_per_hour": "2.50", "budget": "100", "currency": "USD"}
 REFUSED = "refused machine settings"
 
 
 def draw(kept: MachineSettings) -> None:
     """Draw a field for each setting, and the button that writes all of them."""
-    st.html("<h2>Settings</h2>")
     known = {setting.name: setting for setting in settings(MachineSettings)}
     with st.form("machine settings", border=False):
         with st.container(horizontal=True, gap="small"):
             for name, label in LABELS.items():
+                label = label.format(kept.currency)
                 st.text_input(
                     label, to_text(known[name], get(kept, name)), key=f"machine {name}",
-                    help=known[name].help, width=216,
+                    help=known[name].help, width=216, placeholder=EXAMPLES[name],
                 )  # fmt: skip
         guarded.form_submit_button("Save", on_click=_save)
     if refused := st.session_state.pop(REFUSED, None):

@@ -22,11 +22,11 @@ SENDING, RESULT = "test of services", "result of the test"
 
 def draw() -> None:
     """Draw the section."""
-    st.html("<h2>Told when it ends</h2>")
+    st.html("<h2>Notifications</h2>")
     st.fragment(_draw_services)()
     desktop.draw_button()
     told = "".join(f"<li>{html.with_code(text)}</li>" for text in messages.TOLD_OF)
-    st.html(f'<p class="quiet">You are told that</p><ul class="quiet">{told}</ul>')
+    st.html(f'<p class="quiet">Each of them tells you that</p><ul class="quiet">{told}</ul>')
 
 
 def _draw_services() -> None:

@@ -18,6 +18,10 @@ from src.training.questions import Answer, QuestionError, Speller, keep_question
 Rows = Sequence[Sequence[Answer]]
 FILE = "missed.jsonl"
 MAX_BESIDE = 3  # answers with their tokens
+TOLD = "Under each answer stand its probability and the time that it took."
+JUDGED = "Underlined letters differ from the right answer."
+UNJUDGED = "Write the right answer behind a tab, and the letters that differ are underlined."
+KEEP = "What was wrong can be kept as questions of a test file, to be scored again later."
 KNOWN = {True: "right", False: "wrong", None: ""}
 
 
@@ -31,7 +35,8 @@ def answers(
     cells = map(_cells, texts, rows)
     st.html(html.table(head, cells, name="words answers"))
     sums = "".join(_sums(rows, names))
-    st.html(f'<p class="quiet">{sums}Underlined letters differ from the right answer.</p>')
+    is_judged = any(one.expected is not None for row in rows for one in row)
+    st.html(f'<p class="quiet">{sums}{TOLD} {JUDGED if is_judged else UNJUDGED}</p>')
     if len(rows) == 1:
         for place, name, answer in zip(_places(len(names)), names, rows[0], strict=True):
             with place:
@@ -91,6 +96,7 @@ def _draw_keep(failed: list[tuple[str, str]]) -> None:
     """Draw the field and button that keep what failed in a file of the home."""
     if not failed:
         return
+    st.html(f'<p class="quiet">{KEEP}</p>')
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(
             "Test file",
