@@ -32,6 +32,7 @@ REQUIRED = (
     "rng_state.pth",
     "trainer_state.json",
 )
+OF_TRAINING = (*(name for name in REQUIRED if name not in ADAPTER), "training_args.bin")
 
 
 class BrokenCheckpoint(UserError, ValueError):
@@ -67,7 +68,6 @@ def _commit(written: Path, target: Path, about: Mapping[str, Any], required: Seq
         if file.is_file()
     }
     manifest = {"format": FORMAT, "created_at": time.time(), **about, "files": files}
-    _sync_files(written)
     write_manifest(written, manifest)
     replace_folder(written, target)
 
@@ -93,15 +93,17 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify_adapter(folder: Path) -> None:
-    """BrokenCheckpoint if an adapter is not as `commit_adapter` wrote it. One without a manifest
-    is of an earlier version, and only has to be complete."""
+    """BrokenCheckpoint if an adapter, maybe that of a checkpoint, is not as it was written. One
+    without a manifest is of an earlier version, and only has to be complete."""
     if (folder / MANIFEST).exists():
-        _verify(folder, ADAPTER)
+        _verify(folder, ADAPTER, left_out=OF_TRAINING)
     elif missing := [name for name in ADAPTER if not (folder / name).is_file()]:
         raise BrokenCheckpoint(f"{folder.name}: {missing[0]} is missing")
 
 
-def _verify(checkpoint: Path, all_required: Sequence[str]) -> dict[str, Any]:
+def _verify(
+    checkpoint: Path, all_required: Sequence[str], left_out: Sequence[str] = ()
+) -> dict[str, Any]:
     name = checkpoint.name
     try:
         content = read_bytes(checkpoint / MANIFEST)
@@ -121,6 +123,8 @@ def _verify(checkpoint: Path, all_required: Sequence[str]) -> dict[str, Any]:
     if missing := [required for required in all_required if required not in files]:
         raise BrokenCheckpoint(f"{name}: {MANIFEST} does not list {missing[0]}")
     for file, known in files.items():
+        if file in left_out:
+            continue
         try:
             same = retry((checkpoint / file).stat).st_size == known["bytes"]
             same = same and sha256(checkpoint / file) == known["sha256"]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -69,6 +70,7 @@ class Examples:
             rows[split] = shared[key]
         return Examples(rows, splits.fingerprint, splits.duplicates, splits.leaks, asked)
 
+    @cached_property  # each run of a pack tells it
     def summary(self) -> dict[str, Any]:
         """Counts and the longest row, for the record of what a run used."""
         told = {

@@ -19,6 +19,11 @@ class Shuffled(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # Not seed + epoch: seed 0 in epoch 1 must not repeat seed 1 in epoch 0.
-        generator = torch.Generator().manual_seed(self.seed * 2**20 + self.epoch)
-        return iter(torch.randperm(self.rows, generator=generator).tolist())
+        return iter(shuffled(self.rows, self.seed, self.epoch).tolist())
+
+
+def shuffled(rows: int, seed: int, epoch: int) -> torch.Tensor:
+    """The indices of the rows in the order of an epoch, (rows,)."""
+    # Not seed + epoch: seed 0 in epoch 1 must not repeat seed 1 in epoch 0.
+    generator = torch.Generator().manual_seed(seed * 2**20 + epoch)
+    return torch.randperm(rows, generator=generator)

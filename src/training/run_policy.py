@@ -99,7 +99,7 @@ class RunPolicy:
                 **({"base_model": record} if record else {}),
                 "device": self.identity["device"],
                 "threads": torch.get_num_threads(),
-                **examples.summary(),
+                **examples.summary,
                 "versions": self.identity["versions"],
             }
         )
@@ -319,29 +319,39 @@ class RunPolicy:
         best_step = self.early_stopping.best_step
         return self.step if best_step is None else best_step
 
-    def keep_best(
-        self, load: Callable[[Path], Callable[[Path], None]], write: Callable[[Path], None]
-    ) -> None:
-        """Have the best adapter written to final/, maybe later: the newest by `write`, another one
-        by what `load` returns, which the engine loads its checkpoint with. Where that is damaged
-        the newest adapter is kept. The last save may be under way; `is_kept` tells if it holds."""
+    @property
+    def is_saved(self) -> bool:
+        """True if the newest adapter has a checkpoint, which may be under way."""
+        if self._save is not None and self._saved_step == self.step:
+            return True
+        return checkpointing.step_dir(self.checkpoints_dir, self.step).exists()
+
+    def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None] | None) -> None:
+        """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and have
+        the adapter written to final/, maybe later: from its checkpoint, or the newest by `write`
+        unless it `is_saved`. Where the best one is damaged the newest is kept. The last save may be
+        under way; `is_kept` tells if it holds."""
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
             checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
             try:
-                checkpointing.verify(checkpoint)
-                write = load(checkpoint)
+                checkpointing.verify_adapter(checkpoint)
+                load(checkpoint)
             except checkpointing.BrokenCheckpoint as error:
                 self._best_lost(error)
         save = self._save if self._saved_step == self.kept_step else None
         self.jobs.put(partial(self._write_final, save, self.kept_step, write))
 
     def _write_final(
-        self, save: Future[Exception | None] | None, step: int, write: Callable[[Path], None]
+        self, save: Future[Exception | None] | None, step: int, write: Callable[[Path], None] | None
     ) -> None:
         # Jobs are done in their order: that save is over.
-        if save is None or save.result() is None:
-            self._call(saving.write_final, self.output_dir, step, write)
+        if save is not None and save.result() is not None:
+            return
+        checkpoint = checkpointing.step_dir(self.checkpoints_dir, step)
+        if write is None or checkpoint.exists():
+            write = partial(saving.copy_adapter, checkpoint)
+        self._call(saving.write_final, self.output_dir, step, write)
 
     def is_kept(self) -> bool:
         """Wait for the last save. False if it failed and was that of the adapter that `keep_best`

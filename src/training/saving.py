@@ -52,6 +52,12 @@ def write_final(output_dir: Path, step: int, write: Callable[[Path], None]) -> N
     retry(save)
 
 
+def copy_adapter(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint's adapter, and the tokenizer beside it, to a new folder."""
+    left_out = shutil.ignore_patterns(*checkpointing.OF_TRAINING, checkpointing.MANIFEST)
+    shutil.copytree(checkpoint, folder, ignore=left_out, copy_function=shutil.copyfile)
+
+
 def remove_old(
     checkpoints_dir: Path, settings: CheckpointingConfig, best_step: int | None
 ) -> tuple[list[int], OSError | None]:

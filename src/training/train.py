@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,15 +239,11 @@ def _train_with_trl(
         with spent.on("steps"):
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
 
-    def save(folder: Path) -> None:
-        save_adapter(model, vocabulary.tokenizer, folder)
-
-    def load(checkpoint: Path) -> Callable[[Path], None]:
-        _load_adapter(model, checkpoint)
-        return save
-
     with spent.on("waiting"):
-        policy.keep_best(load, save)
+        policy.keep_best(
+            load=lambda checkpoint: _load_adapter(model, checkpoint),
+            write=lambda folder: save_adapter(model, vocabulary.tokenizer, folder),
+        )
     for split in policy.final_splits:
         if policy.final_due(split):
             policy.final_scores(scored(split, policy.kept_step))

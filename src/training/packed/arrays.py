@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from src.training.row_order import shuffled
 from src.training.scoring import Row
 
+EPOCHS_KEPT = 512  # of runs with other seeds, and of steps that were laid out ahead
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class ExampleArrays:
     """Examples as arrays: ids (n, longest) right-padded, lengths of prompt and answer (n,)."""
 
@@ -49,3 +52,27 @@ class ExampleArrays:
         offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         place = self.prompts[chosen][row] + offset
         return row * length + place - 1, self.ids[chosen[row], place]
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """The rows of one epoch in their order, and what each of its steps holds, (steps,) each."""
+
+    order: np.ndarray  # (n,)
+    tokens: list[int]
+    answer_tokens: list[int]
+    longest: list[int]  # tokens of its longest row
+
+
+@lru_cache(maxsize=EPOCHS_KEPT)
+def epoch_of(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch:
+    """Epoch `number` of runs with this seed that take `batch` rows a step, in the order of the TRL
+    engine."""
+    order = shuffled(len(arrays.ids), seed, number).numpy()
+    lengths, starts = (arrays.prompts + arrays.answers)[order], range(0, len(order), batch)
+    return Epoch(
+        order,
+        np.add.reduceat(lengths, starts).tolist(),
+        np.add.reduceat(arrays.answers[order], starts).tolist(),
+        np.maximum.reduceat(lengths, starts).tolist(),
+    )

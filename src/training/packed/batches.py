@@ -15,7 +15,7 @@ from src.models.multi_lora.flat import has_flat_attention
 from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput
 from src.models.multi_lora.step import Options, idle_row
 from src.training.packed.arrays import ExampleArrays
-from src.training.packed.run import PackedRun
+from src.training.packed.run import PackedRun, StepRows
 
 # Each shape is a CUDA graph, which takes as long to capture as hundreds of steps.
 MIN_ROWS_FOR_EXACT_LENGTH = 256  # in a step of all runs: the longest of many is nearly constant
@@ -56,12 +56,8 @@ class BatchBuilder:
 
     def step(self, runs: Sequence[PackedRun], slots: int, offset: int) -> StepInput:
         """The step that is `offset` ahead, of every run. Slots without a run are idle."""
-        chosen = [run.chosen(run.step + offset) for run in runs]
-        lengths = [run.arrays.prompts[c] + run.arrays.answers[c]
-                   for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
-        counts = [int(run.arrays.answers[c].sum())
-                  for run, c in zip(runs, chosen, strict=True)]  # fmt: skip
-        shape = self._shape(runs, lengths, counts, slots)
+        taken = [run.rows_of(run.step + offset) for run in runs]
+        shape = self._shape(runs, taken, slots)
         rows, length, answers = shape[:3]
         ids = np.full((slots, rows, length), self.pad, dtype=np.int32)
         positions = np.zeros((slots, answers), dtype=np.int32)
@@ -69,24 +65,25 @@ class BatchBuilder:
         keys = np.zeros((slots, 1), dtype=np.int32)
         reals = np.tile(np.array(idle_row(type(runs[0].optimizer)), dtype=np.float64), (slots, 1))
         for arrays, members in _by_arrays(runs):
-            mine = [chosen[index] for index in members]
-            taken = [runs[index].slot for index in members]
+            mine = [taken[index].chosen for index in members]
+            own = [runs[index].slot for index in members]
             together, width = np.concatenate(mine), min(arrays.ids.shape[1], length)
             sizes = list(map(len, mine))
             of_row, row = _counted(sizes)
-            ids[np.take(taken, of_row), row, :width] = arrays.ids[together, :width]
+            ids[np.take(own, of_row), row, :width] = arrays.ids[together, :width]
             places, labels = arrays.labelled(together, length)
-            of_answer, answer = _counted([counts[index] for index in members])
+            of_answer, answer = _counted([taken[index].answer_tokens for index in members])
             first_row = (np.cumsum(sizes) - sizes)[of_answer]  # of the run that has the answer
-            place = np.take(taken, of_answer), answer
+            place = np.take(own, of_answer), answer
             positions[place], targets[place] = places - first_row * length, labels
-        for run, count in zip(runs, counts, strict=True):
-            at, config = run.slot, run.config
-            step = run.step + offset
-            keys[at] = (config.training.seed * 1_000_003 + step) & 0x7FFFFFFF
-            hyper = run.optimizer.hyper(step + 1, run.rate(step))
-            numbers = LossNumbers(1 / count, config.training.label_smoothing, config.lora.dropout)
-            reals[at] = (*hyper, *numbers)
+        slots_of_runs = [run.slot for run in runs]
+        keys[slots_of_runs, 0] = [
+            (run.config.training.seed * 1_000_003 + run.step + offset) & 0x7FFFFFFF for run in runs
+        ]
+        reals[slots_of_runs] = [
+            _reals(run, run.step + offset, rows.answer_tokens)
+            for run, rows in zip(runs, taken, strict=True)
+        ]
         integers = np.concatenate((ids.reshape(slots, -1), positions, targets, keys), 1)
         return StepInput(shape, torch.from_numpy(integers), torch.from_numpy(reals))
 
@@ -114,27 +111,27 @@ class BatchBuilder:
     def _shape(
         self,
         runs: Sequence[PackedRun],
-        lengths: Sequence[np.ndarray],  # tokens of each row
-        counts: Sequence[int],  # answer tokens of each run
+        taken: Sequence[StepRows],  # of each run
         slots: int,
     ) -> BatchShape | FlatShape:
         """The shape that holds these rows."""
         # The last token of a row is only predicted, never read.
-        length, answers = int(max(map(np.max, lengths))) - 1, max(counts)
+        length, answers = max(t.longest for t in taken) - 1, max(t.answer_tokens for t in taken)
+        sizes = [len(t.chosen) for t in taken]
         if not (self.options.graphs or self.options.flat):
-            return BatchShape(max(map(len, lengths)), length, answers)
-        rows, total = max(run.batch for run in runs), sum(map(len, lengths))
+            return BatchShape(max(sizes), length, answers)
+        rows, total = max(run.batch for run in runs), sum(sizes)
         if not self.is_flat(length):
             length_of = partial(padded_length, length, total)
             length, (answers, _) = self._room((), (answers, 0), length_of)
             return BatchShape(rows, length, answers)
         heads = [0 if run.config.lora.dropout else run.arrays.head for run in runs]
         tokens = max(
-            int(own.sum()) - len(own) - (len(own) - 1) * head
-            for own, head in zip(lengths, heads, strict=True)
+            own.tokens - size - (size - 1) * head
+            for own, size, head in zip(taken, sizes, heads, strict=True)
         )
         counted = np.zeros(slots, dtype=np.int64)
-        counted[[run.slot for run in runs]] = counts
+        counted[[run.slot for run in runs]] = [t.answer_tokens for t in taken]
         return self.flat_shape(rows, length, tokens, counted, shared=any(heads), total=total)
 
     def flat_shape(
@@ -159,6 +156,13 @@ class BatchBuilder:
         )  # fmt: skip
         room = most if most < at_once * answers else None
         return FlatShape(rows, length, answers, tokens, shared, room)
+
+
+def _reals(run: PackedRun, step: int, answer_tokens: int) -> tuple[float, ...]:
+    """The row of reals of a run's step `step` (from 0), see `step.idle_row`."""
+    config = run.config
+    numbers = LossNumbers(1 / answer_tokens, config.training.label_smoothing, config.lora.dropout)
+    return *run.optimizer.hyper(step + 1, run.rate(step)), *numbers
 
 
 def _by_arrays(runs: Sequence[PackedRun]) -> list[tuple[ExampleArrays, list[int]]]:

@@ -316,9 +316,8 @@ class _Engine:
     def _keep_best(self, runs: list[PackedRun]) -> list[PackedRun]:
         """Keep and score the best adapter of each; returns those whose best one was not saved."""
         with self.spent.on("waiting"):
-            newest = Snapshot(self.slots.pack, [run.slot for run in runs])
             for run in runs:
-                self._alone(run, files.keep_best, self.base, self.slots.pack, run, newest)
+                self._alone(run, files.keep_best, self.base, self.slots.pack, run)
         kept = {run.slot: run.policy.kept_step for run in runs}
         scored = []
         for split in _splits(run.policy.final_splits for run in runs):

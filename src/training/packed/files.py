@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,17 @@ def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: byt
     run.policy.save(_files(base, run, snapshot, state).write)
 
 
-def keep_best(base: SharedBase, pack: Pack, run: PackedRun, newest: Snapshot) -> None:
-    """Put the run's best adapter into its slot and into final/; `newest` has its newest one."""
+def keep_best(base: SharedBase, pack: Pack, run: PackedRun) -> None:
+    """Put the run's best adapter into its slot and into final/."""
 
-    def load(checkpoint: Path) -> Callable[[Path], None]:
+    def load(checkpoint: Path) -> None:
         params = read_adapter(base, checkpoint)
         pack.put(run.slot, fresh_state(params, type(run.optimizer)), run.scale)
-        return _files(base, run, Snapshot(pack, [run.slot])).write
 
-    run.policy.keep_best(load, _files(base, run, newest).write)
+    write = None
+    if not run.policy.is_saved:
+        write = _files(base, run, Snapshot(pack, [run.slot])).write
+    run.policy.keep_best(load, write)
 
 
 def _files(

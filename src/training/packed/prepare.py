@@ -1,7 +1,7 @@
 """Prepares packed runs: loads the shared base, reads the data of each run."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class SharedBase:
     stored_dtype: torch.dtype  # that PEFT rounds a fresh adapter to
     layer_names: list[str]  # full name of each adapted layer
     layer_shapes: list[tuple[int, int]]  # (in, out) of each
+    _fresh: dict[tuple[int, int], list[LoraPair]] = field(default_factory=dict)
 
     @staticmethod
     def load(config: RunConfig, reporter: Reporter) -> "SharedBase":
@@ -117,8 +118,11 @@ class SharedBase:
             return {str(file.relative_to(name)): file.read_bytes() for file in files}
 
     def initial_weights(self, run: PackedRun) -> list[LoraPair]:
-        """The adapter that PEFT draws for the run's seed."""
-        return self.frozen.fresh_adapter(run.rank, run.config.training.seed, self.stored_dtype)
+        """The adapter that PEFT draws for the run's seed; the same one for other runs with it."""
+        drawn = run.rank, run.config.training.seed
+        if drawn not in self._fresh:
+            self._fresh[drawn] = self.frozen.fresh_adapter(*drawn, self.stored_dtype)
+        return self._fresh[drawn]
 
     def setup(self, config: RunConfig) -> dict[str, Any]:
         """The resolved setup of a run in this pack, for its record."""

@@ -2,22 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from src.config import RunConfig
 from src.models.multi_lora.optimizer import make_optimizer
 from src.models.multi_lora.step import AdapterState
 from src.training.examples import Examples
-from src.training.packed.arrays import ExampleArrays
-from src.training.row_order import Shuffled
+from src.training.packed.arrays import ExampleArrays, epoch_of
 from src.training.run_policy import RunPolicy
+from src.training.schedules import ENDLESS, schedule
 from src.training.utils import Reporter, TrainingResult
 
 
@@ -33,11 +32,17 @@ class RunSpec:
     cache_dir: Path | None = None  # folder of what later runs need not compute again
 
 
-# Schedules of the learning rate that do not know when a training ends.
-ENDLESS = ("constant", "constant_with_warmup", "inverse_sqrt")
-
 Outcome = TrainingResult | Exception
 End = tuple[RunSpec, Outcome]
+
+
+class StepRows(NamedTuple):
+    """The rows of one step of a run."""
+
+    chosen: np.ndarray  # (rows,) their indices
+    tokens: int
+    answer_tokens: int
+    longest: int  # tokens of the longest one
 
 
 @dataclass(eq=False)
@@ -54,7 +59,6 @@ class PackedRun:
     untrained: bool = False  # its adapter changes nothing: B is zero, as PEFT initializes it
     losses: list[float] = field(default_factory=list)  # since the last log, nats
     seconds: float = 0.0  # of steps since the last log
-    order: tuple[int, np.ndarray] | None = None  # an epoch and the order of its rows
 
     def __post_init__(self) -> None:
         config = self.spec.config
@@ -64,7 +68,12 @@ class PackedRun:
         # Accumulation does not cross the end of an epoch, so its last step may be smaller.
         self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
         self.rank, self.scale = config.lora.r, config.lora.alpha / config.lora.r
-        self.factor = learning_rate_factor(config)
+        self.factor = schedule(
+            config.scheduler.name,
+            warmup_steps=config.scheduler.warmup_steps,
+            max_steps=training.max_steps,
+            learning_rate=training.learning_rate,
+        )
         self.optimizer = make_optimizer(
             optimizer.name, optimizer.model_dump(exclude={"name"}), training.max_grad_norm
         )
@@ -88,14 +97,16 @@ class PackedRun:
         """True while the adapter answers as the base model does."""
         return self.untrained and self.step == 0
 
-    def chosen(self, step: int) -> np.ndarray:
-        """Indices of the rows of step `step` (from 0), in the order of the TRL engine."""
-        epoch, index = divmod(step, self.epoch_steps)
-        if self.order is None or self.order[0] != epoch:
-            sampler = Shuffled(len(self.arrays.ids), self.config.training.seed)
-            sampler.set_epoch(epoch)
-            self.order = epoch, np.fromiter(sampler, dtype=np.int64)
-        return self.order[1][index * self.batch : (index + 1) * self.batch]
+    def rows_of(self, step: int) -> StepRows:
+        """The rows of step `step` (from 0)."""
+        number, index = divmod(step, self.epoch_steps)
+        epoch = epoch_of(self.arrays, self.config.training.seed, number, self.batch)
+        return StepRows(
+            epoch.order[index * self.batch : (index + 1) * self.batch],
+            epoch.tokens[index],
+            epoch.answer_tokens[index],
+            epoch.longest[index],
+        )
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step` (from 0)."""
@@ -114,11 +125,11 @@ class PackedRun:
         # Before the steps: when they were computed, a stop asked for now was not known.
         policy.look_for_stop()
         for number, (loss, norm, taken) in enumerate(steps, start=1):
-            chosen, rate = self.chosen(self.step), self.rate(self.step)
+            tokens, rate = self.rows_of(self.step).tokens, self.rate(self.step)
             policy.step_taken()
             self.losses.append(loss)
             self.seconds += seconds / len(steps)
-            policy.seen(int((self.arrays.prompts[chosen] + self.arrays.answers[chosen]).sum()))
+            policy.seen(tokens)
             if not taken:
                 of_norm = math.isfinite(loss)
                 name, value = ("gradient norm", norm) if of_norm else ("training loss", loss)
@@ -139,14 +150,3 @@ class PackedRun:
     def step(self) -> int:
         """Optimizer steps taken."""
         return self.policy.step
-
-
-def learning_rate_factor(config: RunConfig) -> Callable[[int], float]:
-    """The factor of the learning rate at each step (from 0), as transformers schedules it."""
-    from transformers import get_scheduler
-
-    training, scheduler = config.training, config.scheduler
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=training.learning_rate)
-    made: Any = get_scheduler(scheduler.name, optimizer, scheduler.warmup_steps, training.max_steps)
-    factor: Callable[[int], float] = made.lr_lambdas[0]
-    return factor
