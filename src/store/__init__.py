@@ -110,6 +110,7 @@ from src.store.runs import (
     queue,
     record_event,
     run_labels,
+    run_outcomes,
     runs_of,
     set_notes,
     stop_wishes,

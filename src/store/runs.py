@@ -190,6 +190,17 @@ def run_labels(session: Session, *, limit: int) -> dict[str, str]:
     return _labels((i, run_label(name, tried), n) for i, name, tried, n in session.exec(query))
 
 
+def run_outcomes(
+    session: Session, ids: Sequence[str], metric: str
+) -> dict[str, tuple[Status, float | None]]:
+    """{id: (status, last value of a metric)} of runs, without reading whole rows."""
+    last = select(LatestMetric.run_id, LatestMetric.value).where(LatestMetric.name == metric)
+    scored = session.exec(last.where(col(LatestMetric.run_id).in_(ids)))
+    values = dict(iter(scored))
+    rows = session.exec(select(Run.id, Run.status).where(col(Run.id).in_(ids)))
+    return {run_id: (Status(status), values.get(run_id)) for run_id, status in rows}
+
+
 def labels_of(runs: Iterable[Run]) -> dict[str, str]:
     """`run_labels` of runs that were read already, in their order."""
     return _labels((run.id, run.label, run.config["training"]["seed"]) for run in runs)

@@ -15,7 +15,7 @@ from src.panel.compare import curves, table
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
-from tests.helpers.pages import html, show
+from tests.helpers.pages import figures_of, html, show
 from tests.helpers.store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600
@@ -207,4 +207,15 @@ def test_the_choice_of_runs_asks_the_run_table_once():
     lists = [one for one in asked if "FROM run WHERE run.archived_at IS NULL ORDER BY"
              in " ".join(one.split())]  # fmt: skip
     assert len(lists) == 1, lists
-    assert set(picker.options) == {"a · seed 0", "a · seed 1", "b · seed 0"}
+    told = [option.rpartition(" · ") for option in picker.options]  # with the score
+    assert {name for name, _, _ in told} == {"a · seed 0", "a · seed 1", "b · seed 0"}
+    assert all(score.endswith("%") for _, _, score in told)
+
+
+def test_a_curve_that_hides_another_is_dashed_and_says_whose_it_is():
+    first, same = seeds("first", 1), seeds("same", 1, lora__r=32)
+    other = seeds("other", 1, training__max_steps=2000)
+    lines = figures_of(show("compare", run=[*first, *same, *other]))["Accuracy, exact match"]["data"]
+    assert [line["line"]["dash"] for line in lines] == ["solid", "dash", "solid"]
+    assert lines[1]["meta"].endswith("% (as first)")
+    assert lines[0]["meta"].endswith("%") and lines[2]["meta"].endswith("%")

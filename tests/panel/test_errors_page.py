@@ -264,7 +264,7 @@ def test_the_run_to_compare_with_is_chosen_by_name_and_seed(home):
         return choice.value, choice.options
 
     stamps = {run_id: run_id.rpartition("_")[2] for run_id in (after, twin)}
-    both = [f"after · seed 42 · {stamps[run_id]}" for run_id in (twin, after)]
+    both = [f"after · seed 42 · {stamps[run_id]} · 95.4%" for run_id in (twin, after)]
     assert options() == ("nothing", ["nothing", *both])
     chosen, offered = options(vs=f"{after}@300")
     assert chosen == f"{after}@300" and f"{both[1]}, step 300" in offered

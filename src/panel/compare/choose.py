@@ -6,7 +6,7 @@ import streamlit as st
 
 from src import store
 from src.analysis import comparison
-from src.panel.ui import html, navigation, query_params
+from src.panel.ui import choices, html, navigation, query_params
 from src.store.tables import Run, Status
 
 
@@ -20,15 +20,15 @@ def choose() -> list[Run]:
                 found.append(store.find(session, name))
             except store.UnknownRun as error:
                 problems.append(str(error))
-    known = {run.id: run for run in (*recent, *found)}
-    labels = store.labels_of(known.values())
+        known = {run.id: run for run in (*recent, *found)}
+        labels = navigation.with_outcomes(session, store.labels_of(known.values()))
     chosen = list(dict.fromkeys(run.id for run in found))
-    if st.session_state.get("compared") != chosen:
-        st.session_state["compared"] = chosen
+    st.session_state["compared"] = chosen  # each time: what a run is called changes
     st.multiselect(
         "Runs", list(known), chosen, key="compared", placeholder="Choose runs to compare",
-        label_visibility="collapsed", format_func=lambda run_id: labels.get(run_id, run_id),
-        on_change=lambda: query_params.write("run", st.session_state["compared"]),
+        label_visibility="collapsed",
+        format_func=choices.noting(lambda run_id: labels.get(run_id, run_id), "compared"),
+        on_change=lambda: query_params.write("run", choices.meant("compared")),
     )  # fmt: skip
     for problem in problems:
         html.draw_problem(problem)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from src.store.tables import Run
 
 DASHES = ("solid", "dash", "dot")
 MAX_BAND_POINTS = 300
+ALIKE = 0.01  # of the height of a chart: how wide a line is drawn
 # Choice -> points of the running mean.
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
 AXES = {  # choice -> title and d3 format of the x axis
@@ -134,20 +136,28 @@ def figure(
     points = points or Points()
     _, unit, form = about(metric)
     traces = []
+    found = {
+        number: [_smooth(curves[run.id][metric], drawn_as.window) for run in group.runs
+                 if metric in curves[run.id]]
+        for number, group in enumerate(groups)
+    }  # fmt: skip
+    below = _alike(found)
     for number, group in enumerate(groups):
         runs = [run for run in group.runs if metric in curves[run.id]]
         if not runs:
             continue
-        frames = [curves[run.id][metric] for run in runs]
-        lines = [_smooth(frame, drawn_as.window) for frame in frames]
+        frames, lines = [curves[run.id][metric] for run in runs], found[number]
         last = [frame["value"].dropna().iloc[-1:] for frame in frames]
         mean = charts.last_value(pd.Series([pd.concat(last).mean()]), form)
+        if below[number]:
+            mean += f" (as {groups[below[number][0]].name})"
+        dash = DASHES[(number // PALETTE + len(below[number])) % len(DASHES)]
         style = {
             "type": "scatter",
             "mode": "lines",
             "legendrank": number % PALETTE + 1,
             "hovertemplate": f"%{{y:{form}}}",
-            "line": {"dash": DASHES[number // PALETTE % len(DASHES)], "width": 1.75},
+            "line": {"dash": dash, "width": 1.75},
         }
         if drawn_as.band and len(lines) > 1:
             traces += _band(style, group.name, lines, mean, points)
@@ -160,6 +170,27 @@ def figure(
             own = {"mode": mode(len(line)), "name": name}
             traces.append(style | own | legend | points.line(line["x"], line["value"]))
     return go.Figure(traces, _layout(unit, form, drawn_as))
+
+
+def _alike(lines: Mapping[int, Sequence[pd.DataFrame]]) -> dict[int, list[int]]:
+    """{config: those before it that its curve would hide}, by the means of their seeds: over the
+    last half of what both have they are never further apart than a line is wide."""
+    known = {n: [k for line in own if len(k := line.dropna())] for n, own in lines.items()}
+    known = {number: own for number, own in known.items() if own}
+    drawn = [line["value"] for own in known.values() for line in own]
+    width = ALIKE * float(np.ptp(np.concatenate(drawn))) if drawn else 0.0
+    below: dict[int, list[int]] = {number: [] for number in lines}
+    for one, other in combinations(known, 2):
+        end = min(line["x"].iloc[-1] for line in (*known[one], *known[other]))
+        x = np.linspace(end / 2, end, 20)
+        if np.abs(_mean_at(known[one], x) - _mean_at(known[other], x)).max() <= width:
+            below[other].append(one)
+    return below
+
+
+def _mean_at(lines: Sequence[pd.DataFrame], x: np.ndarray) -> np.ndarray:
+    """The mean of some curves at these places, between their points."""
+    return np.asarray(np.mean([np.interp(x, one["x"], one["value"]) for one in lines], axis=0))
 
 
 def _layout(unit: str, form: str, drawn_as: Shown) -> dict[str, Any]:

@@ -111,6 +111,7 @@ function readOut(card, plot) {
   const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
     const item = document.createElement("span");
     item.style.setProperty("--curve", trace.line?.color ?? trace.marker.color);
+    item.dataset.dash = trace.line?.dash ?? "solid";
     const [name, last] = Array.isArray(trace.meta) ? trace.meta : [trace.name, trace.meta];
     item.textContent = `${name} ${last}`;
     return item;

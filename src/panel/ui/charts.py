@@ -232,8 +232,11 @@ def draw_live(make: Make, source: Mapping[str, Any], *, state: str, key: str) ->
 
 
 def shape(figures: Mapping[str, go.Figure]) -> str:
-    """Equal for figures whose charts and curves have the same names."""
-    names = [[title, [trace.name for trace in drawn.data]] for title, drawn in figures.items()]
+    """Equal for figures whose charts and curves have the same names and kinds of line."""
+    names = [
+        [title, [[trace.name, trace.line.dash] for trace in drawn.data]]
+        for title, drawn in figures.items()
+    ]
     return sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 

@@ -44,6 +44,33 @@ def several(
     return chosen
 
 
+def noting(words: Words, key: str) -> Words:
+    """`words` for the widget of a key, which notes what it calls each option.
+
+    Streamlit knows an option by its text, and a browser may still send one that has changed since,
+    such as the score of a run; `meant` then finds the option.
+    """
+    texts: dict[str, str] = st.session_state.setdefault(f"texts of {key}", {})
+
+    def called(option: str) -> str:
+        text = words(option)
+        if text != option:
+            texts[text] = option
+        return text
+
+    return called
+
+
+def meant(key: str) -> Any:
+    """The option, or the list of options, that the widget of a key has; its state has them too."""
+    texts: dict[str, str] = st.session_state.get(f"texts of {key}", {})
+    now = st.session_state[key]
+    found = [texts.get(one, one) for one in now] if isinstance(now, list) else texts.get(now, now)
+    if found != now:
+        st.session_state[key] = found
+    return found
+
+
 def _prepare_one(options: Sequence[str], words: Words, key: str) -> tuple[str, dict[str, Any]]:
     """The chosen option, and the arguments of `_shown`."""
     asked = st.query_params.get(key, "")
@@ -62,4 +89,5 @@ def _shown(
     state = f"chosen {key}"
     if st.session_state.get(state) != chosen:
         st.session_state[state] = chosen
-    return {"format_func": words, "key": state, "on_change": lambda: write(st.session_state[state])}
+    told = noting(words, state)
+    return {"format_func": told, "key": state, "on_change": lambda: write(meant(state))}

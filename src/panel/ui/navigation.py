@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from src import store
-from src.format import full_stop
-from src.panel.ui import guarded, html, query_params
+from src.format import full_stop, percent
+from src.panel.ui import choices, guarded, html, query_params
 from src.paths import ROOT
-from src.store.tables import Run
+from src.store.tables import Run, Status
 
 PAGES = ROOT / "pages"
 MAX_SEGMENTS = 6  # choices beside each other; more of them open as a list
@@ -168,9 +168,22 @@ class OneShotButton:
 
 
 def known_runs() -> dict[str, str]:
-    """{id: label} of the runs that one may choose from, newest first."""
+    """{id: label with state and score} of the runs that one may choose from, newest first."""
     with store.reading() as session:
-        return store.run_labels(session, limit=MAX_CHOICES)
+        return with_outcomes(session, store.run_labels(session, limit=MAX_CHOICES))
+
+
+def with_outcomes(session: store.Session, labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of runs with how each ended and its score: `rank16 · seed 2 · 95.4%`. Of a run
+    that goes on, the score would be old soon."""
+    outcomes = store.run_outcomes(session, list(labels), "val/exact_match")
+    told = {}
+    for run_id, label in labels.items():
+        status, score = outcomes[run_id]
+        state = [] if status is Status.COMPLETED else [status.lower()]
+        last = [percent(score)] if status.ended and score is not None else []
+        told[run_id] = " · ".join([label, *state, *last])
+    return told
 
 
 def pick_run(labels: Mapping[str, str], *, will: str, scored: bool = False) -> Run | None:
@@ -201,17 +214,16 @@ def pick_run(labels: Mapping[str, str], *, will: str, scored: bool = False) -> R
         known.append(chosen)
     if st.query_params.get("run") != chosen:
         query_params.write("run", chosen)
-    # The address decides; the widget only writes it. Streamlit identifies options by their text, so
-    # it must not change with the status.
-    if st.session_state.get("picked run") != chosen:
-        st.session_state["picked run"] = chosen
+    # The address decides; the widget only writes it. Assigned each time, so that the browser shows
+    # what the run is called now.
+    st.session_state["picked run"] = chosen
     st.selectbox(
         "Run",
         known,
         known.index(chosen),
-        format_func=lambda run_id: labels.get(run_id, run_id),
+        format_func=choices.noting(lambda run_id: labels.get(run_id, run_id), "picked run"),
         label_visibility="collapsed",
         key="picked run",
-        on_change=lambda: query_params.write("run", st.session_state["picked run"]),
+        on_change=lambda: query_params.write("run", choices.meant("picked run")),
     )
     return found
