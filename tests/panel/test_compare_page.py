@@ -215,7 +215,8 @@ def test_the_choice_of_runs_asks_the_run_table_once():
 def test_a_curve_that_hides_another_is_dashed_and_says_whose_it_is():
     first, same = seeds("first", 1), seeds("same", 1, lora__r=32)
     other = seeds("other", 1, training__max_steps=2000)
-    lines = figures_of(show("compare", run=[*first, *same, *other]))["Accuracy, exact match"]["data"]
+    drawn = figures_of(show("compare", run=[*first, *same, *other]))
+    lines = drawn["Accuracy, exact match"]["data"]
     assert [line["line"]["dash"] for line in lines] == ["solid", "dash", "solid"]
     assert lines[1]["meta"].endswith("% (as first)")
     assert lines[0]["meta"].endswith("%") and lines[2]["meta"].endswith("%")
