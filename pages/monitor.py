@@ -38,10 +38,11 @@ def page() -> None:
 
 def links(run: Run) -> list[str]:
     """HTML: links to the other pages about this run."""
-    found = [
-        navigation.link("errors", "Misspelled words", {"run": run.id}),
-        navigation.link("launch", "Launch again with edits", {"from": run.id}),
-    ]
+    found = [navigation.link("errors", "Misspelled words", {"run": run.id})]
+    if Status(run.status).ended and run.best_step is not None:
+        found.append(navigation.link("try", "Try it", {"run": run.id}))
+        found.append(navigation.link("compare", "Compare", {"run": run.id}))
+    found.append(navigation.link("launch", "Launch again with edits", {"from": run.id}))
     if run.sweep_id:
         found.append(navigation.link("sweeps", "Its sweep", {"sweep": run.sweep_id}))
     return found

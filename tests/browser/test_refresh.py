@@ -158,6 +158,8 @@ def test_a_run_that_is_stopped_says_so_and_the_refresh_ends(page, panel, module_
     page.locator(MAIN).get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Stop this run").click()
     wait_for(partial(stop_is_asked, run_id), "the stop is asked for")
+    button = page.get_by_role("button", name="Stop this run")
+    wait_for(lambda: button.count() == 0, "the question does not lie over its answer")
     end(run_id, Status.STOPPED, "stopped at step 100 because someone asked")
     lock.release()
     page.get_by_text("stopped at step 100").wait_for()

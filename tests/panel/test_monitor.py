@@ -91,6 +91,15 @@ def test_a_restored_best_step_is_told_from_the_last():
     assert "<dt>training loss, last step</dt>" in body
 
 
+def test_a_run_that_ended_leads_to_what_one_does_with_it():
+    ended, never = fill_run(), fill_run(status=Status.CANCELLED, name="never")
+    body = html(show("monitor", run=ended))
+    for page in ("errors?run=", "try?run=", "compare?run=", "launch?from="):
+        assert f'href="{page}{ended}"' in body, page
+    body = html(show("monitor", run=never))
+    assert "try?run=" not in body and f'href="launch?from={never}"' in body
+
+
 def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
     run_id = fill_run()
     test = show("monitor", run=run_id)

@@ -36,7 +36,9 @@ def draw(run: Run) -> None:
         what = "release" if run.held_at else "hold"
         guarded.button(what.capitalize(), on_click=_steer, args=(what, run.id))
     if not status.ended:
-        with st.popover("Stop", key="stop"):
+        # Another popover once it is asked for, which is closed: this one would lie over the answer.
+        asked = run.stop_requested_at is not None
+        with st.popover("Stop", key="stop again" if asked else "stop"):
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
             guarded.button("Stop this run", type="primary", on_click=_stop, args=(run.id,))
         return
