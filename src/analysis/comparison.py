@@ -61,7 +61,7 @@ class Comparison:
 
     groups: list[Group]
     differing: dict[str, dict[str, Any]]  # setting -> {run id: value}, where they are not all equal
-    scores: dict[str, dict[str, Any]]  # group name -> {split, exact_match, sd, seeds}
+    scores: dict[str, dict[str, Any]]  # group name -> {split, exact_match, sd, seeds, constant}
     configs: list[Verdict]  # one for each pair of groups
     adapters: list[Verdict]  # one for each pair of runs
     summary: str  # one sentence on all groups
@@ -82,7 +82,10 @@ def compare(
     few = found if most_adapters is None or len(found) <= most_adapters else []
     adapters = [_adapters(a, b, scored) for a, b in combinations(few, 2)]
     configs = verdicts.together(pairs)
-    scores = {group.name: _score(group, shared) for group in groups}
+    scores = {
+        group.name: _score(group, shared) | {"constant": _constant(group, shared)}
+        for group in groups
+    }
     return Comparison(
         groups=groups,
         differing=differing(runs),
@@ -270,6 +273,14 @@ def _score(group: Group, scored: Scored) -> dict[str, Any]:
         "exact_match": float(shares.mean()) if len(shares) else None,
         "sd": float(shares.std(ddof=1)) if len(shares) > 1 else None,
     }
+
+
+def _constant(group: Group, scored: Scored) -> float | None:
+    """The exact match of who always gives the most frequent answer to the questions of a config."""
+    split = _split([run for run in group.seeds if _split([run], scored)], scored)
+    runs = [run for run in group.seeds if split and (run.id, split) in scored]
+    own = _answers(scored, runs[0], split) if split and runs else None
+    return own.constant if own else None
 
 
 def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]) -> str:

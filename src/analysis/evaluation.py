@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.analysis import guessing
 from src.config import RunConfig
 from src.models import metrics
 from src.models.intervals import repeated_interval
@@ -34,9 +35,6 @@ def unseen_or_note(config: RunConfig, frame: pd.DataFrame) -> tuple[pd.Series | 
         )
 
 
-CONSTANT_SHARE = 0.02  # of the questions; where each has its own answer, who guesses knows none
-
-
 def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, Any]]:
     """{model, base, few_shot, dictionary or constant: {all, seen or unseen: rows, answers, right,
     exact_match, interval}}.
@@ -54,9 +52,8 @@ def scores(frame: pd.DataFrame, seen: pd.Series | None) -> dict[str, dict[str, A
     if (answers := dictionary_answers(frame["question"].tolist())) is not None:
         right = map(metrics.same, answers, frame["expected"])
         columns["dictionary"] = pd.Series(list(right), index=frame.index)
-    frequent = frame["expected"].value_counts()
-    if len(frequent) and frequent.iloc[0] >= max(2, CONSTANT_SHARE * len(frame)):
-        columns["constant"] = frame["expected"] == frequent.index[0]
+    if (frequent := guessing.frequent_answer(frame["expected"])) is not None:
+        columns["constant"] = frame["expected"] == frequent
     groups = {"all": pd.Series(True, index=frame.index)}
     if seen is not None:
         groups |= {"seen": seen, "unseen": ~seen}

@@ -112,7 +112,8 @@ def _against_base(
     first = _answers([scored[run.id, name].base for run in seeds], name)
     if not first or not tuned:
         return None
-    verdict = SuiteVerdict(name, BASE, group.name, "base", _metric(name))
+    constant = tuned[0].constant
+    verdict = SuiteVerdict(name, BASE, group.name, "base", _metric(name), constant=constant)
     return suite_verdicts.judge_base(
         verdict, first[0], tuned, look=look.number, under_way=look.under_way
     )
@@ -129,7 +130,8 @@ def _pair(
         _answers([scored[r.id, name].kept for r in side if r.id in look.runs], name)
         for side in sides
     ]
-    verdict = SuiteVerdict(name, a.name, b.name, "configs", _metric(name))
+    constant = next((one.constant for side in found for one in side), None)
+    verdict = SuiteVerdict(name, a.name, b.name, "configs", _metric(name), constant=constant)
     return suite_verdicts.judge_pair(verdict, *found, look=look.number, under_way=look.under_way)
 
 
@@ -164,7 +166,8 @@ def _read(path: str, changed: int, is_text: bool) -> SuiteAnswers:
 
 REPORTED = (
     *("suite", "a", "b", "about", "metric", "questions", "seeds", "score_a", "score_b"),
-    *("difference", "ci_low", "ci_high", "p_value", "p_holm", "look", "change", "claim"),
+    *("constant", "difference", "ci_low", "ci_high", "p_value", "p_holm", "look", "change"),
+    "claim",
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src.analysis.estimates import ALPHA, Estimate, against_fixed, share, two_level
+from src.analysis.guessing import constant_share
 from src.analysis.verdicts import MIN_SEEDS, holm, mcnemar
 from src.models.intervals import paired_interval
 from src.text import composed_columns
@@ -28,6 +29,7 @@ class SuiteAnswers:
     values: np.ndarray  # float: 1 where right, else 0; of running text, the bits of the answer
     characters: np.ndarray  # float: 1, or those of the answer: values are per mean of these
     words: np.ndarray  # of each question
+    constant: float | None = None  # share that the most frequent answer has right
 
 
 def answers(predictions: pd.DataFrame, *, is_text: bool) -> SuiteAnswers:
@@ -47,6 +49,7 @@ def answers(predictions: pd.DataFrame, *, is_text: bool) -> SuiteAnswers:
         values[first],
         characters[first],
         asked["word"].to_numpy(dtype=object)[first],
+        None if is_text else constant_share(asked["expected"]),
     )
 
 
@@ -81,6 +84,7 @@ class SuiteVerdict:
     ci_high: float | None = None
     p_value: float | None = None  # corrected for the number of looks
     p_holm: float | None = None  # and for the suites beside it
+    constant: float | None = None  # score of who always gives the most frequent answer
     look: int | None = None
     change: str | None = None  # rose or fell, where it can be told
     outcome: str = ""  # what was found and what it rests on: the parts of the claim, where tested

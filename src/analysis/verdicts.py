@@ -15,6 +15,7 @@ import pandas as pd
 import scipy  # which loads scipy.special when it is first used
 
 from src.analysis.estimates import ALPHA, MAX_MORE_SEEDS, Estimate, more_seeds, share, two_level
+from src.analysis.guessing import constant_share
 from src.models.intervals import paired_interval
 from src.text import composed_columns
 
@@ -36,6 +37,7 @@ class Answers:
     fingerprint: int  # of split, questions and expected answers; the same within one process
     correct: np.ndarray  # bool, (questions,)
     words: np.ndarray  # int, (questions,): questions about one word have one number
+    constant: float | None = None  # share that the most frequent answer has right
 
     @property
     def exact_match(self) -> float:
@@ -54,6 +56,7 @@ def answers(predictions: pd.DataFrame, *, name: str, split: str) -> Answers:
         fingerprint=hash((split, keys[order].tobytes())),
         correct=predictions["correct"].to_numpy(dtype=bool)[order],
         words=pd.factorize(asked["word"].to_numpy()[order])[0],
+        constant=constant_share(asked["expected"]),
     )
 
 

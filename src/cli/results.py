@@ -8,6 +8,7 @@ import typer
 from src import store
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
+from src.format import percent
 from src.runs import reconciler
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def compare(
     Of runs that are scored on suites also what rose and fell there, from the base model to each
     config and between configs.
     """
+    from src.analysis import guessing
     from src.analysis.compared import compare_named
 
     reconciler.reconcile()
@@ -48,8 +50,12 @@ def compare(
                 out.print(f"{pairs:,} pairs of {verdicts[0].about} are {claim}", highlight=False)
     if compared.summary:
         out.print(compared.summary, highlight=False)
+    for name, score in compared.scores.items():
+        if told := guessing.sentence(score["constant"]):
+            out.print(f"{name}: {percent(score['exact_match'])}; {told}", highlight=False)
     for suite in (*on_suites.base, *on_suites.configs):
-        out.print(suite.claim, highlight=False)
+        told = guessing.sentence(suite.constant)
+        out.print("; ".join(filter(None, (suite.claim, told))), highlight=False)
     for sentence in on_suites.study:
         out.print(sentence, highlight=False)
     for text in compared.notes:

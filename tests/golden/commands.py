@@ -133,6 +133,7 @@ NEW_KEYS |= {"suite", "left_out", "examples", "decoding", "answers"}  # of evalu
 NEW_KEYS |= {"program", "size_bytes"}  # of merge
 NEW_KEYS |= {"archived_at", "tags", "config_key"}  # of runs, run.json and show
 NEW_KEYS |= {"machine_seconds", "energy_wh", "cost"}  # of show, sweep show, and run.json
+NEW_KEYS |= {"constant"}  # of the configs and suites of compare
 NEW_KEYS |= {"starts_in_seconds", "seconds_left"}  # of show
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("run", "archived_at"), ("run", "config_key")}

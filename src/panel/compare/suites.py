@@ -5,6 +5,7 @@ from html import escape
 
 import streamlit as st
 
+from src.analysis import guessing
 from src.analysis.comparison import Group
 from src.analysis.suite_comparison import SuiteComparison
 from src.analysis.suite_verdicts import SuiteVerdict
@@ -84,7 +85,8 @@ def _config(group: Group, place: int) -> str:
 
 def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:
     claim = escape(full_stop(v.outcome or v.claim))
-    ground = f"<small>{escape(v.ground)}</small>" if v.ground else ""
+    told = filter(None, (v.ground, guessing.sentence(v.constant)))
+    ground = "".join(f"<small>{escape(one)}</small>" for one in told)
     return [
         escape(v.suite),
         f'<div class="claim">{claim}</div>{ground}',

@@ -144,7 +144,16 @@ def score_table(found: Comparison) -> str:
         )
     head = {"Config": "", "Seeds scored": "num", "Exact match": "num", "SD over seeds": "num",
             "Split": "fit"}  # fmt: skip
-    return html.table(head, rows, name="configs")
+    return html.table(head, rows, name="configs") + _constant(found)
+
+
+def _constant(found: Comparison) -> str:
+    """HTML: what exact match has to beat where few answers differ; empty where all do."""
+    shares = {score["constant"] for score in found.scores.values() if score["seeds"]} - {None}
+    if not shares:
+        return ""
+    told = ", ".join(percent(share) for share in sorted(shares))
+    return f'<p class="quiet">Who always gives the most frequent answer has {told}.</p>'
 
 
 def draw_next(found: Comparison) -> None:
