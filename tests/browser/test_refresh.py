@@ -176,6 +176,7 @@ def test_score_and_loss_are_large_and_all_charts_have_the_steps_of_the_run(
     lock = hold(run_id)
     with store.writing() as session:
         first = [(0, "train/loss", 900.0, 1.0), (0, "grad_norm", 1e6, 1.0)]
+        first += [(50, name, 0.5, 1.0) for name in ("val/mends", "val/leaves_alone", "val/cer")]
         store.record_metrics(session, run_id, 1, first)
         event = "halved its batch"
         store.record_event(session, run_id, 2, EventKind.HEALED, event, step=60)
@@ -199,6 +200,15 @@ def test_score_and_loss_are_large_and_all_charts_have_the_steps_of_the_run(
     assert all(low >= 0 for low, _ in ends)
     assert ends[1][1] < 10
     page.get_by_text("↑ up to 900").wait_for()
+    # The plots of a row begin at one line, however many curves they have.
+    small = page.evaluate(
+        "[...document.querySelectorAll('.chart.small')].map((card) =>"
+        " [card.offsetTop, card.querySelector('.plot').offsetTop])"
+    )
+    starts: dict[int, set[int]] = {}
+    for card, drawn in small:
+        starts.setdefault(card, set()).add(drawn)
+    assert all(len(found) == 1 for found in starts.values()), small
     # What happened is told where it is marked.
     page.locator(".annotation", has_text="✚").first.hover()
     page.locator(".hoverlayer", has_text="goes on from step 60: halved its batch").wait_for()

@@ -102,7 +102,7 @@ def reading(browser: Any, *, width: int = 1280, scheme: str = "light") -> Iterat
     )
     yield shown
     context.close()
-    assert not wrong
+    assert not wrong, wrong
 
 
 def still(page: Any) -> None:

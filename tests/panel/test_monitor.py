@@ -383,6 +383,15 @@ def test_a_loss_of_one_point_has_an_axis_around_it():
     assert 9 < low < 9.75 < high < 10.5
 
 
+def test_a_metric_without_a_point_has_no_chart():
+    run_id = fill_run(status=Status.RUNNING, steps=60)
+    with store.writing() as session:
+        store.record_metrics(session, run_id, 1, [(50, "val/cer", 0.5, 1e9)])
+        # The next attempt goes on before that evaluation.
+        store.record_event(session, run_id, 2, EventKind.RESUMED, "asked", step=40)
+    assert "Character error rate" not in figures_of(show("monitor", run=run_id))
+
+
 def test_validation_has_one_colour_and_nothing_else_has_it():
     names = ["train/loss", "val/loss", "val/exact_match", "gpu/memory_gib", "cpu/memory_gib"]
     colours = dict(zip(names, [1, 2, 2, 1, 3], strict=True))

@@ -16,7 +16,7 @@ from src.store.tables import Run
 
 MEAN_POINTS = 200  # of a running mean, and of how a parent went on
 MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
-LARGE, SMALL = 280, 128  # pixels
+LARGE, SMALL = 280, 136  # pixels
 TICKS = {LARGE: 6, SMALL: 4}  # of an axis at most, as charts.js asks for them
 MARGIN = 1.06  # that Plotly leaves at the end of an axis
 FEW = 12  # points of a small curve, which have marks
@@ -36,9 +36,11 @@ def figures(
     """The charts of a run by title, with the points behind those that the browser has of each;
     `reach` gets what it has then."""
     found: dict[str, go.Figure] = {}
-    for chart in charts.charts(curves.frames):
+    # An attempt that went on before the first point of a metric has none of it yet.
+    frames = {name: frame for name, frame in curves.frames.items() if len(frame)}
+    for chart in charts.charts(frames):
         points = Points(behind.get(chart.title))
-        drawn = figure(chart, curves.frames, run=run, branches=curves.branches, points=points)
+        drawn = figure(chart, frames, run=run, branches=curves.branches, points=points)
         if not chart.group or not found:
             marked.draw(drawn, marks, best=not found)
         found[chart.title] = drawn

@@ -75,14 +75,15 @@ CHARTS = (
     Chart(
         "Corrections",
         "share of validation",
-        {"val/mends": "misspelled words mended", "val/leaves_alone": "right words left alone"},
+        {"val/mends": "mended", "val/leaves_alone": "left alone"},
         METRICS["mends"].format,
         group=SCORES,
     ),
-    _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer"), group=SCORES),
+    _of("val/cer", {"val/cer": "validation"} | _by_task("val/cer"), falls=True, group=SCORES),
     _of(
         "val/edit_distance",
         {"val/edit_distance": "validation mean"} | _by_task("val/edit_distance"),
+        falls=True,
         group=SCORES,
     ),
     _of("lr", {"lr": "rate"}, group=HEALTH),
@@ -134,8 +135,8 @@ def _of_suite(suite: str, names: Collection[str]) -> Chart:
         curves = {prefix + info.name: info.title}
         return Chart(f"Suite {suite}", info.unit, curves, info.format, group=SCORES)
     curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
-    curves |= {f"{prefix}mends": "misspelled words mended"}
-    curves |= {f"{prefix}leaves_alone": "right words left alone"}
+    curves |= {f"{prefix}mends": "mended"}
+    curves |= {f"{prefix}leaves_alone": "left alone"}
     form = METRICS["exact_match"].format
     return Chart(f"Suite {suite}", "share of questions", curves, form, group=SCORES)
 
