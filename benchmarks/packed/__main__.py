@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.packed.baselines import PEFT_STEPS, baseline, phase_baselines, phase_processes
 from benchmarks.packed.decode import phase_decode
 from benchmarks.packed.engines import engine_run, phase_engines, phase_seeds, seed_run
-from benchmarks.packed.models import SHAPES
+from benchmarks.packed.models import ROW_KINDS, SHAPES
 from benchmarks.packed.results import STARTED, Results
 from benchmarks.packed.steps import phase_check, phase_packed, phase_peak
 from benchmarks.packed.sweep import phase_solo, phase_sweep, solo_run, sweep_run
@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--seconds-each", type=float, default=3, help="of timing a variant")
     parser.add_argument("--baseline", nargs=2, metavar=("BACKEND", "SETTING"))
     parser.add_argument("--backends", default="peft,unsloth", help="of the baselines")
+    parser.add_argument("--rows", choices=ROW_KINDS, default="uniform", help="of the baselines")
     parser.add_argument("--steps", type=int, default=PEFT_STEPS, help="of a baseline")
     parser.add_argument("--base", type=Path, help="folder that a child process reads")
     parser.add_argument("--repeats", type=int, default=3, help="of each way in phase engines")
@@ -72,7 +73,7 @@ def main() -> int:
     if options.baseline:
         baseline(
             *options.baseline, options.shape, str(options.base), options.out, options.steps,
-            options.at_once,
+            options.at_once, options.rows,
         )  # fmt: skip
         return 0
     if options.sweep_run:

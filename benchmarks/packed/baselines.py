@@ -12,12 +12,13 @@ from typing import Any
 
 from benchmarks.packed.clock import free, synchronize
 from benchmarks.packed.models import (
-    ANSWER,
     LENGTH,
     RANKS,
+    ROW_KINDS,
     ROWS,
     SHAPES,
     device,
+    draw_rows,
     flop_of_a_step,
     random_model,
     targets_of,
@@ -55,9 +56,10 @@ def phase_processes(results: Results, options: argparse.Namespace) -> None:
 def work(results: Results, flop: float, row: dict[str, Any]) -> dict[str, Any]:
     """TFLOP/s of a baseline, and their share of the peak: of the work that the packed engine needs
     for as many steps, whatever a trainer does beside it."""
-    rate, peak = row.get("steps_per_second"), results.value("large product", "tflops")
-    if not rate:
+    tokens, peak = row.get("tokens_per_second"), results.value("large product", "tflops")
+    if not tokens:
         return {}
+    rate = tokens / (ROWS * LENGTH)  # in steps of uniform rows
     share = {"share_of_peak": round(flop * rate / 1e12 / peak, 4)} if peak else {}
     return {"tflops": round(flop * rate / 1e12, 3), **share}
 
@@ -88,6 +90,7 @@ def run_baselines(
     command = [sys.executable, "-m", "benchmarks.packed", "--baseline", backend, setting]
     command += ["--shape", options.shape, "--base", str(folder / "base")]
     command += ["--steps", str(options.steps), "--at-once", str(count)]
+    command += ["--rows", options.rows]
     started = time.time()
     logs = [file.with_suffix(".log") for file in files]
     running = []
@@ -119,7 +122,9 @@ def run_baselines(
         "median_step_ms": round(1e3 * statistics.median(gaps), 2),
         "fastest_ms": round(1e3 * min(gaps), 2),
         "slowest_ms": round(1e3 * max(gaps), 2),
-        "tokens_per_second": round(steps / (end - begin) * ROWS * LENGTH) if end > begin else None,
+        "tokens_per_second": round(sum(f["tokens"] for f in found) / count * steps / (end - begin))
+        if end > begin
+        else None,
         "gib": found[0]["gib"],
         "seconds_to_first_step": round(max(f["steps"][0] for f in found) - started, 1),
         "used": found[0]["used"],
@@ -127,7 +132,7 @@ def run_baselines(
 
 
 def baseline(
-    backend: str, setting: str, shape: str, base: str, out: Path, steps: int, count: int
+    backend: str, setting: str, shape: str, base: str, out: Path, steps: int, count: int, rows: str
 ) -> None:
     """Train with TRL in this process, beside `count` - 1 others, and write when each step ended."""
     from src.models import spelling_model as spelling
@@ -152,8 +157,13 @@ def baseline(
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     top = min(SHAPES[shape]["vocabulary"], 1500)
-    ids = torch.randint(5, top, (ROWS * 8, LENGTH), generator=generator).tolist()
-    labels = [[-100] * (LENGTH - ANSWER) + row[-ANSWER:] for row in ids]
+    drawn, prompts, answers = draw_rows(ROW_KINDS[rows], (ROWS * 8,), top, generator)
+    ids, labels = [], []
+    for row, prompt, answer in zip(
+        drawn.tolist(), prompts[:, 0].tolist(), answers[:, 0].tolist(), strict=True
+    ):
+        ids.append(row[: prompt + answer])
+        labels.append([-100] * prompt + row[prompt : prompt + answer])
     steps = steps if device() == "cuda" else 14
     extra: dict[str, Any] = {}
     if tuned:
@@ -195,5 +205,12 @@ def baseline(
         trainer.train()
     peak = torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else None
     out.write_text(
-        json.dumps({"steps": ends, "gib": peak and round(peak, 2), "used": note or used})
+        json.dumps(
+            {
+                "steps": ends,
+                "gib": peak and round(peak, 2),
+                "used": note or used,
+                "tokens": ROWS * sum(map(len, ids)) / len(ids),  # of a step
+            }
+        )  # fmt: skip
     )

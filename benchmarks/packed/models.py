@@ -1,12 +1,29 @@
 """Base models with random weights, packs of fresh adapters, and random steps for them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.models.losses import IGNORED
 
+
+class RowKind(NamedTuple):
+    """Tokens of random rows: of a head that all share, and the fewest and most of each part."""
+
+    head: int
+    words: tuple[int, int]  # the rest of the prompt
+    answers: tuple[int, int]
+
+    @property
+    def length(self) -> int:
+        """The most tokens of a row."""
+        return self.head + self.words[1] + self.answers[1]
+
+
 ROWS, LENGTH, ANSWER = 16, 32, 12  # a step of one adapter
-# Ragged rows, as the tasks have them: a head that all share, words and answers of unlike length.
-HEAD, WORDS, ANSWERS = 7, (2, 7), (6, 18)  # tokens: the most of each add up to LENGTH
+ROW_KINDS = {
+    "uniform": RowKind(0, (LENGTH - ANSWER, LENGTH - ANSWER), (ANSWER, ANSWER)),
+    "ragged": RowKind(7, (2, 7), (6, 18)),  # as the tasks have them
+    "chat": RowKind(30, (2, 7), (6, 13)),  # under the template of a chat model
+}
 PAD = 1
 RANKS, ALPHAS, RATES = (2, 4, 8, 16), (8.0, 16.0, 32.0, 64.0), (1e-4, 2e-4, 5e-4, 1e-3)
 
@@ -106,27 +123,35 @@ def pack_of(base: Any, adapters: int, **options: Any) -> Any:
     return pack
 
 
-def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> list[Any]:
-    """Random steps of ROWS rows: of LENGTH tokens with an answer of ANSWER, or `ragged`."""
+def draw_rows(kind: RowKind, rows: tuple[int, ...], top: int, generator: Any = None) -> Any:
+    """Random token ids (*rows, length) below `top`, and the tokens of prompts and answers
+    (*rows, 1)."""
+    import torch
+
+    def between(least: int, most: int) -> Any:
+        return torch.randint(least, most + 1, (*rows, 1), generator=generator)
+
+    ids = torch.randint(5, top, (*rows, kind.length), generator=generator)
+    ids[..., : kind.head] = ids[..., :1, : kind.head]
+    return ids, kind.head + between(*kind.words), between(*kind.answers)
+
+
+def steps_of(base: Any, adapters: int, count: int, rows: str = "uniform") -> list[Any]:
+    """Random steps of ROWS rows of one of ROW_KINDS."""
     import torch
 
     from src.models.multi_lora.inputs import BatchShape, LossNumbers, StepInput
     from src.models.multi_lora.optimizer import AdamW
     from src.training.packed.batches import ANSWERS_MULTIPLE, padded_length
 
-    length = padded_length(LENGTH - 1, adapters * ROWS)
+    kind = ROW_KINDS[rows]
+    length = padded_length(kind.length - 1, adapters * ROWS)
     optimizer = AdamW(max_grad_norm=0.3, weight_decay=0.01)
     top = min(base.vocabulary, 1500)
     steps = []
     for step in range(count):
-        ids = torch.randint(5, top, (adapters, ROWS, LENGTH))
-        prompts = torch.full((adapters, ROWS, 1), LENGTH - ANSWER)
-        answers = torch.full_like(prompts, ANSWER)
-        if ragged:
-            ids[:, :, :HEAD] = ids[:, :1, :HEAD]
-            prompts = HEAD + torch.randint(WORDS[0], WORDS[1] + 1, prompts.shape)
-            answers = torch.randint(ANSWERS[0], ANSWERS[1] + 1, prompts.shape)
-        place = torch.arange(LENGTH)
+        ids, prompts, answers = draw_rows(kind, (adapters, ROWS), top)
+        place = torch.arange(kind.length)
         labelled = (place >= prompts) & (place < prompts + answers)
         read = (place < prompts + answers - 1)[:, :, :-1]
         most = int(answers.sum(1).max())
@@ -141,7 +166,9 @@ def steps_of(base: Any, adapters: int, count: int, *, ragged: bool = False) -> l
             hyper = optimizer.hyper(step + 1, RATES[slot // 16 % 4])
             reals.append((*hyper, *LossNumbers(loss_weight=1 / len(row))))
         padded = torch.where(read, ids[:, :, :-1], PAD)
-        padded = torch.nn.functional.pad(padded, (0, length - LENGTH + 1), value=PAD).flatten(1)
+        padded = torch.nn.functional.pad(padded, (0, length - kind.length + 1), value=PAD).flatten(
+            1
+        )
         keys = torch.zeros(adapters, 1, dtype=torch.long)
         integers = torch.cat([padded, positions, targets, keys], 1).int()
         steps.append(StepInput(shape, integers, torch.tensor(reals)))

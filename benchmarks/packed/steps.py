@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.packed.clock import free, gib, synchronize, timed
 from benchmarks.packed.models import (
     LENGTH,
+    ROW_KINDS,
     ROWS,
     SHAPES,
     device,
@@ -29,7 +30,8 @@ LONGEST = 16  # kernels of a profile that have a row of their own
 
 
 def parse(variant: str) -> tuple[int, dict[str, Any]]:
-    """`64+graphs+kernels+at_once=16` -> (64, {"graphs": True, ...}); `ragged` is of the rows."""
+    """`64+graphs+kernels+at_once=16` -> (64, {"graphs": True, ...}); `ragged` and `chat` are
+    of the rows."""
     first, *rest = variant.split("+")
     options: dict[str, Any] = {}
     for word in rest:
@@ -73,7 +75,7 @@ def phase_check(results: Results, options: argparse.Namespace) -> None:
     wide = random_model(options.shape, torch.float32)
     torch.manual_seed(3)
     exact = read_base(wide, targets_of(options.shape), torch.float32)
-    padded = steps_of(exact, count, 4, ragged=True)
+    padded = steps_of(exact, count, 4, "ragged")
     ways: list[tuple[str, Any, dict[str, Any]]] = [("fp32", torch.float32, {})]
     ways += [("bf16", torch.bfloat16, {})]
     if device() == "cuda":
@@ -158,9 +160,10 @@ def measure(
     peak: float | None, options: argparse.Namespace,
 ) -> None:  # fmt: skip
     started = time.perf_counter()
-    how, ragged = {k: v for k, v in how.items() if k != "ragged"}, "ragged" in how
+    rows = next((kind for kind in ROW_KINDS if kind in how), "uniform")
+    how = {name: value for name, value in how.items() if name not in ROW_KINDS}
     pack = pack_of(base, adapters, **how)
-    steps = steps_of(base, adapters, 10, ragged=ragged)
+    steps = steps_of(base, adapters, 10, rows)
     tokens = statistics.mean(map(tokens_of, steps))
     computed = steps[0].shape.rows * steps[0].shape.length * adapters
     if how.get("flat"):
