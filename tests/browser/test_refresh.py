@@ -176,7 +176,10 @@ def test_score_and_loss_are_large_and_all_charts_have_the_steps_of_the_run(
     lock = hold(run_id)
     with store.writing() as session:
         first = [(0, "train/loss", 900.0, 1.0), (0, "grad_norm", 1e6, 1.0)]
-        first += [(50, name, 0.5, 1.0) for name in ("val/mends", "val/leaves_alone", "val/cer")]
+        first += [
+            (50, name, 0.5, 1.0)
+            for name in ("val/mends", "val/leaves_alone", "val/cer", "val/edit_distance")
+        ]
         store.record_metrics(session, run_id, 1, first)
         event = "halved its batch"
         store.record_event(session, run_id, 2, EventKind.HEALED, event, step=60)

@@ -348,4 +348,4 @@ def test_a_suite_of_corrections_tells_mended_words_from_right_ones() -> None:
     values, _ = judged(Suite("mine", frame), dict.fromkeys(METRICS, 0.5), predictions)
     assert values == dict.fromkeys(METRICS, 0.5)
     (chart,) = charts.charts(["suite/mine/exact_match", "suite/mine/leaves_alone"])
-    assert chart.curves["suite/mine/leaves_alone"] == "left alone"
+    assert chart.curves["suite/mine/leaves_alone"] == "kept"

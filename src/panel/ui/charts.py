@@ -75,7 +75,7 @@ CHARTS = (
     Chart(
         "Corrections",
         "share of validation",
-        {"val/mends": "mended", "val/leaves_alone": "left alone"},
+        {"val/mends": "mended", "val/leaves_alone": "kept"},
         METRICS["mends"].format,
         group=SCORES,
     ),
@@ -136,7 +136,7 @@ def _of_suite(suite: str, names: Collection[str]) -> Chart:
         return Chart(f"Suite {suite}", info.unit, curves, info.format, group=SCORES)
     curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
     curves |= {f"{prefix}mends": "mended"}
-    curves |= {f"{prefix}leaves_alone": "left alone"}
+    curves |= {f"{prefix}leaves_alone": "kept"}
     form = METRICS["exact_match"].format
     return Chart(f"Suite {suite}", "share of questions", curves, form, group=SCORES)
 
