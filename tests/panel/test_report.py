@@ -158,7 +158,7 @@ def test_a_sweep_is_told_by_its_winner_its_settings_and_its_file():
     sweep = fill_sweep(TINY, trials=12)
     found = written([], sweep)
     told = found.shown
-    for text in ("Best so far: ", "Ranked settings", "2 more settings scored less.", "12 of 24",
+    for text in ("Best: r 8, lr ", "Ranked settings", "2 more settings scored less.", "12 of 24",
                  "training.learning_rate", "spelltune sweep launch tiny.yaml",
                  f"spelltune sweep show {sweep}", "Importance of the settings"):  # fmt: skip
         assert text in told, text

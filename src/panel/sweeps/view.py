@@ -129,8 +129,9 @@ def best_claim(found: SweepResults) -> str:
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
     seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
     told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
+    best = "Best so far" if found.row.status in control.OPEN else "Best"
     return (
-        f"<b>Best so far: {escape(settings_text(values))}</b>, with "
+        f"<b>{best}: {escape(settings_text(values))}</b>, with "
         f"{escape(metric_label(found.sweep.metric))} {told}"
     )
 
