@@ -20,7 +20,8 @@ from src.training.checkpointing import ADAPTER, verify_adapter
 from src.training.data_preview import pieces_of
 from src.training.prompts import format_of
 from src.training.questions import Answer, Likely, Question, QuestionError, Speller, question_of
-from src.training.scoring import Row, encode, longest_answer, teacher_forced, texts_of
+from src.training.rows import Row
+from src.training.scoring import encode, longest_answer, teacher_forced, texts_of
 from src.training.trl_arguments import TrlPlan, plan
 
 LIKELIEST = 3  # answers that are shown with their probabilities

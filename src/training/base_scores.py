@@ -18,8 +18,8 @@ import torch
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp
 from src.models import utils as machine
+from src.training.rows import Row
 from src.training.score_sheet import Scores
-from src.training.scoring import Row
 
 METRICS = b"spelltune.metrics"  # in the metadata of a file's table
 

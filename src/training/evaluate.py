@@ -18,7 +18,7 @@ from src.training.suites import Suite
 
 if TYPE_CHECKING:
     from src.models.spelling_model import Vocabulary
-    from src.training.scoring import Row
+    from src.training.rows import Row
     from src.training.trl_arguments import TrlPlan
 
 Examples = Sequence[tuple[str, str]]  # questions with their answers, which a prompt begins with

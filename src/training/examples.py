@@ -14,7 +14,8 @@ from src.models.spelling_model import Vocabulary
 from src.training.data_files import SPLITS
 from src.training.data_loaders import Splits
 from src.training.prompts import format_of
-from src.training.scoring import Row, check_lengths, encode
+from src.training.rows import Row
+from src.training.scoring import check_lengths, encode
 from src.training.suites import Suite, suites_of
 
 Encode = Callable[[Any, pd.DataFrame, PromptFormat], list[Row]]

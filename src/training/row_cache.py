@@ -15,7 +15,8 @@ from src.file_cache import FileCache, key_of
 from src.files import code_stamp
 from src.models import preloaded
 from src.models.prompt_format import PromptFormat
-from src.training.scoring import Row, encode
+from src.training.rows import Row
+from src.training.scoring import encode
 
 if TYPE_CHECKING:
     import pandas as pd

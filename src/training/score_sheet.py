@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -11,9 +10,7 @@ from src.tasks import TASKS, task_of
 from src.tasks.task import same_text
 from src.text import composed
 from src.training.dictionary import asked_right, correction_shares
-
-if TYPE_CHECKING:
-    from src.training.scoring import Row
+from src.training.rows import Row
 
 Scores = tuple[dict[str, float], pa.Table]  # metrics by name, one prediction per row
 Checker = Callable[[str, str, str], bool]  # see `Task.is_right`
@@ -36,7 +33,7 @@ class ScoreSheet:
     columns: dict[str, pa.Array]  # of the predictions
 
     @staticmethod
-    def of(rows: "Sequence[Row]") -> "ScoreSheet":
+    def of(rows: Sequence[Row]) -> "ScoreSheet":
         expected = [composed(row.answer).strip() for row in rows]
         questions = [row.question for row in rows]
         tasks = [row.task or task_of(answer) for row, answer in zip(rows, expected, strict=True)]

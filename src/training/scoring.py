@@ -1,7 +1,6 @@
 """Scores a model on questions: loss and token accuracy of the true answers, generated answers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -16,27 +15,13 @@ from src.models.prompt_format import PromptFormat, raw_format
 from src.models.utils import autocast, dtype_of
 from src.text import composed
 from src.training.data_files import DataError
+from src.training.rows import Row
 from src.training.score_sheet import Scores, ScoreSheet
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_KNOWN_TEXTS = 300_000  # answers of a tokenizer whose text is remembered
-
-
-@dataclass(frozen=True)
-class Row:
-    """One question with its answer, in text and in tokens."""
-
-    word: str
-    question: str
-    answer: str  # as the tokenizer gives it back: no model can answer anything else
-    prompt_ids: list[int]
-    answer_ids: list[int]  # ends with EOS
-    task: str | None = None  # the built-in task that asks it
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.answer_ids)
 
 
 def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat | str) -> list[Row]:

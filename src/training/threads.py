@@ -2,6 +2,9 @@
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -24,3 +27,22 @@ def set_threads_of_a_pack() -> None:
     if torch.cuda.is_available():
         torch.set_num_threads(1)  # what is laid out for a GPU is too small to be shared
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+@contextmanager
+def warming_up(kernels: bool) -> Iterator[None]:
+    """Have the GPU and the `kernels` ready at the end of the block, which loads something else
+    meanwhile; nothing without them."""
+    if not kernels:
+        yield
+        return
+    from src.models.multi_lora.kernels import warm_up
+
+    def work() -> None:
+        with suppress(Exception):  # whatever it is, the first step has it too
+            warm_up()
+
+    thread = threading.Thread(target=work, name="warm-up")
+    thread.start()
+    yield
+    thread.join()

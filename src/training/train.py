@@ -52,12 +52,13 @@ def load_libraries(config: RunConfig) -> EngineChoice:
 
 
 def preload(config: RunConfig, *, packed: bool) -> None:
-    """Read the base model of `config` for the training that comes next in this process, make the
-    context of its GPU, and import what the training takes later. After `load_libraries`, which
-    tells if the packed engine trains.
+    """Read the base model of `config` for the training that comes next in this process, and make
+    the context of its GPU. After `load_libraries`, which tells if the packed engine trains.
 
     Only what is on this machine: a download waits for its run.
     """
+    import torch
+
     from src.models import preloaded, spelling_model
     from src.models import utils as machine
 
@@ -66,11 +67,11 @@ def preload(config: RunConfig, *, packed: bool) -> None:
     precision = machine.resolve_precision(config.training.precision)
     asked = plan(config, precision=precision)
     if packed:
-        from src.training.packed import files
         from src.training.packed.prepare import base_arguments
+        from src.training.threads import warming_up
 
-        preloaded.preload(asked.vocabulary["name"], **base_arguments(config))
-        files.load_libraries()
+        with warming_up(torch.cuda.is_available()):
+            preloaded.preload(asked.vocabulary["name"], **base_arguments(config))
     else:
         backend, _ = spelling_model.choose_backend(config.backend, precision=precision)
         base = {"revision": config.model.revision, "backend": backend, **asked.base}

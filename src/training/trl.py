@@ -21,8 +21,8 @@ from src.models.spelling_model import adapter_to_fp32, sort_targets
 from src.models.utils import memory_gib
 from src.training import checkpointing
 from src.training.row_order import Shuffled
+from src.training.rows import Row
 from src.training.run_policy import RunPolicy
-from src.training.scoring import Row
 from src.training.throughput import StepClock
 from src.training.trl_arguments import TrlPlan, verify_applied
 

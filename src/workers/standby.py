@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -268,9 +269,18 @@ class _WaitingProcess:
                 sys.stderr.flush()
                 os._exit(1)
             return
-        if base and not self._ordered:
+        steps: list[Callable[[], object]] = []
+        if base:
+            steps.append(partial(train.preload, config, packed=packed))
+        if packed:
+            from src.training.packed import files
+
+            steps.append(files.load_libraries)
+        for step in steps:
+            if self._ordered:
+                return
             try:
-                train.preload(config, packed=packed)
+                step()
             # Whatever is wrong with it, the run that needs it says so.
             except Exception:
                 traceback.print_exc()

@@ -18,7 +18,7 @@ from src.models.multi_lora.rows import FlatRows
 from src.models.multi_lora.step import Options, Pack
 from src.training.packed.arrays import ExampleArrays
 from src.training.packed.batches import BatchBuilder
-from src.training.scoring import Row
+from src.training.rows import Row
 from tests.engines.test_packed import (
     Rows,
     Solo,

@@ -27,6 +27,7 @@ from src.training.packed import scorer
 from src.training.packed.engine import train_pack
 from src.training.packed.files import fresh_state
 from src.training.packed.run import RunSpec
+from src.training.rows import Row
 from tests.helpers import tiny
 
 TEMPLATE = "<human>: {question}\n<assistant>:"
@@ -84,9 +85,7 @@ def test_rows_are_cut_alike_by_a_template_and_by_its_format() -> None:
     assert len(rows) == len(tiny.WORDS)
 
 
-def engines(
-    trained: tuple[str, Path], precision: str
-) -> Iterator[tuple[str, Score, list[scoring.Row]]]:
+def engines(trained: tuple[str, Path], precision: str) -> Iterator[tuple[str, Score, list[Row]]]:
     """Of each engine, a function that scores the adapter with a limit of new tokens."""
     name, adapter = trained
     model, tokenizer = loaded(name)

@@ -15,6 +15,7 @@ from src.models.generation import drawn_tokens, greedy_answers, sampled_answers
 from src.models.prompt_format import raw_format
 from src.training import scoring, suites
 from src.training.evaluate import evaluate
+from src.training.rows import Row
 from tests.helpers import tiny
 
 LONG = "<human>: umbrella velvet window\n<assistant>:"
@@ -144,7 +145,7 @@ def test_logits_that_are_no_numbers_are_answered_like_any_others() -> None:
     assert 0 <= int(drawn_tokens(nothing, draw, Decoding(temperature=1))) < 4
 
 
-def rows_of(tokenizer: Any) -> list[scoring.Row]:
+def rows_of(tokenizer: Any) -> list[Row]:
     return scoring.encode(tokenizer, tiny.frame(tiny.WORDS), raw_format("<human>: {question}"))
 
 

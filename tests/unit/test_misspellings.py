@@ -17,7 +17,7 @@ from src.analysis import exports, kinds, misspellings, paired
 from src.config import load_config
 from src.memo import Memo
 from src.models import metrics
-from src.training import scoring
+from src.training.rows import Row
 from src.training.score_sheet import ScoreSheet
 from src.workers.reporter import RunReporter
 from src.workers.trackers import start_tracker
@@ -205,7 +205,7 @@ def test_no_answer_of_any_letters_is_without_a_kind():
 
 def test_scores_are_also_given_by_task_where_there_are_two():
     pairs = [("w o r d", "w o r d"), ("t h e n", "t h e m"), ("word", "wodr")]
-    rows = [scoring.Row(e, e, e, [1], [2, 3]) for e, _ in pairs]
+    rows = [Row(e, e, e, [1], [2, 3]) for e, _ in pairs]
     answers = [answer for _, answer in pairs]
     values, _ = ScoreSheet.of(rows).summary([-1.0] * 3, answers, hits=3, tokens=6)
     assert values["exact_match"] == pytest.approx(1 / 3)

@@ -16,7 +16,8 @@ from src.training.data_files import SPLITS, DataError
 from src.training.data_loaders import Splits, load_rows, load_splits
 from src.training.data_notes import preview_notes
 from src.training.data_preview import preview
-from src.training.scoring import Row, summary
+from src.training.rows import Row
+from src.training.score_sheet import ScoreSheet
 
 GOOD = [{"question": f"q{i}", "answer": f"word{i}"} for i in range(60)]
 
@@ -289,7 +290,7 @@ def test_a_row_of_ones_own_that_names_a_built_in_task_is_judged_by_its_checker(
         Row(row.word, row.question, row.answer, [1], [2], row.task)
         for row in splits.test.itertuples()
     ]
-    _, table = summary(encoded, [0.0] * 3, ["Three.", "3", "q"], hits=0, tokens=3)
+    _, table = ScoreSheet.of(encoded).summary([0.0] * 3, ["Three.", "3", "q"], hits=0, tokens=3)
     assert table["correct"].to_pylist() == [True, False, False]
 
 

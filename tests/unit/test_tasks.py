@@ -26,7 +26,8 @@ from src.tasks.letters import are_neighbours
 from src.tasks.numbers import ORDINALS, times
 from src.tasks.registry import found, task_of
 from src.tasks.words import real_words, split_of
-from src.training.scoring import Row, summary
+from src.training.rows import Row
+from src.training.score_sheet import ScoreSheet
 
 SPLITS = ("train", "validation", "test")
 
@@ -221,7 +222,7 @@ def test_predictions_are_judged_and_described_by_the_task_of_their_row(tmp_path:
     rows = [Row("strawberry", asked, "3", [1], [2, 3], "count") for _ in range(3)]
     rows.append(Row("abc", "Spell the word: abc", "a b c", [1], [2, 3], "spell_out"))
     said = ["three", "2", "r", "a c b"]
-    values, table = summary(rows, [0.0] * 4, said, hits=0, tokens=8)
+    values, table = ScoreSheet.of(rows).summary([0.0] * 4, said, hits=0, tokens=8)
     assert values["exact_match"] == 1 / 4
     assert (values["exact_match/count"], values["exact_match/spell_out"]) == (1 / 3, 0)
     predictions.write(table, tmp_path / "rows.parquet")

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from src.training.row_order import shuffled
-from src.training.scoring import Row
+from src.training.rows import Row
 
 EPOCHS_KEPT = 512  # of runs with other seeds, and of steps that were laid out ahead
 

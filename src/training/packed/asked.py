@@ -11,6 +11,7 @@ import torch
 from src.models.losses import IGNORED
 from src.training import scoring
 from src.training.packed.arrays import ExampleArrays
+from src.training.rows import Row
 from src.training.score_sheet import ScoreSheet
 
 
@@ -62,7 +63,7 @@ class Part:
 class AskedRows:
     """Rows in the order in which they are scored: longest first, in batches."""
 
-    given: Sequence[scoring.Row]
+    given: Sequence[Row]
     order: list[int]  # of each place, the index in `given`
     arrays: ExampleArrays  # in this order
     lengths: np.ndarray  # (rows,)
@@ -74,7 +75,7 @@ class AskedRows:
 
     @staticmethod
     def of(
-        given: Sequence[scoring.Row],
+        given: Sequence[Row],
         tokenizer: Any,
         context: int | None,
         batch_size: int,

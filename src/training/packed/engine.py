@@ -25,7 +25,7 @@ from src.training.packed.run import End, PackedRun, RunSpec
 from src.training.packed.scorer import Scorer, score_alike
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.score_sheet import Scores
-from src.training.threads import set_threads_of_a_pack
+from src.training.threads import set_threads_of_a_pack, warming_up
 from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
 
@@ -120,7 +120,8 @@ class _Engine:
 
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
-        self.base = SharedBase.load(first.config, first.reporter)
+        with warming_up(self.options.kernels):
+            self.base = SharedBase.load(first.config, first.reporter)
         self.reader = RunReader(self.base, self.spent, self.background, self.call, first.cache_dir)
         self.base_scores = BaseScores(
             first.cache_dir, self.base.key, engine="packed", arithmetic=ARITHMETIC

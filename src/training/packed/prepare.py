@@ -25,8 +25,8 @@ from src.training.packed.arrays import ExampleArrays
 from src.training.packed.eligibility import longest_row, refusal, shared_settings
 from src.training.packed.run import PackedRun, RunSpec
 from src.training.row_cache import RowCache
+from src.training.rows import Row
 from src.training.run_policy import RunPolicy
-from src.training.scoring import Row
 from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError
 

@@ -18,6 +18,7 @@ from src.training import scoring
 from src.training.base_scores import BaseScores
 from src.training.packed.asked import AskedRows, Part, together
 from src.training.packed.run import PackedRun
+from src.training.rows import Row
 from src.training.score_sheet import Scores
 
 CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
@@ -49,7 +50,7 @@ class Scorer:
     def score(
         self,
         stacks_of: Callable[[list[int]], list[LoraStack]],
-        members: Sequence[tuple[int, Sequence[scoring.Row]]],
+        members: Sequence[tuple[int, Sequence[Row]]],
         *,
         batch_size: int,
         max_new_tokens: int | None,
@@ -89,7 +90,7 @@ class Scorer:
         return results
 
     def _asked_rows(
-        self, rows: Sequence[scoring.Row], batch_size: int, max_new_tokens: int | None
+        self, rows: Sequence[Row], batch_size: int, max_new_tokens: int | None
     ) -> AskedRows:
         """The rows as they are asked, laid out once for all evaluations of all adapters."""
         key = id(rows), batch_size, max_new_tokens or 0

@@ -8,10 +8,11 @@ from src.models.multi_lora.kernels.adamw import adamw_
 from src.models.multi_lora.kernels.attention import attention, flat_attention
 from src.models.multi_lora.kernels.cached_attention import cached_attention
 from src.models.multi_lora.kernels.cross_entropy import cross_entropy_, row_scores
+from src.models.multi_lora.kernels.empty import warm_up
 from src.models.multi_lora.kernels.mlp import mlp
 from src.models.multi_lora.kernels.norm import add_norm
 
-__all__ = ["KERNELS", "adamw_"]
+__all__ = ["KERNELS", "adamw_", "warm_up"]
 
 KERNELS = KernelSet(
     attention, flat_attention, add_norm, mlp, cached_attention, cross_entropy_, row_scores
