@@ -88,10 +88,9 @@ class Utilization:
             import pynvml
 
             pynvml.nvmlInit()
-            gpus = [
-                pynvml.nvmlDeviceGetHandleByIndex(index)
-                for index in range(pynvml.nvmlDeviceGetCount())
-            ]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            numbers = range(pynvml.nvmlDeviceGetCount()) if visible is None else visible.split(",")
+            gpus = [pynvml.nvmlDeviceGetHandleByIndex(int(number)) for number in numbers]
             if gpus:
                 return lambda: statistics.mean(
                     pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in gpus
