@@ -10,8 +10,10 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from src.runs import spawn
+from src.runs.machine import free_memory
 
-CORES_PER_PROCESS = 4  # of the machine; with fewer cores there is none
+# Of the machine, for each process; with less there is none. One takes 0.6 GiB.
+CORES, FREE_BYTES = 4, 4 * 2**30
 MAX_PROCESSES = 4
 
 T = TypeVar("T")
@@ -49,12 +51,13 @@ class _Caller:
 
 
 class CallPool:
-    """Calls functions in processes of its own where cores are free for them, else on the thread
-    that asks. A call whose process is gone is done again on that thread."""
+    """Calls functions in processes of its own where cores and memory are free for them, else on the
+    thread that asks. A call whose process is gone is done again on that thread."""
 
     def __init__(self, processes: int | None = None):
         if processes is None:
-            processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS)
+            cores, free = len(os.sched_getaffinity(0)), free_memory()
+            processes = max(0, min(MAX_PROCESSES, cores // CORES, free // FREE_BYTES))
         self.processes = processes
         # None: not started yet, because most trainings have few calls. The last one that was busy
         # is asked first.
