@@ -59,7 +59,7 @@ class RunPolicy:
         self.identity = identity  # see `identity.run_identity`
         self.jobs: Jobs = jobs or AtOnce()  # who has its files written
         self._call = call  # and where
-        self._save: Future[Exception | None] | None = None  # the last one, until `settle`
+        self._save: Future[str | None] | None = None  # the last one, until `settle`
         self._saved_step = 0  # of that save
         self.early_stopping = EarlyStopping(config.early_stopping)
         self.suites = SuiteScores(config)
@@ -265,10 +265,10 @@ class RunPolicy:
         best_step: int | None,
         manifest: Mapping[str, Any],
         write: Callable[[Path], None],
-    ) -> Exception | None:
-        """Write and report a checkpoint; returns the error of a disk that does not take it."""
+    ) -> str | None:
+        """Write and report a checkpoint; returns why the disk does not take it."""
         written = self._call(saving.write_checkpoint, self.checkpoints_dir, step, manifest, write)
-        if isinstance(written, Exception):
+        if isinstance(written, str):
             return written
         self.reporter.checkpoint(step, written, best_step == step)
         settings = self.config.checkpointing
@@ -286,10 +286,10 @@ class RunPolicy:
         if save is None:
             return True
         with self.spent.on("waiting"):
-            error = save.result()
-        if error is not None:
-            self._save_failed(self._saved_step, error)
-        return error is None
+            why = save.result()
+        if why is not None:
+            self._save_failed(self._saved_step, why)
+        return why is None
 
     def manifest(self) -> dict[str, Any]:
         """The run's state for the manifest of a checkpoint; `resume` reads it."""
@@ -302,8 +302,8 @@ class RunPolicy:
             **self.identity,
         }
 
-    def _save_failed(self, step: int, error: Exception) -> None:
-        text = f"no checkpoint at step {step}: {saving.why_not_written(error)}"
+    def _save_failed(self, step: int, why: str) -> None:
+        text = f"no checkpoint at step {step}: {why}"
         if self.early_stopping.best_step == step:
             # An adapter that cannot be restored must not be called the best.
             best, self.best_values = self._best_before
@@ -329,8 +329,10 @@ class RunPolicy:
     def keep_best(self, load: Callable[[Path], None], write: Callable[[Path], None] | None) -> None:
         """Have the engine `load` the best adapter's checkpoint, unless it is the newest, and have
         the adapter written to final/, maybe later: from its checkpoint, or the newest by `write`
-        unless it `is_saved`. Where the best one is damaged the newest is kept. The last save may be
-        under way; `is_kept` tells if it holds."""
+        unless it `is_saved`. Where the best one is damaged the newest is kept. The save of the
+        newest may be under way; `is_kept` tells if it holds."""
+        if self._saved_step != self.step:  # after a divergence: it may be that of the best
+            self.settle()
         if self.kept_step != self.step:
             self.reporter.phase(f"restoring the adapter of step {self.kept_step}")
             checkpoint = checkpointing.step_dir(self.checkpoints_dir, self.kept_step)
@@ -343,7 +345,7 @@ class RunPolicy:
         self.jobs.put(partial(self._write_final, save, self.kept_step, write))
 
     def _write_final(
-        self, save: Future[Exception | None] | None, step: int, write: Callable[[Path], None] | None
+        self, save: Future[str | None] | None, step: int, write: Callable[[Path], None] | None
     ) -> None:
         # Jobs are done in their order: that save is over.
         if save is not None and save.result() is not None:

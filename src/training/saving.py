@@ -15,11 +15,11 @@ from src.training import checkpointing
 
 def write_checkpoint(
     checkpoints_dir: Path, step: int, manifest: Mapping[str, Any], write: Callable[[Path], None]
-) -> Path | Exception:
+) -> Path | str:
     """Save the files that `write` puts into the folder it is given as the checkpoint of `step`.
 
-    Returns the checkpoint, or the error of a disk that cannot take it: then nothing is left of it.
-    It is written again where that error may pass.
+    Returns the checkpoint, or why the disk cannot take it: then nothing is left of it. It is
+    written again where that may pass.
     """
 
     def save() -> Path:
@@ -36,7 +36,8 @@ def write_checkpoint(
         if not is_write_error(error):
             raise
         shutil.rmtree(checkpoints_dir / checkpointing.STAGING, ignore_errors=True)
-        return error
+        # Told here: an error that another process brings forgets those that it came from.
+        return why_not_written(error)
 
 
 def write_final(output_dir: Path, step: int, write: Callable[[Path], None]) -> None:

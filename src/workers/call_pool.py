@@ -52,7 +52,8 @@ class _Caller:
 
 class CallPool:
     """Calls functions in processes of its own where cores and memory are free for them, else on the
-    thread that asks. A call whose process is gone is done again on that thread."""
+    thread that asks. A call whose process is gone, or whose answer cannot be read, is done again on
+    that thread."""
 
     def __init__(self, processes: int | None = None):
         if processes is None:
@@ -79,7 +80,9 @@ class CallPool:
             try:
                 process = process or _Caller()
                 value, errors = process.ask(call)
-            except (OSError, EOFError):  # it was killed, or could not start: none in its place
+            # It was killed, or could not start, or reading its answer takes more memory than there
+            # is, or anything else: none in its place.
+            except Exception:
                 if process is not None:
                     process.end()
                 with self._lock:

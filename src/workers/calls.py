@@ -8,12 +8,13 @@ import os
 import signal
 from multiprocessing.connection import Connection
 
+from src.runs import termination
 from src.workers.call_pool import chain_of, parts_of, receive
 
 
 def main() -> None:
     # A signal to the trainer's group is for the trainer, which may still have files to write.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in termination.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     with Connection(os.dup(0)) as trainer:
         while True:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 
 from src.config import RunConfig
-from src.training import checkpointing, saving
+from src.training import checkpointing, run_policy, saving
 from src.training.background import call_here
 from src.training.packed import files
 from src.training.packed.engine import train_pack
@@ -169,6 +170,34 @@ def test_the_kept_adapter_is_scored_while_its_checkpoint_is_written(
     settings = tiny.config_of(base, **{"engine": "packed", "lora.dropout": 0.0})
     result, _ = run(settings, tmp_path, reporter=Scoring())
     assert result.step == 12 and 12 in kept(tmp_path)
+
+
+def test_a_divergence_waits_for_the_best_checkpoint_that_is_being_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverged, original = threading.Event(), checkpointing.commit
+
+    class Diverges(tiny.Recorder):
+        def metrics(self, step: int, values: Mapping[str, float]) -> None:
+            super().metrics(step, values)
+            if step == 5 and "train/loss" in values:
+                diverged.set()
+
+    def commit(written: Path, target: Path, *arguments: Any) -> Path:
+        if target.name == "step-4":
+            assert diverged.wait(300)
+            time.sleep(0.5)
+        return original(written, target, *arguments)
+
+    monkeypatch.setattr(checkpointing, "commit", commit)
+    monkeypatch.setattr(
+        run_policy, "divergence", lambda _: "it diverged" if diverged.is_set() else None
+    )
+    settings = tiny.config_of(base, **{"engine": "packed", "lora.dropout": 0.0})
+    result, reporter = run(settings, tmp_path, reporter=Diverges())
+    assert (result.reason, result.best_step) == ("early stopping: it diverged", 4)
+    assert not reporter.warnings
+    assert same_adapter(tmp_path / "out/final", tmp_path / "steps/step-4")
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), KeyError("a bug")])

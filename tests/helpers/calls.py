@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from pathlib import Path
 
 
 def raise_strange(text: str) -> None:
@@ -29,3 +30,24 @@ def pid_after(seconds: float) -> int:
     """The process that this is called in, after some time."""
     time.sleep(seconds)
     return os.getpid()
+
+
+def raise_from_full_disk(folder: Path) -> None:
+    """Raise what torch makes of a full disk while it writes to this folder."""
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        raise RuntimeError("inline_container.cc:659: unexpected pos 64 vs 0")  # noqa: B904
+
+
+class Unreadable(Exception):
+    """An object that can be sent to another process, which cannot read it."""
+
+    def __init__(self, text: str, pid: int):
+        super().__init__(text)
+        self.pid = pid
+
+
+def make_unreadable() -> Unreadable:
+    """An object that another process cannot read, with the process that made it."""
+    return Unreadable("no pid here", os.getpid())

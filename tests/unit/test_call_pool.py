@@ -8,6 +8,8 @@ import random
 import signal
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,10 +17,17 @@ import pytest
 from safetensors import SafetensorError
 
 from src.analysis.kinds import describe
+from src.runs import termination
 from src.training import saving
 from src.workers import call_pool
 from src.workers.call_pool import CallPool
-from tests.helpers.calls import pid_after, raise_strange, save_tensors
+from tests.helpers.calls import (
+    make_unreadable,
+    pid_after,
+    raise_from_full_disk,
+    raise_strange,
+    save_tensors,
+)
 
 
 def answers(seed: int) -> list[tuple[str, str]]:
@@ -74,6 +83,30 @@ def test_an_error_is_raised_here_with_what_it_came_from(pool: CallPool) -> None:
     with pytest.raises(AttributeError):  # of this process: it cannot be sent
         pool.call(lambda: None)
     assert len(callers()) == 1 and pool.processes == 2
+
+
+def test_a_call_whose_answer_cannot_be_read_is_done_here(pool: CallPool) -> None:
+    """Whatever reading it raises. A process that nobody asks any more would be waited for."""
+    found = pool.call(make_unreadable)
+    assert found.pid == os.getpid() and pool.processes == 1
+    for _ in range(2):
+        found = pool.call(make_unreadable)
+    assert found.pid == os.getpid() and pool.processes == 0 and not callers()
+
+
+def test_a_signal_to_the_group_of_a_trainer_ends_no_call(pool: CallPool) -> None:
+    pid = pool.call(os.getpid)
+    for number in termination.SIGNALS:
+        os.kill(pid, number)
+        assert pool.call(os.getpid) == pid
+
+
+def test_the_reason_of_a_checkpoint_that_was_not_written_comes_back(
+    pool: CallPool, tmp_path: Path
+) -> None:
+    """The operating system's, also where a library's error stands for it."""
+    write = partial(saving.write_checkpoint, tmp_path, 3, {}, raise_from_full_disk)
+    assert pool.call(write) == write() == f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
 
 
 def test_a_call_whose_process_is_gone_is_done_here(
