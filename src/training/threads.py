@@ -44,5 +44,7 @@ def warming_up(kernels: bool) -> Iterator[None]:
 
     thread = threading.Thread(target=work, name="warm-up")
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()

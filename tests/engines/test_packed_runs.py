@@ -17,6 +17,7 @@ from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
 from src.training.packed import prepare
+from src.training.packed.asked import AskedRows
 from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
 from src.training.packed.engine import train_pack
 from src.training.packed.run import Outcome, PackedRun, RunSpec
@@ -366,11 +367,20 @@ def test_a_stop_before_the_first_step(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
-@pytest.mark.parametrize(("batch_size", "max_new_tokens"), [(2, None), (100, 3)])
+@pytest.mark.parametrize(
+    ("batch_size", "max_new_tokens", "rows_at_once"),
+    [(2, None, None), (100, 3, None), (2, None, 100), (2, None, 8)],
+)
 def test_scores_are_those_of_scoring(
-    base: Path, tmp_path: Path, shape: str, batch_size: int, max_new_tokens: int | None
+    base: Path,
+    tmp_path: Path,
+    shape: str,
+    batch_size: int,
+    max_new_tokens: int | None,
+    rows_at_once: int | None,
 ) -> None:
-    """Of adapters that have learned something, near the end of the model's context too."""
+    """Of adapters that have learned something, near the end of the model's context too, and where
+    several batches are computed at once, as on a GPU."""
     from peft import PeftModel
 
     from src.models import spelling_model as spelling
@@ -408,8 +418,11 @@ def test_scores_are_those_of_scoring(
     options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     # The second adapter has fewer rows.
     members = [(0, rows), (1, rows[2:])]
-    found = Scorer(packed, tokenizer, 128).score(pack.stacks, members, **options)
+    scorer = Scorer(packed, tokenizer, 128)
+    found = scorer.score(pack.stacks, members, rows_at_once=rows_at_once, **options)
     assert found is not None
+    (nothing,) = scorer.score(pack.stacks, [(0, [])], **options) or []
+    assert math.isnan(nothing[0]["loss"]) and len(nothing[1]) == 0
     for (metrics, table), one, (_, own) in zip(found, specs, members, strict=True):
         adapted = PeftModel.from_pretrained(model, str(one.output_dir / "final"))
         expected = scoring.score(adapted, tokenizer, own, precision="fp32", context=128, **options)
@@ -421,3 +434,17 @@ def test_scores_are_those_of_scoring(
         )
         adapted.unload()
     assert len(set(found[0][1]["predicted"].to_pylist())) > 1
+
+
+def test_rows_stay_laid_out_in_parts_of_one_size() -> None:
+    """However many adapters were asked at once, and however much memory was free."""
+    tokenizer = tiny.tokenizer()
+    rows = scoring.encode(tokenizer, tiny.frame(tiny.WORDS[:9]), "{question}:")
+    asked = AskedRows.of(rows, tokenizer, 128, 2, None)
+    for size in (2, 4, 8, 4):
+        parts = [asked.part(start, size) for start in range(0, len(rows), size)]
+        assert [asked.part(start, size) for start in range(0, len(rows), size)] == parts
+        assert list(asked._parts.values()) == parts
+        assert sum(part.count for part in parts) == len(rows)
+    assert asked.part(0, 100) is asked.part(0, 65_536)
+    assert asked.part(0, 100).count == len(rows) and asked.part(100, 100).count == 0

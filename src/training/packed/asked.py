@@ -71,7 +71,8 @@ class AskedRows:
     budget: int  # the most of them
     texts: list[str]  # of the true answers
     sheet: ScoreSheet
-    _parts: dict[tuple[int, int], Part] = field(default_factory=dict)
+    _parts: dict[int, Part] = field(default_factory=dict)  # by their first row
+    _size: int = 0  # rows of each of them
 
     @staticmethod
     def of(
@@ -111,13 +112,18 @@ class AskedRows:
     def longest_prompt(self) -> int:
         return int(self.arrays.prompts.max(initial=0))
 
-    def part(self, start: int, end: int) -> Part:
-        """The rows from `start` to `end`; the same object each time."""
-        if (start, end) not in self._parts:
-            own = slice(start, end)
+    def part(self, start: int, size: int) -> Part:
+        """The rows from `start` on, `size` of them where there are as many; the same object each
+        time, until parts of another size are asked for."""
+        size = min(size, len(self.order))
+        if size != self._size:  # it hangs on how many adapters are asked and fit into memory
+            self._parts.clear()
+            self._size = size
+        if start not in self._parts:
+            own = slice(start, start + size)
             ids = self.arrays.ids[own, : int(self.lengths[own].max(initial=0))]
             chosen = np.arange(len(self.order))[own]
-            self._parts[start, end] = Part(
+            self._parts[start] = Part(
                 ids,
                 self.arrays.prompts[own],
                 self.arrays.answers[own],
@@ -125,7 +131,7 @@ class AskedRows:
                 self.texts[own],
                 *self.arrays.labelled(chosen, ids.shape[1]),
             )
-        return self._parts[start, end]
+        return self._parts[start]
 
 
 def together(parts: Sequence[Part]) -> tuple[list[int], list[Part]]:

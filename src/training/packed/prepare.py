@@ -30,6 +30,8 @@ from src.training.run_policy import RunPolicy
 from src.training.throughput import TimeSpent
 from src.training.utils import Reporter, TrainingError
 
+FRESH_KEPT = 16  # adapters that were drawn, of a few to many megabytes
+
 
 def settings_of_a_pack(config: RunConfig) -> dict[str, Any]:
     """`shared_settings` with the precision that this machine resolves it to."""
@@ -121,6 +123,8 @@ class SharedBase:
         """The adapter that PEFT draws for the run's seed; the same one for other runs with it."""
         drawn = run.rank, run.config.training.seed
         if drawn not in self._fresh:
+            if len(self._fresh) >= FRESH_KEPT:
+                self._fresh.clear()
             self._fresh[drawn] = self.frozen.fresh_adapter(*drawn, self.stored_dtype)
         return self._fresh[drawn]
 

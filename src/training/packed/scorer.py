@@ -27,6 +27,8 @@ CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a
 # takes to ask for them. A CPU takes them by batches, whose padding it would have to compute.
 ROWS_AT_ONCE = 65_536
 
+ASKED_KEPT = 64  # splits that stay laid out, on the device too; a pack may live for weeks
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -54,7 +56,7 @@ class Scorer:
         *,
         batch_size: int,
         max_new_tokens: int | None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[Scores] | None:
@@ -64,13 +66,14 @@ class Scorer:
         the number of rows done.
 
         Batches are those of `scoring.score`, longest rows first, because the room for an answer is
-        a batch's own; several are computed together where they are `rows_at_once` at most and fit.
+        a batch's own; several are computed together where they are `rows_at_once` at most and fit,
+        by default as many as the device is made for.
         Like there, answers that teacher forcing tells are not decoded.
         """
         asked = [self._asked_rows(rows, batch_size, max_new_tokens) for _, rows in members]
         fitting = self._fitting_rows(asked)
-        if self.base.device.type == "cpu":
-            rows_at_once = 0
+        if rows_at_once is None:
+            rows_at_once = 0 if self.base.device.type == "cpu" else ROWS_AT_ONCE
         results: list[Scores] = []
         at_once = max(1, fitting // min(batch_size, max(map(len, asked), default=1) or 1))
         for first in range(0, len(members), at_once):
@@ -79,11 +82,12 @@ class Scorer:
             most = max(map(len, own))
             batches = max(1, min(fitting, rows_at_once) // len(own) // batch_size)
             found = [_Answered(len(one)) for one in own]
-            for start in range(0, most, batches * batch_size):
+            size = batches * batch_size
+            for start in range(0, most, size):
                 if stop():
                     return None
                 progress(start)
-                parts = [one.part(start, start + batches * batch_size) for one in own]
+                parts = [one.part(start, size) for one in own]
                 clear = self._forced(stacks, parts, found, start)
                 self._answer(stacks, parts, clear, found, start)
             results += [of.scores(one) for one, of in zip(own, found, strict=True)]
@@ -96,6 +100,8 @@ class Scorer:
         key = id(rows), batch_size, max_new_tokens or 0
         known = self._asked.get(key)
         if known is None or known.given is not rows:
+            if len(self._asked) >= ASKED_KEPT:
+                self._asked.clear()
             known = AskedRows.of(rows, self.tokenizer, self.context, batch_size, max_new_tokens)
             self._asked[key] = known
         return known
@@ -281,7 +287,7 @@ def score_runs(
         asked = run.config.evaluation
         groups.setdefault((asked.batch_size, asked.max_new_tokens), []).append(run)
     for (batch_size, max_new_tokens), group in groups.items():
-        count, rows_at_once = len(group), ROWS_AT_ONCE
+        count, rows_at_once = len(group), None
         while group:
             part, waiting = group[:count], group[count:]
             try:
