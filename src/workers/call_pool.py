@@ -1,4 +1,4 @@
-"""Processes that a trainer has functions called in: its own threads would hold Python's lock."""
+"""Calls functions of a trainer in other processes: its own threads would hold Python's lock."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from src.runs import spawn
 from src.runs.machine import free_memory
 
-# Of the machine, for each process; with less there is none. One takes 0.6 GiB.
+# Of what a trainer has, for each process; with less there is none. One takes 0.6 GiB.
 CORES, FREE_BYTES = 4, 4 * 2**30
 MAX_PROCESSES = 4
 
@@ -57,8 +57,10 @@ class CallPool:
 
     def __init__(self, processes: int | None = None):
         if processes is None:
-            cores, free = len(os.sched_getaffinity(0)), free_memory()
-            processes = max(0, min(MAX_PROCESSES, cores // CORES, free // FREE_BYTES))
+            # Where several train at once, each has its share of the cores (`slot_environment`).
+            cores = int(os.environ.get("SPELLTUNE_THREADS") or len(os.sched_getaffinity(0)))
+            most = min(MAX_PROCESSES, cores // CORES, free_memory() // FREE_BYTES)
+            processes = max(0, most)
         self.processes = processes
         # None: not started yet, because most trainings have few calls. The last one that was busy
         # is asked first.

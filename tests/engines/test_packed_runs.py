@@ -1,6 +1,8 @@
 """Runs of a pack: the same numbers, files and ends as the TRL engine gives them one by one."""
 
+import gc
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
 from src.training.packed import prepare
+from src.training.packed.arrays import ExampleArrays, epoch_of
 from src.training.packed.asked import AskedRows
 from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
 from src.training.packed.engine import train_pack
@@ -448,3 +451,16 @@ def test_rows_stay_laid_out_in_parts_of_one_size() -> None:
         assert sum(part.count for part in parts) == len(rows)
     assert asked.part(0, 100) is asked.part(0, 65_536)
     assert asked.part(0, 100).count == len(rows) and asked.part(100, 100).count == 0
+
+
+def test_an_epoch_is_laid_out_once_for_the_runs_that_share_it_and_goes_with_them() -> None:
+    """A pack may live for weeks, and see thousands of seeds."""
+    rows = scoring.encode(tiny.tokenizer(), tiny.frame(tiny.WORDS[:5]), "{question}:")
+    arrays = ExampleArrays.of(rows, 0)
+    first = epoch_of(arrays, 1, 0, 2)
+    assert epoch_of(arrays, 1, 0, 2) is first and epoch_of(arrays, 2, 0, 2) is not first
+    assert sorted(first.order.tolist()) == list(range(5)) and len(first.longest) == 3
+    kept = weakref.ref(first)
+    del first
+    gc.collect()
+    assert kept() is None

@@ -14,6 +14,7 @@ from src.config import load_config
 from src.runs import attempts, launcher, machine, reconciler
 from src.runs.locks import holder
 from src.store.tables import Status
+from src.training import checkpointing
 from src.training.train import run_experiments
 from tests.helpers.live import FEW, alive, command, ended, row, training, wait
 
@@ -132,6 +133,9 @@ def test_a_killed_pack_is_resumed_member_by_member(packed: dict[str, Any]) -> No
     often = {"checkpointing.save_steps": 2}
     ids = launched(*(packed | often | {"training.seed": seed} for seed in (1, 2)))
     runs = [wait(run_id, lambda run: (run.step or 0) >= 4) for run_id in ids]
+    # Those of step 2 may still be under way, in processes that are just being started.
+    for run_id in ids:
+        wait(run_id, lambda run: bool(checkpointing.steps(paths.checkpoints_dir(run.id))))
     os.kill(runs[0].trainer_pid or 0, signal.SIGKILL)
     for run_id in ids:
         run = wait(run_id, ended)

@@ -130,3 +130,10 @@ def test_a_call_whose_process_is_gone_is_done_here(
     for _ in range(3):  # the second one cannot start
         assert pool.call(os.getpid) == os.getpid()
     assert pool.processes == 0
+
+
+def test_trainers_that_share_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_pool, "free_memory", lambda: 2**40)
+    for threads, processes in (("3", 0), ("4", 1), ("11", 2), ("64", 4)):
+        monkeypatch.setenv("SPELLTUNE_THREADS", threads)
+        assert CallPool().processes == processes

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from src.training.row_order import shuffled
 from src.training.rows import Row
-
-EPOCHS_KEPT = 512  # of runs with other seeds, and of steps that were laid out ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +63,19 @@ class Epoch:
     longest: list[int]  # tokens of its longest row
 
 
-@lru_cache(maxsize=EPOCHS_KEPT)
+_epochs: WeakValueDictionary[tuple[ExampleArrays, int, int, int], Epoch] = WeakValueDictionary()
+
+
 def epoch_of(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch:
     """Epoch `number` of runs with this seed that take `batch` rows a step, in the order of the TRL
-    engine."""
+    engine. All that ask for it have the same object, for as long as one of them keeps it."""
+    key = arrays, seed, number, batch
+    if (epoch := _epochs.get(key)) is None:
+        epoch = _epochs[key] = _laid_out(*key)
+    return epoch
+
+
+def _laid_out(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch:
     order = shuffled(len(arrays.ids), seed, number).numpy()
     lengths, starts = (arrays.prompts + arrays.answers)[order], range(0, len(order), batch)
     return Epoch(

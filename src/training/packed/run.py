@@ -14,7 +14,7 @@ from src.config import RunConfig
 from src.models.multi_lora.optimizer import make_optimizer
 from src.models.multi_lora.step import AdapterState
 from src.training.examples import Examples
-from src.training.packed.arrays import ExampleArrays, epoch_of
+from src.training.packed.arrays import Epoch, ExampleArrays, epoch_of
 from src.training.run_policy import RunPolicy
 from src.training.schedules import ENDLESS, schedule
 from src.training.utils import Reporter, TrainingResult
@@ -67,6 +67,7 @@ class PackedRun:
         self.batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
         # Accumulation does not cross the end of an epoch, so its last step may be smaller.
         self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
+        self._epochs: dict[int, Epoch] = {}  # from that of the next step on, by their numbers
         self.rank, self.scale = config.lora.r, config.lora.alpha / config.lora.r
         self.factor = schedule(
             config.scheduler.name,
@@ -100,7 +101,13 @@ class PackedRun:
     def rows_of(self, step: int) -> StepRows:
         """The rows of step `step` (from 0)."""
         number, index = divmod(step, self.epoch_steps)
-        epoch = epoch_of(self.arrays, self.config.training.seed, number, self.batch)
+        if number not in self._epochs:
+            current = self.step // self.epoch_steps
+            self._epochs = {n: epoch for n, epoch in self._epochs.items() if n >= current}
+            self._epochs[number] = epoch_of(
+                self.arrays, self.config.training.seed, number, self.batch
+            )
+        epoch = self._epochs[number]
         return StepRows(
             epoch.order[index * self.batch : (index + 1) * self.batch],
             epoch.tokens[index],
