@@ -43,13 +43,18 @@ def callers() -> list[psutil.Process]:
     return [one for one in children if one.cmdline()[1:3] == ["-m", "src.workers.calls"]]
 
 
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SPELLTUNE_TOKEN", "of-a-trainer")
-    yield CallPool(processes=2)
+def end_callers() -> None:
     for one in callers():
         one.kill()
         one.wait(60)
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPELLTUNE_TOKEN", "of-a-trainer")
+    end_callers()  # of another test of this process
+    yield CallPool(processes=2)
+    end_callers()
 
 
 def test_a_process_does_a_call_as_this_one_and_goes_with_its_trainer(pool: CallPool) -> None:
