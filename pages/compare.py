@@ -18,6 +18,7 @@ from src.store.tables import Run, Status
 REFRESH_SECONDS = 3.0
 LABEL = attrgetter("label")
 MAX_ADAPTERS = 8  # more runs are not compared adapter by adapter
+WILL = "Here several runs stand beside each other, with a verdict on which config spells better."
 HOW = (
     "Choose runs above, or on the overview. Three seeds or more of each config let the page say "
     "which config spells better; runs that differ in nothing but their seed are one config."
@@ -27,6 +28,10 @@ HOW = (
 def page() -> None:
     st.html('<h1 class="unseen">Compare</h1>')
     runs = choose.choose()
+    if not runs and not navigation.known_runs():
+        first = navigation.link("launch", "Launch the first run", style="button")
+        html.draw_empty("No runs yet", f"{WILL}<br><br>{first}")
+        return
     if len(runs) < 2:
         link = navigation.link("", "Choose runs on the overview", style="button")
         title = "One more run to compare it with" if runs else "Nothing chosen yet"

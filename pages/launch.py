@@ -90,8 +90,8 @@ def in_order(problems: Mapping[str, str]) -> list[Problem]:
     order = list(dict.fromkeys([*words.first(), *known]))
     found = sorted(problems, key=lambda n: order.index(n) if n in order else -1)
     return [
-        Problem(words.label(known[n]), words.problem(problems[n]), f"set {n}")
-        if n in known else Problem(n, words.problem(problems[n])) for n in found
+        Problem(words.label(known[n]), problems[n], f"set {n}")
+        if n in known else Problem(n, problems[n]) for n in found
     ]  # fmt: skip
 
 

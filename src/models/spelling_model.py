@@ -109,7 +109,7 @@ def load_base(
     """
     if load_in_4bit and not torch.cuda.is_available():
         raise ModelError(
-            "model.load_in_4bit needs an NVIDIA GPU and there is none here; set it to false"
+            "model.load_in_4bit needs an NVIDIA GPU and there is none here; turn it off"
         )
     name = readable(name)
     if backend == "unsloth":

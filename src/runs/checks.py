@@ -55,7 +55,7 @@ def setting_problems(config: RunConfig) -> dict[str, str]:
         problems |= error.problems
     if config.model.load_in_4bit and not gpus():
         problems["model.load_in_4bit"] = (
-            "4-bit loading needs an NVIDIA GPU and this machine has none; set it to false"
+            "4-bit loading needs an NVIDIA GPU and this machine has none; turn it off"
         )
     if config.backend == "unsloth" and importlib.util.find_spec("unsloth") is None:
         problems["backend"] = "unsloth is not installed here; use auto or peft"

@@ -52,7 +52,7 @@ def _without_rows(task: Task, split: str, settings: TaskSettings) -> str:
         return "its word list, the dictionary of codespell, has no such word; install it again"
     if settings.only is None:
         return f"none of its {len(there):,} words makes one; take another task"
-    mend = "so set data.multi_token_words to false"
+    mend = "so turn data.multi_token_words off"
     if not left:
         return f"the base model's tokenizer takes each of its words for one token, {mend}"
     words = f"{left:,} of its words {'have' if left > 1 else 'has'} more than one token"

@@ -176,7 +176,7 @@ def arguments_of(config: RunConfig) -> dict[str, Any]:
         if tokenizer is None:
             raise DataError(
                 f"data.multi_token_words reads the words from {TOKENIZER}, which {files.name} does "
-                "not have; set it to false"
+                "not have; turn it off"
             )
     return data.source | {"tokenizer": tokenizer}
 

@@ -163,7 +163,7 @@ def test_words_stand_beside_their_charts_and_are_paged(browser, panel, module_ho
         page.get_by_text("1–50 of 120").wait_for()
         still(page)
         chart, word = page.locator(".chart.map").first, page.locator("table.words tbody tr").first
-        assert chart.bounding_box()["y"] < word.bounding_box()["y"]
+        assert word.bounding_box()["y"] < chart.bounding_box()["y"]
         assert not inaccessible(page)
 
 

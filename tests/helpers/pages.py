@@ -59,3 +59,9 @@ def settled(test: AppTest) -> AppTest:
 def figures_of(test: AppTest) -> dict:
     sent = json.loads(test.get("bidi_component")[0].proto.json)
     return {title: json.loads(text) for title, text in sent["figures"].items()}
+
+
+def log_of(test: AppTest) -> str:
+    """HTML of the lines of the log that the page drew."""
+    sent = [json.loads(element.proto.json) for element in test.get("bidi_component")]
+    return next(one["html"] for one in sent if list(one) == ["html"])

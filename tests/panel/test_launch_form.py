@@ -28,6 +28,10 @@ from tests.helpers.store import (
 # --- monitor --------------------------------------------------------------------------------------
 
 
+def label_of(name: str) -> str:
+    return next(words.label(setting) for setting in settings() if setting.name == name)
+
+
 def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
     run_id = fill_run(name="parent")
     test = settled(show("launch", **{"from": run_id, "fork": "200", "lora.r": "4"}))
@@ -79,6 +83,7 @@ def test_a_change_is_marked_stands_in_the_address_and_is_undone(launched):
     test.number_input(key="set lora.r").set_value(32).run()
     assert test.query_params["lora.r"] == "32"
     assert "was 16" in test.number_input(key="set lora.r").label
+    assert '<p class="change">Rank <s>16</s> <b>32</b>' in html(test)
     test.button(key="undo lora.r").click().run()
     assert "lora.r" not in test.query_params
     assert test.number_input(key="set lora.r").value == 16
@@ -107,7 +112,7 @@ def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched
         e.proto.body for e in test.get("html") if 'class="problem" role="alert"' in e.proto.body
     ]
     assert any(form.escape(words_) in body for body in shown)
-    assert f"<code>{field}</code>" in html(test)
+    assert f'<p class="change">{label_of(field)} <s>' in html(test)
     assert test.button[0].label == "Launch" and test.button[0].disabled
     assert not launched
 
@@ -141,7 +146,8 @@ def test_a_setting_that_the_check_refuses_is_refused_after_a_green_check(launche
     green = {"engine": "packed"}
     assert not settled(show("launch", **green)).button[0].disabled
     test = settled(show("launch", **green, **{name: value}))
-    assert test.button[0].disabled and f"<code>{name}</code>" in html(test)
+    assert test.button[0].disabled
+    assert f'<p class="change">{label_of(name)} <s>' in html(test)
 
 
 def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(home):

@@ -8,12 +8,12 @@ from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
-from src.panel.monitor import actions, curves, marks, tabs
+from src.panel.monitor import actions, curves, log, marks
 from src.panel.ui import charts, points
 from src.runs import attempts
 from src.store.outcome import EndReason
 from src.store.tables import EventKind, Metric, Status, SweepStatus
-from tests.helpers.pages import figures_of, html, show
+from tests.helpers.pages import figures_of, html, log_of, show
 from tests.helpers.store import (
     HOSTILE,
     MISSPELLED,
@@ -41,7 +41,7 @@ def test_the_monitor_of_a_running_run_has_numbers_with_units_curves_and_a_stop_b
     body = html(test)
     for text in ("step 300 of 600", "tokens/s", "GiB", "time left", "≈ ", "is training"):
         assert text in body or text == "is training"
-    assert "step 250 of 600" in body, "the log's tail"
+    assert "step 250 of 600" in log_of(test), "the log's tail"
     figures = figures_of(test)
     assert list(figures)[:2] == ["Accuracy", "Loss"]
     assert [trace["name"] for trace in figures["Loss"]["data"]] == ["train", "validation"]
@@ -237,17 +237,32 @@ def test_a_run_that_ended_before_its_first_line_has_no_log():
     never = fill_run(status=Status.CANCELLED)
     assert "No log" in html(show("monitor", run=never))
     waits = fill_run(status=Status.QUEUED)
-    assert "nothing yet" in html(show("monitor", run=waits))
+    assert log_of(show("monitor", run=waits)) == ""
     assert "<code>spelltune runs</code> lists them." in html(show("monitor", run="nobody"))
 
 
 def test_the_log_tail_is_bounded_and_keeps_what_a_progress_bar_said_last(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")
-    tail = tabs.log_tail(log)
-    assert tail.endswith("line 99999\n30%") and len(tail) <= tabs.LOG_BYTES
+    file = tmp_path / "log"
+    file.write_text("".join(f"line {i}\n" for i in range(100_000)) + "10%\r20%\r30%\n")
+    tail = log.tail(file)
+    assert tail.endswith("line 99999\n30%") and len(tail) <= log.LOG_BYTES
     assert tail.startswith("line "), "a cut line is left out"
-    assert tabs.log_tail(tmp_path / "none") == ""
+    assert log.tail(tmp_path / "none") == ""
+
+
+def test_lines_of_a_log_have_levels():
+    text = """step 1: train/loss 2
+FutureWarning: <b> will go
+Traceback (most recent call last):
+  File "a.py", line 3, in f
+
+    step()
+RuntimeError: out of memory
+step 2: train/loss 1
+an error of 0.1"""
+    levels = [level for _, level in log.told(text.splitlines())]
+    assert levels == ["", "warning", *["error"] * 5, "", "error"]
+    assert '<span class="warning">FutureWarning: &lt;b&gt;' in log.as_html(text.splitlines())
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -250,3 +250,13 @@ def test_right_answers_leave_nothing_to_keep(answering: Answering, home: Path) -
     test = answered(run=with_adapter(), word="tea")
     assert not any(button.label.startswith("Add") for button in test.button)
     assert "right · 87.5%" in html(test)
+
+
+def test_runs_to_choose_from_are_told_apart_by_state_and_score() -> None:
+    good = fill_run(name="good")
+    fill_run(name="bad", status=Status.FAILED)
+    (picker,) = show("try", run=f"{good}@600").multiselect
+    (alone,) = (text for text in picker.options if text.startswith("good") and "step" not in text)
+    assert alone.startswith("good · seed 42 · ") and alone.endswith("%")
+    assert any(text.startswith("bad · seed 42 · failed") for text in picker.options)
+    assert "good · seed 42, step 600" in picker.options

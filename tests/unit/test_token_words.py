@@ -114,7 +114,7 @@ def test_words_that_are_right_already_are_such_words_too() -> None:
 
 
 def test_no_word_left_is_a_sentence() -> None:
-    with pytest.raises(TaskError, match="takes each of its words for one token, so set data.multi"):
+    with pytest.raises(TaskError, match="takes each of its words for one token, so turn data"):
         examples("spell_out", "test", settings=TaskSettings(only=frozenset()))
     with pytest.raises(TaskError, match="takes each of its words for one token"):
         examples("correct", "train", settings=TaskSettings(only=frozenset(), length_spread=1.0))
@@ -131,11 +131,11 @@ def test_words_that_make_no_question_are_told_from_words_that_are_not_left() -> 
                 try:
                     assert examples(task, split, settings=asked) and left
                 except TaskError as error:
-                    told = "takes each of its words for one token, so set" if not left else (
+                    told = "takes each of its words for one token, so turn" if not left else (
                         f"only {left} of its words ha"
                     )  # fmt: skip
                     assert told in str(error), error
-                    assert str(error).endswith("so set data.multi_token_words to false")
+                    assert str(error).endswith("so turn data.multi_token_words off")
 
 
 def test_an_empty_dictionary_says_where_words_come_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ SHADES = 5  # of heat map cells, in panel.css
 NOTHING = '<i style="visibility:hidden"></i>'  # a bar of the length 0
 FEW_WORDS = 5  # of one length; fewer of them are shaded less
 MAX_LETTERS = 24  # longer words are left out of the map of places
+MAX_WRITTEN = 12  # columns of the map of letters, which a phone has room for
 
 
 def card(title: str, body: str, note: str = "", *, below: str = "") -> str:
@@ -146,6 +147,10 @@ def _read_as(shares: pd.DataFrame, many: "pd.Series[int]") -> str:
 def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:
     """HTML: a heat map of expected letters (rows) by the letters written instead (columns)."""
     found = misspellings.confusions(changes)
+    often = found.columns[found.sum().argsort(kind="stable")][::-1][:MAX_WRITTEN]
+    rarer = len(found.columns) - len(often)
+    found = found[[now for now in found.columns if now in often]]
+    found = found[found.any(axis=1)]
     most = max(found.to_numpy().max(initial=0), 1)
     rows = []
     for was, counts in found.to_dict("index").items():
@@ -165,7 +170,14 @@ def confusions(links: FilterLinks, changes: pd.DataFrame) -> str:
         "Letters confused",
         _matrix("expected ╲ written", heads, rows),
         "– left out, + put in",
+        below=f'<p class="hint">{_rarer(rarer)}</p>' if rarer else "",
     )
+
+
+def _rarer(count: int) -> str:
+    """A sentence that tells how many letters the map leaves out."""
+    letters = "One letter is" if count == 1 else f"{count} letters are"
+    return f"{letters} written less often, and left out here."
 
 
 def _cell(link: str, share: float) -> str:

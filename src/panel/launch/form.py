@@ -26,6 +26,7 @@ from src.config import (
     to_text,
     to_yaml,
 )
+from src.panel.launch import words
 from src.panel.ui import guarded, html, query_params
 
 # --- the address ----------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
             before = to_text(known[name], get(base, name)) or "none"
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.html(
-                    f'<p class="change"><code>{escape(name)}</code> <s>{escape(before)}</s> '
+                    f'<p class="change">{escape(words.label(known[name]))} <s>{escape(before)}</s> '
                     f"<b>{escape(text or 'none')}</b></p>"
                 )
                 guarded.button(

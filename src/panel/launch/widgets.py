@@ -140,7 +140,7 @@ def _draw_fields(form: Form, part: str, shown: Iterable[Setting]) -> None:
                     text = form.texts.get(name, before)
                     draw_field(setting, before, text, write=form.write, key=form.key)
                 if name in form.problems:
-                    problems.draw_at(f"{form.key} {name}", words.problem(form.problems[name]))
+                    problems.draw_at(f"{form.key} {name}", form.problems[name])
                 elif name in form.notes:
                     st.html(f'<p class="note">{escape(as_sentence(form.notes[name]))}</p>')
                 else:

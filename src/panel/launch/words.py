@@ -100,15 +100,6 @@ def label(setting: Setting) -> str:
     return LABELS.get(setting.name, words[:1].upper() + words[1:])
 
 
-def problem(text: str) -> str:
-    """A problem as the form has it: a switch is not set to a word."""
-    return re.sub(
-        r"\bset (\S+) to (true|false)\b",
-        lambda found: f"switch {found[1]} {'on' if found[2] == 'true' else 'off'}",
-        text,
-    )
-
-
 def first_sentence(setting: Setting) -> tuple[str, str]:
     """The first sentence of a setting's help, and the rest of it."""
     first, *rest = re.split(r"(?<=[.;]) ", setting.help, maxsplit=1)

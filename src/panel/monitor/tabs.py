@@ -1,20 +1,15 @@
 """The tabs below a run's curves: its log, checkpoints, history and settings."""
 
-import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 import streamlit as st
 
-from src import paths
 from src.models.metrics import in_words
-from src.panel.monitor import checkpoints, export, settings_tab
+from src.panel.monitor import checkpoints, export, log, settings_tab
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import Curves
-from src.store.tables import Checkpoint, Event, Run, Status
-
-LOG_BYTES = 16_384  # of the log's end, as shown
+from src.store.tables import Checkpoint, Event, Run
 
 
 def draw(
@@ -28,7 +23,7 @@ def draw(
     views = ["Log", "Checkpoints", "Export", "Lineage", "Settings"]
     shown = navigation.segments("Below the curves", views, key="view")
     if shown == "Log":
-        _draw_log(run)
+        log.draw(run)
     elif shown == "Settings":
         settings_tab.draw(run)
     elif shown == "Checkpoints":
@@ -37,15 +32,6 @@ def draw(
         export.draw(run, known)
     else:
         st.html(_history(run, events, forks))
-
-
-def _draw_log(run: Run) -> None:
-    lines = log_tail(paths.log_file(run.id))
-    if not lines and Status(run.status).ended:
-        html.draw_empty("No log", "This run ended before it had written a line.")
-        return
-    text = escape(lines or "nothing yet")
-    st.html(f'<div class="log" tabindex="0" role="log"><pre>{text}</pre></div>')
 
 
 def _history(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
@@ -69,17 +55,3 @@ def _history(run: Run, events: Sequence[Event], forks: Sequence[Run]) -> str:
             f'<li class="forked"><span>fork at step {fork.parent_step:,} {link}</span></li>'
         )
     return f'<ol class="lineage">{"".join(items)}</ol>'
-
-
-def log_tail(path: Path) -> str:
-    """The last lines of a log; reads at most LOG_BYTES of it."""
-    try:
-        with open(path, "rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - LOG_BYTES)
-            file.seek(start)
-            text = file.read(LOG_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    # A progress bar overwrites its line with carriage returns: keep what it said last.
-    lines = [line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join(lines[1 if start else 0 :]).rstrip()

@@ -223,7 +223,7 @@ def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:
 def draw_problems(name: str, problems: Mapping[str, str]) -> None:
     for where, text in problems.items():
         if where == name or where.startswith(f"{name}."):
-            draw_at(f"set {name}", words.problem(text))
+            draw_at(f"set {name}", text)
 
 
 def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
@@ -231,18 +231,18 @@ def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Probl
     own, known = fields(), {setting.name: setting for setting in settings()}
     found = []
     for name, text in problems.items():
-        told, shared = words.problem(text), name.removeprefix(f"{common.NAME}.")
+        shared = name.removeprefix(f"{common.NAME}.")
         rows = (place for place in texts if place.startswith(SPACE))
         row = next((place for place in rows if f"{name}.".startswith(f"{place}.")), "")
         tried = known.get(row.removeprefix(SPACE))
         if name in own and name != common.NAME:
-            found.append(Problem(TITLES.get(name) or words.label(own[name]), told, f"set {name}"))
+            found.append(Problem(TITLES.get(name) or words.label(own[name]), text, f"set {name}"))
         elif shared != name and shared in known:
-            found.append(Problem(words.label(known[shared]), told, f"common {shared}"))
+            found.append(Problem(words.label(known[shared]), text, f"common {shared}"))
         elif tried:
-            found.append(Problem(words.label(tried), told, space.key_of(tried, texts[row])))
+            found.append(Problem(words.label(tried), text, space.key_of(tried, texts[row])))
         else:
-            found.append(Problem(name, told))
+            found.append(Problem(name, text))
     return found
 
 

@@ -69,7 +69,7 @@ def facts(found: SweepResults) -> str:
     row, counts = found.row, found.counts
     total = results.total(found)
     of = "" if total is None else f" of {total:,}"
-    pairs = [("trials", f"{len(found.trials):,}{of}")]
+    pairs = [("trials launched", f"{len(found.trials):,}{of}")]
     pairs += [(what, f"{count:,}") for what, count in counts.items()]
     limit = f" of {duration(row.seconds)}" if row.seconds else ""
     pairs.append(("time", duration(row.spent_seconds) + limit))

@@ -5,7 +5,7 @@ import streamlit as st
 from src import store
 from src.config import stored_config
 from src.errors import UserError, explain
-from src.panel.ui import html, navigation, query_params
+from src.panel.ui import choices, html, navigation, query_params
 from src.runs import attempts
 from src.store.tables import Run
 from src.training.questions import MAX_SPELLERS, Speller
@@ -19,6 +19,7 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
     newest run that was scored, with their labels. What cannot be asked is told in a sentence."""
     with store.reading() as session:
         labels = store.run_labels(session, limit=navigation.MAX_CHOICES)
+        told = navigation.with_outcomes(session, labels)
         newest = store.newest_scored(session)
         asked = st.query_params.get_all("run") or ([newest] if newest else [])
         found: dict[str, tuple[Run, int | None]] = {}
@@ -39,8 +40,8 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
     st.multiselect(
         "Adapters", list(dict.fromkeys([*known, *chosen])), chosen, key="tried runs",
         placeholder="Choose runs and checkpoints", max_selections=MAX_SPELLERS,
-        format_func=lambda name: _label(name, labels),
-        on_change=lambda: query_params.write("run", st.session_state["tried runs"]),
+        format_func=choices.noting(lambda n: told.get(n) or _label(n, labels), "tried runs"),
+        on_change=lambda: query_params.write("run", choices.meant("tried runs")),
     )  # fmt: skip
     spellers = []
     for name in chosen:

@@ -37,7 +37,7 @@ const MARKS = {
   best: "good", stop: "warn", heal: "warn", resume: "accent", fork: "accent", checkpoint: "quiet", beyond: "quiet",
 };
 // Margins of large and small charts of one run, which have their unit in the title.
-const LARGE = { l: 48, r: 14, t: 20, b: 36 }, SMALL = { l: 48, r: 10, t: 16, b: 22 };
+const LARGE = { l: 48, r: 14, t: 20, b: 36 }, SMALL = { l: 48, r: 18, t: 16, b: 22 };
 
 function themed({ layout }, look) {
   for (const { name, line } of layout.shapes ?? []) line.color = look[MARKS[name]];

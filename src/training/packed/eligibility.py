@@ -73,7 +73,7 @@ def packed_problems(config: RunConfig) -> dict[str, str]:
             problems["lora.target_modules"] = f"{problem}; engine trl has no such limits"
     if config.model.load_in_4bit:
         problems["model.load_in_4bit"] = (
-            "the packed engine has no 4-bit base; set it to false, or take engine trl"
+            "the packed engine has no 4-bit base; turn it off, or take engine trl"
         )
     if config.lora.bias != "none":
         problems["lora.bias"] = (

@@ -1,0 +1,92 @@
+"""What stands where in a small window, and the log of a run, in Chromium."""
+
+import string
+from typing import Any
+
+import pytest
+
+from src import paths
+from tests.helpers.browser import inaccessible, reading, still
+from tests.helpers.store import fill_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
+
+LOG = """step 1: train/loss 2
+FutureWarning: this will go
+Traceback (most recent call last):
+  File "a.py", line 3
+RuntimeError: out of memory
+"""
+
+
+def top(found: Any) -> float:
+    return float(found.bounding_box()["y"])
+
+
+def test_the_words_of_a_run_stand_below_its_loss_and_above_its_diagnostics(
+    browser: Any, panel: str, ended: str
+) -> None:
+    with reading(browser, width=420) as page:
+        page.goto(f"{panel}/monitor?run={ended}")
+        words = page.locator(".words-now")
+        words.wait_for()
+        page.wait_for_function("document.querySelectorAll('.main-svg').length")
+        still(page)
+        loss = page.locator('.chart[data-title="Loss"]')
+        health = page.get_by_role("heading", name="Diagnostics")
+        assert top(loss) < top(words) < top(health)
+        assert words.bounding_box()["width"] == loss.bounding_box()["width"]
+
+
+def test_a_map_of_many_letters_fits_a_phone(browser: Any, panel: str) -> None:
+    words = [(f"w{letter}", "made", f"m{letter}de") for letter in string.ascii_lowercase[1:]]
+    run_id = fill_run(name="many letters", words=words)
+    with reading(browser, width=420) as page:
+        page.goto(f"{panel}/errors?run={run_id}&map=Letters+and+lengths")
+        page.get_by_text("13 letters are written less often").wait_for()
+        still(page)
+        chart = page.locator(".chart.map", has_text="Letters confused").locator(".wide")
+        assert chart.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+@pytest.mark.parametrize("width", [420, 800])
+def test_both_ends_of_a_range_stand_on_one_line(browser: Any, panel: str, width: int) -> None:
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/sweeps")
+        row = page.locator(".st-key-row-training-learning_rate")
+        row.wait_for()
+        still(page)
+        low, high = (
+            row.get_by_role("textbox", name=f"Learning rate, {end}") for end in ("from", "to")
+        )
+        assert top(low) == top(high) == pytest.approx(top(row.get_by_role("combobox")), abs=2)
+        buttons = page.locator("[class*=st-key-remove-] button:visible").all()
+        right = [button.bounding_box() for button in buttons]
+        assert len({round(box["x"] + box["width"]) for box in right}) == 1 < len(right)
+
+
+def test_a_log_is_searched_narrowed_to_what_warns_and_copied(
+    browser: Any, panel: str, module_home: Any
+) -> None:
+    run_id = fill_run(name="logged")
+    paths.log_file(run_id).write_text(LOG)
+    with reading(browser) as page:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.goto(f"{panel}/monitor?run={run_id}")
+        lines = page.locator(".log pre > :visible")
+        page.get_by_text("step 1: train/loss 2").wait_for()
+        assert lines.count() == 5
+        page.get_by_role("searchbox", name="Find in the log").fill("MEMORY out")
+        page.get_by_text("1 of 5 lines").wait_for()
+        assert lines.all_inner_texts()[0].strip() == "RuntimeError: out of memory"
+        page.get_by_role("searchbox", name="Find in the log").fill("")
+        level = page.get_by_role("combobox", name="Level of the lines")
+        level.select_option("warnings and errors")
+        page.get_by_text("4 of 5 lines").wait_for()
+        level.select_option("errors")
+        page.get_by_text("3 of 5 lines").wait_for()
+        page.get_by_role("button", name="Copy").click()
+        page.get_by_text("copied 3 lines").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == LOG[LOG.index("Traceback") :]
+        assert not inaccessible(page, ".run-log")
