@@ -271,11 +271,12 @@ class RunPolicy:
         if isinstance(written, str):
             return written
         self.reporter.checkpoint(step, written, best_step == step)
-        settings = self.config.checkpointing
-        removed, problem = self._call(saving.remove_old, self.checkpoints_dir, settings, best_step)
+        folder, before = self.checkpoints_dir, checkpointing.steps(self.checkpoints_dir)
+        problem = self._call(saving.remove_old, folder, self.config.checkpointing, best_step)
         if problem is not None:
             self.reporter.warning(step, f"old checkpoints were not removed: {problem}")
-        for old in removed:
+        # Not what the call says: one that was done twice removes nothing the second time.
+        for old in sorted({*before} - {*checkpointing.steps(folder)}):
             self.reporter.checkpoint_removed(old)
         return None
 

@@ -61,9 +61,8 @@ def copy_adapter(checkpoint: Path, folder: Path) -> None:
 
 def remove_old(
     checkpoints_dir: Path, settings: CheckpointingConfig, best_step: int | None
-) -> tuple[list[int], OSError | None]:
-    """Remove the checkpoints that retention drops; their steps, and what prevented others."""
-    before, problem = checkpointing.steps(checkpoints_dir), None
+) -> str | None:
+    """Remove the checkpoints that retention drops; what prevented it."""
     try:
         checkpointing.retain(
             checkpoints_dir,
@@ -72,8 +71,8 @@ def remove_old(
             max_gib=settings.max_gib,
         )
     except OSError as error:
-        problem = error
-    return sorted({*before} - {*checkpointing.steps(checkpoints_dir)}), problem
+        return str(error)
+    return None
 
 
 def is_write_error(error: Exception) -> bool:

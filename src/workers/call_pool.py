@@ -4,6 +4,7 @@ import os
 import pickle
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -84,7 +85,8 @@ class CallPool:
                 value, errors = process.ask(call)
             # It was killed, or could not start, or reading its answer takes more memory than there
             # is, or anything else: none in its place.
-            except Exception:
+            except Exception as error:
+                print(f"warning: a process beside it is gone: {error!r}", file=sys.stderr)
                 if process is not None:
                     process.end()
                 with self._lock:
