@@ -116,7 +116,7 @@ def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer
     still(page)
     page.locator("input[type=file]").set_input_files(own_words(tmp_path))
     page.get_by_text("train rows").wait_for()
-    page.get_by_text("data.path").first.wait_for()
+    page.locator("p.change", has_text="own.csv").wait_for()
     assert (module_home / "data" / "own.csv").is_file()
     bad = tmp_path / "bad"
     bad.mkdir()
