@@ -9,7 +9,7 @@ import streamlit as st
 from src import store
 from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
-from src.format import as_sentence, full_stop
+from src.format import full_stop
 from src.panel.compare import choose, suites, tabs, verdicts
 from src.panel.report import button as report
 from src.panel.ui import html, navigation
@@ -61,7 +61,7 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
     if found.summary:
         st.html(f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>')
     for note in found.notes:
-        st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
+        st.html(f'<p class="note">{escape(note)}</p>')
     if len(found.configs) == 1:
         st.html(verdicts.headline(found.configs[0]))
     st.html(verdicts.score_table(found))

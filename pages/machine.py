@@ -62,7 +62,7 @@ def draw_work() -> None:
         ("runs that wait", f"{len(waiting):,}"),
     ]
     if left is not None:
-        facts.append(("all end in", f"≈ {duration(left)}"))
+        facts.append(("all runs end in", f"≈ {duration(left)}"))
     way = navigation.link("overview", "See them") if active or waiting else ""
     way = way or navigation.link("launch", "Launch a run")
     st.html(f'<h2>What it does</h2>{html.facts(facts)}<p class="quiet">{SLOTS} {way}.</p>')

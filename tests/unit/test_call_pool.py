@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,8 +40,12 @@ def answers(seed: int) -> list[tuple[str, str]]:
 
 def callers() -> list[psutil.Process]:
     """The processes of this one that do calls."""
-    children = psutil.Process(os.getpid()).children()
-    return [one for one in children if one.cmdline()[1:3] == ["-m", "src.workers.calls"]]
+    found = []
+    for one in psutil.Process(os.getpid()).children():
+        with suppress(psutil.Error):  # it is gone, and nobody has waited for it
+            if one.cmdline()[1:3] == ["-m", "src.workers.calls"]:
+                found.append(one)
+    return found
 
 
 def end_callers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src import store
 from src.analysis.comparison import Comparison
-from src.format import as_sentence, full_stop, setting_value
+from src.format import full_stop, setting_value
 from src.panel.compare import curves, suites, table, verdicts
 from src.panel.monitor import head, marks
 from src.panel.monitor.curves import figures
@@ -105,7 +105,7 @@ def _comparison(content: Content) -> Iterator[str]:
     if found.summary:
         yield f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>'
     for note in found.notes:
-        yield f'<p class="note">{escape(as_sentence(note))}</p>'
+        yield f'<p class="note">{escape(note)}</p>'
     yield verdicts.score_table(found)
     if found.configs:
         yield verdicts.verdict_table(found.configs)
