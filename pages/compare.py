@@ -61,7 +61,7 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
     if found.summary:
         st.html(f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>')
     for note in found.notes:
-        st.html(f'<p class="note">{escape(note)}</p>')
+        st.html(f'<p class="note">{escape(full_stop(note))}</p>')
     if len(found.configs) == 1:
         st.html(verdicts.headline(found.configs[0]))
     st.html(verdicts.score_table(found))

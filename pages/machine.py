@@ -52,14 +52,14 @@ def draw_work() -> None:
     """Draw what the machine does, and the way to it."""
     with store.reading() as session:
         active = store.list_runs(session, statuses=ACTIVE)
-        waiting = store.list_runs(session, statuses=[Status.QUEUED])
+        waiting = store.count_runs(session, store.parse_filter("")).get(Status.QUEUED, 0)
         left = time_left.of_queue(session)
     here = [run for run in active if run.host in (None, machine.host())]
     slots = len({run.slot for run in here})
     facts = [
         ("runs that train", f"{len(active):,}"),
         ("slots in use", f"{slots:,} of {machine.slot_count():,}"),
-        ("runs that wait", f"{len(waiting):,}"),
+        ("runs that wait", f"{waiting:,}"),
     ]
     if left is not None:
         facts.append(("all runs end in", f"≈ {duration(left)}"))

@@ -154,15 +154,6 @@ def _judge(pairs: list[tuple[str, str]]) -> list[Judgement]:
     ]
 
 
-def exact_match(predicted: list[str], expected: list[str]) -> float:
-    """Fraction of words spelled exactly right, in [0, 1].
-
-    Case counts; surrounding spaces do not.
-    """
-    pairs = list(zip(predicted, expected, strict=True))
-    return share_right([same(p, e) for p, e in pairs])
-
-
 def share_right(right: list[bool]) -> float:
     """Share of right answers, in [0, 1]."""
     return sum(right) / len(right) if right else math.nan

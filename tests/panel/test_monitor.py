@@ -259,9 +259,11 @@ Traceback (most recent call last):
     step()
 RuntimeError: out of memory
 step 2: train/loss 1
-an error of 0.1"""
+an error rate of 0.1, and none failed
+2026-01-02 03:04 - trl - ERROR - out of memory
+[warn] old"""
     levels = [level for _, level in log.told(text.splitlines())]
-    assert levels == ["", "warning", *["error"] * 5, "", "error"]
+    assert levels == ["", "warning", *["error"] * 5, "", "", "error", "warning"]
     assert '<span class="warning">FutureWarning: &lt;b&gt;' in log.as_html(text.splitlines())
 
 

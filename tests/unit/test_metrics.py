@@ -8,9 +8,10 @@ import pytest
 from src.models.metrics import (
     character_error_rate,
     edit_distance,
-    exact_match,
     judge,
     mean_edit_distance,
+    same,
+    share_right,
     token_accuracy,
 )
 from src.training.dictionary import (
@@ -22,7 +23,8 @@ from src.training.dictionary import (
 
 
 def test_exact_match_counts_case_but_no_surrounding_space() -> None:
-    assert exact_match([" receive ", "Receive", "recieve"], ["receive"] * 3) == pytest.approx(1 / 3)
+    right = [same(answer, "receive") for answer in (" receive ", "Receive", "recieve")]
+    assert right == [True, False, False] and share_right(right) == pytest.approx(1 / 3)
 
 
 def test_a_swap_is_one_edit() -> None:
@@ -43,7 +45,7 @@ def test_token_accuracy() -> None:
 
 
 def test_no_words_is_not_a_score() -> None:
-    assert math.isnan(exact_match([], []))
+    assert math.isnan(share_right([]))
     assert math.isnan(mean_edit_distance([]))
     assert math.isnan(character_error_rate([]))
     assert math.isnan(token_accuracy(0, 0))
@@ -51,7 +53,7 @@ def test_no_words_is_not_a_score() -> None:
 
 def test_lists_of_unlike_length_are_refused() -> None:
     with pytest.raises(ValueError):
-        exact_match(["a"], [])
+        judge(["a"], [])
 
 
 def test_mends_and_leaves_alone_are_told_apart() -> None:

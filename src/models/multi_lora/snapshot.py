@@ -67,9 +67,10 @@ class SnapshotRow:
 
     def read(self) -> AdapterState:
         """The adapter and its optimizer state, once they are there. Any thread may call it."""
-        return ArrivedRow(self.snapshot.layout, self.rank, self.snapshot.arrived(self.slot)).read()
+        make, arguments = self.__reduce__()
+        return make(*arguments).read()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> "tuple[type[ArrivedRow], tuple[Any, ...]]":
         return ArrivedRow, (self.snapshot.layout, self.rank, self.snapshot.arrived(self.slot))
 
 

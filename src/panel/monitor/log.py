@@ -14,8 +14,10 @@ from src.store.tables import Run, Status
 
 LOG_BYTES = 16_384  # of the log's end, as shown
 
-_ERROR = re.compile(r"\b(critical|error|exception|failed|fatal)\b|\w(Error|Exception)\b", re.I)
-_WARNING = re.compile(r"\bwarn(ing)?\b|\wWarning\b", re.I)
+# Where libraries write the level of a line: first, in brackets, or between dashes or bars.
+_LEVEL = r"(^\W*|[\[|-] ?)({})\b"
+_ERROR = re.compile(_LEVEL.format("critical|error|fatal") + r"|^[\w.]*(Error|Exception)\b", re.I)
+_WARNING = re.compile(_LEVEL.format("warn|warning") + r"|\w+Warning:", re.I)
 _TRACEBACK = "Traceback (most recent call last)"
 
 _lines = st.components.v2.component(

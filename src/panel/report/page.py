@@ -105,7 +105,7 @@ def _comparison(content: Content) -> Iterator[str]:
     if found.summary:
         yield f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>'
     for note in found.notes:
-        yield f'<p class="note">{escape(note)}</p>'
+        yield f'<p class="note">{escape(full_stop(note))}</p>'
     yield verdicts.score_table(found)
     if found.configs:
         yield verdicts.verdict_table(found.configs)

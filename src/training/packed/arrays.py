@@ -71,11 +71,11 @@ def epoch_of(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch
     engine. All that ask for it have the same object, for as long as one of them keeps it."""
     key = arrays, seed, number, batch
     if (epoch := _epochs.get(key)) is None:
-        epoch = _epochs[key] = _laid_out(*key)
+        epoch = _epochs[key] = _make_epoch(*key)
     return epoch
 
 
-def _laid_out(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch:
+def _make_epoch(arrays: ExampleArrays, seed: int, number: int, batch: int) -> Epoch:
     order = shuffled(len(arrays.ids), seed, number).numpy()
     lengths, starts = (arrays.prompts + arrays.answers)[order], range(0, len(order), batch)
     return Epoch(

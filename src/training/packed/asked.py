@@ -26,7 +26,7 @@ class Part:
     true_texts: list[str]  # of the true answers, as far as there is room for them
     positions: np.ndarray  # (N,) of what predicts each answer token, in rows of T
     targets: np.ndarray  # (N,)
-    on_device: list[torch.Tensor] | None = None  # see `Scorer._laid`
+    on_device: list[torch.Tensor] | None = None  # `padded`, where all members share it
 
     @property
     def count(self) -> int:
@@ -43,7 +43,7 @@ class Part:
         starts: np.ndarray = np.cumsum(self.answers) - self.answers
         return starts
 
-    def laid(
+    def padded(
         self, rows: int, length: int, answers: int, pad: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Token ids (rows, length), answer positions and targets (answers,), padded to these

@@ -83,7 +83,9 @@ class _Engine:
         self.queue, self.wait, self.call = RunQueue(specs, more), wait, call
         on_gpu = torch.cuda.is_available()
         at_once = ADAPTERS_PER_PASS if on_gpu else ADAPTERS_PER_PASS_ON_A_CPU
-        self.options = options or Options(on_gpu, on_gpu, flat=on_gpu, at_once=at_once)
+        self.options = options or Options(
+            graphs=on_gpu, kernels=on_gpu, flat=on_gpu, at_once=at_once
+        )
         self.spent = TimeSpent()
         self.block_seconds = 0.0  # of the last steps, from their rows to their results
         self.background = Background()

@@ -124,7 +124,7 @@ class Scorer:
         """Note each answer's sum of log p and its hits; True for each row of each part whose answer
         is the greedy one."""
         which, distinct = together(parts)
-        ids, positions, targets = self._laid(distinct)
+        ids, positions, targets = self._on_device(distinct)
         place = torch.as_tensor(which, device=ids.device)
         log_p, hits, clear = (
             values.cpu().numpy()
@@ -146,7 +146,7 @@ class Scorer:
             told.append(np.logical_and.reduceat(clear[k, own], part.answer_starts))
         return told
 
-    def _laid(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+    def _on_device(self, parts: Sequence[Part]) -> list[torch.Tensor]:
         """Token ids (D, B, T), answer positions and targets (D, N) of these parts, on the device.
 
         A part that all members share is kept there for their next evaluation.
@@ -155,10 +155,10 @@ class Scorer:
             return parts[0].on_device
         rows, length = (max(part.ids.shape[axis] for part in parts) for axis in (0, 1))
         answers = max(part.answer_tokens for part in parts)
-        laid = [part.laid(rows, length, answers, self.tokenizer.pad_token_id) for part in parts]
+        padded = [part.padded(rows, length, answers, self.tokenizer.pad_token_id) for part in parts]
         tensors = [
             torch.from_numpy(np.stack(arrays)).to(self.base.device)
-            for arrays in zip(*laid, strict=True)
+            for arrays in zip(*padded, strict=True)
         ]
         if len(parts) == 1:
             parts[0].on_device = tensors
