@@ -27,13 +27,18 @@ class FileCache:
                 return read(self.folder / key)
         return None
 
-    def write(self, key: str, write: Callable[[Path], object]) -> None:
-        """Have `write` make a file, which others see whole or not at all, and remove the oldest.
+    def has(self, key: str) -> bool:
+        """True if there is such a file."""
+        return self.folder is not None and (self.folder / key).exists()
+
+    def write(self, key: str, write: Callable[[Path], object], *, size: int = 0) -> None:
+        """Have `write` make a file, of about `size` bytes where that is many, which others see
+        whole or not at all, and remove the oldest.
 
         A disk that can only be read is no error, and one that is nearly full gets no file: the last
         of its space is for what a run says.
         """
-        if self.folder is None or not _has_room(self.folder):
+        if self.folder is None or not _has_room(self.folder, size):
             return
         staged = self.folder / f".{key}.{os.getpid()}"
         with suppress(OSError):
@@ -55,9 +60,9 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _has_room(folder: Path) -> bool:
+def _has_room(folder: Path, size: int) -> bool:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     disk = os.statvfs(there)
     # A file system that makes inodes as they are needed counts none.
     inodes = disk.f_favail >= FREE_INODES or not disk.f_files
-    return inodes and disk.f_bavail * disk.f_frsize >= FREE_BYTES
+    return inodes and disk.f_bavail * disk.f_frsize >= FREE_BYTES + size

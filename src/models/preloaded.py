@@ -30,19 +30,31 @@ def load_vocabulary(name: str, *, revision: str | None = None) -> spelling.Vocab
     return spelling.load_vocabulary(name, revision=revision)
 
 
+def is_ready(key: list[Any]) -> bool:
+    """True if the model of this key, see `key_of`, was read already."""
+    return _kept is not None and _kept[0] == key
+
+
 def load_base(name: str, vocabulary: spelling.Vocabulary, **base: Any) -> Any:
     """`spelling_model.load_base`, or the model that was read already."""
     global _kept
-    if _kept is not None:
-        (key, own, model), _kept = _kept, None
-        if own is vocabulary and key == key_of(name, base):
-            return model
-        del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+    if _kept is not None and _kept[1] is vocabulary and is_ready(key_of(name, base)):
+        model, _kept = _kept[2], None
+        return model
+    forget()
     return spelling.load_base(name, vocabulary, **base)
+
+
+def forget() -> None:
+    """Free the memory of a model that was read already, and is not the one that is needed."""
+    global _kept
+    if _kept is None:
+        return
+    _kept = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def key_of(name: str, base: Mapping[str, Any]) -> list[Any]:

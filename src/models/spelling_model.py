@@ -25,8 +25,8 @@ class Vocabulary:
     """Tokenizer and configuration of a base model, which need none of its weights."""
 
     tokenizer: Any  # a transformers tokenizer with an EOS and a PAD token
-    config: Any  # the model's transformers config
     context_tokens: int | None  # max tokens of a row that the model can read
+    config: Any = None  # the model's transformers config; a pack needs none
 
     def end_answers_with(self, token: str | None) -> None:
         """Have answers end with the token of a chat template; None leaves the tokenizer's EOS."""
@@ -87,7 +87,7 @@ def load_vocabulary(name: str, *, revision: str | None = None) -> Vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return Vocabulary(tokenizer, config, context)
+    return Vocabulary(tokenizer, context, config)
 
 
 def load_base(

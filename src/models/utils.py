@@ -34,6 +34,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def rounds_as() -> str:
+    """The GPU, or the vectors of the CPU, which decide how numbers are rounded on this machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def resolve_precision(precision: str) -> str:
     """`bf16`, `fp16` or `fp32` for the setting auto | bf16 | fp16 | fp32 on this machine.
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp
@@ -34,10 +33,8 @@ class BaseScores:
     def __init__(self, cache_dir: Path | None, base: list[Any], **engine: Any):
         """`base` is that of `preloaded.key_of`, and `engine` what else decides how numbers are
         rounded, beside the device and the packages."""
-        on_gpu = torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability()
         self._cache = FileCache(cache_dir and cache_dir / "base_scores")
-        self._base = key_of(base, engine, device, machine.versions(), code_stamp())
+        self._base = key_of(base, engine, machine.rounds_as(), machine.versions(), code_stamp())
         self._known: dict[str, Scores] = {}
         self._rows: dict[int, tuple[Sequence[Row], str]] = {}  # by id, which they keep as theirs
 

@@ -42,7 +42,7 @@ def encode(tokenizer: Any, frame: "pd.DataFrame", form: PromptFormat | str) -> l
     ):
         if text[: len(prompt)] != prompt:
             # The answer merged into the prompt's last token, which it never does at inference.
-            text = prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
+            text = prompt + tokenizer([answer], add_special_tokens=False)["input_ids"][0]
         completions.append(text[len(prompt) :] + [tokenizer.eos_token_id])
     given = texts_of(tokenizer, [until(ids, tokenizer.eos_token_id) for ids in completions])
     tasks = frame["task"] if "task" in frame else [None] * len(frame)

@@ -67,7 +67,7 @@ def preload(config: RunConfig, *, packed: bool) -> None:
     precision = machine.resolve_precision(config.training.precision)
     asked = plan(config, precision=precision)
     if packed:
-        from src.training.packed.prepare import base_arguments
+        from src.training.packed.shared_base import base_arguments
         from src.training.threads import warming_up
 
         with warming_up(torch.cuda.is_available()):

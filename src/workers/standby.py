@@ -273,9 +273,9 @@ class _WaitingProcess:
         if base:
             steps.append(partial(train.preload, config, packed=packed))
         if packed:
-            from src.training.packed import files
+            from src.training.packed.templates import templates
 
-            steps.append(files.load_libraries)
+            steps.append(partial(templates, paths.cache_dir()))
         for step in steps:
             if self._ordered:
                 return

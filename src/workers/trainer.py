@@ -291,10 +291,10 @@ def main_of_a_pack() -> int:
     """Train the members of this token's pack."""
     with loading():
         from src.training.packed.engine import train_pack
-        from src.training.packed.files import load_libraries
+        from src.training.packed.files import prepare_writing
         from src.workers.reporter import CALLS
 
-        CALLS.prepare(load_libraries)
+        CALLS.prepare(partial(prepare_writing, paths.cache_dir()))
     members, call = Members(), CALLS.call
     specs = list(iter(members.more, None))
     first = [own.run.id for own in members.training]

@@ -18,7 +18,7 @@ from src.models.prompt_format import raw_format
 from src.training import checkpointing, scoring
 from src.training.data_files import DataError
 from src.training.early_stopping import Diverged
-from src.training.packed import prepare
+from src.training.packed import shared_base
 from src.training.packed.arrays import ExampleArrays, epoch_of
 from src.training.packed.asked import AskedRows
 from src.training.packed.eligibility import EngineChoice, choose_engine, packed_problems
@@ -261,7 +261,7 @@ def test_auto_goes_on_with_trl_where_the_base_turns_out_to_be_another(
     def other(*args: Any) -> None:
         raise CannotPack("the packed engine has no output head with a bias")
 
-    monkeypatch.setattr(prepare, "read_base", other)
+    monkeypatch.setattr(shared_base, "read_base", other)
     taken = EngineChoice(True, None)
     auto = spec(trial_config(base, engine="auto", training__max_steps=2), tmp_path / "auto")
     outcome = train(**vars(auto), engine=taken)

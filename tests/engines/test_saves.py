@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -289,7 +290,7 @@ def test_a_quota_keeps_the_best_and_the_last_two(
 def test_files_that_other_processes_write_are_the_same(base: Path, tmp_path: Path) -> None:
     """A process that is killed, and a disk that takes nothing, are as they would be here."""
     pool = CallPool(processes=2)
-    pool.prepare(files.load_libraries)
+    pool.prepare(partial(files.prepare_writing, None))
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         if function is saving.write_checkpoint and arguments[:2] == (specs[0].checkpoints_dir, 9):

@@ -20,9 +20,10 @@ from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
 from src.training.packed.eligibility import refusal
 from src.training.packed.ends import Ends
-from src.training.packed.prepare import RunReader, SharedBase
 from src.training.packed.run import End, PackedRun, RunSpec
+from src.training.packed.run_reader import RunReader
 from src.training.packed.scorer import Scorer, score_alike
+from src.training.packed.shared_base import SharedBase
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.score_sheet import Scores
 from src.training.threads import set_threads_of_a_pack, warming_up
@@ -123,11 +124,10 @@ class _Engine:
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
         with warming_up(self.options.kernels):
-            self.base = SharedBase.load(first.config, first.reporter)
-        self.reader = RunReader(self.base, self.spent, self.background, self.call, first.cache_dir)
-        self.base_scores = BaseScores(
-            first.cache_dir, self.base.key, engine="packed", arithmetic=ARITHMETIC
-        )
+            self.base = SharedBase.load(first.config, first.reporter, first.cache_dir)
+        kept = first.cache_dir
+        self.reader = RunReader(self.base, self.spent, self.background, self.call, kept)
+        self.base_scores = BaseScores(kept, self.base.key, engine="packed", arithmetic=ARITHMETIC)
         self.batches = BatchBuilder(
             self.base.tokenizer.pad_token_id, self.base.frozen, self.options
         )

@@ -2,23 +2,26 @@
 
 import io
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from src.config import RunConfig
 from src.models.multi_lora.adapters import LoraPair, from_peft, to_peft, zeros_like
 from src.models.multi_lora.optimizer import Optimizer
 from src.models.multi_lora.snapshot import Snapshot, SnapshotRow
 from src.models.multi_lora.step import AdapterState, Pack
-from src.models.spelling_model import lora_config, sort_targets
-from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun
+from src.training.packed.shared_base import SharedBase
+from src.training.packed.templates import ADAPTER_CONFIG, TRAINER_STATE, templates, write_file
+from src.training.schedules import schedule
 from src.training.utils import TrainingError
 
 
@@ -28,8 +31,9 @@ class AdapterFiles:
 
     numbers: SnapshotRow
     layer_names: Sequence[str]
-    lora: Mapping[str, Any]  # arguments of `lora_config`
+    lora: Mapping[str, Any]  # fields of PEFT's configuration
     tokenizer: Mapping[str, bytes]  # the files beside the adapter
+    cache_dir: Path | None  # see `templates`
     state: "TrainingState | None" = None  # of a checkpoint, which a training resumes from
 
     def write(self, folder: Path) -> None:
@@ -39,14 +43,12 @@ class AdapterFiles:
         adapter = self.numbers.read()
         tensors = to_peft(self.layer_names, adapter.params)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = lora_config(**self.lora)
-        sort_targets(config)
-        config.save_pretrained(str(folder))
+        write_file(ADAPTER_CONFIG, self.lora, folder, self.cache_dir)
         for name, content in self.tokenizer.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         if self.state is not None:
-            self.state.write(adapter, folder)
+            self.state.write(adapter, folder, self.cache_dir)
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,11 @@ class TrainingState:
     epoch: float
     random: bytes  # the file of the random generators' state
 
-    def write(self, adapter: AdapterState, folder: Path) -> None:
+    def write(self, adapter: AdapterState, folder: Path, cache_dir: Path | None) -> None:
         """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
-        from transformers import get_scheduler
-        from transformers.trainer_callback import TrainerControl, TrainerState
-
-        training, schedule = self.config.training, self.config.scheduler
+        training = self.config.training
         optimizer = _torch_optimizer(self.optimizer, training.learning_rate, self.step, adapter)
-        scheduler: Any = get_scheduler(
-            schedule.name, optimizer, schedule.warmup_steps, training.max_steps
-        )
+        scheduler: Any = LambdaLR(optimizer, self._factor())
         for group in optimizer.param_groups:
             group["lr"] = self.rate
         scheduler.last_epoch, scheduler._step_count = self.step, self.step + 1
@@ -77,21 +74,32 @@ class TrainingState:
         torch.save(optimizer.state_dict(), folder / "optimizer.pt")
         torch.save(scheduler.state_dict(), folder / "scheduler.pt")
         (folder / "rng_state.pth").write_bytes(self.random)
-        TrainerState(
-            global_step=self.step,
+        values = {
+            "global_step": self.step,
+            "max_steps": training.max_steps,
+            "epoch": self.epoch,
+            "logging_steps": training.logging_steps,
+            "train_batch_size": training.per_device_train_batch_size,
+        }
+        write_file(TRAINER_STATE, values, folder, cache_dir)
+
+    def _factor(self) -> Callable[[int], float]:
+        """The factors of the learning rate, of the kind that transformers makes: PyTorch writes
+        more of some than of others."""
+        training, name = self.config.training, self.config.scheduler.name
+        factor = schedule(
+            name,
+            warmup_steps=self.config.scheduler.warmup_steps,
             max_steps=training.max_steps,
-            epoch=self.epoch,
-            logging_steps=training.logging_steps,
-            train_batch_size=training.per_device_train_batch_size,
-            # Annotated as a list, and a dict once it is made.
-            stateful_callbacks={"TrainerControl": TrainerControl().state()},  # type: ignore[arg-type]
-        ).save_to_json(str(folder / "trainer_state.json"))
+            learning_rate=training.learning_rate,
+        )
+        return factor if name == "constant" else partial(factor)
 
 
-def load_libraries() -> None:
-    """Import what writing an adapter's files takes: as much as half of all that a training does."""
-    import peft  # noqa: F401
-    from transformers import get_scheduler, trainer_callback  # noqa: F401
+def prepare_writing(cache_dir: Path | None) -> None:
+    """Have ready, in this process, what takes time the first time that an adapter is written."""
+    templates(cache_dir)
+    torch.optim.AdamW([torch.zeros(1)])  # PyTorch imports its compiler for it
 
 
 def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: bytes) -> None:
@@ -121,18 +129,22 @@ def _files(
 ) -> AdapterFiles:
     """The files of the run's adapter as it is in a snapshot."""
     lora = run.config.lora
-    arguments = {
+    fields = {
         "r": lora.r,
-        "alpha": lora.alpha,
-        "dropout": lora.dropout,
-        "targets": base.targets,
-        "bias": "none",
-        "conv1d": base.frozen.positions is not None,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": base.read.targets,
+        "fan_in_fan_out": base.read.conv1d,
         "base_model_name_or_path": base.folder,
-        "inference_mode": True,
     }
-    numbers = snapshot.of(run.slot, run.rank)
-    return AdapterFiles(numbers, base.layer_names, arguments, base.tokenizer_files, state)
+    return AdapterFiles(
+        snapshot.of(run.slot, run.rank),
+        base.layer_names,
+        fields,
+        base.read.tokenizer_files,
+        run.spec.cache_dir,
+        state,
+    )
 
 
 def random_state() -> bytes:

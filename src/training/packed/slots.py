@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 
 from src.models.multi_lora.step import Options, Pack
-from src.training.packed.prepare import SharedBase
 from src.training.packed.run import PackedRun, RunSpec
+from src.training.packed.shared_base import SharedBase
 
 SYNC_INTERVAL_SECONDS = 0.5  # of steps between two reads of their results and of stop requests
 RANK_MULTIPLE = 8  # products of 16-bit numbers want ranks that are multiples of it
