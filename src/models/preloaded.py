@@ -12,49 +12,50 @@ import torch
 from src.models import spelling_model as spelling
 from src.models.base_files import BaseFiles
 
-_kept: tuple[list[Any], spelling.Vocabulary, Any] | None = None  # key, vocabulary, model
+_kept: tuple[list[Any], Any] | None = None  # key, and what was read
 
 
 def preload(name: str, **base: Any) -> None:
     """Read a base for the next `load_vocabulary` and `load_base` with these arguments."""
-    global _kept
-    key = key_of(name, base)
     vocabulary = spelling.load_vocabulary(name, revision=base["revision"])
-    _kept = key, vocabulary, spelling.load_base(name, vocabulary, **base)
+    keep(key_of(name, base), (vocabulary, spelling.load_base(name, vocabulary, **base)))
 
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> spelling.Vocabulary:
     """`spelling_model.load_vocabulary`, or the one that was read already."""
     if _kept is not None and _kept[0][0] == stamp_of(name, revision):
-        return _kept[1]
+        found: spelling.Vocabulary = _kept[1][0]
+        return found
     return spelling.load_vocabulary(name, revision=revision)
-
-
-def is_ready(key: list[Any]) -> bool:
-    """True if the model of this key, see `key_of`, was read already."""
-    return _kept is not None and _kept[0] == key
 
 
 def load_base(name: str, vocabulary: spelling.Vocabulary, **base: Any) -> Any:
     """`spelling_model.load_base`, or the model that was read already."""
+    own, model = take(key_of(name, base)) or (None, None)
+    return model if own is vocabulary else spelling.load_base(name, vocabulary, **base)
+
+
+def keep(key: list[Any], read: Any) -> None:
+    """Keep what was read of a base until it is taken."""
     global _kept
-    if _kept is not None and _kept[1] is vocabulary and is_ready(key_of(name, base)):
-        model, _kept = _kept[2], None
-        return model
-    forget()
-    return spelling.load_base(name, vocabulary, **base)
+    _kept = key, read
 
 
-def forget() -> None:
-    """Free the memory of a model that was read already, and is not the one that is needed."""
+def take(key: list[Any]) -> Any:
+    """The read base that was kept under this key, once; None where another was, whose memory is
+    free again."""
     global _kept
     if _kept is None:
-        return
-    _kept = None
+        return None
+    (own, read), _kept = _kept, None
+    if own == key:
+        return read
+    del read
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    return None
 
 
 def key_of(name: str, base: Mapping[str, Any]) -> list[Any]:

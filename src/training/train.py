@@ -51,28 +51,28 @@ def load_libraries(config: RunConfig) -> EngineChoice:
     return choice
 
 
-def preload(config: RunConfig, *, packed: bool) -> None:
+def preload(config: RunConfig, *, packed: bool, cache_dir: Path | None = None) -> None:
     """Read the base model of `config` for the training that comes next in this process, and make
     the context of its GPU. After `load_libraries`, which tells if the packed engine trains.
 
     Only what is on this machine: a download waits for its run.
     """
-    import torch
-
-    from src.models import preloaded, spelling_model
-    from src.models import utils as machine
-
     if not files_of(config).is_here:
         return
-    precision = machine.resolve_precision(config.training.precision)
-    asked = plan(config, precision=precision)
     if packed:
-        from src.training.packed.shared_base import base_arguments
+        import torch
+
+        from src.training.packed.shared_base import read_ahead
         from src.training.threads import warming_up
 
         with warming_up(torch.cuda.is_available()):
-            preloaded.preload(asked.vocabulary["name"], **base_arguments(config))
+            read_ahead(config, cache_dir)
     else:
+        from src.models import preloaded, spelling_model
+        from src.models import utils as machine
+
+        precision = machine.resolve_precision(config.training.precision)
+        asked = plan(config, precision=precision)
         backend, _ = spelling_model.choose_backend(config.backend, precision=precision)
         base = {"revision": config.model.revision, "backend": backend, **asked.base}
         preloaded.preload(asked.vocabulary["name"], **base)

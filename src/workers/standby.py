@@ -271,7 +271,7 @@ class _WaitingProcess:
             return
         steps: list[Callable[[], object]] = []
         if base:
-            steps.append(partial(train.preload, config, packed=packed))
+            steps.append(partial(train.preload, config, packed=packed, cache_dir=paths.cache_dir()))
         if packed:
             from src.training.packed.templates import templates
 

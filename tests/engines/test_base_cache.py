@@ -18,7 +18,7 @@ from src.training.packed import base_cache, shared_base, templates
 from src.training.packed.base_cache import StoredTokenizer
 from src.training.packed.engine import train_one, train_pack
 from src.training.packed.run import RunSpec
-from src.training.packed.shared_base import SharedBase
+from src.training.packed.shared_base import SharedBase, read_ahead
 from tests.helpers import tiny
 from tests.helpers.families import MODELS, random_model
 
@@ -38,13 +38,13 @@ def loaded(config: RunConfig, cache: Path | None) -> SharedBase:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the bases that transformers really reads."""
     found: list[str] = []
-    load_base = preloaded.load_base
+    load_base = shared_base.load_base
 
     def counted(name: str, *args: Any, **more: Any) -> Any:
         found.append(name)
         return load_base(name, *args, **more)
 
-    monkeypatch.setattr(preloaded, "load_base", counted)
+    monkeypatch.setattr(shared_base, "load_base", counted)
     return found
 
 
@@ -153,23 +153,16 @@ def test_a_file_that_the_disk_damaged_is_read_anew(own: Path, read: list[str]) -
 
 def test_a_base_that_was_read_ahead_is_taken_and_kept(own: Path, read: list[str]) -> None:
     config, cache = config_of(own / "gpt2"), own / "cache"
-
-    def read_ahead() -> None:
-        preloaded.preload(str(own / "gpt2"), **shared_base.base_arguments(config))
-
-    read_ahead()
-    loaded(config, cache)
-    assert (cache / "bases").is_dir()
-    read_ahead()
-    read.clear()
-    other = config_of(own / "gpt2", **{"lora.target_modules": ["c_attn"]})
-    loaded(config, None), loaded(config, cache), loaded(other, cache)
-    assert read == [str(own / "gpt2")] * 2  # taken once, kept, and read for other layers
-    read_ahead()
-    tiny.save_model(own / "other", "llama")
-    loaded(config_of(own / "other"), cache)
-    key = preloaded.key_of(str(own / "gpt2"), shared_base.base_arguments(config))
-    assert not preloaded.is_ready(key)  # its memory is free again
+    read_ahead(config, None)
+    expected = parts_of(loaded(config, None).read)
+    assert read == [str(own / "gpt2")]  # taken, and gone
+    assert parts_of(loaded(config, cache).read) == expected and len(read) == 2
+    read_ahead(config, cache)  # from the disk
+    assert parts_of(loaded(config, None).read) == expected and len(read) == 2
+    read_ahead(config, cache)
+    loaded(config_of(own / "gpt2", **{"lora.target_modules": ["c_attn"]}), cache)
+    assert len(read) == 3
+    assert preloaded._kept is None  # the memory of what was not needed is free again
 
 
 def test_a_large_base_and_a_tokenizer_of_its_own_kind_are_not_kept(

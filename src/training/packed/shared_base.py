@@ -14,7 +14,8 @@ from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.families import FAMILIES
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
-from src.models.spelling_model import Vocabulary, resolve_targets
+from src.models.spelling_model import Vocabulary, load_base, load_vocabulary, resolve_targets
+from src.paths import base_model
 from src.training.packed.base_cache import BaseCache, ReadBase, StoredTokenizer, key_of_base
 from src.training.packed.eligibility import longest_row, shared_settings
 from src.training.packed.run import PackedRun
@@ -57,23 +58,10 @@ class SharedBase:
     def load(config: RunConfig, reporter: Reporter, cache_dir: Path | None = None) -> "SharedBase":
         """The base of a pack with this run in it: as an earlier pack kept it in `cache_dir`, else
         as transformers reads it."""
-        settings, end = settings_of_a_pack(config), format_of(config).end
         reporter.phase(f"loading {config.model.name}")
-        cache = BaseCache(cache_dir)
-
-        def keys() -> tuple[list[Any], str]:
-            base = preloaded.key_of(settings["model.name"], base_arguments(config))
-            return base, key_of_base(base, config.lora.target_modules, end)
-
-        base, entry = keys()
-        read = None if preloaded.is_ready(base) else cache.read(entry)
-        if read is not None:
-            preloaded.forget()
-        else:
-            read = _read(config, settings, end)
-            base, entry = keys()  # its files may have come just now
-            cache.keep(entry, read)
-        return SharedBase(settings, base, read, Vocabulary(read.tokenizer, read.context_tokens))
+        key, read = _read(config, cache_dir)
+        vocabulary = Vocabulary(read.tokenizer, read.context_tokens)
+        return SharedBase(settings_of_a_pack(config), key, read, vocabulary)
 
     @property
     def name(self) -> str:
@@ -127,15 +115,41 @@ class SharedBase:
         }
 
 
-def _read(config: RunConfig, settings: dict[str, Any], end: str | None) -> ReadBase:
-    """A base as transformers reads it; answers end with the token `end`, if there is one."""
-    name = settings["model.name"]
-    vocabulary = preloaded.load_vocabulary(name, revision=settings["model.revision"])
-    vocabulary.end_answers_with(end)
-    model = preloaded.load_base(name, vocabulary, **base_arguments(config))
+def read_ahead(config: RunConfig, cache_dir: Path | None) -> None:
+    """Read the base of `config` for the next pack of this process."""
+    _, read = _read(config, cache_dir)
+    _, entry = _keys(config)
+    preloaded.keep([entry], read)
+
+
+def _read(config: RunConfig, cache_dir: Path | None) -> tuple[list[Any], ReadBase]:
+    """The key of a base, see `preloaded.key_of`, and the base: as it was read ahead or is kept on
+    the disk, else by transformers."""
+    cache = BaseCache(cache_dir)
+    key, entry = _keys(config)
+    read = preloaded.take([entry]) or cache.read(entry)
+    if read is None:
+        read = _from_transformers(config)
+        key, entry = _keys(config)  # its files may have come just now
+        cache.keep(entry, read)
+    return key, read
+
+
+def _keys(config: RunConfig) -> tuple[list[Any], str]:
+    """The key of a base, and its name in the cache."""
+    key = preloaded.key_of(base_model(config.model.name), base_arguments(config))
+    return key, key_of_base(key, config.lora.target_modules, format_of(config).end)
+
+
+def _from_transformers(config: RunConfig) -> ReadBase:
+    name, arguments = base_model(config.model.name), base_arguments(config)
+    vocabulary = load_vocabulary(name, revision=config.model.revision)
+    vocabulary.end_answers_with(format_of(config).end)
+    model = load_base(name, vocabulary, **arguments)
     targets = resolve_targets(model, config.lora.target_modules)
-    dtype = machine.dtype_of(settings["training.precision"])
-    frozen = read_base(model, targets, dtype, longest_row(config))
+    frozen = read_base(
+        model, targets, machine.dtype_of(arguments["precision"]), longest_row(config)
+    )
     return ReadBase(
         frozen,
         targets,
