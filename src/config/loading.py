@@ -18,7 +18,7 @@ from src.config.schema import RunConfig
 from src.config.section import Section
 from src.config.sentences import sentence, shortened
 from src.config.values import NULL, from_text, to_text
-from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_yaml, plain
+from src.config.yaml_text import MAX_BYTES, NotYaml, Written, YamlError, load_kept, plain
 from src.errors import UserError, did_you_mean, reason
 from src.files import read_head
 from src.paths import CONFIGS, base_model
@@ -202,7 +202,7 @@ def parse_yaml(text: str, source: str | Path, *, unique: bool = True) -> dict[st
     A key that stands twice is refused, except where `unique` is False: in what was launched before.
     """
     try:
-        values = load_yaml(text, unique=unique)
+        values = load_kept(text, unique=unique)
     except YamlError as error:
         what = " is not valid YAML" if isinstance(error, NotYaml) else ""
         raise ConfigError({"": f"{source}{what}, {error}"}) from None

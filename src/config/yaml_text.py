@@ -1,6 +1,7 @@
 """YAML that people write: each key once, within limits, with numbers that remember their text."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -193,6 +194,23 @@ def load_yaml(text: str, *, unique: bool = True, whole: bool = False) -> Any:
         raise NotYaml(" ".join(str(error).split())) from None
     except ValueError as error:  # an explicit tag on what it does not fit
         raise error if isinstance(error, YamlError) else NotYaml(str(error)) from None
+
+
+def load_kept(text: str, *, unique: bool = True) -> Any:
+    """`load_yaml`, kept by the text: a page that refreshes asks for the same presets each time. The
+    lists and mappings are the caller's own."""
+    return _copied(_kept(text, unique))
+
+
+@lru_cache(maxsize=32)
+def _kept(text: str, unique: bool) -> Any:
+    return load_yaml(text, unique=unique)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from src import store
 from src.access import ReadOnlyAccess
+from src.panel import memory
 from src.panel.access import guard
 from src.panel.access.login import LOG_OUT
 from src.panel.server import standby_keeper
@@ -18,6 +19,7 @@ from src.runs.locks import LocksUnavailable
 
 HERE = Path(__file__).parent
 
+memory.set_modules_aside()
 if guarded.may_edit():
     standby_keeper.use()
 

@@ -225,12 +225,10 @@ def judge(
         return [], ""
     members = found.trials[found.trials["setting"].isin(best.index)]
     runs = {run.id: run for run in store.runs_of(session, list(members["run"]))}
+    of_setting = {setting: tuple(rows) for setting, rows in members.groupby("setting")["run"]}
     groups = [
-        Group(
-            called(runs[row["run"]]),
-            tuple(runs[run] for run in members[members["setting"] == setting]["run"]),
-        )
-        for setting, row in best.iterrows()
+        Group(called(runs[first]), tuple(runs[run] for run in of_setting[setting]))
+        for setting, first in best["run"].items()
     ]
     pairs = comparison.against(session, groups[0], groups[1:])
     default = [called(runs[run]) for run in ranked.loc[defaults, "run"]]

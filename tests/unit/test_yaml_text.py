@@ -34,6 +34,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(
     assert parse_yaml(text, file, unique=False)  # what was launched before is still read
 
 
+def test_who_parses_a_text_again_has_a_copy_of_their_own() -> None:
+    parse_yaml("lora: {r: 4, on: [q, v]}", "file")["lora"]["on"].append("k")
+    assert parse_yaml("lora: {r: 4, on: [q, v]}", "file") == {"lora": {"r": 4, "on": ["q", "v"]}}
+
+
 def test_an_axis_of_a_sweep_that_stands_twice_is_refused() -> None:
     text = TINY.read_text()
     line = next(line for line in text.splitlines() if "lora.r:" in line)
