@@ -70,18 +70,24 @@ def launch(
 
     It goes on when this command or the panel ends.
     """
-    from src.sweeps import control, results
+    from src.sweeps import control
+    from src.sweeps.estimate import SweepEstimate
 
-    asked: dict[str, Any] = {
-        "budget": budget,
-        "executor": executor,
-        "overrides": overrides(changes),
-    }
-    _, _, planned = control.prepare(file, **asked)
-    for line in planned.lines():
-        err.print(line, highlight=False)
-    sweep_id = control.launch(file, **asked, tell=note)
+    def tell_plan(planned: SweepEstimate) -> None:
+        for line in planned.lines():
+            err.print(line, highlight=False)
+
+    sweep_id = control.launch(
+        file,
+        budget=budget,
+        executor=executor,
+        overrides=overrides(changes),
+        tell_plan=tell_plan,
+        tell=note,
+    )
     if as_json:
+        from src.sweeps import results  # takes pandas, for which no launch need wait
+
         return print_json(results.read_document(sweep_id))
     out.print(sweep_id, highlight=False)
     err.print(f"follow it with `spelltune sweep show {sweep_id}` or in the panel", highlight=False)

@@ -61,6 +61,13 @@ def prepare(
 
     ConfigError with all that can be known before launch to fail.
     """
+    text = _text(file, budget, executor, overrides)
+    return text, *read_and_estimate(text, file)
+
+
+def _text(
+    file: Path, budget: str | None, executor: str | None, overrides: Mapping[str, Any] | None
+) -> str:
     text = read_text(file)
     given = {"budget": budget, "executor": executor}
     own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -72,7 +79,7 @@ def prepare(
         }
     if own:
         text = dump_yaml(parse_yaml(text, file) | own)
-    return text, *read_and_estimate(text, file)
+    return text
 
 
 def read_and_estimate(text: str, source: str | Path) -> tuple[SweepConfig, estimate.SweepEstimate]:
@@ -89,16 +96,20 @@ def launch(
     budget: str | None = None,
     executor: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    tell_plan: Callable[[estimate.SweepEstimate], object] = lambda planned: None,
     tell: Callable[[str], object] = lambda note: None,
 ) -> str:
-    """Record a sweep, start its driver, and return its id; `tell` gets each note on its trials."""
+    """Record a sweep, start its driver, and return its id. Before, `tell_plan` gets its estimate
+    and `tell` each note on its trials; a trainer loads its libraries meanwhile."""
     launcher.check_home()
-    text, sweep, _ = prepare(file, budget=budget, executor=executor, overrides=overrides)
+    text = _text(file, budget, executor, overrides)
+    sweep = parse_sweep(text, file)
     if sweep.executor == "ray":
         checks.check_ray()
     base = base_config(sweep)
     loading = standby.loading_for(base, later=True) if sweep.executor == "local" else nullcontext()
     with loading:
+        tell_plan(read_and_estimate(text, file)[1])
         for note in check_trials(sweep, base):
             tell(note)
         row = _record(sweep, base, text, file)
