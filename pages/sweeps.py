@@ -9,7 +9,7 @@ import streamlit as st
 from src import store
 from src.format import as_sentence, full_stop
 from src.panel.compare import verdicts
-from src.panel.sweeps import buttons, form, live, tabs, view
+from src.panel.sweeps import buttons, form, live, tabs, view, winner
 from src.panel.ui import guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
@@ -81,7 +81,7 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
         view.draw_no_trials(found)
         return
     live.draw(found)
-    view.draw_winner(found)
+    winner.draw(found)
     if judged:
         st.html(verdicts.verdict_table(judged))
     draw_how_judged(found, how_judged, is_judged=bool(judged))
@@ -94,8 +94,12 @@ def draw_how_judged(found: SweepResults, how: str | None, *, is_judged: bool) ->
     """Draw what the verdicts rest on, or what would decide them."""
     if how:
         st.html(f'<p class="quiet">Judged {escape(how)}.</p>')
-    elif is_judged and not results.is_confirming(found):
-        st.html(f'<p class="quiet">“{buttons.RERUN}” above would tell.</p>')
+    elif is_judged and buttons.offers_rerun(found):
+        luck = f"The best of {len(found.settings):,} settings is the best partly by luck."
+        st.html(
+            f'<p class="quiet">{luck} “{buttons.RERUN}” above tells how much of it stays, by seeds '
+            "that took no part in the search.</p>"
+        )
 
 
 page()

@@ -5,13 +5,9 @@ from collections.abc import Mapping
 from itertools import islice, pairwise
 from typing import Any
 
+from src import setting_labels
+
 MAX_TOLD = 3  # settings in the label of a run or a config
-# Settings whose own names say too little, or are too long between others.
-SHORT_NAMES = {
-    "training.learning_rate": "lr",
-    "training.per_device_train_batch_size": "batch size",
-    "training.gradient_accumulation_steps": "accumulation",
-}
 
 
 def whole_number(text: str) -> int | None:
@@ -43,6 +39,11 @@ def percent(fraction: float | None) -> str:
     return number(fraction, ".1%")
 
 
+def spread(sd: float | None, *, is_share: bool) -> str:
+    """A standard deviation as it stands behind `±`: of shares in points."""
+    return number(None if sd is None else sd * 100, ".1f") if is_share else number(sd, ",.2g")
+
+
 def chance(probability: float | None) -> str:
     """`87.5%` of 0.875, and `< 0.1%` of what would be rounded to nothing."""
     if probability is not None and 0 < probability < 0.0005:
@@ -62,16 +63,12 @@ def setting_value(value: Any, spec: str = "") -> str:
     return f"{value:{spec}}" if isinstance(value, float) else str(value)
 
 
-def setting_label(name: str) -> str:
-    """A short name: `lr`, `weight decay`, or `scheduler` of scheduler.name."""
-    section, _, leaf = name.rpartition(".")
-    return SHORT_NAMES.get(name, (section if leaf == "name" else leaf).replace("_", " "))
-
-
 def settings_text(values: Mapping[str, Any], *, most: int | None = None) -> str:
-    """`lr 0.002, r 16`; of more settings than `most` the first ones."""
+    """`learning rate 0.002, rank 16`; of more settings than `most` the first ones."""
     told = islice(values.items(), most)
-    text = ", ".join(f"{setting_label(name)} {setting_value(value, '.3g')}" for name, value in told)
+    text = ", ".join(
+        f"{setting_labels.inline(name)} {setting_value(value, '.3g')}" for name, value in told
+    )
     return f"{text}, …" if most is not None and len(values) > most else text
 
 

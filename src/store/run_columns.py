@@ -10,7 +10,6 @@ from sqlmodel import col
 
 from src.config import Setting, settings, stored_values
 from src.errors import UserError, did_you_mean
-from src.format import SHORT_NAMES
 from src.store.tables import LatestMetric, Run
 
 # Metrics without a slash in their name.
@@ -83,13 +82,22 @@ def _type(setting: Setting) -> Literal["number", "text", "bool"]:
     return "number" if setting.type in (int, float) else "text"
 
 
+# What people type in a find box besides the last part of a setting's name.
+SHORT_NAMES = {
+    "lr": "training.learning_rate",
+    "rank": "lora.r",
+    "batch_size": "training.per_device_train_batch_size",
+    "accumulation": "training.gradient_accumulation_steps",
+}
+
+
 @cache
 def _short_names() -> dict[str, list[str]]:
     """{short name: the settings that it may stand for}: `lr`, `batch_size`, `r`."""
     found: dict[str, list[str]] = {}
     for name in setting_columns():
         found.setdefault(name.rpartition(".")[2], []).append(name)
-    return found | {short.replace(" ", "_"): [name] for name, short in SHORT_NAMES.items()}
+    return found | {short: [name] for short, name in SHORT_NAMES.items()}
 
 
 def find_column(name: str) -> Column:

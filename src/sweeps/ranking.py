@@ -115,8 +115,8 @@ def other_data(frame: pd.DataFrame, sweep: SweepConfig) -> pd.Series:
 
 
 def setting_table(frame: pd.DataFrame, others: pd.Series, sweep: SweepConfig) -> pd.DataFrame:
-    """One row a setting that has a score, the best first: score, seeds, run, trial, other_data and
-    the values.
+    """One row a setting that has a score, the best first: score, sd (of its seeds), seeds, run,
+    trial, other_data and the values.
 
     The mean of the seeds that are left is that of the lucky ones: a setting that lost a seed stands
     behind those that are whole, one whose seed was pruned or still waits is not ranked at all. So
@@ -126,7 +126,7 @@ def setting_table(frame: pd.DataFrame, others: pd.Series, sweep: SweepConfig) ->
     done = scored(frame.assign(other_data=others))
     done = done[~done["setting"].isin(partly)]
     found = done.groupby("setting").agg(
-        score=("score", "mean"), seeds=("score", "size"), run=("run", "first"),
+        score=("score", "mean"), sd=("score", "std"), seeds=("score", "size"), run=("run", "first"),
         trial=("trial", "first"), other_data=("other_data", "any"),
     )  # fmt: skip
     first = frame.drop_duplicates("setting").set_index("setting")[list(sweep.space)]

@@ -18,7 +18,7 @@ from src.analysis.comparison import Group
 from src.analysis.verdicts import Verdict
 from src.config import RunConfig, get, with_absolute_paths, with_overrides
 from src.runs import launcher, packing, snapshots
-from src.store.tables import Run, Status, Sweep
+from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.sweeps import control, estimate, ranking, search
 from src.sweeps.file import SweepConfig, base_config
 from src.sweeps.ranking import TEST
@@ -28,6 +28,7 @@ from src.sweeps.search import PastTrial
 TOP_COUNT = 3  # settings that are confirmed
 CONFIRMATION_SEEDS = 5  # with so many new ones
 MAX_COMPARED = 40  # settings that the winner is judged against: the best ones, and the default
+MIN_FOR_PACE = 2  # ended trials from which the time left is told
 MIN_FOR_IMPORTANCE = 8  # scored settings from which importance says anything
 
 
@@ -79,19 +80,37 @@ def total(found: SweepResults) -> int | None:
     return min((n for n in (cells, whole) if n is not None), default=None)
 
 
+def seconds_left(found: SweepResults) -> float | None:
+    """Seconds until an active sweep has ended, by its pace so far; None where that is not known."""
+    row, whole = found.row, total(found)
+    ended = sum(many for what, many in found.counts.items() if what not in ("queued", "training"))
+    if row.status != SweepStatus.ACTIVE or ended < MIN_FOR_PACE or not row.spent_seconds:
+        return None
+    rest = [] if whole is None else [row.spent_seconds / ended * max(whole - ended, 0)]
+    if row.seconds is not None:
+        rest.append(max(row.seconds - row.spent_seconds, 0.0))
+    return min(rest, default=None)
+
+
 def best_so_far(found: SweepResults) -> pd.DataFrame:
-    """Columns trials, minutes, best: after each scored trial, in the order of their ends. Minutes
-    are those for which the processes of all ended trials had trained by then, whatever became of
-    them; a pack is one process."""
+    """Columns trials, minutes, best: after each setting whose seeds are all scored, in the order of
+    their ends; its score is the mean of its seeds.
+
+    Minutes are those for which the processes of all ended trials had trained by then, whatever
+    became of them; a pack is one process.
+    """
     over = found.trials[found.trials["seconds"].notna() & found.trials["process"].notna()]
     begun = (over["ended_at"] - over["seconds"]).groupby(over["process"]).min()
     ended = over["ended_at"].groupby(over["process"]).max()
     done = ranking.scored(found.trials[~found.others])
-    done = done.sort_values("ended_at", kind="stable")
+    done = done.sort_values("ended_at", kind="stable").assign(trials=range(1, len(done) + 1))
+    scores = done.groupby("setting")["score"]
+    done = done.assign(score=scores.transform("mean"), seeds=scores.transform("size"))
+    done = done[(done["seeds"] == found.sweep.seeds) & ~done["setting"].duplicated(keep="last")]
     best = done["score"].cummax() if found.sweep.mode == "max" else done["score"].cummin()
     return pd.DataFrame(
         {
-            "trials": range(1, len(done) + 1),
+            "trials": done["trials"].to_numpy(),
             "minutes": (_since(begun, done["ended_at"]) - _since(ended, done["ended_at"])) / 60,
             "best": best.to_numpy(),
         }

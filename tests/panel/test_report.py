@@ -158,7 +158,8 @@ def test_a_sweep_is_told_by_its_winner_its_settings_and_its_file():
     sweep = fill_sweep(TINY, trials=12)
     found = written([], sweep)
     told = found.shown
-    for text in ("Best: r 8, lr ", "Ranked settings", "2 more settings scored less.", "12 of 24",
+    for text in ("Best: rank 8, learning rate ", "Ranked settings", "12 of 24",
+                 "2 more settings scored less.",
                  "training.learning_rate", "spelltune sweep launch tiny.yaml",
                  f"spelltune sweep show {sweep}", "Importance of the settings"):  # fmt: skip
         assert text in told, text
@@ -216,7 +217,7 @@ def checked(table: str) -> list[list[str]]:
 def test_the_table_of_configs_has_a_row_for_each():
     table = latex.document(content.read(arms()))
     head, *rows = checked(table)
-    assert head == ["config", "r", "seeds", "exact match"]
+    assert head == ["config", "rank", "seeds", "exact match"]
     assert rows == [
         ["rank 8", "8", "3", r"80.6 $\pm$ 1.0"], ["rank 16", "16", "3", r"93.9 $\pm$ 1.0"]
     ]  # fmt: skip

@@ -3,8 +3,11 @@
 import math
 import re
 import time
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+import pandas as pd
 import pytest
 import yaml
 from sqlalchemy import insert, update
@@ -12,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.analysis import exports
-from src.panel.sweeps import figures, table
-from src.panel.sweeps import view as sweep_view
+from src.format import settings_text
+from src.panel.sweeps import figures, table, winner
 from src.paths import CONFIGS
 from src.runs import launcher, packing
 from src.store.tables import LatestMetric, Run, Status, SweepStatus
@@ -45,7 +48,8 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
         assert "<dt>failed</dt><dd>1</dd>" in page and "<b>Best: " in page
         assert "<img" not in page
     page = html(show("sweeps", sweep=sweep_id, view="Importance"))
-    assert page.index("training.learning_rate</code>") < page.index("lora.r</code>")
+    shares = page.partition("Share of importance")[2]
+    assert shares.index("Learning rate<") < shares.index("Rank<")
     assert "Exploratory" in page and "PED-ANOVA" in page
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
@@ -119,7 +123,7 @@ def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_se
     test = show("sweeps", sweep=sweep_id)
     label = "Rerun the top 3 with 5 more seeds (20 runs)"
     (button,) = [b for b in test.button if b.label == label]
-    assert "“Rerun the top 3 with 5 more seeds” above would tell" in html(test)
+    assert "“Rerun the top 3 with 5 more seeds” above tells" in html(test)
     button.click().run()
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
@@ -233,7 +237,7 @@ def test_the_best_settings_lead_to_a_launch_with_all_that_the_sweep_gave() -> No
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
         run = store.find(session, found.settings["run"].iloc[0])
-    query = sweep_view.launch_query(found, results.top(found, 1)[0])
+    query = winner.launch_query(found, results.top(found, 1)[0])
     assert query["preset"] == "tiny-spell" and query["training.max_steps"] == "200"
     form = AppTest.from_file(str(paths.ROOT / "pages" / "launch.py"), default_timeout=300)
     for name, text in query.items():
@@ -280,6 +284,91 @@ def test_settings_that_tie_have_no_best() -> None:
     page = html(show("sweeps", sweep=sweep_id))
     assert "<b>Best" not in page and "<b>No best: " in page
     assert "tie</b> at validation exact match 0.0%" in page and "may be too few" in page
+    assert "Rerun the top" not in page  # more seeds of nothing
+    (steps,) = re.findall(r'href="sweeps\?([^"]*)"[^>]*>Sweep with 400 steps', page)
+    query = dict(parse_qsl(unescape(steps)))
+    assert query["file"] == "tiny" and "training.max_steps: 400" in query["base.overrides"]
+    assert "engine: packed" in query["base.overrides"]
+    form = show("sweeps", **query)
+    assert "training.max_steps: 400" in form.code[0].value
+    assert "metric=val%2Floss" in page
+
+
+@pytest.mark.usefixtures("home")
+def test_of_settings_that_tie_the_one_with_the_lowest_loss_is_named() -> None:
+    sweep_id = fill_sweep(TINY, trials=3)
+    trials = [run.id for run in trials_of(sweep_id)]
+    with store.writing() as session:
+        of_score = LatestMetric.name == "val/exact_match"
+        session.execute(update(LatestMetric).where(of_score).values(value=0.0))
+        for run_id, loss in zip(trials, (2.5, 1.5, 3.5), strict=True):
+            store.record_metrics(session, run_id, 1, [(200, "val/loss", loss, 1.0)])
+    with store.reading() as session:
+        values = results.read(session, sweep_row(sweep_id)).values[1]
+    page = html(show("sweeps", sweep=sweep_id))
+    assert f"By validation loss, {settings_text(values)} is ahead." in page
+
+
+SEEDS = """
+name: seeds
+base: {preset: tiny-spell}
+method: grid
+metric: val/exact_match
+seeds: 2
+space: {lora.r: [4, 16]}
+budget: 4 trials
+"""
+
+
+@pytest.mark.usefixtures("home")
+def test_the_best_of_several_seeds_is_their_mean_with_its_spread_in_the_chart_too(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "seeds.yaml"
+    file.write_text(SEEDS)
+    sweep_id = fill_sweep(file, trials=4)
+    scores = (0.5, 0.9, 0.8, 0.8)  # one lucky seed is no best setting
+    with store.writing() as session:
+        for run, score in zip(store.list_trials(session, sweep_id), scores, strict=True):
+            of_run = (LatestMetric.run_id == run.id, LatestMetric.name == "val/exact_match")
+            session.execute(update(LatestMetric).where(*of_run).values(value=score))
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    points = results.best_so_far(found)
+    assert list(points["best"]) == pytest.approx([0.7, 0.8]) and list(points["trials"]) == [2, 4]
+    assert found.settings["sd"].tolist() == pytest.approx([0.0, 0.2828], abs=1e-4)
+    page = html(show("sweeps", sweep=sweep_id))
+    assert page.count("80.0% ± 0.0") == 2 and "launch?" in page and "with 1,200 steps" in page
+    for figure in (*figures.best_so_far(found).values(), *figures.slices(found).values()):
+        low, high = figure.layout.yaxis.range
+        assert 0 <= low < high <= 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "low", "high"),
+    [
+        ((1.0, 1.0), 0.9, 1.0),
+        ((0.0, 0.0), 0.0, 0.1),
+        ((0.92, 0.92), 0.87, 0.97),
+        ((0.1, 0.9), 0.05, 0.95),
+    ],
+)
+def test_the_axis_of_a_share_ends_at_0_and_100_percent(
+    scores: tuple[float, ...], low: float, high: float
+) -> None:
+    ends = figures.axis_ends("val/exact_match", pd.Series(scores))
+    assert ends["range"] == pytest.approx([low, high], abs=0.01)
+    assert ends["autorangeoptions"] == {"clipmin": 0, "clipmax": 1}
+
+
+def test_an_active_sweep_tells_its_time_left_by_its_pace() -> None:
+    states = {2: (Status.RUNNING, None), 3: (Status.QUEUED, None)}
+    sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE, states=states)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    # 160 s for two trials that have ended, of 24.
+    assert results.seconds_left(found) == pytest.approx(160 / 2 * 22)
+    assert "<dt>time left</dt><dd>≈ 29 min 20 s</dd>" in html(show("sweeps", sweep=sweep_id))
 
 
 @pytest.mark.usefixtures("home")
@@ -292,7 +381,7 @@ def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
     rank, rate, scheduler = (
         first.searched[name] for name in ("lora.r", "training.learning_rate", "scheduler.name")
     )
-    tried = f"r {rank}, lr {rate:.3g}, scheduler {scheduler}"
+    tried = f"rank {rank}, learning rate {rate:.3g}, schedule {scheduler}"
     called = f"{tried} · {first.name}"
     assert first.label == called and labels[first.id] == f"{called} · seed 42"
     assert called in html(show("overview"))

@@ -173,7 +173,9 @@ def test_a_sweep_speaks_for_its_trials_with_its_best_and_the_verdict(home: Path)
         until(all_told)
         (message,) = people.taken
     assert message["title"] == "tiny is done"
-    assert message["message"].startswith("Trials: 24 completed. Best: r 32, lr 0.00267, ")
+    assert message["message"].startswith(
+        "Trials: 24 completed. Best: rank 32, learning rate 0.00267, "
+    )
     assert ", with validation exact match 92.4%. Cannot" in message["message"]
 
 

@@ -50,7 +50,7 @@ def test_runs_that_differ_in_seed_name_and_tags_are_one_config(home):
 def test_configs_of_one_name_are_told_apart_by_what_differs(home):
     right = seeds(2)
     ids = [scored("spell", 0, right[0]), scored("spell", 0, right[1], lora__r=64)]
-    assert [g.name for g in compared(*ids).groups] == ["spell (r 16)", "spell (r 64)"]
+    assert [g.name for g in compared(*ids).groups] == ["spell (rank 16)", "spell (rank 64)"]
 
 
 def test_only_completed_runs_of_different_seeds_count(home):

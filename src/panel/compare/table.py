@@ -9,9 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
-from src.format import setting_label, setting_value
+from src.format import setting_value
 from src.models.metrics import metric_label
 from src.panel.ui import charts, find_box, guarded, html, parallel, tags
 from src.panel.ui.charts import PALETTE
@@ -49,7 +50,7 @@ def parallel_figure(
     colour = [i % PALETTE + 1 for i, group in enumerate(found.groups) for _ in group.runs]
     differ = settings_that_differ(found)
     axes = [
-        parallel.setting_axis(setting_label(n), [row[r.id] for r in runs])
+        parallel.setting_axis(setting_labels.inline(n), [row[r.id] for r in runs])
         for n, row in differ.items()
     ]
     for name in metrics:

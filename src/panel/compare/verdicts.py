@@ -6,12 +6,12 @@ from html import escape
 
 import streamlit as st
 
-from src import store
+from src import setting_labels, store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
 from src.config import distinguishes
-from src.format import duration, full_stop, percent, setting_label, setting_value
+from src.format import duration, full_stop, percent, setting_value
 from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher, time_left
@@ -162,7 +162,7 @@ def draw_next(found: Comparison) -> None:
     differing = [item for item in found.differing.items() if distinguishes(item[0])]
     for name, values in differing[:MAX_DIFFERING]:
         told = dict.fromkeys(setting_value(value, ".3g") for value in values.values())
-        parts.append(f"{setting_label(name)} {' / '.join(told)}")
+        parts.append(f"{setting_labels.inline(name)} {' / '.join(told)}")
     text = f"They differ in {', '.join(parts)}." if parts else ""
     scored = [group for group in found.groups if found.scores[group.name]["seeds"]]
     scored.sort(key=lambda group: -(found.scores[group.name]["exact_match"] or 0))

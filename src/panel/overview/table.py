@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from src import store
+from src import setting_labels, store
 from src.analysis import comparison
 from src.analysis.comparison import Group
 from src.config import stored_values, trained_on
-from src.format import counted, duration, number, percent, setting_label, setting_value
+from src.format import counted, duration, number, percent, setting_value, spread
 from src.models.metrics import metric_info, metric_label
 from src.panel.overview import address
 from src.panel.overview.address import View
@@ -30,7 +30,7 @@ def title(column: Column) -> str:
         label = metric_label(column.name).removeprefix("validation ")
         label = "validation loss" if label == "loss" else label
     else:
-        label = setting_label(column.name) if column.kind == "setting" else column.name
+        label = setting_labels.inline(column.name) if column.kind == "setting" else column.name
     if column.kind == "setting":
         return label
     return label[0].upper() + label[1:]
@@ -201,13 +201,12 @@ def _group_cell(group: Group, column: Column, latest: Latest) -> str:
         known = np.array([value for value in found if value is not None])
         if not len(known):
             return "–"
-        spread = ""
-        if len(known) > 1:
-            sd = float(known.std(ddof=1))
-            info = metric_info(column.name)
-            share = info is not None and info.is_share
-            spread = f" ± {sd * 100:.1f}" if share else f" ± {number(sd, ',.2g')}"
-        return metric(column.name, float(known.mean())) + spread
+        mean = metric(column.name, float(known.mean()))
+        if len(known) == 1:
+            return mean
+        info = metric_info(column.name)
+        is_share = info is not None and info.is_share
+        return f"{mean} ± {spread(float(known.std(ddof=1)), is_share=is_share)}"
     if column.kind == "setting":
         seen = dict.fromkeys(
             setting_value(stored_values(run.config).get(column.name), ".4g") for run in group.runs

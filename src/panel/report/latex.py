@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from operator import attrgetter
 
-from src.format import setting_label, setting_value
+from src import setting_labels
+from src.format import setting_value
 from src.models.metrics import METRICS, PARTIAL, metric_label
 from src.panel.compare import table
 from src.panel.report.content import Content
@@ -75,7 +76,7 @@ def _of_configs(content: Content) -> Table:
     """A row for each config: its settings, seeds and score, and the first test that decides it."""
     found = content.found
     differ = table.settings_that_differ(found)
-    labels = {name: setting_label(name) for name in differ}
+    labels = {name: setting_labels.inline(name) for name in differ}
     rows = []
     for group in found.groups:
         score = found.scores[group.name]
@@ -109,7 +110,7 @@ def _of_sweep(content: Content) -> Table:
         ]
         for place, (_, row) in enumerate(found.settings.head(MAX_SETTINGS).iterrows(), start=1)
     ]
-    names = [setting_label(name) for name in found.sweep.space]
+    names = [setting_labels.inline(name) for name in found.sweep.space]
     metric = metric_label(found.sweep.metric)
     caption = f"The best of {len(found.settings)} settings of the sweep {found.row.name}."
     return ["place", *names, "seeds", metric], rows, caption

@@ -5,6 +5,7 @@ import streamlit as st
 from src import store
 from src.config import ConfigError
 from src.panel.report import button as report
+from src.panel.sweeps import view
 from src.panel.ui import guarded
 from src.runs import lease
 from src.store.tables import SweepStatus
@@ -31,14 +32,15 @@ def draw(found: SweepResults) -> None:
                 "It is final: trials that wait never start, those that train stop at their next "
                 "step.",
             )  # fmt: skip
-        if len(found.settings) > 1 and not results.is_confirming(found):
+        if offers_rerun(found):
             many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
             guarded.button(
                 f"{RERUN} ({many} runs)",
                 key="confirm sweep",
                 on_click=confirm,
                 args=(row.id,),
-                help="And the default, so that it is known how much the search gained.",
+                help="And the default, so that it is known how much the search gained. The best of "
+                "many is the best partly by luck; new seeds tell how much of it stays.",
             )
         elif status == SweepStatus.COMPLETED and results.is_confirming(found):
             _draw_end(
@@ -49,16 +51,22 @@ def draw(found: SweepResults) -> None:
         # A grid without a budget ends with its last cell.
         if status != SweepStatus.CANCELLED and (row.most_trials or row.seconds):
             shown = "20 trials" if row.most_trials else "30 minutes"
-            with st.container(horizontal=True, width=220):
+            with st.container(horizontal=True, width="content", gap="small"):
                 st.text_input(
-                    "Add to the budget", placeholder=shown, key="more", width=130,
+                    "Add to the budget", placeholder=shown, key="more", width=110,
                     label_visibility="collapsed",
                 )  # fmt: skip
                 guarded.button(
-                    "Add", key="add to sweep", on_click=add, args=(row.id,),
+                    "Add to the budget", key="add to sweep", on_click=add, args=(row.id,),
                     help="Raises the budget; a sweep that has ended goes on.",
                 )  # fmt: skip
         report.draw([], row.id)
+
+
+def offers_rerun(found: SweepResults) -> bool:
+    """True if the best settings may be rerun: there are some, and something is right in them."""
+    several = len(found.settings) > 1 and not results.is_confirming(found)
+    return several and not view.is_nothing_right(found)
 
 
 def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:

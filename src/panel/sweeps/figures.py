@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from src.format import setting_label, setting_value
+from src import setting_labels
+from src.format import setting_value
 from src.models.metrics import metric_label
 from src.panel.sweeps.view import score
 from src.panel.ui import charts, parallel
@@ -16,22 +17,48 @@ from src.sweeps import ranking, results
 from src.sweeps.file import Categorical, Parameter
 from src.sweeps.results import SweepResults
 
+ROOM = 0.06  # beyond the scores, of their span
+LEAST_SPAN = 0.1  # of an axis of scores: ten points, or a tenth of the score
 MIN_HIGHLIGHTED = 10  # lines of parallel coordinates, or a tenth of them if that is more
 # Outcome of a trial -> its Plotly symbol.
 SYMBOLS = {"completed": "circle", "early stopped": "circle-open", "pruned": "x-thin-open"}
 
 
-def _layout(x: str, metric: str, revision: str, **axes: Any) -> dict[str, Any]:
-    """A layout of a metric by `x`; the reader's zoom stays while `revision` does."""
+def _layout(x: str, metric: str, revision: str, scores: pd.Series, **axes: Any) -> dict[str, Any]:
+    """A layout of `scores` by `x`; the reader's zoom stays while `revision` does."""
     return {
         "template": "none",
         "uirevision": revision,
         "xaxis": {"title": {"text": x}, "tickformat": ",.3~g"} | axes.get("xaxis", {}),
         # As many digits as neighbouring ticks need to differ.
-        "yaxis": {"title": {"text": metric_label(metric)}, "rangemode": "nonnegative"}
+        "yaxis": {
+            "title": {"text": metric_label(metric)},
+            **axis_ends(metric, scores),
+        }
         | ({"tickformat": "~%"} if charts.is_share(metric) else {}),
         "separators": ".,",
     }
+
+
+def axis_ends(metric: str, scores: pd.Series) -> dict[str, Any]:
+    """The range of the axis of scores: small differences are not drawn as if they were large, and a
+    share has no room beyond 0% and 100%."""
+    known = scores.dropna()
+    if known.empty:
+        return {}
+    low, high = float(known.min()), float(known.max())
+    share = charts.is_share(metric)
+    least = LEAST_SPAN * (1 if share else max(abs(low), abs(high)) or 1)
+    room = max(ROOM * (high - low), (least - high + low) / 2)
+    bottom, top = low - room, high + room
+    if share:
+        bottom, top = min(bottom, 1 - least), min(max(top, least), 1.0)
+    if low >= 0:
+        bottom = max(bottom, 0.0)
+    # Where a reader lets Plotly fit the axis, it would leave the room again.
+    fitted = {"clipmin": 0} if low >= 0 else {}
+    fitted |= {"clipmax": 1} if share else {}
+    return {"range": [bottom, top], "autorangeoptions": fitted}
 
 
 def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
@@ -44,14 +71,16 @@ def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
             "mode": "lines+markers",
             "line": {"shape": "hv"},
             "legendrank": 1,
+            "cliponaxis": False,
             "name": "best",
             "meta": score(found, points["best"].iloc[-1]) if len(points) else "none yet",
             "x": points[axis].to_numpy("float64"),
             "y": points["best"].to_numpy("float64"),
         }
-        figures[f"Best so far, by {axis}"] = go.Figure(
-            [trace], _layout(title, found.sweep.metric, axis, xaxis={"rangemode": "tozero"})
+        layout = _layout(
+            title, found.sweep.metric, axis, points["best"], xaxis={"rangemode": "tozero"}
         )
+        figures[f"Best so far, by {axis}"] = go.Figure([trace], layout)
     return figures
 
 
@@ -79,12 +108,14 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
                     "meta": [outcome, f"{len(rows):,}"],
                     "marker": {"symbol": symbol, "size": 7},
                     "legendrank": (1, 2, 8)[place],
+                    "cliponaxis": False,
                     "x": values.to_numpy("float64") if numbers else list(map(_lines, values)),
                     "y": rows["score"].to_numpy("float64"),
                 }
             )
         kind = {"type": "log"} if getattr(parameter, "log", False) else {}
-        layout = _layout(setting_label(name), found.sweep.metric, name, xaxis=kind)
+        scores = found.trials.loc[found.trials["became"].isin(SYMBOLS), "score"]
+        layout = _layout(setting_labels.inline(name), found.sweep.metric, name, scores, xaxis=kind)
         figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
     return figures
 
@@ -125,12 +156,12 @@ def _axis(name: str, parameter: Parameter, column: pd.Series) -> dict[str, Any]:
         if all(isinstance(value, int | float) for value in listed):
             listed = sorted(listed)
         return {
-            "label": setting_label(name),
+            "label": setting_labels.inline(name),
             "values": [listed.index(v) if ranking.is_searched(v) else math.nan for v in column],
             "range": [0, max(len(listed) - 1, 1)],
         } | parallel.ticks([setting_value(value, ".3g") for value in listed])
     values = [v if ranking.is_searched(v) else None for v in column]
-    axis = parallel.axis(setting_label(name), values)
+    axis = parallel.axis(setting_labels.inline(name), values)
     if not parameter.log:
         return axis
     ticks = log_ticks(parameter.low, parameter.high)

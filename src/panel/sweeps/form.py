@@ -51,6 +51,17 @@ TITLES = {
     "executor": "Who trains",
     "seeds": "Seeds per setting",
 }
+HINTS = {
+    "name": "Trials are numbered under it.",
+    "base.preset": "What all trials share.",
+    "method": "grid tries all, random draws, tpe learns from what came out.",
+    "pruner": "What ends trials that fall behind.",
+    "metric": "What ranks the trials.",
+    "seeds": "Trials of each setting. Its score is their mean.",
+    "budget": "24 trials, or 30 minutes.",
+    "duplicates": "What becomes of cells that train the same.",
+    "executor": "This machine, or all of a Ray cluster.",
+}
 LAUNCH = navigation.OneShotButton("launch the sweep")
 NOTES = "notes on the launched sweep"  # in the state of the session
 
@@ -187,16 +198,26 @@ def draw() -> None:
 
 
 def pick() -> Path | None:
-    """Draw the choice of the file to start from: shipped ones and those saved by this form."""
-    shipped = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != FIRST_FILE, path))
-    files = {path.stem: path for path in shipped}
-    files |= {f"{path.stem} (own)": path for path in sorted(paths.own_sweeps().glob("*.yaml"))}
+    """Draw the choice of the file to start from."""
+    files = files_known()
     shown = st.selectbox(
         "Start from", list(files), key="file", bind="query-params", width=260,
         help=f"The files in `{FOLDER.relative_to(FOLDER.parents[1])}`, and what was launched "
         "from here. `docs/settings.md` lists at its end what may stand in them.",
     )  # fmt: skip
     return files.get(shown) if shown else None
+
+
+def files_known() -> dict[str, Path]:
+    """{name: file} of the sweeps to start from: shipped ones and those saved by this form."""
+    shipped = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != FIRST_FILE, path))
+    own = sorted(paths.own_sweeps().glob("*.yaml"))
+    return {path.stem: path for path in shipped} | {f"{path.stem} (own)": path for path in own}
+
+
+def name_of(file: Path) -> str | None:
+    """What the choice calls a file; None if it has it not."""
+    return next((name for name, path in files_known().items() if path == file), None)
 
 
 def draw_fields(
@@ -212,7 +233,9 @@ def draw_fields(
             with st.container(width=216, gap=None):
                 title = TITLES.get(name)
                 widgets.draw_field(known[name], before[name], texts.get(name, before[name]), title)
-                draw_problems(name, problems)
+                if not draw_problems(name, problems):
+                    hint = HINTS.get(name) or words.first_sentence(known[name])[0]
+                    st.html(f'<p class="hint">{html.with_code(hint)}</p>')
 
 
 def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:
@@ -220,10 +243,14 @@ def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:
     return texts.get("method", before["method"]) == "grid"
 
 
-def draw_problems(name: str, problems: Mapping[str, str]) -> None:
-    for where, text in problems.items():
-        if where == name or where.startswith(f"{name}."):
-            draw_at(f"set {name}", text)
+def draw_problems(name: str, problems: Mapping[str, str]) -> bool:
+    """Draw why the value of a field is refused; return whether it is."""
+    found = [
+        text for where, text in problems.items() if where == name or where.startswith(f"{name}.")
+    ]
+    for text in found:
+        draw_at(f"set {name}", text)
+    return bool(found)
 
 
 def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:

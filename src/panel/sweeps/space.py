@@ -5,8 +5,9 @@ The address keeps the text of each setting as a sweep file has it; a row only sh
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import streamlit as st
@@ -151,10 +152,9 @@ def draw(
     for place, text in given.items():
         name = place.removeprefix(SPACE)
         if text.strip():
-            _draw_row(known.get(name) or Setting(name, str, ""), text, steps=steps)
-            for where, why in problems.items():
-                if where == place or where.startswith(f"{place}."):
-                    draw_at(key_of(known[name], text) if name in known else place, why)
+            setting = known.get(name) or Setting(name, str, "")
+            wrong = [w for p, w in problems.items() if p == place or p.startswith(f"{place}.")]
+            _draw_row(setting, text, wrong, hint=words.hint(setting, base), steps=steps)
     rest = [name for name in known if not given.get(SPACE + name, "").strip()]
     st.selectbox(
         "Try values of one more setting", rest, None, key="one more", on_change=_add, args=(base,),
@@ -172,7 +172,8 @@ def key_of(setting: Setting, text: str) -> str:
     return f"row {'words' if has_words else 'values'} {setting.name}"
 
 
-def _draw_row(setting: Setting, text: str, *, steps: bool) -> None:
+def _draw_row(setting: Setting, text: str, wrong: Sequence[str], *, hint: str, steps: bool) -> None:
+    """Draw the row of a setting, and below it why it is refused or what the setting does."""
     name, row = setting.name, row_of(text)
     kinds = [LIST, RANGE, LOG] if setting.type in (int, float) else [LIST]
     called = words.label(setting)
@@ -201,6 +202,10 @@ def _draw_row(setting: Setting, text: str, *, steps: bool) -> None:
         )  # fmt: skip
         if row.more:
             st.html(f'<p class="hint">{html.with_code(f"`{flow(row.more)}`")}</p>')
+        for why in wrong:
+            draw_at(key_of(setting, text), why)
+        if not wrong:  # in the place of a message, which so moves no row
+            st.html(f'<p class="hint">{escape(hint)}</p>')
 
 
 def _write(name: str, row: Row) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from src import setting_labels
 from src.format import duration, number
 from src.panel.ui import find_box, html
 from src.text import caseless
@@ -21,7 +22,7 @@ def importance_table(shares: dict[str, float]) -> str:
     """HTML: each setting with its share of importance as a bar."""
     rows = [
         [
-            f"<code>{escape(name)}</code>",
+            escape(setting_labels.label(name)),
             f'<span class="bar active" role="img" aria-label="{share:.0%}"><i '
             f'style="width:{share * 100:.1f}%"></i></span>',
             f"{share:.0%}",

@@ -5,8 +5,7 @@ from functools import partial
 
 import streamlit as st
 
-from src import store
-from src.format import setting_label
+from src import setting_labels, store
 from src.models.metrics import metric_label
 from src.panel.sweeps import figures, table, view
 from src.panel.ui import charts, downloads, guarded, html, navigation, tags
@@ -27,6 +26,10 @@ def _draw_best(found: SweepResults) -> None:
     charts.draw(figures.best_so_far(found), key="best so far")
 
 
+TRIAL_COLUMNS = ("trial", "became", "score", "test", "step", "max_steps", "seconds", "attempt",
+                 "process", "reason", "tags", "run")  # fmt: skip
+
+
 def _draw_trials(found: SweepResults) -> None:
     find = st.text_input(
         "Find", placeholder="words, or score > 0.5", key="find", bind="query-params", width=360
@@ -34,11 +37,13 @@ def _draw_trials(found: SweepResults) -> None:
     if wrong := table.unknown(found.trials, find):
         html.draw_problem(wrong)
     kept = table.matching(found.trials, find)
-    percent = "percent" if charts.is_share(found.sweep.metric) else None
     number = st.column_config.NumberColumn
-    shown = ranking.shown(kept, found.sweep).drop(columns=["setting", "ended_at"])
-    if not found.others.any():
-        shown = shown.drop(columns="data_fingerprint")
+    shares = ["test", *(["score"] if charts.is_share(found.sweep.metric) else [])]
+    shown = ranking.shown(kept, found.sweep)
+    order = [*TRIAL_COLUMNS, *(["data_fingerprint"] if found.others.any() else [])]
+    shown = shown[[order[0], *found.sweep.space, *order[1:]]]
+    for name in shares:
+        shown[name] = 100 * shown[name].astype("float64")
     shown["tags"] = shown["tags"].map(tags.joined)
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
     guarded.data_editor(
@@ -48,14 +53,17 @@ def _draw_trials(found: SweepResults) -> None:
         disabled=[name for name in shown if name != "tags"],
         placeholder="",
         column_config={
-            "score": number(f"score ({metric_label(found.sweep.metric)})", format=percent),
-            "test": number("test exact match", format="percent"),
-            "seconds": number(format="%.1f"),
+            "score": number(
+                metric_label(found.sweep.metric), format="%.1f%%" if "score" in shares else None
+            ),
+            "test": number("test exact match", format="%.1f%%"),
+            "max_steps": number("of steps"),
+            "seconds": number("duration (s)", format="%.1f"),
             "tags": tags.COLUMN,
             "became": st.column_config.TextColumn("outcome"),
             **{
                 name: st.column_config.Column(
-                    setting_label(name), help=f"In the field Find: `{name}`"
+                    setting_labels.inline(name), help=f"In the field Find: `{name}`"
                 )
                 for name in found.sweep.space
             },

@@ -1,16 +1,10 @@
-"""A sweep's head, facts and winner, and the list of all sweeps."""
+"""A sweep's head, facts and sentences, and the list of all sweeps."""
 
 from html import escape
-from pathlib import Path
-from typing import Any
-
-import streamlit as st
 
 from src import store
-from src.config import DEFAULT_PRESET, with_absolute_paths, with_overrides
-from src.format import duration, number, percent, settings_text
+from src.format import duration, number, percent, settings_text, spread
 from src.models.metrics import metric_label
-from src.panel.launch import form as run_form
 from src.panel.ui import charts, html, navigation
 from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
@@ -18,6 +12,7 @@ from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
+BY_LOSS = "val/loss"  # tells settings apart while none of them gives a right answer
 MEANING: dict[str, str] = {  # tooltip of a status
     SweepStatus.ACTIVE: "queues trials",
     SweepStatus.PAUSED: "starts no further trial",
@@ -73,14 +68,11 @@ def facts(found: SweepResults) -> str:
     pairs += [(what, f"{count:,}") for what, count in counts.items()]
     limit = f" of {duration(row.seconds)}" if row.seconds else ""
     pairs.append(("time", duration(row.spent_seconds) + limit))
+    if (left := results.seconds_left(found)) is not None:
+        pairs.append(("time left", f"≈ {duration(left)}"))
     pairs += cost.taken(*found.usage)
     if len(found.settings):
-        pairs.append(
-            (
-                f"best {metric_label(found.sweep.metric)}",
-                score(found, found.settings["score"].iloc[0]),
-            )
-        )
+        pairs.append((f"best {metric_label(found.sweep.metric)}", best_score(found)))
     return html.facts(pairs)
 
 
@@ -102,33 +94,11 @@ def draw_no_score(found: SweepResults) -> None:
     html.draw_empty("No score", why)
 
 
-def draw_winner(found: SweepResults) -> None:
-    """Draw the best settings, and how far the runs are that confirm them."""
-    if found.settings.empty:
-        return
-    if (tied := results.tied(found)) > 1:
-        st.html(f'<p class="claim">{tie_claim(found, tied)}</p>')
-    else:
-        draw_best(found)
-    if found.confirming:
-        runs = [run.id for run in found.confirming]
-        link = navigation.link("compare", "compare them", {"run": runs})
-        st.html(f'<p class="quiet">{confirmed(found)}; {link}.</p>')
-
-
-def draw_best(found: SweepResults) -> None:
-    """Draw the best settings, with links to their run and to a launch of them."""
-    values, row = results.top(found, 1)[0], found.settings.iloc[0]
-    link = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
-    again = navigation.link("launch", "launch these settings", launch_query(found, values))
-    st.html(f'<p class="claim">{best_claim(found)} ({link}); {again}.</p>')
-
-
 def best_claim(found: SweepResults) -> str:
     """HTML: the best settings with their score."""
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
     seeds = ranking.seeds_text(int(row["seeds"]), found.sweep)
-    told = f"{score(found, row['score'])}{f' by {seeds}' if seeds else ''}"
+    told = f"{best_score(found)}{f' by {seeds}' if seeds else ''}"
     best = "Best so far" if found.row.status in control.OPEN else "Best"
     return (
         f"<b>{best}: {escape(settings_text(values))}</b>, with "
@@ -140,11 +110,11 @@ def tie_claim(found: SweepResults, tied: int) -> str:
     """HTML: that several settings share the best score, and what would tell them apart."""
     best, metric = found.settings["score"].iloc[0], found.sweep.metric
     steps = base_config(found.sweep).training.max_steps
-    advice = "Score more validation rows, or rank them by <code>metric: val/loss</code>."
-    if charts.is_share(metric) and best == 0:
+    advice = f"Score more validation rows, or rank them by {escape(metric_label(BY_LOSS))}."
+    if is_nothing_right(found):
         advice = (
             f"{steps:,} steps may be too few for a right answer: launch the sweep with more, or "
-            "rank its trials by <code>metric: val/loss</code>."
+            f"rank its trials by {escape(metric_label(BY_LOSS))}."
         )
     return (
         f"<b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at "
@@ -152,10 +122,23 @@ def tie_claim(found: SweepResults, tied: int) -> str:
     )
 
 
+def is_nothing_right(found: SweepResults) -> bool:
+    """True if the best score is 0%, so that nothing is to be gained from any of the settings."""
+    scores = found.settings["score"]
+    return charts.is_share(found.sweep.metric) and len(scores) > 0 and scores.iloc[0] == 0
+
+
 def score(found: SweepResults, value: float) -> str:
     """A score of the sweep's metric as text."""
     share = charts.is_share(found.sweep.metric)
     return percent(value) if share else number(value)
+
+
+def best_score(found: SweepResults) -> str:
+    """The best score as text; the mean of several seeds with their standard deviation."""
+    row, share = found.settings.iloc[0], charts.is_share(found.sweep.metric)
+    told = score(found, row["score"])
+    return told if row["seeds"] < 2 else f"{told} ± {spread(row['sd'], is_share=share)}"
 
 
 def confirmed(found: SweepResults) -> str:
@@ -167,11 +150,3 @@ def confirmed(found: SweepResults) -> str:
     for many, what in ((stopped, "stopped"), (failed, "lost to an error")):
         said += f", {many} {'was' if many == 1 else 'were'} {what}" if many else ""
     return said
-
-
-def launch_query(found: SweepResults, values: dict[str, Any]) -> dict[str, str]:
-    """The address of the Launch page with these settings of the sweep."""
-    own = {"name": f"{found.row.name} best"}
-    config = with_overrides(base_config(found.sweep).model_dump(), values | own)
-    config = with_absolute_paths(config, Path(found.row.folder))
-    return run_form.query(config, found.sweep.base.preset or DEFAULT_PRESET)
