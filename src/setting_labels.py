@@ -1,4 +1,4 @@
-"""What each setting is called: the label of its field, and the same name within a sentence."""
+"""Names of settings for people: the labels of their fields, and the same within a sentence."""
 
 # Labels of settings whose own names say too little, or want their unit.
 LABELS = {

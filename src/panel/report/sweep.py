@@ -40,7 +40,7 @@ def parts(told: SweepContent) -> Iterator[str]:
     yield f"<h2>Ranked settings</h2>{_ranked(told)}"
     drawn = {**figures.best_so_far(found), **figures.slices(found)}
     cards = "".join(
-        svg.card(setting_labels.inline(name) if name in found.sweep.space else name, figure)
+        svg.card(setting_labels.label(name) if name in found.sweep.space else name, figure)
         for name, figure in drawn.items()
     )
     yield f'<h2>Search</h2><div class="charts">{cards}</div>'
@@ -67,7 +67,7 @@ def _ranked(told: SweepContent) -> str:
         ]
         for place, (_, row) in enumerate(found.settings.head(MAX_SETTINGS).iterrows(), start=1)
     ]
-    head = {"Place": "num"} | {setting_labels.inline(name): "fit" for name in found.sweep.space}
+    head = {"Place": "num"} | {setting_labels.label(name): "fit" for name in found.sweep.space}
     head |= {"Score": "num", "Seeds": "num", "Trial": "num"}
     more = len(found.settings) - len(rows)
     rest = f'<p class="quiet">{counted(more, "more setting")} scored less.</p>' if more > 0 else ""

@@ -216,7 +216,7 @@ def files_known() -> dict[str, Path]:
 
 
 def name_of(file: Path) -> str | None:
-    """What the choice calls a file; None if it has it not."""
+    """The name of a file in that choice; None if it is not among them."""
     return next((name for name, path in files_known().items() if path == file), None)
 
 

@@ -96,7 +96,8 @@ def _draw_importance(found: SweepResults) -> None:
 
 
 def _draw_slices(found: SweepResults) -> None:
-    charts.draw(figures.slices(found), key="slices")
+    named = figures.slices(found).items()
+    charts.draw({setting_labels.label(name): one for name, one in named}, key="slices")
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 
