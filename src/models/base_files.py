@@ -90,8 +90,9 @@ class BaseFiles:
     def stamp(self) -> list[tuple[str, int, int]]:
         """Path, size and time of change of each file that is here: equal while none changes."""
         config = self.find(CONFIG)
-        files = sorted(config.parent.iterdir()) if config else []
-        return [(str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()]]
+        # The record of a converted file is touched at each use, and says nothing of the model.
+        files = [file for file in config.parent.iterdir() if file.name != RECORD] if config else []
+        return [(str(f), s.st_size, s.st_mtime_ns) for f in sorted(files) for s in [f.stat()]]
 
     def download(self) -> None:
         """Have the small files here. BaseModelError if there is no such model, or no network.

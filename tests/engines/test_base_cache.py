@@ -1,6 +1,7 @@
 """The base of a pack as it is kept on the disk: what transformers reads, to the bit, without it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from src.config import RunConfig
 from src.models import preloaded
+from src.models.gguf import files as gguf_files
 from src.models.prompt_format import raw_format
 from src.models.spelling_model import load_vocabulary, lora_config
 from src.training import scoring
@@ -19,7 +21,7 @@ from src.training.packed.base_cache import StoredTokenizer
 from src.training.packed.engine import train_one, train_pack
 from src.training.packed.run import RunSpec
 from src.training.packed.shared_base import SharedBase, read_ahead
-from tests.helpers import tiny
+from tests.helpers import gguf, tiny
 from tests.helpers.families import MODELS, random_model
 
 TEXTS = ["apple", " two  words ", "Größe €5 ✓", "", "<|end|> as text", "a\nb", "e\u0301"]
@@ -135,6 +137,21 @@ def test_what_decides_a_base_decides_which_is_taken(own: Path, read: list[str]) 
     assert (times(), times()) == (13, 14)
 
 
+def test_a_gguf_file_is_read_once(home: Path, base: Path, read: list[str]) -> None:
+    """The record beside its converted weights is touched at each use."""
+    file = gguf.write(home / "tiny.gguf", base / "llama", gguf.Kind.F16)
+    config = tiny.config_of(
+        base, **{"engine": "packed", "lora.dropout": 0.0, "model.name": str(file)}
+    )
+    parts = []
+    for _ in range(3):
+        parts.append(parts_of(loaded(config, home / "cache").read))
+        folder = gguf_files.converted(Path(file))
+        assert folder is not None
+        os.utime(folder / gguf_files.RECORD, (1, 1))
+    assert len(read) == 1 and parts[0] == parts[1] == parts[2]
+
+
 def test_a_file_that_the_disk_damaged_is_read_anew(own: Path, read: list[str]) -> None:
     config, cache = config_of(own / "gpt2"), own / "cache"
     expected = parts_of(loaded(config, cache).read)
@@ -238,7 +255,7 @@ from pathlib import Path
 from src.config import RunConfig
 from src.training.packed.engine import train_pack
 from src.training.packed.run import RunSpec
-from tests.helpers import tiny
+from tests.helpers import gguf, tiny
 
 own, name = Path(sys.argv[1]), sys.argv[2]
 config = tiny.config_of(own, **{"engine": "packed", "lora.dropout": 0.0})

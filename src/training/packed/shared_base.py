@@ -17,7 +17,7 @@ from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
 from src.models.spelling_model import Vocabulary, load_base, load_vocabulary, resolve_targets
 from src.paths import base_model
 from src.training.packed.base_cache import BaseCache, ReadBase, StoredTokenizer, key_of_base
-from src.training.packed.eligibility import longest_row, shared_settings
+from src.training.packed.eligibility import files_of, longest_row, shared_settings
 from src.training.packed.run import PackedRun
 from src.training.prompts import format_of
 from src.training.utils import Reporter
@@ -125,12 +125,13 @@ def read_ahead(config: RunConfig, cache_dir: Path | None) -> None:
 def _read(config: RunConfig, cache_dir: Path | None) -> tuple[list[Any], ReadBase]:
     """The key of a base, see `preloaded.key_of`, and the base: as it was read ahead or is kept on
     the disk, else by transformers."""
-    cache = BaseCache(cache_dir)
-    key, entry = _keys(config)
-    read = preloaded.take([entry]) or cache.read(entry)
+    cache, read = BaseCache(cache_dir), None
+    if files_of(config).is_here:  # else it is downloaded below
+        key, entry = _keys(config)
+        read = preloaded.take([entry]) or cache.read(entry)
     if read is None:
         read = _from_transformers(config)
-        key, entry = _keys(config)  # its files may have come just now
+        key, entry = _keys(config)
         cache.keep(entry, read)
     return key, read
 
