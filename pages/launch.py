@@ -55,7 +55,7 @@ def page() -> None:
         if config:
             for text in widgets.notes_beside(fields):
                 st.html(f'<p class="note">{escape(as_sentence(text))}</p>')
-            measure_button.draw(config, held=bool(outside))
+            measure_button.draw(config, many=seeds(), held=bool(outside))
             draw_sizes(config, preview)
         form.draw_changes(origin, base, texts)
         if config:

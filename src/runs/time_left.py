@@ -155,6 +155,7 @@ class Plan:
     """The part of a run's settings that decides how long it takes, and with whom."""
 
     length: str  # equal for runs that take as long
+    pace: str  # equal for runs that take as long for a step
     pack: tuple[Any, ...] | None  # equal for runs that share a process; None: it trains alone
     pack_size: int
 
@@ -170,7 +171,7 @@ def plan_of(run: Run) -> Plan:
             _plans.clear()
         config = stored_config(run.config)
         pack = pack_key(config) if config.engine == "packed" else None
-        _plans[key] = Plan(length_of(config), pack, config.pack_size)
+        _plans[key] = Plan(length_of(config), pace_of(config), pack, config.pack_size)
     return _plans[key]
 
 
@@ -179,23 +180,29 @@ def length_of(config: RunConfig) -> str:
     return json.dumps(subset(config, DURATION), sort_keys=True)
 
 
+def pace_of(config: RunConfig) -> str:
+    """A key that is equal for configs whose runs differ in time by their steps alone."""
+    return json.dumps(subset(config, DURATION - {"training.max_steps"}), sort_keys=True)
+
+
 class Earlier:
     """Times that completed runs of this machine took, by the settings that decide them."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._seconds: dict[str, float | None] | None = None
-        self._ran: frozenset[str] = frozenset()  # lengths of which runs have completed here
+        self._paces: dict[str, float] = {}  # seconds of a step, evaluations and all
+        self._ran: set[str] = set()  # lengths that completed runs of the machine tell
 
     def seconds(self, run: Run) -> float | None:
-        """Seconds from the start of a run to its end: of runs of the same length, else at most by a
-        measurement; None without either."""
+        """Seconds from the start of a run to its end: of runs of the same length, else by those
+        that differ in their steps alone, else at most by a measurement; None without any."""
         whole = self._whole(plan_of(run).length, lambda: stored_config(run.config))
         return None if whole is None else whole * (1 - (run.resume_step or 0) / run.max_steps)
 
     def of_config(self, config: RunConfig) -> tuple[float | None, bool]:
-        """Seconds that a run of a config takes, and whether runs of the same length tell, not the
-        upper bound of a measurement."""
+        """Seconds that a run of a config takes, and whether completed runs tell, not the upper
+        bound of a measurement."""
         length = length_of(config)
         seconds = self._whole(length, lambda: config)
         return seconds, length in self._ran
@@ -203,18 +210,27 @@ class Earlier:
     def _whole(self, length: str, config: Callable[[], RunConfig]) -> float | None:
         if self._seconds is None:
             self._seconds = self._read()
-            self._ran = frozenset(self._seconds)
+            self._ran = set(self._seconds)
         if length not in self._seconds:
-            measured = estimate.load(found := config())
-            fits = measured if measured and measured.fits else None
-            self._seconds[length] = fits.seconds(found) if fits else None
+            found = config()
+            if pace := self._paces.get(pace_of(found)):
+                self._seconds[length] = pace * found.training.max_steps
+                self._ran.add(length)
+            else:
+                measured = estimate.load(found)
+                fits = measured if measured and measured.fits else None
+                self._seconds[length] = fits.seconds(found) if fits else None
         return self._seconds[length]
 
     def _read(self) -> dict[str, float | None]:
         found: dict[str, list[float]] = {}
+        paces: dict[str, list[float]] = {}
         for run in store.completed_here(self.session, host(), limit=EARLIER):
             assert run.started_at is not None and run.ended_at is not None
-            found.setdefault(plan_of(run).length, []).append(run.ended_at - run.started_at)
+            plan, seconds = plan_of(run), run.ended_at - run.started_at
+            found.setdefault(plan.length, []).append(seconds)
+            paces.setdefault(plan.pace, []).append(seconds / run.max_steps)
+        self._paces = {pace: median(each) for pace, each in paces.items()}
         return {length: median(seconds) for length, seconds in found.items()}
 
 

@@ -68,6 +68,8 @@ def test_a_problem_is_tied_to_its_field_and_the_list_leads_there(page: Any, pane
 def test_each_kind_of_field_of_either_form_is_led_to(page: Any, panel: str) -> None:
     wrong = "training.max_steps=0&scheduler.name=cosin&evaluation.batch_size=0"
     page.goto(f"{panel}/launch?{wrong}")
+    page.locator(".problem").first.wait_for()
+    still(page)
     for label, says in {
         "Steps": "Must be at least 1; got 0.",
         "Learning rate schedule": "did you mean 'cosine'?",

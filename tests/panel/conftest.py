@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from src import store
-from src.panel.launch import data_check
+from src.panel.launch import data_check, measure_button
 from src.panel.ui import charts
 from src.runs import checks, launcher
 from tests.helpers.pages import SEEN
@@ -15,6 +15,7 @@ from tests.helpers.pages import SEEN
 def _own_home(home: Path) -> None:
     charts._known.clear()
     data_check._begin.clear()
+    measure_button._seconds.clear()
 
 
 @pytest.fixture

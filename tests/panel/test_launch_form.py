@@ -8,6 +8,7 @@ import pytest
 from src import files, store
 from src.config import (
     RunConfig,
+    change_machine,
     get,
     load_config,
     loading,
@@ -16,14 +17,11 @@ from src.config import (
     settings,
     with_overrides,
 )
-from src.panel.launch import cards, data_check, form, words
+from src.panel.launch import cards, data_check, form, measure_button, words
 from src.runs import attempts, checks, launcher, machine, preset_cards
 from src.training.data_files import DataError
 from tests.helpers.pages import SEEN, html, settled, show
-from tests.helpers.store import (
-    fill_run,
-    press_again,
-)
+from tests.helpers.store import fill_run, fill_usage, press_again
 
 # --- monitor --------------------------------------------------------------------------------------
 
@@ -471,3 +469,16 @@ def test_runs_that_differ_in_their_seed_are_launched_by_one_press(launched, monk
     parent = fill_run(name="parent")
     test = show("launch", seeds="3", **{"from": parent, "fork": "200"})
     assert [b.label for b in test.button if b.label.startswith("Fork")] == ["Fork"]
+
+
+def test_the_form_says_what_a_run_takes_without_being_asked(launched):
+    assert 'class="claim"' not in html(show("launch"))
+    fill_usage(fill_run(name="earlier"))  # 96 s
+    change_machine({"price_per_hour": "3", "currency": "EUR"})
+    measure_button._seconds.clear()
+    assert "≈ 1 min 36 s here, ≈ 0.08 EUR.</p>" in html(show("launch"))
+    longer = {"training.max_steps": "1200", "seeds": "3"}
+    assert "≈ 3 min 12 s here, ≈ 0.16 EUR each.</p>" in html(show("launch", **longer))
+    # Another batch takes another time, which nothing tells.
+    other = {"training.per_device_train_batch_size": "8"}
+    assert 'class="claim"' not in html(show("launch", **other))

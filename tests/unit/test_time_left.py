@@ -112,7 +112,8 @@ def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path
     first = fill_run(name="first", status=Status.RUNNING, steps=300, curves=False)
     waiting = [fill_run(name=f"next {n}", status=Status.QUEUED) for n in range(3)]
     launcher.hold([waiting[1]], held=True)
-    other = fill_run(name="other", status=Status.QUEUED, training__max_steps=60)
+    size = {"training__per_device_train_batch_size": 16}
+    other = fill_run(name="other", status=Status.QUEUED, **size)
     now = store_started(first) + 40
     with store.reading() as session:
         found = of_all(session, now)
@@ -124,6 +125,17 @@ def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path
         assert of_queue(session) is None
     with store.reading() as session:
         config = stored_config(store.find(session, other).config)
+    with store.reading() as session:
+        shorter = config.model_copy(
+            update={"training": config.training.model_copy(update={"max_steps": 60})}
+        )
+        earlier = time_left.Earlier(session)
+        assert earlier.of_config(shorter) == (None, False)
+        steps = {"training": load_config().training.model_copy(update={"max_steps": 60})}
+        # A tenth of the steps of the run that took 96 s.
+        assert earlier.of_config(load_config().model_copy(update=steps)) == (
+            pytest.approx(9.6), True,
+        )  # fmt: skip
     measured(config, 1, 0.1, 1.0)  # now it is known, at most
     with store.reading() as session:
         known = of_all(session, now)[other]

@@ -7,10 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from src.config import RunConfig
+from src import paths, store
+from src.config import RunConfig, usable_machine
+from src.format import duration, money
 from src.panel.access.guard import Pool
 from src.panel.ui import guarded, html, navigation
 from src.runs import estimate, spawn
+from src.runs.time_left import Earlier
 
 POLL_SECONDS = 0.5
 
@@ -29,14 +32,35 @@ def _begun() -> dict[str, Future[None]]:
     return {}
 
 
-def draw(config: RunConfig, *, held: bool) -> None:
-    """Draw what has been measured of the config, and the button, disabled while `held`."""
+def draw(config: RunConfig, *, many: int, held: bool) -> None:
+    """Draw what so many runs of the config will take, what has been measured of it, and the button,
+    disabled while `held`."""
+    if told := expected(config):
+        st.html(f'<p class="claim">{escape(told)}{" each" if many > 1 else ""}.</p>')
     found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
     label = "Measure again" if found else "Measure what it takes"
     asked = {"run": config.model_dump(mode="json")}
     offer(estimate.measurement_file(config).name, label, asked, held=held)
+
+
+def expected(config: RunConfig) -> str | None:
+    """`≈ 2 min 1 s here, ≈ 0.08 USD`, by completed runs of this machine or what was measured; None
+    where nothing is known."""
+    seconds, ran = _seconds(str(paths.home()), config.model_dump_json())
+    if seconds is None:
+        return None
+    sign, settings = "≈" if ran else "at most", usable_machine()
+    cost = settings.cost_of(seconds)
+    spent = "" if cost is None else f", {sign} {money(cost, settings.currency)}"
+    return f"{sign} {duration(seconds)} here{spent}"
+
+
+@st.cache_data(ttl=20, show_spinner=False)  # runs end meanwhile, and measurements
+def _seconds(home: str, config: str) -> tuple[float | None, bool]:
+    with store.reading() as session:
+        return Earlier(session).of_config(RunConfig.model_validate_json(config))
 
 
 def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -> None:
@@ -69,5 +93,6 @@ def _measure(asked: dict[str, Any]) -> None:
 
 def _look(running: Future[None]) -> None:
     if running.done():
+        _seconds.clear()
         navigation.rerun_page()
     st.html('<p class="quiet" role="status">Measuring three steps on the longest rows …</p>')
