@@ -1,21 +1,18 @@
 """One run as it goes: status, curves, log and settings; stop it, delete it, or launch it again."""
 
-from collections.abc import Sequence
-from functools import partial
 from html import escape
 
 import streamlit as st
 
 from src import store
 from src.format import full_stop
-from src.panel.monitor import actions, head, health, marks, tabs, words
-from src.panel.monitor.curves import figures
+from src.panel.monitor import actions, head, picture, tabs
 from src.panel.report import button as report
-from src.panel.ui import charts, html, navigation, run_status, tab
-from src.runs import time_left
-from src.store.tables import Run, Status, Sweep, SweepStatus
+from src.panel.ui import charts, html, navigation, tab
+from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 2.0
+KEY = "curves"  # of the charts
 WILL = (
     "Here a run shows its score and loss as it trains, its log, and what to do with it at its end."
 )
@@ -31,6 +28,7 @@ def page() -> None:
             st.html(link, width="content")
         report.draw([run.id])
         actions.draw(run)
+    charts.forget(KEY)
     live = not Status(run.status).ended
     every = REFRESH_SECONDS if live else None
     st.fragment(draw_run, run_every=every)(run.id, actions.stage(run))
@@ -49,56 +47,50 @@ def links(run: Run) -> list[str]:
 
 
 def draw_run(run_id: str, stage: str) -> None:
-    """Draw what refreshes; the whole page runs again if the run has left `stage`."""
+    """Draw what refreshes; the whole page runs again if the run has left `stage`.
+
+    What its charts ask for by themselves (panel/live_curves.py) is read here the first time alone.
+    """
     with store.reading() as session:
         try:
             run = store.find(session, run_id)
         except store.UnknownRun:
             navigation.rerun_page()  # somebody deleted it
-        latest = store.latest_metrics(session, [run.id])[run.id]
-        curves = charts.read_curves(session, run)
-        samples = health.read(session, run)
-        left = time_left.of_run(session, run)
+        shown = picture.read(session, run)
         checkpoints = store.list_checkpoints(session, run.id)
         events = store.list_events(session, run.id)
-        scored = words.read(session, run)
         forks = store.forks(session, run.id)
-        sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     if actions.stage(run) != stage:
         navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
     tab.show_run("Monitor", run)
-    live = stage != "ended"
-    paused = sweep is not None and sweep.status == SweepStatus.PAUSED
-    phase = run.phase if Status(run.status).active else None
-    now = phase or run_status.meaning(run, paused=paused)
-    head.draw(run, latest, left, run.reason or now)
+    curves, live = shown.curves, None
+    if stage != "ended" and curves.frames:
+        source, state = {"page": "monitor", "run": run.id}, f"{run.id} {run.attempt}"
+        live = charts.live(shown.figures, source, state=state, key=KEY, parts=shown.parts)
+    st.html(live.part("head") if live else shown.head())
     head.draw_killed(run, checkpoints)
     head.draw_warnings(run, events)
     head.draw_diagnosis(run, curves)
     if curves.frames:
-        beside = words.shown(run, scored)
-        with st.container(key="curves-and-words"):
-            left, right = st.columns((3, 1), gap="small") if beside else (st.container(), None)
-        with left:
-            draw_curves(run, curves, marks.of_run(run, checkpoints, events), live=live)
-        if right is not None and beside:
-            right.html(beside)
-        health.draw(run, samples, curves)
-    elif live:
+        draw_curves(shown, live)
+    elif stage != "ended":
         first = "The first points come once the model is there."
-        html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(now))}")
+        html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(shown.now))}")
     tabs.draw(run, checkpoints, curves, events, forks)
 
 
-def draw_curves(
-    run: Run, curves: charts.Curves, steps: Sequence[marks.Mark], *, live: bool
-) -> None:
-    make = partial(figures, run, curves, steps)
-    if not live:
-        charts.draw(make({}, {}), key="curves")
-        return
-    source = {"page": "monitor", "run": run.id}
-    charts.draw_live(make, source, state=f"{run.id} {run.attempt}", key="curves")
+def draw_curves(shown: picture.Picture, live: charts.Live | None) -> None:
+    """Draw the charts, and the words beside them."""
+    beside = live.part("words") if live else shown.words()
+    with st.container(key="curves-and-words"):
+        left, right = st.columns((3, 1), gap="small") if beside else (st.container(), None)
+    with left:
+        if live:
+            live.draw(key=KEY)
+        else:
+            charts.draw(shown.figures({}, {}), key=KEY)
+    if right is not None and beside:
+        right.html(beside)
 
 
 page()

@@ -86,6 +86,33 @@ def test_all_charts_of_a_refresh_show_the_same_step_and_the_same_best_one(page, 
         wait_for(follows, f"all charts show step {last + 50}, and {best} as the best")
 
 
+# In the page: what its head and its charts tell, whenever one of them changes.
+TOLD_TOGETHER = """
+window.told = [];
+const loss = document.querySelector('[data-title=Loss] .plot');
+const look = () => told.push([
+  document.querySelector('.run-head .step').textContent.match(/[\\d,]+/)[0].replace(',', ''),
+  String(loss._fullData[0].x.at(-1)),
+]);
+loss.on('plotly_afterplot', look);
+new MutationObserver(() => setTimeout(look, 100)).observe(
+  document.querySelector('[data-live=head]'), { childList: true, subtree: true });
+"""
+
+
+def test_the_head_is_never_ahead_of_the_charts(page, panel, watched):
+    page.goto(f"{panel}/monitor?run={watched}")
+    plot(page, "1")
+    page.evaluate(TOLD_TOGETHER)
+    for _ in range(3):
+        last = store_step(watched)
+        add_points(watched, last + 1, last + 20)
+        wait_for(lambda last=last: plot(page, "p._fullData[0].x.at(-1)") == last + 20, "it grows")
+        page.wait_for_timeout(700)
+    told = page.evaluate("told")
+    assert len({head for head, _ in told}) >= 3 and all(head == end for head, end in told), told
+
+
 def report(run_id: str, first: int, last: int) -> None:
     """Have a run report its loss and a score at each of these steps."""
     begun = time.time() - 5000
@@ -223,7 +250,7 @@ def test_score_and_loss_are_large_and_all_charts_have_the_steps_of_the_run(
     fill_predictions(run_id, 120, [(question, right, right), *MISSPELLED[1:]], rows=40)
     words.get_by_text("Words at step 120").wait_for()
     assert "Learned since step 100\n1" in words.inner_text()
-    words.get_by_role("link", name="weird").click()
+    words.get_by_role("link", name="rhythm").click()
     page.locator(".history").wait_for()
     end(run_id, Status.STOPPED)
     lock.release()

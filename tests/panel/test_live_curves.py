@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 
 from src.panel.server import routes
 from src.store.tables import Status
-from tests.helpers.pages import show
-from tests.helpers.store import add_points, fill_run
+from tests.helpers.pages import html, show
+from tests.helpers.store import MISSPELLED, add_points, fill_predictions, fill_run
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -58,6 +58,24 @@ def test_a_running_run_tells_only_what_is_new_and_an_ended_one_is_not_asked():
     assert [mark["name"] for mark in told["Accuracy"]["shapes"]] == ["best"]
     assert not told["Loss"]["shapes"]
     assert "live" not in sent("monitor", run=fill_run(name="done"))
+
+
+def test_head_charts_and_words_of_one_refresh_are_of_one_step():
+    """The page sends what stands beside its charts once, as the charts; then it comes with them."""
+    run_id = fill_run(status=Status.RUNNING, steps=100)
+    page = show("monitor", run=run_id)
+    assert "step 100 of 600" in html(page) and "stand here from its first" in html(page)
+    live = json.loads(page.get("bidi_component")[0].proto.json)["live"]
+    add_points(run_id, 101, 120)
+    fill_predictions(run_id, 120, MISSPELLED)
+    page.run()  # as a whole, which reads all anew
+    assert "step 120 of 600" in html(page)
+    told = news(live)
+    assert "step 120 of 600" in told["parts"]["head"]
+    assert "Words at step 120" in told["parts"]["words"]
+    ends = {title: chart["curves"][0]["x"][-1] for title, chart in told["news"].items()
+            if chart["curves"][0]["x"]}  # fmt: skip
+    assert {"Loss", "Accuracy", "Speed", "Memory"} <= ends.keys() and set(ends.values()) == {120}
 
 
 def test_a_chart_that_comes_or_a_curve_that_gets_a_mean_is_drawn_anew():

@@ -82,10 +82,10 @@ def test_samples_are_drawn_at_the_steps_that_were_taken_meanwhile() -> None:
     steps = pd.DataFrame({"step": [0, 10, 20], "value": 1.0, "at": [100.0, 110.0, 140.0]})
     samples = [
         {"at": at, "cpu_utilization": at / 100, "gpu_power_watts": None}
-        for at in (90.0, 100.0, 105.0, 105.1, 125.0)
+        for at in (90.0, 100.0, 105.0, 105.1, 125.0, 141.0)
     ]
     (frame,) = health.along_steps(samples, steps).values()
-    assert frame["step"].tolist() == [0, 5, 15]  # none of the time before the first step
+    assert frame["step"].tolist() == [0, 5, 15]  # none before the first, none behind the last
     assert frame["value"].tolist() == pytest.approx([1.0, 1.0505, 1.25])
     assert health.along_steps(samples[:2], steps) == {} == health.along_steps(samples, None)
 

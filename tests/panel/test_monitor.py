@@ -184,7 +184,7 @@ def test_a_fork_is_one_line_with_a_branch():
     assert branch["step"].tolist() == list(range(200, 601, 10))
     with store.reading() as session:
         child = store.find(session, run_id)
-        shown = marks.read(session, child)
+        shown = marks.read(session, child, found)
     drawn = curves.figures(child, found, shown, {}, {})["Loss"]
     assert "forked at step 200" in [a.hovertext for a in drawn.layout.annotations]
     assert [t.name for t in drawn.data if t.line.dash == "dot"] == [
@@ -195,12 +195,7 @@ def test_a_fork_is_one_line_with_a_branch():
 
 def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
-    with store.reading() as session:
-        assert [(m.kind, m.step) for m in marks.read(session, store.find(session, run_id))] == [
-            ("checkpoint", 400),
-            ("stop", 400),
-            ("best", 400),
-        ]
+    assert kinds_of(run_id) == [("checkpoint", 400), ("stop", 400), ("best", 400)]
     run_id = fill_run(status=Status.RUNNING, steps=100)
     assert "No sign of life" not in html(show("monitor", run=run_id))
     with store.writing() as session:
@@ -208,6 +203,30 @@ def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
         found.heartbeat_at = time.time() - 60
         session.add(found)
     assert "No sign of life for 1 min" in html(show("monitor", run=run_id))
+
+
+def kinds_of(run_id: str) -> list[tuple[str, int]]:
+    """Kind and step of the marks of a run."""
+    with store.reading() as session:
+        run = store.find(session, run_id)
+        shown = marks.read(session, run, charts.read_curves(session, run))
+    return [(mark.kind, mark.step) for mark in shown]
+
+
+def test_no_step_is_the_best_while_all_scores_tie():
+    run_id = fill_run(status=Status.RUNNING, steps=0, curves=False)
+    with store.writing() as session:
+        run = store.find(session, run_id)
+        run.best_step = 100
+        ties = [(step, "val/exact_match", 0.0, 1.0) for step in (0, 100, 200)]
+        store.record_metrics(session, run_id, 1, ties)
+    assert kinds_of(run_id) == []
+    assert "best at step" not in html(show("monitor", run=run_id))
+    with store.writing() as session:
+        store.find(session, run_id).best_step = 300
+        store.record_metrics(session, run_id, 1, [(300, "val/exact_match", 0.1, 2.0)])
+    assert kinds_of(run_id) == [("best", 300)]
+    assert "best at step 300" in html(show("monitor", run=run_id))
 
 
 def test_a_failed_run_says_why():

@@ -45,7 +45,8 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
         ids = [run.id for run in runs]
         source = {"page": "compare", "runs": ids, "shown": asdict(shown)}
         state = f"{source} {[run.attempt for run in runs]}"
-        charts.draw_live(make, source, state=state, key="compared curves")
+        key = "compared curves"
+        charts.live(make, source, state=state, key=key).draw(key=key)
     said = (
         "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
     )

@@ -17,9 +17,12 @@ from src.store.outcome import EndReason
 from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
 
-def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said: str) -> None:
-    """Draw status and `said`, which explains it, then progress, the latest metrics and the time
-    that is left."""
+def as_html(
+    run: Run, latest: Mapping[str, float | None], left: TimeLeft | None, said: str, *,
+    best: int | None,
+) -> str:  # fmt: skip
+    """HTML of status and `said`, which explains it, of progress, of the latest metrics and of the
+    time that is left; `best` is the best step, if one is better than others."""
     status, pairs = Status(run.status), facts(run, latest)
     if status.ended:
         pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
@@ -28,15 +31,14 @@ def draw(run: Run, latest: dict[str, float | None], left: TimeLeft | None, said:
             starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
             pairs.append(("starts in", starts))
         pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
-    # One element, not two: each costs the browser a few milliseconds at every refresh.
-    st.html(f"{status_line(run, said)}{html.facts(pairs)}")
+    return f"{status_line(run, said, best)}{html.facts(pairs)}"
 
 
-def status_line(run: Run, said: str) -> str:
-    """HTML: status and `said`, which explains it, and progress."""
+def status_line(run: Run, said: str, best: int | None) -> str:
+    """HTML: status and `said`, which explains it, the best step and progress."""
     said = in_words(said)
-    if run.best_step is not None:
-        said += f" · best at step {run.best_step:,}"
+    if best is not None:
+        said += f" · best at step {best:,}"
     return (
         f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'

@@ -5,12 +5,13 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import streamlit as st
+import plotly.graph_objects as go
 
 from src import store
 from src.panel.monitor.curves import figure
 from src.panel.ui import charts
 from src.panel.ui.charts import Chart
+from src.panel.ui.points import Points, Reach, Reaches
 from src.store.tables import Run
 
 POINTS = 300
@@ -31,30 +32,37 @@ def read(session: store.Session, run: Run) -> list[dict[str, float | None]]:
     return store.samples_of(session, run, points=POINTS)
 
 
-def draw(run: Run, samples: Sequence[Mapping[str, float | None]], curves: charts.Curves) -> None:
-    """Draw a small chart for each meter that was read; nothing before two samples."""
+def figures(
+    run: Run,
+    curves: charts.Curves,
+    samples: Sequence[Mapping[str, float | None]],
+    behind: Reaches,
+    reach: dict[str, Reach],
+) -> dict[str, go.Figure]:
+    """A small chart for each meter that was read, by title; none before two samples. Points behind
+    those that the browser has, as `curves.figures`."""
     frames = along_steps(samples, curves.frames.get("train/loss"))
-    figures = {}
+    found = {}
     for chart in CHARTS:
         if chart.curves.keys() & frames.keys():
-            figures[chart.title] = figure(chart, frames, run=run)
-    if figures:
-        with st.container(key="health", gap="xxsmall"):
-            charts.draw(figures, key="health charts")
+            points = Points(behind.get(chart.title))
+            found[chart.title] = figure(chart, frames, run=run, points=points)
+            reach[chart.title] = points.reach
+    return found
 
 
 def along_steps(
     samples: Sequence[Mapping[str, float | None]], steps: pd.DataFrame | None
 ) -> dict[str, pd.DataFrame]:
-    """{meter: frame of step and value} of samples from the first step on; `steps` tells when each
-    step was taken. Meters that were never read are left out."""
+    """{meter: frame of step and value} of samples from the first step to the last one that is
+    known; `steps` tells when each was taken. Meters that were never read are left out."""
     if steps is None or len(steps) < 2:
         return {}
     table = pd.DataFrame(samples, dtype="float64")
     if table.empty:
         return {}
     taken = steps.sort_values("at")
-    table = table[table["at"] >= taken["at"].iloc[0]]
+    table = table[table["at"].between(taken["at"].iloc[0], taken["at"].iloc[-1])]
     at = np.interp(table["at"], taken["at"], taken["step"])
     table = table.assign(step=at.astype("int64")).groupby("step").mean().reset_index()
     if len(table) < 2:

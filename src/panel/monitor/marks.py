@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from src import store
 from src.models.metrics import in_words
+from src.panel.ui.charts import Curves
 from src.store.outcome import EndReason
 from src.store.tables import BEGIN_AN_ATTEMPT, Checkpoint, Event, EventKind, Run, Status
 
@@ -27,13 +28,24 @@ class Mark:
     text: str
 
 
-def read(session: store.Session, run: Run) -> list[Mark]:
+def read(session: store.Session, run: Run, curves: Curves) -> list[Mark]:
     """The marks of a run, as it is now."""
     checkpoints = store.list_checkpoints(session, run.id)
-    return of_run(run, checkpoints, store.list_events(session, run.id))
+    return of_run(run, curves, checkpoints, store.list_events(session, run.id))
 
 
-def of_run(run: Run, checkpoints: Sequence[Checkpoint], events: Iterable[Event]) -> list[Mark]:
+def best_step(run: Run, curves: Curves) -> int | None:
+    """The best step of a run so far; None while all its scores are equal: none is better then, and
+    the checkpoint that is kept as the best one is the first."""
+    scores = curves.frames.get(run.config["early_stopping"]["metric"])
+    if scores is not None and len(scores) > 1 and scores["value"].nunique() == 1:
+        return None
+    return run.best_step
+
+
+def of_run(
+    run: Run, curves: Curves, checkpoints: Sequence[Checkpoint], events: Iterable[Event]
+) -> list[Mark]:
     """The marks of a run: its checkpoints, fork, attempts, early end and best step."""
     found = [Mark("checkpoint", c.step, f"checkpoint at step {c.step:,}") for c in checkpoints]
     if run.parent_id and run.parent_step is not None:
@@ -50,8 +62,8 @@ def of_run(run: Run, checkpoints: Sequence[Checkpoint], events: Iterable[Event])
             else "early stop"
         )  # fmt: skip
         found.append(Mark("stop", run.step, f"{words} at step {run.step:,}"))
-    if run.best_step:
-        found.append(Mark("best", run.best_step, "best"))
+    if best := best_step(run, curves):
+        found.append(Mark("best", best, "best"))
     return found
 
 

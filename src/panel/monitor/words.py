@@ -12,7 +12,7 @@ from src.analysis import misspellings, paired
 from src.panel.ui import letters, navigation
 from src.store.tables import Evaluation, Run, Status
 
-MAX_WRONG, MAX_LEARNED = 8, 5
+MAX_WRONG, MAX_LEARNED = 6, 4
 LETTERS = 48  # of an answer
 SOON = "The words that it gets wrong stand here from its first evaluation on."
 

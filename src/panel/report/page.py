@@ -81,16 +81,17 @@ def _body(content: Content) -> Iterator[str]:
 
 def _run(content: Content, run: Run) -> Iterator[str]:
     """HTML: how a run went."""
-    yield head.status_line(run, run.reason or run.phase or run_status.meaning(run))
+    with store.reading() as session:
+        drawn = charts.read_curves(session, run)
+    said = run.reason or run.phase or run_status.meaning(run)
+    yield head.status_line(run, said, marks.best_step(run, drawn))
     yield html.facts(
         [*head.facts(run, content.latest[run.id]), ("seed", str(run.config["training"]["seed"]))]
     )
     warnings = [e for e in content.events[run.id] if e.kind == EventKind.WARNING]
     for event in warnings:
         yield f'<p class="banner">{escape(event.text)}</p>'
-    with store.reading() as session:
-        found = head.diagnosed(run, charts.read_curves(session, run))
-    if found:
+    if found := head.diagnosed(run, drawn):
         yield f'<p class="banner">{escape(full_stop(found.text))}</p>'
     yield "<h2>Settings</h2>"
     yield reproduce.changed_settings(run)
@@ -165,7 +166,7 @@ def _curves(content: Content) -> Iterator[str]:
 def _of_one(run: Run) -> Mapping[str, charts.go.Figure]:
     with store.reading() as session:
         found = charts.read_curves(session, run)
-        steps = marks.read(session, run)
+        steps = marks.read(session, run, found)
     return figures(run, found, steps, {}, {})
 
 

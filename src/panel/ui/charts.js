@@ -134,8 +134,7 @@ function arrange(grid, figures) {
     const card = (grid.cards[title] ??= makeCard(grid, title, figures[title].layout.meta));
     grid.classList.toggle("sized", Boolean(figures[title].layout.meta));
     card.classList.toggle("small", Boolean(group));
-    card.style.setProperty("--row", count <= 3 || [5, 6, 9].includes(count) ? 3 : 4);
-    card.style.flexGrow = group && count < 3 ? 0 : "";
+    card.style.setProperty("--row", count <= 5 ? count : [6, 9].includes(count) ? 3 : 4);
     if (group && !wanted.includes(grid.heads[group])) {
       grid.heads[group] ??= Object.assign(document.createElement("h2"), { textContent: group });
       wanted.push(grid.heads[group]);
@@ -229,9 +228,14 @@ function thinned(points) {
   return kept;
 }
 
-// Adds what the server tells to the figures of a grid.
+// Puts what the server tells into the figures of a grid, and into the parts of the page that go on with them.
 function take(shown, told) {
   const { live } = shown;
+  for (const [name, html] of Object.entries(told.parts)) {
+    const part = document.querySelector(`[data-live="${name}"]`);
+    if (!part || part.told === html) continue; // the focus stays in what is the same
+    part.innerHTML = part.told = html;
+  }
   if (told.figures) {
     live.shape = told.shape;
     shown.figures = parsed(told.figures);

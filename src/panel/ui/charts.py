@@ -221,15 +221,48 @@ def draw(figures: Mapping[str, go.Figure], *, key: str) -> None:
 Make = Callable[[Reaches, dict[str, Reach]], dict[str, go.Figure]]
 
 
-def draw_live(make: Make, source: Mapping[str, Any], *, state: str, key: str) -> None:
-    """Draw a grid of charts of `make`, for whose news the browser asks the server by `source`.
-    While `state` is the same, the page sends the same charts again."""
-    if st.session_state.get(name := f"live curves {key}", {}).get("state") != state:
-        reach: dict[str, Reach] = {}
-        figures = make({}, reach)
-        more = {"reach": reach, "shape": shape(figures), "source": source, "address": CURVES}
-        st.session_state[name] = {"state": state, **_sent(figures), "live": more}
-    _grid(key=key, data=st.session_state[name])
+@dataclass(frozen=True)
+class Live:
+    """Charts for whose news the browser asks the server, and HTML of what goes on with them: the
+    element whose `data-live` is its name."""
+
+    state: str
+    data: Mapping[str, Any]
+    parts: Mapping[str, str]
+
+    def draw(self, *, key: str) -> None:
+        """Draw the grid of charts."""
+        _grid(key=key, data=self.data)
+
+    def part(self, name: str) -> str:
+        """HTML of a part that the browser keeps up to date."""
+        return f'<div data-live="{name}">{self.parts[name]}</div>'
+
+
+def live(
+    make: Make,
+    source: Mapping[str, Any],
+    *,
+    state: str,
+    key: str,
+    parts: Callable[[], Mapping[str, str]] = dict,
+) -> Live:
+    """Charts of `make` that go on, with their `parts`. While `state` is the same, those of the
+    first time: the browser has what came since, asked for by `source`."""
+    known: Live | None = st.session_state.get(name := f"live {key}")
+    if known is not None and known.state == state:
+        return known
+    reach: dict[str, Reach] = {}
+    figures = make({}, reach)
+    more = {"reach": reach, "shape": shape(figures), "source": source, "address": CURVES}
+    new = Live(state, {**_sent(figures), "live": more}, parts())
+    st.session_state[name] = new
+    return new
+
+
+def forget(key: str) -> None:
+    """Have `live` begin anew: the page is drawn as a whole."""
+    st.session_state.pop(f"live {key}", None)
 
 
 def shape(figures: Mapping[str, go.Figure]) -> str:

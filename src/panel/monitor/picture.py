@@ -1,0 +1,74 @@
+"""What a run's page shows of a run as it trains: the numbers of its head, its charts, its words.
+
+All of it is read at once, and what is new of it travels at once (panel/live_curves.py), so that all
+of it shows the same step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from src import store
+from src.panel.monitor import curves, head, health, marks, words
+from src.panel.ui import charts, run_status
+from src.panel.ui.points import Reach, Reaches
+from src.runs import time_left
+from src.runs.time_left import TimeLeft
+from src.store.tables import Evaluation, Run, Status, Sweep, SweepStatus
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A run and all that its page draws of it, as of one moment."""
+
+    run: Run
+    curves: charts.Curves
+    marks: Sequence[marks.Mark]
+    samples: Sequence[Mapping[str, float | None]]  # of the machine's meters
+    latest: Mapping[str, float | None]
+    left: TimeLeft | None
+    scored: Sequence[Evaluation]
+    paused: bool  # its sweep
+
+    @property
+    def now(self) -> str:
+        """What the run does, in a few words."""
+        phase = self.run.phase if Status(self.run.status).active else None
+        return phase or run_status.meaning(self.run, paused=self.paused)
+
+    def figures(self, behind: Reaches, reach: dict[str, Reach]) -> dict[str, go.Figure]:
+        """The charts by title, with the points behind those that the browser has of each; `reach`
+        gets what it has then."""
+        shown = (self.run, self.curves)
+        own = curves.figures(*shown, self.marks, behind, reach)
+        return own | health.figures(*shown, self.samples, behind, reach)
+
+    def head(self) -> str:
+        """HTML of status, progress and numbers."""
+        best, said = marks.best_step(self.run, self.curves), self.run.reason or self.now
+        return head.as_html(self.run, self.latest, self.left, said, best=best)
+
+    def words(self) -> str | None:
+        """HTML of the words beside the charts; None where there is and will be nothing to show."""
+        return words.shown(self.run, self.scored)
+
+    def parts(self) -> dict[str, str]:
+        """HTML of what goes on with the charts, by its name in `live`."""
+        return {"head": self.head(), "words": self.words() or ""}
+
+
+def read(session: store.Session, run: Run) -> Picture:
+    """All that the page draws of a run, in the session's state of the store."""
+    sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
+    known = charts.read_curves(session, run)
+    return Picture(
+        run=run,
+        curves=known,
+        marks=marks.read(session, run, known),
+        samples=health.read(session, run),
+        latest=store.latest_metrics(session, [run.id])[run.id],
+        left=time_left.of_run(session, run),
+        scored=words.read(session, run),
+        paused=sweep is not None and sweep.status == SweepStatus.PAUSED,
+    )
