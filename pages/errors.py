@@ -24,7 +24,7 @@ def page() -> None:
     split_step_from_run()
     with st.container(horizontal=True, vertical_alignment="bottom", key="errors-head"):
         labels = navigation.known_runs()
-        run = navigation.pick_run(labels, will=WILL, scored=True)
+        run = navigation.pick_run(labels, will=WILL, scored=True, show_label=True)
         if run is None:
             return
         tab.show_run("Errors", run)

@@ -11,11 +11,23 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from src.models.intervals import paired_interval
+from src.tasks.words import real_words
 from src.text import composed
 
 # Outcomes of a question from one model to another.
 OUTCOMES = ["fixed", "broken", "same mistake", "another mistake", "right in both"]
+NO_WORD = "no word any more"  # beside OUTCOMES, with which it shares words
 KEY = ["question", "expected"]
+
+
+def no_words(both: pd.DataFrame) -> pd.Series:
+    """Which answers were a word that exists, the right one or another, and are none any more."""
+    known = real_words()
+    is_word = [
+        both[f"correct{end}"] | both[f"predicted{end}"].str.strip().str.casefold().isin(known)
+        for end in ("_a", "_b")
+    ]
+    return is_word[0] & ~is_word[1]
 
 
 def pair_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:

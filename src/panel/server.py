@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -80,6 +80,7 @@ def _keep_reconciling(closing: threading.Event) -> None:
 def routes() -> list[BaseRoute]:
     base = base_path()
     return [
+        Route(f"{base}/overview", overview),
         Route(f"{base}/{PLOTLY_JS}", plotly_js),
         Route(f"{base}/{EXPORTS}/{{run}}/{{what}}", exported),
         Route(f"{base}/{CURVES}", live_curves, middleware=[Middleware(GZipMiddleware)]),
@@ -87,6 +88,12 @@ def routes() -> list[BaseRoute]:
         Route(f"{base}/{IN_FRONT}", in_front, methods=["POST"]),
         Route(f"{base}/{KEEP_ON}", keep_on, methods=["POST"]),
     ]
+
+
+def overview(request: Request) -> RedirectResponse:
+    """The first page, to who types its name as an address."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    return RedirectResponse(f"{base_path()}/{query}")
 
 
 def base_path() -> str:

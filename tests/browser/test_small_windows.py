@@ -49,6 +49,44 @@ def test_a_map_of_many_letters_fits_a_phone(browser: Any, panel: str) -> None:
         assert chart.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
+def test_words_and_their_charts_are_one_tap_apart_on_a_phone(browser: Any, panel: str) -> None:
+    letters = "counterrevolutionary"
+    words = [(f"q{n}", letters[:n], letters[: n - 1] + "z") for n in range(3, 21)]
+    run_id = fill_run(name="long words", words=words)
+    with reading(browser, width=420) as page:
+        page.goto(f"{panel}/errors?run={run_id}")
+        page.get_by_text("Not here: 4 of more than 16 letters.").wait_for()
+        still(page)
+        places = page.locator(".chart.map", has_text="Place of the error").locator(".wide")
+        assert places.evaluate("e => e.scrollWidth <= e.clientWidth")
+        assert places.locator("thead th").count() == 17
+        above = page.evaluate("document.querySelector('.stMain').scrollTop")
+        page.get_by_role("link", name="Kinds, places and letters").click()
+        chart = page.locator(".chart.map").first
+        assert 0 <= top(chart) < 700 and above == 0
+        page.get_by_role("link", name="To the words").click()
+        assert 0 <= top(page.get_by_role("link", name="Kinds, places and letters")) < 700
+
+
+def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:
+    with reading(browser) as page:
+        page.goto(f"{panel}/errors?run={ended}")
+        links = page.locator("table.words td:first-child a")
+        links.first.wait_for()
+        first, second = links.all_inner_texts()[:2]
+        page.get_by_role("link", name=first, exact=True).press("Enter")
+        title = page.locator(".history h2")
+        title.filter(has_text=first).wait_for()
+        page.keyboard.press("ArrowRight")
+        title.filter(has_text=second).wait_for()
+        page.keyboard.press("ArrowLeft")
+        title.filter(has_text=first).wait_for()
+        find = page.get_by_role("textbox", name="Find")
+        find.press("ArrowRight")  # moves in the text alone
+        still(page)
+        assert first in title.inner_text()
+
+
 @pytest.mark.parametrize("width", [420, 800])
 def test_both_ends_of_a_range_stand_on_one_line(browser: Any, panel: str, width: int) -> None:
     with reading(browser, width=width) as page:

@@ -213,6 +213,8 @@ def test_two_runs_beside_each_other_reconcile(home):
     }.items():
         assert f'title="{outcome}: {count} word' in body
         assert rows(html(show("errors", run=before, vs=after, outcome=outcome))) == count
+    lost = rows(html(show("errors", run=before, vs=after, outcome="no word any more")))
+    assert lost == 1  # word20 is none, but was the right answer
     assert "right in both: 386" in body
     assert rows(html(show("errors", run=before, vs=after, outcome="right in both"))) == 50
 
@@ -232,6 +234,9 @@ def test_a_word_has_a_history_over_checkpoints_and_runs(home):
     story = body.split('<section class="history">')[1].split("</section>")[0]
     assert "never" in story and "always right" in story
     assert story.count("✗") == 2 and story.count("✓") == 1 and "acommodate" in story
+    # From there to the words around it, in the order of the table: this is the first.
+    assert 'class="next"' in story and "word=definately" in story and "Previous" not in story
+    assert "before" in story and "after" in story
 
 
 def test_runs_without_a_question_in_common_say_so(home):

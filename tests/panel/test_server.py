@@ -1,8 +1,11 @@
 """The panel's server: which hosts and origins it answers."""
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from src.panel.access.hosts import KnownHosts
+from src.panel.server import routes
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,10 @@ def test_a_host_that_is_sent_twice_is_refused_without_an_origin_too(own):
     for headers in (two, two[::-1], two[:1] * 2):
         reached, sent = asked(headers, names=["panel.example"])
         assert not reached and sent[0]["status"] == 403
+
+
+def test_the_name_of_the_first_page_is_an_address_of_it():
+    with TestClient(Starlette(routes=routes())) as browser:
+        told = browser.get("/overview?find=status%3Afailed", follow_redirects=False)
+    assert told.status_code == 307
+    assert told.headers["location"] == "/?find=status%3Afailed"

@@ -20,7 +20,7 @@ MEANINGS = {kind: text for task in TASKS.values() for kind, text in task.kinds.i
 SHADES = 5  # of heat map cells, in panel.css
 NOTHING = '<i style="visibility:hidden"></i>'  # a bar of the length 0
 FEW_WORDS = 5  # of one length; fewer of them are shaded less
-MAX_LETTERS = 24  # longer words are left out of the map of places
+MAX_LETTERS = 16  # of words in the map of places, which a phone has room for
 MAX_WRITTEN = 12  # columns of the map of letters, which a phone has room for
 
 
@@ -100,6 +100,7 @@ def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
 def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) -> str:
     """HTML: a heat map of word length by place: the share of words whose letter there is wrong."""
     known = frame[frame["length"] <= MAX_LETTERS]
+    longer = len(frame) - len(known)
     found = misspellings.position_map(known, changes)
     many = known["length"].value_counts()
     places = range(1, int(max(found.columns, default=0)) + 1)
@@ -123,7 +124,9 @@ def positions(links: FilterLinks, frame: pd.DataFrame, changes: pd.DataFrame) ->
         count = f"<small>× {int(many[length]):,}</small>"
         rows.append(f'<tr><th scope="row">{length} {count}</th>{"".join(cells)}</tr>')
     matrix = _matrix("letters ╲ place", places, rows)
-    told = f'<p class="hint">{_read_as(found, many)}</p>' if most > 0 else ""
+    said = [_read_as(found, many)] if most > 0 else []
+    said += [f"Not here: {longer:,} of more than {MAX_LETTERS} letters."] if longer else []
+    told = f'<p class="hint">{" ".join(said)}</p>' if said else ""
     return card(
         "Place of the error, by word length", matrix, "% of the words of that length", below=told
     )
@@ -199,7 +202,8 @@ def _matrix(corner: str, heads: Iterable[Any], rows: Iterable[str]) -> str:
     if not body:
         return '<p class="quiet">No letters to compare.</p>'
     return (
-        f'<table class="heat"><thead><tr><th class="corner">{escape(corner)}</th>{titles}</tr>'
+        f'<table class="heat" style="--columns:{titles.count("<th")}">'
+        f'<thead><tr><th class="corner">{escape(corner)}</th>{titles}</tr>'
         f"</thead><tbody>{body}</tbody></table>"
     )
 

@@ -14,7 +14,7 @@ import streamlit as st
 from src.analysis import paired
 from src.analysis.kinds import KINDS
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import html
+from src.panel.ui import choices, html
 from src.text import caseless, composed
 
 BOUND: dict[str, Any] = {"bind": "query-params"}
@@ -52,12 +52,19 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         if chosen != "any":
             active[name] = chosen
 
+    if "outcome" in frame:
+        counts = {paired.NO_WORD: int(paired.no_words(frame).sum())}
+        counts = frame["outcome"].value_counts().to_dict() | counts
+        tabs = ["any", *paired.OUTCOMES[:2], paired.NO_WORD, *paired.OUTCOMES[2:]]
+        called = {name: f"{name} {counts.get(name, 0):,}" for name in tabs}
+        called["any"] = f"all {len(frame) - counts.get(paired.OUTCOMES[-1], 0):,}"
+        chosen = choices.segment("Outcome", tabs, called.__getitem__, key="outcome")
+        if chosen != "any":
+            active["outcome"] = chosen
     with st.container(horizontal=True, vertical_alignment="bottom"):
         find = st.text_input("Find", placeholder="some letters", width=130, key="find", **BOUND)
         if find.strip():
             active["find"] = find
-        if "outcome" in frame:
-            select("Outcome", "outcome", paired.OUTCOMES, 150)
         if frame["task"].nunique() > 1:
             select("Task", "task", sorted(frame["task"].unique()), 120)
         select("Kind", "kind", _kinds(frame), 160)
@@ -128,6 +135,8 @@ def masks(
                 limit = float("inf") if high is None else high
                 distances = frame[columns("edit_distance")]
                 return distances.apply(lambda c: c.between(low, limit)).any(axis=1)
+            case "outcome" if value == paired.NO_WORD:
+                return paired.no_words(frame)
             case "wrong":
                 return ~frame[columns("correct")].all(axis=1)
             case "at":

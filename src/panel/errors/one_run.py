@@ -18,7 +18,10 @@ HEAD = {"Question": "", "Expected": "word", "Predicted": "word", "Kind": "", "Ed
 
 
 def draw(
-    run: Run, evaluation: Evaluation, frame: pd.DataFrame, draw_history: Callable[[], None]
+    run: Run,
+    evaluation: Evaluation,
+    frame: pd.DataFrame,
+    draw_history: Callable[[pd.Series], None],
 ) -> None:
     """Draw one evaluation; `draw_history` comes above the table."""
     edits = misspellings.read_edits(evaluation.path)
@@ -46,7 +49,7 @@ def draw(
     with beside:
         _draw_charts(links, frame, edits, masks)
     with place:
-        draw_history()
+        draw_history(words["question"])
         if words.empty:
             table.draw_none("No word is wrong." if wrong.empty else "No word fits these filters.")
             return

@@ -19,7 +19,9 @@ def columns() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where the charts are drawn, which filter, and where the words are: beside each other."""
     with st.container(key="words-and-charts"):
         words, charts = st.columns((5, 3), gap="small")
-    return charts, words
+        # On a phone one stands below the other.
+        charts.html(_jump("To the words ↑", ".st-key-above-words"))
+    return charts.container(), words
 
 
 def draw(
@@ -45,9 +47,15 @@ def _draw_pager(words: pd.DataFrame, file_name: str, start: str) -> pd.DataFrame
     with st.container(horizontal=True, vertical_alignment="center", key="above-words"):
         asked = f", each after “{printable(start.strip())}”" if start else ""
         told = f"{counted(len(words))}{asked}. Underlined letters differ."
-        st.html(f'<p class="quiet">{told}</p>{_pager(first, len(words))}')
+        jump = _jump("Kinds, places and letters ↓", ".st-key-words-and-charts .map")
+        st.html(f'<p class="quiet">{told}</p>{_pager(first, len(words))}{jump}')
         downloads.draw(words, file_name)
     return shown
+
+
+def _jump(text: str, to: str) -> str:
+    """HTML of a link to the first element that a selector names, on a phone alone (links.js)."""
+    return f'<p class="jump"><a href="#" data-jump="{to}">{text}</a></p>'
 
 
 def _page(count: int) -> int:
@@ -64,13 +72,15 @@ def _pager(first: int, count: int) -> str:
     links, page = FilterLinks(), first // ROWS_PER_PAGE + 1
     last = min(first + ROWS_PER_PAGE, count)
     parts = [f"<span>{first + 1:,}–{last:,} of {count:,}</span>"]
-    for text, number, there in (
-        ("Previous", page - 1, first > 0),
-        ("Next", page + 1, last < count),
+    for text, key, number, there in (
+        ("Previous", "←", page - 1, first > 0),
+        ("Next", "→", page + 1, last < count),
     ):
         title = f"Page {number}"
         parts.append(
-            links.link(text, title, {"page": number if number > 1 else None}) if there
+            f'<span class="{text.lower()}">'
+            + links.link(text, f"{title}, key {key}", {"page": number if number > 1 else None})
+            + "</span>" if there
             else f'<span class="quiet">{text}</span>'
         )  # fmt: skip
     return f'<p class="pager">{"".join(parts)}</p>'

@@ -15,9 +15,10 @@ from src.panel.ui import html, letters
 from src.store.tables import Evaluation, Run
 
 Side = tuple[Run, Evaluation]
+History = Callable[[pd.Series], None]  # draws that of a word, among these questions
 
 
-def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[], None]) -> None:
+def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: History) -> None:
     """Draw two evaluations; `both` is `paired.pair_answers` of them, whose columns end in _a for
     the first and _b for the second. `draw_history` comes above the table."""
     if both.empty:
@@ -41,7 +42,7 @@ def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: Callable[[
     beside, place = table.columns()
     beside.html(charts.grid(cards))
     with place:
-        draw_history()
+        draw_history(words["question"])
         if words.empty:
             table.draw_none("No word fits these filters.")
             return

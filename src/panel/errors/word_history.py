@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import pandas as pd
 import streamlit as st
 
 from src import store
@@ -22,22 +23,23 @@ MEANING = {
 }
 
 
-def draw(run: Run, known: Sequence[Evaluation], other: Run | None) -> None:
-    """Draw the history of the question in `?word=`; nothing if there is none."""
+def draw(run: Run, known: Sequence[Evaluation], other: Run | None, questions: pd.Series) -> None:
+    """Draw the history of the question in `?word=`, with links to those before and after it in
+    `questions`; nothing if there is none."""
     question = st.query_params.get("word")
     if not question:
         return
     split = known[0].split
-    rows = [_row(run, known, question)]
+    told = [(run, known)]
     with store.reading() as session:
         alike = [r for r in store.list_runs(session, limit=MAX_SEARCHED) if _same_data(r, run)]
         more = [other] if other and other.id != run.id else []
         more += [r for r in alike if r.id not in {run.id, *(m.id for m in more)}][:MAX_RUNS]
-        for one in more:
-            rows.append(_row(one, store.list_evaluations(session, one.id, split=split), question))
+        told += [(one, store.list_evaluations(session, one.id, split=split)) for one in more]
+    labels = store.labels_of([one for one, _ in told])
+    rows = [_row(one, labels[one.id], scored, question) for one, scored in told]
     found = [row for row in rows if row is not None]
-    close = FilterLinks().link("Close", "Close the history", {"word": None})
-    title = f"<h2>{html.printable(question)} {close}</h2>"
+    title = f"<h2>{html.printable(question)} {_around(question, list(questions))}</h2>"
     if not found:
         st.html(
             f'<section class="history">{title}<p class="quiet">No run was asked it.</p></section>'
@@ -52,7 +54,22 @@ def _same_data(run: Run, shown: Run) -> bool:
     return bool(read[0] == read[1] if all(read) else run.config["data"] == shown.config["data"])
 
 
-def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | None:
+def _around(question: str, questions: Sequence[str]) -> str:
+    """HTML: links to the word before and the word after, which the arrow keys follow (links.js),
+    and one that closes the history."""
+    links = FilterLinks()
+    place = questions.index(question) if question in questions else None
+    parts = []
+    for text, side, step, key in (("Previous", "before", -1, "←"), ("Next", "after", 1, "→")):
+        to = None if place is None else place + step
+        if to is not None and 0 <= to < len(questions):
+            title = f"The word {side} it, key {key}"
+            link = links.link(text, title, {"word": questions[to]})
+            parts.append(f'<span class="{text.lower()}">{link}</span>')
+    return "".join([*parts, links.link("Close", "Close the history", {"word": None})])
+
+
+def _row(run: Run, label: str, known: Sequence[Evaluation], question: str) -> list[str] | None:
     """Cells of a table: the run, the outcome, and the answer at each step; None if never asked."""
     answers = list(_answers(known[-MAX_STEPS:], question))
     if not answers:
@@ -65,7 +82,7 @@ def _row(run: Run, known: Sequence[Evaluation], question: str) -> list[str] | No
         tone = "good" if right else "bad"
         cells.append(f'<span class="{tone}"><small>{step:,}</small>{sign} <bdi>{text}</bdi></span>')
     told = f'<b class="{story.split()[0]}">{story}</b><small>{MEANING[story]}</small>'
-    name = navigation.link("errors", run.label, {"run": run.id, "word": question})
+    name = navigation.link("errors", label, {"run": run.id, "word": question})
     return [name, told, f'<div class="steps">{"".join(cells)}</div>']
 
 

@@ -16,7 +16,7 @@ from src.store.tables import Run
 
 MEAN_POINTS = 200  # of a running mean, and of how a parent went on
 MIN_POINTS_FOR_MEAN = 301  # from here on a noisy curve also shows a running mean
-LARGE, SMALL = 280, 136  # pixels
+LARGE, SMALL = 320, 136  # pixels
 TICKS = {LARGE: 6, SMALL: 4}  # of an axis at most, as charts.js asks for them
 MARGIN = 1.06  # that Plotly leaves at the end of an axis
 FEW = 12  # points of a small curve, which have marks

@@ -1,4 +1,4 @@
-"""What a run's page shows of a run as it trains: the numbers of its head, its charts, its words.
+"""The picture of a run as its page draws it: the numbers of its head, its charts and its words.
 
 All of it is read at once, and what is new of it travels at once (panel/live_curves.py), so that all
 of it shows the same step.
@@ -33,7 +33,7 @@ class Picture:
 
     @property
     def now(self) -> str:
-        """What the run does, in a few words."""
+        """A few words for what the run does."""
         phase = self.run.phase if Status(self.run.status).active else None
         return phase or run_status.meaning(self.run, paused=self.paused)
 

@@ -24,9 +24,7 @@ def one(label: str, options: Sequence[str], words: Words, *, key: str, **look: A
 def segment(label: str, options: Sequence[str], words: Words, *, key: str) -> str:
     """`one` with the options beside each other."""
     chosen, shown = _prepare_one(options, words, key)
-    st.segmented_control(
-        label, options, default=chosen, required=True, label_visibility="collapsed", **shown
-    )
+    st.segmented_control(label, options, default=chosen, required=True, **shown)
     return chosen
 
 

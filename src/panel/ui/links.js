@@ -50,10 +50,25 @@ export default function ({ data }) {
   // A listener of this call's own: the one of the call before is removed only after this.
   const follow = (event) => {
     if (event.target.closest?.('[data-testid="stSidebarNavLink"]')) closeMenu();
+    const jump = event.target.closest?.("[data-jump]");
+    if (jump) {
+      event.preventDefault();
+      const place = document.querySelector(jump.dataset.jump);
+      place?.scrollIntoView({ block: "start" });
+      place?.querySelector("a, button, input")?.focus({ preventScroll: true });
+      return;
+    }
     const anchor = event.target.closest?.("a.inner");
     if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     open(anchor.href);
+  };
+  // The arrow keys lead to what is named previous and next: a word in the history of one, else a page of words.
+  const step = ({ key, target, ctrlKey, metaKey, shiftKey, altKey, defaultPrevented }) => {
+    const to = { ArrowLeft: ".previous a", ArrowRight: ".next a" }[key];
+    if (!to || ctrlKey || metaKey || shiftKey || altKey || defaultPrevented) return;
+    if (target.closest?.("input, select, textarea, button, [contenteditable], .js-plotly-plot")) return;
+    document.querySelector(to)?.click();
   };
   // A POST: another site's link must not log anybody out.
   const logOut = (event) => {
@@ -81,9 +96,11 @@ export default function ({ data }) {
   document.addEventListener("click", follow);
   document.addEventListener("click", logOut);
   document.addEventListener("change", pick);
+  document.addEventListener("keydown", step);
   return () => {
     document.removeEventListener("click", follow);
     document.removeEventListener("click", logOut);
     document.removeEventListener("change", pick);
+    document.removeEventListener("keydown", step);
   };
 }

@@ -186,7 +186,9 @@ def with_outcomes(session: store.Session, labels: Mapping[str, str]) -> dict[str
     return told
 
 
-def pick_run(labels: Mapping[str, str], *, will: str, scored: bool = False) -> Run | None:
+def pick_run(
+    labels: Mapping[str, str], *, will: str, scored: bool = False, show_label: bool = False
+) -> Run | None:
     """Draw the choice of a run among `known_runs`; return the one of `?run=` in the address, else
     the newest, or with `scored` the newest one that has been scored. `will` says what stands here
     once there is a run.
@@ -222,7 +224,7 @@ def pick_run(labels: Mapping[str, str], *, will: str, scored: bool = False) -> R
         known,
         known.index(chosen),
         format_func=choices.noting(lambda run_id: labels.get(run_id, run_id), "picked run"),
-        label_visibility="collapsed",
+        label_visibility="visible" if show_label else "collapsed",
         key="picked run",
         on_change=lambda: query_params.write("run", choices.meant("picked run")),
     )
