@@ -80,8 +80,8 @@ test-gpu: setup-dev  ## Run the tests that need an NVIDIA GPU
 chaos: setup-dev  ## Run the long reliability tests and write their table into docs/results.md (20 minutes)
 	$(VENV)/python -m pytest -m chaos --timeout=2400 -p tests.chaos.table
 
-screenshots: setup-dev  ## Take screenshots of each page into docs/images (needs Chromium)
-	$(VENV)/python -m scripts.screenshots
+screenshots: setup-dev  ## Take screenshots of each page, or of PAGE=compare alone, into docs/images (needs Chromium)
+	$(VENV)/python -m scripts.screenshots $(PAGE)
 
 docs: settings commands tree  ## Build the documentation as a site into results/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict

@@ -10,7 +10,7 @@ from src import store
 from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
 from src.format import full_stop
-from src.panel.compare import choose, suites, tabs, verdicts
+from src.panel.compare import choose, share, suites, tabs, verdicts
 from src.panel.report import button as report
 from src.panel.ui import html, navigation
 from src.store.tables import Run, Status
@@ -27,7 +27,7 @@ HOW = (
 
 def page() -> None:
     st.html('<h1 class="unseen">Compare</h1>')
-    runs = choose.choose()
+    runs, more = choose.choose()
     if not runs and not navigation.known_runs():
         first = navigation.link("launch", "Launch the first run", style="button")
         html.draw_empty("No runs yet", f"{WILL}<br><br>{first}")
@@ -37,7 +37,9 @@ def page() -> None:
         title = "One more run to compare it with" if runs else "Nothing chosen yet"
         html.draw_empty(title, f"{HOW}<br><br>{link}")
         return
-    report.draw([run.id for run in runs])
+    with st.container(horizontal=True, vertical_alignment="center", key="compared-head"):
+        st.html(choose.told(runs, more), width="content")
+        report.draw([run.id for run in runs])
     live = any(not Status(run.status).ended for run in runs)
     # A refresh would interrupt who edits the table.
     is_editing = st.query_params.get("view") == "Runs"
@@ -58,19 +60,21 @@ def draw_runs(ids: Sequence[str], live: bool) -> None:
 
 
 def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
-    if found.summary:
-        st.html(f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>')
+    st.html(verdicts.headline(found))
+    with st.container(horizontal=True, vertical_alignment="center", key="below-verdict"):
+        if link := verdicts.words_link(found):
+            st.html(link, width="content")
+        share.draw(found)
     for note in found.notes:
         st.html(f'<p class="note">{escape(full_stop(note))}</p>')
-    if len(found.configs) == 1:
-        st.html(verdicts.headline(found.configs[0]))
     st.html(verdicts.score_table(found))
     if found.configs:
         if len(found.configs) > 1:
-            st.html(verdicts.verdict_table(found.configs))
-        st.html(f'<p class="quiet">{verdicts.SEVERAL_LOOKS}</p>')
+            leader = verdicts.ranked(found)[0].name
+            st.html(verdicts.verdict_table(found.configs, leader))
         verdicts.draw_missing(found)
-    verdicts.draw_next(found)
+        judged = f"<summary>How this is judged</summary><p>{verdicts.SEVERAL_LOOKS}</p>"
+        st.html(f'<details class="untested">{judged}</details>')
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):
         with store.reading() as session:
             found = comparison.compare(session, runs, most_adapters=MAX_ADAPTERS, called=LABEL)

@@ -1,10 +1,12 @@
 """Take screenshots of each page into docs/images: light and dark, 1280 and 800 pixels wide.
 
-`make screenshots` trains three real runs and a small sweep first, on the base model that ships: ten
-minutes on two CPU cores. benchmarks/showcase.py takes those of the Compare page, because it trains
-runs worth comparing.
+`make screenshots` trains some real runs and a small sweep first, on the base model that ships: ten
+minutes on two CPU cores. They stay in results/screenshots, so that `make screenshots PAGE=compare`
+renews the pictures of one page in a minute. Those of "Comparisons and mistakes" in docs/results.md
+show the runs of benchmarks/showcase.py.
 """
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -24,11 +26,12 @@ from playwright.sync_api import sync_playwright
 from src import store
 from src.config import load_config
 from src.paths import ROOT
-from src.runs import launcher
+from src.runs import deletion, launcher
 from src.store.tables import Status, Sweep, SweepStatus
 from src.sweeps import control
 
 IMAGES = ROOT / "docs" / "images"
+HOME = ROOT / "results" / "screenshots"
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 800), ("dark", 800)]
 
 # Short, with an evaluation every few seconds: the pictures show curves, not records.
@@ -60,47 +63,164 @@ budget: 16 trials
 
 
 def main() -> None:
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as home:
-        os.environ |= {"SPELLTUNE_HOME": home, "WANDB_MODE": "disabled"}
-        with serving() as address, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-            )
-            try:
-                journey(browser, address)
-            finally:
-                end_all()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help=f"some of {', '.join(PICTURES)}")
+    asked = parser.parse_args().pages or list(PICTURES)
+    if unknown := set(asked) - PICTURES.keys():
+        parser.error(f"no such page: {', '.join(sorted(unknown))}; there are {', '.join(PICTURES)}")
+    for folder in (IMAGES, HOME):
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"SPELLTUNE_HOME": str(HOME), "WANDB_MODE": "disabled"}
+    with serving(HOME) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            for page in asked:
+                print(f"{page} ...", flush=True)
+                PICTURES[page](browser, address)
+        finally:
+            end_all()
 
 
-def journey(browser: Any, address: str) -> None:
-    photograph(browser, f"{address}/", "first-visit", LOOKS[:2])
-    spell = launch("tiny-spell", name="spell it out", **BRISK)
-    wait_for(spell, ended)
-    correct = launch("tiny-correct", **BRISK)
-    launch("tiny-correct", name="more rank", **{"lora.r": 64})
-    wait_for(correct, lambda run: (run.step or 0) > 0.4 * run.max_steps)
-    photograph(browser, f"{address}/monitor?run={correct}", "first-screen", LOOKS[:1], most=756)
-    photograph(browser, f"{address}/monitor?run={correct}", "monitor", LOOKS)
-    photograph(browser, f"{address}/", "overview", LOOKS)
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def first_visit(browser: Any, _address: str) -> None:
+    with tempfile.TemporaryDirectory() as home, serving(Path(home)) as empty:
+        photograph(browser, f"{empty}/", "first-visit", LOOKS[:2])
+
+
+def overview(browser: Any, address: str) -> None:
+    for name in ("spell it out", "more rank"):
+        trained(name)
+    ranks()
+    with training() as _:
+        photograph(browser, f"{address}/", "overview", LOOKS)
+
+
+def launch_form(browser: Any, address: str) -> None:
+    trained("spell it out")
     photograph(browser, f"{address}/launch?lora.r=32&name=more+rank", "launch", LOOKS)
     photograph(browser, f"{address}/launch?training.max_steps=0", "refusal", LOOKS[:2])
-    wait_for(correct, ended)
-    photograph(browser, f"{address}/errors?run={correct}", "errors", LOOKS)
-    photograph(browser, f"{address}/try?run={correct}", "try", LOOKS[:1])
+
+
+def monitor(browser: Any, address: str) -> None:
+    trained("spell it out")
+    with training() as run:
+        seen = f"{address}/monitor?run={run}"
+        photograph(browser, seen, "first-screen", LOOKS[:1], most=756)
+        photograph(browser, seen, "monitor", LOOKS)
+
+
+def compare(browser: Any, address: str) -> None:
+    query = "&".join(f"run={run}" for run in ranks())
+    photograph(browser, f"{address}/compare?{query}", "compare", LOOKS[:2])
+
+
+def errors(browser: Any, address: str) -> None:
+    photograph(browser, f"{address}/errors?run={trained('more rank')}", "errors", LOOKS)
+
+
+def try_words(browser: Any, address: str) -> None:
+    photograph(browser, f"{address}/try?run={trained('more rank')}", "try", LOOKS[:1])
+
+
+def machine(browser: Any, address: str) -> None:
+    trained("spell it out")
     photograph(browser, f"{address}/machine", "machine", LOOKS[:1])
-    end_all()
-    file = Path(os.environ["SPELLTUNE_HOME"]) / "sweep.yaml"
-    file.write_text(SWEEP)
-    sweep = control.launch(file)
+
+
+def sweeps(browser: Any, address: str) -> None:
     photograph(browser, f"{address}/sweeps", "sweep-form", LOOKS[:2])
+    file = HOME / "sweep.yaml"
+    file.write_text(SWEEP)
+    with store.reading() as session:
+        done = [s.id for s in store.list_sweeps(session, statuses=[SweepStatus.COMPLETED])]
+    sweep = control.launch(file)
     wait_for_trials(sweep)
     photograph(browser, f"{address}/sweeps?sweep={sweep}", "sweep-live", LOOKS[:1])
+    if done:
+        control.cancel(sweep)
+        sweep = done[0]
     while (row := found(sweep)).status == SweepStatus.ACTIVE:
         time.sleep(0.5)
     assert row.status == SweepStatus.COMPLETED, row.reason
     photograph(browser, f"{address}/sweeps?sweep={sweep}", "sweep", LOOKS)
     photograph(browser, f"{address}/sweeps?sweep={sweep}&view=Trials", "trials", LOOKS[:2])
+
+
+PICTURES: dict[str, Callable[[Any, str], None]] = {
+    "first-visit": first_visit,
+    "overview": overview,
+    "launch": launch_form,
+    "monitor": monitor,
+    "compare": compare,
+    "errors": errors,
+    "try": try_words,
+    "machine": machine,
+    "sweeps": sweeps,
+}
+
+
+# --- the runs they show ---------------------------------------------------------------------------
+
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "spell it out": ("tiny-spell", BRISK),
+    "more rank": ("tiny-correct", BRISK | {"lora.r": 64}),
+}
+
+
+def trained(name: str, preset: str = "", **overrides: Any) -> str:
+    """Id of the completed run of a name, one of RUNS or with these settings; trains it if there is
+    none."""
+    with store.reading() as session:
+        known = [run for run in store.list_runs(session) if run.name == name]
+    done = [run.id for run in known if run.status == Status.COMPLETED]
+    if done:
+        return done[0]
+    preset, own = RUNS.get(name, (preset, {}))
+    run_id = launch(preset, name=name, **own | overrides)
+    wait_for(run_id, ended)
+    with store.reading() as session:
+        assert store.find(session, run_id).status == Status.COMPLETED
+    return run_id
+
+
+def ranks() -> list[str]:
+    """Ids of three seeds each of two ranks, trained at once."""
+    wanted = {(rank, seed) for rank in (4, 32) for seed in (1, 2, 3)}
+    with store.reading() as session:
+        done = store.list_runs(session, statuses=[Status.COMPLETED])
+    by_place = {
+        (run.config["lora"]["r"], run.config["training"]["seed"]): run.id
+        for run in done if run.name.startswith("rank ")
+    }  # fmt: skip
+    missing = sorted(wanted - by_place.keys())
+    own = BRISK | {"engine": "packed", "pack_size": 6}
+    configs = [
+        load_config(preset="tiny-correct", overrides=own | {
+            "name": f"rank {rank}", "lora.r": rank, "training.seed": seed})
+        for rank, seed in missing
+    ]  # fmt: skip
+    ids = launcher.launch_all(configs) if configs else []
+    for place, run_id in zip(missing, ids, strict=True):
+        wait_for(run_id, ended)
+        by_place[place] = run_id
+    return [by_place[place] for place in sorted(wanted)]
+
+
+@contextlib.contextmanager
+def training() -> Iterator[str]:
+    """A run that is some way on, which is deleted in the end."""
+    run_id = launch("tiny-correct", name="as it ships", **BRISK)
+    wait_for(run_id, lambda run: (run.step or 0) > 0.4 * run.max_steps)
+    yield run_id
+    launcher.stop(run_id)
+    wait_for(run_id, ended)
+    with store.reading() as session:
+        gone = store.find(session, run_id)
+    deletion.delete(gone)
 
 
 def wait_for_trials(sweep: str) -> None:
@@ -188,13 +308,14 @@ def shrink(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """A panel on a free port; yields its address."""
+def serving(home: Path) -> Iterator[str]:
+    """A panel of a home on a free port; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "SPELLTUNE_HOME": str(home)}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         for _ in range(200):
             with contextlib.suppress(OSError):

@@ -57,8 +57,13 @@ def settled(test: AppTest) -> AppTest:
 
 
 def figures_of(test: AppTest) -> dict:
-    sent = json.loads(test.get("bidi_component")[0].proto.json)
-    return {title: json.loads(text) for title, text in sent["figures"].items()}
+    return {title: json.loads(text) for title, text in charts_of(test)["figures"].items()}
+
+
+def charts_of(test: AppTest) -> dict:
+    """What the page sends to its first grid of charts."""
+    sent = [json.loads(element.proto.json) for element in test.get("bidi_component")]
+    return next(one for one in sent if "figures" in one)
 
 
 def log_of(test: AppTest) -> str:

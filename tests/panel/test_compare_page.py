@@ -15,7 +15,7 @@ from src.panel.compare import curves, table
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
-from tests.helpers.pages import figures_of, html, show
+from tests.helpers.pages import charts_of, figures_of, html, show
 from tests.helpers.store import HOSTILE, fill_predictions, fill_run
 
 QUESTIONS = 600
@@ -112,7 +112,7 @@ def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are
             figure = curves.figure("val/loss", found.groups, frames, style)
             named = [trace.name for trace in figure.data if trace.name]
             assert named == ["a, mean of 3 seeds", "b, mean of 2 seeds"], axis
-            assert "mean of 5 points" in figure.layout.yaxis.title.text
+            assert "mean of 5 points" in figure.layout.meta["unit"]
             assert figure.layout.xaxis.title.text == curves.AXES[axis][0]
         lines = curves.figure(
             "val/loss", found.groups, frames, curves.Shown((), "time", 1, band=False)
@@ -131,8 +131,8 @@ def test_settings_show_only_what_differs():
 
 def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_each_score():
     runs = seeds("a", 2) + seeds("b", 1, lora__r=32, lora__target_modules=["c_attn"])
-    (drawn,) = show("compare", run=runs, view="Parallel coordinates").get("bidi_component")
-    assert "Settings and scores" in str(drawn.proto)
+    drawn = charts_of(show("compare", run=runs, view="Parallel coordinates"))
+    assert list(drawn["figures"]) == ["Settings and scores"]
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, runs))
         latest = store.latest_metrics(session, runs)

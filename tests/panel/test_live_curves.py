@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from src.panel.server import routes
 from src.store.tables import Status
-from tests.helpers.pages import html, show
+from tests.helpers.pages import charts_of, html, show
 from tests.helpers.store import MISSPELLED, add_points, fill_predictions, fill_run
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -37,8 +37,7 @@ def news(live: dict[str, Any]) -> dict[str, Any]:
 
 def sent(page: str, **query: Any) -> dict[str, Any]:
     """What a page sends to its charts."""
-    found: dict[str, Any] = json.loads(show(page, **query).get("bidi_component")[0].proto.json)
-    return found
+    return charts_of(show(page, **query))
 
 
 def test_a_running_run_tells_only_what_is_new_and_an_ended_one_is_not_asked():
@@ -65,7 +64,7 @@ def test_head_charts_and_words_of_one_refresh_are_of_one_step():
     run_id = fill_run(status=Status.RUNNING, steps=100)
     page = show("monitor", run=run_id)
     assert "step 100 of 600" in html(page) and "stand here from its first" in html(page)
-    live = json.loads(page.get("bidi_component")[0].proto.json)["live"]
+    live = charts_of(page)["live"]
     add_points(run_id, 101, 120)
     fill_predictions(run_id, 120, MISSPELLED)
     page.run()  # as a whole, which reads all anew

@@ -1,17 +1,21 @@
 """The runs that the Compare page shows: read from its address, chosen from a list."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import streamlit as st
 
 from src import store
 from src.analysis import comparison
+from src.format import counted
 from src.panel.ui import choices, html, navigation, query_params
+from src.panel.ui.charts import PALETTE
 from src.store.tables import Run, Status
 
 
-def choose() -> list[Run]:
-    """Draw the choice of runs; return those of `?run=` in the address, in its order."""
+def choose() -> tuple[list[Run], list[str]]:
+    """Draw the choice of runs; return those of `?run=` in the address, in its order, and the ids of
+    completed ones of the same configs."""
     with store.reading() as session:
         recent = store.list_runs(session, limit=navigation.MAX_CHOICES, archived=False)
         found, problems = [], []
@@ -33,10 +37,25 @@ def choose() -> list[Run]:
     for problem in problems:
         html.draw_problem(problem)
     runs = [known[run_id] for run_id in chosen]
-    if more := _other_seeds(runs, recent):
-        text = f"Add {len(more)} more {'seed' if len(more) == 1 else 'seeds'} of these configs"
-        st.html(navigation.link("compare", text, {"run": [*chosen, *more]}))
-    return runs
+    return runs, _other_seeds(runs, recent)
+
+
+def told(runs: Sequence[Run], more: Sequence[str]) -> str:
+    """HTML: how many runs of how many configs these are, and a link that adds `more`. It gives each
+    chip of the list the colour of its curves."""
+    groups = comparison.grouped(runs, attrgetter("label"))
+    places = {run.id: place for place, group in enumerate(groups) for run in group.runs}
+    rules = [
+        f'.st-key-compared [data-tag-index="{number}"]'
+        f" {{ background: var(--curve-{places[run.id] % PALETTE + 1}) }}"
+        for number, run in enumerate(runs)
+    ]
+    link = ""
+    if more:
+        text = f"Add {counted(len(more), 'more seed')} of these configs"
+        link = navigation.link("compare", text, {"run": [*(run.id for run in runs), *more]})
+    many = f"{counted(len(runs), 'run')} of {counted(len(groups), 'config')}"
+    return f'<p class="quiet">{many}. {link}</p><style>{" ".join(rules)}</style>'
 
 
 def _other_seeds(runs: Iterable[Run], known: Iterable[Run]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +20,7 @@ from src.store.tables import Run
 
 DASHES = ("solid", "dash", "dot")
 MAX_BAND_POINTS = 300
+MAX_NAMED = 4  # configs of which the legend names those that another one hides
 ALIKE = 0.01  # of the height of a chart: how wide a line is drawn
 # Choice -> points of the running mean.
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
@@ -27,6 +29,7 @@ AXES = {  # choice -> title and d3 format of the x axis
     "tokens": ("tokens seen", ".3~s"),
     "time": ("minutes since the first point", ",.4~g"),
 }
+HOVERED = {"step": "step %{x:,}", "tokens": "%{x:.3s} tokens", "time": "%{x:.3~g} min"}
 FIRST_CURVES = ["val/exact_match", "val/loss", "train/loss"]
 
 
@@ -55,6 +58,16 @@ def figures(
         found[title] = figure(metric, groups, curves, shown, points)
         reach[title] = points.reach
     return found
+
+
+def legend(groups: Sequence[Group]) -> str:
+    """HTML: the colour and the line of each config, once for all charts."""
+    items = (
+        f'<span style="--curve:var(--curve-{place % PALETTE + 1})" '
+        f'data-dash="{DASHES[place // PALETTE % len(DASHES)]}">{escape(group.name)}</span>'
+        for place, group in enumerate(groups)
+    )
+    return f'<p class="config-legend">{"".join(items)}</p>'
 
 
 def about(metric: str) -> tuple[str, str, str]:
@@ -149,7 +162,7 @@ def figure(
         frames, lines = [curves[run.id][metric] for run in runs], found[number]
         last = [frame["value"].dropna().iloc[-1:] for frame in frames]
         mean = charts.last_value(pd.Series([pd.concat(last).mean()]), form)
-        if below[number]:
+        if below[number] and len(groups) <= MAX_NAMED:
             mean += f" (as {groups[below[number][0]].name})"
         dash = DASHES[(number // PALETTE + len(below[number])) % len(DASHES)]
         style = {
@@ -200,9 +213,14 @@ def _layout(unit: str, form: str, drawn_as: Shown) -> dict[str, Any]:
     return {
         "template": "none",
         "uirevision": drawn_as.axis,
-        "xaxis": {"title": {"text": axis}, "tickformat": ticks},
+        "meta": {"unit": unit + smoothing, "compared": True},
+        "xaxis": {
+            "title": {"text": axis},
+            "tickformat": ticks,
+            "rangemode": "tozero",
+            "unifiedhovertitle": {"text": HOVERED[drawn_as.axis]},
+        },
         "yaxis": {
-            "title": {"text": unit + smoothing},
             "tickformat": ".0%" if form.endswith("%") else None,
             "exponentformat": "e",
             "minexponent": 5,

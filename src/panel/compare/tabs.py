@@ -24,7 +24,7 @@ def draw(runs: Sequence[Run], found: Comparison) -> None:
 def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     with store.reading() as session:
         names = _metric_names(store.latest_metrics(session, [run.id for run in runs]))
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="curves-head"):
         axis = navigation.segments("X axis", list(curves.AXES), key="axis", show_label=True)
         smoothing = st.selectbox(
             "Smoothing", list(curves.SMOOTHING), key="smoothing", bind="query-params", width=190,
@@ -38,6 +38,7 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
     if not any(frames.values()):
         html.draw_empty("No curves", "These runs have no points of these metrics on this axis yet.")
         return
+    st.html(curves.legend(found.groups))
     make = partial(curves.figures, found.groups, frames, shown)
     if all(Status(run.status).ended for run in runs):
         charts.draw(make({}, {}), key="compared curves")

@@ -6,18 +6,20 @@ from html import escape
 
 import streamlit as st
 
-from src import setting_labels, store
+from src import store
 from src.analysis import comparison
-from src.analysis.comparison import Comparison
+from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
 from src.config import distinguishes
-from src.format import duration, full_stop, percent, setting_value
+from src.format import duration, full_stop, percent, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
 from src.runs import launcher, time_left
 from src.runs.machine import slot_count
 
 MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
+MAX_PAIRS = 6  # that are shown whichever configs they are of
+NEAR_ZERO = 0.18  # of an axis: an end so near is not written beside the 0
 MAX_UNTESTED = 3  # untested pairs that are shown, not folded, if no more are tested
 SEVERAL_LOOKS = (
     "Seeds that are launched together are one look; launching more once there are scores is "
@@ -26,59 +28,102 @@ SEVERAL_LOOKS = (
 )
 
 
-def verdict_table(found: Sequence[Verdict]) -> str:
-    """HTML: each verdict with its lead, the lead's interval on a common scale, and its p-value.
+def verdict_table(found: Sequence[Verdict], leader: str | None = None) -> str:
+    """HTML: each verdict with its lead and the lead's interval on one axis; p is told where it is
+    pointed at.
 
-    The smallest p-value comes first (Holm-corrected where shown); pairs that could not be tested
-    are folded.
+    The smallest p-value comes first (Holm-corrected). Of many pairs those of `leader` are shown and
+    the others folded, and so are pairs that could not be tested.
     """
-    found = sorted(found, key=lambda v: 2.0 if v.p_value is None else v.p_value)
-    leads = [_lead(v) for v in found]
-    ends = [end for lead in leads if lead for end in lead]
+    found = sorted(found, key=_p_value)
+    tested = [v for v in found if v.p_value is not None]
+    untested = [v for v in found if v.p_value is None]
+    shown, folded = tested, []
+    if leader is not None and len(tested) > MAX_PAIRS:
+        shown = [v for v in tested if leader in (v.a, v.b)]
+        folded = [v for v in tested if leader not in (v.a, v.b)]
+    room = max(0, MAX_UNTESTED - len(tested))
+    table = _pairs([*shown, *untested[:room]])
+    if folded:
+        told = f"<summary>{len(folded):,} more pairs, without {escape(leader or '')}</summary>"
+        table += f'<details class="untested">{told}{_pairs(folded)}</details>'
+    if not untested[room:]:
+        return table
+    rest = "".join(f"<li>{_claim(v)}</li>" for v in untested[room:])
+    told = f"<summary>{len(untested) - room:,} more pairs cannot be told apart yet</summary>"
+    return f'{table}<details class="untested">{told}<ul>{rest}</ul></details>'
+
+
+def _p_value(v: Verdict) -> float:
+    return 2.0 if v.p_value is None else v.p_value
+
+
+def _pairs(found: Sequence[Verdict]) -> str:
+    """HTML: a row for each pair, and the axis of their intervals."""
+    leads = [lead(v) for v in found]
+    ends = [end for of_pair in leads if of_pair for end in of_pair]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     rows = [
         [
-            f'<div class="claim">{escape(full_stop(v.sentence))}</div>',
-            interval(lead, low, high, _label(lead), "good" if v.winner else "") if lead else "",
-            f"{lead[0] * 100:.1f} points" if lead else "–",
-            "–" if v.p_holm is None else "< 0.001" if v.p_holm < 0.001 else f"{v.p_holm:.2g}",
+            _claim(v),
+            interval(of, low, high, _label(v, of), "good" if v.winner else "") if of else "",
+            f"{of[0] * 100:.1f} points" if of else "–",
         ]
-        for v, lead in zip(found, leads, strict=True)
+        for v, of in zip(found, leads, strict=True)
     ]
-    head = {"Verdict": "", "Lead, 95% interval": "fit", "Lead": "num",
-            "p, corrected": "num"}  # fmt: skip
-    shown = max(MAX_UNTESTED, sum(v.p_value is not None for v in found))
-    table = html.table(head, rows[:shown], name="verdicts")
-    if len(rows) <= shown:
-        return table
-    rest = "".join(f"<li>{row[0]}</li>" for row in rows[shown:])
-    folded = f"<summary>{len(rows) - shown} more pairs cannot be told apart yet</summary>"
-    return f'{table}<details class="untested">{folded}<ul>{rest}</ul></details>'
+    if ends:
+        rows.append(["", _axis(low, high), ""])
+    head = {"Verdict": "", "Lead, points, 95% interval": "fit", "Lead": "num"}
+    return html.table(head, rows, name="verdicts")
 
 
-def headline(v: Verdict) -> str:
-    """HTML: the one verdict on two configs as a sentence over its interval, whose axis has its
-    ends and zero."""
-    text = f'<p class="claim">{escape(full_stop(v.sentence))}</p>'
-    if (lead := _lead(v)) is None:
+def _claim(v: Verdict) -> str:
+    """HTML: what a verdict says, over what it says so by."""
+    said, evidence = _parts(v)
+    return f'<div class="claim">{escape(said)}</div>' + (
+        f"<small>{escape(evidence)}</small>" if evidence else ""
+    )
+
+
+def _parts(v: Verdict) -> tuple[str, str]:
+    """A verdict's claim, and the numbers behind it."""
+    said, _, numbers = v.sentence.partition(" (95% CI ")
+    return full_stop(said), full_stop(f"95% CI {numbers.replace(')', '', 1)}") if numbers else ""
+
+
+def headline(found: Comparison) -> str:
+    """HTML: the verdict on two configs over its interval, or on all in a sentence."""
+    if len(found.configs) != 1:
+        claim = f'<p class="claim">{escape(full_stop(found.summary))}</p>'
+        return f'<section class="verdict">{claim}</section>'
+    (v,) = found.configs
+    said, evidence = _parts(v)
+    text = f'<p class="claim">{escape(said)}</p>'
+    if (of := lead(v)) is None:
         return f'<section class="verdict">{text}</section>'
-    low, high = min(0.0, *lead), max(0.0, *lead)
-    drawn = interval(lead, low, high, _label(lead), "good" if v.winner else "")
-    ends = "".join(
-        f'<span style="left:{4 + 92 * (value - low) / ((high - low) or 1):.1f}%">'
-        f"{value * 100:+.1f}</span>"
-        for value in dict.fromkeys((low, high))
-        if abs(value) > 0.02 * (high - low)
-    )
-    zero = f'<span style="left:{4 + 92 * -low / ((high - low) or 1):.1f}%">0</span>'
-    axis = f'<small class="axis" aria-hidden="true">{ends}{zero}</small>'
-    p = "" if v.p_holm is None else f"p {'< 0.001' if v.p_holm < 0.001 else f'= {v.p_holm:.2g}'}"
-    note = (
-        f'<small title="corrected for the looks">points of exact match, 95% interval, {p}</small>'
-    )
+    low, high = min(0.0, *of), max(0.0, *of)
+    drawn = interval(of, low, high, _label(v, of), "good" if v.winner else "")
+    note = f"<small>points of exact match; {escape(evidence)}</small>"
     return (
-        f'<section class="verdict">{text}<div class="on-axis">{drawn}{axis}{note}</div></section>'
+        f'<section class="verdict">{text}<div class="on-axis">{drawn}{_axis(low, high)}{note}'
+        "</div></section>"
     )
+
+
+def _axis(low: float, high: float) -> str:
+    """HTML: the ends and the zero of the axis of intervals, in points."""
+
+    def at(value: float, text: str) -> str:
+        return (
+            f'<span style="left:{4 + 92 * (value - low) / ((high - low) or 1):.1f}%">{text}</span>'
+        )
+
+    ends = "".join(
+        at(value, f"{value * 100:+.1f}")
+        for value in dict.fromkeys((low, high))
+        if abs(value) > NEAR_ZERO * (high - low)
+    )
+    return f'<small class="axis" aria-hidden="true">{ends}{at(0, "0")}</small>'
 
 
 def renamed(v: Verdict, names: Mapping[str, str]) -> Verdict:
@@ -89,7 +134,7 @@ def renamed(v: Verdict, names: Mapping[str, str]) -> Verdict:
     return replace(v, a=names.get(v.a, v.a), b=names.get(v.b, v.b), claim=claim)
 
 
-def _lead(v: Verdict) -> tuple[float, float, float] | None:
+def lead(v: Verdict) -> tuple[float, float, float] | None:
     """Lead of the better side and its confidence limits, as fractions; None if untested."""
     if v.difference is None or v.ci_low is None or v.ci_high is None:
         return None
@@ -98,8 +143,12 @@ def _lead(v: Verdict) -> tuple[float, float, float] | None:
     )  # fmt: skip
 
 
-def _label(lead: tuple[float, float, float]) -> str:
-    return f"{lead[0] * 100:.1f} points, from {lead[1] * 100:.1f} to {lead[2] * 100:.1f}"
+def _label(v: Verdict, of: tuple[float, float, float]) -> str:
+    label = f"{of[0] * 100:.1f} points, from {of[1] * 100:.1f} to {of[2] * 100:.1f}"
+    if v.p_holm is None:
+        return label
+    p = "&lt; 0.001" if v.p_holm < 0.001 else f"= {v.p_holm:.2g}"
+    return f"{label}; p {p}, corrected for looks and pairs"
 
 
 def interval(of: tuple[float, float, float], low: float, high: float, label: str, tone: str) -> str:
@@ -120,19 +169,21 @@ def interval(of: tuple[float, float, float], low: float, high: float, label: str
 def score_table(found: Comparison) -> str:
     """HTML: each config with its colour, number of scored seeds and mean exact match."""
     rows = []
-    # The best first; the colour of each is that of its curves.
-    numbered = list(enumerate(found.groups))
-    numbered.sort(key=lambda one: -(found.scores[one[1].name]["exact_match"] or 0))
-    for number, group in numbered:
+    places = {group.name: place for place, group in enumerate(found.groups)}
+    for group in ranked(found):
         score = found.scores[group.name]
-        key = f'<span class="key" style="--key:var(--curve-{number % PALETTE + 1})"></span>'
+        # The colour is that of its curves.
+        colour = places[group.name] % PALETTE + 1
+        key = f'<span class="key" style="--key:var(--curve-{colour})"></span>'
+        settings = differing(found, group)
+        told = f"<small>{escape(settings)}</small>" if settings else ""
         waiting = len(group.under_way)
         scored = f"{score['seeds']}"
         scored += f" of {score['seeds'] + len(group.lost)}" if group.lost else ""
         spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f} points"
         rows.append(
             [
-                f"{key}{escape(group.name)}",
+                f"{key}{escape(group.name)}{told}",
                 ", ".join(
                     [scored] * bool(score["seeds"] or not waiting)
                     + [f"{waiting} under way"] * bool(waiting)
@@ -156,24 +207,33 @@ def _constant(found: Comparison) -> str:
     return f'<p class="quiet">Who always gives the most frequent answer has {told}.</p>'
 
 
-def draw_next(found: Comparison) -> None:
-    """Draw in what the configs differ, and a link to the words of the best two."""
-    parts = []
-    differing = [item for item in found.differing.items() if distinguishes(item[0])]
-    for name, values in differing[:MAX_DIFFERING]:
-        told = dict.fromkeys(setting_value(value, ".3g") for value in values.values())
-        parts.append(f"{setting_labels.inline(name)} {' / '.join(told)}")
-    text = f"They differ in {', '.join(parts)}." if parts else ""
-    scored = [group for group in found.groups if found.scores[group.name]["seeds"]]
-    scored.sort(key=lambda group: -(found.scores[group.name]["exact_match"] or 0))
-    link = ""
-    if len(scored) > 1:
-        better, worse = scored[:2]
-        query = {"run": worse.runs[0].id, "vs": better.runs[0].id}
-        words = f"Words that {better.name} fixes and breaks against {worse.name}"
-        link = navigation.link("errors", words, query)
-    if text or link:
-        st.html(f'<p class="quiet">{escape(text)} {link}</p>')
+def ranked(found: Comparison) -> list[Group]:
+    """The configs, the one with the best score first."""
+    return sorted(found.groups, key=lambda g: -(found.scores[g.name]["exact_match"] or 0))
+
+
+def by_evidence(found: Comparison) -> list[Verdict]:
+    """The verdicts on configs, the smallest p-value first."""
+    return sorted(found.configs, key=_p_value)
+
+
+def differing(found: Comparison, group: Group) -> str:
+    """The settings of a config in which these configs differ: `r 16, lr 0.004`."""
+    rows = {name: row for name, row in found.differing.items() if distinguishes(name)}
+    values = {name: row[group.runs[0].id] for name, row in rows.items()}
+    return settings_text(values, most=MAX_DIFFERING)
+
+
+def words_link(found: Comparison) -> str:
+    """HTML: a link to the words of the best two configs beside each other; empty where fewer were
+    scored."""
+    scored = [group for group in ranked(found) if found.scores[group.name]["seeds"]]
+    if len(scored) < 2:
+        return ""
+    better, worse = scored[:2]
+    query = {"run": worse.runs[0].id, "vs": better.runs[0].id}
+    words = f"Words that {better.name} fixes and breaks against {worse.name}"
+    return navigation.link("errors", words, query)
 
 
 def draw_missing(found: Comparison) -> None:

@@ -104,6 +104,10 @@ async function drawCard(Plotly, card, figure, look) {
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
   });
   readOut(card, plot);
+  if (figure.layout.meta?.compared && !plot.together) {
+    plot.together = true;
+    hoverTogether(Plotly, card.parentElement, plot);
+  }
 }
 
 // The legend shows each curve's last value, so that no hovering is needed to read it.
@@ -119,7 +123,25 @@ function readOut(card, plot) {
   plot.setAttribute("aria-label", `${card.dataset.title}: ${items.map((i) => i.textContent).join(", ")}`);
   // The title of a small chart says what its only curve is.
   if (card.classList.contains("small") && items.length === 1) items[0].textContent = plot._fullData[0].meta;
+  // Names stand once above charts that are compared.
+  if (plot.layout.meta?.compared) for (const [i, item] of items.entries()) {
+    const { name, meta } = plot._fullData.filter((trace) => trace.meta)[i];
+    [item.title, item.textContent] = Array.isArray(meta) ? meta : [name, meta];
+  }
   card.querySelector(".last").replaceChildren(...items);
+}
+
+// A point of a chart is pointed at in all that are compared.
+function hoverTogether(Plotly, grid, plot) {
+  plot.on("plotly_hover", ({ points, event }) => {
+    if (!event?.isTrusted) return; // that of another chart
+    for (const other of grid.querySelectorAll(".plot"))
+      if (other !== plot && other._fullLayout?.meta?.compared) Plotly.Fx.hover(other, { xval: points[0].x }, ["xy"]);
+  });
+  plot.on("plotly_unhover", ({ event }) => {
+    if (!event?.isTrusted) return;
+    for (const other of grid.querySelectorAll(".plot")) if (other !== plot && other._fullLayout) Plotly.Fx.unhover(other);
+  });
 }
 
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
