@@ -9,14 +9,15 @@ import streamlit as st
 from src import store
 from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
-from src.format import full_stop
+from src.format import counted, full_stop
 from src.panel.compare import choose, share, suites, tabs, verdicts
 from src.panel.report import button as report
-from src.panel.ui import html, navigation
+from src.panel.ui import html, navigation, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
 LABEL = attrgetter("label")
+MAX_NAMED = 2  # names in the browser's tab
 MAX_ADAPTERS = 8  # more runs are not compared adapter by adapter
 WILL = "Here several runs stand beside each other, with a verdict on which config spells better."
 HOW = (
@@ -40,6 +41,9 @@ def page() -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="compared-head"):
         st.html(choose.told(runs, more), width="content")
         report.draw([run.id for run in runs])
+    names = list(dict.fromkeys(run.name for run in runs))
+    told = " and ".join(names) if len(names) <= MAX_NAMED else counted(len(runs), "run")
+    tab.show("Compare", told)
     live = any(not Status(run.status).ended for run in runs)
     # A refresh would interrupt who edits the table.
     is_editing = st.query_params.get("view") == "Runs"

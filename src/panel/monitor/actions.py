@@ -45,8 +45,10 @@ def draw(run: Run) -> None:
     if status in RESUMABLE:
         guarded.button("Resume", on_click=_resume, args=(run,))
     with st.popover("Delete", key="delete"):
-        st.write(deletion.plan([run]).sentence)
-        guarded.button("Delete this run", type="primary", on_click=_delete, args=(run,))
+        st.write(f"**{html.label_text(run.label, 80)}**  \n{deletion.plan([run]).sentence}")
+        guarded.button(
+            "Delete this run", type="primary", key="delete-now", on_click=_delete, args=(run,)
+        )
 
 
 def _stop(run_id: str) -> None:

@@ -31,16 +31,19 @@ def as_html(
             starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
             pairs.append(("starts in", starts))
         pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
-    return f"{status_line(run, said, best)}{html.facts(pairs)}"
+    log = ""
+    if status in (Status.FAILED, Status.INTERRUPTED):
+        log = ' · <a class="inner" href="#" data-jump=".st-key-view">See the log</a>'
+    return f"{status_line(run, said, best, log)}{html.facts(pairs)}"
 
 
-def status_line(run: Run, said: str, best: int | None) -> str:
-    """HTML: status and `said`, which explains it, the best step and progress."""
-    said = in_words(said)
+def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
+    """HTML: status and `said`, which explains it, the best step, `more` (HTML) and progress."""
+    said = escape(in_words(said))
     if best is not None:
         said += f" · best at step {best:,}"
     return (
-        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{escape(said)}</span>'
+        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{said}{more}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
     )
 
@@ -95,7 +98,8 @@ def draw_killed(run: Run, kept: Sequence[Checkpoint]) -> None:
         text += " It had saved no checkpoint: launch it again."
     else:
         lost = max((run.step or 0) - last, 0)
-        text += f" Resume goes on from step {last:,}; {counted(lost, 'step')} are trained again."
+        again = f"{counted(lost, 'step')} are trained again" if lost else "no step is lost"
+        text += f" Resume goes on from step {last:,}; {again}."
     st.html(f'<p class="banner" role="status">{text}</p>')
 
 

@@ -30,12 +30,22 @@ class Picture:
     left: TimeLeft | None
     scored: Sequence[Evaluation]
     paused: bool  # its sweep
+    line: Sequence[Run]  # the runs that wait, in their order, if it is one of them
 
     @property
     def now(self) -> str:
         """A few words for what the run does."""
         phase = self.run.phase if Status(self.run.status).active else None
-        return phase or run_status.meaning(self.run, paused=self.paused)
+        return phase or run_status.meaning(self.run, paused=self.paused) + self._place()
+
+    def _place(self) -> str:
+        """Its place among the runs that wait; empty where it does not wait for its turn."""
+        place = next((n for n, one in enumerate(self.line) if one.id == self.run.id), None)
+        if place is None or self.paused or self.run.held_at:
+            return ""
+        if not place:
+            return ", the next in line"
+        return f", number {place + 1:,} in line, behind {self.line[place - 1].label}"
 
     def figures(self, behind: Reaches, reach: dict[str, Reach]) -> dict[str, go.Figure]:
         """The charts by title, with the points behind those that the browser has of each; `reach`
@@ -70,5 +80,6 @@ def read(session: store.Session, run: Run) -> Picture:
         latest=store.latest_metrics(session, [run.id])[run.id],
         left=time_left.of_run(session, run),
         scored=words.read(session, run),
+        line=store.queue(session) if run.status == Status.QUEUED else (),
         paused=sweep is not None and sweep.status == SweepStatus.PAUSED,
     )

@@ -23,6 +23,7 @@ class View:
     sort: store.Column
     ascending: bool
     columns: tuple[store.Column, ...]
+    chosen: bool  # the columns
     page: int  # from 0
     folded: bool
     opened: tuple[str, ...]  # runs whose configs show their seeds
@@ -53,6 +54,7 @@ def read() -> View:
         sort=sort,
         ascending=sort.ascends != asked.startswith("-"),
         columns=tuple(columns),
+        chosen="columns" in st.query_params,
         page=max(0, int(number) - 1) if number.isdecimal() and len(number) < 7 else 0,
         folded=st.query_params.get("group") == "true",
         opened=tuple(st.query_params.get_all("open")),

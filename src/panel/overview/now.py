@@ -51,6 +51,10 @@ def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> 
     score = latest.get("val/exact_match")
     told = [run.phase or run_status.meaning(run)] if left is None else []
     told += [f"≈ {duration(left.ends)} left"] if left is not None else []
+    for processor in ("GPU", "CPU"):
+        if (memory := latest.get(f"{processor.lower()}/memory_gib")) is not None:
+            told.append(f"{memory:.1f} GiB of {processor} memory")
+            break
     name = navigation.link("monitor", run.label, {"run": run.id})
     return (
         f'<article class="card"><header>{name}{run_status.badge(run)}</header>'

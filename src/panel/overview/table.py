@@ -22,6 +22,8 @@ Latest = Mapping[str, Mapping[str, float | None]]
 
 TOLD = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)  # whose reason stands in the table
 MAX_NAME = 200
+ASIDE = {"val/loss", "duration", "launched"}
+FEW_COLUMNS = 7  # that fit a window of 1,000 pixels
 
 
 def title(column: Column) -> str:
@@ -80,9 +82,17 @@ def _table(
     )
     shown = [store.find_column("name"), *view.columns]
     heads = {"Choose": every} | {_head(c): _sort_link(c, view) for c in shown}
-    classes = {"Choose": "fit pick"} | {_head(c): _class(c) for c in shown} | {" ": "fit"}
+    # On a phone a card has no room for what nobody asked for.
+    aside = ASIDE - {view.sort.name} if not view.chosen else set()
+    classes = (
+        {"Choose": "fit pick"}
+        | {_head(c): _class(c) + " aside" * (c.name in aside) for c in shown}
+        | {"Open": "fit"}
+    )
     turned = "ascending" if view.ascending else "descending"
-    return html.table(classes, rows, name="runs", heads=heads, sorted_by=(_head(view.sort), turned))
+    # A table that fits keeps its head in view.
+    name = "runs few" if len(view.columns) <= FEW_COLUMNS else "runs"
+    return html.table(classes, rows, name=name, heads=heads, sorted_by=(_head(view.sort), turned))
 
 
 def _head(column: Column) -> str:

@@ -62,6 +62,7 @@ export default function ({ data }) {
     if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     open(anchor.href);
+    if (anchor.dataset.then) document.querySelector(anchor.dataset.then)?.scrollIntoView({ block: "start" });
   };
   // The arrow keys lead to what is named previous and next: a word in the history of one, else a page of words.
   const step = ({ key, target, ctrlKey, metaKey, shiftKey, altKey, defaultPrevented }) => {

@@ -28,15 +28,16 @@ def address(page: str, query: Mapping[str, object] | None = None) -> str:
 
 def link(
     page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
-    label: str = "",
+    label: str = "", then: str = "",
 ) -> str:  # fmt: skip
     """HTML of a link to a page of the panel; `style` may be "button".
 
-    `label` is the accessible name of a link whose text is a symbol. A plain click keeps the
-    session (links.js).
+    `label` is the accessible name of a link whose text is a symbol. `then` is a selector of what on
+    this page the reader is taken to. A plain click keeps the session (links.js).
     """
     href = escape(address(page, query))
     name = f' aria-label="{escape(label)}" title="{escape(label)}"' if label else ""
+    name += f' data-then="{escape(then)}"' if then else ""
     return f'<a class="inner {style}" href="{href}" target="_self"{name}>{escape(text)}</a>'
 
 
