@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from src import paths
+from src.store.tables import Status
 from tests.helpers.browser import inaccessible, reading, still
 from tests.helpers.store import fill_run
 
@@ -66,6 +67,47 @@ def test_words_and_their_charts_are_one_tap_apart_on_a_phone(browser: Any, panel
         assert 0 <= top(chart) < 700 and above == 0
         page.get_by_role("link", name="To the words").click()
         assert 0 <= top(page.get_by_role("link", name="Kinds, places and letters")) < 700
+
+
+def test_a_failed_run_leads_to_its_log_and_an_ended_one_to_its_export(
+    browser: Any, panel: str, ended: str
+) -> None:
+    failed = fill_run(name="failed", status=Status.FAILED, steps=200, reason="out of memory")
+    with reading(browser) as page:
+        page.goto(f"{panel}/monitor?run={failed}")
+        page.get_by_role("link", name="See the log").press("Enter")
+        page.get_by_text("step 150 of 600").wait_for()
+        tabs = page.locator(".st-key-view")
+        page.wait_for_function("document.querySelector('.stMain').scrollTop > 0")
+        assert top(tabs) < 700
+        delete = page.locator(".stPopover", has_text="Delete")
+        delete.get_by_role("button").click()
+        now = page.get_by_role("button", name="Delete this run")
+        now.wait_for()
+        assert now.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(179, 38, 30)"
+        page.goto(f"{panel}/monitor?run={ended}")
+        page.locator(".st-key-run-choice").get_by_role("link", name="Export").click()
+        page.get_by_role("heading", name="Adapter").first.wait_for()
+        assert top(page.locator(".st-key-view")) < 700
+
+
+def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -> None:
+    for number in range(12):
+        fill_run(name=f"many {number}", rows=20, words=[])
+    with reading(browser) as page:
+        page.goto(f"{panel}/?find=many")
+        head = page.locator("table.runs thead th", has_text="Exact match")
+        head.wait_for()
+        still(page)
+        page.locator("table.runs tbody tr").last.scroll_into_view_if_needed()
+        page.mouse.wheel(0, 2000)
+        page.wait_for_function("document.querySelector('.stMain').scrollTop > 200")
+        assert 40 <= top(head) < 120
+        # A row is pressed anywhere.
+        page.locator("table.runs td", has_text="200 of 200").or_(
+            page.locator("table.runs td", has_text="600 of 600")
+        ).last.click()
+        page.wait_for_url("**/monitor?run=many-0*")
 
 
 def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:

@@ -205,6 +205,19 @@ def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     assert "No sign of life for 1 min" in html(show("monitor", run=run_id))
 
 
+def test_a_run_that_waits_says_its_place_and_a_failed_one_leads_to_its_log():
+    first = fill_run(status=Status.QUEUED, name="first", created_at=time.time() - 20)
+    second = fill_run(status=Status.QUEUED, name="second", created_at=time.time() - 10)
+    assert "waits for a free slot, the next in line" in html(show("monitor", run=first))
+    assert "number 2 in line, behind first" in html(show("monitor", run=second))
+    with store.writing() as session:
+        store.find(session, second).held_at = 1.0
+    assert "in line" not in html(show("monitor", run=second))
+    failed = fill_run(status=Status.FAILED, steps=40, reason="no GPU for 4-bit")
+    assert 'data-jump=".st-key-view">See the log</a>' in html(show("monitor", run=failed))
+    assert "See the log" not in html(show("monitor", run=fill_run()))
+
+
 def kinds_of(run_id: str) -> list[tuple[str, int]]:
     """Kind and step of the marks of a run."""
     with store.reading() as session:

@@ -14,7 +14,7 @@ from src.config import distinguishes
 from src.format import duration, full_stop, percent, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
-from src.runs import launcher, time_left
+from src.runs import cost, launcher, time_left
 from src.runs.machine import slot_count
 
 MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
@@ -251,9 +251,9 @@ def draw_missing(found: Comparison) -> None:
                     totals[group.runs[0].id] = (has, has - len(group.seeds) - len(under_way))
             if totals:
                 missing = sum(more for _, more in totals.values())
-                cost = _cost({run_id: more for run_id, (_, more) in totals.items()})
+                told = _cost({run_id: more for run_id, (_, more) in totals.items()})
                 guarded.button(
-                    f"Launch {missing} {'seed' if missing == 1 else 'seeds'}{cost}: "
+                    f"Launch {missing} {'seed' if missing == 1 else 'seeds'}{told}: "
                     f"{html.label_text(v.a, 40)} against {html.label_text(v.b, 40)}",
                     key=f"launch {v.a} {v.b}",
                     on_click=launch_missing,
@@ -262,12 +262,17 @@ def draw_missing(found: Comparison) -> None:
 
 
 def _cost(more: Mapping[str, int]) -> str:
-    """` (≈ 6 min)` of so many more runs like each of these; empty where it is not known."""
+    """` (≈ 6 min, 0.20 EUR)` of so many more runs like each of these, without a price the time
+    alone; empty where it is not known."""
     with store.reading() as session:
         earlier = time_left.Earlier(session)
         took = {run.id: earlier.seconds(run) for run in store.runs_of(session, list(more))}
     known = [seconds * more[run_id] for run_id, seconds in took.items() if seconds is not None]
-    return f" (≈ {duration(sum(known) / slot_count())})" if len(known) == len(more) else ""
+    if len(known) < len(more):
+        return ""
+    seconds = sum(known) / slot_count()
+    prices = [price for _, price in cost.taken(seconds, None)]
+    return f" (≈ {', '.join([duration(seconds), *prices])})"
 
 
 def launch_missing(totals: Mapping[str, int]) -> None:

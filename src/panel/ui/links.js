@@ -42,6 +42,13 @@ document.addEventListener("focusout", ({ target }) => {
   });
 });
 
+// The link of the row of runs or words that was pressed, beside its other links and its box.
+function ofRow(target) {
+  const row = target.closest?.("table:is(.runs, .words) tbody tr");
+  if (!row || target.closest("a, label, input, button") || !getSelection().isCollapsed) return null;
+  return row.querySelector("td:not(.pick) a.inner");
+}
+
 export default function ({ data }) {
   if (data.to && window.spelltuneWent !== data.number) {
     window.spelltuneWent = data.number;
@@ -58,7 +65,7 @@ export default function ({ data }) {
       place?.querySelector("a, button, input")?.focus({ preventScroll: true });
       return;
     }
-    const anchor = event.target.closest?.("a.inner");
+    const anchor = event.target.closest?.("a.inner") ?? ofRow(event.target);
     if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     open(anchor.href);
