@@ -60,7 +60,7 @@ def test_a_queued_run_says_what_it_waits_for_and_its_buttons_follow_its_status()
     assert [b.label for b in test.button] == ["Release", "Stop this run"]
     assert 'class="badge held"' in html(show("overview"))
     test.button[0].click().run()
-    assert "Now: waits for a free slot." in html(test)
+    assert "Now: waits for a free slot, the next in line." in html(test)
     test.button[0].click().run()
     assert test.toast[0].value == "It is the next to start."
     with store.reading() as session:
