@@ -75,34 +75,45 @@ def test_a_failed_run_leads_to_its_log_and_an_ended_one_to_its_export(
     failed = fill_run(name="failed", status=Status.FAILED, steps=200, reason="out of memory")
     with reading(browser) as page:
         page.goto(f"{panel}/monitor?run={failed}")
-        page.get_by_role("link", name="See the log").press("Enter")
         page.get_by_text("step 150 of 600").wait_for()
-        tabs = page.locator(".st-key-view")
-        page.wait_for_function("document.querySelector('.stMain').scrollTop > 0")
-        assert top(tabs) < 700
+        still(page)
+        assert top(page.locator(".st-key-view")) > 700
+        page.get_by_role("link", name="See the log").press("Enter")
+        page.wait_for_function(
+            "document.querySelector('.st-key-view').getBoundingClientRect().top < 700"
+        )
         delete = page.locator(".stPopover", has_text="Delete")
         delete.get_by_role("button").click()
         now = page.get_by_role("button", name="Delete this run")
         now.wait_for()
         assert now.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(179, 38, 30)"
         page.goto(f"{panel}/monitor?run={ended}")
-        page.locator(".st-key-run-choice").get_by_role("link", name="Export").click()
+        export = page.locator(".st-key-run-choice").get_by_role("link", name="Export")
+        export.wait_for()
+        page.wait_for_function("document.querySelectorAll('.main-svg').length")
+        still(page)
+        export.click()
         page.get_by_role("heading", name="Adapter").first.wait_for()
-        assert top(page.locator(".st-key-view")) < 700
+        page.wait_for_function(
+            "document.querySelector('.st-key-view').getBoundingClientRect().top < 700"
+        )
 
 
 def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -> None:
     for number in range(12):
         fill_run(name=f"many {number}", rows=20, words=[])
     with reading(browser) as page:
+        page.set_viewport_size({"width": 1280, "height": 500})
         page.goto(f"{panel}/?find=many")
         head = page.locator("table.runs thead th", has_text="Exact match")
         head.wait_for()
         still(page)
-        page.locator("table.runs tbody tr").last.scroll_into_view_if_needed()
-        page.mouse.wheel(0, 2000)
-        page.wait_for_function("document.querySelector('.stMain').scrollTop > 200")
-        assert 40 <= top(head) < 120
+        page.locator("table.runs tbody tr").last.evaluate("row => row.scrollIntoView()")
+        first = page.locator("table.runs tbody tr").first
+        page.wait_for_function(
+            "document.querySelector('table.runs tbody tr').getBoundingClientRect().top < 0"
+        )
+        assert top(first) < 0 < 40 <= top(head) < 120
         # A row is pressed anywhere.
         page.locator("table.runs td", has_text="200 of 200").or_(
             page.locator("table.runs td", has_text="600 of 600")
