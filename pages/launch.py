@@ -57,7 +57,7 @@ def page() -> None:
                 st.html(f'<p class="note">{escape(as_sentence(text))}</p>')
             measure_button.draw(config, many=seeds(), held=bool(outside))
             draw_sizes(config, preview)
-        form.draw_changes(origin, base, texts)
+        form.draw_changes(start.called(origin), base, texts)
         if config:
             form.draw_copies(config, origin)
     with left:

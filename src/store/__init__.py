@@ -101,6 +101,7 @@ from src.store.runs import (
     find,
     find_checkpoint,
     forks,
+    label_of,
     labels_of,
     list_events,
     list_runs,

@@ -206,6 +206,11 @@ def labels_of(runs: Iterable[Run]) -> dict[str, str]:
     return _labels((run.id, run.label, run.config["training"]["seed"]) for run in runs)
 
 
+def label_of(run: Run) -> str:
+    """Name and seed of one run that was read already."""
+    return labels_of([run])[run.id]
+
+
 def _labels(rows: Iterable[tuple[str, str, int]]) -> dict[str, str]:
     """{id: label} of ids, labels without seed, and seeds."""
     named = {run_id: f"{name} · seed {number}" for run_id, name, number in rows}

@@ -34,7 +34,7 @@ def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
     run_id = fill_run(name="parent")
     test = settled(show("launch", **{"from": run_id, "fork": "200", "lora.r": "4"}))
     text = html(test)
-    assert f"goes on from step 200 of {run_id}" in text
+    assert "goes on from step 200 of parent · seed 42" in text
     assert f"a fork keeps the shape of its adapter: this must stay as in {run_id}" in text
     assert test.button[0].label == "Fork" and test.button[0].disabled
     forked = []
@@ -482,3 +482,12 @@ def test_the_form_says_what_a_run_takes_without_being_asked(launched):
     # Another batch takes another time, which nothing tells.
     other = {"training.per_device_train_batch_size": "8"}
     assert 'class="claim"' not in html(show("launch", **other))
+
+
+def test_a_run_to_start_from_is_called_by_its_name_with_what_it_came_to(launched):
+    run_id = fill_run(name="rank4", training__seed=3)
+    text = html(show("launch", **{"from": run_id, "lora.r": "8"}))
+    assert "Changed from rank4 · seed 3" in text and run_id not in text
+    card = cards._of_run(run_id)
+    assert "<b>rank4 · seed 3</b><span>The settings of this run.</span>" in card
+    assert "95.4%</b> <small>validation" in card and card.count(run_id) == 1  # small

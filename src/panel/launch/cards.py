@@ -5,7 +5,7 @@ from html import escape
 import streamlit as st
 
 from src import paths, store
-from src.format import percent
+from src.format import duration, percent
 from src.panel.ui import chooser, query_params
 from src.runs import machine, preset_cards
 from src.runs.preset_cards import Card, Expected
@@ -46,9 +46,19 @@ def _read(home: str) -> tuple[dict[str, Expected], bool]:
 
 
 def _of_run(run_id: str) -> str:
+    """HTML of the card of a run: what it is called, and what it came to."""
+    with store.reading() as session:
+        run = store.find(session, run_id)
+        status, score = store.run_outcomes(session, [run_id], preset_cards.METRIC)[run_id]
+    ends = ""
+    if status.ended and score is not None:
+        ends = f'<span><b class="score">{percent(score)}</b> <small>validation</small></span>'
+    if run.started_at and run.ended_at:
+        ends += f"<span>{duration(run.ended_at - run.started_at)}</span>"
     return (
-        f'<div class="card preset" aria-current="true"><b>{escape(run_id)}</b>'
-        "<span>The settings of this run.</span></div>"
+        f'<div class="card preset" aria-current="true"><b>{escape(store.label_of(run))}</b>'
+        f"<span>The settings of this run.</span><small>{escape(run_id)}</small>"
+        f'<span class="ends">{ends}</span></div>'
     )
 
 

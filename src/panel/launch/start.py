@@ -43,11 +43,19 @@ def read() -> tuple[str, RunConfig | None]:
     return chosen, load_config(preset=chosen)
 
 
+def called(origin: str) -> str:
+    """The name of what the form starts from, for people: of a run its name and seed."""
+    if "from" not in st.query_params:
+        return origin
+    with store.reading() as session:
+        return store.label_of(store.find(session, origin))
+
+
 def draw(origin: str, base: RunConfig) -> None:
     """Draw the choice of a start, which keeps edits, and of own data; for a fork, what it forks."""
     if forked := fork_of():
         back = navigation.link("launch", "start a new run instead", {"from": forked[0].id})
-        text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(forked[0].id)}"
+        text = f"A fork: the new run goes on from step {forked[1]:,} of {escape(called(origin))}"
         st.html(f'<p class="banner">{text}, with its optimizer; {back}.</p>')
         return
     cards.draw(origin)

@@ -31,7 +31,14 @@ function filter(box) {
     one.hidden = !fits;
     shown += fits;
   }
+  oneStop(box);
   box.querySelector(":scope > p").textContent = words.length ? `${shown} of ${all.length} settings` : "";
+}
+
+// One step of the Tab key for the whole list, in which arrows move; not one for each of sixty rows.
+function oneStop(box) {
+  let first = 0;
+  for (const one of box.querySelectorAll("[data-find] [data-choose]")) one.tabIndex = one.closest("[data-find]").hidden || first++ ? -1 : 0;
 }
 
 const buttons = (box) =>

@@ -135,6 +135,7 @@ class OneShotButton:
             type="primary",
             width="stretch",
             disabled=disabled,
+            shortcut="Mod+Enter",
             key=self._key(number),
             on_click=self._note,
             args=(number,),
