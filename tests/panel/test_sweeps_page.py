@@ -68,6 +68,9 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     fast = table.matching(found.trials, "learning_rate > 0.003")
     assert len(fast) and (fast["training.learning_rate"] > 0.003).all()
     assert table.unknown(found.trials, "learning_rate > 0.003 CUDA_OOM") is None
+    shown = show("sweeps", sweep=sweep_id, view="Trials").dataframe[0].value
+    assert list(shown)[:2] == ["trial", "lora.r"] and shown["score"].max() > 1  # in percent
+    assert list(shown["run"]) == [f"monitor?run={run}" for run in found.trials["run"]]
     page = html(show("sweeps", sweep=sweep_id, view="Trials", find="rate > 0.003"))
     assert "There is no column rate; " in page and "training.learning_rate" in page
     with store.writing() as session:

@@ -45,6 +45,7 @@ def _draw_trials(found: SweepResults) -> None:
     for name in shares:
         shown[name] = 100 * shown[name].astype("float64")
     shown["tags"] = shown["tags"].map(tags.joined)
+    shown["run"] = [navigation.address("monitor", {"run": run_id}) for run_id in shown["run"]]
     key = f"tagged {hash(tuple(kept['run']))}"  # edits are kept by row number
     guarded.data_editor(
         shown,
@@ -60,6 +61,7 @@ def _draw_trials(found: SweepResults) -> None:
             "max_steps": number("of steps"),
             "seconds": number("duration (s)", format="%.1f"),
             "tags": tags.COLUMN,
+            "run": st.column_config.LinkColumn("run", display_text=r"run=(.+)$"),
             "became": st.column_config.TextColumn("outcome"),
             **{
                 name: st.column_config.Column(
