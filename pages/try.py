@@ -22,7 +22,9 @@ def page() -> None:
     spellers, labels = choose.adapters()
     lines = choose.texts()
     with st.container(horizontal=True, vertical_alignment="center"):
-        guarded.button("Ask", type="primary", on_click=ask.ask_again)
+        # Without an adapter the way to one is the button to press.
+        kind = "primary" if spellers else "secondary"
+        guarded.button("Ask", type=kind, on_click=ask.ask_again)
         baseline = st.toggle("Ask the base model too", True, key="base", bind="query-params")
     if not spellers:
         link = navigation.link("launch", "Launch a run", style="button")
