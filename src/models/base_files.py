@@ -234,8 +234,7 @@ class BaseFiles:
         shapes: dict[str, list[int]] = {}
         for name in names:
             path = self.find(name)
-            header = safetensors_header(path) if path else None
-            if header is None:
+            if path is None or (header := safetensors_header(path)) is None:
                 return {}
             shapes |= {key: value["shape"] for key, value in header.items() if "shape" in value}
         return shapes
