@@ -175,26 +175,26 @@ def trained(name: str, preset: str = "", **overrides: Any) -> str:
     """Id of the completed run of a name, one of RUNS or with these settings; trains it if there is
     none."""
     with store.reading() as session:
-        known = [run for run in store.list_runs(session) if run.name == name]
-    done = [run.id for run in known if run.status == Status.COMPLETED]
-    if done:
-        return done[0]
+        known = [run.id for run in store.list_runs(session) if run.name == name and going(run)]
     preset, own = RUNS.get(name, (preset, {}))
-    run_id = launch(preset, name=name, **own | overrides)
+    run_id = known[0] if known else launch(preset, name=name, **own | overrides)
     wait_for(run_id, ended)
-    with store.reading() as session:
-        assert store.find(session, run_id).status == Status.COMPLETED
     return run_id
+
+
+def going(run: Any) -> bool:
+    """True of a run that completed or may do so yet."""
+    return run.status == Status.COMPLETED or not ended(run)
 
 
 def ranks() -> list[str]:
     """Ids of three seeds each of two ranks, trained at once."""
     wanted = {(rank, seed) for rank in (4, 32) for seed in (1, 2, 3)}
     with store.reading() as session:
-        done = store.list_runs(session, statuses=[Status.COMPLETED])
+        known = store.list_runs(session)
     by_place = {
         (run.config["lora"]["r"], run.config["training"]["seed"]): run.id
-        for run in done if run.name.startswith("rank ")
+        for run in known if run.name.startswith("rank ") and going(run)
     }  # fmt: skip
     missing = sorted(wanted - by_place.keys())
     own = BRISK | {"engine": "packed", "pack_size": 6}
@@ -204,9 +204,9 @@ def ranks() -> list[str]:
         for rank, seed in missing
     ]  # fmt: skip
     ids = launcher.launch_all(configs) if configs else []
-    for place, run_id in zip(missing, ids, strict=True):
+    by_place |= dict(zip(missing, ids, strict=True))
+    for run_id in by_place.values():
         wait_for(run_id, ended)
-        by_place[place] = run_id
     return [by_place[place] for place in sorted(wanted)]
 
 

@@ -84,7 +84,8 @@ def position_map(frame: pd.DataFrame, changes: pd.DataFrame) -> pd.DataFrame:
 
     The position beyond the last letter counts letters added there.
     """
-    at = changes[["at"]].join(frame["length"]).reset_index().drop_duplicates()
+    # Of the words in the frame alone: one without a length would make all lengths fractions.
+    at = changes[["at"]].join(frame["length"], how="inner").reset_index().drop_duplicates()
     words = frame["length"].value_counts()
     return at.groupby(["length", "at"]).size().unstack(fill_value=0).div(words, axis=0).dropna()
 

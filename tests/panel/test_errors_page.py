@@ -200,6 +200,13 @@ def test_the_page_filters_by_task_and_by_tokens(home):
     assert "Accuracy by task" not in html(show("errors", run=fill_run(), map="Letters and lengths"))
 
 
+def test_the_map_of_places_leaves_long_words_out_and_keeps_lengths_whole(home):
+    long = ("qqq", "counterrevolutionary", "counterrevolutionarz")
+    body = html(show("errors", run=fill_run(words=[*MISSPELLED, long])))
+    assert "Not here: 1 of more than 16 letters." in body
+    assert "length=7&amp;at=" in body and ".0 letters" not in body and "length=7.0" not in body
+
+
 def test_two_runs_beside_each_other_reconcile(home):
     before, after = two_runs()
     body = html(show("errors", run=before, vs=after))
