@@ -58,12 +58,15 @@ def _plain(text: str) -> str:
 
 
 def svg(found: Comparison) -> str:
-    """The verdict as a picture: its sentence over the interval of each pair on one axis."""
+    """The verdict as a picture: its sentence over the interval of each pair of the leading config,
+    on one axis."""
     told = [line for text in sentences(found) for line in wrap(text, LETTERS)]
-    pairs = [v for v in verdicts.by_evidence(found) if verdicts.lead(v)][:MAX_PAIRS]
+    leader = verdicts.ranked(found)[0].name
+    tested = [v for v in verdicts.by_evidence(found) if verdicts.lead(v) and leader in (v.a, v.b)]
+    pairs = tested[:MAX_PAIRS]
     parts = [_text(MARGIN, 36 + 22 * n, line, size=16) for n, line in enumerate(told)]
     top = 36 + 22 * len(told) + 8
-    parts += _intervals(pairs, top)
+    parts += _intervals(pairs, leader, top)
     height = top + (ROW * len(pairs) + 52 if pairs else 8)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
@@ -72,8 +75,8 @@ def svg(found: Comparison) -> str:
     )
 
 
-def _intervals(pairs: Sequence[Verdict], top: int) -> list[str]:
-    """SVG of a row for each pair, and of their axis."""
+def _intervals(pairs: Sequence[Verdict], leader: str, top: int) -> list[str]:
+    """SVG of a row for each pair, named by the other config, and of their axis."""
     leads = [found for v in pairs if (found := verdicts.lead(v))]
     if not leads:
         return []
@@ -88,8 +91,7 @@ def _intervals(pairs: Sequence[Verdict], top: int) -> list[str]:
     parts = [f'<line {zero} stroke="{QUIET}"/>']
     for number, (v, (middle, start, end)) in enumerate(zip(pairs, leads, strict=True)):
         y, tone = top + ROW * number + ROW / 2, GOOD if v.winner else QUIET
-        first, second = (v.b, v.a) if (v.difference or 0) >= 0 else (v.a, v.b)
-        name = f"{first} against {second}"
+        name = f"against {v.a if v.b == leader else v.b}"
         parts += [
             _text(MARGIN, y + 4, name if len(name) < 46 else f"{name[:44]}…", size=12),
             f'<line x1="{place(start):.1f}" x2="{place(end):.1f}" y1="{y}" y2="{y}" '
@@ -101,6 +103,8 @@ def _intervals(pairs: Sequence[Verdict], top: int) -> list[str]:
         f'<line x1="{PLOT[0]}" x2="{PLOT[1]}" y1="{bottom}" y2="{bottom}" stroke="{LINE}"/>'
     )
     for value in dict.fromkeys((low, 0.0, high)):
+        if value and abs(value) <= verdicts.NEAR_ZERO * (high - low):
+            continue
         told = f"{value * 100:+.1f}" if value else "0"
         parts.append(_text(place(value), bottom + 16, told, size=11, anchor="middle"))
     note = "points of exact match, with 95% intervals"
