@@ -109,6 +109,7 @@ class _Waiting:
         self.has_base = False
         self.failed: str | None = None
         self.looked_at = 0.0
+        self.others_slot = False  # as seen last: held by another, and nothing is wanted for it
 
     def wait(self) -> Taken | None:
         if document := sys.stdin.read():
@@ -195,8 +196,11 @@ class _Waiting:
         except (SQLAlchemyError, OSError):
             return True
         if asked is None:
-            # Between two runs of a queue the slot is free, and nothing is wanted for it.
-            return holder(slot_lock(self.slot)) is None
+            # Between two runs of a queue nothing is wanted for the slot: it is free, or the
+            # supervisor of the first is about to leave it to the second.
+            before, self.others_slot = self.others_slot, holder(slot_lock(self.slot)) is not None
+            return not (before and self.others_slot)
+        self.others_slot = False
         if not asked.beside and not self.has_base:
             self._load(base=True)
         return True
