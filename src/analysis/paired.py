@@ -22,12 +22,13 @@ KEY = ["question", "expected"]
 
 def no_words(both: pd.DataFrame) -> pd.Series:
     """Which answers were a word that exists, the right one or another, and are none any more."""
-    known = real_words()
-    is_word = [
-        both[f"correct{end}"] | both[f"predicted{end}"].str.strip().str.casefold().isin(known)
-        for end in ("_a", "_b")
-    ]
-    return is_word[0] & ~is_word[1]
+    known = real_words()  # a set, which pandas would copy for `isin`
+
+    def is_word(end: str) -> pd.Series:
+        exists = [text.strip().casefold() in known for text in both[f"predicted{end}"]]
+        return both[f"correct{end}"] | pd.Series(exists, both.index, dtype=bool)
+
+    return is_word("_a") & ~is_word("_b")
 
 
 def pair_answers(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
