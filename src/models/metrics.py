@@ -36,7 +36,7 @@ MAX_JUDGED = 300_000  # answers whose judgement is remembered
 METRICS = {
     metric.name: metric
     for metric in (
-        MetricInfo("exact_match", "exact match", "share of words", False, ".1%"),
+        MetricInfo("exact_match", "accuracy (exact match)", "share of words", False, ".1%"),
         MetricInfo("token_accuracy", "token accuracy", "share of tokens", False, ".1%"),
         MetricInfo("cer", "character error rate", "edits per character", True, ".1%"),
         MetricInfo("edit_distance", "edit distance", "edits per word", True),

@@ -91,7 +91,7 @@ def _sentence(text: str) -> str:
 
 
 def score(metric: str, value: float | None) -> str:
-    """`validation exact match 87.5%`."""
+    """`validation accuracy (exact match) 87.5%`."""
     info = metric_info(metric)
     shown = percent(value) if info is not None and info.is_share else number(value)
     return f"{metric_label(metric)} {shown}"

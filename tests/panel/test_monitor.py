@@ -130,7 +130,7 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
     test = show("monitor", run=run_id, view="Checkpoints")
     text = html(test)
-    assert "Validation exact match" in text and "0.0 MiB" in text
+    assert "Validation accuracy (exact match)" in text and "0.0 MiB" in text
     assert text.count("verified") == 2 and "verified · best" in text
     assert "step-100: optimizer.pt is not as it was written" in text
     keys = [b.key for b in test.button if b.key]
@@ -388,7 +388,7 @@ def test_a_killed_run_says_what_a_resume_costs_and_its_reason_is_in_words(home):
     assert "often for lack of memory. Resume goes on from step 120; 6 steps are trained" in body
     reason = "early stop: val/exact_match was not better than at step 60 in 3 evaluations"
     body = html(show("monitor", run=fill_run(reason=reason)))
-    assert "validation exact match was not better" in body and "val/" not in body
+    assert "validation accuracy (exact match) was not better" in body and "val/" not in body
 
 
 def axes_of(test: AppTest, title: str) -> tuple[dict, dict]:

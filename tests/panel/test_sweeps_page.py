@@ -286,7 +286,7 @@ def test_settings_that_tie_have_no_best() -> None:
         session.execute(update(LatestMetric).where(of_score).values(value=0.0))
     page = html(show("sweeps", sweep=sweep_id))
     assert "<b>Best" not in page and "<b>No best: " in page
-    assert "tie</b> at validation exact match 0.0%" in page and "may be too few" in page
+    assert "tie</b> at validation accuracy (exact match) 0.0%" in page and "may be too few" in page
     assert "Rerun the top" not in page  # more seeds of nothing
     (steps,) = re.findall(r'href="sweeps\?([^"]*)"[^>]*>Sweep with 400 steps', page)
     query = dict(parse_qsl(unescape(steps)))

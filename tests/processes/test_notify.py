@@ -152,7 +152,7 @@ def test_many_ends_are_one_message_and_a_document_each_for_a_program(home: Path)
         (message,) = people.taken
         assert message["title"] == "Spelltune: 22 completed"
         lines = message["message"].splitlines()
-        assert lines[0].startswith("run0 completed. Validation exact match ")
+        assert lines[0].startswith("run0 completed. Validation accuracy (exact match) ")
         assert len(lines) == 21 and lines[-1] == "... and 2 more"
         assert [one["run"]["id"] for one in program.taken] == ids
 
@@ -176,7 +176,7 @@ def test_a_sweep_speaks_for_its_trials_with_its_best_and_the_verdict(home: Path)
     assert message["message"].startswith(
         "Trials: 24 completed. Best: rank 32, learning rate 0.00267, "
     )
-    assert ", with validation exact match 92.4%. Cannot" in message["message"]
+    assert ", with validation accuracy (exact match) 92.4%. Cannot" in message["message"]
 
 
 def test_a_redirect_is_not_followed_by_a_webhook_nor_by_apprise(home: Path) -> None:

@@ -59,8 +59,8 @@ def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]
     apart = restored and run.best_step != run.step
     best, last = (", best step", ", last step") if apart else ("", "")
     return [
-        *([("test exact match", percent(tested))] if tested is not None else []),
-        (f"validation exact match{best}", percent(latest.get("val/exact_match"))),
+        *([("test accuracy (exact match)", percent(tested))] if tested is not None else []),
+        (f"validation accuracy (exact match){best}", percent(latest.get("val/exact_match"))),
         (f"validation loss{best}", number(latest.get("val/loss"))),
         (f"training loss{last}", number(latest.get("train/loss"))),
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),

@@ -59,7 +59,7 @@ def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> 
     return (
         f'<article class="card"><header>{name}{run_status.badge(run)}</header>'
         f"{run_status.bar(run)}"
-        f"<footer><b>{percent(score)}</b><small>validation exact match</small>"
+        f"<footer><b>{percent(score)}</b><small>validation accuracy (exact match)</small>"
         f"<span>{run_status.steps(run)}<br>{escape(', '.join(told))}</span></footer></article>"
     )
 

@@ -57,7 +57,7 @@ def _draw_trials(found: SweepResults) -> None:
             "score": number(
                 metric_label(found.sweep.metric), format="%.1f%%" if "score" in shares else None
             ),
-            "test": number("test exact match", format="%.1f%%"),
+            "test": number("test accuracy (exact match)", format="%.1f%%"),
             "max_steps": number("of steps"),
             "seconds": number("duration (s)", format="%.1f"),
             "tags": tags.COLUMN,
