@@ -13,6 +13,7 @@ from tests.helpers.browser import (
     plot,
     reading,
     serving,
+    still,
     stop_is_asked,
     store_step,
     wait_for,
@@ -307,6 +308,20 @@ def on_script_finished(self, *ids, **more):
 
 State.on_script_will_rerun, State.on_script_finished = on_script_will_rerun, on_script_finished
 """
+
+
+@pytest.mark.parametrize("place", ["td a.inner", "td.num"])
+def test_a_link_counts_that_is_drawn_anew_while_it_is_pressed(page, panel, watched, place):
+    page.goto(panel)
+    row = page.locator("table.runs tbody tr").filter(has=page.locator(f"a[href*='{watched}']"))
+    row.wait_for()
+    still(page)
+    cell = row.locator(place).first
+    cell.hover()
+    page.mouse.down()
+    row.evaluate("row => row.replaceWith(row.cloneNode(true))")
+    page.mouse.up()
+    page.wait_for_url(f"**/monitor?run={watched}")
 
 
 def test_a_button_counts_that_is_pressed_as_a_refresh_ends(browser, tmp_path):

@@ -138,7 +138,12 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_eac
         latest = store.latest_metrics(session, runs)
     (lines,) = table.parallel_figure(found, latest, table.FIRST_COLUMNS).data
     axes = {axis.label: axis for axis in lines.dimensions}
-    assert {"rank", "adapted layers", "validation accuracy (exact match)", "validation loss"} == set(axes)
+    assert {
+        "rank",
+        "adapted layers",
+        "validation accuracy (exact match)",
+        "validation loss",
+    } == set(axes)
     assert list(axes["rank"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]
     assert axes["adapted layers"].ticktext == ("c_attn", "none")
     assert "No setting differs" in html(show("compare", run=runs[:2], view="Parallel coordinates"))

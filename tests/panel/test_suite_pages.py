@@ -68,7 +68,9 @@ def test_suites_and_metrics_are_named_in_words_and_stay_in_the_address_as_they_w
     test = show("compare", **asked)
     metrics = test.multiselect(key="chosen metrics")
     assert metrics.value == ["suite/count/exact_match"]
-    assert {"validation loss", "training loss", "suite count, accuracy (exact match)"} <= set(metrics.options)
+    assert {"validation loss", "training loss", "suite count, accuracy (exact match)"} <= set(
+        metrics.options
+    )
     metrics.set_value(["val/loss", "suite/count/exact_match"]).run()
     assert test.query_params["metrics"] == ["val/loss", "suite/count/exact_match"]
     test.multiselect(key="chosen metrics").set_value([]).run()
@@ -82,7 +84,8 @@ def test_suites_and_metrics_are_named_in_words_and_stay_in_the_address_as_they_w
 
 @pytest.mark.parametrize(
     ("recorded", "label"),
-    [("val/exact_match", "validation accuracy (exact match)"), ("test/cer", "test character error rate"),
+    [("val/exact_match", "validation accuracy (exact match)"),
+     ("test/cer", "test character error rate"),
      ("val/cer/spell_out", "validation character error rate, spell out"),
      ("suite/cute/spell/loss", "suite cute/spell, loss"), ("train/loss", "training loss"),
      ("lr", "learning rate"), ("cpu/memory_gib", "CPU memory"), ("own/thing", "own/thing")],

@@ -118,7 +118,9 @@ def test_words_of_a_run_name_its_scores_and_of_a_deleted_one_there_is_nothing_to
         (notice,) = store.recent(session, after=0, limit=9)
         found = messages.message(session, notice)
         assert found is not None and found.title == "words completed"
-        assert found.body.startswith("Early stopping: no better. Validation accuracy (exact match) 9")
+        assert found.body.startswith(
+            "Early stopping: no better. Validation accuracy (exact match) 9"
+        )
         assert " after 600 of 600 steps in " in found.body
         assert messages.document(session, notice, found)["run"]["id"] == run_id
     with store.writing() as session:

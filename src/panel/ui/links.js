@@ -49,6 +49,22 @@ function ofRow(target) {
   return row.querySelector("td:not(.pick) a.inner");
 }
 
+function linkAt({ target, button, ctrlKey, metaKey, shiftKey, altKey }) {
+  if (button || ctrlKey || metaKey || shiftKey || altKey) return null;
+  return target.closest?.("a.inner") ?? ofRow(target);
+}
+
+// A page that refreshes may draw a link anew while it is pressed: then the browser tells of no click.
+let pressed = null;
+document.addEventListener("pointerdown", (event) => {
+  pressed = linkAt(event);
+});
+document.addEventListener("pointerup", (event) => {
+  const copy = linkAt(event);
+  if (pressed && !pressed.isConnected && copy?.href === pressed.href) copy.click();
+  pressed = null;
+});
+
 export default function ({ data }) {
   if (data.to && window.spelltuneWent !== data.number) {
     window.spelltuneWent = data.number;
@@ -65,8 +81,8 @@ export default function ({ data }) {
       place?.querySelector("a, button, input")?.focus({ preventScroll: true });
       return;
     }
-    const anchor = event.target.closest?.("a.inner") ?? ofRow(event.target);
-    if (!anchor || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    const anchor = linkAt(event);
+    if (!anchor) return;
     event.preventDefault();
     open(anchor.href);
     if (anchor.dataset.then) document.querySelector(anchor.dataset.then)?.scrollIntoView({ block: "start" });
