@@ -98,6 +98,11 @@ def metric_label(recorded: str) -> str:
     return f"{SPLITS[split]} {info.title}{f', {task}' if task else ''}"
 
 
+def short_label(recorded: str) -> str:
+    """`metric_label` where there is little room, without what it has in brackets."""
+    return metric_label(recorded).partition(" (")[0]
+
+
 _RECORDED = re.compile(r"\b(?:val|test|train|suite)/[a-z0-9_/]*[a-z0-9]")
 
 

@@ -54,9 +54,9 @@ def test_runs_are_found_sorted_and_paged_by_the_address(page, panel, thousand):
     head.focus()
     page.keyboard.press("Enter")
     wait_for(lambda: "sort=val" in asked(page), "the order stands in the address")
-    scores = page.locator('td[data-label="Exact match"]')
+    scores = page.locator('td[data-label="Accuracy (exact match)"]')
     wait_for(lambda: scores.first.inner_text() == "99.0%", "the best is first")
-    page.get_by_role("link", name="Exact match ▼").click()
+    page.get_by_role("link", name="Accuracy (exact match) ▼").click()
     wait_for(lambda: scores.first.inner_text() == "96.0%", "the worst is first")
     address = page.url
     page.goto("about:blank")
@@ -73,7 +73,7 @@ def test_seeds_are_folded_by_config_and_open(page, panel, thousand):
     page.goto(f"{panel}/?group=true&find=name:%22config+249%22")
     rows(page, 1)
     page.get_by_text("4 seeds").first.wait_for()
-    score = page.locator('td[data-label="Exact match"]')
+    score = page.locator('td[data-label="Accuracy (exact match)"]')
     assert score.inner_text() == "99.8% ± 0.1"  # of 996 to 999, 0.1 apart, of a thousand
     page.get_by_role("link", name="Show the 4 seeds of config 249").click()
     rows(page, 5)

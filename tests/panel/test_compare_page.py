@@ -141,7 +141,7 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_eac
     assert {
         "rank",
         "adapted layers",
-        "validation accuracy (exact match)",
+        "validation accuracy",
         "validation loss",
     } == set(axes)
     assert list(axes["rank"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]

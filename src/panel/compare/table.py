@@ -13,7 +13,7 @@ from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
 from src.format import setting_value
-from src.models.metrics import metric_label
+from src.models.metrics import metric_label, short_label
 from src.panel.ui import charts, find_box, guarded, html, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -56,7 +56,7 @@ def parallel_figure(
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            axes.append(parallel.axis(metric_label(name), values))
+            axes.append(parallel.axis(short_label(name), values))
     if not differ:
         return None
     return parallel.figure(axes, colour)

@@ -218,7 +218,7 @@ def by_evidence(found: Comparison) -> list[Verdict]:
 
 
 def differing(found: Comparison, group: Group) -> str:
-    """The settings of a config in which these configs differ: `r 16, lr 0.004`."""
+    """The settings of a config in which these configs differ: `rank 16, learning rate 0.004`."""
     rows = {name: row for name, row in found.differing.items() if distinguishes(name)}
     values = {name: row[group.runs[0].id] for name, row in rows.items()}
     return settings_text(values, most=MAX_DIFFERING)

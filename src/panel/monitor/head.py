@@ -7,7 +7,7 @@ from html import escape
 import streamlit as st
 
 from src.format import counted, duration, full_stop, number, percent
-from src.models.metrics import in_words
+from src.models.metrics import in_words, short_label
 from src.panel.ui import html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import cost, diagnosis
@@ -59,8 +59,8 @@ def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]
     apart = restored and run.best_step != run.step
     best, last = (", best step", ", last step") if apart else ("", "")
     return [
-        *([("test accuracy (exact match)", percent(tested))] if tested is not None else []),
-        (f"validation accuracy (exact match){best}", percent(latest.get("val/exact_match"))),
+        *([(short_label("test/exact_match"), percent(tested))] if tested is not None else []),
+        (f"{short_label('val/exact_match')}{best}", percent(latest.get("val/exact_match"))),
         (f"validation loss{best}", number(latest.get("val/loss"))),
         (f"training loss{last}", number(latest.get("train/loss"))),
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),

@@ -92,7 +92,7 @@ def next_launch(run: Run) -> tuple[str, dict[str, Any]]:
     training = config.training
     if remedy is Remedy.LOWER_LEARNING_RATE:
         rate = f"{training.learning_rate / 2:.3g}"
-        return f"Launch with lr {rate}", query | {"training.learning_rate": rate}
+        return f"Launch with learning rate {rate}", query | {"training.learning_rate": rate}
     if remedy is Remedy.SMALLER_BATCH and training.per_device_train_batch_size > 1:
         half = training.per_device_train_batch_size // 2
         return f"Launch with batches of {half}", query | {

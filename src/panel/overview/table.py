@@ -144,7 +144,7 @@ def _settings(run: Run) -> str:
     config = run.config
     return (
         f"{trained_on(config['data'])} · {config['model']['name']} · rank {config['lora']['r']} · "
-        f"lr {config['training']['learning_rate']:g} · seed {config['training']['seed']}"
+        f"learning rate {config['training']['learning_rate']:g} · seed {config['training']['seed']}"
     )
 
 

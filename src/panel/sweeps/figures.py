@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from src import setting_labels
 from src.format import setting_value
-from src.models.metrics import metric_label
+from src.models.metrics import short_label
 from src.panel.sweeps.view import score
 from src.panel.ui import charts, parallel
 from src.sweeps import ranking, results
@@ -32,7 +32,7 @@ def _layout(x: str, metric: str, revision: str, scores: pd.Series, **axes: Any) 
         "xaxis": {"title": {"text": x}, "tickformat": ",.3~g"} | axes.get("xaxis", {}),
         # As many digits as neighbouring ticks need to differ.
         "yaxis": {
-            "title": {"text": metric_label(metric)},
+            "title": {"text": short_label(metric)},
             **axis_ends(metric, scores),
         }
         | ({"tickformat": "~%"} if charts.is_share(metric) else {}),
@@ -131,7 +131,7 @@ def parallel_figure(found: SweepResults) -> go.Figure:
     rows, best = found.settings, highlighted_count(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
     shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
-    axes.append(parallel.axis(metric_label(found.sweep.metric), list(rows["score"])) | shares)
+    axes.append(parallel.axis(short_label(found.sweep.metric), list(rows["score"])) | shares)
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:

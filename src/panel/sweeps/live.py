@@ -6,7 +6,7 @@ import streamlit as st
 
 from src import store
 from src.format import counted, duration, settings_text
-from src.models.metrics import metric_label
+from src.models.metrics import short_label
 from src.panel.sweeps.view import score
 from src.panel.ui import html, navigation, run_status
 from src.runs import time_left
@@ -30,7 +30,7 @@ def draw(found: SweepResults) -> None:
         left = time_left.of_all(session)
     if not shown:
         return
-    title = metric_label(found.sweep.metric)
+    title = short_label(found.sweep.metric)
     head = {"Trial": "", "Status": "fit", "Progress": "fit",
             f"{title[0].upper()}{title[1:]} so far": "num", "Time left": "num"}  # fmt: skip
     body = [

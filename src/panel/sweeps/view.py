@@ -4,7 +4,7 @@ from html import escape
 
 from src import store
 from src.format import duration, number, percent, settings_text, spread
-from src.models.metrics import metric_label
+from src.models.metrics import metric_label, short_label
 from src.panel.ui import charts, html, navigation
 from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
@@ -72,7 +72,7 @@ def facts(found: SweepResults) -> str:
         pairs.append(("time left", f"≈ {duration(left)}"))
     pairs += cost.taken(*found.usage)
     if len(found.settings):
-        pairs.append((f"best {metric_label(found.sweep.metric)}", best_score(found)))
+        pairs.append((f"best {short_label(found.sweep.metric)}", best_score(found)))
     return html.facts(pairs)
 
 
