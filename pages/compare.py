@@ -64,11 +64,13 @@ def draw_runs(ids: Sequence[str], live: bool) -> None:
 
 
 def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
-    st.html(verdicts.headline(found))
+    if headline := verdicts.headline(found):
+        st.html(headline)
     with st.container(horizontal=True, vertical_alignment="center", key="below-verdict"):
         if link := verdicts.words_link(found):
             st.html(link, width="content")
-        share.draw(found)
+        if headline:
+            share.draw(found)
     for note in found.notes:
         st.html(f'<p class="note">{escape(full_stop(note))}</p>')
     st.html(verdicts.score_table(found))

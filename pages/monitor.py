@@ -51,7 +51,7 @@ def links(run: Run) -> list[str]:
 def draw_run(run_id: str, stage: str) -> None:
     """Draw what refreshes; the whole page runs again if the run has left `stage`.
 
-    What its charts ask for by themselves (panel/live_curves.py) is read here the first time alone.
+    Between two refreshes its charts ask for news by themselves (panel/live_curves.py).
     """
     with store.reading() as session:
         try:

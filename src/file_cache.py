@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 KEPT = 64
+STAGED_SECONDS = 600.0  # for which a file is written at most
 FREE_BYTES, FREE_INODES = 64 * 2**20, 64  # that a disk must have for another file
 
 T = TypeVar("T")
@@ -29,7 +31,9 @@ class FileCache:
 
     def has(self, key: str) -> bool:
         """True if there is such a file."""
-        return self.folder is not None and (self.folder / key).exists()
+        with suppress(OSError):
+            return self.folder is not None and (self.folder / key).exists()
+        return False
 
     def write(self, key: str, write: Callable[[Path], object], *, size: int = 0) -> None:
         """Have `write` make a file, of about `size` bytes where that is many, which others see
@@ -43,6 +47,9 @@ class FileCache:
         staged = self.folder / f".{key}.{os.getpid()}"
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for left in self.folder.glob(".*"):  # of a process that was killed
+                if time.time() - left.stat().st_mtime > STAGED_SECONDS:
+                    left.unlink(missing_ok=True)
             try:
                 write(staged)
                 with open(staged, "rb+") as file:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 1 << 20  # of a file
+MAX_KEPT = 2**16  # characters of a text whose values are kept: they take fifty times as much
 MAX_DEPTH = 40  # of lists and mappings in each other
 MAX_NODES = 200_000  # values, those that aliases repeat included
 
@@ -199,6 +200,8 @@ def load_yaml(text: str, *, unique: bool = True, whole: bool = False) -> Any:
 def load_kept(text: str, *, unique: bool = True) -> Any:
     """`load_yaml`, kept by the text: a page that refreshes asks for the same presets each time. The
     lists and mappings are the caller's own."""
+    if len(text) > MAX_KEPT:
+        return load_yaml(text, unique=unique)
     return _copied(_kept(text, unique))
 
 

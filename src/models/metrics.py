@@ -84,8 +84,8 @@ def metric_info(recorded: str) -> MetricInfo | None:
 
 
 def metric_label(recorded: str) -> str:
-    """A recorded metric in words: `validation loss`, `suite count, exact match`; one that is not
-    listed here as it is."""
+    """A recorded metric in words: `validation loss`, `suite count, accuracy (exact match)`; one
+    that is not listed here as it is."""
     info = metric_info(recorded)
     if info is None:
         return OF_PROCESSES.get(recorded, recorded)
@@ -100,7 +100,7 @@ def metric_label(recorded: str) -> str:
 
 def short_label(recorded: str) -> str:
     """`metric_label` where there is little room, without what it has in brackets."""
-    return metric_label(recorded).partition(" (")[0]
+    return re.sub(r" \([^)]*\)", "", metric_label(recorded))
 
 
 _RECORDED = re.compile(r"\b(?:val|test|train|suite)/[a-z0-9_/]*[a-z0-9]")

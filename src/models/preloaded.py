@@ -17,8 +17,9 @@ _kept: tuple[list[Any], Any] | None = None  # key, and what was read
 
 def preload(name: str, **base: Any) -> None:
     """Read a base for the next `load_vocabulary` and `load_base` with these arguments."""
+    key = key_of(name, base)  # before: the files may change meanwhile
     vocabulary = spelling.load_vocabulary(name, revision=base["revision"])
-    keep(key_of(name, base), (vocabulary, spelling.load_base(name, vocabulary, **base)))
+    keep(key, (vocabulary, spelling.load_base(name, vocabulary, **base)))
 
 
 def load_vocabulary(name: str, *, revision: str | None = None) -> spelling.Vocabulary:
@@ -31,8 +32,11 @@ def load_vocabulary(name: str, *, revision: str | None = None) -> spelling.Vocab
 
 def load_base(name: str, vocabulary: spelling.Vocabulary, **base: Any) -> Any:
     """`spelling_model.load_base`, or the model that was read already."""
-    own, model = take(key_of(name, base)) or (None, None)
-    return model if own is vocabulary else spelling.load_base(name, vocabulary, **base)
+    found = take(key_of(name, base))
+    if found is not None and found[0] is vocabulary:
+        return found[1]
+    del found  # two at a time may not fit
+    return spelling.load_base(name, vocabulary, **base)
 
 
 def keep(key: list[Any], read: Any) -> None:

@@ -22,6 +22,7 @@ from src.training.packed.eligibility import pack_key
 MAX_QUEUE = 500  # beyond that many queued runs nothing is told of them
 POINTS = 40  # the last logged steps tell the pace
 EVALUATIONS = 5  # the last evaluations tell what one takes
+NEAR = 4  # times as many steps, or as few, by which one run tells how long another takes
 KNOWN = 2000  # plans of runs that are remembered
 EARLIER = 100  # completed runs that are looked at
 # What decides how long a run takes: a step, an evaluation, and how many of them there are.
@@ -191,7 +192,7 @@ class Earlier:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._seconds: dict[str, float | None] | None = None
-        self._paces: dict[str, float] = {}  # seconds of a step, evaluations and all
+        self._paces: dict[str, list[tuple[int, float]]] = {}  # steps and seconds of each
         self._ran: set[str] = set()  # lengths that completed runs of the machine tell
 
     def seconds(self, run: Run) -> float | None:
@@ -213,8 +214,15 @@ class Earlier:
             self._ran = set(self._seconds)
         if length not in self._seconds:
             found = config()
-            if pace := self._paces.get(pace_of(found)):
-                self._seconds[length] = pace * found.training.max_steps
+            steps = found.training.max_steps
+            # Of a much shorter run most is its start, which a longer one has no more of.
+            near = [
+                seconds / taken
+                for taken, seconds in self._paces.get(pace_of(found), ())
+                if 1 / NEAR <= taken / steps <= NEAR
+            ]
+            if near:
+                self._seconds[length] = median(near) * steps
                 self._ran.add(length)
             else:
                 measured = estimate.load(found)
@@ -224,13 +232,12 @@ class Earlier:
 
     def _read(self) -> dict[str, float | None]:
         found: dict[str, list[float]] = {}
-        paces: dict[str, list[float]] = {}
+        self._paces = {}
         for run in store.completed_here(self.session, host(), limit=EARLIER):
             assert run.started_at is not None and run.ended_at is not None
             plan, seconds = plan_of(run), run.ended_at - run.started_at
             found.setdefault(plan.length, []).append(seconds)
-            paces.setdefault(plan.pace, []).append(seconds / run.max_steps)
-        self._paces = {pace: median(each) for pace, each in paces.items()}
+            self._paces.setdefault(plan.pace, []).append((run.max_steps, seconds))
         return {length: median(seconds) for length, seconds in found.items()}
 
 

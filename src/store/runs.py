@@ -139,10 +139,12 @@ def list_runs(
 
 
 def completed_here(session: Session, host: str, *, limit: int) -> Sequence[Run]:
-    """The last runs that this machine has completed in one attempt to their last step."""
+    """The last runs that this machine has completed in one attempt from their first step to their
+    last."""
     return session.exec(
         select(Run)
         .where(Run.status == Status.COMPLETED, Run.attempt == 1, Run.step == Run.max_steps)
+        .where(col(Run.resume_step).is_(None))
         .where(Run.host == host, col(Run.started_at).is_not(None), col(Run.ended_at).is_not(None))
         .order_by(col(Run.ended_at).desc())
         .limit(limit)

@@ -5,6 +5,7 @@ import pytest
 
 from src import store
 from src.config import load_machine
+from src.panel.monitor import health
 from tests.helpers.browser import MAIN, asked, inaccessible, reading, serving, still, wait_for
 from tests.helpers.nvml import FULL, FakeNvml
 from tests.helpers.store import fill_run, fill_usage
@@ -68,8 +69,9 @@ def test_meters_are_live_and_a_price_makes_money_of_time(browser, panel, nvml, p
         seconds = store.find(session, run_id).machine_seconds
     assert fact(page, "cost").inner_text() == f"{seconds / 10:.2f} USD"
     assert fact(page, "energy").inner_text().endswith("Wh")
-    page.locator('.st-key-health .chart[data-title="GPU power"] .main-svg').first.wait_for()
-    assert page.locator(".st-key-health .chart").count() == 6
+    page.locator('.chart[data-title="GPU power"] .main-svg').first.wait_for()
+    meters = [page.locator(f'.chart[data-title="{one.title}"]').count() for one in health.CHARTS]
+    assert sum(meters) == 6
     assert asked(page) == f"?run={run_id}"
     still(page)
     assert not inaccessible(page)

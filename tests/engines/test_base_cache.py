@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from src.config import RunConfig
+from src.file_cache import FileCache
 from src.models import preloaded
 from src.models.gguf import files as gguf_files
-from src.models.prompt_format import raw_format
+from src.models.prompt_format import PromptError, raw_format
 from src.models.spelling_model import load_vocabulary, lora_config
 from src.training import scoring
 from src.training.packed import base_cache, shared_base, templates
@@ -137,19 +138,61 @@ def test_what_decides_a_base_decides_which_is_taken(own: Path, read: list[str]) 
     assert (times(), times()) == (13, 14)
 
 
-def test_a_gguf_file_is_read_once(home: Path, base: Path, read: list[str]) -> None:
+def test_a_gguf_file_is_kept_once_it_is_converted(home: Path, base: Path, read: list[str]) -> None:
     """The record beside its converted weights is touched at each use."""
     file = gguf.write(home / "tiny.gguf", base / "llama", gguf.Kind.F16)
     config = tiny.config_of(
         base, **{"engine": "packed", "lora.dropout": 0.0, "model.name": str(file)}
     )
     parts = []
-    for _ in range(3):
+    for _ in range(4):
         parts.append(parts_of(loaded(config, home / "cache").read))
         folder = gguf_files.converted(Path(file))
         assert folder is not None
         os.utime(folder / gguf_files.RECORD, (1, 1))
-    assert len(read) == 1 and parts[0] == parts[1] == parts[2]
+    assert len(read) == 2 and parts[0] == parts[1] == parts[2] == parts[3]
+
+
+def test_files_that_change_while_they_are_read_are_not_kept(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, cache, load_base = config_of(own / "gpt2"), own / "cache", shared_base.load_base
+
+    def replaced(name: str, *args: Any, **more: Any) -> Any:
+        model = load_base(name, *args, **more)
+        tiny.save_model(own / "gpt2", "gpt2", seed=1)
+        return model
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shared_base, "load_base", replaced)
+        read_ahead(config, cache)
+    fresh = parts_of(loaded(config, None).read)
+    assert parts_of(loaded(config, cache).read) == fresh
+    assert parts_of(loaded(config, cache).read) == fresh
+
+
+def test_a_prompt_that_the_base_has_not_ends_its_run_alone(own: Path) -> None:
+    """The first run of a pack loads the base for all."""
+    specs = [
+        RunSpec(
+            config_of(own / "gpt2", **{"data.template": template}), tiny.Recorder(),
+            own / str(number), own / str(number) / "steps", cache_dir=own / "cache",
+        )
+        for number, template in enumerate(("chat", "Spell {question}:"))
+    ]  # fmt: skip
+    ends = {one.output_dir.name: outcome for one, outcome in train_pack(specs)}
+    assert isinstance(ends["0"], PromptError) and not isinstance(ends["1"], Exception)
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    cache = FileCache(tmp_path)
+    left, young = tmp_path / ".key.123", tmp_path / ".other.124"
+    for file in (left, young):
+        file.write_text("half of it")
+    os.utime(left, (1, 1))
+    cache.write("key", lambda file: file.write_text("whole"))
+    assert cache.has("key") and not left.exists() and young.exists()
+    assert not FileCache(tmp_path / "key").has("key")  # no folder
 
 
 def test_a_file_that_the_disk_damaged_is_read_anew(own: Path, read: list[str]) -> None:
@@ -192,6 +235,7 @@ def test_a_large_base_and_a_tokenizer_of_its_own_kind_are_not_kept(
     assert not (cache / "bases").exists()
 
     class Cleaning:
+        split_special_tokens = False
         clean_up_tokenization_spaces = True
         backend_tokenizer = type("Backend", (), {"model": object()})
 
@@ -253,6 +297,7 @@ PACK = """
 import sys
 from pathlib import Path
 from src.config import RunConfig
+from src.file_cache import FileCache
 from src.training.packed.engine import train_pack
 from src.training.packed.run import RunSpec
 from tests.helpers import gguf, tiny

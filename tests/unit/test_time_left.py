@@ -131,11 +131,10 @@ def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path
         )
         earlier = time_left.Earlier(session)
         assert earlier.of_config(shorter) == (None, False)
-        steps = {"training": load_config().training.model_copy(update={"max_steps": 60})}
-        # A tenth of the steps of the run that took 96 s.
-        assert earlier.of_config(load_config().model_copy(update=steps)) == (
-            pytest.approx(9.6), True,
-        )  # fmt: skip
+        # A quarter of the steps of the run that took 96 s; of a tenth most would be its start.
+        for steps, told in ((150, (pytest.approx(24), True)), (60, (None, False))):
+            own = {"training": load_config().training.model_copy(update={"max_steps": steps})}
+            assert earlier.of_config(load_config().model_copy(update=own)) == told
     measured(config, 1, 0.1, 1.0)  # now it is known, at most
     with store.reading() as session:
         known = of_all(session, now)[other]

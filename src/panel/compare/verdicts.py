@@ -10,7 +10,7 @@ from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
-from src.config import distinguishes
+from src.config import distinguishes, stored_config
 from src.format import duration, full_stop, percent, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
@@ -92,8 +92,11 @@ def _parts(v: Verdict) -> tuple[str, str]:
 
 
 def headline(found: Comparison) -> str:
-    """HTML: the verdict on two configs over its interval, or on all in a sentence."""
+    """HTML: the verdict on two configs over its interval, or on all in a sentence; empty while
+    there is none."""
     if len(found.configs) != 1:
+        if not found.summary:
+            return ""
         claim = f'<p class="claim">{escape(full_stop(found.summary))}</p>'
         return f'<section class="verdict">{claim}</section>'
     (v,) = found.configs
@@ -266,7 +269,10 @@ def _cost(more: Mapping[str, int]) -> str:
     alone; empty where it is not known."""
     with store.reading() as session:
         earlier = time_left.Earlier(session)
-        took = {run.id: earlier.seconds(run) for run in store.runs_of(session, list(more))}
+        took = {
+            run.id: earlier.of_config(stored_config(run.config))[0]
+            for run in store.runs_of(session, list(more))
+        }
     known = [seconds * more[run_id] for run_id, seconds in took.items() if seconds is not None]
     if len(known) < len(more):
         return ""

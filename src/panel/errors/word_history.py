@@ -39,7 +39,7 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None, questions: pd
     labels = store.labels_of([one for one, _ in told])
     rows = [_row(one, labels[one.id], scored, question) for one, scored in told]
     found = [row for row in rows if row is not None]
-    title = f"<h2>{html.printable(question)} {_around(question, list(questions))}</h2>"
+    title = f"<h2>{html.printable(question)} {_around(question, questions)}</h2>"
     if not found:
         st.html(
             f'<section class="history">{title}<p class="quiet">No run was asked it.</p></section>'
@@ -54,10 +54,11 @@ def _same_data(run: Run, shown: Run) -> bool:
     return bool(read[0] == read[1] if all(read) else run.config["data"] == shown.config["data"])
 
 
-def _around(question: str, questions: Sequence[str]) -> str:
+def _around(question: str, questions: Iterable[str]) -> str:
     """HTML: links to the word before and the word after, which the arrow keys follow (links.js),
     and one that closes the history."""
     links = FilterLinks()
+    questions = list(dict.fromkeys(questions))  # own data may ask one twice
     place = questions.index(question) if question in questions else None
     parts = []
     for text, side, step, key in (("Previous", "before", -1, "←"), ("Next", "after", 1, "→")):

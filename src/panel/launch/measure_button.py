@@ -9,7 +9,7 @@ import streamlit as st
 
 from src import paths, store
 from src.config import RunConfig, usable_machine
-from src.format import duration, money
+from src.format import as_sentence, duration, money
 from src.panel.access.guard import Pool
 from src.panel.ui import guarded, html, navigation
 from src.runs import estimate, spawn
@@ -36,7 +36,7 @@ def draw(config: RunConfig, *, many: int, held: bool) -> None:
     """Draw what so many runs of the config will take, what has been measured of it, and the button,
     disabled while `held`."""
     if told := expected(config):
-        st.html(f'<p class="claim">{escape(told)}{" each" if many > 1 else ""}.</p>')
+        st.html(f'<p class="claim">{escape(as_sentence(told + (" each" if many > 1 else "")))}</p>')
     found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')

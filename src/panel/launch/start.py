@@ -48,7 +48,8 @@ def called(origin: str) -> str:
     if "from" not in st.query_params:
         return origin
     with store.reading() as session:
-        return store.label_of(store.find(session, origin))
+        found = store.runs_of(session, [origin])
+        return store.label_of(found[0]) if found else origin
 
 
 def draw(origin: str, base: RunConfig) -> None:

@@ -75,7 +75,8 @@ def _draw_tie(found: SweepResults, tied: int) -> None:
     if found.sweep.metric != view.BY_LOSS:
         query = {"file": file, "metric": view.BY_LOSS}
         links.append(navigation.link("sweeps", "Sweep by validation loss", query))
-    st.html(f"<p>{' '.join(links)}</p>")
+    if links:
+        st.html(f"<p>{' '.join(links)}</p>")
 
 
 def _by_loss(found: SweepResults) -> str | None:

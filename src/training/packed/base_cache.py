@@ -38,7 +38,7 @@ class StoredTokenizer:
     def of(tokenizer: Any) -> "StoredTokenizer | None":
         """The one for a transformers tokenizer; None where only that decodes as it does."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
+        if backend is None or tokenizer.split_special_tokens:
             return None
         if tokenizer.clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE":
             return None
@@ -107,7 +107,8 @@ def key_of_base(base: Sequence[Any], *settings: Any) -> str:
 def _read(file: Path) -> ReadBase:
     content = file.read_bytes()
     end = len(content) - CHECKSUM_BYTES
-    if content[end:] != _checksum(memoryview(content)[:end]):
+    # PyTorch checks none of what it loads.
+    if end <= 0 or int.from_bytes(content[end:], "big") != zlib.crc32(memoryview(content)[:end]):
         raise ValueError("this file is damaged")
     with torch.serialization.safe_globals(list(CLASSES)):
         found = torch.load(BytesIO(content), map_location=machine.device(), weights_only=True)
@@ -119,16 +120,12 @@ def _read(file: Path) -> ReadBase:
 def _write(base: ReadBase, file: Path) -> None:
     own = base.tokenizer
     tokenizer = own.backend_tokenizer.to_str(), own.eos_token, own.pad_token_id
-    content = BytesIO()
-    torch.save(base._asdict() | {"tokenizer": tokenizer}, content)
-    file.write_bytes(content.getbuffer())
-    with open(file, "ab") as opened:
-        opened.write(_checksum(content.getbuffer()))
-
-
-def _checksum(content: memoryview) -> bytes:
-    """PyTorch checks none of what it loads."""
-    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big")
+    torch.save(base._asdict() | {"tokenizer": tokenizer}, file)
+    checksum = 0
+    with open(file, "rb+") as opened:
+        while part := opened.read(2**20):
+            checksum = zlib.crc32(part, checksum)
+        opened.write(checksum.to_bytes(CHECKSUM_BYTES, "big"))
 
 
 def _bytes_of(base: FrozenBase) -> int:

@@ -18,12 +18,11 @@ from src.training.background import Background, Call, call_here
 from src.training.base_scores import BaseScores
 from src.training.packed import files
 from src.training.packed.batches import BatchBuilder
-from src.training.packed.eligibility import refusal
 from src.training.packed.ends import Ends
 from src.training.packed.run import End, PackedRun, RunSpec
 from src.training.packed.run_reader import RunReader
 from src.training.packed.scorer import Scorer, score_alike
-from src.training.packed.shared_base import SharedBase
+from src.training.packed.shared_base import SharedBase, refused
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.score_sheet import Scores
 from src.training.threads import set_threads_of_a_pack, warming_up
@@ -104,8 +103,8 @@ class _Engine:
     def _train(self) -> None:
         # Before the base is loaded: the run that loads it must not be refused later.
         first = self.queue.next()
-        while isinstance(first, RunSpec) and (why := refusal(first.config)):
-            self.ends.put([(first, TrainingError(why))])
+        while isinstance(first, RunSpec) and (why := refused(first.config)):
+            self.ends.put([(first, why)])
             first = self.queue.next()
         if isinstance(first, RunSpec):
             with self.spent.on("loading"):

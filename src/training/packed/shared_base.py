@@ -1,5 +1,6 @@
 """The frozen base model that all runs of a pack share."""
 
+import re
 import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,14 +15,16 @@ from src.models.multi_lora.adapters import LoraPair
 from src.models.multi_lora.base import FrozenBase, read_base
 from src.models.multi_lora.families import FAMILIES
 from src.models.multi_lora.optimizer import OPTIMIZERS, Optimizer
+from src.models.prompt_format import PromptError
 from src.models.spelling_model import Vocabulary, load_base, load_vocabulary, resolve_targets
 from src.paths import base_model
 from src.training.packed.base_cache import BaseCache, ReadBase, StoredTokenizer, key_of_base
-from src.training.packed.eligibility import files_of, longest_row, shared_settings
+from src.training.packed.eligibility import files_of, longest_row, refusal, shared_settings
 from src.training.packed.run import PackedRun
 from src.training.prompts import format_of
-from src.training.utils import Reporter
+from src.training.utils import Reporter, TrainingError
 
+COMMIT = re.compile("[0-9a-f]{40}")
 FRESH_KEPT = 16  # adapters that were drawn, of a few to many megabytes
 
 
@@ -115,31 +118,50 @@ class SharedBase:
         }
 
 
+def refused(config: RunConfig) -> Exception | None:
+    """The reason why a run cannot be the first of a pack on this machine, or None."""
+    if why := refusal(config):
+        return TrainingError(why)
+    try:
+        if files_of(config).is_here:
+            format_of(config)
+    except PromptError as error:
+        return error
+    return None
+
+
 def read_ahead(config: RunConfig, cache_dir: Path | None) -> None:
     """Read the base of `config` for the next pack of this process."""
-    _, read = _read(config, cache_dir)
-    _, entry = _keys(config)
-    preloaded.keep([entry], read)
+    _, name = _keys(config)
+    preloaded.keep([name], _read(config, cache_dir)[1])
 
 
 def _read(config: RunConfig, cache_dir: Path | None) -> tuple[list[Any], ReadBase]:
     """The key of a base, see `preloaded.key_of`, and the base: as it was read ahead or is kept on
     the disk, else by transformers."""
-    cache, read = BaseCache(cache_dir), None
-    if files_of(config).is_here:  # else it is downloaded below
-        key, entry = _keys(config)
-        read = preloaded.take([entry]) or cache.read(entry)
+    cache = BaseCache(cache_dir if _stays(config) else None)
+    key, name = _keys(config)
+    read = preloaded.take([name]) or cache.read(name)
     if read is None:
-        read = _from_transformers(config)
-        key, entry = _keys(config)
-        cache.keep(entry, read)
+        read, before = _from_transformers(config), name
+        key, name = _keys(config)
+        if name == before:  # else its files were changed meanwhile, or have come just now
+            cache.keep(name, read)
     return key, read
+
+
+def _stays(config: RunConfig) -> bool:
+    """True if the base is another one only where its files here change: transformers asks the hub
+    for the newest files of a base there, unless it is asked for a commit."""
+    files = files_of(config)
+    return files.is_here and (files.is_local or bool(COMMIT.fullmatch(files.revision or "")))
 
 
 def _keys(config: RunConfig) -> tuple[list[Any], str]:
     """The key of a base, and its name in the cache."""
     key = preloaded.key_of(base_model(config.model.name), base_arguments(config))
-    return key, key_of_base(key, config.lora.target_modules, format_of(config).end)
+    end = format_of(config).end if files_of(config).is_here else None
+    return key, key_of_base(key, config.lora.target_modules, end)
 
 
 def _from_transformers(config: RunConfig) -> ReadBase:

@@ -13,6 +13,7 @@ from typing import Any
 
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp
+from src.models import utils as machine
 
 ADAPTER_CONFIG, TRAINER_STATE = "adapter_config.json", "trainer_state.json"
 KEPT = 2  # files of templates
@@ -31,7 +32,7 @@ def templates(cache_dir: Path | None) -> Mapping[str, str]:
     """{file: its text} as PEFT and transformers write it: as kept in `cache_dir`/templates, else
     anew, which imports them."""
     kept = FileCache(cache_dir and cache_dir / "templates", KEPT)
-    key = key_of(code_stamp())
+    key = key_of(code_stamp(), machine.versions())
     found = kept.read(key, _read)
     if found is None:
         found = _made()
