@@ -83,6 +83,15 @@ def test_three_seeds_of_two_configs_come_to_a_verdict(
     assert "of rank 4" in verdict.inner_text() and "of rank 8" in verdict.inner_text()
 
 
+def stop(page: Any, *, after: int) -> None:
+    """Stop the run of the page once it has come past this step."""
+    wait_for(lambda: (runs()[0].step or 0) > after, f"it trains past step {after}")
+    page.locator(MAIN).get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop this run").click()
+    page.locator(".badge.stopped").wait_for()
+    assert (runs()[0].step or 0) > after
+
+
 def test_a_run_is_stopped_resumed_and_forked(
     page: Any, panel: str, settings: dict[str, str]
 ) -> None:
@@ -90,17 +99,10 @@ def test_a_run_is_stopped_resumed_and_forked(
     page.goto(f"{panel}/launch?{urlencode(settings | long | {'checkpointing.save_steps': '20'})}")
     press_launch(page)
     page.locator(".badge.running").first.wait_for()
-    for _ in range(2):
-        before = runs()[0].step or 0
-        wait_for(lambda before=before: (runs()[0].step or 0) > before + 20, "it trains")
-        page.locator(MAIN).get_by_role("button", name="Stop").click()
-        page.get_by_role("button", name="Stop this run").click()
-        page.locator(".badge.stopped").wait_for()
-        stopped_at = runs()[0].step or 0
-        assert stopped_at > before
-        if before < 40:
-            page.get_by_role("button", name="Resume", exact=True).click()
-            page.locator(".badge.running").first.wait_for()
+    stop(page, after=20)
+    page.get_by_role("button", name="Resume", exact=True).click()
+    page.locator(".badge.running").first.wait_for()
+    stop(page, after=(runs()[0].step or 0) + 20)
     page.goto(f"{panel}/monitor?run={runs()[0].id}&view=Checkpoints")
     page.get_by_role("button", name="Actions").first.click()
     page.get_by_role("link", name="Fork from here").first.click()
@@ -129,13 +131,13 @@ def test_a_sweep_leads_from_its_form_to_its_winner_and_a_longer_run(
         remove = page.locator(f".st-key-remove-{setting} button:visible")
         remove.click()
         remove.wait_for(state="detached")
-    page.get_by_text("2 settings").first.wait_for()
+    page.get_by_text("2 trials").first.wait_for()
     still(page)
     page.get_by_role("button", name="Launch the sweep").first.click()
     page.get_by_text("Under way").or_(page.get_by_text("No score yet")).first.wait_for()
     page.get_by_role("link", name="with 24 steps").wait_for()
     page.get_by_role("link", name="with 24 steps").click()
-    steps = page.get_by_role("spinbutton", name="Steps", exact=True)
+    steps = page.get_by_role("spinbutton", name=re.compile("^Steps"))
     wait_for(lambda: steps.input_value() == "24", "twice the steps")
     press_launch(page)
     page.locator(".badge.completed").wait_for()
