@@ -101,10 +101,10 @@ def test_a_failed_run_leads_to_its_log_and_an_ended_one_to_its_export(
 
 def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -> None:
     for number in range(12):
-        fill_run(name=f"many {number}", rows=20, words=[])
+        fill_run(name=f"tall {number}", rows=20, words=[])
     with reading(browser) as page:
         page.set_viewport_size({"width": 1280, "height": 500})
-        page.goto(f"{panel}/?find=many")
+        page.goto(f"{panel}/?find=tall")
         head = page.locator("table.runs thead th", has_text="Exact match")
         head.wait_for()
         still(page)
@@ -118,7 +118,7 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
         page.locator("table.runs td", has_text="200 of 200").or_(
             page.locator("table.runs td", has_text="600 of 600")
         ).last.click()
-        page.wait_for_url("**/monitor?run=many-0*")
+        page.wait_for_url("**/monitor?run=tall-0*")
 
 
 def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:
