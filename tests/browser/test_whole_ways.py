@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from src import paths, store
+from src.runs import launcher
 from src.store.tables import Run, Status
 from tests.helpers import live
 from tests.helpers.browser import MAIN, still, wait_for
@@ -32,9 +33,16 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(module_home: Path) -> Iterator[None]:
+    """No process is left behind; ends after the panel, which is one of them."""
+    yield
+    live.kill_all(module_home)
+
+
 @pytest.fixture
-def settings(module_home: Path, base_model: Path) -> Iterator[dict[str, str]]:
-    """Settings of a short run on own words; at its end nothing of a journey is left."""
+def settings(panel: str, module_home: Path, base_model: Path) -> Iterator[dict[str, str]]:
+    """Settings of a short run on own words; no run goes on behind its test."""
     file = module_home / "data" / "own.csv"
     file.parent.mkdir(exist_ok=True)
     lines = [f"Spell {word}.,{' '.join(word)}" for word in WORDS]
@@ -44,7 +52,10 @@ def settings(module_home: Path, base_model: Path) -> Iterator[dict[str, str]]:
         "engine": "packed", "training.max_steps": "12", "evaluation.eval_steps": "6",
         "scheduler.warmup_steps": "2", "training.logging_steps": "2",
     }  # fmt: skip
-    live.kill_all(module_home)
+    for run in runs():
+        if not Status(run.status).ended:
+            launcher.stop(run.id)
+    wait_for(lambda: all(Status(run.status).ended for run in runs()), "all runs have ended")
 
 
 def runs() -> list[Run]:
@@ -73,7 +84,7 @@ def test_three_seeds_of_two_configs_come_to_a_verdict(
     wait_for(
         lambda: [run.status for run in runs()].count(Status.COMPLETED) == 6, "all six are completed"
     )
-    page.goto(panel)
+    page.goto(f"{panel}/?find=%22of+rank%22")
     page.get_by_role("checkbox", name="Choose all on this page").check()
     still(page)
     page.get_by_role("link", name=re.compile("^Compare")).last.click()
