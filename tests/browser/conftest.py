@@ -1,12 +1,15 @@
 """A Chromium, a panel and its runs, for all journeys of a file."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src import paths
 from src.store.tables import Status
 from tests.helpers.browser import FLAGS, reading, serving
 from tests.helpers.store import HOSTILE, end, fill_run, hold
@@ -30,6 +33,18 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("WANDB_MODE", "disabled")
         patch.delenv("SPELLTUNE_DATABASE_URL", raising=False)
         yield home
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model with random weights, made in a process of its own: torch stays out of here."""
+    folder = tmp_path_factory.mktemp("base")
+    code = "import sys; from pathlib import Path; from tests.helpers.tiny import save_model; "
+    code += "save_model(Path(sys.argv[1]), 'gpt2')"
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, cwd=paths.ROOT, capture_output=True
+    )
+    return folder
 
 
 @pytest.fixture(scope="module")

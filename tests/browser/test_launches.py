@@ -4,15 +4,13 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src import paths, store
+from src import store
 from src.store.tables import Status
 from tests.helpers.browser import (
     MAIN,
@@ -24,18 +22,6 @@ from tests.helpers.browser import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model with random weights, made in a process of its own: torch stays out of here."""
-    folder = tmp_path_factory.mktemp("base")
-    code = "import sys; from pathlib import Path; from tests.helpers.tiny import save_model; "
-    code += "save_model(Path(sys.argv[1]), 'gpt2')"
-    subprocess.run(
-        [sys.executable, "-c", code, str(folder)], check=True, cwd=paths.ROOT, capture_output=True
-    )
-    return folder
 
 
 def own_words(folder: Path, column: str = "answer") -> Path:

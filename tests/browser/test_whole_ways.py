@@ -1,8 +1,6 @@
 """Whole ways of a person through the panel, with runs that really train."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from src import paths, store
+from src import store
 from src.runs import launcher
 from src.store.tables import Run, Status
 from tests.helpers import live
@@ -19,18 +17,6 @@ from tests.helpers.browser import MAIN, still, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
 WORDS = [f"{a}{b}{c}" for a in "bdgl" for b in "aeiou" for c in ("n", "rt", "mp")]
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model with random weights, made in a process of its own: torch stays out of here."""
-    folder = tmp_path_factory.mktemp("base")
-    code = "import sys; from pathlib import Path; from tests.helpers.tiny import save_model; "
-    code += "save_model(Path(sys.argv[1]), 'gpt2')"
-    subprocess.run(
-        [sys.executable, "-c", code, str(folder)], check=True, cwd=paths.ROOT, capture_output=True
-    )
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from src.models.spelling_model import load_vocabulary, lora_config
 from src.training import scoring
 from src.training.packed import base_cache, shared_base, templates
 from src.training.packed.base_cache import StoredTokenizer
+from src.training.packed.eligibility import files_of
 from src.training.packed.engine import train_one, train_pack
 from src.training.packed.run import RunSpec
 from src.training.packed.shared_base import SharedBase, read_ahead
@@ -116,6 +118,8 @@ def test_a_stored_tokenizer_cuts_and_joins_as_transformers_does(own: Path, speci
     form = raw_format("Spell {question}:")
     frame = tiny.frame(tiny.WORDS)
     assert scoring.encode(stored, frame, form) == scoring.encode(theirs, frame, form)
+    theirs.split_special_tokens = True  # which the text of its backend does not say
+    assert StoredTokenizer.of(theirs) is None
 
 
 def test_what_decides_a_base_decides_which_is_taken(own: Path, read: list[str]) -> None:
@@ -151,6 +155,24 @@ def test_a_gguf_file_is_kept_once_it_is_converted(home: Path, base: Path, read: 
         assert folder is not None
         os.utime(folder / gguf_files.RECORD, (1, 1))
     assert len(read) == 2 and parts[0] == parts[1] == parts[2] == parts[3]
+
+
+def test_a_base_of_the_hub_is_kept_for_a_commit_alone(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a branch, or without a revision, transformers asks the hub for its newest files."""
+    commit, hub = "0123456789" * 4, own / "hub"
+    there = hub / "models--me--tiny"
+    shutil.copytree(own / "gpt2", there / "snapshots" / commit)
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    kept = {}
+    for revision in (None, "main", commit):
+        config = config_of(own / "gpt2", **{"model.name": "me/tiny", "model.revision": revision})
+        assert files_of(config).is_here
+        kept[revision] = shared_base._stays(config)
+    assert kept == {None: False, "main": False, commit: True}
 
 
 def test_files_that_change_while_they_are_read_are_not_kept(
@@ -298,6 +320,7 @@ import sys
 from pathlib import Path
 from src.config import RunConfig
 from src.file_cache import FileCache
+from src.training.packed.eligibility import files_of
 from src.training.packed.engine import train_pack
 from src.training.packed.run import RunSpec
 from tests.helpers import gguf, tiny
@@ -339,9 +362,7 @@ def test_runs_of_a_kept_base_are_the_same_runs(own: Path, read: list[str]) -> No
         ]  # fmt: skip
         ends = train_pack(specs)
         assert not [outcome for _, outcome in ends if isinstance(outcome, Exception)]
-        recorders = [spec.reporter for spec in specs]
-        assert all(isinstance(one, tiny.Recorder) for one in recorders)
-        curves.append(
-            [one.curve(m) for one in recorders for m in ("train/loss", "val/loss", "test/loss")]  # type: ignore[attr-defined]
-        )
+        names = ("train/loss", "val/loss", "test/loss")
+        recorders = [cast(tiny.Recorder, spec.reporter) for spec in specs]
+        curves.append([one.curve(name) for one in recorders for name in names])
     assert curves[0] == curves[1] == curves[2] and len(read) == 2
