@@ -12,7 +12,7 @@ from src.analysis.comparison import Comparison
 from src.format import counted, full_stop
 from src.panel.compare import choose, share, suites, tabs, verdicts
 from src.panel.report import button as report
-from src.panel.ui import html, navigation, tab
+from src.panel.ui import folds, html, navigation, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -72,7 +72,7 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
         if headline:
             share.draw(found)
     for note in found.notes:
-        st.html(f'<p class="note">{escape(full_stop(note))}</p>')
+        folds.draw("note", escape(full_stop(note)))
     st.html(verdicts.score_table(found))
     if found.configs:
         if len(found.configs) > 1:

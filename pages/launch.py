@@ -10,7 +10,7 @@ import streamlit as st
 from src.config import RunConfig, settings, with_overrides
 from src.format import as_sentence, counted, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
-from src.panel.ui import guarded, html, navigation, query_params
+from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_list
 from src.runs import attempts, estimate, launch_notes, launcher
 
@@ -53,10 +53,10 @@ def page() -> None:
         if outside:
             guarded.button("Check again", on_click=data_check.check_again)
         if config:
-            for text in widgets.notes_beside(fields):
-                st.html(f'<p class="note">{escape(as_sentence(text))}</p>')
             measure_button.draw(config, many=seeds(), held=bool(outside))
             draw_sizes(config, preview)
+            for text in widgets.notes_beside(fields):
+                folds.draw("note", escape(as_sentence(text)))
         form.draw_changes(start.called(origin), base, texts)
         if config:
             form.draw_copies(config, origin)
@@ -152,7 +152,7 @@ def draw_seeds(config: RunConfig | None) -> None:
     )  # fmt: skip
     if config and many > 1:
         first = config.training.seed
-        st.html(f'<p class="hint">Seeds {first} to {first + many - 1}.</p>')
+        folds.draw("hint", f"Seeds {first} to {first + many - 1}.")
 
 
 def launch(config: RunConfig, many: int) -> str:

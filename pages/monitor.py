@@ -71,7 +71,7 @@ def draw_run(run_id: str, stage: str) -> None:
         live = charts.live(shown.figures, source, state=state, key=KEY, parts=shown.parts)
     st.html(live.part("head") if live else shown.head())
     head.draw_killed(run, checkpoints)
-    head.draw_warnings(run, events)
+    head.draw_warnings(events)
     head.draw_diagnosis(run, curves)
     if curves.frames:
         draw_curves(shown, live)

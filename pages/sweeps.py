@@ -10,7 +10,7 @@ from src import store
 from src.format import as_sentence, full_stop
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, live, tabs, view, winner
-from src.panel.ui import guarded, html, navigation, tab
+from src.panel.ui import folds, guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
 from src.sweeps.results import SweepResults
@@ -74,7 +74,7 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
         if note:
-            st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
+            folds.draw("note", escape(as_sentence(note)))
     st.html(view.facts(found))
     buttons.draw(found)
     if found.trials.empty:

@@ -11,7 +11,7 @@ from src.panel import memory
 from src.panel.access import guard
 from src.panel.access.login import LOG_OUT
 from src.panel.server import standby_keeper
-from src.panel.ui import desktop, guarded, idle, navigation, query_params, tab
+from src.panel.ui import desktop, folds, guarded, idle, navigation, query_params, tab
 from src.panel.ui.html import draw_problem
 from src.panel.ui.navigation import PAGES
 from src.runs import lease
@@ -45,6 +45,7 @@ if guard.login_key():
 tab.show(page.title)
 navigation.draw_links()
 desktop.watch()
+folds.watch()
 idle.watch()
 query_params.settle(page.url_path)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import inaccessible, still
+from tests.helpers.browser import inaccessible, reading, still
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -91,3 +91,49 @@ def test_each_kind_of_field_of_either_form_is_led_to(page: Any, panel: str) -> N
     assert page.locator(":focus").input_value() == "a while"
     still(page)
     assert inaccessible(page) == []
+
+
+FIELDS = """() => {
+    const place = (one) => one.getBoundingClientRect().top;
+    const page = place(document.querySelector(".stMainBlockContainer"));
+    const labels = document.querySelectorAll('[class*="st-key-fields-"] label');
+    return [...labels].map((label) => place(label) - page);
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_a_long_note_moves_no_row_and_is_read_whole_by_keyboard(
+    browser: Any, panel: str, width: int
+) -> None:
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/launch")
+        page.get_by_text("tokens per row").wait_for()
+        still(page)
+        before = page.evaluate(FIELDS)
+        rate = page.get_by_role("textbox", name="Learning rate")
+        rate.fill("0.5")
+        rate.press("Tab")
+        note = page.locator(".fold.note[data-long] summary")
+        note.wait_for()
+        still(page)
+        assert page.evaluate(FIELDS) == pytest.approx(before, abs=1)
+        # Of what fits in its two lines there is nothing to open.
+        assert page.locator(".fold.hint summary[tabindex='0']").count() == 0
+        page.locator(".fold.hint summary").first.click()
+        assert page.locator(".fold[open]").count() == 0
+
+        short = note.bounding_box()["height"]
+        note.focus()
+        note.press("Enter")
+        page.locator(".fold.note[open]").wait_for()
+        whole = note.bounding_box()
+        assert whole["height"] > short + 10 and whole["x"] + whole["width"] <= width
+        assert note.evaluate("one => one.scrollHeight <= one.clientHeight + 2")
+        assert "learns nothing" in note.inner_text()
+        assert page.evaluate(FIELDS) == pytest.approx(before, abs=1)
+        assert inaccessible(page) == []
+        page.keyboard.press("Escape")
+        assert page.locator(".fold[open]").count() == 0
+        note.click()
+        page.get_by_text("Training", exact=True).first.click()
+        assert page.locator(".fold[open]").count() == 0

@@ -351,7 +351,7 @@ def test_sizes_of_a_mixture_are_no_warnings_and_small_ones_are(launched, monkeyp
     test = settled(show("launch", **{"data.mix": "count: 1", "training.learning_rate": "9"}))
     drawn = html(test)
     assert '<p class="quiet">Rows of count: 20 train, 5 validation, 5 test.</p>' in drawn
-    notes = [e.proto.body for e in test.get("html") if 'class="note"' in e.proto.body]
+    notes = [e.proto.body for e in test.get("html") if 'class="fold note"' in e.proto.body]
     assert sum("A step takes 32 rows, and there are only 20" in note for note in notes) == 1
     assert sum("scores only 5 rows" in note for note in notes) == 1
     assert sum("The learning rate of 9 is 3,000 times" in note for note in notes) == 1

@@ -15,7 +15,7 @@ from src import paths
 from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import as_sentence
 from src.panel.access.guard import Pool
-from src.panel.ui import html, letters, navigation
+from src.panel.ui import folds, html, letters, navigation
 from src.runs import checks
 from src.training.data_notes import preview_counts, preview_notes
 
@@ -131,7 +131,7 @@ def draw_preview(preview: Mapping[str, Any]) -> None:
     for text in preview_counts(preview):
         st.html(f'<p class="quiet">{escape(as_sentence(text))}</p>')
     for note in preview_notes(preview):
-        st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
+        folds.draw("note", escape(as_sentence(note)))
     st.html("".join(_example(e) for e in preview["examples"][:3]))
 
 

@@ -14,7 +14,7 @@ from src import files, paths
 from src.config import RunConfig
 from src.format import as_sentence, counted, full_stop
 from src.panel.launch import form
-from src.panel.ui import guarded, html
+from src.panel.ui import folds, guarded, html
 from src.training import data_formats, data_import
 from src.training.data_files import DataError, read_path
 from src.training.data_loaders import COLUMNS
@@ -149,7 +149,7 @@ def _draw_read(read: _Read) -> None:
     """Draw what was found in the file: counts, what was left out, the first rows."""
     st.html(f'<p class="title">{escape(read.told)}</p>')
     for note in read.notes:
-        st.html(f'<p class="note">{escape(as_sentence(note))}</p>')
+        folds.draw("note", escape(as_sentence(note)))
     if read.system_prompt:
         st.html(
             '<p class="quiet">All rows have one system message. With <code>data.template</code> '

@@ -14,7 +14,7 @@ from src.config import RunConfig, Setting, get, settings, to_text
 from src.format import as_sentence, counted
 from src.models.metrics import MONITORED, metric_label
 from src.panel.launch import words
-from src.panel.ui import chooser, html, problems, query_params
+from src.panel.ui import chooser, folds, html, problems, query_params
 from src.tasks import TASKS
 
 # Choices offered for settings that are free text.
@@ -142,9 +142,9 @@ def _draw_fields(form: Form, part: str, shown: Iterable[Setting]) -> None:
                 if name in form.problems:
                     problems.draw_at(f"{form.key} {name}", form.problems[name])
                 elif name in form.notes:
-                    st.html(f'<p class="note">{escape(as_sentence(form.notes[name]))}</p>')
+                    folds.draw("note", escape(as_sentence(form.notes[name])))
                 else:
-                    st.html(f'<p class="hint">{escape(words.hint(setting, form.config))}</p>')
+                    folds.draw("hint", escape(words.hint(setting, form.config)))
 
 
 def _draw_mixture(mix: str) -> None:

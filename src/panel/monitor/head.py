@@ -8,7 +8,7 @@ import streamlit as st
 
 from src.format import counted, duration, full_stop, number, percent
 from src.models.metrics import in_words, short_label
-from src.panel.ui import html, navigation, run_status
+from src.panel.ui import folds, html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import cost, diagnosis
 from src.runs.time_left import TimeLeft
@@ -78,6 +78,18 @@ def diagnosed(run: Run, curves: Curves) -> diagnosis.Diagnosis | None:
     return diagnosis.diagnose(run, values)
 
 
+def silence(run: Run) -> str | None:
+    """A sentence where nothing has been heard of a run for long; None elsewhere."""
+    silent = time.time() - (run.heartbeat_at or time.time())
+    if not Status(run.status).active or silent <= TIMEOUTS.stale:
+        return None
+    # In the place of what the run does, so that nothing moves when it comes and goes.
+    return (
+        f"No sign of life for {duration(silent)}: the machine is stopped or overloaded. "
+        "The run is not lost."
+    )
+
+
 def draw_diagnosis(run: Run, curves: Curves) -> None:
     """Draw why a completed run learned nothing, and the launch that would mend it."""
     if (found := diagnosed(run, curves)) is None:
@@ -103,13 +115,10 @@ def draw_killed(run: Run, kept: Sequence[Checkpoint]) -> None:
     st.html(f'<p class="banner" role="status">{text}</p>')
 
 
-def draw_warnings(run: Run, events: Sequence[Event]) -> None:
-    """Draw banners: no sign of life, and what failed without ending the run."""
-    silent = time.time() - (run.heartbeat_at or time.time())
-    if Status(run.status).active and silent > TIMEOUTS.stale:
-        text = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded."
-        st.html(f'<p class="banner" role="status">{text} The run is not lost.</p>')
+def draw_warnings(events: Sequence[Event]) -> None:
+    """Draw in a banner of one line what failed last without ending the run."""
     warnings = [event for event in events if event.kind == EventKind.WARNING]
     if warnings:
         many = f" ({len(warnings)} warnings, see Lineage)" if len(warnings) > 1 else ""
-        st.html(f'<p class="banner" role="status">{escape(warnings[-1].text)}{many}</p>')
+        text = escape(full_stop(in_words(warnings[-1].text))) + many
+        st.html(f'<div class="banner" role="status">{folds.folded("line", text)}</div>')

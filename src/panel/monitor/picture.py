@@ -56,7 +56,8 @@ class Picture:
 
     def head(self) -> str:
         """HTML of status, progress and numbers."""
-        best, said = marks.best_step(self.run, self.curves), self.run.reason or self.now
+        best = marks.best_step(self.run, self.curves)
+        said = head.silence(self.run) or self.run.reason or self.now
         return head.as_html(self.run, self.latest, self.left, said, best=best)
 
     def words(self) -> str | None:

@@ -31,7 +31,7 @@ from src.panel.launch import data_check, measure_button, widgets, words
 from src.panel.launch import form as run_form
 from src.panel.sweeps import common, picture, space
 from src.panel.sweeps.space import SPACE, flow, unflow
-from src.panel.ui import guarded, html, navigation, query_params
+from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_at, draw_list
 from src.sweeps import control, estimate
 from src.sweeps.file import Categorical, SweepConfig, base_config
@@ -235,7 +235,7 @@ def draw_fields(
                 widgets.draw_field(known[name], before[name], texts.get(name, before[name]), title)
                 if not draw_problems(name, problems):
                     hint = HINTS.get(name) or words.first_sentence(known[name])[0]
-                    st.html(f'<p class="hint">{html.with_code(hint)}</p>')
+                    folds.draw("hint", html.with_code(hint))
 
 
 def is_grid(before: Mapping[str, str], texts: Mapping[str, str]) -> bool:

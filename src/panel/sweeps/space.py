@@ -24,7 +24,7 @@ from src.config import (
     to_text,
 )  # fmt: skip
 from src.panel.launch import words
-from src.panel.ui import guarded, html, query_params
+from src.panel.ui import folds, guarded, html, query_params
 from src.panel.ui.problems import draw_at
 
 SPACE = "space."
@@ -201,11 +201,11 @@ def _draw_row(setting: Setting, text: str, wrong: Sequence[str], *, hint: str, s
             on_click=query_params.write, args=(SPACE + name, ""),
         )  # fmt: skip
         if row.more:
-            st.html(f'<p class="hint">{html.with_code(f"`{flow(row.more)}`")}</p>')
+            folds.draw("hint", html.with_code(f"`{flow(row.more)}`"))
         for why in wrong:
             draw_at(key_of(setting, text), why)
         if not wrong:  # in the place of a message, which so moves no row
-            st.html(f'<p class="hint">{escape(hint)}</p>')
+            folds.draw("hint", escape(hint))
 
 
 def _write(name: str, row: Row) -> None:

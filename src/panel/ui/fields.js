@@ -4,7 +4,7 @@ const inputOf = (key) => document.querySelector(`.${CSS.escape(key)} :is(input, 
 // Streamlit draws the messages and the fields one after the other, and either may come anew.
 function mark() {
   const refused = new Map();
-  for (const told of document.querySelectorAll("p.problem[data-field]")) {
+  for (const told of document.querySelectorAll(".problem[data-field]")) {
     const input = inputOf(told.dataset.field);
     if (!input) continue;
     told.id ||= `why-${told.dataset.field}`;

@@ -13,7 +13,7 @@ from pathlib import Path
 import streamlit as st
 
 from src.format import as_sentence, full_stop
-from src.panel.ui import html
+from src.panel.ui import folds, html
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ _fields = st.components.v2.component(
 def draw_at(field: str, text: str) -> None:
     """Draw why the value of a field is refused, below that field."""
     told = html.with_code(as_sentence(text))
-    st.html(f'<p class="problem" data-field="{_css(field)}">{told}</p>')
+    st.html(folds.folded("problem", told, field=_css(field)))
 
 
 def draw_list(found: Iterable[Problem]) -> None:
