@@ -131,6 +131,7 @@ def print_run(run: Run) -> None:
     if best := document["best"]:
         facts.append(("best", f"step {best['step']:,}, {best['metric']} {number(best['value'])}"))
     facts += [(name, number(value)) for name, value in sorted(document["metrics"].items())]
+    facts.append(("duration", duration(run.seconds)))
     facts += cost.taken(run.machine_seconds, run.energy_wh)
     facts += [(name, str(path)) for name, path in document["paths"].items() if path]
     facts += [(f"attempt {event['attempt']}", event["text"]) for event in document["lineage"]]

@@ -62,6 +62,7 @@ def show(session: Session, run: Run) -> dict[str, Any]:
         "created_at": run.created_at,
         "started_at": run.started_at,
         "ended_at": run.ended_at,
+        "seconds": run.seconds,
         "archived_at": run.archived_at,
         **usage_document(run.machine_seconds, run.energy_wh),
     }

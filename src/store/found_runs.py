@@ -55,5 +55,6 @@ def _document(run: Run, metrics: Mapping[str, float | None]) -> dict[str, Any]:
         "created_at": run.created_at,
         "started_at": run.started_at,
         "ended_at": run.ended_at,
+        "seconds": run.seconds,
         "archived_at": run.archived_at,
     }

@@ -98,6 +98,22 @@ def _add_meters(connection: Connection) -> None:
     _create_missing_tables(connection)
 
 
+def _add_earlier_seconds(connection: Connection) -> None:
+    _add_columns(connection, "run", "earlier_seconds")
+    # Of attempts from before it what lies between their first metric and their last one is known.
+    known = text(
+        "SELECT run.id, metric.attempt, max(metric.at) - min(metric.at) FROM run "
+        "JOIN metric ON metric.run_id = run.id AND metric.attempt < run.attempt "
+        "WHERE run.attempt > 1 AND run.earlier_seconds IS NULL GROUP BY run.id, metric.attempt"
+    )
+    spans: dict[str, float] = {}
+    for run_id, _, seconds in connection.execute(known).all():
+        spans[run_id] = spans.get(run_id, 0.0) + seconds
+    change = text("UPDATE run SET earlier_seconds = :seconds WHERE id = :id")
+    for run_id, total in spans.items():
+        connection.execute(change, {"seconds": total, "id": run_id})
+
+
 def values_of_schema_10(row: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the columns that schema 10 made sure of, for a sweep's row from before it."""
     path = row.get("path") or ""
@@ -151,6 +167,7 @@ MIGRATIONS = [
     _add_notices,
     _add_archive,
     _add_meters,
+    _add_earlier_seconds,
 ]
 
 

@@ -44,8 +44,10 @@ class Column:
 
 
 def _duration() -> Any:
-    """Seconds since the attempt started, up to its end."""
-    return func.coalesce(col(Run.ended_at), time.time()) - col(Run.started_at)
+    """`Run.seconds`: those of all attempts."""
+    this = func.coalesce(col(Run.ended_at), time.time()) - col(Run.started_at)
+    earlier = col(Run.earlier_seconds)
+    return case((col(Run.started_at).is_(None), earlier), else_=func.coalesce(earlier, 0.0) + this)
 
 
 _OWN = {

@@ -170,7 +170,7 @@ def release(session: Session, run: Run, *, failed_starts: int | None = None) -> 
     return transition(
         session, run, Status.QUEUED, leave=[Status.STARTING], token=None, slot=None,
         slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None,
-        failed_starts=failed_starts,
+        started_at=None, failed_starts=failed_starts,
     )  # fmt: skip
 
 
@@ -286,6 +286,8 @@ def requeue(
         stop_requested_at=None,
         stop_reason=None,
         failed_starts=None,
+        earlier_seconds=run.seconds,
+        started_at=None,
         ended_at=None,
         reason=None,
         **columns,

@@ -1,5 +1,6 @@
 """Rows of the run table and of the tables beside it, and the statuses that they may have."""
 
+import time
 from enum import StrEnum
 from typing import Any
 
@@ -176,6 +177,17 @@ class Run(SQLModel, table=True):
     # them, and of the energy of its GPU. None where nothing was measured.
     machine_seconds: float | None = None
     energy_wh: float | None = None
+    # That the attempts before this one took; None: it is the first, or none of them started.
+    earlier_seconds: float | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that all attempts took, the current one up to its end or to now; None before the
+        first start. What lies between two attempts does not count."""
+        if self.started_at is None:
+            return self.earlier_seconds
+        this = (self.ended_at or time.time()) - self.started_at
+        return (self.earlier_seconds or 0.0) + max(0.0, this)
 
     @property
     def label(self) -> str:

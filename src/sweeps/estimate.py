@@ -182,9 +182,9 @@ def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
     for run in known:
         config = run.config
         alike = config["model"]["name"] == model and config.get("engine") != "packed"
-        if run.status == Status.COMPLETED and alike and run.step and run.started_at:
+        if run.status == Status.COMPLETED and alike and run.step and run.seconds is not None:
             rows = run.step * stored_config(config).rows_per_step
-            took = (run.ended_at or run.started_at) - run.started_at - STARTUP_SECONDS
+            took = run.seconds - STARTUP_SECONDS * run.attempt
             found.append((rows, max(took, 0.0) / rows))
     most = max((rows for rows, _ in found), default=0)
     return median(pace for rows, pace in found if rows >= most / 2) if found else None

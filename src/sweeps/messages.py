@@ -82,7 +82,7 @@ def _scores(session: store.Session, run: Run) -> str:
     latest = store.latest_metrics(session, [run.id])[run.id]
     told = [score(name, latest[name]) for name in SCORES if latest.get(name) is not None]
     steps = f"{run.step or 0:,} of {run.max_steps:,} steps"
-    took = f" in {duration((run.ended_at or 0) - run.started_at)}" if run.started_at else ""
+    took = f" in {duration(run.seconds)}" if run.seconds is not None else ""
     return _sentence(f"{', '.join(told)} after {steps}{took}" if told else f"{steps}{took}")
 
 

@@ -21,7 +21,8 @@ MAX_NAMED = 5  # trials in one sentence
 NOT_SEARCHED = float("nan")
 
 COLUMNS = ("trial", "setting", "run", "became", "score", "test", "step", "max_steps", "seconds",
-           "ended_at", "process", "attempt", "reason", "tags", "data_fingerprint")  # fmt: skip
+           "started_at", "ended_at", "process", "attempt", "reason", "tags",
+           "data_fingerprint")  # fmt: skip
 
 
 def outcome(run: Run) -> str:
@@ -61,12 +62,11 @@ def _row(
     run: Run, sweep: SweepConfig, metrics: Mapping[str, float | None], fingerprint: str | None
 ) -> list[Any]:
     number = run.number or 0
-    seconds = None if run.started_at is None or run.ended_at is None else (
-        run.ended_at - run.started_at
-    )  # fmt: skip
+    seconds = None if run.ended_at is None else run.seconds
     return [
         number, number // sweep.seeds, run.id, outcome(run), metrics.get(sweep.metric),
-        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.ended_at, run.token,
+        metrics.get(TEST), run.step or 0, run.max_steps, seconds, run.started_at,
+        run.ended_at, run.token,
         run.attempt, run.reason, list(run.tags or []), fingerprint,
     ]  # fmt: skip
 

@@ -99,8 +99,9 @@ def best_so_far(found: SweepResults) -> pd.DataFrame:
     Minutes are those for which the processes of all ended trials had trained by then, whatever
     became of them; a pack is one process.
     """
-    over = found.trials[found.trials["seconds"].notna() & found.trials["process"].notna()]
-    begun = (over["ended_at"] - over["seconds"]).groupby(over["process"]).min()
+    known = found.trials[["started_at", "ended_at", "process"]].notna().all(axis=1)
+    over = found.trials[known]
+    begun = over["started_at"].groupby(over["process"]).min()
     ended = over["ended_at"].groupby(over["process"]).max()
     done = ranking.scored(found.trials[~found.others])
     done = done.sort_values("ended_at", kind="stable").assign(trials=range(1, len(done) + 1))

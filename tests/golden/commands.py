@@ -135,13 +135,15 @@ NEW_KEYS |= {"archived_at", "tags", "config_key"}  # of runs, run.json and show
 NEW_KEYS |= {"machine_seconds", "energy_wh", "cost"}  # of show, sweep show, and run.json
 NEW_KEYS |= {"constant"}  # of the configs and suites of compare
 NEW_KEYS |= {"starts_in_seconds", "seconds_left"}  # of show
+NEW_KEYS |= {"earlier_seconds", "seconds"}  # of run.json; of runs and show
+NEW_KEYS |= {"started_at"}  # of the trials of a sweep
 NEW_COLUMNS = {("run", "end_reason"), ("run", "confirmed_rank"), ("run", "failed_starts")}
 NEW_COLUMNS |= {("run", "archived_at"), ("run", "config_key")}
 NEW_COLUMNS |= {("sweep", "failed_starts"), ("sweep", "driver_started_at"), ("sweep", "failed_at")}
 NEW_INDEXES = {"index listed_runs"}
 
 NEW_TABLES = {"notice", "machine_sample"}
-NEW_COLUMNS |= {("run", "machine_seconds"), ("run", "energy_wh")}
+NEW_COLUMNS |= {("run", "machine_seconds"), ("run", "energy_wh"), ("run", "earlier_seconds")}
 
 RECORD = json.loads((HERE / "documents.json").read_text())
 NUMBER = (int, float)

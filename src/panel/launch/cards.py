@@ -53,8 +53,8 @@ def _of_run(run_id: str) -> str:
     ends = ""
     if status.ended and score is not None:
         ends = f'<span><b class="score">{percent(score)}</b> <small>validation</small></span>'
-    if run.started_at and run.ended_at:
-        ends += f"<span>{duration(run.ended_at - run.started_at)}</span>"
+    if status.ended and run.seconds is not None:
+        ends += f"<span>{duration(run.seconds)}</span>"
     return (
         f'<div class="card preset" aria-current="true"><b>{escape(store.label_of(run))}</b>'
         f"<span>The settings of this run.</span><small>{escape(run_id)}</small>"

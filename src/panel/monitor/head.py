@@ -65,7 +65,7 @@ def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]
         (f"training loss{last}", number(latest.get("train/loss"))),
         ("speed", number(latest.get("tokens_per_second"), ",.0f", "tokens/s")),
         (f"{processor} memory", number(memory, ".2f", "GiB")),
-        ("duration" if status.ended else "so far", duration(run_status.run_seconds(run))),
+        ("duration" if status.ended else "so far", duration(run.seconds)),
         *cost.taken(run.machine_seconds, run.energy_wh),
     ]
 

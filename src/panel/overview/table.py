@@ -161,7 +161,7 @@ def _cell(
         case "progress":
             return f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>"
         case "duration":
-            return duration(run_status.run_seconds(run))
+            return duration(run.seconds)
         case "launched":
             return html.local_time(run.created_at)
         case "tags":
@@ -228,7 +228,7 @@ def _group_cell(group: Group, column: Column, latest: Latest) -> str:
     if column.name == "launched":
         return html.local_time(max(run.created_at for run in group.runs))
     if column.name == "duration":
-        took = [s for run in group.runs if (s := run_status.run_seconds(run)) is not None]
+        took = [s for run in group.runs if (s := run.seconds) is not None]
         return duration(float(np.mean(took))) if took else "–"
     if column.name == "progress":
         done = sum(run.status == Status.COMPLETED for run in group.runs)

@@ -11,7 +11,16 @@ from src.panel.ui import find_box, html
 from src.text import caseless
 
 # Columns that conditions cannot be on: texts, and those that are not shown.
-NOT_NUMBERS = ("run", "became", "reason", "tags", "setting", "ended_at", "data_fingerprint")
+NOT_NUMBERS = (
+    "run",
+    "became",
+    "reason",
+    "tags",
+    "setting",
+    "started_at",
+    "ended_at",
+    "data_fingerprint",
+)
 IMPORTANCE_METHOD = (
     "by PED-ANOVA (Watanabe et al. 2023), from how the best tenth of the settings differ from the "
     "others. Exploratory: it shows where to look next and proves nothing"

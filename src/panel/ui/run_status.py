@@ -1,7 +1,5 @@
 """A run's status and progress as every page shows them."""
 
-import time
-
 from src.store.tables import Run, Status
 
 # Shown beside the status word: colour is never the only mark.
@@ -47,10 +45,3 @@ def bar(run: Run) -> str:
         f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
         f'<i style="width:{share * 100:.1f}%"></i></span>'
     )
-
-
-def run_seconds(run: Run) -> float | None:
-    """Seconds since the attempt started, up to its end; None before the start."""
-    if run.started_at is None:
-        return None
-    return (run.ended_at or time.time()) - run.started_at
