@@ -12,7 +12,10 @@ from typing import Any, cast
 
 import psutil
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from src.config import RunConfig
 from src.training import checkpointing, run_policy, saving
@@ -285,6 +288,45 @@ def test_a_quota_keeps_the_best_and_the_last_two(
     _, reporter = run(settings, tmp_path)
     assert kept(tmp_path) == [4, 9, 12]
     assert sorted(reporter.removed) == [3, 6]
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_the_states_of_optimizer_and_schedule_are_those_that_pytorch_writes(
+    base: Path, tmp_path: Path, name: str, schedule: str
+) -> None:
+    """Made without an optimizer of PyTorch, which would import its compiler."""
+    settings = tiny.config_of(
+        base,
+        **{"engine": "packed", "lora.dropout": 0.0, "scheduler.name": schedule},
+        **{"scheduler.warmup_steps": 0},
+        **{"optimizer.name": name, "optimizer.weight_decay": 0.02, "optimizer.momentum": 0.7},
+        **{"optimizer.beta1": 0.8, "optimizer.beta2": 0.95, "optimizer.epsilon": 1e-7},
+    )
+    run(settings, tmp_path)
+    folder = tmp_path / "steps/step-9"
+    state, rate = torch.load(folder / "optimizer.pt"), settings.training.learning_rate
+    adapter = load_file(folder / "adapter_model.safetensors")
+    groups = [{"params": [*adapter.values()], "weight_decay": 0.02}]
+    groups.append({"params": [], "weight_decay": 0.0})
+    made: torch.optim.Optimizer
+    if name == "sgd":
+        made = torch.optim.SGD(groups, lr=rate, momentum=0.7)
+    else:
+        made = torch.optim.AdamW(groups, lr=rate, betas=(0.8, 0.95), eps=1e-7)
+    factor = partial(lambda step: (12 - step) / 12)
+    scheduler = LambdaLR(made, (lambda step: 1) if schedule == "constant" else factor)
+    for _ in range(9):
+        made.step()
+        scheduler.step()
+    assert state["param_groups"] == made.state_dict()["param_groups"]
+    assert torch.load(folder / "scheduler.pt") == scheduler.state_dict()
+    made.load_state_dict(state)
+    for parameter in adapter.values():
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    steps = [own["step"].item() for own in made.state_dict()["state"].values() if "step" in own]
+    assert steps == [10] * len(adapter) * (name == "adamw_torch")
 
 
 def test_files_that_other_processes_write_are_the_same(base: Path, tmp_path: Path) -> None:

@@ -136,10 +136,10 @@ class AdamW:
             eps=self.eps,
         )
 
-    def to_torch(self, groups: Any, learning_rate: float) -> torch.optim.Optimizer:
-        """The same optimizer of torch over parameter groups."""
+    def torch_settings(self) -> dict[str, Any]:
+        """The arguments of the same optimizer of torch, beside its learning rate."""
         betas = self.beta1, self.beta2
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=self.eps)
+        return {"betas": betas, "eps": self.eps, "weight_decay": self.weight_decay}
 
     def torch_state(self, step: int, tensors: Sequence[torch.Tensor]) -> dict[str, Any]:
         """One parameter's state in torch's format, after `step` steps."""
@@ -168,9 +168,9 @@ class SGD:
         """The row of any step; SGD does not depend on `step`."""
         return SGDHyper(1, self.max_grad_norm, self.weight_decay, self.momentum, learning_rate)
 
-    def to_torch(self, groups: Any, learning_rate: float) -> torch.optim.Optimizer:
-        """The same optimizer of torch over parameter groups."""
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=self.momentum)
+    def torch_settings(self) -> dict[str, Any]:
+        """The arguments of the same optimizer of torch, beside its learning rate."""
+        return {"momentum": self.momentum, "weight_decay": self.weight_decay}
 
     def torch_state(self, step: int, tensors: Sequence[torch.Tensor]) -> dict[str, Any]:
         """One parameter's state in torch's format."""

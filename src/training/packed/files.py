@@ -2,16 +2,14 @@
 
 import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch.optim.lr_scheduler import LambdaLR
 
 from src.config import RunConfig
 from src.models.multi_lora.adapters import LoraPair, from_peft, to_peft, zeros_like
@@ -20,8 +18,13 @@ from src.models.multi_lora.snapshot import Snapshot, SnapshotRow
 from src.models.multi_lora.step import AdapterState, Pack
 from src.training.packed.run import PackedRun
 from src.training.packed.shared_base import SharedBase
-from src.training.packed.templates import ADAPTER_CONFIG, TRAINER_STATE, templates, write_file
-from src.training.schedules import schedule
+from src.training.packed.templates import (
+    ADAPTER_CONFIG,
+    TRAINER_STATE,
+    templates,
+    torch_states,
+    write_file,
+)
 from src.training.utils import TrainingError
 
 
@@ -65,14 +68,9 @@ class TrainingState:
     def write(self, adapter: AdapterState, folder: Path, cache_dir: Path | None) -> None:
         """Write optimizer, scheduler, random state and step as transformers' Trainer reads them."""
         training = self.config.training
-        optimizer = _torch_optimizer(self.optimizer, training.learning_rate, self.step, adapter)
-        scheduler: Any = LambdaLR(optimizer, self._factor())
-        for group in optimizer.param_groups:
-            group["lr"] = self.rate
-        scheduler.last_epoch, scheduler._step_count = self.step, self.step + 1
-        scheduler._last_lr = [self.rate] * len(optimizer.param_groups)
-        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-        torch.save(scheduler.state_dict(), folder / "scheduler.pt")
+        group, scheduler = torch_states(type(self.optimizer), cache_dir)
+        torch.save(self._optimizer_state(adapter, group), folder / "optimizer.pt")
+        torch.save(self._scheduler_state(scheduler), folder / "scheduler.pt")
         (folder / "rng_state.pth").write_bytes(self.random)
         values = {
             "global_step": self.step,
@@ -83,23 +81,38 @@ class TrainingState:
         }
         write_file(TRAINER_STATE, values, folder, cache_dir)
 
-    def _factor(self) -> Callable[[int], float]:
-        """The factors of the learning rate, of the kind that transformers makes: PyTorch writes
-        more of some than of others."""
-        training, name = self.config.training, self.config.scheduler.name
-        factor = schedule(
-            name,
-            warmup_steps=self.config.scheduler.warmup_steps,
-            max_steps=training.max_steps,
-            learning_rate=training.learning_rate,
-        )
-        return factor if name == "constant" else partial(factor)
+    def _optimizer_state(self, adapter: AdapterState, group: dict[str, Any]) -> dict[str, Any]:
+        """The state of torch's optimizer over PEFT's parameters in PEFT's order."""
+        states = [
+            [side.t().contiguous() for pair in pairs for side in pair]
+            for pairs in adapter.optimizer
+        ]
+        state = {
+            index: self.optimizer.torch_state(self.step, tensors)
+            for index, tensors in enumerate(zip(*states, strict=True))
+        }
+        rates = {"lr": self.rate, "initial_lr": self.config.training.learning_rate}
+        group |= self.optimizer.torch_settings() | rates
+        # transformers keeps a group for biases.
+        biases = group | {"weight_decay": 0.0, "params": []}
+        return {"state": state, "param_groups": [group | {"params": list(state)}, biases]}
+
+    def _scheduler_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of torch's LambdaLR over these two groups."""
+        # PyTorch writes the attributes of a factor that is no function, as transformers' are.
+        factor: dict[str, Any] | None = None if self.config.scheduler.name == "constant" else {}
+        return state | {
+            "base_lrs": [self.config.training.learning_rate] * 2,
+            "last_epoch": self.step,
+            "_step_count": self.step + 1,
+            "_last_lr": [self.rate] * 2,
+            "lr_lambdas": [factor] * 2,
+        }
 
 
 def prepare_writing(cache_dir: Path | None) -> None:
     """Have ready, in this process, what takes time the first time that an adapter is written."""
     templates(cache_dir)
-    torch.optim.AdamW([torch.zeros(1)])  # PyTorch imports its compiler for it
 
 
 def save(base: SharedBase, run: PackedRun, snapshot: Snapshot, random_state: bytes) -> None:
@@ -193,22 +206,3 @@ def read_state(base: SharedBase, run: PackedRun, checkpoint: Path) -> AdapterSta
 def fresh_state(params: list[LoraPair], optimizer: type[Optimizer]) -> AdapterState:
     """An adapter whose optimizer has taken no step."""
     return AdapterState(params, tuple(zeros_like(params) for _ in optimizer.state_names))
-
-
-def _torch_optimizer(
-    optimizer: Optimizer, learning_rate: float, step: int, state: AdapterState
-) -> torch.optim.Optimizer:
-    """An optimizer after `step` as torch has it, over PEFT's parameters in PEFT's order."""
-    params, *states = (
-        [side.t().contiguous() for pair in pairs for side in pair]
-        for pairs in (state.params, *state.optimizer)
-    )
-    groups = [
-        {"params": params, "weight_decay": optimizer.weight_decay},
-        # transformers keeps a group for biases.
-        {"params": [], "weight_decay": 0.0},
-    ]
-    made = optimizer.to_torch(groups, learning_rate)
-    for parameter, *tensors in zip(params, *states, strict=True):
-        made.state[parameter] = optimizer.torch_state(step, tensors)
-    return made
