@@ -4,7 +4,8 @@ The next training of this process takes it, if it asks for the same one; else it
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +61,17 @@ def take(key: list[Any]) -> Any:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return None
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Keep what is kept now after the block too, which may take it and must not change it."""
+    global _kept
+    before = _kept
+    try:
+        yield
+    finally:
+        _kept = before
 
 
 def key_of(name: str, base: Mapping[str, Any]) -> list[Any]:

@@ -3,8 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import torch
 
@@ -29,22 +28,27 @@ def set_threads_of_a_pack() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-@contextmanager
-def warming_up(kernels: bool) -> Iterator[None]:
-    """Have the GPU and the `kernels` ready at the end of the block, which loads something else
-    meanwhile; nothing without them."""
-    if not kernels:
-        yield
+_warm_up: threading.Thread | None = None
+
+
+def start_warm_up() -> None:
+    """Have the GPU and its kernels made ready on a thread of its own, once in a process: that takes
+    as long as to read the data. Nothing without a GPU."""
+    global _warm_up
+    if _warm_up is not None or not torch.cuda.is_available():
         return
-    from src.models.multi_lora.kernels import warm_up
 
     def work() -> None:
         with suppress(Exception):  # whatever it is, the first step has it too
+            from src.models.multi_lora.kernels import warm_up
+
             warm_up()
 
-    thread = threading.Thread(target=work, name="warm-up")
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    _warm_up = threading.Thread(target=work, name="warm-up")
+    _warm_up.start()
+
+
+def await_warm_up() -> None:
+    """Return once that is done: only then may another thread launch kernels."""
+    if _warm_up is not None:
+        _warm_up.join()

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,12 @@ def load_libraries(config: RunConfig) -> EngineChoice:
     return choice
 
 
-def preload(config: RunConfig, *, packed: bool, cache_dir: Path | None = None) -> None:
+def preload(
+    config: RunConfig, *, packed: bool, cache_dir: Path | None, stop: Callable[[], bool]
+) -> None:
     """Read the base model of `config` for the training that comes next in this process, and make
-    the context of its GPU. After `load_libraries`, which tells if the packed engine trains.
+    the context of its GPU and its kernels ready. After `load_libraries`, which tells if the packed
+    engine trains. Ends early once `stop` returns True.
 
     Only what is on this machine: a download waits for its run.
     """
@@ -62,11 +65,14 @@ def preload(config: RunConfig, *, packed: bool, cache_dir: Path | None = None) -
     if packed:
         import torch
 
+        from src.training.packed.rehearsal import rehearse
         from src.training.packed.shared_base import read_ahead
-        from src.training.threads import warming_up
+        from src.training.threads import start_warm_up
 
-        with warming_up(torch.cuda.is_available()):
-            read_ahead(config, cache_dir)
+        start_warm_up()
+        read_ahead(config, cache_dir)
+        if torch.cuda.is_available() and not stop():
+            rehearse(config, cache_dir, stop)
     else:
         from src.models import preloaded, spelling_model
         from src.models import utils as machine

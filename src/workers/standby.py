@@ -275,7 +275,9 @@ class _WaitingProcess:
             return
         steps: list[Callable[[], object]] = []
         if base:
-            steps.append(partial(train.preload, config, packed=packed, cache_dir=paths.cache_dir()))
+            cache, stop = paths.cache_dir(), lambda: self._ordered
+            preload = partial(train.preload, config, packed=packed, cache_dir=cache, stop=stop)
+            steps.append(preload)
         if packed:
             from src.training.packed.templates import templates
 

@@ -292,8 +292,10 @@ def main_of_a_pack() -> int:
     with loading():
         from src.training.packed.engine import train_pack
         from src.training.packed.files import prepare_writing
+        from src.training.threads import start_warm_up
         from src.workers.reporter import CALLS
 
+        start_warm_up()
         CALLS.prepare(partial(prepare_writing, paths.cache_dir()))
     members, call = Members(), CALLS.call
     specs = list(iter(members.more, None))

@@ -25,7 +25,7 @@ from src.training.packed.scorer import Scorer, score_alike
 from src.training.packed.shared_base import SharedBase, refused
 from src.training.packed.slots import SYNC_INTERVAL_SECONDS, RunQueue, Slots
 from src.training.score_sheet import Scores
-from src.training.threads import set_threads_of_a_pack, warming_up
+from src.training.threads import await_warm_up, set_threads_of_a_pack, start_warm_up
 from src.training.throughput import TimeSpent
 from src.training.utils import TrainingError, TrainingResult
 
@@ -91,6 +91,7 @@ class _Engine:
         self.background = Background()
         self.ends = Ends(self.background, ended)
         set_threads_of_a_pack()
+        start_warm_up()
 
     def train(self) -> list[End]:
         try:
@@ -122,8 +123,7 @@ class _Engine:
 
     def _load(self, first: RunSpec) -> None:
         """Load the base that all runs share, and what works on it."""
-        with warming_up(self.options.kernels):
-            self.base = SharedBase.load(first.config, first.reporter, first.cache_dir)
+        self.base = SharedBase.load(first.config, first.reporter, first.cache_dir)
         kept = first.cache_dir
         self.reader = RunReader(self.base, self.spent, self.background, self.call, kept)
         self.base_scores = BaseScores(kept, self.base.key, engine="packed", arithmetic=ARITHMETIC)
@@ -154,6 +154,7 @@ class _Engine:
                 if run is not None:
                     self.slots.seat(run)
                     filled = True
+            await_warm_up()
             # A run may have lost its slot again, out of memory.
             self._begin([run for run in self.slots.runs if not run.begun])
             if not filled and not self.slots.runs:
