@@ -34,6 +34,7 @@ from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE
 
 GIB = 2**30
+AFTER_A_RUN = 30  # seconds in which the next standby trainer is started
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,13 @@ class Keeper:
         """Keep standby trainers ready if there was use of the panel or of a slot since the last
         round; without any they end after their time."""
         used, self._used = self._used, False
-        if used or self._trained:
-            keep_ready()
+        trained = self._trained
         with store.reading() as session:
             self._trained = bool(store.list_runs(session, statuses=ACTIVE))
+            # A run may be over within a round, and its supervisor still has the slot for a while.
+            last_end = store.last_end(session) or 0
+        if used or trained or time.time() - last_end < AFTER_A_RUN:
+            keep_ready()
 
 
 def make_orders_file(slot: int) -> int:

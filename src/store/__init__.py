@@ -83,6 +83,7 @@ from src.store.run_list import (
     count_configs,
     count_runs,
     failed_since,
+    last_end,
     page_of_configs,
     page_of_runs,
     recorded_metrics,

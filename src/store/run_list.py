@@ -100,6 +100,11 @@ def failed_since(session: Session, at: float, *, limit: int) -> Sequence[Run]:
     return session.exec(query.order_by(col(Run.ended_at).desc()).limit(limit)).all()
 
 
+def last_end(session: Session) -> float | None:
+    """When the last run ended; None before the first end."""
+    return session.exec(select(func.max(Run.ended_at))).one()
+
+
 def count_configs(session: Session, found: RunFilter) -> int:
     """The number of configs among the runs that a filter finds."""
     query = select(func.count(func.distinct(_config()))).select_from(Run)

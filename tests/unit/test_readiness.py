@@ -1,6 +1,7 @@
 """When a standby trainer is wanted, for which run, and what makes one fit."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,10 @@ def test_a_panel_keeps_one_while_it_is_used_and_after_a_run(
     keeper.round()  # its slot is free now
     keeper.round()
     assert len(rounds) == 3
+    with store.writing() as session:  # one that begins and ends between two rounds
+        store.list_runs(session)[0].ended_at = time.time()
+    keeper.round()
+    assert len(rounds) == 4
+    monkeypatch.setattr(standby, "AFTER_A_RUN", 0)
+    keeper.round()
+    assert len(rounds) == 4
