@@ -1,5 +1,7 @@
 """One run as it goes: status, curves, log and settings; stop it, delete it, or launch it again."""
 
+from collections.abc import Callable
+from functools import partial
 from html import escape
 
 import streamlit as st
@@ -58,41 +60,38 @@ def draw_run(run_id: str, stage: str) -> None:
             run = store.find(session, run_id)
         except store.UnknownRun:
             navigation.rerun_page()  # somebody deleted it
-        shown = picture.read(session, run)
+        live, shown = picture.live(session, run, key=KEY, goes_on=stage != "ended")
         checkpoints = store.list_checkpoints(session, run.id)
         events = store.list_events(session, run.id)
         forks = store.forks(session, run.id)
     if actions.stage(run) != stage:
         navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
     tab.show_run("Monitor", run)
-    curves, live = shown.curves, None
-    if stage != "ended" and curves.frames:
-        source, state = {"page": "monitor", "run": run.id}, f"{run.id} {run.attempt}"
-        live = charts.live(shown.figures, source, state=state, key=KEY, parts=shown.parts)
-    st.html(live.part("head") if live else shown.head())
+    if live:
+        st.html(live.part("head"))
+    elif shown:
+        st.html(shown.head())
     head.draw_killed(run, checkpoints)
     head.draw_warnings(events)
-    head.draw_diagnosis(run, curves)
-    if curves.frames:
-        draw_curves(shown, live)
-    elif stage != "ended":
+    if live:
+        draw_curves(live.part("words"), partial(live.draw, key=KEY))
+    elif shown and shown.curves.frames:
+        head.draw_diagnosis(run, shown.curves)
+        draw_curves(shown.words(), partial(charts.draw, shown.figures({}, {}), key=KEY))
+    elif shown and stage != "ended":
         first = "The first points come once the model is there."
         html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(shown.now))}")
-    tabs.draw(run, checkpoints, curves, events, forks)
+    tabs.draw(run, checkpoints, events, forks)
 
 
-def draw_curves(shown: picture.Picture, live: charts.Live | None) -> None:
+def draw_curves(words: str | None, draw: Callable[[], None]) -> None:
     """Draw the charts, and the words beside them."""
-    beside = live.part("words") if live else shown.words()
     with st.container(key="curves-and-words"):
-        left, right = st.columns((3, 1), gap="small") if beside else (st.container(), None)
+        left, right = st.columns((3, 1), gap="small") if words else (st.container(), None)
     with left:
-        if live:
-            live.draw(key=KEY)
-        else:
-            charts.draw(shown.figures({}, {}), key=KEY)
-    if right is not None and beside:
-        right.html(beside)
+        draw()
+    if right is not None and words:
+        right.html(words)
 
 
 page()

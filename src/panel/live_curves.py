@@ -51,7 +51,7 @@ def _source(source: Mapping[str, Any]) -> tuple[charts.Make, bool, Callable[[], 
     with store.reading() as session:
         if source["page"] == "monitor":
             run = store.find(session, source["run"])
-            read = picture.read(session, run)
+            read = picture.read(session, run, zone_name=source.get("zone"))
             return read.figures, not Status(run.status).ended, read.parts
         shown = compared.Shown(**source["shown"])
         runs = store.runs_of(session, source["runs"])

@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from streamlit.testing.v1 import AppTest
 
+from src import store
+from src.panel.monitor import picture
 from src.panel.server import routes
 from src.store.tables import Status
 from tests.helpers.pages import charts_of, html, show
-from tests.helpers.store import MISSPELLED, add_points, fill_predictions, fill_run
+from tests.helpers.store import MISSPELLED, add_points, end, fill_predictions, fill_run
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -75,6 +80,41 @@ def test_head_charts_and_words_of_one_refresh_are_of_one_step():
     ends = {title: chart["curves"][0]["x"][-1] for title, chart in told["news"].items()
             if chart["curves"][0]["x"]}  # fmt: skip
     assert {"Loss", "Accuracy", "Speed", "Memory"} <= ends.keys() and set(ends.values()) == {120}
+
+
+def test_a_refresh_reads_nothing_of_charts_that_ask_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = fill_run(status=Status.RUNNING, steps=100)
+    read, reads = picture.read, []
+    monkeypatch.setattr(
+        picture, "read", lambda session, run: reads.append(run.step) or read(session, run)
+    )
+
+    def three_refreshes(run_id: str) -> None:
+        from src import store
+        from src.panel.monitor import picture
+
+        for _ in range(3):
+            with store.reading() as session:
+                run = store.find(session, run_id)
+                live, _ = picture.live(session, run, key="curves", goes_on=True)
+            assert live and "step 100 of 600" in live.part("head")
+
+    test = AppTest.from_function(three_refreshes, args=(run_id,)).run()
+    assert not test.exception and reads == [100]
+
+
+def test_at_the_end_it_was_launched_at_the_readers_time() -> None:
+    run_id = fill_run(status=Status.RUNNING, steps=100)
+    live = sent("monitor", run=run_id)["live"]
+    end(run_id, Status.COMPLETED)
+    with store.reading() as session:
+        launched = datetime.fromtimestamp(store.find(session, run_id).created_at, UTC)
+    for zone in ("Asia/Tokyo", "America/Caracas"):
+        live["source"]["zone"] = zone
+        told = launched.astimezone(ZoneInfo(zone)).strftime("%d %b, %H:%M")
+        assert f"<dt>launched</dt><dd>{told}</dd>" in news(live)["parts"]["head"]
 
 
 def test_a_chart_that_comes_or_a_curve_that_gets_a_mean_is_drawn_anew():

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import streamlit as st
 
+from src import store
 from src.format import number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import guarded, html, navigation
-from src.panel.ui.charts import Curves, is_share
+from src.panel.ui.charts import is_share, read_curves
 from src.runs import attempts, launcher
 from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
@@ -18,7 +19,7 @@ from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verif
 COLUMNS = (1, 1.6, 1, 2.4, 1.2)
 
 
-def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
+def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
     draw_told()
     if not kept:
         every = run.config["checkpointing"]["save_steps"]
@@ -27,7 +28,8 @@ def draw(run: Run, kept: Sequence[Checkpoint], curves: Curves) -> None:
         )
         return
     metric = run.config["early_stopping"]["metric"]
-    known = curves.frames.get(metric)
+    with store.reading() as session:
+        known = read_curves(session, run, [metric]).frames.get(metric)
     values = {} if known is None else dict(zip(known["step"], known["value"], strict=True))
     with st.container(key="checkpoints", gap="xxsmall"):
         title = metric_label(metric)

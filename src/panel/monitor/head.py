@@ -19,13 +19,14 @@ from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
 def as_html(
     run: Run, latest: Mapping[str, float | None], left: TimeLeft | None, said: str, *,
-    best: int | None,
+    best: int | None, zone_name: str | None = None,
 ) -> str:  # fmt: skip
     """HTML of status and `said`, which explains it, of progress, of the latest metrics and of the
-    time that is left; `best` is the best step, if one is better than others."""
+    time that is left; `best` is the best step, if one is better than others. Times are in the
+    named zone, or else in the reader's."""
     status, pairs = Status(run.status), facts(run, latest)
     if status.ended:
-        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M")))
+        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M", zone_name)))
     else:
         if left and status is Status.QUEUED:
             starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"

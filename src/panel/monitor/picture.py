@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+import streamlit as st
 
 from src import store
 from src.panel.monitor import curves, head, health, marks, words
@@ -31,6 +32,7 @@ class Picture:
     scored: Sequence[Evaluation]
     paused: bool  # its sweep
     line: Sequence[Run]  # the runs that wait, in their order, if it is one of them
+    zone_name: str | None = None  # of the reader, where no script of the page tells it
 
     @property
     def now(self) -> str:
@@ -58,7 +60,8 @@ class Picture:
         """HTML of status, progress and numbers."""
         best = marks.best_step(self.run, self.curves)
         said = head.silence(self.run) or self.run.reason or self.now
-        return head.as_html(self.run, self.latest, self.left, said, best=best)
+        zone = self.zone_name
+        return head.as_html(self.run, self.latest, self.left, said, best=best, zone_name=zone)
 
     def words(self) -> str | None:
         """HTML of the words beside the charts; None where there is and will be nothing to show."""
@@ -69,7 +72,7 @@ class Picture:
         return {"head": self.head(), "words": self.words() or ""}
 
 
-def read(session: store.Session, run: Run) -> Picture:
+def read(session: store.Session, run: Run, *, zone_name: str | None = None) -> Picture:
     """All that the page draws of a run, in the session's state of the store."""
     sweep = session.get(Sweep, run.sweep_id) if run.sweep_id else None
     known = charts.read_curves(session, run)
@@ -83,4 +86,24 @@ def read(session: store.Session, run: Run) -> Picture:
         scored=words.read(session, run),
         line=store.queue(session) if run.status == Status.QUEUED else (),
         paused=sweep is not None and sweep.status == SweepStatus.PAUSED,
+        zone_name=zone_name,
     )
+
+
+def live(
+    session: store.Session, run: Run, *, key: str, goes_on: bool
+) -> tuple[charts.Live | None, Picture | None]:
+    """The charts of a run that goes on, None of one that ended or has no points yet; and what was
+    read for them: nothing where they stand already, as the browser asks for their news itself."""
+    if not goes_on:
+        return None, read(session, run)
+    state = f"{run.id} {run.attempt}"
+    if standing := charts.standing(state, key=key):
+        return standing, None
+    shown = read(session, run)
+    if not shown.curves.frames:
+        return None, shown
+    # At the end of the run an answer to the charts tells when it was launched, as the page does.
+    source = {"page": "monitor", "run": run.id, "zone": st.context.timezone}
+    new = charts.live(shown.figures, source, state=state, key=key, parts=shown.parts)
+    return new, shown

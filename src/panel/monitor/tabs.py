@@ -8,16 +8,11 @@ import streamlit as st
 from src.models.metrics import in_words
 from src.panel.monitor import checkpoints, export, log, settings_tab
 from src.panel.ui import html, navigation
-from src.panel.ui.charts import Curves
 from src.store.tables import Checkpoint, Event, Run
 
 
 def draw(
-    run: Run,
-    known: Sequence[Checkpoint],
-    curves: Curves,
-    events: Sequence[Event],
-    forks: Sequence[Run],
+    run: Run, known: Sequence[Checkpoint], events: Sequence[Event], forks: Sequence[Run]
 ) -> None:
     """Draw the choice of a tab, and the chosen one."""
     views = ["Log", "Checkpoints", "Export", "Lineage", "Settings"]
@@ -27,7 +22,7 @@ def draw(
     elif shown == "Settings":
         settings_tab.draw(run)
     elif shown == "Checkpoints":
-        checkpoints.draw(run, known, curves)
+        checkpoints.draw(run, known)
     elif shown == "Export":
         export.draw(run, known)
     else:

@@ -249,15 +249,20 @@ def live(
 ) -> Live:
     """Charts of `make` that go on, with their `parts`. While `state` is the same, those of the
     first time: the browser has what came since, asked for by `source`."""
-    known: Live | None = st.session_state.get(name := f"live {key}")
-    if known is not None and known.state == state:
+    if known := standing(state, key=key):
         return known
     reach: dict[str, Reach] = {}
     figures = make({}, reach)
     more = {"reach": reach, "shape": shape(figures), "source": source, "address": CURVES}
     new = Live(state, {**_sent(figures), "live": more}, parts())
-    st.session_state[name] = new
+    st.session_state[f"live {key}"] = new
     return new
+
+
+def standing(state: str, *, key: str) -> Live | None:
+    """The charts that `live` has begun and that go on in the browser, if they are of that state."""
+    known: Live | None = st.session_state.get(f"live {key}")
+    return known if known is not None and known.state == state else None
 
 
 def forget(key: str) -> None:

@@ -18,12 +18,16 @@ def label_text(text: str, limit: int) -> str:
     return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", short)
 
 
-def local_time(at: float | None, form: str = "%d %b %Y, %H:%M") -> str:
-    """A Unix time in the reader's time zone, by a strftime format; a dash for None."""
+def local_time(
+    at: float | None, form: str = "%d %b %Y, %H:%M", zone_name: str | None = None
+) -> str:
+    """A Unix time by a strftime format, in the named time zone or else in that of the reader, whom
+    only a page's script knows; a dash for None."""
     if at is None:
         return "–"
+    name = zone_name or st.context.timezone
     try:
-        zone = ZoneInfo(st.context.timezone) if st.context.timezone else None
+        zone = ZoneInfo(name) if name else None
     except (KeyError, ValueError, OSError):
         zone = None
     return datetime.fromtimestamp(at, zone).strftime(form)
