@@ -5,7 +5,7 @@ import heapq
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -186,6 +186,14 @@ def pace_of(config: RunConfig) -> str:
     return json.dumps(subset(config, DURATION - {"training.max_steps"}), sort_keys=True)
 
 
+@dataclass(frozen=True)
+class Needed:
+    """Time that several runs take together."""
+
+    seconds: float  # from their start until the last one has ended
+    machine_seconds: float  # of the machine, which has a slot for each GPU
+
+
 class Earlier:
     """Times that completed runs of this machine took, by the settings that decide them."""
 
@@ -194,6 +202,7 @@ class Earlier:
         self._seconds: dict[str, float | None] | None = None
         self._paces: dict[str, list[tuple[int, float]]] = {}  # steps and seconds of each
         self._ran: set[str] = set()  # lengths that completed runs of the machine tell
+        self._shares: dict[str, float] = {}  # of a pack's time, of runs that trained in one
 
     def seconds(self, run: Run) -> float | None:
         """Seconds from the start of a run to its end: of runs of the same length, else by those
@@ -206,7 +215,31 @@ class Earlier:
         bound of a measurement."""
         length = length_of(config)
         seconds = self._whole(length, lambda: config)
-        return seconds, length in self._ran
+        return seconds, length in self._ran and length not in self._shares
+
+    def of_all(self, configs: Iterable[RunConfig]) -> Needed | None:
+        """The time of runs of these configs together on this machine, if nothing else trains there;
+        None where that of one is not known. Those that may share a process are one pack after the
+        other, of which its slowest run tells, or what its runs took of packs before."""
+        alone: list[float] = []
+        packs: dict[Any, list[tuple[float, float]]] = {}  # of each run: its time, and its share
+        for config in configs:
+            seconds, length = self.of_config(config)[0], length_of(config)
+            if seconds is None:
+                return None
+            if config.engine == "packed":
+                share = self._shares.get(length, seconds)
+                packs.setdefault((pack_key(config), config.pack_size), []).append((seconds, share))
+            else:
+                alone.append(seconds)
+        for (_, size), runs in packs.items():
+            for first in range(0, len(runs), size):
+                whole, shares = zip(*runs[first : first + size], strict=True)
+                alone.append(max(*whole, sum(shares)))
+        ends = [0.0] * slot_count()
+        for seconds in alone:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return Needed(max(ends), sum(alone) / len(ends))
 
     def _whole(self, length: str, config: Callable[[], RunConfig]) -> float | None:
         if self._seconds is None:
@@ -232,12 +265,18 @@ class Earlier:
 
     def _read(self) -> dict[str, float | None]:
         found: dict[str, list[float]] = {}
+        shares: dict[str, list[float]] = {}
         self._paces = {}
-        for run in store.completed_here(self.session, host(), limit=EARLIER):
+        runs = store.completed_here(self.session, host(), limit=EARLIER)
+        sizes = store.sizes_of_processes(self.session, [run.token for run in runs if run.token])
+        for run in runs:
             assert run.started_at is not None and run.ended_at is not None
             plan, seconds = plan_of(run), run.ended_at - run.started_at
             found.setdefault(plan.length, []).append(seconds)
             self._paces.setdefault(plan.pace, []).append((run.max_steps, seconds))
+            if plan.pack is not None and (size := sizes.get(run.token or "", 1)) > 1:
+                shares.setdefault(plan.length, []).append(seconds / size)
+        self._shares = {length: median(values) for length, values in shares.items()}
         return {length: median(seconds) for length, seconds in found.items()}
 
 

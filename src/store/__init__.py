@@ -115,6 +115,7 @@ from src.store.runs import (
     run_outcomes,
     runs_of,
     set_notes,
+    sizes_of_processes,
     stop_wishes,
 )
 from src.store.sqlite import (

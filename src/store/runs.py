@@ -151,6 +151,12 @@ def completed_here(session: Session, host: str, *, limit: int) -> Sequence[Run]:
     ).all()
 
 
+def sizes_of_processes(session: Session, tokens: Iterable[str]) -> dict[str, int]:
+    """{token of a process: runs that it trained}; more than one in a pack."""
+    query = select(Run.token, func.count()).where(col(Run.token).in_(set(tokens)))
+    return {str(token): count for token, count in session.exec(query.group_by(col(Run.token)))}
+
+
 def runs_of(session: Session, ids: Sequence[str]) -> list[Run]:
     """The runs with these ids, in the same order; ids that do not exist are left out."""
     by_id = {run.id: run for run in session.exec(select(Run).where(col(Run.id).in_(ids)))}

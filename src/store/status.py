@@ -169,8 +169,8 @@ def release(session: Session, run: Run, *, failed_starts: int | None = None) -> 
     """
     return transition(
         session, run, Status.QUEUED, leave=[Status.STARTING], token=None, slot=None,
-        slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None,
-        started_at=None, failed_starts=failed_starts,
+        slot_given_at=None, supervisor_pid=None, trainer_pid=None, phase=None, started_at=None,
+        failed_starts=failed_starts,
     )  # fmt: skip
 
 
@@ -273,25 +273,11 @@ def requeue(
     """
     columns = {} if config is None else config_columns(config, run.parent_id, run.parent_step)
     return transition(
-        session,
-        run,
-        Status.QUEUED,
-        leave=RESUMABLE,
-        attempt=run.attempt + 1,
-        resume_step=resume_step,
-        step=resume_step,
-        token=None,
-        slot=None,
-        slot_given_at=None,
-        stop_requested_at=None,
-        stop_reason=None,
-        failed_starts=None,
-        earlier_seconds=run.seconds,
-        started_at=None,
-        ended_at=None,
-        reason=None,
-        **columns,
-    )
+        session, run, Status.QUEUED, leave=RESUMABLE, attempt=run.attempt + 1,
+        resume_step=resume_step, step=resume_step, token=None, slot=None, slot_given_at=None,
+        stop_requested_at=None, stop_reason=None, failed_starts=None, reason=None,
+        earlier_seconds=run.seconds, started_at=None, ended_at=None, **columns,
+    )  # fmt: skip
 
 
 def requeue_cancelled(session: Session, run_id: str) -> bool:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest import approx
+from sqlalchemy import update
 
 from src import store
-from src.config import load_config, stored_config
+from src.config import RunConfig, load_config, stored_config
 from src.runs import launcher, machine, time_left
 from src.runs.time_left import Slot, _start, of_all, of_queue, of_run, remaining
 from src.store.tables import Run, Status
@@ -149,3 +151,45 @@ def store_started(run_id: str) -> float:
         started = store.find(session, run_id).started_at
     assert started is not None
     return started
+
+
+# --- several runs ---------------------------------------------------------------------------------
+
+
+def config_of(**overrides: Any) -> RunConfig:
+    return load_config(overrides={name.replace("__", "."): v for name, v in overrides.items()})
+
+
+def of_several(configs: Sequence[RunConfig]) -> time_left.Needed | None:
+    with store.reading() as session:
+        return time_left.Earlier(session).of_all(configs)
+
+
+def test_runs_of_a_pack_share_its_time_and_others_follow_each_other(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = {"engine": "packed", "pack_size": 4}
+    # Four runs that one process trained, in 96 s; their ends are those of fill_run.
+    for seed in range(4):
+        fill_usage(fill_run(training__seed=seed, **packed))
+    with store.writing() as session:
+        session.execute(update(Run).values(token="a pack"))
+    fill_usage(fill_run(training__max_steps=400))  # alone, in 66 s
+    alone = config_of(training__max_steps=400)
+    assert of_several([alone] * 3) == time_left.Needed(approx(3 * 66), approx(3 * 66))
+    pack = [config_of(training__seed=seed, **packed) for seed in range(9)]
+    assert of_several(pack[:4]) == time_left.Needed(approx(96), approx(96))
+    # Fewer may take less, which nobody has seen; a fifth waits for the next process.
+    assert of_several(pack[:2]) == time_left.Needed(approx(96), approx(96))
+    assert of_several(pack[:5]) == time_left.Needed(approx(2 * 96), approx(2 * 96))
+    # Of a pack of eight the runs are not known to take less of its time than of one of four.
+    wider = [one.model_copy(update={"pack_size": 8}) for one in pack[:8]]
+    assert of_several(wider) == time_left.Needed(approx(2 * 96), approx(2 * 96))
+    assert of_several([*pack[:4], alone]) == time_left.Needed(approx(162), approx(162))
+    assert of_several([alone, config_of(training__max_steps=7)]) is None
+    with store.reading() as session:
+        earlier = time_left.Earlier(session)
+        assert earlier.of_config(pack[0]) == (approx(96), False)  # alone it takes that at most
+        assert earlier.of_config(alone) == (approx(66), True)
+    monkeypatch.setattr(time_left, "slot_count", lambda: 2)
+    assert of_several([alone] * 3) == time_left.Needed(approx(2 * 66), approx(1.5 * 66))

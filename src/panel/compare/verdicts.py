@@ -15,7 +15,6 @@ from src.format import duration, full_stop, percent, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.panel.ui.charts import PALETTE
 from src.runs import cost, launcher, time_left
-from src.runs.machine import slot_count
 
 MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
 MAX_PAIRS = 6  # that are shown whichever configs they are of
@@ -268,17 +267,16 @@ def _cost(more: Mapping[str, int]) -> str:
     """` (≈ 6 min, 0.20 EUR)` of so many more runs like each of these, without a price the time
     alone; empty where it is not known."""
     with store.reading() as session:
-        earlier = time_left.Earlier(session)
-        took = {
-            run.id: earlier.of_config(stored_config(run.config))[0]
+        configs = [
+            config
             for run in store.runs_of(session, list(more))
-        }
-    known = [seconds * more[run_id] for run_id, seconds in took.items() if seconds is not None]
-    if len(known) < len(more):
+            for config in [stored_config(run.config)] * more[run.id]
+        ]
+        needed = time_left.Earlier(session).of_all(configs)
+    if needed is None:
         return ""
-    seconds = sum(known) / slot_count()
-    prices = [price for _, price in cost.taken(seconds, None)]
-    return f" (≈ {', '.join([duration(seconds), *prices])})"
+    prices = [price for _, price in cost.taken(needed.machine_seconds, None)]
+    return f" (≈ {', '.join([duration(needed.seconds), *prices])})"
 
 
 def launch_missing(totals: Mapping[str, int]) -> None:

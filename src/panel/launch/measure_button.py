@@ -13,6 +13,7 @@ from src.format import as_sentence, duration, money
 from src.panel.access.guard import Pool
 from src.panel.ui import guarded, html, navigation
 from src.runs import estimate, spawn
+from src.runs.machine import slot_count
 from src.runs.time_left import Earlier
 
 POLL_SECONDS = 0.5
@@ -52,7 +53,7 @@ def expected(config: RunConfig) -> str | None:
     if seconds is None:
         return None
     sign, settings = "≈" if ran else "at most", usable_machine()
-    cost = settings.cost_of(seconds)
+    cost = settings.cost_of(seconds / slot_count())
     spent = "" if cost is None else f", {sign} {money(cost, settings.currency)}"
     return f"{sign} {duration(seconds)} here{spent}"
 
