@@ -259,8 +259,7 @@ class Members:
     def wait(self) -> bool:
         """Wait until the supervisor, having written all ends, adds the queue's next runs, for which
         another process would load all this again, or ends this one. False where it is gone."""
-        lock = slot_lock(self._slot)
-        supervisor = holder(lock)
+        supervisor = holder(lock := slot_lock(self._slot))
         while supervisor is not None and holder(lock) == supervisor and not termination.asked_by():
             if self._unknown():
                 return True
