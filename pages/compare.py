@@ -10,7 +10,7 @@ from src import store
 from src.analysis import comparison, suite_comparison
 from src.analysis.comparison import Comparison
 from src.format import counted, full_stop
-from src.panel.compare import choose, share, suites, tabs, verdicts
+from src.panel.compare import choose, scores, share, suites, tabs, verdicts
 from src.panel.report import button as report
 from src.panel.ui import folds, html, navigation, tab
 from src.store.tables import Run, Status
@@ -73,11 +73,11 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
             share.draw(found)
     for note in found.notes:
         folds.draw("note", escape(full_stop(note)))
-    st.html(verdicts.score_table(found))
+    st.html(scores.score_table(found, on_page=True))
     if found.configs:
         if len(found.configs) > 1:
-            leader = verdicts.ranked(found)[0].name
-            st.html(verdicts.verdict_table(found.configs, leader))
+            order = [group.name for group in verdicts.ranked(found)]
+            st.html(verdicts.verdict_table(found.configs, order))
         verdicts.draw_missing(found)
         judged = f"<summary>How this is judged</summary><p>{verdicts.SEVERAL_LOOKS}</p>"
         st.html(f'<details class="untested">{judged}</details>')

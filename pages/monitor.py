@@ -43,7 +43,7 @@ def links(run: Run) -> list[str]:
         found.append(navigation.link("try", "Try it", {"run": run.id}))
         found.append(navigation.link("compare", "Compare", {"run": run.id}))
         query = {"run": run.id, "view": "Export"}
-        found.append(navigation.link("monitor", "Export", query, then=".st-key-view"))
+        found.append(navigation.link("monitor", "Export", query, then=".st-key-chosen-view"))
     found.append(navigation.link("launch", "Launch again with edits", {"from": run.id}))
     if run.sweep_id:
         found.append(navigation.link("sweeps", "Its sweep", {"sweep": run.sweep_id}))

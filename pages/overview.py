@@ -6,7 +6,7 @@ import streamlit as st
 
 from src import store
 from src.panel.overview import address, bulk, now, table, toolbar
-from src.panel.ui import html, meters, navigation, tab
+from src.panel.ui import html, meters, navigation, paging, tab
 from src.store.tables import Status
 
 REFRESH_SECONDS = 3.0
@@ -46,17 +46,17 @@ def draw_table(view: address.View, counts: dict[Status, int]) -> None:
         marked = frozenset(run.id for run in chosen)
         shown = store.count_configs(session, view.found) if view.folded else total
         # Another filter, or a deletion, may have left the page that the address names without rows.
-        page = min(view.page, max(0, shown - 1) // address.ROWS)
-        order |= {"offset": page * address.ROWS, "limit": address.ROWS}
+        page = min(view.page, max(0, shown - 1) // paging.ROWS)
+        order |= {"offset": page * paging.ROWS, "limit": paging.ROWS}
         if view.folded:
             configs = store.page_of_configs(session, view.found, **order)
-            rows = table.draw_configs(session, view, configs, marked, base)
+            drawn = table.draw_configs(session, view, configs, marked, base)
         else:
             runs = store.page_of_runs(session, view.found, **order)
-            rows = table.draw_rows(session, view, runs, marked, base)
+            drawn = table.draw_rows(session, view, runs, marked, base)
     if shown:
-        st.html(rows)
-        st.html(toolbar.pager(page, shown, "config" if view.folded else "run"))
+        st.html(drawn)
+        st.html(paging.pager("overview", page, shown, "config" if view.folded else "run"))
     else:
         clear = navigation.link("overview", "Clear the filter", address.filtered(""))
         html.draw_empty("No run fits", clear if view.text else "All runs are archived.")

@@ -53,9 +53,7 @@ def page() -> None:
 
 
 def is_live(session: store.Session, row: Sweep) -> bool:
-    """True if the page should refresh: something is under way, and no table is being edited."""
-    if st.query_params.get("view") == "Trials":
-        return False
+    """True if the page should refresh: something is under way."""
     statuses = {*store.trial_counts(session).get(row.id, {})}
     statuses |= {run.status for run in store.confirmations(session, row.id)}
     return row.status in control.OPEN or not all(Status(status).ended for status in statuses)

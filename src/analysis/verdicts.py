@@ -20,6 +20,7 @@ from src.models.intervals import paired_interval
 from src.text import composed_columns
 
 METRIC = "exact_match"
+MAX_LISTED = 3  # configs that a sentence names; then it counts the others
 MIN_SEEDS = 3
 OTHER_QUESTIONS = "not compared: they were scored on different questions"
 NO_QUESTIONS = "not compared: they were scored on no questions"
@@ -207,23 +208,32 @@ def leaders(scores: Mapping[str, float | None], verdicts: Sequence[Verdict]) -> 
     known = {n: score for n, score in scores.items() if score is not None and score == score}
     if len(known) < 3:
         return ""
-    missing = ", ".join(name for name in scores if name not in known)
-    more = f"; there is no scored seed of {missing}" if missing else ""
+    missing = [name for name in scores if name not in known]
+    more = f"; there is no scored seed of {_listed(missing)}" if missing else ""
     if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(known) for v in verdicts):
         return f"no config is named the best: not all were scored on the same questions{more}"
     most = max(known.values())
     first = [name for name, score in known.items() if score == most]
     if len(first) > 1:
-        return f"{', '.join(first)} are equal, so none is ahead{more}"
+        return f"{_listed(first)} are equal, so none is ahead{more}"
     (best,) = first
     behind = {v.a if v.b == best else v.b for v in verdicts if v.winner == best} & known.keys()
-    open_ = [name for name in known if name != best and name not in behind]
+    ranked = sorted(known, key=lambda name: -known[name])
+    open_ = [name for name in ranked if name != best and name not in behind]
     if not open_:
         return f"{best} spells better than each of the other {len(known) - 1} configs{more}"
-    told = f"; {', '.join(sorted(behind))} spell less well" if len(behind) > 1 else (
+    told = f"; {_listed(sorted(behind))} spell less well" if len(behind) > 1 else (
         f"; {next(iter(behind))} spells less well" if behind else ""
     )  # fmt: skip
-    return f"{best} is ahead, but cannot be told from {', '.join(open_)}{told}{more}"
+    return f"{best} is ahead, but cannot be told from {_listed(open_)}{told}{more}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a, b and c`; of many the first ones: `a, b, c and 27 more`."""
+    shown = list(names) if len(names) <= MAX_LISTED + 1 else [
+        *names[:MAX_LISTED], f"{len(names) - MAX_LISTED} more"
+    ]  # fmt: skip
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 # --- sentences ------------------------------------------------------------------------------------

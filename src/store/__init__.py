@@ -49,6 +49,7 @@ from src.store.documents import show, to_json, usage_document
 from src.store.found_runs import FoundRuns, find_runs
 from src.store.metrics import (
     curve,
+    curves,
     latest_metrics,
     metric_names,
     metric_points,

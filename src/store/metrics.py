@@ -102,6 +102,32 @@ def curve(session: Session, run_id: str, name: str, *, after_step: int = -1) -> 
     )
 
 
+def curves(
+    session: Session, run_ids: Sequence[str], name: str
+) -> dict[str, list[tuple[int, float]]]:
+    """One metric of several runs in one query: {run id: [(step, value)]}, without what is null.
+
+    As `curve`: a step has the value of its last attempt, and abandoned points are left out.
+    """
+    starts: dict[str, list[tuple[int, int]]] = {}
+    begun = select(Event.run_id, Event.attempt, Event.step).where(
+        col(Event.run_id).in_(run_ids), col(Event.kind).in_(BEGIN_AN_ATTEMPT)
+    )
+    for run_id, attempt, step in session.execute(begun):
+        starts.setdefault(run_id, []).append((attempt, step or 0))
+    points: dict[str, dict[int, float]] = {run_id: {} for run_id in run_ids}
+    query = (
+        select(Metric.run_id, Metric.step, Metric.attempt, Metric.value)
+        .where(col(Metric.run_id).in_(run_ids), Metric.name == name)
+        .where(col(Metric.value).is_not(None))
+        .order_by(col(Metric.run_id), col(Metric.step), col(Metric.attempt))
+    )
+    for run_id, step, attempt, value in session.execute(query):
+        if all(attempt >= a or step <= s for a, s in starts.get(run_id, [])):
+            points[run_id][step] = value
+    return {run_id: list(found.items()) for run_id, found in points.items()}
+
+
 def moments(
     session: Session, run_id: str, attempt: int, names: Sequence[str], *, limit: int
 ) -> list[tuple[int, float]]:

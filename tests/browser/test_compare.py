@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import inaccessible, still
+from tests.helpers.browser import inaccessible, reading, still
 from tests.helpers.store import MISSPELLED, fill_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
@@ -18,6 +18,103 @@ def configs() -> list[str]:
         for rank, words in ((4, MISSPELLED), (32, [*MISSPELLED[:2], *right[2:]]))
         for seed in (1, 2, 3)
     ]
+
+
+def many_configs(count: int) -> list[str]:
+    """A run each of so many configs, of which each spells better than those before."""
+    return [
+        fill_run(
+            name=f"many {number}", lora__r=2 + number,
+            words=[(f"q{i}", "made", "made" if i < number else "mad") for i in range(400)],
+        ) for number in range(count)
+    ]  # fmt: skip
+
+
+STANDS = """config => [...document.querySelectorAll('.plot')].map((plot) => plot._fullData
+  .filter((trace) => plot.querySelector(`.trace${trace.uid}`).classList.contains('out'))
+  .map((trace) => trace.legendgroup).join()).every((found) => found === config)"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (420, "dark")])
+def test_of_many_curves_the_leader_stands_out_or_what_is_pointed_at_or_picked(
+    browser: Any, panel: str, module_home: Any, width: int, scheme: str
+) -> None:
+    query = "&".join(f"run={run}" for run in many_configs(12))
+    with reading(browser, width=width, scheme=scheme) as page:
+        page.goto(f"{panel}/compare?{query}")
+        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 5")
+        still(page)
+        page.wait_for_function(STANDS, arg="11")
+        legend = page.get_by_role("group", name="Configs")
+        names = legend.locator("button[data-config]:visible")
+        assert names.count() == 8 and names.first.inner_text() == "many 11"
+        values = page.locator(".chart .last span")
+        assert all(text.startswith("many 11 ") for text in values.all_inner_texts())
+        faint = page.evaluate("getComputedStyle(document.querySelector('.trace.muted')).opacity")
+        assert float(faint) < 0.5
+        # What is pointed at stands out, by a pointer or by the keyboard; a press keeps it so.
+        legend.get_by_role("button", name="many 9").focus()
+        page.wait_for_function(STANDS, arg="9")
+        page.keyboard.press("Enter")
+        assert legend.get_by_role("button", name="many 9", pressed=True).count() == 1
+        legend.get_by_role("button", name="4 more").click()
+        page.mouse.move(5, 5)  # a name may lie there now
+        assert names.count() == 12
+        page.wait_for_function(STANDS, arg="9")
+        assert values.first.inner_text().startswith("many 9 ")
+        legend.get_by_role("button", name="many 9").press("Enter")
+        legend.get_by_role("button", name="fewer").click()
+        page.mouse.move(5, 5)
+        page.wait_for_function(STANDS, arg="11")
+        assert page.evaluate(
+            "[...document.querySelectorAll('.stMain, .wide')]"
+            ".every((e) => e.scrollWidth <= e.clientWidth)"
+        )
+        assert not inaccessible(page, ".stMainBlockContainer")
+
+
+def test_a_curve_that_is_pointed_at_stands_out_in_all_charts(
+    page: Any, panel: str, module_home: Any
+) -> None:
+    query = "&".join(f"run={run}" for run in many_configs(6))
+    page.goto(f"{panel}/compare?{query}")
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 5")
+    still(page)
+    plot = page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    x, y = plot.evaluate("""(plot) => {
+      const {x, y} = plot._fullData[3], {xaxis, yaxis} = plot._fullLayout;
+      const box = plot.getBoundingClientRect();
+      const at = Math.floor(x.length / 2);
+      return [box.x + xaxis._offset + xaxis.d2p(x[at]), box.y + yaxis._offset + yaxis.d2p(y[at])];
+    }""")
+    page.mouse.move(x, y - 3)
+    page.mouse.move(x, y)
+    page.wait_for_function(
+        "new Set([...document.querySelectorAll('.plot')].map((plot) => plot._fullData"
+        ".filter((t) => plot.querySelector(`.trace${t.uid}`).classList.contains('out'))"
+        ".map((t) => t.legendgroup).join())).size === 1"
+    )
+    page.wait_for_function(
+        "[...document.querySelectorAll('.plot')].every((p) => p.querySelector('.hoverlayer text'))"
+    )
+    page.mouse.move(5, 5)
+    page.wait_for_function(STANDS, arg="5")
+
+
+def test_a_picture_that_cannot_be_drawn_is_said(page: Any, panel: str, module_home: Any) -> None:
+    page.add_init_script("Image.prototype.decode = () => Promise.reject(new Error('no'))")
+    page.goto(f"{panel}/compare?{'&'.join(f'run={run}' for run in configs())}")
+    png = page.get_by_role("button", name="Copy the verdict as PNG")
+    png.click()
+    told = page.locator(".share [role=status]")
+    told.filter(has_text="cannot make a PNG of the picture. Copy it as SVG.").wait_for()
+    # What is too large for a canvas comes back as nothing.
+    page.evaluate("() => { Image.prototype.decode = () => Promise.resolve(); }")
+    page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (made) => made(null); }")
+    told.evaluate("status => { status.textContent = '' }")
+    png.click()
+    told.filter(has_text="Copy it as SVG.").wait_for()
 
 
 def test_a_verdict_is_copied_in_words_and_as_a_picture(

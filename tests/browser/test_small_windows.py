@@ -77,10 +77,10 @@ def test_a_failed_run_leads_to_its_log_and_an_ended_one_to_its_export(
         page.goto(f"{panel}/monitor?run={failed}")
         page.get_by_text("step 150 of 600").wait_for()
         still(page)
-        assert top(page.locator(".st-key-view")) > 700
+        assert top(page.locator(".st-key-chosen-view")) > 700
         page.get_by_role("link", name="See the log").press("Enter")
         page.wait_for_function(
-            "document.querySelector('.st-key-view').getBoundingClientRect().top < 700"
+            "document.querySelector('.st-key-chosen-view').getBoundingClientRect().top < 700"
         )
         delete = page.locator(".stPopover", has_text="Delete")
         delete.get_by_role("button").click()
@@ -95,7 +95,7 @@ def test_a_failed_run_leads_to_its_log_and_an_ended_one_to_its_export(
         export.click()
         page.get_by_role("heading", name="Adapter").first.wait_for()
         page.wait_for_function(
-            "document.querySelector('.st-key-view').getBoundingClientRect().top < 700"
+            "document.querySelector('.st-key-chosen-view').getBoundingClientRect().top < 700"
         )
 
 

@@ -214,7 +214,7 @@ def test_a_run_that_waits_says_its_place_and_a_failed_one_leads_to_its_log():
         store.find(session, second).held_at = 1.0
     assert "in line" not in html(show("monitor", run=second))
     failed = fill_run(status=Status.FAILED, steps=40, reason="no GPU for 4-bit")
-    assert 'data-jump=".st-key-view">See the log</a>' in html(show("monitor", run=failed))
+    assert 'data-jump=".st-key-chosen-view">See the log</a>' in html(show("monitor", run=failed))
     assert "See the log" not in html(show("monitor", run=fill_run()))
 
 

@@ -17,6 +17,7 @@ from src import paths, store
 from src.analysis import exports
 from src.format import settings_text
 from src.panel.sweeps import figures, table, winner
+from src.panel.ui import paging
 from src.paths import CONFIGS
 from src.runs import launcher, packing
 from src.store.tables import LatestMetric, Run, Status, SweepStatus
@@ -68,9 +69,6 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
     fast = table.matching(found.trials, "learning_rate > 0.003")
     assert len(fast) and (fast["training.learning_rate"] > 0.003).all()
     assert table.unknown(found.trials, "learning_rate > 0.003 CUDA_OOM") is None
-    shown = show("sweeps", sweep=sweep_id, view="Trials").dataframe[0].value
-    assert list(shown)[:2] == ["trial", "lora.r"] and shown["score"].max() > 1  # in percent
-    assert list(shown["run"]) == [f"monitor?run={run}" for run in found.trials["run"]]
     page = html(show("sweeps", sweep=sweep_id, view="Trials", find="rate > 0.003"))
     assert "There is no column rate; " in page and "training.learning_rate" in page
     with store.writing() as session:
@@ -399,6 +397,56 @@ def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
         assert any(option.startswith(f"{called} · seed 42 · ") for option in options)  # its score
 
 
+def of_trials(page: str) -> list[str]:
+    """Ids of the runs of the table of trials, in its order."""
+    table = page.split('<table class="rows trials')[1].split("</table>")[0]
+    return re.findall(r'href="monitor\?run=([^"]+)"', table)
+
+
+@pytest.mark.usefixtures("home")
+def test_trials_are_sorted_by_their_score_or_by_what_the_address_says() -> None:
+    states: dict[int, tuple[Status, str | None]] = {
+        1: (Status.FAILED, f"cuda_oom: {HOSTILE}"),
+        4: (Status.QUEUED, None),
+    }
+    sweep_id = fill_sweep(TINY, trials=8, status=SweepStatus.PAUSED, states=states)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id)).trials
+    by_score = found[found["score"].notna()].sort_values("score", ascending=False)
+    page = html(show("sweeps", sweep=sweep_id, view="Trials"))
+    first = of_trials(page)
+    # Those without a score come last, both ways.
+    assert first[:6] == list(by_score["run"]) and set(first[6:]) == set(found["run"][[1, 4]])
+    assert 'aria-sort="descending"' in page and "cuda_oom" in page and "<img" not in page
+    turned = of_trials(html(show("sweeps", sweep=sweep_id, view="Trials", sort="-score")))
+    assert turned[:6] == list(by_score["run"])[::-1] and set(turned[6:]) == set(first[6:])
+    ranks = of_trials(html(show("sweeps", sweep=sweep_id, view="Trials", sort="lora.r")))
+    of = dict(zip(found["run"], found["lora.r"], strict=True))
+    assert [of[run] for run in ranks] == sorted(of.values())
+    words = of_trials(html(show("sweeps", sweep=sweep_id, view="Trials", sort="-scheduler.name")))
+    of = dict(zip(found["run"], found["scheduler.name"], strict=True))
+    assert [of[run] for run in words] == sorted(of.values(), reverse=True)
+    # What the address says wrong is as if it said nothing.
+    for asked in ("x", "-", "run"):
+        assert of_trials(html(show("sweeps", sweep=sweep_id, view="Trials", sort=asked))) == first
+    none = html(show("sweeps", sweep=sweep_id, view="Trials", find="nobody"))
+    assert "No trial fits" in none and "0 of 8 trials" in none and "Show all" in none
+
+
+@pytest.mark.usefixtures("home")
+def test_many_trials_are_shown_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "ROWS", 5)
+    sweep_id = fill_sweep(TINY, trials=12)
+    pages = [
+        of_trials(html(show("sweeps", sweep=sweep_id, view="Trials", sort="trial", page=page)))
+        for page in ("1", "2", "3", "99", "x")
+    ]
+    assert [len(page) for page in pages] == [5, 5, 2, 2, 5] and pages[3] == pages[2]
+    assert len({*pages[0], *pages[1], *pages[2]}) == 12 and pages[4] == pages[0]
+    page = html(show("sweeps", sweep=sweep_id, view="Trials", page="2"))
+    assert "6 to 10 of 12 trials" in page and ">Previous<" in page and ">Last<" in page
+
+
 def test_trials_that_train_or_wait_stand_first_with_their_score_so_far() -> None:
     states = {2: (Status.RUNNING, None), 3: (Status.QUEUED, None)}
     sweep_id = fill_sweep(TINY, trials=4, status=SweepStatus.ACTIVE, states=states)
@@ -406,5 +454,14 @@ def test_trials_that_train_or_wait_stand_first_with_their_score_so_far() -> None
     under_way = page.split("<h2>Under way</h2>")[1].split("</table>")[0]
     assert under_way.count("<tr>") == 3  # the head, one that trains and one that waits
     assert under_way.index("running") < under_way.index("queued")
-    assert "step 200 of 200" in under_way and "%</td>" in under_way
+    assert "step 200 of 200" in under_way and "%</span></td>" in under_way
+    assert 'class="spark"' not in under_way  # of one point there is no line
+    with store.writing() as session:
+        (run,) = [r for r in store.list_trials(session, sweep_id) if r.status == Status.RUNNING]
+        points = [(step, "val/exact_match", step / 400, 1.0) for step in (50, 100, 150)]
+        store.record_metrics(session, run.id, 1, points)
+    page = html(show("sweeps", sweep=sweep_id))
+    under_way = page.split("<h2>Under way</h2>")[1].split("</table>")[0]
+    assert under_way.count('class="spark"') == 1
+    assert re.search(r'aria-label="from 12.5% at step 50 to [\d.]+% at step 200"', under_way)
     assert "Under way" not in html(show("sweeps", sweep=fill_sweep(TINY, trials=4)))

@@ -119,7 +119,7 @@ def test_the_summary_names_configs_without_a_scored_seed(home):
     ids = [scored("a", 0, np.ones(20)), scored("b", 0, np.zeros(20), lora__r=64)]
     ids += [scored("c", 0, np.zeros(20), lora__r=4), fill_run(name="d", lora__r=2, steps=0)]
     assert compared(*ids).summary == (
-        "a is ahead, but cannot be told from b, c; there is no scored seed of d"
+        "a is ahead, but cannot be told from b and c; there is no scored seed of d"
     )
 
 

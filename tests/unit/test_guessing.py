@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from src import store
 from src.analysis import comparison, guessing
 from src.cli.main import app
-from src.panel.compare import verdicts
+from src.panel.compare import scores
 from tests.helpers.store import fill_predictions, fill_run
 
 # Of five counts, `1` is right for three.
@@ -40,7 +40,7 @@ def test_compare_tells_it_beside_the_score_of_each_config(
     with store.reading() as session:
         found = comparison.compare(session, store.runs_of(session, ids))
     assert [score["constant"] for score in found.scores.values()] == [constant] * 2
-    page = verdicts.score_table(found)
+    page = scores.score_table(found)
     told = CliRunner().invoke(app, ["compare", *ids]).output
     document = json.loads(CliRunner().invoke(app, ["compare", *ids, "--json"]).stdout)
     assert [one["constant"] for one in document["configs"]] == [constant] * 2

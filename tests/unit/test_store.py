@@ -16,7 +16,7 @@ from src.runs import launcher, machine, reconciler
 from src.runs.timeouts import TIMEOUTS
 from src.store import sqlite_driver
 from src.store.outcome import EndReason, Outcome
-from src.store.tables import ACTIVE, MachineSample, Run, Status, Sweep, SweepStatus
+from src.store.tables import ACTIVE, EventKind, MachineSample, Run, Status, Sweep, SweepStatus
 from src.store.usage import KEPT_SECONDS
 from src.training import checkpointing
 from tests.helpers import live
@@ -94,6 +94,10 @@ def test_metrics_curves_and_latest_values() -> None:
         curve = store.curve(session, run.id, "train/loss", after_step=1)
         assert curve["step"].tolist() == [2, 3, 4]
         assert curve["value"].tolist() == [1 / 3, 9.0, 0.2]
+        assert store.curves(session, [run.id, "none"], "train/loss") == {
+            run.id: [(0, 1.0), (1, 0.5), (2, 1 / 3), (3, 9.0), (4, 0.2)], "none": [],
+        }  # fmt: skip
+        assert store.curves(session, [run.id], "val/loss") == {run.id: [(2, 0.5)]}
         latest = store.latest_metrics(session, [run.id, "none"])
         assert latest == {run.id: {"train/loss": 9.0, "val/loss": 0.5}, "none": {}}
         points = store.metric_points(session, run.id)
@@ -103,6 +107,12 @@ def test_metrics_curves_and_latest_values() -> None:
     record(run, [(3, "train/loss", 8.0)], attempt=2)  # written again: replaced, not doubled
     with store.reading() as session:
         assert len(store.metric_points(session, run.id)) == 7
+    with store.writing() as session:  # from step 2 on it trained anew: step 4 is of nobody
+        store.record_event(session, run.id, 2, EventKind.RESUMED, "resumed", step=2)
+    with store.reading() as session:
+        curve = store.curve(session, run.id, "train/loss")
+        (line,) = store.curves(session, [run.id], "train/loss").values()
+        assert line == list(zip(curve["step"], curve["value"], strict=True)) and len(line) == 4
 
 
 @pytest.mark.usefixtures("database")

@@ -392,11 +392,15 @@ def test_the_leader_of_several_configs():
     assert "low" in verdicts.leaders(scores, alone)
     assert verdicts.leaders({"a": 1.0, "b": 0.5}, []) == "", "the pair says it already"
     tied = verdicts.leaders({"a": 0.5, "b": 0.1, "c": 0.5}, [])
-    assert tied == "a, c are equal, so none is ahead"
+    assert tied == "a and c are equal, so none is ahead"
     for nothing in (None, float("nan")):
         left = verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1, "c": 0.5}, [])
-        assert left == "a, c are equal, so none is ahead; there is no scored seed of no"
+        assert left == "a and c are equal, so none is ahead; there is no scored seed of no"
         assert verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1}, []) == "", "a pair again"
+    many = {f"c{n}": n / 10 for n in range(9)}
+    assert verdicts.leaders(many, []) == (
+        "c8 is ahead, but cannot be told from c7, c6, c5 and 5 more"
+    )
 
 
 def test_a_p_value_that_is_no_number_proves_nothing_and_spoils_no_other():

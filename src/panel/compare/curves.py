@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +19,9 @@ from src.store.tables import Run
 
 DASHES = ("solid", "dash", "dot")
 MAX_BAND_POINTS = 300
-MAX_NAMED = 4  # configs of which the legend names those that another one hides
+# Configs whose bands are all drawn, and of which the legend names those that another one hides. Of
+# more the lines are faint, but for those that are brought out (charts.js): at first the leader.
+FEW = 4
 ALIKE = 0.01  # of the height of a chart: how wide a line is drawn
 # Choice -> points of the running mean.
 SMOOTHING = {"none": 1, "mean of 5 points": 5, "mean of 20 points": 20, "mean of 100 points": 100}
@@ -41,6 +42,7 @@ class Shown:
     axis: str  # step, tokens or time
     window: int  # points of the running mean; 1 is none
     band: bool  # one line and band per config instead of a line per run
+    lead: str | None = None  # the config with the best score
 
 
 def figures(
@@ -60,14 +62,18 @@ def figures(
     return found
 
 
-def legend(groups: Sequence[Group]) -> str:
-    """HTML: the colour and the line of each config, once for all charts."""
-    items = (
-        f'<span style="--curve:var(--curve-{place % PALETTE + 1})" '
-        f'data-dash="{DASHES[place // PALETTE % len(DASHES)]}">{escape(group.name)}</span>'
-        for place, group in enumerate(groups)
-    )
-    return f'<p class="config-legend">{"".join(items)}</p>'
+def legend(groups: Sequence[Group], order: Sequence[Group]) -> list[dict[str, Any]]:
+    """The colour and the line of each config, once for all charts: of many in this order."""
+    places = {group.name: place for place, group in enumerate(groups)}
+    return [
+        {
+            "name": group.name,
+            "config": str(places[group.name]),
+            "colour": places[group.name] % PALETTE + 1,
+            "dash": DASHES[places[group.name] // PALETTE % len(DASHES)],
+        }
+        for group in (order if len(groups) > FEW else groups)
+    ]
 
 
 def about(metric: str) -> tuple[str, str, str]:
@@ -154,7 +160,8 @@ def figure(
                  if metric in curves[run.id]]
         for number, group in enumerate(groups)
     }  # fmt: skip
-    below = _alike(found)
+    many = len(groups) > FEW
+    below = {number: [] for number in found} if many else _alike(found)
     for number, group in enumerate(groups):
         runs = [run for run in group.runs if metric in curves[run.id]]
         if not runs:
@@ -162,15 +169,16 @@ def figure(
         frames, lines = [curves[run.id][metric] for run in runs], found[number]
         last = [frame["value"].dropna().iloc[-1:] for frame in frames]
         mean = charts.last_value(pd.Series([pd.concat(last).mean()]), form)
-        if below[number] and len(groups) <= MAX_NAMED:
+        if below[number]:
             mean += f" (as {groups[below[number][0]].name})"
         dash = DASHES[(number // PALETTE + len(below[number])) % len(DASHES)]
         style = {
             "type": "scatter",
             "mode": "lines",
+            "legendgroup": str(number),
             "legendrank": number % PALETTE + 1,
             "hovertemplate": f"%{{y:{form}}}",
-            "line": {"dash": dash, "width": 1.75},
+            "line": {"dash": dash, "width": 1.25 if many else 1.75},
         }
         if drawn_as.band and len(lines) > 1:
             traces += _band(style, group.name, lines, mean, points)
@@ -180,9 +188,12 @@ def figure(
             # The legend names each config once.
             called = [group.name, mean] if len(runs) > 1 else mean
             legend = {"meta": called} if place == 0 else {}
-            own = {"mode": mode(len(line)), "name": name}
+            # Marks on many lines would be a cloud.
+            own = {"mode": "lines" if many and len(line) > 1 else mode(len(line)), "name": name}
             traces.append(style | own | legend | points.line(line["x"], line["value"]))
-    return go.Figure(traces, _layout(unit, form, drawn_as))
+    lead = [str(number) for number, group in enumerate(groups) if group.name == drawn_as.lead]
+    faint = {"many": True, "lead": lead} if many else {}
+    return go.Figure(traces, _layout(unit, form, drawn_as, faint))
 
 
 def _alike(lines: Mapping[int, Sequence[pd.DataFrame]]) -> dict[int, list[int]]:
@@ -206,14 +217,15 @@ def _mean_at(lines: Sequence[pd.DataFrame], x: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean([np.interp(x, one["x"], one["value"]) for one in lines], axis=0))
 
 
-def _layout(unit: str, form: str, drawn_as: Shown) -> dict[str, Any]:
-    """The layout of one metric's chart; the reader's zoom stays while the x axis does."""
+def _layout(unit: str, form: str, drawn_as: Shown, faint: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of one metric's chart; the reader's zoom stays while the x axis does. `faint` says
+    which lines stand out, where they are many."""
     axis, ticks = AXES[drawn_as.axis]
     smoothing = f", mean of {drawn_as.window} points" if drawn_as.window > 1 else ""
     return {
         "template": "none",
         "uirevision": drawn_as.axis,
-        "meta": {"unit": unit + smoothing, "compared": True},
+        "meta": {"unit": unit + smoothing, "compared": True, **faint},
         "xaxis": {
             "title": {"text": axis},
             "tickformat": ticks,

@@ -9,7 +9,7 @@ async function asPng(svg) {
   await picture.decode();
   const canvas = Object.assign(document.createElement("canvas"), { width: SCALE * picture.width, height: SCALE * picture.height });
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-  return new Promise((done) => canvas.toBlob(done, "image/png"));
+  return new Promise((done, fail) => canvas.toBlob((made) => (made ? done(made) : fail(new Error("no PNG was made"))), "image/png"));
 }
 
 function save(content, ending, type) {
@@ -20,7 +20,17 @@ function save(content, ending, type) {
 
 async function copy(box, [name, ending, type]) {
   const { markdown, svg } = box.data;
-  const content = name === "PNG" ? await asPng(svg) : name === "SVG" ? svg : markdown;
+  const tell = (text) => {
+    box.querySelector("[role=status]").textContent = text;
+  };
+  let content = name === "SVG" ? svg : markdown;
+  if (name === "PNG") {
+    try {
+      content = await asPng(svg);
+    } catch {
+      return tell("This browser cannot make a PNG of the picture. Copy it as SVG.");
+    }
+  }
   let told = `copied as ${name}`;
   try {
     if (name === "PNG") await navigator.clipboard.write([new ClipboardItem({ [type]: content })]);
@@ -29,7 +39,7 @@ async function copy(box, [name, ending, type]) {
     save(content, ending, type);
     told = `saved as verdict.${ending}`;
   }
-  box.querySelector("[role=status]").textContent = told;
+  tell(told);
 }
 
 export default function ({ data, parentElement }) {

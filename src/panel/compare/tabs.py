@@ -10,7 +10,7 @@ import streamlit as st
 from src import store
 from src.analysis.comparison import Comparison
 from src.models.metrics import metric_label
-from src.panel.compare import curves, table
+from src.panel.compare import curves, table, verdicts
 from src.panel.ui import charts, choices, html, navigation
 from src.store.tables import Run, Status
 
@@ -32,26 +32,44 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
         first = [name for name in curves.FIRST_CURVES if name in names]
         metrics = choices.several("Metrics", names, first, metric_label, key="metrics")
         band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
-    shown = curves.Shown(tuple(metrics), axis, curves.SMOOTHING[smoothing], band)
+    order = verdicts.ranked(found)
+    best = [found.scores[group.name]["exact_match"] for group in order[:2]]
+    # None stands out while none is scored, or the first two tie.
+    lead = order[0].name if best[0] is not None and best[0] != best[-1] else None
+    shown = curves.Shown(tuple(metrics), axis, curves.SMOOTHING[smoothing], band, lead)
     with store.reading() as session:
         frames = curves.read(session, runs, metrics, axis=axis)
     if not any(frames.values()):
         html.draw_empty("No curves", "These runs have no points of these metrics on this axis yet.")
         return
-    st.html(curves.legend(found.groups))
+    legend = curves.legend(found.groups, order)
     make = partial(curves.figures, found.groups, frames, shown)
     if all(Status(run.status).ended for run in runs):
-        charts.draw(make({}, {}), key="compared curves")
+        charts.draw(make({}, {}), key="compared curves", legend=legend)
     else:
         ids = [run.id for run in runs]
         source = {"page": "compare", "runs": ids, "shown": asdict(shown)}
         state = f"{source} {[run.attempt for run in runs]}"
         key = "compared curves"
-        charts.live(make, source, state=state, key=key).draw(key=key)
-    said = (
-        "A line is the mean of a config's seeds, its band reaches from the lowest to the highest."
-    )
-    st.html(f'<p class="quiet">{said if band else "A line is a run, a colour is a config."}</p>')
+        charts.live(make, source, state=state, key=key).draw(key=key, legend=legend)
+    st.html(f'<p class="quiet">{_told(found, band, has_lead=lead is not None)}</p>')
+
+
+def _told(found: Comparison, band: bool, *, has_lead: bool) -> str:
+    """A sentence on what a line is, and where they are many, on how one is found among them."""
+    told = "A line is a run, a colour is a config."
+    seeds = any(len(group.runs) > 1 for group in found.groups)
+    if band and seeds:
+        told = (
+            "A line is the mean of a config’s seeds, its band reaches from the lowest to the "
+            "highest."
+        )
+    if len(found.groups) > curves.FEW:
+        first = " The best one stands out" if has_lead else ""
+        told += (
+            f"{first or ' None stands out yet'}; point at another, or press its name to keep it."
+        )
+    return told
 
 
 def _metric_names(latest: Mapping[str, Mapping[str, float | None]]) -> list[str]:

@@ -11,9 +11,8 @@ from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
 from src.config import distinguishes, stored_config
-from src.format import duration, full_stop, percent, settings_text
+from src.format import duration, full_stop, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
-from src.panel.ui.charts import PALETTE
 from src.runs import cost, launcher, time_left
 
 MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
@@ -27,14 +26,19 @@ SEVERAL_LOOKS = (
 )
 
 
-def verdict_table(found: Sequence[Verdict], leader: str | None = None) -> str:
+def verdict_table(found: Sequence[Verdict], order: Sequence[str] = ()) -> str:
     """HTML: each verdict with its lead and the lead's interval on one axis; p is told where it is
     pointed at.
 
-    The smallest p-value comes first (Holm-corrected). Of many pairs those of `leader` are shown and
-    the others folded, and so are pairs that could not be tested.
+    The smallest p-value comes first (Holm-corrected), then the pair that stands first in `order`,
+    the names from the best on. Of many pairs those of the first name are shown and the others
+    folded, and so are pairs that could not be tested.
     """
-    found = sorted(found, key=_p_value)
+    leader = next(iter(order), None)
+    places = {name: place for place, name in enumerate(order)}
+    found = sorted(
+        found, key=lambda v: (_p_value(v), *sorted(places.get(n, 0) for n in (v.a, v.b)))
+    )
     tested = [v for v in found if v.p_value is not None]
     untested = [v for v in found if v.p_value is None]
     shown, folded = tested, []
@@ -61,6 +65,8 @@ def _pairs(found: Sequence[Verdict]) -> str:
     """HTML: a row for each pair, and the axis of their intervals."""
     leads = [lead(v) for v in found]
     ends = [end for of_pair in leads if of_pair for end in of_pair]
+    if found and not ends:
+        return html.table({"Verdict": ""}, ([_claim(v)] for v in found), name="verdicts")
     low, high = min([0.0, *ends]), max([0.0, *ends])
     rows = [
         [
@@ -168,47 +174,6 @@ def interval(of: tuple[float, float, float], low: float, high: float, label: str
     )
 
 
-def score_table(found: Comparison) -> str:
-    """HTML: each config with its colour, number of scored seeds and mean exact match."""
-    rows = []
-    places = {group.name: place for place, group in enumerate(found.groups)}
-    for group in ranked(found):
-        score = found.scores[group.name]
-        # The colour is that of its curves.
-        colour = places[group.name] % PALETTE + 1
-        key = f'<span class="key" style="--key:var(--curve-{colour})"></span>'
-        settings = differing(found, group)
-        told = f"<small>{escape(settings)}</small>" if settings else ""
-        waiting = len(group.under_way)
-        scored = f"{score['seeds']}"
-        scored += f" of {score['seeds'] + len(group.lost)}" if group.lost else ""
-        spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f} points"
-        rows.append(
-            [
-                f"{key}{escape(group.name)}{told}",
-                ", ".join(
-                    [scored] * bool(score["seeds"] or not waiting)
-                    + [f"{waiting} under way"] * bool(waiting)
-                ),
-                percent(score["exact_match"]),
-                spread,
-                score["split"] if score["seeds"] else "",
-            ]
-        )
-    head = {"Config": "", "Seeds scored": "num", "Exact match": "num", "SD over seeds": "num",
-            "Split": "fit"}  # fmt: skip
-    return html.table(head, rows, name="configs") + _constant(found)
-
-
-def _constant(found: Comparison) -> str:
-    """HTML: what exact match has to beat where few answers differ; empty where all do."""
-    shares = {score["constant"] for score in found.scores.values() if score["seeds"]} - {None}
-    if not shares:
-        return ""
-    told = ", ".join(percent(share) for share in sorted(shares))
-    return f'<p class="quiet">Who always gives the most frequent answer has {told}.</p>'
-
-
 def ranked(found: Comparison) -> list[Group]:
     """The configs, the one with the best score first."""
     return sorted(found.groups, key=lambda g: -(found.scores[g.name]["exact_match"] or 0))
@@ -239,11 +204,15 @@ def words_link(found: Comparison) -> str:
 
 
 def draw_missing(found: Comparison) -> None:
-    """Draw a button for each of up to four pairs of configs that more seeds would decide."""
+    """Draw a button for each of up to four pairs of configs that more seeds would decide: those of
+    the fewest seeds first, then of the best configs."""
     groups = {group.name: group for group in found.groups}
     open_ = [v for v in found.configs if v.more_seeds]
+    places = {group.name: place for place, group in enumerate(ranked(found))}
     with st.container(horizontal=True):
-        for v in sorted(open_, key=lambda v: sum(v.more_seeds or ()))[:4]:
+        for v in sorted(open_, key=lambda v: (sum(v.more_seeds or ()), places[v.a] + places[v.b]))[
+            :4
+        ]:
             totals = {}
             for name, more in zip((v.a, v.b), v.more_seeds or (), strict=True):
                 group = groups[name]

@@ -34,7 +34,7 @@ def as_html(
         pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
     log = ""
     if status in (Status.FAILED, Status.INTERRUPTED):
-        log = ' · <a class="inner" href="#" data-jump=".st-key-view">See the log</a>'
+        log = ' · <a class="inner" href="#" data-jump=".st-key-chosen-view">See the log</a>'
     return f"{status_line(run, said, best, log)}{html.facts(pairs)}"
 
 

@@ -1,6 +1,5 @@
 """The view that an address asks for: filter, order, page, columns, folding and chosen runs"""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -9,8 +8,9 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from src import store
+from src.panel.ui import paging
+from src.panel.ui.paging import query as query
 
-ROWS = 50  # of a page
 FIRST_COLUMNS = ("status", "progress", "val/exact_match", "val/loss", "duration", "launched")
 
 
@@ -47,7 +47,6 @@ def read() -> View:
     for name in st.query_params.get_all("columns") or FIRST_COLUMNS:
         if (column := _column(name)) is not None and column not in columns:
             columns.append(column)
-    number = st.query_params.get("page", "1")
     return View(
         text=text,
         found=found,
@@ -55,7 +54,7 @@ def read() -> View:
         ascending=sort.ascends != asked.startswith("-"),
         columns=tuple(columns),
         chosen="columns" in st.query_params,
-        page=max(0, int(number) - 1) if number.isdecimal() and len(number) < 7 else 0,
+        page=paging.page_of_address(),
         folded=st.query_params.get("group") == "true",
         opened=tuple(st.query_params.get_all("open")),
         problems=tuple(problems),
@@ -77,14 +76,6 @@ def _zone() -> tzinfo | None:
         return ZoneInfo(st.context.timezone) if st.context.timezone else None
     except (KeyError, ValueError, OSError):
         return None
-
-
-def query(**changes: str | Sequence[str] | None) -> dict[str, list[str]]:
-    """The parameters of this address with some changed; None leaves one out."""
-    now = {name: st.query_params.get_all(name) for name in st.query_params}
-    for name, value in changes.items():
-        now[name] = [] if value is None else [value] if isinstance(value, str) else list(value)
-    return {name: values for name, values in now.items() if values}
 
 
 def filtered(text: str) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from src.format import counted, duration, number, percent, setting_value, spread
 from src.models.metrics import metric_info, metric_label
 from src.panel.overview import address
 from src.panel.overview.address import View
-from src.panel.ui import html, navigation, run_status, tags
+from src.panel.ui import html, navigation, paging, run_status, tags
 from src.store import Column
 from src.store.tables import Run, Status
 
@@ -104,12 +104,10 @@ def _sort_link(column: Column, view: View) -> str:
     head = escape(_head(column))
     if column == address.TAGS:
         return head
-    is_sorted = column == view.sort
-    turn = is_sorted and view.ascending == column.ascends
-    mark = "" if not is_sorted else " ▲" if view.ascending else " ▼"
-    sort = f"-{column.name}" if turn else column.name
-    query = address.query(sort=sort, page=None)
-    return navigation.link("overview", f"{_head(column)}{mark}", query, style="sort")
+    return paging.sort_link(
+        "overview", _head(column), column.name,
+        by=view.sort.name, ascending=view.ascending, ascends=column.ascends,
+    )  # fmt: skip
 
 
 def _class(column: Column) -> str:

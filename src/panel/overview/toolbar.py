@@ -7,7 +7,6 @@ import streamlit as st
 
 from src import store
 from src.errors import UserError, explain
-from src.format import counted
 from src.models.metrics import metric_label
 from src.panel.overview import address, table
 from src.panel.overview.address import View
@@ -71,27 +70,6 @@ def _chip(text: str, query: Mapping[str, object], is_on: bool, tone: str) -> str
     href = escape(navigation.address("overview", query))
     pressed = ' aria-current="true"' if is_on else ""
     return f'<a class="inner chip {tone}" href="{href}" target="_self"{pressed}>{escape(text)}</a>'
-
-
-def pager(page: int, total: int, what: str) -> str:
-    """HTML: which rows are shown of how many, and links to the pages before and after; `page` from
-    0."""
-    first = page * address.ROWS
-    last = min(first + address.ROWS, total)
-    if total <= address.ROWS:
-        return f'<p class="quiet pager">{counted(total, what)}</p>'
-    pages = -(-total // address.ROWS)
-    parts = [f"<span>{first + 1:,} to {last:,} of {counted(total, what)}</span>"]
-    for text, number, there in (
-        ("First", 1, page > 0),
-        ("Previous", page, page > 0),
-        ("Next", page + 2, page + 1 < pages),
-        ("Last", pages, page + 1 < pages),
-    ):
-        if there:
-            query = address.query(page=None if number == 1 else str(number))
-            parts.append(navigation.link("overview", text, query))
-    return f'<p class="quiet pager">{"".join(parts)}</p>'
 
 
 def _draw_columns(view: View) -> None:

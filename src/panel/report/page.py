@@ -9,7 +9,7 @@ from pathlib import Path
 from src import store
 from src.analysis.comparison import Comparison
 from src.format import full_stop, setting_value
-from src.panel.compare import curves, suites, table, verdicts
+from src.panel.compare import curves, scores, suites, table, verdicts
 from src.panel.monitor import head, marks
 from src.panel.monitor.curves import figures
 from src.panel.report import reproduce, svg, sweep, words
@@ -61,7 +61,7 @@ def _body(content: Content) -> Iterator[str]:
             yield f"<h2>How to reproduce</h2>{reproduce.section(content)}"
             return
         if content.sweep.found.confirming:
-            yield f"<h2>Confirming runs</h2>{verdicts.score_table(content.found)}"
+            yield f"<h2>Confirming runs</h2>{scores.score_table(content.found)}"
     else:
         yield f"<h1>{escape(content.title)}</h1>"
         told = _run(content, content.runs[0]) if content.is_one_run else _comparison(content)
@@ -107,7 +107,7 @@ def _comparison(content: Content) -> Iterator[str]:
         yield f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>'
     for note in found.notes:
         yield f'<p class="note">{escape(full_stop(note))}</p>'
-    yield verdicts.score_table(found)
+    yield scores.score_table(found)
     if found.configs:
         yield verdicts.verdict_table(found.configs)
         yield f'<p class="quiet">{verdicts.SEVERAL_LOOKS}</p>'

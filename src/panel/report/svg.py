@@ -94,6 +94,8 @@ def card(title: str, figure: go.Figure) -> str:
     """HTML of a figure with its title and the last values of its curves."""
     drawn = figure.to_plotly_json()
     traces, layout = drawn["data"], drawn["layout"]
+    if (layout.get("meta") or {}).get("many"):  # bands of many would hide the lines
+        traces = [trace for trace in traces if not trace.get("fill")]
     legend = [(trace, _called(trace)) for trace in traces if trace.get("meta") is not None]
     items = "".join(
         f'<span style="--curve:{_colour(trace)}">{escape(text)}</span>' for trace, text in legend

@@ -8,7 +8,7 @@ from src import store
 from src.format import counted, duration, settings_text
 from src.models.metrics import short_label
 from src.panel.sweeps.view import score
-from src.panel.ui import html, navigation, run_status
+from src.panel.ui import charts, html, navigation, run_status, sparkline
 from src.runs import time_left
 from src.store.tables import Run, Status
 from src.sweeps import control
@@ -26,30 +26,32 @@ def draw(found: SweepResults) -> None:
         runs = [run for run in trials if not Status(run.status).ended]
         runs.sort(key=lambda run: Status(run.status) is Status.QUEUED)
         shown = runs[:MAX_ROWS]
-        latest = store.latest_metrics(session, [run.id for run in shown])
+        lines = store.curves(session, [run.id for run in shown], found.sweep.metric)
         left = time_left.of_all(session)
     if not shown:
         return
     title = short_label(found.sweep.metric)
     head = {"Trial": "", "Status": "fit", "Progress": "fit",
             f"{title[0].upper()}{title[1:]} so far": "num", "Time left": "num"}  # fmt: skip
-    body = [
-        _cells(found, run, latest[run.id].get(found.sweep.metric), left.get(run.id))
-        for run in shown
-    ]
+    ends = sparkline.limits(lines.values(), is_share=charts.is_share(found.sweep.metric))
+    body = [_cells(found, run, lines[run.id], ends, left.get(run.id)) for run in shown]
     waiting = len(runs) - len(shown)
     more = f'<p class="quiet">{counted(waiting, "more trial")} to come.</p>' if waiting else ""
-    st.html(f"<h2>Under way</h2>{html.table(head, body)}{more}")
+    st.html(f"<h2>Under way</h2>{html.table(head, body, name='under-way opens')}{more}")
 
 
 def _cells(
-    found: SweepResults, run: Run, value: float | None, left: time_left.TimeLeft | None
-) -> list[str]:
+    found: SweepResults, run: Run, line: sparkline.Line, ends: tuple[float, float],
+    left: time_left.TimeLeft | None,
+) -> list[str]:  # fmt: skip
     name = settings_text(run.searched or {}) or run.name
+    spark = sparkline.draw(line, run.max_steps, ends, lambda value: score(found, value))
+    # A card on a phone has no room for what is not there.
+    last = score(found, line[-1][1]) if line else ""
     return [
         navigation.link("monitor", name, {"run": run.id}) + f"<small>{escape(run.name)}</small>",
         run_status.badge(run),
         f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>",
-        score(found, value) if value is not None else "–",
-        f"≈ {duration(left.ends)}" if left else "–",
+        f'<span class="with-spark">{spark}{last}</span>' if line else "",
+        f"≈ {duration(left.ends)}" if left else "",
     ]

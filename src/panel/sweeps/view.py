@@ -48,7 +48,7 @@ def list_table(rows: list[Sweep]) -> str:
                 html.local_time(row.created_at),
             ]
         )
-    return html.table(head, body)
+    return html.table(head, body, name="opens")
 
 
 def head(found: SweepResults) -> str:

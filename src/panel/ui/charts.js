@@ -55,9 +55,9 @@ function themed({ layout }, look) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     margin: { ...margin, ...layout.margin }, height: layout.height ?? 210,
     autosize: true, showlegend: false,
-    hovermode: "x unified", dragmode: "zoom",
+    hovermode: layout.meta?.many ? "closest" : "x unified", hoverdistance: 24, dragmode: "zoom",
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
-    xaxis: { ...axis, ...layout.xaxis, title: small ? undefined : { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, nticks: small ? 4 : 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
+    xaxis: { ...axis, ...layout.xaxis, ...(layout.meta?.many && { showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: look.faint }), title: small ? undefined : { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, nticks: small ? 4 : 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: small ? 4 : 6 },
   };
 }
@@ -104,15 +104,19 @@ async function drawCard(Plotly, card, figure, look) {
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
   });
   readOut(card, plot);
-  if (figure.layout.meta?.compared && !plot.together) {
-    plot.together = true;
-    hoverTogether(Plotly, card.parentElement, plot);
-  }
+  if (!figure.layout.meta?.compared) return;
+  bringOut(card.parentElement);
+  if (plot.together) return;
+  plot.together = true;
+  hoverTogether(Plotly, card.parentElement, plot);
 }
 
 // The legend shows each curve's last value, so that no hovering is needed to read it.
-function readOut(card, plot) {
-  const items = plot._fullData.filter((trace) => trace.meta).map((trace) => {
+function readOut(card, plot, out) {
+  const { compared, many } = plot.layout.meta ?? {};
+  if (many && !out) return; // as they are brought out
+  const told = plot._fullData.filter((trace) => trace.meta && (!many || out.has(trace.legendgroup)));
+  const items = told.map((trace) => {
     const item = document.createElement("span");
     item.style.setProperty("--curve", trace.line?.color ?? trace.marker?.color ?? "");
     item.dataset.dash = trace.line?.dash ?? "solid";
@@ -123,25 +127,106 @@ function readOut(card, plot) {
   plot.setAttribute("aria-label", `${card.dataset.title}: ${items.map((i) => i.textContent).join(", ")}`);
   // The title of a small chart says what its only curve is.
   if (card.classList.contains("small") && items.length === 1) items[0].textContent = plot._fullData[0].meta;
-  // Names stand once above charts that are compared.
-  if (plot.layout.meta?.compared) for (const [i, item] of items.entries()) {
-    const { name, meta } = plot._fullData.filter((trace) => trace.meta)[i];
+  // Names stand once above charts that are compared; of many lines those that stand out are named.
+  if (compared) for (const [i, item] of items.entries()) {
+    const { name, meta, legendgroup } = told[i];
     [item.title, item.textContent] = Array.isArray(meta) ? meta : [name, meta];
+    if (many) item.textContent = `${card.parentElement.legend.names[legendgroup]} ${item.textContent}`;
   }
   card.querySelector(".last").replaceChildren(...items);
 }
 
-// A point of a chart is pointed at in all that are compared.
+// A point of a chart is pointed at in all that are compared; of many lines its own stands out in all.
 function hoverTogether(Plotly, grid, plot) {
+  const others = () => [...grid.querySelectorAll(".plot")].filter((other) => other !== plot && other._fullLayout?.meta?.compared);
   plot.on("plotly_hover", ({ points, event }) => {
     if (!event?.isTrusted) return; // that of another chart
-    for (const other of grid.querySelectorAll(".plot"))
-      if (other !== plot && other._fullLayout?.meta?.compared) Plotly.Fx.hover(other, { xval: points[0].x }, ["xy"]);
+    const [{ x, fullData }] = points, { many } = plot.layout.meta;
+    if (many) point(grid, fullData.legendgroup);
+    for (const other of others()) {
+      const curveNumber = other._fullData.findIndex((trace) => trace.name === fullData.name && trace.fill !== "toself");
+      if (!many) Plotly.Fx.hover(other, { xval: x }, ["xy"]);
+      else if (curveNumber >= 0) Plotly.Fx.hover(other, [{ curveNumber, pointNumber: nearest(other._fullData[curveNumber].x, x) }], ["xy"]);
+    }
   });
   plot.on("plotly_unhover", ({ event }) => {
     if (!event?.isTrusted) return;
-    for (const other of grid.querySelectorAll(".plot")) if (other !== plot && other._fullLayout) Plotly.Fx.unhover(other);
+    point(grid, null);
+    for (const other of others()) Plotly.Fx.unhover(other);
   });
+}
+
+const nearest = (values, wanted) => values.reduce((best, value, place) => (Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? place : best), 0);
+
+// --- which of the compared configs stand out ---
+
+const FOLDED = 8; // names of a legend that are in view at first
+
+function point(grid, config) {
+  if (grid.pointed === config) return;
+  grid.pointed = config;
+  bringOut(grid);
+}
+
+// Those that are pointed at or picked stand out; where nobody points, of many the leader does.
+function bringOut(grid) {
+  const asked = new Set([...grid.picked, ...(grid.pointed === null ? [] : [grid.pointed])]);
+  for (const plot of grid.querySelectorAll(".plot")) {
+    const meta = plot._fullLayout && plot.layout.meta;
+    if (!meta?.compared) continue;
+    const out = asked.size ? asked : new Set(meta.lead ?? []);
+    plot.classList.toggle("asked", asked.size > 0);
+    plot.classList.toggle("many", Boolean(meta.many));
+    for (const { uid, legendgroup, fill } of plot._fullData) {
+      const line = plot.querySelector(`.scatterlayer .trace${uid}`);
+      if (!line) continue;
+      const stands = out.has(legendgroup);
+      line.classList.toggle("out", stands);
+      line.classList.toggle("muted", !stands && (out.size > 0 || Boolean(meta.many)));
+      line.classList.toggle("band", fill === "toself");
+      if (stands) line.parentNode.append(line); // over the others
+    }
+    if (meta.many) readOut(plot.closest(".chart"), plot, out);
+  }
+  for (const button of grid.legend?.querySelectorAll("[data-config]") ?? []) {
+    button.ariaPressed = grid.picked.has(button.dataset.config);
+    button.classList.toggle("muted", asked.size > 0 && !asked.has(button.dataset.config));
+  }
+}
+
+// The names of the configs above the charts: pointing at one brings its lines out, a press keeps them so.
+function drawLegend(grid, entries) {
+  const text = JSON.stringify(entries);
+  if (grid.legend?.told === text) return;
+  grid.legend?.remove();
+  grid.legend = Object.assign(document.createElement("div"), { className: "config-legend", role: "group", ariaLabel: "Configs", told: text });
+  grid.legend.names = Object.fromEntries(entries.map(({ name, config }) => [config, name]));
+  for (const { name, config, colour, dash } of entries) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+    button.dataset.config = config;
+    button.dataset.dash = dash;
+    button.style.setProperty("--curve", `var(--curve-${colour})`);
+    for (const begins of ["pointerenter", "focus"]) button.addEventListener(begins, () => point(grid, config));
+    for (const ends of ["pointerleave", "blur"]) button.addEventListener(ends, () => point(grid, null));
+    button.onclick = () => {
+      if (!grid.picked.delete(config)) grid.picked.add(config);
+      bringOut(grid);
+    };
+    grid.legend.append(button);
+  }
+  const folded = entries.length - FOLDED;
+  if (folded > 1) {
+    const more = Object.assign(document.createElement("button"), { type: "button", className: "fold" });
+    const fold = (isFolded) => {
+      more.textContent = isFolded ? `${folded} more` : "fewer";
+      more.ariaExpanded = !isFolded;
+      grid.legend.classList.toggle("folded", isFolded);
+    };
+    more.onclick = () => fold(more.ariaExpanded === "true");
+    fold(true);
+    grid.legend.append(more);
+  }
+  grid.before(grid.legend);
 }
 
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
@@ -306,6 +391,8 @@ async function follow(grid) {
 
 export default function ({ data, parentElement }) {
   const grid = parentElement.querySelector(".charts");
+  grid.picked ??= new Set();
+  grid.pointed ??= null;
   grid.cards ??= {};
   grid.heads ??= {};
   grid.views ??= new IntersectionObserver((entries) => {
@@ -319,6 +406,7 @@ export default function ({ data, parentElement }) {
     grid.shown = { plotly: data.plotly, figures: parsed(data.figures), live: data.live && { ...data.live } };
     if (data.live) follow(grid);
   }
+  drawLegend(grid, data.legend ?? []);
   drawAll(grid);
   // Switching the theme only changes a class of the app's root.
   const watcher = new MutationObserver(() => drawAll(grid));

@@ -6,7 +6,7 @@ component that calls `Plotly.react` and keeps it.
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -212,9 +212,15 @@ def last_value(values: pd.Series, form: str) -> str:
     return "none yet" if known.empty else format(float(known.iloc[-1]), form.replace("~", ""))
 
 
-def draw(figures: Mapping[str, go.Figure], *, key: str) -> None:
-    """Draw a grid of charts by title, whose legends show the last values. Keeps zoom and pan."""
-    _grid(key=key, data=_sent(figures))
+# The names of what several charts compare: name, config (the `legendgroup` of its traces), colour
+# from 1 to PALETTE, dash.
+Legend = Sequence[Mapping[str, Any]]
+
+
+def draw(figures: Mapping[str, go.Figure], *, key: str, legend: Legend = ()) -> None:
+    """Draw a grid of charts by title, whose legends show the last values, below a legend of all.
+    Keeps zoom and pan."""
+    _grid(key=key, data={**_sent(figures), "legend": list(legend)})
 
 
 # Gives figures by title, from what the browser has of each, and notes what it has then.
@@ -230,9 +236,9 @@ class Live:
     data: Mapping[str, Any]
     parts: Mapping[str, str]
 
-    def draw(self, *, key: str) -> None:
-        """Draw the grid of charts."""
-        _grid(key=key, data=self.data)
+    def draw(self, *, key: str, legend: Legend = ()) -> None:
+        """Draw the grid of charts, below a legend of all."""
+        _grid(key=key, data={**self.data, "legend": list(legend)})
 
     def part(self, name: str) -> str:
         """HTML of a part that the browser keeps up to date."""

@@ -21,10 +21,10 @@ def one(label: str, options: Sequence[str], words: Words, *, key: str, **look: A
     return chosen
 
 
-def segment(label: str, options: Sequence[str], words: Words, *, key: str) -> str:
+def segment(label: str, options: Sequence[str], words: Words, *, key: str, **look: Any) -> str:
     """`one` with the options beside each other."""
     chosen, shown = _prepare_one(options, words, key)
-    st.segmented_control(label, options, default=chosen, required=True, **shown)
+    st.segmented_control(label, options, default=chosen, required=True, **shown, **look)
     return chosen
 
 

@@ -42,9 +42,9 @@ document.addEventListener("focusout", ({ target }) => {
   });
 });
 
-// The link of the row of runs or words that was pressed, beside its other links and its box.
+// The link of the row of runs, words or trials that was pressed, beside its other links and its box.
 function ofRow(target) {
-  const row = target.closest?.("table:is(.runs, .words) tbody tr");
+  const row = target.closest?.("table:is(.runs, .words, .opens) tbody tr");
   if (!row || target.closest("a, label, input, button") || !getSelection().isCollapsed) return null;
   return row.querySelector("td:not(.pick) a.inner");
 }

@@ -92,19 +92,15 @@ def go_next(
 
 def segments(label: str, options: Sequence[str], *, key: str, show_label: bool = False) -> str:
     """Draw a choice that stands in the address, and return what is chosen: the first option where
-    the address names none of them."""
+    the address names none of them.
+
+    It is not bound to the address by Streamlit, which on the way back from another page with a
+    choice of that key would take it out.
+    """
+    visibility = "visible" if show_label else "collapsed"
     if len(options) > MAX_SEGMENTS:
-        index = st.query_params.get(key)
-        first = options.index(index) if index in options else 0
-        return st.selectbox(
-            label, options, first, key=key, bind="query-params", width=240,
-            label_visibility="visible" if show_label else "collapsed",
-        )  # fmt: skip
-    chosen = st.segmented_control(
-        label, options, default=options[0], required=True, key=key, bind="query-params",
-        label_visibility="visible" if show_label else "collapsed",
-    )  # fmt: skip
-    return chosen or options[0]
+        return choices.one(label, options, str, key=key, width=240, label_visibility=visibility)
+    return choices.segment(label, options, str, key=key, label_visibility=visibility)
 
 
 def rerun_page() -> None:
