@@ -1,6 +1,7 @@
 """What only a GPU can show: every backend on every shape, and runs that meet the end of its memory
 or move between it and the CPU."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ import pytest
 from benchmarks.gpu_check import CASES, start_case
 from src import paths, store
 from src.config import ConfigError, load_config, stored_config
-from src.runs import attempts, estimate, launcher, machine
+from src.runs import attempts, estimate, launcher, machine, readiness, standby
 from src.runs.locks import holder
+from src.runs.timeouts import Timeouts
 from src.store.tables import Run, Status
-from tests.helpers.live import ended, row, wait
+from tests.helpers.live import FEW, ended, queued, row, wait
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -143,3 +145,27 @@ def test_out_of_memory_halves_the_pack_and_all_its_runs_end(large: dict[str, Any
     assert [run.status for run in runs] == [Status.COMPLETED] * 8, [run.reason for run in runs]
     assert runs[0].used["slots"] < 8
     assert "out of GPU memory" in paths.log_file(ids[0]).read_text()
+
+
+def test_the_kernels_of_a_run_are_compiled_before_it_is_there(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"standby": 60}))
+    for module in (standby, readiness):
+        monkeypatch.setattr(module, "TIMEOUTS", Timeouts(standby=60))
+    settings = small | FEW | {"engine": "packed", "lora.dropout": 0.0, "training.max_steps": 4}
+    launcher.stop(queued(settings))  # the newest run, which the next one is taken to be like
+    standby.keep_ready()
+
+    def compiled(name: str) -> set[str]:
+        return {path.name for path in (tmp_path / "kernels").rglob(f"{name}*.cubin")}
+
+    needed = ("_activation_forward", "_activation_backward", "_adamw", "_cross_entropy")
+    end = time.monotonic() + 300
+    while not all(map(compiled, needed)):
+        assert time.monotonic() < end, compiled("")
+        time.sleep(0.5)
+    run = wait(launcher.launch(load_config(overrides=settings)), ended)
+    assert run.status == Status.COMPLETED, run.reason
+    assert "trained by the standby trainer" in paths.log_file(run.id).read_text()
