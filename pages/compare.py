@@ -30,7 +30,7 @@ def page() -> None:
     st.html('<h1 class="unseen">Compare</h1>')
     runs, more = choose.choose()
     if not runs and not navigation.known_runs():
-        first = navigation.link("launch", "Launch the first run", style="button")
+        first = navigation.link("launch", "Set up the first run", style="button")
         html.draw_empty("No runs yet", f"{WILL}<br><br>{first}")
         return
     if len(runs) < 2:

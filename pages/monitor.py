@@ -38,7 +38,9 @@ def page() -> None:
 
 def links(run: Run) -> list[str]:
     """HTML: links to the other pages about this run."""
-    found = [navigation.link("errors", "Misspelled words", {"run": run.id})]
+    found = []
+    if run.step is not None:  # before that no word can have been scored
+        found.append(navigation.link("errors", "Misspelled words", {"run": run.id}))
     if Status(run.status).ended and run.best_step is not None:
         found.append(navigation.link("try", "Try it", {"run": run.id}))
         found.append(navigation.link("compare", "Compare", {"run": run.id}))
@@ -80,7 +82,9 @@ def draw_run(run_id: str, stage: str) -> None:
         draw_curves(shown.words(), partial(charts.draw, shown.figures({}, {}), key=KEY))
     elif shown and stage != "ended":
         first = "The first points come once the model is there."
-        html.draw_empty("No curve yet", f"{first} Now: {escape(full_stop(shown.now))}")
+        it = "The run is" if shown.now.startswith("held") else "The run"
+        now = f"Now: {run.phase}" if run.phase else f"{it} {shown.now}"
+        html.draw_empty("No curve yet", f"{first} {escape(full_stop(now))}")
     tabs.draw(run, checkpoints, events, forks)
 
 

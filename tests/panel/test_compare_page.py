@@ -50,7 +50,7 @@ def test_the_axis_of_tokens_is_what_was_recorded() -> None:
 
 def test_no_run_and_one_run_say_what_to_do():
     empty = html(show("compare", run=[]))
-    assert "No runs yet" in empty and "Launch the first run" in empty
+    assert "No runs yet" in empty and "Set up the first run" in empty
     (only,) = seeds("alone", 1)
     assert "Nothing chosen yet" in html(show("compare", run=[]))
     assert "One more run to compare it with" in html(show("compare", run=[only]))

@@ -56,11 +56,11 @@ def test_a_queued_run_says_what_it_waits_for_and_its_buttons_follow_its_status()
     with store.writing() as session:
         store.hold(session, [store.find(session, run_id)], held=True)
     test = show("monitor", run=run_id)
-    assert "Now: held until somebody releases it." in html(test)
+    assert "The run is held until somebody releases it." in html(test)
     assert [b.label for b in test.button] == ["Release", "Stop this run"]
     assert 'class="badge held"' in html(show("overview"))
     test.button[0].click().run()
-    assert "Now: waits for a free slot, the next in line." in html(test)
+    assert "The run waits for a free slot, the next in line." in html(test)
     test.button[0].click().run()
     assert test.toast[0].value == "It is the next to start."
     with store.reading() as session:
@@ -78,7 +78,7 @@ def test_a_trial_leads_to_its_sweep_and_says_that_it_is_paused():
             run for run in store.list_trials(session, sweep_id) if run.status == Status.QUEUED
         )
     body = html(show("monitor", run=run.id))
-    assert f"sweeps?sweep={sweep_id}" in body and "Now: waits while its sweep is paused." in body
+    assert f"sweeps?sweep={sweep_id}" in body and "The run waits while its sweep is paused." in body
 
 
 def test_a_restored_best_step_is_told_from_the_last():
@@ -130,7 +130,7 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
     test = show("monitor", run=run_id, view="Checkpoints")
     text = html(test)
-    assert "Validation accuracy (exact match)" in text and "0.0 MiB" in text
+    assert "Validation accuracy (exact match)" in text and " KiB" in text
     assert text.count("verified") == 2 and "verified · best" in text
     assert "step-100: optimizer.pt is not as it was written" in text
     keys = [b.key for b in test.button if b.key]
@@ -162,7 +162,8 @@ def test_the_lineage_tells_what_happened_to_a_run():
     text = html(show("monitor", run=run_id, view="Lineage"))
     assert "attempt 2: healed after cuda_oom" in text and HOSTILE not in text
     assert f"monitor?run={parent}" in text
-    assert text.count("no checkpoint at step 250") == 2  # in the list, and where nobody misses it
+    # In the list, and where nobody misses it.
+    assert "no checkpoint at step 250" in text and "No checkpoint at step 250." in text
     assert "fork at step 200" in html(show("monitor", run=parent, view="Lineage"))
 
 

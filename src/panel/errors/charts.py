@@ -83,12 +83,14 @@ def _signed(count: int) -> str:
 def outcomes(links: FilterLinks, both: pd.DataFrame) -> str:
     """HTML: a bar per outcome of a word: fixed, broken and so on."""
     counts = {name: int((both["outcome"] == name).sum()) for name in paired.OUTCOMES}
-    most = max([*list(counts.values())[:-1], 1])
+    # Words that both have right are so many that the other bars would vanish beside theirs.
+    *compared, right = counts
+    most = max(1, *(counts[name] for name in compared))
     rows = []
     for name, count in counts.items():
         tone = {"fixed": "good", "broken": "bad"}.get(name, "")
-        width = min(count / most, 1)
-        bar = f'<i class="{tone}" style="width:{width:.1%}"></i>' if count else NOTHING
+        has_bar = count and name != right
+        bar = f'<i class="{tone}" style="width:{count / most:.1%}"></i>' if has_bar else NOTHING
         text = f"<span>{escape(name)}</span><b>{bar}</b><em>{count:,}</em>"
         rows.append(links.link(text, f"{name}: {count:,} words", {"outcome": name}, "row"))
     return card("Outcome of the words", "".join(rows), f"{len(both):,} questions in both")

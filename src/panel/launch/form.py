@@ -139,7 +139,10 @@ def changes_table(values: Mapping[str, Any]) -> str:
     preset = nearest_preset(config)
     known = {s.name: s for s in settings()}
     rows = (
-        [f"<code>{escape(name)}</code>", *(escape(to_text(known[name], v) or "none") for v in pair)]
+        [
+            f"{escape(words.label(known[name]))} <small><code>{escape(name)}</code></small>",
+            *(escape(to_text(known[name], v) or "none") for v in pair),
+        ]
         for name, pair in differences(config, load_config(preset=preset)).items()
     )
     table = html.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)

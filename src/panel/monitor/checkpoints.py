@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
-from src.format import number, percent
+from src.format import data_size, number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import guarded, html, navigation
@@ -46,7 +46,7 @@ def draw_row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool)
     cells = st.columns(COLUMNS, vertical_alignment="center")
     cells[0].html(f"<b>{step:,}</b>")
     cells[1].html(percent(value) if share else number(value))
-    cells[2].html(f"{checkpoint.size_bytes / 2**20:,.1f} MiB")
+    cells[2].html(data_size(checkpoint.size_bytes))
     words = ["best"] * checkpoint.is_best
     words += ["kept for a fork"] * is_kept_for_fork(folder.parent, step)
     state = " · ".join(["verified", *words])

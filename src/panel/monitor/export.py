@@ -10,6 +10,7 @@ from src import paths, store
 from src.analysis import model_files, snippets
 from src.config import stored_config
 from src.errors import UserError, explain_os_error
+from src.format import data_size
 from src.panel.downloads import ADAPTER, MODELFILE
 from src.panel.ui import choices, guarded, html, navigation
 from src.panel.ui.assets import EXPORTS
@@ -19,7 +20,6 @@ from src.store.tables import Checkpoint, Run, Status
 from src.training.checkpointing import step_dir
 
 POLL_SECONDS = 1.0
-MIB = 2**20
 
 TITLES = {
     Form.MERGED: "One model",
@@ -77,7 +77,7 @@ def _draw_adapter(run: Run, step: int | None) -> None:
         except OSError as error:
             html.draw_problem(explain_os_error(error))
             return
-        st.html(_download(run, step, ADAPTER, f"Download zip ({_size(size)})"))
+        st.html(_download(run, step, ADAPTER, f"Download zip ({data_size(size)})"))
         _draw_program(run, step, None, "FOLDER OF THE ZIP")
 
 
@@ -92,7 +92,7 @@ def _draw_form(run: Run, step: int | None, form: Form) -> None:
                 html.draw_problem(found.problem)
             parameters = run.used.get("parameters")
             about = (
-                f" (≈ {_size(parameters * BYTES_A_PARAMETER[form])})"
+                f" (≈ {data_size(parameters * BYTES_A_PARAMETER[form])})"
                 if parameters and form in BYTES_A_PARAMETER else ""
             )  # fmt: skip
             guarded.button(
@@ -100,7 +100,7 @@ def _draw_form(run: Run, step: int | None, form: Form) -> None:
                 args=(run.id, step, form), disabled=exporting.is_busy(run.id),
             )  # fmt: skip
             return
-        size = _size(exporting.size_of(found.path))
+        size = data_size(exporting.size_of(found.path))
         ending = "" if form.is_gguf else " zip"
         st.html(_download(run, step, form, f"Download{ending} ({size})"))
         if form.is_gguf:
@@ -171,10 +171,6 @@ def _download(run: Run, step: int | None, what: str, text: str) -> str:
     query = "" if step is None else f"?{urlencode({'step': step})}"
     href = f"{EXPORTS}/{quote(run.id)}/{what}{query}"
     return f'<a class="button" href="{escape(href)}" download>{escape(text)}</a>'
-
-
-def _size(count: float) -> str:
-    return f"{count / MIB:,.1f} MiB" if count < 1024 * MIB else f"{count / 1024 / MIB:,.1f} GiB"
 
 
 def _wait(run_id: str, step: int | None) -> None:

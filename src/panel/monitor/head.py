@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from src.format import counted, duration, full_stop, number, percent
+from src.format import as_sentence, counted, duration, full_stop, number, percent
 from src.models.metrics import in_words, short_label
 from src.panel.ui import folds, html, navigation, run_status
 from src.panel.ui.charts import Curves
@@ -43,8 +43,15 @@ def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
     said = escape(in_words(said))
     if best is not None:
         said += f" · best at step {best:,}"
+    tone = "reason"
+    # In the place of what the run does, so that nothing moves when it comes and goes.
+    silent = time.time() - (run.heartbeat_at or time.time())
+    if Status(run.status).active and silent > TIMEOUTS.stale:
+        tone = "reason silent"
+        said = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded. "
+        said += "The run is not lost."
     return (
-        f'<div class="run-head">{run_status.badge(run)}<span class="reason">{said}{more}</span>'
+        f'<div class="run-head">{run_status.badge(run)}<span class="{tone}">{said}{more}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
     )
 
@@ -79,18 +86,6 @@ def diagnosed(run: Run, curves: Curves) -> diagnosis.Diagnosis | None:
     return diagnosis.diagnose(run, values)
 
 
-def silence(run: Run) -> str | None:
-    """A sentence where nothing has been heard of a run for long; None elsewhere."""
-    silent = time.time() - (run.heartbeat_at or time.time())
-    if not Status(run.status).active or silent <= TIMEOUTS.stale:
-        return None
-    # In the place of what the run does, so that nothing moves when it comes and goes.
-    return (
-        f"No sign of life for {duration(silent)}: the machine is stopped or overloaded. "
-        "The run is not lost."
-    )
-
-
 def draw_diagnosis(run: Run, curves: Curves) -> None:
     """Draw why a completed run learned nothing, and the launch that would mend it."""
     if (found := diagnosed(run, curves)) is None:
@@ -105,7 +100,7 @@ def draw_killed(run: Run, kept: Sequence[Checkpoint]) -> None:
     """Draw what to do about a run whose processes were killed from outside."""
     if run.end_reason not in (EndReason.KILLED, EndReason.OOM_KILLED):
         return
-    text = "Something outside Spelltune ended its processes, often for lack of memory."
+    text = run_status.KILLED
     last = max((checkpoint.step for checkpoint in kept), default=None)
     if last is None:
         text += " It had saved no checkpoint: launch it again."
@@ -121,5 +116,5 @@ def draw_warnings(events: Sequence[Event]) -> None:
     warnings = [event for event in events if event.kind == EventKind.WARNING]
     if warnings:
         many = f" ({len(warnings)} warnings, see Lineage)" if len(warnings) > 1 else ""
-        text = escape(full_stop(in_words(warnings[-1].text))) + many
+        text = escape(as_sentence(in_words(warnings[-1].text))) + many
         st.html(f'<div class="banner" role="status">{folds.folded("line", text)}</div>')

@@ -59,7 +59,7 @@ class Picture:
     def head(self) -> str:
         """HTML of status, progress and numbers."""
         best = marks.best_step(self.run, self.curves)
-        said = head.silence(self.run) or self.run.reason or self.now
+        said = self.run.reason or self.now
         zone = self.zone_name
         return head.as_html(self.run, self.latest, self.left, said, best=best, zone_name=zone)
 

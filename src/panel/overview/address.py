@@ -11,6 +11,7 @@ from src import store
 from src.panel.ui import paging
 from src.panel.ui.paging import query as query
 
+FIRST_SORT = "launched"  # where the address asks for no other order
 FIRST_COLUMNS = ("status", "progress", "val/exact_match", "val/loss", "duration", "launched")
 
 
@@ -43,7 +44,7 @@ def read() -> View:
     sort, columns = _column(asked.removeprefix("-")), []
     if asked and sort is None:
         problems.append(f"runs cannot be sorted by {asked}")
-    sort = sort or store.find_column("launched")
+    sort = sort or store.find_column(FIRST_SORT)
     for name in st.query_params.get_all("columns") or FIRST_COLUMNS:
         if (column := _column(name)) is not None and column not in columns:
             columns.append(column)

@@ -9,7 +9,7 @@ import streamlit as st
 from src import store
 from src.config import DEFAULT_PRESET, ConfigError, load_config, stored_config
 from src.errors import UserError, explain
-from src.format import duration, full_stop, percent
+from src.format import as_sentence, duration, percent
 from src.panel.overview import address, bulk
 from src.panel.ui import guarded, html, navigation, run_status
 from src.runs import launcher, time_left
@@ -68,7 +68,7 @@ def _draw_failed(run: Run) -> None:
     """Draw why a run ended, and what can be done next."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"failed-{run.id}"):
         name = navigation.link("monitor", run.label, {"run": run.id})
-        why = escape(full_stop(run.reason or run_status.meaning(run)))
+        why = escape(" ".join([as_sentence(run.reason or run_status.meaning(run)), *_advice(run)]))
         at = html.local_time(run.ended_at, "%d %b, %H:%M")
         st.html(
             f'<div class="failed-run">{run_status.badge(run)} <b>{name}</b> <small>{at} · '
@@ -79,6 +79,16 @@ def _draw_failed(run: Run) -> None:
         if run.status in RESUMABLE and run.step:
             guarded.button("Resume", key=f"resume {run.id}", on_click=bulk.resume, args=([run.id],))
         guarded.button("Archive", key=f"archive {run.id}", on_click=bulk.archive, args=([run.id],))
+
+
+def _advice(run: Run) -> list[str]:
+    """Sentences on what may be behind the end of a run, and on what resuming it would do."""
+    found = []
+    if run.end_reason in (EndReason.KILLED, EndReason.OOM_KILLED):
+        found.append(run_status.KILLED)
+    if run.status in RESUMABLE and run.step:
+        found.append("Resume goes on from its last checkpoint.")
+    return found
 
 
 def next_launch(run: Run) -> tuple[str, dict[str, Any]]:

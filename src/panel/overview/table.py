@@ -83,7 +83,8 @@ def _table(
     shown = [store.find_column("name"), *view.columns]
     heads = {"Choose": every} | {_head(c): _sort_link(c, view) for c in shown}
     # On a phone a card has no room for what nobody asked for.
-    aside = ASIDE - {view.sort.name} if not view.chosen else set()
+    asked = view.sort.name if view.sort != store.find_column(address.FIRST_SORT) else ""
+    aside = set() if view.chosen else ASIDE - {asked}
     classes = (
         {"Choose": "fit pick"}
         | {_head(c): _class(c) + " aside" * (c.name in aside) for c in shown}
@@ -182,7 +183,7 @@ def _group_row(
     base: Collection[str], is_open: bool,
 ) -> list[str]:  # fmt: skip
     ids = [run.id for run in group.runs]
-    count = counted(len(group.runs), "seed")
+    count = _counted(group)
     picked = all(run_id in chosen for run_id in ids)
     name = f"Choose {count} of {group.name}"
     box = navigation.pick_box(ids, name=name, chosen=picked, base=base)
@@ -199,6 +200,13 @@ def _group_row(
     cells = [_group_cell(group, column, latest) for column in view.columns]
     words = navigation.link("compare", "Compare", {"run": ids})
     return [box, f'<div class="config">{link}{_small(told)}</div>', *cells, words]
+
+
+def _counted(group: Group) -> str:
+    """`3 seeds`; of seeds that were trained more than once `5 runs of 3 seeds`."""
+    seeds = {run.config["training"]["seed"] for run in group.runs}
+    told = counted(len(seeds), "seed")
+    return told if len(seeds) == len(group.runs) else f"{counted(len(group.runs), 'run')} of {told}"
 
 
 def _group_cell(group: Group, column: Column, latest: Latest) -> str:

@@ -5,6 +5,7 @@ import streamlit as st
 from src import store
 from src.config import stored_config
 from src.errors import UserError, explain
+from src.format import full_stop
 from src.panel.ui import choices, html, navigation, query_params
 from src.runs import attempts
 from src.store.tables import Run
@@ -50,7 +51,7 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
         except (UserError, OSError) as error:
             problems.append(explain(error))
     for problem in problems:
-        html.draw_problem(problem)
+        html.draw_problem(full_stop(problem))
     return spellers, {one.name: _label(one.name, labels) for one in spellers}
 
 

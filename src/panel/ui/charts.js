@@ -56,6 +56,7 @@ function themed({ layout }, look) {
     margin: { ...margin, ...layout.margin }, height: layout.height ?? 210,
     autosize: true, showlegend: false,
     hovermode: layout.meta?.many ? "closest" : "x unified", hoverdistance: 24, dragmode: "zoom",
+    modebar: { bgcolor: look.raised, color: look.quiet, activecolor: look.accent },
     hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
     xaxis: { ...axis, ...layout.xaxis, ...(layout.meta?.many && { showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: look.faint }), title: small ? undefined : { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, nticks: small ? 4 : 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: small ? 4 : 6 },
@@ -66,7 +67,7 @@ function makeCard(grid, title, { unit, group } = {}) {
   const card = document.createElement("section");
   card.className = "chart";
   card.dataset.title = title;
-  card.innerHTML = '<header><h3><span></span> <small></small></h3><span class="last"></span></header><div class="plot" role="img"></div>';
+  card.innerHTML = '<header><h3><span></span> <small></small></h3><span class="last"></span></header><div class="plot" role="group"></div>';
   card.querySelector("h3 span").textContent = title;
   card.querySelector("h3 small").textContent = !unit || group ? (unit ?? "") : `(${unit})`; // of a small one in a line of its own
   grid.append(card);
@@ -104,6 +105,9 @@ async function drawCard(Plotly, card, figure, look) {
     toImageButtonOptions: { filename: card.dataset.title, scale: 2 },
   });
   readOut(card, plot);
+  // On the way of the Tab key one stop a chart: the others are for a pointer that drags.
+  for (const button of plot.querySelectorAll(".modebar-btn"))
+    button.tabIndex = button.dataset.title?.startsWith("Download") ? 0 : -1;
   if (!figure.layout.meta?.compared) return;
   bringOut(card.parentElement);
   if (plot.together) return;

@@ -206,7 +206,7 @@ def pick_run(
             html.draw_empty("No such run", f"{html.with_code(full_stop(str(error)))}<br>{back}")
             return None
     if found is None:
-        first = link("launch", "Launch the first run", style="button")
+        first = link("launch", "Set up the first run", style="button")
         html.draw_empty("No runs yet", f"{escape(will)}<br><br>{first}")
         return None
     chosen = found.id
