@@ -15,7 +15,7 @@ from src.models.multi_lora.adapters import FlatLayout, LoraPair, LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.flat import flat_hidden_states
 from src.models.multi_lora.forward import KernelSet, hidden_states
-from src.models.multi_lora.graphs import GraphPool
+from src.models.multi_lora.graphs import GraphPool, load
 from src.models.multi_lora.inputs import BatchShape, FlatShape, LossNumbers, StepInput, parts_of
 from src.models.multi_lora.linear import Dropout
 from src.models.multi_lora.loss import answer_losses
@@ -244,12 +244,7 @@ class Pack:
         reals = torch.tensor(idle_row(self.optimizer), dtype=self.params.dtype, device=device)
         reals = reals.repeat(self.slots, 1)
         compute = partial(self._compute, shape, integers, reals)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        # Loads the kernels, which a capture can't; every slot is idle, so nothing is trained.
-        with torch.cuda.stream(side):
-            compute()
-        torch.cuda.current_stream().wait_stream(side)
+        load(compute)  # every slot is idle, so nothing is trained
         return integers, reals, self._graph_pool.capture(compute)
 
 
