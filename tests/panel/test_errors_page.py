@@ -241,6 +241,7 @@ def test_a_word_has_a_history_over_checkpoints_and_runs(home):
     story = body.split('<section class="history">')[1].split("</section>")[0]
     assert "never" in story and "always right" in story
     assert story.count("✗") == 2 and story.count("✓") == 1 and "acommodate" in story
+    assert "right: <b>accommodate</b>" in story
     # From there to the words around it, in the order of the table: this is the first.
     assert 'class="next"' in story and "word=definately" in story and "Previous" not in story
     assert "before" in story and "after" in story

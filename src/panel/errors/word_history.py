@@ -1,6 +1,7 @@
 """The answers to one question at each checkpoint of a run, and in other runs of the same data."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import pandas as pd
 import streamlit as st
@@ -39,7 +40,11 @@ def draw(run: Run, known: Sequence[Evaluation], other: Run | None, questions: pd
     labels = store.labels_of([one for one, _ in told])
     rows = [_row(one, labels[one.id], scored, question) for one, scored in told]
     found = [row for row in rows if row is not None]
-    title = f"<h2>{html.printable(question)} {_around(question, questions)}</h2>"
+    title = html.printable(question)
+    right = next((one for _, scored in told if (one := _right_answer(scored, question))), question)
+    if right != question:
+        title += f" <small>right: <b>{html.printable(right)}</b></small>"
+    title = f"<h2>{title} {_around(question, questions)}</h2>"
     if not found:
         st.html(
             f'<section class="history">{title}<p class="quiet">No run was asked it.</p></section>'
@@ -85,6 +90,14 @@ def _row(run: Run, label: str, known: Sequence[Evaluation], question: str) -> li
     told = f'<b class="{story.split()[0]}">{story}</b><small>{MEANING[story]}</small>'
     name = navigation.link("errors", label, {"run": run.id, "word": question})
     return [name, told, f'<div class="steps">{"".join(cells)}</div>']
+
+
+def _right_answer(known: Sequence[Evaluation], question: str) -> str | None:
+    """The expected answer to a question, by the last evaluation; None if it was not asked."""
+    with suppress(OSError):
+        found = paired.answer(known[-1].path, question) if known else None
+        return found[0] if found else None
+    return None
 
 
 def _answers(known: Iterable[Evaluation], question: str) -> Iterable[tuple[int, str, bool]]:
