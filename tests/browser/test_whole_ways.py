@@ -53,7 +53,7 @@ def runs() -> list[Run]:
 
 
 def press_launch(page: Any, name: str = "Launch") -> None:
-    page.locator("p.hint, .sizes").first.wait_for()
+    page.locator(".fold.hint").first.wait_for()
     page.get_by_text("train rows").first.wait_for()
     still(page)
     page.get_by_role("button", name=re.compile(f"^{name}")).first.click()
