@@ -325,7 +325,7 @@ def end_reason_of(error: BaseException) -> EndReason:
     # torch raises an error of its own for a full disk, without an errno.
     if disk_error(error) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
         return EndReason.DISK_FULL
-    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
+    if name == "OutOfMemoryError" or "CUDA out of memory" in text or "_ALLOC_FAILED" in text:
         return EndReason.CUDA_OUT_OF_MEMORY
     # torch's allocator of host memory raises a bare RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:

@@ -195,6 +195,7 @@ def test_a_result_is_read_as_it_was_written_with_the_keys_that_it_always_had() -
         (Exception("Os { code: 28, kind: StorageFull, message: x }"), EndReason.DISK_FULL),
         (RuntimeError("PytorchStreamWriter failed: No space left on device"), EndReason.DISK_FULL),
         (type("OutOfMemoryError", (RuntimeError,), {})("x"), EndReason.CUDA_OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), EndReason.CUDA_OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't"), EndReason.OUT_OF_MEMORY),
         (MemoryError(), EndReason.OUT_OF_MEMORY),
         (type("Diverged", (ArithmeticError,), {})("x"), EndReason.DIVERGED),

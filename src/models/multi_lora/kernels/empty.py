@@ -1,4 +1,4 @@
-"""A kernel that does nothing. Its launch makes the context of the GPU and loads Triton's driver."""
+"""The first things that a process does on a GPU, which take long once."""
 
 # mypy: disable-error-code="no-untyped-def"
 
@@ -12,5 +12,9 @@ def _empty(number_ptr):
 
 
 def warm_up() -> None:
-    """Have the first launch of a process over, which reads all files of Triton for its version."""
+    """Make the context of the GPU, launch a kernel that does nothing, for which Triton reads all its
+    files once, and multiply two matrices: cuBLAS takes memory beside PyTorch's for each thread that
+    does, and later there may be none."""
     _empty[(1,)](torch.zeros(1, device="cuda"))
+    x = torch.ones(8, 8, device="cuda", requires_grad=True)
+    (x @ x).sum().backward()  # on the thread of gradients too
