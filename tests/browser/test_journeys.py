@@ -206,6 +206,7 @@ def test_a_note_and_tags_are_written_in_the_table_of_compare_and_outlive_the_pag
     address = f"{panel}/compare?run={other}&run={ended}&view=Runs"
     page.goto(address)
     cells = page.locator("[data-testid=stDataFrame] [role=gridcell]")
+    page.get_by_text("Edit tags and notes").click()
     cells.first.wait_for(state="attached")
     canvas = page.locator("[data-testid=stDataFrame] canvas").first
 
@@ -227,8 +228,8 @@ def test_a_note_and_tags_are_written_in_the_table_of_compare_and_outlive_the_pag
     kept = ["baseline", "keep"]
     wait_for(lambda: typed("baseline, keep", "ArrowLeft").tags == kept, "the tags are in the store")
     page.goto(address)
-    cells.filter(has_text="ship this").wait_for(state="attached")
-    cells.filter(has_text="baseline, keep").wait_for(state="attached")
+    row = page.locator("table.opens tr", has_text="noted")
+    row.filter(has_text="ship this").filter(has_text="baseline, keep").wait_for()
 
 
 def test_times_are_the_readers(page, panel, ended):

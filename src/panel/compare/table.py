@@ -12,13 +12,14 @@ import streamlit as st
 from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
-from src.format import setting_value
+from src.format import number, percent, setting_value
 from src.models.metrics import metric_label, short_label
-from src.panel.ui import charts, find_box, guarded, html, parallel, tags
+from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
 from src.text import caseless
 
+MAX_STICKY = 7  # columns that fit a window of 1,000 pixels: then the head stays in view
 FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
 
@@ -92,28 +93,48 @@ def run_table(
     return frame
 
 
-def edit_runs(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Draw the table; edited tags and notes are stored when their cell loses focus."""
+def runs_html(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+    """HTML of the table, a row for each run, which leads to it."""
+    told = [name for name in ("tags", "notes") if (frame[name] != "").any()]
+    head = {"Run": "", "Seed": "num", "Status": "fit"}
+    head |= {_title(name): "num" for name in columns} | {name.capitalize(): "" for name in told}
+    rows = [
+        [
+            navigation.link("monitor", row["run"], {"run": run_id}),
+            str(row["seed"]),
+            f'<span class="badge {row["status"]}">{row["status"]}</span>',
+            *(_value(name, row[name]) for name in columns),
+            *(escape(row[name]) for name in told),
+        ]
+        for run_id, row in zip(frame.index, frame.to_dict("records"), strict=True)
+    ]
+    return html.table(head, rows, name="opens few" if len(head) <= MAX_STICKY else "opens")
+
+
+def _title(metric: str) -> str:
+    label = metric_label(metric)
+    return label[:1].upper() + label[1:]
+
+
+def _value(name: str, value: float) -> str:
+    known = None if pd.isna(value) else value
+    return percent(known) if charts.is_share(name) else number(known)
+
+
+def edit_runs(frame: pd.DataFrame) -> None:
+    """Draw the tags and notes of these runs to be edited; they are stored as a cell is left."""
     # Streamlit keeps edits by row number, so rows in another order need another widget.
     key = f"edited {hash(tuple(frame.index))}"
-    shape = {
-        name: st.column_config.NumberColumn(
-            metric_label(name),
-            format="percent" if charts.is_share(name) else "%.4g",
-            help=f"In the field Find: `{name} > 0.5`",
-        )
-        for name in columns
-    }
     guarded.data_editor(
-        frame,
+        frame[["run", "seed", "tags", "notes"]],
         key=key,
         hide_index=True,
-        disabled=["run", "seed", "status", *columns],
-        column_config=shape
-        | {
-            "run": st.column_config.TextColumn("run", pinned=True),
+        disabled=["run", "seed"],
+        column_config={
+            "run": st.column_config.TextColumn("run", width=110),
+            "seed": st.column_config.NumberColumn("seed", width=50),
             "tags": tags.COLUMN,
-            "notes": st.column_config.TextColumn("notes ✎", width="large", max_chars=2000),
+            "notes": st.column_config.TextColumn("notes ✎", max_chars=2000),
         },
         on_change=partial(tags.save_edits, key, list(frame.index)),
     )

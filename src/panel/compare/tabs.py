@@ -9,6 +9,7 @@ import streamlit as st
 
 from src import store
 from src.analysis.comparison import Comparison
+from src.format import counted
 from src.models.metrics import metric_label
 from src.panel.compare import curves, table, verdicts
 from src.panel.ui import charts, choices, html, navigation
@@ -98,9 +99,11 @@ def _draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
     if frame.empty:
         html.draw_empty("No run fits", "Empty the field Find to see all of them.")
         return
-    table.edit_runs(frame, columns)
-    said = f"{len(frame)} of {len(runs)} runs. Tags and notes are saved as you leave a cell."
-    st.html(f'<p class="quiet">{said}</p>')
+    st.html(table.runs_html(frame, columns))
+    st.html(f'<p class="quiet">{len(frame)} of {counted(len(runs), "run")}.</p>')
+    with st.expander("Edit tags and notes", key="edit tags and notes"):
+        table.edit_runs(frame)
+        st.html('<p class="quiet">They are saved as you leave a cell.</p>')
 
 
 def _draw_settings(_runs: Sequence[Run], found: Comparison) -> None:
