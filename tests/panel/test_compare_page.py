@@ -125,7 +125,7 @@ def test_curves_lie_over_each_other_by_step_tokens_and_time_and_say_how_they_are
 
 def test_settings_show_only_what_differs():
     page = html(show("compare", run=seeds("a", 1) + seeds("b", 1, lora__r=32), view="Settings"))
-    assert "<code>lora.r</code>" in page and page.count("<code>") == 1
+    assert "Rank<small><code>lora.r</code>" in page and page.count("<code>") == 1
     assert "No setting differs" in html(show("compare", run=seeds("c", 2), view="Settings"))
 
 

@@ -14,6 +14,7 @@ from src.analysis.comparison import Comparison
 from src.config import distinguishes
 from src.format import number, percent, setting_value
 from src.models.metrics import metric_label, short_label
+from src.panel.compare import curves
 from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -29,15 +30,31 @@ def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def settings_table(found: Comparison) -> str:
-    """HTML: the settings that differ, a column for each config."""
-    rows = (
-        [
-            f"<code>{escape(name)}</code>",
-            *(escape(setting_value(row[g.runs[0].id])) for g in found.groups),
-        ]
-        for name, row in settings_that_differ(found).items()
+    """HTML: the settings that differ, a row for each, with a column for each config; of more than
+    four configs a row for each of these."""
+    differ = settings_that_differ(found)
+    runs = {group.name: group.runs[0].id for group in found.groups}
+    names = {
+        name: f"{escape(setting_labels.label(name))}<small><code>{escape(name)}</code></small>"
+        for name in differ
+    }
+    shown = {name: _told(differ[name], runs) for name in differ}
+    if len(runs) <= curves.FEW:
+        rows = [[names[name], *shown[name].values()] for name in differ]
+        return html.table({"Setting": ""} | dict.fromkeys(runs, "fit"), rows)
+    head = {"Config": ""} | {
+        setting_labels.label(name): "num" if all(map(parallel.is_number, row.values())) else "fit"
+        for name, row in differ.items()
+    }
+    heads = {setting_labels.label(name): names[name] for name in differ}
+    return html.table(
+        head, [[escape(c), *(shown[name][c] for name in differ)] for c in runs], heads=heads
     )
-    return html.table({"Setting": "fit"} | {g.name: "" for g in found.groups}, rows)
+
+
+def _told(row: Mapping[str, Any], runs: Mapping[str, str]) -> dict[str, str]:
+    """{config: HTML of its value of a setting}."""
+    return {config: escape(setting_value(row[run_id], ".6g")) for config, run_id in runs.items()}
 
 
 def parallel_figure(
@@ -57,7 +74,8 @@ def parallel_figure(
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            axes.append(parallel.axis(short_label(name), values))
+            share = {"tickformat": ".1%"} if charts.is_share(name) else {}
+            axes.append(parallel.axis(short_label(name), values) | share)
     if not differ:
         return None
     return parallel.figure(axes, colour)

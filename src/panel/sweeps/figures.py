@@ -19,6 +19,8 @@ from src.sweeps.results import SweepResults
 
 ROOM = 0.06  # beyond the scores, of their span
 LEAST_SPAN = 0.1  # of an axis of scores: ten points, or a tenth of the score
+MAX_TICKS = 8  # values of a setting of which each has a tick
+WIDE = 8  # times the smallest value: from here on an axis goes by order of magnitude
 MIN_HIGHLIGHTED = 10  # lines of parallel coordinates, or a tenth of them if that is more
 # Outcome of a trial -> its Plotly symbol.
 SYMBOLS = {"completed": "circle", "early stopped": "circle-open", "pruned": "x-thin-open"}
@@ -90,10 +92,7 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
     for name, parameter in found.sweep.space.items():
         traces = []
         tried = found.trials[name].map(ranking.is_searched).astype(bool)
-        numbers = all(
-            isinstance(v, int | float) and not isinstance(v, bool)
-            for v in found.trials.loc[tried, name]
-        )
+        numbers = all(map(parallel.is_number, found.trials.loc[tried, name]))
         for place, (outcome, symbol) in enumerate(SYMBOLS.items()):
             rows = found.trials[found.trials["became"] == outcome]
             rows = rows[tried[rows.index] & rows["score"].notna()]
@@ -113,11 +112,22 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
                     "y": rows["score"].to_numpy("float64"),
                 }
             )
-        kind = {"type": "log"} if getattr(parameter, "log", False) else {}
+        kind = _listed(found.trials.loc[tried, name]) if numbers else {}
+        if getattr(parameter, "log", False):
+            kind = {"type": "log"}
         scores = found.trials.loc[found.trials["became"].isin(SYMBOLS), "score"]
         layout = _layout(setting_labels.inline(name), found.sweep.metric, name, scores, xaxis=kind)
         figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
     return figures
+
+
+def _listed(tried: pd.Series) -> dict[str, Any]:
+    """The x axis of a few numbers: a tick at each, by order of magnitude where they go that far."""
+    values = sorted({float(value) for value in tried})
+    if not 1 < len(values) <= MAX_TICKS:
+        return {}
+    ticks = {"tickvals": values, "ticktext": [setting_value(v, ".3g") for v in values]}
+    return ticks | ({"type": "log"} if values[0] > 0 and values[-1] / values[0] >= WIDE else {})
 
 
 def _lines(value: Any) -> str:

@@ -44,7 +44,8 @@ def importance_table(shares: dict[str, float]) -> str:
 def packs_table(packs: list[dict[str, Any]]) -> str:
     """HTML: a row per trainer process, with predicted and measured time and memory."""
     head = {"Process": "fit", "Trials": "num", "At once": "num", "Steps": "num"}
-    head |= {"Predicted": "num", "Duration": "num", "GiB predicted": "num", "GiB taken": "num"}
+    head |= {"Duration predicted": "num", "Duration": "num"}
+    head |= {"Memory predicted (GiB)": "num", "Memory (GiB)": "num"}
     rows = [
         [
             str(place),

@@ -20,6 +20,7 @@ from src.panel.ui import (
     html,
     navigation,
     paging,
+    parallel,
     query_params,
     sparkline,
 )
@@ -87,7 +88,7 @@ def _columns(found: SweepResults) -> list[Column]:
     ]
     for name in found.sweep.space:
         tried = [value for value in found.trials[name] if ranking.is_searched(value)]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in tried)
+        numbers = all(map(parallel.is_number, tried))
         columns.append(Column(name, setting_labels.label(name), "num" if numbers else "fit", True))
     columns.append(Column("became", "Outcome", "fit", True))
     if found.trials["test"].notna().any():

@@ -124,6 +124,7 @@ function readOut(card, plot, out) {
     const item = document.createElement("span");
     item.style.setProperty("--curve", trace.line?.color ?? trace.marker?.color ?? "");
     item.dataset.dash = trace.line?.dash ?? "solid";
+    if (trace.mode === "markers") item.dataset.symbol = trace.marker.symbol;
     const [name, last] = Array.isArray(trace.meta) ? trace.meta : [trace.name, trace.meta];
     item.textContent = `${name} ${last}`;
     return item;

@@ -34,16 +34,17 @@ def axis(label: str, values: Sequence[float | None]) -> dict[str, Any]:
 def setting_axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
     """A Plotly dimension of a setting's values: numeric if all are numbers, else with a tick per
     text, for None is a value too."""
-    if all(map(_is_number, values)):
+    if all(map(is_number, values)):
         return axis(label, values)
     # Numbers in their order before all texts.
-    order = sorted(values, key=lambda v: (0, v, "") if _is_number(v) else (1, 0, setting_value(v)))
+    order = sorted(values, key=lambda v: (0, v, "") if is_number(v) else (1, 0, setting_value(v)))
     texts = list(dict.fromkeys(setting_value(v) for v in order))
     places = [texts.index(setting_value(v)) for v in values]
     return {"label": label, "values": places} | ticks(texts)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for a number, which a switch is none of."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
