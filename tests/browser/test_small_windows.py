@@ -114,6 +114,19 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
             "document.querySelector('table.runs tbody tr').getBoundingClientRect().top < 0"
         )
         assert top(first) < 0 < 40 <= top(head) < 120
+        # With more columns than fit, too, of which the table scrolls in a box of its own.
+        more = ["status", "progress", "step", "attempt", "val/loss", "duration", "lora.r", "notes"]
+        page.goto(f"{panel}/?find=tall&" + "&".join(f"columns={name}" for name in more))
+        head = page.locator("table.runs thead th", has_text="Attempt")
+        head.wait_for()
+        still(page)
+        last = page.locator("table.runs tbody tr").last
+        last.evaluate("row => row.scrollIntoView()")
+        page.wait_for_function(
+            "document.querySelector('table.runs tbody tr').getBoundingClientRect().top < 0"
+        )
+        assert 0 <= top(head) < top(last) < 500
+        page.goto(f"{panel}/?find=tall")
         # A row is pressed anywhere.
         page.locator("table.runs td", has_text="200 of 200").or_(
             page.locator("table.runs td", has_text="600 of 600")

@@ -49,7 +49,8 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
         try:
             spellers.append(_speller(name, *found[name]))
         except (UserError, OSError) as error:
-            problems.append(explain(error))
+            run_id = found[name][0].id
+            problems.append(explain(error).replace(run_id, labels.get(run_id, run_id)))
     for problem in problems:
         html.draw_problem(full_stop(problem))
     return spellers, {one.name: _label(one.name, labels) for one in spellers}
