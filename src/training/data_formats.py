@@ -218,7 +218,9 @@ def find_columns(columns: Mapping[str, str], given: Mapping[str, str]) -> dict[s
 
 def likely_columns(columns: Sequence[str], first: Sequence[Fields]) -> tuple[str, str]:
     """The likeliest columns of question and answer, by a word of their names; else those that hold
-    more than numbers. For at least two columns, of which `first` are some rows."""
+    more than numbers. For at least two columns, of which `first` are some rows: what says the same
+    in all of them is no question."""
+    vary = {c for c in columns if len({str(row.get(c)) for row in first}) > 1} or {*columns}
     words = {name: re.split(r"[^a-z]+", plain_name(name)) for name in columns}
 
     def named(usual: Sequence[str], there: Sequence[str]) -> str | None:
@@ -228,12 +230,15 @@ def likely_columns(columns: Sequence[str], first: Sequence[Fields]) -> tuple[str
     wrong = [n for n in QUESTION_NAMES if n in ("misspelling", "wrong", "incorrect")]
     texts = [c for c in columns if not all(_is_number(row.get(c)) for row in first)]
     order = [*texts, *(c for c in columns if c not in texts)]
-    question = named([*wrong, *QUESTION_NAMES], order)
+    asked = [c for c in order if c in vary]
+    question = named([*wrong, *QUESTION_NAMES], asked)
     answer = named(ANSWER_NAMES, [c for c in order if c != question])
+    question = question or next((c for c in asked if c != answer), None)
     question = question or next(c for c in order if c != answer)
     rest = [c for c in columns if c != question]
     # Numbers that stand first are mostly those of the rows.
-    return question, answer or next((c for c in rest if c in texts), rest[-1])
+    usual = sorted((c for c in rest if c in texts), key=lambda c: c not in vary)
+    return question, answer or next(iter(usual), rest[-1])
 
 
 def _is_number(value: Any) -> bool:

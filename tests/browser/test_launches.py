@@ -110,6 +110,7 @@ def test_an_upload_is_shown_and_one_without_a_column_asks_which_holds_the_answer
     still(page)
     page.locator("input[type=file]").set_input_files(own_words(bad, "anser"))
     page.get_by_text("Which column holds the question").wait_for()
+    page.get_by_text("Until then a launch takes the data below").wait_for()
     page.get_by_role("button", name="Use these columns").click()
     page.get_by_text("read as columns").wait_for()
     page.get_by_text("train rows").wait_for()

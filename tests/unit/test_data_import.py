@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from src.cli.main import app
 from src.config import load_config, parse_override
 from src.tasks.built_in.correct import CORRECT
+from src.training import data_formats
 from src.training.data_files import DataError
 from src.training.data_import import UnknownColumns, import_data, save
 from src.training.data_loaders import load_splits
@@ -244,6 +245,23 @@ def test_columns_of_other_names_are_asked_for_and_given(tmp_path: Path) -> None:
         import_data(tmp_path / "own.csv", mapping={"question": "Worte", "answer": "Buchstaben"})
     with pytest.raises(DataError, match="--map takes question=COLUMN"):
         import_data(tmp_path / "own.csv", mapping={"frage": "Wort"})
+
+
+@pytest.mark.parametrize(
+    ("text", "guessed"),
+    [
+        ("alpha,beta,source\nwrod,word,me\ntow,two,me\n", ("alpha", "beta")),
+        ("source,alpha,beta\nme,wrod,word\nme,tow,two\n", ("alpha", "beta")),
+        ("id,frage,label\n1,is it?,yes\n2,is he?,yes\n", ("frage", "label")),
+        ("a,b\nx,x\nx,x\n", ("a", "b")),
+    ],
+)
+def test_what_says_the_same_in_all_rows_is_not_taken_for_the_question(
+    tmp_path: Path, text: str, guessed: tuple[str, str]
+) -> None:
+    with pytest.raises(UnknownColumns) as refused:
+        rows(tmp_path, "own.csv", text)
+    assert data_formats.likely_columns(refused.value.columns, refused.value.first) == guessed
 
 
 def test_rows_without_an_answer_are_left_out_and_told(tmp_path: Path) -> None:

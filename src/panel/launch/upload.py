@@ -137,6 +137,7 @@ def _choose_columns(base: RunConfig, asks: data_import.UnknownColumns) -> None:
         kept, name = st.session_state["upload kept"]
         use(base, kept, name, dict(zip(COLUMNS, chosen, strict=True)))
 
+    st.html('<p class="note">Until then a launch takes the data below, not this file.</p>')
     same = chosen[0] == chosen[1]
     guarded.button("Use these columns", on_click=take, disabled=same)
     if same:
