@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from src import store
+from src.format import duration
 from src.runs import launcher
 from src.store.tables import Run, Status
 from tests.helpers import live
@@ -97,9 +98,17 @@ def test_a_run_is_stopped_resumed_and_forked(
     press_launch(page)
     page.locator(".badge.running").first.wait_for()
     stop(page, after=20)
+    first = runs()[0]
+    assert first.started_at and first.ended_at and first.earlier_seconds is None
     page.get_by_role("button", name="Resume", exact=True).click()
     page.locator(".badge.running").first.wait_for()
     stop(page, after=(runs()[0].step or 0) + 20)
+    # What it took is what both attempts took, in the head of its page too.
+    both = runs()[0]
+    assert both.attempt == 2 and both.started_at and both.ended_at
+    took = first.ended_at - first.started_at + both.ended_at - both.started_at
+    assert both.seconds == pytest.approx(took)
+    page.locator(".facts > div", has_text="duration").get_by_text(duration(took)).wait_for()
     page.goto(f"{panel}/monitor?run={runs()[0].id}&view=Checkpoints")
     page.get_by_role("button", name="Actions").first.click()
     page.get_by_role("link", name="Fork from here").first.click()
