@@ -302,7 +302,7 @@ def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
     wait_for(lambda: page.title() == title, "the tab names the run")
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("button", name="Delete this run").click()
-    page.get_by_text("Deleted unwanted.").wait_for()
+    page.get_by_text("Deleted unwanted · seed 42.").wait_for()
     assert page.url == f"{panel}/"
     with store.reading() as session:
         assert unwanted not in store.run_labels(session, limit=1000)

@@ -45,7 +45,9 @@ def draw(run: Run) -> None:
     if status in RESUMABLE:
         guarded.button("Resume", on_click=_resume, args=(run,))
     with st.popover("Delete", key="delete"):
-        st.write(f"**{html.label_text(run.label, 80)}**  \n{deletion.plan([run]).sentence}")
+        st.write(
+            f"**{html.label_text(store.label_of(run), 80)}**  \n{deletion.plan([run]).sentence}"
+        )
         guarded.button(
             "Delete this run", type="primary", key="delete-now", on_click=_delete, args=(run,)
         )
@@ -63,7 +65,8 @@ def _resume(run: Run) -> None:
 def _delete(run: Run) -> None:
     with problems_told():
         deletion.delete(run)
-        navigation.go_next("overview", said=f"Deleted {html.label_text(run.label, 80)}.")
+        called = html.label_text(store.label_of(run), 80)
+        navigation.go_next("overview", said=f"Deleted {called}.")
 
 
 @contextmanager
