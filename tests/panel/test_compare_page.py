@@ -1,5 +1,6 @@
 """The Compare page through AppTest, on a store that the tests fill."""
 
+import re
 import time
 from urllib.parse import parse_qs
 
@@ -16,7 +17,7 @@ from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
 from tests.helpers.pages import charts_of, figures_of, html, show
-from tests.helpers.store import HOSTILE, fill_predictions, fill_run
+from tests.helpers.store import HOSTILE, fill_predictions, fill_run, fill_usage
 
 QUESTIONS = 600
 
@@ -89,6 +90,16 @@ def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monk
     ids = [run.id for run in launched]
     compare_again = show("compare", run=[*runs, *ids])
     assert not [b for b in compare_again.button if b.label.startswith("Launch")]
+
+
+def test_the_button_that_launches_seeds_says_how_long_they_take():
+    runs = [fill_run(name=f"r{rank}", lora__r=rank, training__seed=1) for rank in (4, 32)]
+    buttons = [b.label for b in show("compare", run=runs).button]
+    assert "Launch 4 seeds: r4 against r32" in buttons
+    for run in runs:  # on this machine, so that their time is known
+        fill_usage(run, gpu=False)
+    (label,) = [b.label for b in show("compare", run=runs).button if b.label.startswith("Launch 4")]
+    assert re.match(r"Launch 4 seeds \(≈ \d+ min.*\): r4 against r32", label), label
 
 
 def test_runs_of_other_test_sets_are_not_compared():

@@ -55,8 +55,7 @@ def _base_table(found: Sequence[SuiteVerdict], groups: Sequence[Group]) -> str:
         first = place == 0 or found[place - 1].b != v.b
         rows.append([names.get(v.b, escape(v.b)) if first else "", *_cells(v, found)])
     head = {"Config": "fit", "Suite": "fit", "From the base model": "",
-            "Change, 95% interval": "fit", "Before": "num", "After": "num",
-            "p, corrected": "num"}  # fmt: skip
+            "Change, 95% interval": "fit", "Before": "num", "After": "num"}  # fmt: skip
     return html.table(head, rows, name="verdicts")
 
 
@@ -66,7 +65,7 @@ def _pair_table(found: Sequence[SuiteVerdict]) -> str:
     found = sorted(found, key=lambda v: (v.change is None, v.p_holm is None))
     rows = [_cells(v, found) for v in found]
     head = {"Suite": "fit", "Between configs": "", "Difference, 95% interval": "fit",
-            "First": "num", "Second": "num", "p, corrected": "num"}  # fmt: skip
+            "First": "num", "Second": "num"}  # fmt: skip
     told = sum(v.change is not None for v in found)
     if len(rows) - told <= MAX_UNTOLD:
         return html.table(head, rows, name="verdicts")
@@ -92,7 +91,6 @@ def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:
         f'<div class="claim">{claim}</div>{ground}',
         _interval(v, beside),
         *(_score(v, score) for score in (v.score_a, v.score_b)),
-        _p(v.p_holm),
     ]
 
 
@@ -109,6 +107,9 @@ def _interval(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> str:
     factor, digits, unit = (1, 3, "bits per character") if v.is_text else (100, 1, "points")
     size, low, high = (f"{factor * end:+.{digits}f}" for end in of)
     label = f"{size} {unit}, from {low} to {high}"
+    if v.p_holm is not None:
+        p = "&lt; 0.001" if v.p_holm < 0.001 else f"= {v.p_holm:.2g}"
+        label += f"; p {p}, corrected for suites"
     return interval(of, min(0.0, *ends), max(0.0, *ends), label, tone)
 
 
@@ -116,7 +117,3 @@ def _score(v: SuiteVerdict, score: float | None) -> str:
     if score is None:
         return "–"
     return f"{score:.2f} bits" if v.is_text else f"{score:.1%}"
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.2g}"
