@@ -162,6 +162,8 @@ def figure(
     }  # fmt: skip
     many = len(groups) > FEW
     below = {number: [] for number in found} if many else _alike(found)
+    # Of many only one is told, whose name stands in the head of the chart.
+    alone = f", {HOVERED[drawn_as.axis]}<extra></extra>"
     for number, group in enumerate(groups):
         runs = [run for run in group.runs if metric in curves[run.id]]
         if not runs:
@@ -177,7 +179,7 @@ def figure(
             "mode": "lines",
             "legendgroup": str(number),
             "legendrank": number % PALETTE + 1,
-            "hovertemplate": f"%{{y:{form}}}",
+            "hovertemplate": f"%{{y:{form}}}" + (alone if many else ""),
             "line": {"dash": dash, "width": 1.25 if many else 1.75},
         }
         if drawn_as.band and len(lines) > 1:

@@ -57,7 +57,7 @@ function themed({ layout }, look) {
     autosize: true, showlegend: false,
     hovermode: layout.meta?.many ? "closest" : "x unified", hoverdistance: 24, dragmode: "zoom",
     modebar: { bgcolor: look.raised, color: look.quiet, activecolor: look.accent },
-    hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { color: look.ink } },
+    hoverlabel: { bgcolor: look.raised, bordercolor: look.line, font: { family: look.font, size: 12, color: look.ink } },
     xaxis: { ...axis, ...layout.xaxis, ...(layout.meta?.many && { showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: look.faint }), title: small ? undefined : { ...layout.xaxis?.title, standoff: 4, font: { size: 11 } }, showgrid: false, tickangle: 0, nticks: small ? 4 : 0, tickformat: layout.xaxis?.tickformat ?? ",.9~r" },
     yaxis: { ...axis, ...layout.yaxis, title: { ...layout.yaxis?.title, standoff: 8, font: { size: 11 } }, nticks: small ? 4 : 6 },
   };
