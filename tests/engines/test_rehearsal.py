@@ -49,7 +49,7 @@ def trained(config: RunConfig, folder: Path, cache: Path | None) -> tuple[Any, d
 
 def state_of_process() -> list[Any]:
     numbers = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    return [*numbers, torch.get_num_threads(), sys.getswitchinterval()]
+    return [*numbers, torch.get_num_threads(), round(sys.getswitchinterval(), 6)]
 
 
 def seed_all() -> None:
@@ -64,6 +64,7 @@ def test_a_run_after_a_rehearsal_is_the_run_without_one(
     config, cache, number = settings(), tmp_path / "cache", torch.get_num_threads()
     monkeypatch.setenv("SPELLTUNE_THREADS", str(number + 1))
     monkeypatch.setattr(threads, "SWITCH_SECONDS", 0.03)
+    sys.setswitchinterval(0.0001)
     seed_all()
     before = state_of_process()
     read_ahead(config, cache)

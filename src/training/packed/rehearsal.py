@@ -87,7 +87,7 @@ def _process_as_before() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_num_threads(threads)
-        sys.setswitchinterval(switching)
+        sys.setswitchinterval(round(switching, 6))  # Python cuts it to whole microseconds
         gc.collect()
         if on_gpu:
             torch.cuda.empty_cache()
