@@ -73,6 +73,17 @@ def test_of_many_curves_the_leader_stands_out_or_what_is_pointed_at_or_picked(
         assert not inaccessible(page, ".stMainBlockContainer")
 
 
+def test_configs_that_tie_stand_out_together(page: Any, panel: str, module_home: Any) -> None:
+    same = [("q", "made", "mad")]
+    runs = [*many_configs(4), *(
+        fill_run(name=f"tied {rank}", lora__r=rank, words=same) for rank in (40, 50)
+    )]  # fmt: skip
+    page.goto(f"{panel}/compare?{'&'.join(f'run={run}' for run in runs)}")
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 5")
+    page.wait_for_function(STANDS, arg="4,5")
+    page.get_by_text("The best 2, which tie, stand out").wait_for()
+
+
 def test_a_curve_that_is_pointed_at_stands_out_in_all_charts(
     page: Any, panel: str, module_home: Any
 ) -> None:

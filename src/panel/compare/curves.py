@@ -20,7 +20,7 @@ from src.store.tables import Run
 DASHES = ("solid", "dash", "dot")
 MAX_BAND_POINTS = 300
 # Configs whose bands are all drawn, and of which the legend names those that another one hides. Of
-# more the lines are faint, but for those that are brought out (charts.js): at first the leader.
+# more the lines are faint, but for those that are brought out (charts.js): at first the best.
 FEW = 4
 ALIKE = 0.01  # of the height of a chart: how wide a line is drawn
 # Choice -> points of the running mean.
@@ -42,7 +42,7 @@ class Shown:
     axis: str  # step, tokens or time
     window: int  # points of the running mean; 1 is none
     band: bool  # one line and band per config instead of a line per run
-    lead: str | None = None  # the config with the best score
+    lead: Sequence[str] = ()  # the configs with the best score
 
 
 def figures(
@@ -193,7 +193,7 @@ def figure(
             # Marks on many lines would be a cloud.
             own = {"mode": "lines" if many and len(line) > 1 else mode(len(line)), "name": name}
             traces.append(style | own | legend | points.line(line["x"], line["value"]))
-    lead = [str(number) for number, group in enumerate(groups) if group.name == drawn_as.lead]
+    lead = [str(number) for number, group in enumerate(groups) if group.name in drawn_as.lead]
     faint = {"many": True, "lead": lead} if many else {}
     return go.Figure(traces, _layout(unit, form, drawn_as, faint))
 

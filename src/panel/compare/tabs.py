@@ -34,9 +34,10 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
         metrics = choices.several("Metrics", names, first, metric_label, key="metrics")
         band = st.toggle("Seeds as a band", True, key="band", bind="query-params")
     order = verdicts.ranked(found)
-    best = [found.scores[group.name]["exact_match"] for group in order[:2]]
-    # None stands out while none is scored, or the first two tie.
-    lead = order[0].name if best[0] is not None and best[0] != best[-1] else None
+    best = found.scores[order[0].name]["exact_match"]
+    lead = [group.name for group in order if found.scores[group.name]["exact_match"] == best]
+    if best is None or len(lead) > curves.FEW:
+        lead = []
     shown = curves.Shown(tuple(metrics), axis, curves.SMOOTHING[smoothing], band, lead)
     with store.reading() as session:
         frames = curves.read(session, runs, metrics, axis=axis)
@@ -53,10 +54,10 @@ def _draw_curves(runs: Sequence[Run], found: Comparison) -> None:
         state = f"{source} {[run.attempt for run in runs]}"
         key = "compared curves"
         charts.live(make, source, state=state, key=key).draw(key=key, legend=legend)
-    st.html(f'<p class="quiet">{_told(found, band, has_lead=lead is not None)}</p>')
+    st.html(f'<p class="quiet">{_told(found, band, len(lead))}</p>')
 
 
-def _told(found: Comparison, band: bool, *, has_lead: bool) -> str:
+def _told(found: Comparison, band: bool, best: int) -> str:
     """A sentence on what a line is, and where they are many, on how one is found among them."""
     told = "A line is a run, a colour is a config."
     seeds = any(len(group.runs) > 1 for group in found.groups)
@@ -66,10 +67,9 @@ def _told(found: Comparison, band: bool, *, has_lead: bool) -> str:
             "highest."
         )
     if len(found.groups) > curves.FEW:
-        first = " The best one stands out" if has_lead else ""
-        told += (
-            f"{first or ' None stands out yet'}; point at another, or press its name to keep it."
-        )
+        ahead = {0: "None stands out", 1: "The best one stands out"}
+        first = ahead.get(best, f"The best {best}, which tie, stand out")
+        told += f" {first}; point at another, or press its name to keep it."
     return told
 
 
