@@ -119,6 +119,13 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("home")
+def test_nothing_is_rerun_while_trials_go_on() -> None:
+    test = show("sweeps", sweep=fill_sweep(TINY, status=SweepStatus.ACTIVE))
+    assert not [b for b in test.button if b.label.startswith("Rerun")]
+    assert "Rerun" not in html(test)
+
+
+@pytest.mark.usefixtures("home")
 def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_seeds() -> None:
     sweep_id = fill_sweep(TINY)
     test = show("sweeps", sweep=sweep_id)

@@ -64,9 +64,11 @@ def draw(found: SweepResults) -> None:
 
 
 def offers_rerun(found: SweepResults) -> bool:
-    """True if the best settings may be rerun: there are some, and something is right in them."""
+    """True if the best settings may be rerun: there are some, no trial goes on that might be better,
+    and something is right in them."""
     several = len(found.settings) > 1 and not results.is_confirming(found)
-    return several and not view.is_nothing_right(found)
+    goes_on = found.row.status == SweepStatus.ACTIVE
+    return several and not goes_on and not view.is_nothing_right(found)
 
 
 def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:
