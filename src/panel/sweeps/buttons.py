@@ -64,7 +64,7 @@ def draw(found: SweepResults) -> None:
 
 
 def offers_rerun(found: SweepResults) -> bool:
-    """True if the best settings may be rerun: there are some, no trial goes on that might be better,
+    """True if the best settings may be rerun: there are some, no trial goes on that may be better,
     and something is right in them."""
     several = len(found.settings) > 1 and not results.is_confirming(found)
     goes_on = found.row.status == SweepStatus.ACTIVE
