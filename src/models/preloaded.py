@@ -64,8 +64,8 @@ def take(key: list[Any]) -> Any:
 
 
 @contextmanager
-def lent() -> Iterator[None]:
-    """Keep what is kept now after the block too, which may take it and must not change it."""
+def restored() -> Iterator[None]:
+    """Restore the preloaded base after the block, which may take it but must not change it."""
     global _kept
     before = _kept
     try:

@@ -49,6 +49,6 @@ def start_warm_up() -> None:
 
 
 def await_warm_up() -> None:
-    """Return once that is done: only then may another thread launch kernels."""
+    """Return once that is done: only then may another thread launch Triton's kernels."""
     if _warm_up is not None:
         _warm_up.join()

@@ -3,7 +3,7 @@
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from src.config import RunConfig
 from src.models import preloaded
 from src.training import threads
-from src.training.data_loaders import DataError
 from src.training.packed.engine import train_one
 from src.training.packed.rehearsal import rehearse
 from src.training.packed.run import RunSpec
@@ -27,6 +26,15 @@ Settings = Callable[..., RunConfig]
 @pytest.fixture
 def settings(base: Path) -> Settings:
     return lambda **more: tiny.config_of(base, **{"engine": "packed", "lora.dropout": 0.1, **more})
+
+
+@pytest.fixture(autouse=True)
+def _process() -> Iterator[None]:
+    """Leave threads to the next test as they were."""
+    number, interval = torch.get_num_threads(), sys.getswitchinterval()
+    yield
+    torch.set_num_threads(number)
+    sys.setswitchinterval(round(interval, 6))
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def test_a_run_after_a_rehearsal_is_the_run_without_one(
     assert preloaded._kept is kept is not None
     assert state_of_process() == before
     assert not [*temporary.iterdir()]
-    assert {path.name for path in cache.iterdir()} == {"bases", "base_scores", "rows", "templates"}
+    assert {path.name for path in cache.iterdir()} == {"bases", "base_scores", "rows"}
 
     after = trained(config, tmp_path / "after", cache)
     assert preloaded._kept is None
@@ -86,8 +94,14 @@ def test_a_rehearsal_ends_where_a_run_comes(
 ) -> None:
     """During the scores of the base, which are not complete then."""
     config, cache = settings(**{"evaluation.batch_size": 1}), tmp_path / "cache"
-    asked = iter([False, False])
-    rehearse(config, cache, lambda: next(asked, True))
+    asked = []
+
+    def stop() -> bool:
+        asked.append((cache / "rows").exists())
+        return sum(asked) > 2  # the rows are there, so they are being scored
+
+    rehearse(config, cache, stop)
+    assert sum(asked) == 3
     assert not (cache / "base_scores").exists() and not [*temporary.iterdir()]
 
 
@@ -99,14 +113,14 @@ def test_what_is_elsewhere_waits_for_its_run(settings: Settings, tmp_path: Path)
     assert not cache.exists()
 
 
-def test_a_fault_is_raised_and_nothing_stays(
-    settings: Settings, temporary: Path, tmp_path: Path
+def test_a_fault_is_told_and_nothing_stays(
+    settings: Settings, temporary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, cache = settings(**{"data.path": str(tmp_path / "gone.csv")}), tmp_path / "cache"
     read_ahead(config, cache)
     kept, before = preloaded._kept, state_of_process()
-    with pytest.raises(DataError, match="gone.csv"):
-        rehearse(config, cache, lambda: False)
+    rehearse(config, cache, lambda: False)
+    assert "DataError" in (told := capsys.readouterr().err) and "gone.csv" in told
     assert preloaded._kept is kept and not [*temporary.iterdir()]
     assert state_of_process() == before
     preloaded.take([])

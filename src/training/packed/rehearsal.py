@@ -6,12 +6,13 @@ its data and the scores of the base stay on the disk besides.
 """
 
 import gc
+import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 512  # of the validation set that are scored, at most
+NOWHERE = Path(os.devnull)  # no file is written
 
 
 def rehearse(config: RunConfig, cache_dir: Path | None, stop: Callable[[], bool]) -> None:
     """Train the first steps of a run like this, and leave nothing but what is kept in `cache_dir`
     and what this process has loaded. The base that is preloaded stays so. Ends early once `stop`
-    returns True. Raises what the training raises.
+    returns True. What goes wrong is printed: the run that comes tells of it itself.
 
     Only with what is on this machine: a download waits for its run.
     """
@@ -41,25 +43,39 @@ def rehearse(config: RunConfig, cache_dir: Path | None, stop: Callable[[], bool]
     asked = config.evaluation
     rows = {"max_rows": min(asked.max_rows or ROWS, ROWS), "suites": []}
     config = config.model_copy(update={"evaluation": asked.model_copy(update=rows)})
-    with TemporaryDirectory() as name, _process_as_before(), preloaded.lent():
-        folder = Path(name)
-        reporter = _FirstSteps(stop)
-        train_one(
-            RunSpec(config, reporter, folder / "out", folder / "checkpoints", None, cache_dir)
-        )
+    spec = RunSpec(config, _FirstSteps(stop), NOWHERE, NOWHERE, None, cache_dir)
+    problem = ""
+    with _process_as_before(), preloaded.restored():
+        try:
+            train_one(spec)
+        except _Over:
+            pass
+        except Exception:
+            problem = traceback.format_exc()  # the error itself would keep the GPU's memory
+    if problem:
+        print(problem, file=sys.stderr)
+
+
+class _Over(Exception):
+    """Ends a rehearsal: a run that is stopped would write a checkpoint."""
 
 
 class _FirstSteps:
-    """A Reporter that keeps nothing and asks for a stop after the first logged step."""
+    """A Reporter that keeps nothing and ends the training at the first logged step."""
 
     def __init__(self, stop: Callable[[], bool]):
-        self._stop, self._trained = stop, False
+        self._stop = stop
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._trained |= "train/loss" in values
+        if "train/loss" in values:
+            raise _Over
+
+    def phase(self, text: str, *, scoring: bool = False) -> None:
+        if self._stop():
+            raise _Over
 
     def stop_requested(self) -> bool:
-        return self._trained or self._stop()
+        return False
 
     def evaluation(self, step: int, split: str, predictions: "pa.Table") -> None: ...
 
@@ -70,8 +86,6 @@ class _FirstSteps:
     def used(self, values: Mapping[str, Any]) -> None: ...
 
     def warning(self, step: int, text: str) -> None: ...
-
-    def phase(self, text: str, *, scoring: bool = False) -> None: ...
 
 
 @contextmanager

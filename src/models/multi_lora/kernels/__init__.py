@@ -8,9 +8,9 @@ from src.models.multi_lora.kernels.adamw import adamw_
 from src.models.multi_lora.kernels.attention import attention, flat_attention
 from src.models.multi_lora.kernels.cached_attention import cached_attention
 from src.models.multi_lora.kernels.cross_entropy import cross_entropy_, row_scores
-from src.models.multi_lora.kernels.empty import warm_up
 from src.models.multi_lora.kernels.mlp import mlp
 from src.models.multi_lora.kernels.norm import add_norm
+from src.models.multi_lora.kernels.warm_up import warm_up
 
 __all__ = ["KERNELS", "adamw_", "warm_up"]
 
