@@ -63,6 +63,20 @@ def test_a_hostile_name_is_text_everywhere():
         assert "&lt;img" in body
 
 
+def test_a_failed_run_is_resumed_only_where_it_has_a_checkpoint():
+    words = "validation accuracy (exact match) fell"
+    fill_run(status=Status.FAILED, steps=40, curves=False, reason="val/exact_match fell")
+    page = show("overview")
+    assert "step 40 of" in html(page) and "last checkpoint" not in html(page)
+    assert not [one for one in page.button if one.label == "Resume"]
+    # Above the table and in it.
+    assert html(page).count(words.capitalize()) == html(page).count(words) == 1
+    fill_run(status=Status.FAILED, steps=40, reason="lost")
+    page = show("overview")
+    assert html(page).count("Resume goes on from its last checkpoint.") == 1
+    assert len([one for one in page.button if one.label == "Resume"]) == 1
+
+
 def test_runs_that_are_resumed_one_by_one_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bulk, "SOON_SECONDS", 0.0)
     ids = [fill_run(status=Status.STOPPED, name=f"stopped {n}", steps=200) for n in range(3)]

@@ -10,11 +10,12 @@ from src import store
 from src.config import DEFAULT_PRESET, ConfigError, load_config, stored_config
 from src.errors import UserError, explain
 from src.format import as_sentence, duration, percent
+from src.models.metrics import in_words
 from src.panel.overview import address, bulk
 from src.panel.ui import guarded, html, navigation, run_status
 from src.runs import launcher, time_left
 from src.store.outcome import EndReason, Remedy
-from src.store.tables import ACTIVE, RESUMABLE, Run, Status
+from src.store.tables import ACTIVE, Run, Status
 
 FIRST_RUN = navigation.OneShotButton("first run")
 MAX_CARDS, MAX_FAILED = 6, 2
@@ -28,13 +29,14 @@ def draw() -> None:
         failed = store.failed_since(session, time.time() - RECENT_SECONDS, limit=MAX_FAILED + 1)
         shown = [*active[:MAX_CARDS], *failed[:MAX_FAILED]]
         latest = store.latest_metrics(session, [run.id for run in shown])
+        kept = store.checkpoint_bytes(session, [run.id for run in failed[:MAX_FAILED]])
         cards = [_card(session, run, latest[run.id]) for run in active[:MAX_CARDS]]
     if len(active) > MAX_CARDS:
         cards.append(_more("all that train", "status:active"))
     if cards:
         st.html(f'<section class="cards" aria-label="Training now">{"".join(cards)}</section>')
     for run in failed[:MAX_FAILED]:
-        _draw_failed(run)
+        _draw_failed(run, is_resumable=run.id in kept)
     if len(failed) > MAX_FAILED:
         text = "More runs ended without a result in the last two days"
         link = navigation.link("overview", text, address.filtered("status:failed,interrupted"))
@@ -64,11 +66,12 @@ def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> 
     )
 
 
-def _draw_failed(run: Run) -> None:
+def _draw_failed(run: Run, *, is_resumable: bool) -> None:
     """Draw why a run ended, and what can be done next."""
     with st.container(horizontal=True, vertical_alignment="center", key=f"failed-{run.id}"):
         name = navigation.link("monitor", run.label, {"run": run.id})
-        why = escape(" ".join([as_sentence(run.reason or run_status.meaning(run)), *_advice(run)]))
+        why = as_sentence(in_words(run.reason or run_status.meaning(run)))
+        why = escape(" ".join([why, *_advice(run, is_resumable=is_resumable)]))
         at = html.local_time(run.ended_at, "%d %b, %H:%M")
         st.html(
             f'<div class="failed-run">{run_status.badge(run)} <b>{name}</b> <small>{at} · '
@@ -76,17 +79,17 @@ def _draw_failed(run: Run) -> None:
         )
         text, query = next_launch(run)
         st.html(navigation.link("launch", text, query, style="second"), width="content")
-        if run.status in RESUMABLE and run.step:
+        if is_resumable:
             guarded.button("Resume", key=f"resume {run.id}", on_click=bulk.resume, args=([run.id],))
         guarded.button("Archive", key=f"archive {run.id}", on_click=bulk.archive, args=([run.id],))
 
 
-def _advice(run: Run) -> list[str]:
+def _advice(run: Run, *, is_resumable: bool) -> list[str]:
     """Sentences on what may be behind the end of a run, and on what resuming it would do."""
     found = []
     if run.end_reason in (EndReason.KILLED, EndReason.OOM_KILLED):
         found.append(run_status.KILLED)
-    if run.status in RESUMABLE and run.step:
+    if is_resumable:
         found.append("Resume goes on from its last checkpoint.")
     return found
 

@@ -11,7 +11,7 @@ from src.analysis import comparison
 from src.analysis.comparison import Group
 from src.config import stored_values, trained_on
 from src.format import counted, duration, number, percent, setting_value, spread
-from src.models.metrics import metric_info, metric_label
+from src.models.metrics import in_words, metric_info, metric_label
 from src.panel.overview import address
 from src.panel.overview.address import View
 from src.panel.ui import html, navigation, paging, run_status, tags
@@ -122,7 +122,7 @@ def _row(
     base: Collection[str], inner: str = "",
 ) -> list[str]:  # fmt: skip
     box = navigation.pick_box([run.id], name=f"Choose {label}", chosen=run.id in chosen, base=base)
-    why = run.reason if run.status in TOLD else None
+    why = in_words(run.reason) if run.reason and run.status in TOLD else None
     shown = label if inner else run.label
     text = navigation.link("monitor", shown[:MAX_NAME], {"run": run.id})
     small = [] if inner else [_settings(run)]
