@@ -100,6 +100,9 @@ def _add_meters(connection: Connection) -> None:
 
 def _add_earlier_seconds(connection: Connection) -> None:
     _add_columns(connection, "run", "earlier_seconds")
+    # Runs that wait, or were cancelled while they did, had kept the start of their last attempt.
+    waited = "UPDATE run SET started_at = NULL WHERE status IN ('QUEUED', 'CANCELLED')"
+    connection.execute(text(waited))
     # Of attempts from before it what lies between their first metric and their last one is known.
     known = text(
         "SELECT run.id, metric.attempt, max(metric.at) - min(metric.at) FROM run "

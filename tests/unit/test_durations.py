@@ -15,7 +15,7 @@ from src.config import load_config
 from src.format import duration
 from src.store.outcome import EndReason, Outcome
 from src.store.run_columns import find_column
-from src.store.tables import Run
+from src.store.tables import Run, Status
 from tests.helpers.pages import html, show
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -90,7 +90,10 @@ def test_of_attempts_from_before_the_column_what_their_metrics_span_is_known(
         for number, (began, ended) in enumerate(((100.0, 160.0), (500.0, 540.0), (900.0, 990.0))):
             points = [(1, "train/loss", 1.0, began), (2, "train/loss", 1.0, ended)]
             store.record_metrics(session, run_id, number + 1, points)
-    change(run_id, attempt=3, started_at=890.0, ended_at=1000.0)
+    change(run_id, status=Status.STOPPED, attempt=3, started_at=890.0, ended_at=1000.0)
+    # Runs that wait for their next attempt, or did; their start was then that of the one before.
+    waits = {"attempt": 2, "started_at": 90.0, "ended_at": None}
+    waiting = [_waiting(waits), _waiting(waits | {"status": Status.CANCELLED, "ended_at": 9e5})]
     file = tmp_path / "old.db"
     with sqlite3.connect(paths.results() / "spelltune.db") as now, sqlite3.connect(file) as old:
         now.backup(old)
@@ -99,3 +102,14 @@ def test_of_attempts_from_before_the_column_what_their_metrics_span_is_known(
     old.close()
     with store.reading(store.url_of(file)) as session:
         assert store.find(session, run_id).seconds == 60.0 + 40.0 + 110.0
+        assert [store.find(session, one).seconds for one in waiting] == [60.0, 60.0]
+
+
+def _waiting(columns: dict[str, Any]) -> str:
+    """A run with these columns, whose first attempt has metrics over 60 s."""
+    with store.writing() as session:
+        run_id = store.enqueue(session, load_config()).id
+        points = [(1, "train/loss", 1.0, 100.0), (2, "train/loss", 1.0, 160.0)]
+        store.record_metrics(session, run_id, 1, points)
+    change(run_id, **columns)
+    return run_id
