@@ -194,44 +194,63 @@ class Needed:
     machine_seconds: float  # of the machine, which has a slot for each GPU
 
 
+@dataclass(frozen=True)
+class Known:
+    """How long runs of one length take."""
+
+    seconds: float
+    share: float | None = None  # of a pack's time, if runs tell that trained in one
+    ran: bool = True  # completed runs tell, not the upper bound of a measurement
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long a completed run took, and its share of that if it trained in a pack."""
+
+    steps: int
+    seconds: float
+    share: float | None
+
+
 class Earlier:
     """Times that completed runs of this machine took, by the settings that decide them."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._seconds: dict[str, float | None] | None = None
-        self._paces: dict[str, list[tuple[int, float]]] = {}  # steps and seconds of each
-        self._ran: set[str] = set()  # lengths that completed runs of the machine tell
-        self._shares: dict[str, float] = {}  # of a pack's time, of runs that trained in one
+        self._known: dict[str, Known | None] | None = None  # by length
+        self._paces: dict[str, list[Took]] = {}
 
     def seconds(self, run: Run) -> float | None:
         """Seconds from the start of a run to its end: of runs of the same length, else by those
         that differ in their steps alone, else at most by a measurement; None without any."""
         whole = self._whole(plan_of(run).length, lambda: stored_config(run.config))
-        return None if whole is None else whole * (1 - (run.resume_step or 0) / run.max_steps)
+        left = 1 - (run.resume_step or 0) / run.max_steps
+        return None if whole is None else whole.seconds * left
 
     def of_config(self, config: RunConfig) -> tuple[float | None, bool]:
         """Seconds that a run of a config takes, and whether completed runs tell, not the upper
         bound of a measurement."""
-        length = length_of(config)
-        seconds = self._whole(length, lambda: config)
-        return seconds, length in self._ran and length not in self._shares
+        found = self._of_config(config)
+        return (None, False) if found is None else (found.seconds, found.ran and not found.share)
+
+    def _of_config(self, config: RunConfig) -> Known | None:
+        return self._whole(length_of(config), lambda: config)
 
     def of_all(self, configs: Iterable[RunConfig]) -> Needed | None:
         """The time of runs of these configs together on this machine, if nothing else trains there;
         None where that of one is not known. Those that may share a process are one pack after the
-        other, of which its slowest run tells, or what its runs took of packs before."""
+        other. A pack takes as long as its slowest run, or as the shares that its runs had of
+        earlier packs."""
         alone: list[float] = []
         packs: dict[Any, list[tuple[float, float]]] = {}  # of each run: its time, and its share
         for config in configs:
-            seconds, length = self.of_config(config)[0], length_of(config)
-            if seconds is None:
+            if (found := self._of_config(config)) is None:
                 return None
             if config.engine == "packed":
-                share = self._shares.get(length, seconds)
-                packs.setdefault((pack_key(config), config.pack_size), []).append((seconds, share))
+                one = found.seconds, found.share or found.seconds
+                packs.setdefault((pack_key(config), config.pack_size), []).append(one)
             else:
-                alone.append(seconds)
+                alone.append(found.seconds)
         for (_, size), runs in packs.items():
             for first in range(0, len(runs), size):
                 whole, shares = zip(*runs[first : first + size], strict=True)
@@ -241,43 +260,48 @@ class Earlier:
             heapq.heapreplace(ends, ends[0] + seconds)
         return Needed(max(ends), sum(alone) / len(ends))
 
-    def _whole(self, length: str, config: Callable[[], RunConfig]) -> float | None:
-        if self._seconds is None:
-            self._seconds = self._read()
-            self._ran = set(self._seconds)
-        if length not in self._seconds:
+    def _whole(self, length: str, config: Callable[[], RunConfig]) -> Known | None:
+        if self._known is None:
+            self._known = self._read()
+        if length not in self._known:
             found = config()
             steps = found.training.max_steps
             # Of a much shorter run most is its start, which a longer one has no more of.
             near = [
-                seconds / taken
-                for taken, seconds in self._paces.get(pace_of(found), ())
-                if 1 / NEAR <= taken / steps <= NEAR
+                took
+                for took in self._paces.get(pace_of(found), ())
+                if 1 / NEAR <= took.steps / steps <= NEAR
             ]
             if near:
-                self._seconds[length] = median(near) * steps
-                self._ran.add(length)
+                self._known[length] = _known(near, steps)
             else:
                 measured = estimate.load(found)
                 fits = measured if measured and measured.fits else None
-                self._seconds[length] = fits.seconds(found) if fits else None
-        return self._seconds[length]
+                self._known[length] = Known(fits.seconds(found), ran=False) if fits else None
+        return self._known[length]
 
-    def _read(self) -> dict[str, float | None]:
-        found: dict[str, list[float]] = {}
-        shares: dict[str, list[float]] = {}
+    def _read(self) -> dict[str, Known | None]:
+        found: dict[str, list[Took]] = {}
         self._paces = {}
         runs = store.completed_here(self.session, host(), limit=EARLIER)
         sizes = store.sizes_of_processes(self.session, [run.token for run in runs if run.token])
         for run in runs:
             assert run.started_at is not None and run.ended_at is not None
             plan, seconds = plan_of(run), run.ended_at - run.started_at
-            found.setdefault(plan.length, []).append(seconds)
-            self._paces.setdefault(plan.pace, []).append((run.max_steps, seconds))
-            if plan.pack is not None and (size := sizes.get(run.token or "", 1)) > 1:
-                shares.setdefault(plan.length, []).append(seconds / size)
-        self._shares = {length: median(values) for length, values in shares.items()}
-        return {length: median(seconds) for length, seconds in found.items()}
+            # A process may train more runs than it has places: each shares with those beside it.
+            beside = min(sizes.get(run.token or "", 1), plan.pack_size) if plan.pack else 1
+            share = seconds / beside if beside > 1 else None
+            took = Took(run.max_steps, seconds, share)
+            found.setdefault(plan.length, []).append(took)
+            self._paces.setdefault(plan.pace, []).append(took)
+        return {length: _known(took, took[0].steps) for length, took in found.items()}
+
+
+def _known(runs: Sequence[Took], steps: int) -> Known:
+    """How long a run of so many steps takes, by runs of the same pace."""
+    seconds = median(took.seconds / took.steps for took in runs)
+    shares = [took.share / took.steps for took in runs if took.share is not None]
+    return Known(seconds * steps, median(shares) * steps if shares else None)
 
 
 @dataclass

@@ -191,5 +191,21 @@ def test_runs_of_a_pack_share_its_time_and_others_follow_each_other(
         earlier = time_left.Earlier(session)
         assert earlier.of_config(pack[0]) == (approx(96), False)  # alone it takes that at most
         assert earlier.of_config(alone) == (approx(66), True)
+        # The same holds of half the steps, of which their pace tells.
+        half = [config_of(training__seed=n, training__max_steps=300, **packed) for n in range(4)]
+        assert earlier.of_config(half[0]) == (approx(48), False)
+        assert earlier.of_all(half) == time_left.Needed(approx(48), approx(48))
     monkeypatch.setattr(time_left, "slot_count", lambda: 2)
     assert of_several([alone] * 3) == time_left.Needed(approx(2 * 66), approx(1.5 * 66))
+
+
+def test_runs_that_came_one_after_the_other_to_a_pack_shared_it_with_those_beside_them(
+    home: Path,
+) -> None:
+    packed = {"engine": "packed", "pack_size": 2}
+    for seed in range(8):  # in two places of one process, each in 96 s
+        fill_usage(fill_run(training__seed=seed, **packed))
+    with store.writing() as session:
+        session.execute(update(Run).values(token="a pack"))
+    wider = [config_of(training__seed=seed, **packed | {"pack_size": 8}) for seed in range(8)]
+    assert of_several(wider) == time_left.Needed(approx(8 * 48), approx(8 * 48))
