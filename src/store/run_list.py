@@ -100,9 +100,9 @@ def failed_since(session: Session, at: float, *, limit: int) -> Sequence[Run]:
     return session.exec(query.order_by(col(Run.ended_at).desc()).limit(limit)).all()
 
 
-def last_end(session: Session) -> float | None:
-    """When the last run ended; None before the first end."""
-    return session.exec(select(func.max(Run.ended_at))).one()
+def last_end(session: Session, host: str) -> float | None:
+    """When the last run of a machine ended; None before the first end."""
+    return session.exec(select(func.max(Run.ended_at)).where(Run.host == host)).one()
 
 
 def count_configs(session: Session, found: RunFilter) -> int:

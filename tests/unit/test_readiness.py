@@ -17,11 +17,13 @@ from src.store.tables import Status
 PACKED = {"engine": "packed", "backend": "peft"}
 
 
-def add(name: str, status: Status, slot: int | None = None, **settings: Any) -> None:
+def add(
+    name: str, status: Status, slot: int | None = None, on: str | None = None, **settings: Any
+) -> None:
     """A run with these settings, whose sections are parted by two underscores."""
     values = {key.replace("__", "."): value for key, value in settings.items()} | {"name": name}
     with store.writing() as session:
-        run = store.enqueue(session, load_config(overrides=values), host=host(), slot=slot)
+        run = store.enqueue(session, load_config(overrides=values), host=on or host(), slot=slot)
         run.status = status
 
 
@@ -164,3 +166,19 @@ def test_a_panel_keeps_one_while_it_is_used_and_after_a_run(
     monkeypatch.setattr(standby, "AFTER_A_RUN", 0)
     keeper.round()
     assert len(rounds) == 4
+
+
+def test_runs_of_other_machines_keep_none_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    monkeypatch.setattr(standby, "keep_ready", lambda: rounds.append(1))
+    keeper = standby.Keeper()
+    keeper.round()  # it was just opened
+    add("elsewhere", Status.RUNNING, slot=0, on="another machine")
+    keeper.round()
+    keeper.round()
+    with store.writing() as session:
+        (run,) = store.list_runs(session)
+        run.status, run.ended_at = Status.COMPLETED, time.time()
+    keeper.round()
+    keeper.round()
+    assert len(rounds) == 1
