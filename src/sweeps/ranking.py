@@ -14,7 +14,8 @@ from src.sweeps.file import SweepConfig
 
 TEST = "test/exact_match"
 SCORED = ("completed", "early stopped")
-OPEN_ENDS = ("pruned", "queued", "training")
+GOING_ON = ("queued", "training")
+OPEN_ENDS = ("pruned", *GOING_ON)
 MAX_NAMED = 5  # trials in one sentence
 
 # Marks a setting that a trial left at its base value, as None marks the value null that it tried.

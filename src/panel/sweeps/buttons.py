@@ -9,7 +9,7 @@ from src.panel.sweeps import view
 from src.panel.ui import guarded
 from src.runs import lease
 from src.store.tables import SweepStatus
-from src.sweeps import control, results
+from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
@@ -67,7 +67,9 @@ def offers_rerun(found: SweepResults) -> bool:
     """True if the best settings may be rerun: there are some, no trial goes on that may be better,
     and something is right in them."""
     several = len(found.settings) > 1 and not results.is_confirming(found)
+    # In a paused sweep those that train go on.
     goes_on = found.row.status == SweepStatus.ACTIVE
+    goes_on |= bool(found.trials["became"].isin(ranking.GOING_ON).any())
     return several and not goes_on and not view.is_nothing_right(found)
 
 
