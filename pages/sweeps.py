@@ -8,6 +8,7 @@ import streamlit as st
 
 from src import store
 from src.format import as_sentence, full_stop
+from src.models.metrics import in_words
 from src.panel.compare import verdicts
 from src.panel.sweeps import buttons, form, live, tabs, view, winner
 from src.panel.ui import folds, guarded, html, navigation, tab
@@ -72,7 +73,7 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     launched = form.launch_notes(sweep_id)
     for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
         if note:
-            folds.draw("note", escape(as_sentence(note)))
+            folds.draw("note", escape(as_sentence(in_words(note))))
     st.html(view.facts(found))
     buttons.draw(found)
     if found.trials.empty:

@@ -119,8 +119,16 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("home")
-def test_nothing_is_rerun_while_trials_go_on() -> None:
-    test = show("sweeps", sweep=fill_sweep(TINY, status=SweepStatus.ACTIVE))
+@pytest.mark.parametrize(
+    ("status", "trial"),
+    [
+        (SweepStatus.ACTIVE, Status.COMPLETED),
+        (SweepStatus.PAUSED, Status.RUNNING),
+        (SweepStatus.PAUSED, Status.QUEUED),
+    ],
+)
+def test_nothing_is_rerun_while_trials_go_on(status: SweepStatus, trial: Status) -> None:
+    test = show("sweeps", sweep=fill_sweep(TINY, status=status, states={3: (trial, None)}))
     assert not [b for b in test.button if b.label.startswith("Rerun")]
     assert "Rerun" not in html(test)
 
@@ -281,6 +289,16 @@ def test_4096_trials_are_listed_in_300_ms() -> None:
             took.append(time.process_time() - began)
     assert len(found.trials) == len(found.settings) == 4096 and min(took) < 0.3 * slowness(), took
     assert found.settings["trial"].iloc[0] == 4095
+
+
+@pytest.mark.usefixtures("home")
+def test_the_reason_of_a_trial_is_in_words() -> None:
+    pruned = (Status.COMPLETED, "pruned: val/exact_match is below the median")
+    sweep_id = fill_sweep(TINY, trials=4, states={2: pruned})
+    for find in ("", "accuracy (exact match) is below"):
+        page = html(show("sweeps", sweep=sweep_id, view="Trials", find=find))
+        assert "pruned: validation accuracy (exact match) is below" in page
+        assert "val/" not in page
 
 
 @pytest.mark.usefixtures("home")

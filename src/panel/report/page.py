@@ -9,6 +9,7 @@ from pathlib import Path
 from src import store
 from src.analysis.comparison import Comparison
 from src.format import full_stop, setting_value
+from src.models.metrics import in_words
 from src.panel.compare import curves, scores, suites, table, verdicts
 from src.panel.monitor import head, marks
 from src.panel.monitor.curves import figures
@@ -90,7 +91,7 @@ def _run(content: Content, run: Run) -> Iterator[str]:
     )
     warnings = [e for e in content.events[run.id] if e.kind == EventKind.WARNING]
     for event in warnings:
-        yield f'<p class="banner">{escape(event.text)}</p>'
+        yield f'<p class="banner">{escape(in_words(event.text))}</p>'
     if found := head.diagnosed(run, drawn):
         yield f'<p class="banner">{escape(full_stop(found.text))}</p>'
     yield "<h2>Settings</h2>"
@@ -120,11 +121,15 @@ def _comparison(content: Content) -> Iterator[str]:
 def _unfinished(content: Content) -> str:
     """HTML: the runs that ended without a result, and why."""
     rows = [
-        [escape(run.id), run_status.badge(run), escape(run.reason or run_status.meaning(run))]
+        [escape(run.id), run_status.badge(run), escape(in_words(_why(run)))]
         for group in content.found.groups
         for run in group.lost
     ]
     return html.table({"Run": "", "Status": "fit", "Reason": ""}, rows) if rows else ""
+
+
+def _why(run: Run) -> str:
+    return run.reason or run_status.meaning(run)
 
 
 def _settings(found: Comparison) -> str:

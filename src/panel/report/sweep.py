@@ -5,6 +5,7 @@ from html import escape
 
 from src import setting_labels
 from src.format import as_sentence, counted, setting_value
+from src.models.metrics import in_words
 from src.panel.compare import verdicts
 from src.panel.report import svg
 from src.panel.report.content import SweepContent
@@ -21,7 +22,7 @@ def parts(told: SweepContent) -> Iterator[str]:
     yield f'<div class="top">{view.head(found)}</div>'
     for note in (found.row.reason, *found.notes):
         if note:
-            yield f'<p class="note">{escape(as_sentence(note))}</p>'
+            yield f'<p class="note">{escape(as_sentence(in_words(note)))}</p>'
     if found.settings.empty:
         yield view.facts(found)
         yield '<p class="quiet">No trial has a score.</p>'
@@ -81,7 +82,7 @@ def _failures(told: SweepContent) -> str:
     if failed.empty:
         return ""
     rows = [
-        [str(one["trial"]), escape(str(one["reason"] or ""))]
+        [str(one["trial"]), escape(in_words(str(one["reason"] or "")))]
         for one in failed.head(MAX_SETTINGS).to_dict("records")
     ]
     listed = html.table({"Trial": "num", "Reason": ""}, rows)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from src import setting_labels
 from src.format import duration, number
+from src.models.metrics import in_words
 from src.panel.ui import find_box, html
 from src.text import caseless
 
@@ -62,7 +63,8 @@ def matching(trials: pd.DataFrame, find: str) -> pd.DataFrame:
     """The trials that match `find` (see ui/find_box.py); conditions may name a setting by its last
     part, such as `learning_rate > 0.003`."""
     words, conditions = find_box.parse(find)
-    text = trials[["run", "became", "reason"]].fillna("").agg(" ".join, axis=1)
+    shown = trials[["run", "became"]].assign(reason=trials["reason"].fillna("").map(in_words))
+    text = shown.agg(" ".join, axis=1)
     text = (text + " " + trials["tags"].map(" ".join)).map(caseless)
     kept = pd.Series(True, index=trials.index)
     for word in words:

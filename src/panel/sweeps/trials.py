@@ -11,7 +11,7 @@ import streamlit as st
 
 from src import setting_labels, store
 from src.format import as_sentence, counted, duration, percent, setting_value
-from src.models.metrics import metric_label
+from src.models.metrics import in_words, metric_label
 from src.panel.sweeps import table, view
 from src.panel.ui import (
     charts,
@@ -177,7 +177,7 @@ def _cell(found: SweepResults, column: Column, row: Mapping[str, Any], spark: st
 def _name(found: SweepResults, row: Mapping[str, Any]) -> str:
     """HTML: the link to a trial's run, why it ended so, and its tags."""
     link = navigation.link("monitor", f"Trial {row['trial']}", {"run": row["run"]})
-    told = [as_sentence(row["reason"])] if isinstance(row["reason"], str) else []
+    told = [as_sentence(in_words(row["reason"]))] if isinstance(row["reason"], str) else []
     told += [f"attempt {row['attempt']}"] if row["attempt"] > 1 else []
     told += ["scored on other data"] if row["run"] in set(found.trials["run"][found.others]) else []
     told += [tag_words.joined(row["tags"])] if row["tags"] else []

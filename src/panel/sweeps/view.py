@@ -4,7 +4,7 @@ from html import escape
 
 from src import store
 from src.format import duration, number, percent, settings_text, spread
-from src.models.metrics import metric_label, short_label
+from src.models.metrics import in_words, metric_label, short_label
 from src.panel.ui import charts, html, navigation
 from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
@@ -41,7 +41,7 @@ def list_table(rows: list[Sweep]) -> str:
         body.append(
             [
                 navigation.link("sweeps", row.name, {"sweep": row.id})
-                + f"<small>{escape(row.reason or row.id)}</small>",
+                + f"<small>{escape(in_words(row.reason) if row.reason else row.id)}</small>",
                 badge(row),
                 escape(told),
                 duration(row.spent_seconds),
