@@ -1,13 +1,20 @@
-// Marks the notes that are longer than their room: only these can be opened, and are on the way of the Tab key.
+// Folds the notes that are longer than their room. What fits is plain text: it has nothing to open.
 function mark() {
-  for (const fold of document.querySelectorAll("details.fold:not([open])")) {
+  for (const fold of document.querySelectorAll("div.fold, details.fold:not([open])")) {
     const text = fold.firstElementChild;
     // Rounded: at some zooms a line that fits is a fraction of a pixel too high.
     const isLong = text.scrollHeight > text.clientHeight + 2;
-    if (isLong === fold.hasAttribute("data-long")) continue;
-    fold.toggleAttribute("data-long", isLong);
-    text.tabIndex = isLong ? 0 : -1;
+    if (isLong !== fold.matches("details")) turn(fold, text, ...(isLong ? ["details", "summary"] : ["div", "span"]));
   }
+}
+
+// Puts elements of these kinds in the place of a note and its text.
+function turn(fold, text, outer, inner) {
+  const whole = document.createElement(outer), told = document.createElement(inner);
+  for (const { name, value } of fold.attributes) whole.setAttribute(name, value);
+  told.append(...text.childNodes);
+  whole.append(told);
+  fold.replaceWith(whole);
 }
 
 const close = (fold) => fold.removeAttribute("open");
@@ -25,7 +32,6 @@ export default function () {
   width.observe(document.body);
   const press = (event) => {
     const fold = event.target.closest?.("details.fold");
-    if (fold && !fold.hasAttribute("data-long")) event.preventDefault();
     for (const other of document.querySelectorAll("details.fold[open]")) if (other !== fold) close(other);
   };
   const leave = (event) => {

@@ -18,21 +18,18 @@ _folds = st.components.v2.component(
 
 
 def watch() -> None:
-    """Have the browser mark, on every page, what is longer than its room (folds.js)."""
+    """Have the browser fold, on every page, what is longer than its room (folds.js)."""
     _folds(key="folds")
 
 
 def folded(kind: Kind | Literal["line"], told: str, *, field: str = "") -> str:
     """HTML of a text (HTML itself) that is cut after two lines, and after one as a "line".
 
-    A press shows the whole of it over what stands below. `field` is the class of the field that it
-    is about.
+    folds.js makes a cut one a disclosure: a press shows the whole of it over what stands below.
+    `field` is the class of the field that it is about.
     """
     about = f' data-field="{field}"' if field else ""
-    return (
-        f'<details class="fold {kind}" name="told"{about}>'
-        f'<summary tabindex="-1">{told}</summary></details>'
-    )
+    return f'<div class="fold {kind}"{about}><span>{told}</span></div>'
 
 
 def draw(kind: Kind, told: str) -> None:
