@@ -73,6 +73,8 @@ def draw_run(run_id: str, stage: str) -> None:
         st.html(live.part("head"))
     elif shown:
         st.html(shown.head())
+    silence = live.part("silence") if live else head.silence(run)
+    st.html(f'<div class="unseen" role="status">{silence}</div>')
     head.draw_killed(run, checkpoints)
     head.draw_warnings(events)
     if live:

@@ -114,6 +114,30 @@ def test_the_head_is_never_ahead_of_the_charts(page, panel, watched):
     assert len({head for head, _ in told}) >= 3 and all(head == end for head, end in told), told
 
 
+def test_a_screen_reader_is_told_once_that_a_run_is_silent(page, panel, watched):
+    def last_sign(at: float) -> None:
+        with store.writing() as session:
+            store.find(session, watched).heartbeat_at = at
+
+    last_sign(time.time())
+    page.goto(f"{panel}/monitor?run={watched}")
+    plot(page, "1")
+    told = page.locator("[role=status] > [data-live=silence]")
+    wait_for(lambda: told.inner_text() == "", "nothing is told")
+    told.evaluate("""(one) => {
+        window.changes = 0;
+        const region = one.parentElement;
+        new MutationObserver(() => changes++).observe(region, { childList: true, subtree: true });
+    }""")  # fmt: skip
+    head = page.locator(".run-head .reason")
+    for ago in (7200, 14400):  # the head tells the time, which goes on
+        last_sign(time.time() - ago)
+        wait_for(lambda ago=ago: f"for {ago // 3600} h" in head.inner_text(), "the head tells it")
+        assert told.inner_text() == "The run gives no sign of life."
+    assert page.evaluate("changes") == 1
+    last_sign(time.time())
+
+
 def report(run_id: str, first: int, last: int) -> None:
     """Have a run report its loss and a score at each of these steps."""
     begun = time.time() - 5000

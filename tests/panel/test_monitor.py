@@ -1,5 +1,6 @@
 """The Monitor page and its curves through AppTest, on stores that the tests fill."""
 
+import re
 import time
 
 import numpy as np
@@ -198,12 +199,17 @@ def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
     assert kinds_of(run_id) == [("checkpoint", 400), ("stop", 400), ("best", 400)]
     run_id = fill_run(status=Status.RUNNING, steps=100)
-    assert "No sign of life" not in html(show("monitor", run=run_id))
+    page = html(show("monitor", run=run_id))
+    assert "No sign of life" not in page and '<div data-live="silence"></div>' in page
     with store.writing() as session:
         found = store.find(session, run_id)
         found.heartbeat_at = time.time() - 60
         session.add(found)
-    assert "No sign of life for 1 min" in html(show("monitor", run=run_id))
+    page = html(show("monitor", run=run_id))
+    assert "No sign of life for 1 min" in page
+    # Told apart from the head, which is drawn anew each second.
+    (told,) = re.findall(r'<div class="unseen" role="status">(.*?)</div>', page)
+    assert told == '<div data-live="silence">The run gives no sign of life.'
 
 
 def test_a_run_that_waits_says_its_place_and_a_failed_one_leads_to_its_log():

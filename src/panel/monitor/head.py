@@ -45,8 +45,7 @@ def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
         said += f" · best at step {best:,}"
     tone = "reason"
     # In the place of what the run does, so that nothing moves when it comes and goes.
-    silent = time.time() - (run.heartbeat_at or time.time())
-    if Status(run.status).active and silent > TIMEOUTS.stale:
+    if silent := _silent(run):
         tone = "reason silent"
         said = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded. "
         said += "The run is not lost."
@@ -54,6 +53,20 @@ def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
         f'<div class="run-head">{run_status.badge(run)}<span class="{tone}">{said}{more}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
     )
+
+
+def _silent(run: Run) -> float | None:
+    """Seconds since the last sign of life of an active run, where that is too long ago."""
+    silent = time.time() - (run.heartbeat_at or time.time())
+    return silent if Status(run.status).active and silent > TIMEOUTS.stale else None
+
+
+def silence(run: Run) -> str:
+    """Words for a screen reader on an active run without a sign of life; empty for another one.
+
+    It names no time, so that it is told once and not at each refresh.
+    """
+    return "The run gives no sign of life." if _silent(run) else ""
 
 
 def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]:

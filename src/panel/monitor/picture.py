@@ -69,7 +69,8 @@ class Picture:
 
     def parts(self) -> dict[str, str]:
         """HTML of what goes on with the charts, by its name in `live`."""
-        return {"head": self.head(), "words": self.words() or ""}
+        words = self.words() or ""
+        return {"head": self.head(), "silence": head.silence(self.run), "words": words}
 
 
 def read(session: store.Session, run: Run, *, zone_name: str | None = None) -> Picture:
