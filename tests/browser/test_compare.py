@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from src import store
 from tests.helpers.browser import inaccessible, reading, still
 from tests.helpers.store import MISSPELLED, fill_run
 
@@ -84,11 +85,43 @@ def test_configs_that_tie_stand_out_together(page: Any, panel: str, module_home:
     page.get_by_text("The best 2, which tie, stand out").wait_for()
 
 
+def test_a_config_stays_picked_until_its_runs_are_removed(
+    page: Any, panel: str, module_home: Any
+) -> None:
+    page.goto(f"{panel}/compare?{'&'.join(f'run={run}' for run in many_configs(7))}")
+    page.wait_for_function(STANDS, arg="6")
+    still(page)
+    picked = page.get_by_role("group", name="Configs").get_by_role("button", name="many 2")
+    picked.press("Enter")
+    page.mouse.move(5, 5)
+
+    def remove(name: str, *, left: int) -> None:
+        page.locator(f'[data-tag] [aria-label^="Remove {name}"]').click(timeout=20_000)
+        page.mouse.move(5, 5)
+        page.wait_for_function(
+            "left => document.querySelectorAll('.config-legend [data-config]').length === left",
+            arg=left,
+        )
+        # What is out of view is drawn later.
+        page.locator(".plot").last.scroll_into_view_if_needed()
+
+    remove("many 0", left=6)  # the others have other numbers then
+    page.wait_for_function(STANDS, arg="1")
+    assert picked.get_attribute("aria-pressed") == "true"
+    remove("many 2", left=5)
+    page.wait_for_function(STANDS, arg="4")
+    assert not page.locator(".plot.asked, .config-legend [aria-pressed=true]").count()
+
+
 def test_a_curve_that_is_pointed_at_stands_out_in_all_charts(
     page: Any, panel: str, module_home: Any
 ) -> None:
-    query = "&".join(f"run={run}" for run in many_configs(6))
-    page.goto(f"{panel}/compare?{query}")
+    runs = many_configs(6)
+    with store.writing() as session:  # the fourth is where no other curve is
+        last = store.find(session, runs[3]).step + 20
+        ends = [("val/exact_match", 0.1), ("val/loss", 3.0), ("train/loss", 3.0)]
+        store.record_metrics(session, runs[3], 1, [(last, *end, 1e9) for end in ends])
+    page.goto(f"{panel}/compare?{'&'.join(f'run={run}' for run in runs)}")
     page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 5")
     still(page)
     plot = page.locator(".plot").first
@@ -96,16 +129,12 @@ def test_a_curve_that_is_pointed_at_stands_out_in_all_charts(
     x, y = plot.evaluate("""(plot) => {
       const {x, y} = plot._fullData[3], {xaxis, yaxis} = plot._fullLayout;
       const box = plot.getBoundingClientRect();
-      const at = Math.floor(x.length / 2);
+      const at = x.length - 1;
       return [box.x + xaxis._offset + xaxis.d2p(x[at]), box.y + yaxis._offset + yaxis.d2p(y[at])];
     }""")
     page.mouse.move(x, y - 3)
     page.mouse.move(x, y)
-    page.wait_for_function(
-        "new Set([...document.querySelectorAll('.plot')].map((plot) => plot._fullData"
-        ".filter((t) => plot.querySelector(`.trace${t.uid}`).classList.contains('out'))"
-        ".map((t) => t.legendgroup).join())).size === 1"
-    )
+    page.wait_for_function(STANDS, arg="3")
     page.wait_for_function(
         "[...document.querySelectorAll('.plot')].every((p) => p.querySelector('.hoverlayer text'))"
     )

@@ -13,6 +13,8 @@ from streamlit.testing.v1 import AppTest
 from src import paths, store
 from src.analysis import comparison
 from src.panel.compare import curves, table
+from src.panel.report import content
+from src.panel.report import page as report
 from src.panel.ui import charts, tags
 from src.runs import launcher
 from src.store.tables import Status
@@ -138,6 +140,34 @@ def test_settings_show_only_what_differs():
     page = html(show("compare", run=seeds("a", 1) + seeds("b", 1, lora__r=32), view="Settings"))
     assert "Rank<small><code>lora.r</code>" in page and page.count("<code>") == 1
     assert "No setting differs" in html(show("compare", run=seeds("c", 2), view="Settings"))
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_config_may_be_called_like_a_column_of_the_settings(count: int) -> None:
+    names = ["Setting", "Config", "c", "d", "e"][:count]
+    runs = [
+        fill_run(name=name, lora__r=4 + n, training__learning_rate=0.001234567 * (n + 1))
+        for n, name in enumerate(names)
+    ]
+    page = html(show("compare", run=runs, view="Settings"))
+    drawn = page[page.rindex("<table") :]
+    drawn = drawn[: drawn.index("</table>")]
+    assert drawn.count("<code>lora.r</code>") == 1 and "0.00123457" in drawn
+    assert all(f"</span>{name}</t" in drawn for name in names)
+    assert drawn in report.page(content.read(runs))  # the same table
+
+
+def test_settings_of_two_versions_may_have_the_same_label() -> None:
+    runs = [fill_run(name=f"r{rank}", lora__r=rank) for rank in (4, 8, 16, 32, 64)]
+    with store.writing() as session:
+        for number, run_id in enumerate(runs):
+            run = store.find(session, run_id)
+            run.config = {**run.config, "old": {"learning_rate": number}}
+            run.config["training"] = {**run.config["training"], "learning_rate": number / 1000}
+    with store.reading() as session:
+        told = table.settings_table(comparison.compare(session, store.runs_of(session, runs)))
+    for name in ("training.learning_rate", "old.learning_rate"):
+        assert told.count(f"<code>{name}</code>") == 1
 
 
 def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_each_score():

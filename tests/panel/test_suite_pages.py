@@ -1,5 +1,7 @@
 """Suites on the pages: a curve each, a table of answers with their own kinds, and verdicts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -143,5 +145,7 @@ def test_compare_has_a_verdict_for_each_suite_and_a_sentence_for_the_study():
     assert "tiny-spell is better than tiny-correct on count" in body
     assert "<small>spell_out</small>" in body and "<small>150 questions, 3 seeds</small>" in body
     assert 'class="interval good" role="img" aria-label="+' in body
+    # p is text, which needs no pointer.
+    assert re.search(r"<small>p (&lt; 0\.001|= 0\.\d+), corrected for suites</small>", body)
     plain = html(show("compare", run=[fill_run(name="a"), fill_run(name="b")]))
     assert "<h2>Suites</h2>" not in plain

@@ -1,4 +1,4 @@
-"""Who always gives the most frequent answer, beside the scores of runs and of configs."""
+"""The score of always giving the most frequent answer, beside the scores of runs and of configs."""
 
 import json
 from pathlib import Path
@@ -47,5 +47,5 @@ def test_compare_tells_it_beside_the_score_of_each_config(
     if constant is None:
         assert "most frequent" not in page and "most frequent" not in told
     else:
-        assert "Who always gives the most frequent answer has 60.0%." in page
+        assert "Always giving the most frequent answer scores 60.0%." in page
         assert "r4: 60.0%; always the most frequent answer: 60.0%" in told.replace("\n", " ")

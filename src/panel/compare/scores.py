@@ -27,7 +27,7 @@ def score_table(found: Comparison, *, on_page: bool = False) -> str:
     if not on_page or len(rows) <= MAX_CONFIGS + 2:
         return html.table(head, rows, name="configs") + _constant(found)
     shown, rest = rows[:MAX_CONFIGS], rows[MAX_CONFIGS:]
-    told = f"<summary>{len(rest):,} more configs, which score less</summary>"
+    told = f"<summary>{len(rest):,} more configs</summary>"
     folded = f'<details class="untested">{told}{html.table(head, rest, name="configs")}</details>'
     return html.table(head, shown, name="configs") + folded + _constant(found)
 
@@ -72,4 +72,4 @@ def _constant(found: Comparison) -> str:
     if not shares:
         return ""
     told = ", ".join(percent(share) for share in sorted(shares))
-    return f'<p class="quiet">Who always gives the most frequent answer has {told}.</p>'
+    return f'<p class="quiet">Always giving the most frequent answer scores {told}.</p>'

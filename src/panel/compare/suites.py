@@ -84,7 +84,7 @@ def _config(group: Group, place: int) -> str:
 
 def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:
     claim = escape(full_stop(v.outcome or v.claim))
-    told = filter(None, (v.ground, guessing.sentence(v.constant)))
+    told = filter(None, (v.ground, _p_value(v), guessing.sentence(v.constant)))
     ground = "".join(f"<small>{escape(one)}</small>" for one in told)
     return [
         escape(v.suite),
@@ -92,6 +92,13 @@ def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:
         _interval(v, beside),
         *(_score(v, score) for score in (v.score_a, v.score_b)),
     ]
+
+
+def _p_value(v: SuiteVerdict) -> str:
+    if v.p_holm is None:
+        return ""
+    p = "< 0.001" if v.p_holm < 0.001 else f"= {v.p_holm:.2g}"
+    return f"p {p}, corrected for suites"
 
 
 def _interval(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> str:
@@ -107,9 +114,6 @@ def _interval(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> str:
     factor, digits, unit = (1, 3, "bits per character") if v.is_text else (100, 1, "points")
     size, low, high = (f"{factor * end:+.{digits}f}" for end in of)
     label = f"{size} {unit}, from {low} to {high}"
-    if v.p_holm is not None:
-        p = "&lt; 0.001" if v.p_holm < 0.001 else f"= {v.p_holm:.2g}"
-        label += f"; p {p}, corrected for suites"
     return interval(of, min(0.0, *ends), max(0.0, *ends), label, tone)
 
 

@@ -21,6 +21,7 @@ from src.store.tables import Run
 from src.text import caseless
 
 MAX_STICKY = 7  # columns that fit a window of 1,000 pixels: then the head stays in view
+NONE_DIFFERS = "These runs differ in nothing but their seeds."
 FIRST_COLUMNS = ["test/exact_match", "val/exact_match", "val/loss"]
 
 
@@ -31,25 +32,30 @@ def settings_that_differ(found: Comparison) -> dict[str, dict[str, Any]]:
 
 def settings_table(found: Comparison) -> str:
     """HTML: the settings that differ, a row for each, with a column for each config; of more than
-    four configs a row for each of these."""
+    four configs a row for each of these. A sentence if none differs."""
     differ = settings_that_differ(found)
+    if not differ:
+        return f'<p class="quiet">{NONE_DIFFERS}</p>'
     runs = {group.name: group.runs[0].id for group in found.groups}
+    configs = {
+        group.name: f'<span class="key" style="--key:var(--curve-{place % PALETTE + 1})"></span>'
+        f"{escape(group.name)}"
+        for place, group in enumerate(found.groups)
+    }
     names = {
         name: f"{escape(setting_labels.label(name))}<small><code>{escape(name)}</code></small>"
         for name in differ
     }
     shown = {name: _told(differ[name], runs) for name in differ}
     if len(runs) <= curves.FEW:
-        rows = [[names[name], *shown[name].values()] for name in differ]
-        return html.table({"Setting": ""} | dict.fromkeys(runs, "fit"), rows)
-    head = {"Config": ""} | {
-        setting_labels.label(name): "num" if all(map(parallel.is_number, row.values())) else "fit"
-        for name, row in differ.items()
-    }
-    heads = {setting_labels.label(name): names[name] for name in differ}
-    return html.table(
-        head, [[escape(c), *(shown[name][c] for name in differ)] for c in runs], heads=heads
-    )
+        head = [("Setting", "", "Setting"), *((c, "fit", told) for c, told in configs.items())]
+        return html.table(head, [[names[name], *shown[name].values()] for name in differ])
+    head = [("Config", "", "Config")]
+    for name, row in differ.items():
+        is_number = all(map(parallel.is_number, row.values()))
+        head.append((setting_labels.label(name), "num" if is_number else "fit", names[name]))
+    rows = [[told, *(shown[name][c] for name in differ)] for c, told in configs.items()]
+    return html.table(head, rows)
 
 
 def _told(row: Mapping[str, Any], runs: Mapping[str, str]) -> dict[str, str]:

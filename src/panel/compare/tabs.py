@@ -69,7 +69,8 @@ def _told(found: Comparison, band: bool, best: int) -> str:
     if len(found.groups) > curves.FEW:
         ahead = {0: "None stands out", 1: "The best one stands out"}
         first = ahead.get(best, f"The best {best}, which tie, stand out")
-        told += f" {first}; point at another, or press its name to keep it."
+        other = "another" if best else "one"
+        told += f" {first}; point at {other}, or press its name to keep it."
     return told
 
 
@@ -110,7 +111,7 @@ def _draw_settings(_runs: Sequence[Run], found: Comparison) -> None:
     if table.settings_that_differ(found):
         st.html(table.settings_table(found))
     else:
-        html.draw_empty("No setting differs", "These runs differ in nothing but their seeds.")
+        html.draw_empty("No setting differs", table.NONE_DIFFERS)
 
 
 def _draw_parallel(runs: Sequence[Run], found: Comparison) -> None:

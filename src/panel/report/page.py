@@ -7,8 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from src import store
-from src.analysis.comparison import Comparison
-from src.format import full_stop, setting_value
+from src.format import full_stop
 from src.models.metrics import in_words
 from src.panel.compare import curves, scores, suites, table, verdicts
 from src.panel.monitor import head, marks
@@ -115,7 +114,7 @@ def _comparison(content: Content) -> Iterator[str]:
     if problems := _unfinished(content):
         yield f"<h2>Runs without a result</h2>{problems}"
     if len(found.groups) > 1:
-        yield f"<h2>Settings that differ</h2>{_settings(found)}"
+        yield f"<h2>Settings that differ</h2>{table.settings_table(found)}"
 
 
 def _unfinished(content: Content) -> str:
@@ -130,22 +129,6 @@ def _unfinished(content: Content) -> str:
 
 def _why(run: Run) -> str:
     return run.reason or run_status.meaning(run)
-
-
-def _settings(found: Comparison) -> str:
-    """HTML: a row for each config with the settings in which they differ."""
-    differ = table.settings_that_differ(found)
-    if not differ:
-        return '<p class="quiet">These runs differ in nothing but their seeds.</p>'
-    rows = [
-        [
-            f'<span class="key" style="--key:var(--curve-{place % PALETTE + 1})"></span>'
-            f"{escape(group.name)}",
-            *(escape(setting_value(values[group.runs[0].id])) for values in differ.values()),
-        ]
-        for place, group in enumerate(found.groups)
-    ]
-    return html.table({"Config": ""} | dict.fromkeys(differ, "fit"), rows)
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -193,6 +193,10 @@ function bringOut(grid) {
     }
     if (meta.many) readOut(plot.closest(".chart"), plot, out);
   }
+  markNames(grid, asked);
+}
+
+function markNames(grid, asked) {
   for (const button of grid.legend?.querySelectorAll("[data-config]") ?? []) {
     button.ariaPressed = grid.picked.has(button.dataset.config);
     button.classList.toggle("muted", asked.size > 0 && !asked.has(button.dataset.config));
@@ -203,13 +207,19 @@ function bringOut(grid) {
 function drawLegend(grid, entries) {
   const text = JSON.stringify(entries);
   if (grid.legend?.told === text) return;
+  // Other runs may have been chosen: a config that is picked has another number then, or is gone. Of a name that goes
+  // while it is pointed at, the browser says no end.
+  const picked = new Set([...grid.picked].map((config) => grid.legend.names[config]));
+  grid.picked = new Set(entries.filter(({ name }) => picked.has(name)).map(({ config }) => config));
+  grid.pointed = null;
   grid.legend?.remove();
   grid.legend = Object.assign(document.createElement("div"), { className: "config-legend", role: "group", ariaLabel: "Configs", told: text });
   grid.legend.names = Object.fromEntries(entries.map(({ name, config }) => [config, name]));
-  for (const { name, config, colour, dash } of entries) {
+  for (const [place, { name, config, colour, dash }] of entries.entries()) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
     button.dataset.config = config;
     button.dataset.dash = dash;
+    button.classList.toggle("beyond", place >= FOLDED);
     button.style.setProperty("--curve", `var(--curve-${colour})`);
     for (const begins of ["pointerenter", "focus"]) button.addEventListener(begins, () => point(grid, config));
     for (const ends of ["pointerleave", "blur"]) button.addEventListener(ends, () => point(grid, null));
@@ -232,6 +242,7 @@ function drawLegend(grid, entries) {
     grid.legend.append(more);
   }
   grid.before(grid.legend);
+  markNames(grid, grid.picked);
 }
 
 const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));

@@ -4,7 +4,7 @@ Whatever comes from a run (names, reasons, model output) is untrusted text: `htm
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from zoneinfo import ZoneInfo
@@ -40,7 +40,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def table(
-    head: Mapping[str, str],
+    head: Mapping[str, str] | Sequence[tuple[str, str, str]],
     rows: Iterable[Iterable[str]],
     *,
     name: str = "",
@@ -50,15 +50,17 @@ def table(
     """HTML of a table, which a narrow window shows as cards. `head` maps titles of columns to CSS
     classes; cells are HTML, so escape plain text.
 
-    `heads` is the HTML of some titles. `sorted_by` is a title, and ascending or descending.
+    `heads` is the HTML of some titles. Where titles may be alike, `head` has title, class and HTML
+    of each column. `sorted_by` is a title, and ascending or descending.
     """
-    shown = {title: escape(title) for title in head} | dict(heads or {})
+    if isinstance(head, Mapping):
+        head = [(title, c, (heads or {}).get(title, escape(title))) for title, c in head.items()]
     titles = ""
-    for title, c in head.items():
+    for title, c, shown in head:
         order = f' aria-sort="{sorted_by[1]}"' if sorted_by and sorted_by[0] == title else ""
-        titles += f'<th scope="col" class="{c}"{order}>{shown[title]}</th>'
+        titles += f'<th scope="col" class="{c}"{order}>{shown}</th>'
     columns = [
-        (c, f' data-label="{escape(title)}"' if title.strip() else "") for title, c in head.items()
+        (c, f' data-label="{escape(title)}"' if title.strip() else "") for title, c, _ in head
     ]
     body = "".join(
         "<tr>"

@@ -47,5 +47,6 @@ def draw(
     said = f"from {told(begin)} at step {first:,} to {told(end)} at step {last:,}"
     return (
         f'<span class="spark" role="img" aria-label="{escape(said)}" title="{escape(said)}" '
-        f"style=\"--line:url('data:image/svg+xml,{quote(picture)}')\"></span>"
+        f'style="width:{WIDTH}px;height:{HEIGHT}px;'
+        f"--curve-picture:url('data:image/svg+xml,{quote(picture)}')\"></span>"
     )
