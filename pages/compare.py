@@ -45,13 +45,14 @@ def page() -> None:
     told = " and ".join(names) if len(names) <= MAX_NAMED else counted(len(runs), "run")
     tab.show("Compare", told)
     live = any(not Status(run.status).ended for run in runs)
-    # A refresh would interrupt who edits the table.
-    is_editing = st.query_params.get("view") == "Runs"
-    every = REFRESH_SECONDS if live and not is_editing else None
-    st.fragment(draw_runs, run_every=every)([run.id for run in runs], live)
+    refreshes = live and not tabs.is_editing()  # a refresh would interrupt who types
+    every = REFRESH_SECONDS if refreshes else None
+    st.fragment(draw_runs, run_every=every)([run.id for run in runs], live, refreshes)
 
 
-def draw_runs(ids: Sequence[str], live: bool) -> None:
+def draw_runs(ids: Sequence[str], live: bool, refreshes: bool) -> None:
+    if live and refreshes == tabs.is_editing():
+        navigation.rerun_page()
     with store.reading() as session:
         runs = store.runs_of(session, ids)
         found = comparison.compare(session, runs, most_adapters=0, called=LABEL)

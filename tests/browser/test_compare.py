@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from src import store
-from tests.helpers.browser import inaccessible, reading, still
-from tests.helpers.store import MISSPELLED, fill_run
+from src.store.tables import Status
+from tests.helpers.browser import inaccessible, reading, still, wait_for
+from tests.helpers.store import MISSPELLED, end, fill_run, training_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -140,6 +141,45 @@ def test_a_curve_that_is_pointed_at_stands_out_in_all_charts(
     )
     page.mouse.move(5, 5)
     page.wait_for_function(STANDS, arg="5")
+
+
+def test_the_table_of_runs_follows_them_and_waits_for_who_edits_it(
+    page: Any, panel: str, module_home: Any
+) -> None:
+    going, lock = training_run(name="going")
+    row = page.locator("table.opens tr", has_text="going")
+
+    def report(step: int, loss: float) -> None:
+        with store.writing() as session:
+            store.record_metrics(session, going, 1, [(step, "val/loss", loss, 1e9)])
+
+    def note() -> bool:
+        """True once a note that takes longer to type than the page to refresh is in the store."""
+        place = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+        page.mouse.click(place["x"] + place["width"] - 60, place["y"] + 52)
+        page.keyboard.type("more than once", delay=300)
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(1000)
+        with store.reading() as session:
+            return store.find(session, going).notes == "more than once"
+
+    try:
+        page.goto(f"{panel}/compare?run={going}&run={fill_run(name='other')}&view=Runs")
+        row.first.wait_for()
+        report(60, 7.125)
+        row.filter(has_text="7.125").wait_for()
+        editor = page.get_by_text("Edit tags and notes")
+        editor.click()
+        page.locator("[data-testid=stDataFrame] [role=gridcell]").first.wait_for(state="attached")
+        still(page)
+        report(80, 8.25)
+        wait_for(note, "the note is in the store")
+        editor.click()
+        report(100, 9.375)
+        row.filter(has_text="9.375").wait_for()
+    finally:
+        end(going, Status.STOPPED)
+        lock.release()
 
 
 def test_a_picture_that_cannot_be_drawn_is_said(page: Any, panel: str, module_home: Any) -> None:

@@ -15,6 +15,13 @@ from src.panel.compare import curves, table, verdicts
 from src.panel.ui import charts, choices, html, navigation
 from src.store.tables import Run, Status
 
+EDITOR = "edit tags and notes"
+
+
+def is_editing() -> bool:
+    """True while the tags and notes of the runs are open to be edited."""
+    return st.query_params.get("view") == "Runs" and bool(st.session_state.get(EDITOR))
+
 
 def draw(runs: Sequence[Run], found: Comparison) -> None:
     """Draw the choice of a view, and the chosen one."""
@@ -102,7 +109,7 @@ def _draw_numbers(runs: Sequence[Run], found: Comparison) -> None:
         return
     st.html(table.runs_html(frame, columns))
     st.html(f'<p class="quiet">{len(frame)} of {counted(len(runs), "run")}.</p>')
-    with st.expander("Edit tags and notes", key="edit tags and notes"):
+    with st.expander("Edit tags and notes", key=EDITOR, on_change="rerun"):
         table.edit_runs(frame)
         st.html('<p class="quiet">They are saved as you leave a cell.</p>')
 
