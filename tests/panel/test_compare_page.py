@@ -104,6 +104,15 @@ def test_the_button_that_launches_seeds_says_how_long_they_take():
     assert re.match(r"Launch 4 seeds \(≈ \d+ min.*\): r4 against r32", label), label
 
 
+def test_no_seeds_are_offered_of_a_setting_that_this_version_does_not_know():
+    runs = [fill_run(name=f"r{rank}", lora__r=rank, training__seed=1) for rank in (4, 32)]
+    with store.writing() as session:
+        run = store.find(session, runs[0])
+        run.config = run.config | {"later": {"setting": 1}}
+    buttons = [b.label for b in show("compare", run=runs).button]
+    assert "Launch 2 seeds: r4 against r32" in buttons
+
+
 def test_runs_of_other_test_sets_are_not_compared():
     here = seeds("here", 3)
     other = fill_run(name="there", steps=40, lora__r=32)

@@ -10,10 +10,11 @@ from src import store
 from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
-from src.config import distinguishes, stored_config
+from src.config import ConfigError, distinguishes, stored_config
 from src.format import duration, full_stop, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.runs import cost, launcher, time_left
+from src.store.tables import Run
 
 MAX_DIFFERING = 5  # settings that are named; all are in the view Settings
 MAX_PAIRS = 6  # that are shown whichever configs they are of
@@ -209,13 +210,14 @@ def draw_missing(found: Comparison) -> None:
     groups = {group.name: group for group in found.groups}
     open_ = [v for v in found.configs if v.more_seeds]
     places = {group.name: place for place, group in enumerate(ranked(found))}
+    open_.sort(key=lambda v: (sum(v.more_seeds or ()), places[v.a] + places[v.b]))
     with st.container(horizontal=True):
-        for v in sorted(open_, key=lambda v: (sum(v.more_seeds or ()), places[v.a] + places[v.b]))[
-            :4
-        ]:
+        for v in open_[:4]:
             totals = {}
             for name, more in zip((v.a, v.b), v.more_seeds or (), strict=True):
                 group = groups[name]
+                if not _can_be_launched(group.runs[0]):
+                    continue
                 has = len(group.seeds) + more
                 under_way = {run.config["training"]["seed"] for run in group.under_way}
                 if len(group.seeds) + len(under_way) < has and group.runs[0].parent_id is None:
@@ -230,6 +232,15 @@ def draw_missing(found: Comparison) -> None:
                     on_click=launch_missing,
                     args=({run_id: total for run_id, (total, _) in totals.items()},),
                 )
+
+
+def _can_be_launched(run: Run) -> bool:
+    """False for a run with a setting that this version does not know."""
+    try:
+        stored_config(run.config)
+    except ConfigError:
+        return False
+    return True
 
 
 def _cost(more: Mapping[str, int]) -> str:
