@@ -161,12 +161,13 @@ class Plan:
     pack_size: int
 
 
-_plans: dict[tuple[str, int], Plan] = {}  # by run and attempt, whose settings stay
+# By id, launch and attempt, whose settings stay; another run may have the id of a deleted one.
+_plans: dict[tuple[str, float, int], Plan] = {}
 
 
 def plan_of(run: Run) -> Plan:
     """The plan of a run; remembered, as reading its settings takes a millisecond."""
-    key = run.id, run.attempt
+    key = run.id, run.created_at, run.attempt
     if key not in _plans:
         if len(_plans) > KNOWN:
             _plans.clear()

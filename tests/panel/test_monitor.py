@@ -363,7 +363,6 @@ def test_a_run_that_learned_nothing_says_so_and_leads_to_the_launch_that_mends_i
     )]  # fmt: skip
     with store.writing() as session:
         store.record_metrics(session, run_id, 1, points)
-    charts._known.clear()
     text = html(show("monitor", run=run_id))
     assert "Completed, but learned nothing" in text and "Launch with learning rate 0.003" in text
     assert f"launch?from={run_id}&amp;training.learning_rate=0.003" in text
@@ -410,7 +409,6 @@ def test_axes_begin_at_0_span_what_is_sensible_and_leave_out_the_first_huge_valu
     rows += [(0, "val/exact_match", 0.004, 1e9), (10, "cpu/memory_gib", 0.71, 1e9)]
     with store.writing() as session:
         store.record_metrics(session, run_id, 1, rows)
-    charts._known.clear()
     test = show("monitor", run=run_id)
     x, y = axes_of(test, "Loss")
     assert x["range"] == [-9, 609] and y["autorangeoptions"]["clipmax"] == pytest.approx(2.134)
@@ -424,7 +422,6 @@ def test_axes_begin_at_0_span_what_is_sensible_and_leave_out_the_first_huge_valu
     worse = fill_run(status=Status.RUNNING, steps=0, training__max_steps=600, name="worse")
     with store.writing() as session:
         store.record_metrics(session, worse, 1, rows)
-    charts._known.clear()
     _, y = axes_of(show("monitor", run=worse), "Loss")
     assert "clipmax" not in y["autorangeoptions"]
 
@@ -433,7 +430,6 @@ def test_a_loss_of_one_point_has_an_axis_around_it():
     run_id = fill_run(status=Status.RUNNING, steps=0)
     with store.writing() as session:
         store.record_metrics(session, run_id, 1, [(1, "train/loss", 9.75, 1e9)])
-    charts._known.clear()
     _, y = axes_of(show("monitor", run=run_id), "Loss")
     low, high = y["autorangeoptions"]["include"]
     assert 9 < low < 9.75 < high < 10.5

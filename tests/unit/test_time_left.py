@@ -12,7 +12,7 @@ from sqlalchemy import update
 from src import store
 from src.config import RunConfig, load_config, stored_config
 from src.runs import launcher, machine, time_left
-from src.runs.time_left import Slot, _start, of_all, of_queue, of_run, remaining
+from src.runs.time_left import Plan, Slot, _start, of_all, of_queue, of_run, remaining
 from src.store.tables import Run, Status
 from tests.golden import commands
 from tests.helpers.pages import html, show
@@ -209,3 +209,16 @@ def test_runs_that_came_one_after_the_other_to_a_pack_shared_it_with_those_besid
         session.execute(update(Run).values(token="a pack"))
     wider = [config_of(training__seed=seed, **packed | {"pack_size": 8}) for seed in range(8)]
     assert of_several(wider) == time_left.Needed(approx(8 * 48), approx(8 * 48))
+
+
+def test_a_run_with_the_id_of_a_deleted_one_is_planned_by_its_own_settings(home: Path) -> None:
+    deleted = fill_run(training__max_steps=400, created_at=1e9, engine="packed")
+    with store.writing() as session:
+        assert time_left.plan_of(store.find(session, deleted)).pack is not None
+        store.delete_rows(session, deleted)
+    again = fill_run(training__max_steps=200, created_at=1e9 + 0.5)
+    assert again == deleted
+    with store.reading() as session:
+        plan = time_left.plan_of(store.find(session, again))
+    alone = config_of(training__max_steps=200)
+    assert plan == Plan(time_left.length_of(alone), time_left.pace_of(alone), None, alone.pack_size)

@@ -140,7 +140,7 @@ def _part(title: str, purpose: str) -> "st.delta_generator.DeltaGenerator":
 
 def _draw_program(run: Run, step: int | None, form: Form | None, place: str) -> None:
     with st.expander("Use it in Python"):
-        if (text := _program(run.id, step, form, place, run.status)) is None:
+        if (text := _program(run.id, run.created_at, step, form, place, run.status)) is None:
             st.html('<p class="quiet">The base model of this run is not on this machine.</p>')
         else:
             st.code(text, language="python", wrap_lines=True)
@@ -154,7 +154,7 @@ def _draw_program(run: Run, step: int | None, form: Form | None, place: str) -> 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _program(
-    run_id: str, step: int | None, form: Form | None, place: str, status: str
+    run_id: str, created_at: float, step: int | None, form: Form | None, place: str, status: str
 ) -> str | None:
     """A program that asks an export; None where the base's files are needed for it and gone. It has
     a question of the test, which comes with the run's last status."""

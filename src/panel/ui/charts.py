@@ -153,9 +153,10 @@ class _Known:
 
 
 @st.cache_resource(max_entries=128, show_spinner=False)
-def _known(run_id: str, attempt: int, ended: bool) -> _Known:
+def _known(run_id: str, created_at: float, attempt: int, ended: bool) -> _Known:
     # Keyed by attempt and end: a resume rewrites steps of the attempt before it, and the end
-    # reports the restored best step again. Both must start from an empty cache.
+    # reports the restored best step again. Both must start from an empty cache, as must a run that
+    # has the id of a deleted one.
     return _Known()
 
 
@@ -192,7 +193,7 @@ def _joined(before: pd.DataFrame, own: pd.DataFrame | None) -> pd.DataFrame:
 def _own_curves(
     session: store.Session, run: Run, names: Collection[str] | None
 ) -> dict[str, pd.DataFrame]:
-    known = _known(run.id, run.attempt, Status(run.status).ended)
+    known = _known(run.id, run.created_at, run.attempt, Status(run.status).ended)
     with known.lock:
         wanted = [n for n in store.metric_names(session, run.id) if names is None or n in names]
         for name in wanted:
