@@ -10,7 +10,7 @@ from src import store
 from src.format import as_sentence, full_stop
 from src.models.metrics import in_words
 from src.panel.compare import verdicts
-from src.panel.sweeps import buttons, form, live, tabs, view, winner
+from src.panel.sweeps import buttons, form, live, notes, tabs, view, winner
 from src.panel.ui import folds, guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
@@ -70,8 +70,7 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     tab.show_sweep("Sweeps", row)
     back = navigation.link("sweeps", "All sweeps")
     st.html(f'<div class="top">{view.head(found)}<nav>{back}</nav></div>')
-    launched = form.launch_notes(sweep_id)
-    for note in (row.reason, *launched, control.drift_notice(row), *found.notes):
+    for note in (row.reason, *notes.of_launch(sweep_id), control.drift_notice(row), *found.notes):
         if note:
             folds.draw("note", escape(as_sentence(in_words(note))))
     st.html(view.facts(found))

@@ -1,13 +1,10 @@
 """Launching a sweep and steering it: pause, resume, cancel, raise its budget."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-from optuna.trial import TrialState
 
 from src import store
 from src.config import (
@@ -20,15 +17,13 @@ from src.config import (
     paths_found,
     read_text,
     settings,
-    subset,
     values_before,
 )
-from src.format import setting_value
-from src.runs import checks, launch_notes, launcher, lease, snapshots, standby
+from src.runs import checks, launcher, lease, snapshots, standby
 from src.runs.machine import host
 from src.store.outcome import EndReason
 from src.store.tables import ACTIVE, Run, Status, Sweep, SweepStatus
-from src.sweeps import estimate, search
+from src.sweeps import estimate, trial_checks
 from src.sweeps.budget import Budget
 from src.sweeps.file import (
     SweepConfig,
@@ -36,17 +31,9 @@ from src.sweeps.file import (
     load_sweep,
     parse_sweep,
     read_document,
-    trial_config,
 )
-from src.training.data_notes import preview_counts, preview_notes
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
-
-MAX_CHECKED = 200  # distinct trials that are checked before a launch
-MAX_DRAWN = 10  # trials of a search whose parameters are drawn for that: before TPE learns
-
-# Any value that these settings take can be trained.
-UNCHECKED = ("training.learning_rate", "lora.alpha", "optimizer.weight_decay")
 
 
 def prepare(
@@ -110,7 +97,7 @@ def launch(
     loading = standby.loading_for(base, later=True) if sweep.executor == "local" else nullcontext()
     with loading:
         tell_plan(read_and_estimate(text, file)[1])
-        for note in check_trials(sweep, base):
+        for note in trial_checks.check_trials(sweep, base):
             tell(note)
         row = _record(sweep, base, text, file)
         snapshots.write_sweep(row.id)
@@ -140,58 +127,6 @@ def _record(sweep: SweepConfig, base: RunConfig, text: str, file: Path) -> Sweep
         )
         session.add(row)
     return row
-
-
-def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
-    """Notes on the trials of a sweep and their data. ConfigError with what can be known to fail in
-    any of them: the cells of a grid, the first draws of a search."""
-    of_settings: dict[str, str] = {}
-    of_data: dict[str, None] = {}
-    problems: dict[str, str] = {}
-    read: dict[str, dict[str, Any] | None] = {}  # previews of the data that were looked at
-    for values in _known_values(sweep, base):
-        try:
-            config = trial_config(sweep, base, values, 0)
-            data = json.dumps(subset(config, checks.previewed()), sort_keys=True)
-            if data not in read:
-                read[data] = None
-                read[data] = checks.check(config)
-            elif wrong := checks.setting_problems(config):
-                raise ConfigError(wrong)
-            if (preview := read[data]) is None:
-                continue  # what is wrong with these data is told of an earlier trial
-            own = launch_notes.setting_notes(config) | launch_notes.size_notes(config, preview)
-            of_settings = own | of_settings  # of many trials with one fault, the first is told
-            of_data |= dict.fromkeys([*preview_counts(preview), *preview_notes(preview)])
-        except ConfigError as error:
-            told = ", ".join(f"{n} {setting_value(v)}" for n, v in values.items())
-            for name, text in error.problems.items():
-                problems.setdefault(name, f"{text} (in the trial with {told})")
-    if problems:
-        raise ConfigError(problems)
-    return [*of_data, *of_settings.values()]
-
-
-def _known_values(sweep: SweepConfig, base: RunConfig) -> list[dict[str, Any]]:
-    """The searched values of trials that are known before any has ended, without those that differ
-    from an earlier one in a setting that no check looks at; at most MAX_CHECKED."""
-    if sweep.method == "grid":
-        drawn = list(search.grid(sweep, sweep.seed))
-    else:
-        drawn = []
-        tried: list[search.PastTrial] = []
-        most = (sweep.limits.trials or MAX_DRAWN * sweep.seeds) // sweep.seeds
-        for number in range(min(most, MAX_DRAWN)):
-            values = search.suggest(sweep, sweep.seed, number, tried)
-            if values is None:
-                break
-            drawn.append(values)
-            tried.append(search.PastTrial(number, values, TrialState.RUNNING))
-    distinct: dict[str, dict[str, Any]] = {}
-    for values in drawn:
-        key = repr([pair for pair in values.items() if pair[0] not in UNCHECKED])
-        distinct.setdefault(key, values)
-    return list(distinct.values())[:MAX_CHECKED]
 
 
 def launched_config(row: Sweep) -> SweepConfig:

@@ -9,7 +9,7 @@ import pytest
 
 from src import store
 from src.config import ConfigError
-from src.panel.launch import measure_button
+from src.panel.launch import data_check, measure_button
 from src.panel.sweeps import form as sweep_form
 from src.panel.sweeps import space
 from src.runs import estimate, launcher, packing
@@ -251,3 +251,30 @@ def test_a_sweep_whose_heaviest_trial_does_not_fit_is_refused_with_what_would() 
     )
     test = show("sweeps", file="tiny")
     assert "more than the 16.0 GiB available" in html(test) and launches(test).disabled
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_notes_what_works_against_the_aim_of_its_trials() -> None:
+    data_check.begun(base_config(load_sweep(TINY))).result()
+    usual = html(show("sweeps", file="tiny"))
+    assert "scores only" not in usual and "learning rate of" not in usual
+    shared = "scheduler.warmup_steps: 700, evaluation.max_rows: 40"
+    rates = "0.001, 5"  # one of them is usual
+    edits = {"base.overrides": shared, "space.training.learning_rate": rates, "method": "grid"}
+    test = show("sweeps", file="tiny", **edits)
+    assert "the learning rate of 5 is " in html(test).lower() and not launches(test).disabled
+    assert "the warm-up of 700 steps" in html(test).lower()  # where the schedule has one
+    assert "each evaluation scores only 40 rows" in html(test).lower()
+    # Data over which the sweep searches are read when it is launched.
+    test = show("sweeps", file="tiny", **edits, **{"space.data.task": "spell_out, count_letter"})
+    assert "the warm-up" in html(test).lower() and "scores only" not in html(test)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_form_reads_the_data_of_its_notes_without_waiting() -> None:
+    edits = {"base.overrides": "evaluation.max_rows: 40"}
+    test = show("sweeps", file="tiny", **edits)
+    assert not launches(test).disabled
+    data_check.begun(base_config(load_sweep(TINY))).result()
+    test.run()
+    assert "scores only 40 rows" in html(test) and "Reading the data" not in html(test)

@@ -18,7 +18,7 @@ from src.runs import launcher, reconciler
 from src.runs.locks import holder
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Status, SweepStatus
-from src.sweeps import control, results, search, trials
+from src.sweeps import control, results, search, trial_checks, trials
 from src.sweeps import file as sweep_file
 from src.sweeps.file import (
     base_config,
@@ -278,7 +278,7 @@ def test_settings_that_do_not_go_together_end_the_sweep_with_a_sentence(
 ) -> None:
     base = {name: value for name, value in small.items() if name != "data.path"}
     space = {"data.path": [None, small["data.path"]], "data.hub_id": [None, "somebody/words"]}
-    monkeypatch.setattr(control, "check_trials", lambda sweep, base: [])
+    monkeypatch.setattr(trial_checks, "check_trials", lambda sweep, base: [])
     sweep_id = control.launch(written(home, base, space=space))
     until(sweep_id, lambda _: sweep_row(sweep_id).status == SweepStatus.CANCELLED)
     assert "data.path: and hub_id are both set; keep one of them" in (

@@ -10,7 +10,7 @@ import pytest
 from src import files, store
 from src.config import ConfigError, RunConfig, load_config, read_text, stored_config
 from src.runs import attempts, checks, estimate, launch_notes
-from src.sweeps import control, search
+from src.sweeps import control, search, trial_checks
 from tests.helpers.store import fill_run
 from tests.helpers.sweeps import cli, measured, sweep_of
 
@@ -154,7 +154,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return {"rows": rows, "rows_by_task": {}, "multi_token_words": {}}
 
     monkeypatch.setattr(checks, "check", check)
-    monkeypatch.setattr(control, "preview_notes", lambda preview: ["2 answers do not survive"])
+    monkeypatch.setattr(trial_checks, "preview_notes", lambda preview: ["2 answers do not survive"])
     return looked
 
 
@@ -165,7 +165,7 @@ def test_a_sweep_checks_every_trial_that_it_can_know(monkeypatch: pytest.MonkeyP
     sweep = sweep_of(method="grid", space=space, budget=None)
     base = control.base_config(sweep)
     with pytest.raises(ConfigError) as caught:
-        control.check_trials(sweep, base)
+        trial_checks.check_trials(sweep, base)
     assert list(caught.value.problems) == ["data.path"]
     told = caught.value.problems["data.path"]
     assert told.startswith("no file /gone.csv (in the trial with ") and "/gone.csv" in told
@@ -188,8 +188,18 @@ def test_a_search_checks_its_first_draws_and_tells_what_a_launch_tells(
     first = search.suggest(sweep, sweep.seed, 0, [])
     assert first is not None and first != {"lora.r": 8, "engine": "packed"}
     with pytest.raises(ConfigError, match="packed cannot train this"):
-        control.check_trials(sweep, base)
+        trial_checks.check_trials(sweep, base)
     sweep = sweep_of(space={"lora.r": [2, 4]}, budget="2 trials")
-    notes = control.check_trials(sweep, base)
+    notes = trial_checks.check_trials(sweep, base)
     assert "2 answers do not survive" in notes
     assert sum("scores only 10 rows" in note for note in notes) == 1  # though two trials have it
+
+
+def test_a_rate_that_one_trial_of_a_sweep_has_is_noted_before_the_launch_and_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen(monkeypatch)
+    sweep = sweep_of(method="grid", space={"training.learning_rate": [1e-3, 5.0]}, budget=None)
+    base = control.base_config(sweep)
+    for notes in (trial_checks.notes(sweep, base, None), trial_checks.check_trials(sweep, base)):
+        assert sum("the learning rate of 5 is" in note for note in notes) == 1

@@ -29,7 +29,7 @@ from src.errors import explain_os_error
 from src.format import full_stop
 from src.panel.launch import data_check, measure_button, widgets, words
 from src.panel.launch import form as run_form
-from src.panel.sweeps import common, picture, space
+from src.panel.sweeps import common, notes, picture, space
 from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_at, draw_list
@@ -63,7 +63,6 @@ HINTS = {
     "executor": "This machine, or all of a Ray cluster.",
 }
 LAUNCH = navigation.OneShotButton("launch the sweep")
-NOTES = "notes on the launched sweep"  # in the state of the session
 
 # --- the fields -----------------------------------------------------------------------------------
 
@@ -184,6 +183,7 @@ def draw() -> None:
             said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines()[1:])
             st.html(f'<p class="quiet">{html.with_code(said)}</p>')
             offer_measure(sweep, text)
+            notes.draw(sweep, base)
         if texts:
             reset = tuple(texts)
             guarded.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
@@ -316,22 +316,15 @@ def saved(name: str, text: str) -> Path:
 
 def launch(file: Path) -> None:
     """Launch the sweep and show it, or draw why it cannot be launched."""
-    notes: list[str] = []
+    told: list[str] = []
     try:
         with st.spinner("Reading the data first"):
-            sweep_id = LAUNCH.submit(lambda: control.launch(file, tell=notes.append))
+            sweep_id = LAUNCH.submit(lambda: control.launch(file, tell=told.append))
     except (ConfigError, DataError) as error:
         html.draw_problem(str(error))
         return
-    if notes:  # a second press launches nothing and has none
-        st.session_state[NOTES] = {sweep_id: notes}
+    notes.keep(sweep_id, told)
     show(sweep_id)
-
-
-def launch_notes(sweep_id: str) -> list[str]:
-    """Notes on the trials and data of the sweep that was launched from here last."""
-    kept: dict[str, list[str]] = st.session_state.get(NOTES, {})
-    return kept.get(sweep_id, [])
 
 
 def show(sweep_id: str) -> None:
