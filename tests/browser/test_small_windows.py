@@ -134,6 +134,40 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
         page.wait_for_url("**/monitor?run=tall-0*")
 
 
+CHOSEN = ["status", "progress", "launched", "attempt", "model.name", "notes", "data.path"]
+
+
+def test_the_table_of_runs_fits_each_width_and_loses_no_column(browser: Any, panel: str) -> None:
+    where = f"/home/somebody/{'longer/' * 12}words.csv"
+    for seed in (1, 2, 3):
+        fill_run(name="fits", rows=20, words=[], training__seed=seed)
+    fill_run(name="fits with a path and a name that is long", curves=False, data__path=where)
+    views = ["", "&group=true&sort=duration"]
+    views += ["&sort=data.path&" + "&".join(f"columns={name}" for name in CHOSEN)]
+    with reading(browser) as page:
+        for view in views:
+            page.goto(f"{panel}/?find=fits{view}")
+            page.locator("table.runs").wait_for()
+            for width in (640, 641, 768, 900, 1000):
+                page.set_viewport_size({"width": width, "height": 900})
+                still(page)
+                over = page.evaluate(
+                    "[...document.querySelectorAll('.stMain, .wide')].map("
+                    "one => one.scrollWidth - one.clientWidth)"
+                )
+                assert max(over) <= 1, (view, width, over)
+        # What has no column there stands below the name, and nowhere twice.
+        seen = page.locator("table.runs tr", has_text="a name that is long")
+        in_column, below = seen.locator('td[data-label="Attempt"]'), seen.locator("small.below")
+        assert below.inner_text().startswith("attempt 1 · model spelltune-tiny")
+        assert below.is_visible() and not in_column.is_visible()
+        assert where in seen.locator('td[data-label="file of own data"]').inner_text()
+        for width in (420, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            still(page)
+            assert in_column.is_visible() and not below.is_visible(), width
+
+
 def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:
     with reading(browser) as page:
         page.goto(f"{panel}/errors?run={ended}")

@@ -24,18 +24,23 @@ TOLD = (Status.FAILED, Status.INTERRUPTED, Status.QUEUED)  # whose reason stands
 MAX_NAME = 200
 ASIDE = {"val/loss", "duration", "launched"}
 FEW_COLUMNS = 7  # that fit a window of 1,000 pixels
+NARROW_COLUMNS = 3  # that fit one of 641; what the others say stands below the name
 
 
 def title(column: Column) -> str:
     """The head of a column."""
-    if column.kind == "metric":
-        label = metric_label(column.name).removeprefix("validation ")
-        label = "validation loss" if label == "loss" else label
-    else:
-        label = setting_labels.inline(column.name) if column.kind == "setting" else column.name
+    label = _label(column)
+    return label if column.kind == "setting" else label[0].upper() + label[1:]
+
+
+def _label(column: Column) -> str:
+    """The name of a column within a sentence."""
     if column.kind == "setting":
-        return label
-    return label[0].upper() + label[1:]
+        return setting_labels.inline(column.name)
+    if column.kind != "metric":
+        return column.name
+    label = metric_label(column.name).removeprefix("validation ")
+    return "validation loss" if label == "loss" else label
 
 
 def draw_rows(
@@ -83,17 +88,41 @@ def _table(
     shown = [store.find_column("name"), *view.columns]
     heads = {"Choose": every} | {_head(c): _sort_link(c, view) for c in shown}
     # On a phone a card has no room for what nobody asked for.
-    asked = view.sort.name if view.sort != store.find_column(address.FIRST_SORT) else ""
-    aside = set() if view.chosen else ASIDE - {asked}
+    aside = set() if view.chosen else ASIDE - {_sorted_by(view)}
     classes = (
         {"Choose": "fit pick"}
-        | {_head(c): _class(c) + " aside" * (c.name in aside) for c in shown}
+        | {
+            _head(c): _class(c) + " aside" * (c.name in aside) + " beyond" * (c in _beyond(view))
+            for c in shown
+        }
         | {"Open": "fit"}
     )
     turned = "ascending" if view.ascending else "descending"
     # A table that fits keeps its head in view.
     name = "runs few" if len(view.columns) <= FEW_COLUMNS else "runs"
     return html.table(classes, rows, name=name, heads=heads, sorted_by=(_head(view.sort), turned))
+
+
+def _beyond(view: View) -> list[Column]:
+    """The columns for which a window between a phone's and a desktop's has no room; the one that
+    somebody sorts by keeps its place."""
+    return [c for c in view.columns[NARROW_COLUMNS:] if c.name != _sorted_by(view)]
+
+
+def _sorted_by(view: View) -> str:
+    """The name of the column that somebody sorts by; empty where the newest are first, or last."""
+    return "" if view.sort == store.find_column(address.FIRST_SORT) else view.sort.name
+
+
+def _below(view: View, told: Mapping[str, str]) -> str:
+    """HTML: what those columns say of a row, which a window has either here or there; `told` is
+    HTML by the name of the column."""
+    parts = [
+        f"<span>{'' if c.name == 'progress' else escape(_label(c))} {value}</span>"
+        for c in _beyond(view)
+        if (value := told[c.name].replace("<br>", ", ")) not in ("", "–")
+    ]
+    return f'<small class="below">{" · ".join(parts)}</small>' if parts else ""
 
 
 def _head(column: Column) -> str:
@@ -114,6 +143,8 @@ def _sort_link(column: Column, view: View) -> str:
 def _class(column: Column) -> str:
     if column.name in ("name", "notes") or column.name == "tags":
         return ""
+    if column.type == "text" and column.kind == "setting":
+        return "fit text"
     return "fit" if column.type in ("time", "text") or column.name == "progress" else "num"
 
 
@@ -129,10 +160,11 @@ def _row(
     small += [why] if why else []
     small += [tags.joined(run.tags)] if run.tags and address.TAGS not in view.columns else []
     archived = ' <span class="badge">archived</span>' if run.archived_at else ""
-    name = f'<div class="{inner or "run"}">{text}{archived}{_small(small)}</div>'
     values = stored_values(run.config)
-    cells = [_cell(run, c, latest[run.id], values) for c in view.columns]
-    return [box, name, *cells, navigation.link("errors", "Words", {"run": run.id})]
+    cells = {c.name: _cell(run, c, latest[run.id], values) for c in view.columns}
+    below = _below(view, cells | {"progress": run_status.steps(run), "status": run.status.lower()})
+    name = f'<div class="{inner or "run"}">{text}{archived}{_small(small)}{below}</div>'
+    return [box, name, *cells.values(), navigation.link("errors", "Words", {"run": run.id})]
 
 
 def _small(texts: Sequence[str]) -> str:
@@ -197,9 +229,9 @@ def _group_row(
     if score["exact_match"] is not None and score["split"] == "test":
         sd = f" ± {score['sd'] * 100:.1f}" if score["sd"] is not None else ""
         told.append(f"{score['split']} exact match {score['exact_match']:.1%}{sd}")
-    cells = [_group_cell(group, column, latest) for column in view.columns]
-    words = navigation.link("compare", "Compare", {"run": ids})
-    return [box, f'<div class="config">{link}{_small(told)}</div>', *cells, words]
+    cells = {column.name: _group_cell(group, column, latest) for column in view.columns}
+    name = f'<div class="config">{link}{_small(told)}{_below(view, cells)}</div>'
+    return [box, name, *cells.values(), navigation.link("compare", "Compare", {"run": ids})]
 
 
 def _counted(group: Group) -> str:
