@@ -112,6 +112,24 @@ def test_a_choice_outlives_filters_pages_and_errors_and_is_tagged_and_archived(
         assert len(store.states(session, store.parse_filter("archived:no"))) == RUNS - 39
 
 
+# The words of all buttons that are drawn in the colour of what can be pressed.
+PRIMARY = """[...document.querySelectorAll('a.button, button[kind=primary]')]
+  .filter((one) => getComputedStyle(one).backgroundColor === 'rgb(58, 83, 197)')
+  .map((one) => one.innerText)"""
+
+
+@pytest.mark.parametrize(
+    ("count", "primary"), [(0, "Launch a run"), (1, "Launch a run"), (2, "Compare 2 runs")]
+)
+def test_one_button_is_primary_whatever_is_chosen(page, panel, thousand, count, primary):
+    page.goto(f"{panel}/?" + "&".join(f"pick={run}" for run in thousand[:count]))
+    page.get_by_text("1 to 50 of").wait_for()
+    if count:
+        page.get_by_role("link", name=f"Compare {count} run").wait_for()
+    still(page)
+    assert page.evaluate(PRIMARY) == [primary]
+
+
 def test_a_deletion_asks_once_and_leaves_what_waits(page, panel, thousand):
     victims = [fill_run(name=f"victim {n}", training__seed=n) for n in range(2)]
     waits = fill_run(name="victim waits", status=Status.RUNNING, steps=5)

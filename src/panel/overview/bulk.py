@@ -76,7 +76,7 @@ def draw(chosen: Sequence[store.RunState], total: int, text: str) -> None:
             compare = f"Compare {counted(len(ids), 'run')}"
             link = navigation.link("compare", compare, {"run": ids}, style="button")
         elif len(ids) == 1:
-            link = navigation.link("compare", "Compare 1 run", {"run": ids}, style="button")
+            link = navigation.link("compare", "Compare 1 run", {"run": ids}, style="second")
         else:
             link = f"<small>Compare takes up to {MAX_COMPARED}</small>"
         st.html(link, width="content")
