@@ -49,17 +49,17 @@ def page() -> None:
             draw_problem_count(problems)
             draw_launch_button(config, problems)
         draw_seeds(config)
-        draw_list(in_order(problems))
-        if outside:
-            guarded.button("Check again", on_click=data_check.check_again)
-        if config:
-            measure_button.draw(config, many=seeds(), held=bool(outside))
-            draw_sizes(config, preview)
-            for text in widgets.notes_beside(fields):
-                folds.draw("note", escape(as_sentence(text)))
+        measure_button.draw(config, many=seeds(), held=bool(outside))
+        draw_sizes(config, preview)
+        for text in widgets.notes_beside(fields):
+            folds.draw("note", escape(as_sentence(text)))
         form.draw_changes(start.called(origin), base, texts)
         if config:
             form.draw_copies(config, origin)
+        # Last, so that it moves nothing when it comes: how many there are stands at the button.
+        draw_list(in_order(problems))
+        if outside:
+            guarded.button("Check again", on_click=data_check.check_again)
     with left:
         start.draw(origin, base)
         widgets.draw_first(fields)
@@ -96,11 +96,12 @@ def in_order(problems: Mapping[str, str]) -> list[Problem]:
 
 
 def draw_problem_count(problems: Mapping[str, str]) -> None:
-    """Draw how many problems there are, and at which fields, for a window too narrow for them."""
+    """Draw how many problems there are, and at which fields; the room for it is there always."""
+    told = ""
     if problems:
         fields = escape(", ".join(one.label for one in in_order(problems)))
-        many = counted(len(problems), "problem")
-        st.html(f'<p class="launch-problems"><b>{many}:</b> {fields}</p>')
+        told = f"<b>{counted(len(problems), 'problem')}:</b> {fields}"
+    st.html(f'<p class="launch-problems">{told}</p>')
 
 
 def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) -> None:
@@ -171,18 +172,19 @@ def launch(config: RunConfig, many: int) -> str:
     )[0]
 
 
-def draw_sizes(config: RunConfig, preview: Mapping[str, Any] | None) -> None:
-    """Draw the sizes that follow from the settings and, once known, from the data."""
-    rows = config.rows_per_step
-    pairs = [("examples per step", f"{rows:,}")]
-    if preview:
-        epoch = config.steps_per_epoch(preview["rows"]["train"])
-        pairs += [
-            ("tokens per step", f"≈ {rows * preview['tokens']['median']:,.0f}"),
-            ("steps per epoch", f"{epoch:,}"),
-            ("epochs", f"{config.training.max_steps / epoch:.3g}"),
-        ]
-    st.html(html.facts(pairs))
+def draw_sizes(config: RunConfig | None, preview: Mapping[str, Any] | None) -> None:
+    """Draw the sizes that follow from the settings and from the data; a dash where those are
+    refused, or not read yet."""
+    per_step, tokens, per_epoch, epochs = ["–"] * 4
+    if config:
+        rows = config.rows_per_step
+        per_step = f"{rows:,}"
+        if preview:
+            epoch = config.steps_per_epoch(preview["rows"]["train"])
+            tokens = f"≈ {rows * preview['tokens']['median']:,.0f}"
+            per_epoch, epochs = f"{epoch:,}", f"{config.training.max_steps / epoch:.3g}"
+    pairs = [("examples per step", per_step), ("tokens per step", tokens)]
+    st.html(html.facts([*pairs, ("steps per epoch", per_epoch), ("epochs", epochs)]))
 
 
 page()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.browser import inaccessible, reading, still
+from tests.helpers.store import fill_run, fill_usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -63,6 +64,43 @@ def test_a_problem_is_tied_to_its_field_and_the_list_leads_there(page: Any, pane
     page.wait_for_function("!document.querySelector('.problem')")
     still(page)
     assert told(name) == "" and name.get_attribute("aria-describedby") is None
+
+
+SUMMARY = """() => [...document.querySelectorAll(
+    ".st-key-summary :is(button, label, p:is(.claim, .unknown), dl, dt, h3)"
+  )].filter((one) => !/^(Undo|As |Check)/.test(one.innerText))
+    .map((one) => [one.innerText.split("\\n")[0], one.getBoundingClientRect().top])"""
+
+
+@pytest.mark.parametrize("width", [1280, 900])
+def test_a_list_of_problems_moves_nothing_of_what_will_be_launched(
+    browser: Any, panel: str, module_home: Any, width: int
+) -> None:
+    fill_usage(fill_run(name="earlier"))  # tells what another run of the config takes
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/launch?training.seed=7")
+        page.get_by_text("341", exact=True).wait_for()  # steps per epoch: the data is read
+        page.get_by_text("≈ 1 min 36 s here").last.wait_for()
+        still(page)
+        before = dict(page.evaluate(SUMMARY))
+        assert {"Runs with different seeds", "epochs", "Changed from tiny-spell"} <= before.keys()
+        rank, steps = (
+            page.get_by_role("spinbutton", name=name, exact=True) for name in ("Rank", "Steps")
+        )
+        rank.fill("0")
+        rank.press("Tab")
+        page.get_by_text("1 problem: Rank").wait_for()
+        steps.fill("0")
+        steps.press("Tab")
+        page.get_by_text("2 problems: Rank, Steps").wait_for()
+        still(page)
+        after = dict(page.evaluate(SUMMARY))
+        moved = {name: (before[name], top) for name, top in after.items() if name in before}
+        assert {"Measure what it takes", "epochs", "Changed from tiny-spell"} <= moved.keys()
+        assert all(abs(was - now) <= 1 for was, now in moved.values()), moved
+        # All of it is in view, with the list.
+        entry = page.locator(".st-key-summary").get_by_role("link", name="Steps")
+        assert entry.bounding_box()["y"] < 880
 
 
 def test_each_kind_of_field_of_either_form_is_led_to(page: Any, panel: str) -> None:

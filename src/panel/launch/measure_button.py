@@ -18,6 +18,8 @@ from src.runs.time_left import Earlier
 
 POLL_SECONDS = 0.5
 
+MEASURE = "Measure what it takes"
+UNKNOWN = "How long it takes here is not known yet."
 TOLD = (
     "Takes three steps on the longest rows, in about half a minute; "
     "then time and memory stand here."
@@ -33,15 +35,20 @@ def _begun() -> dict[str, Future[None]]:
     return {}
 
 
-def draw(config: RunConfig, *, many: int, held: bool) -> None:
+def draw(config: RunConfig | None, *, many: int, held: bool) -> None:
     """Draw what so many runs of the config will take, what has been measured of it, and the button,
-    disabled while `held`."""
-    if told := expected(config):
-        st.html(f'<p class="claim">{escape(as_sentence(told + (" each" if many > 1 else "")))}</p>')
+    disabled while `held`. None is a config that is refused, of which nothing is known."""
+    told = expected(config) if config else None
+    told = as_sentence(told + (" each" if many > 1 else "")) if told else UNKNOWN
+    st.html(f'<p class="{"quiet unknown" if told == UNKNOWN else "claim"}">{escape(told)}</p>')
+    if config is None:
+        guarded.button(MEASURE, width="stretch", disabled=True)
+        st.html(f'<p class="quiet">{TOLD}</p>')
+        return
     found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
-    label = "Measure again" if found else "Measure what it takes"
+    label = "Measure again" if found else MEASURE
     asked = {"run": config.model_dump(mode="json")}
     offer(estimate.measurement_file(config).name, label, asked, held=held)
 
