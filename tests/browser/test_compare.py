@@ -212,6 +212,13 @@ def test_a_verdict_is_copied_in_words_and_as_a_picture(
         ".map((chip) => getComputedStyle(chip).backgroundColor)"
     )
     assert len(set(colours[:3])) == len(set(colours[3:])) == 1 and colours[0] != colours[3]
+    # What the claim rests on is read without a pointer, on a phone too.
+    page.set_viewport_size({"width": 420, "height": 900})
+    still(page)
+    numbers = page.locator(".verdict small", has_text="95% CI")
+    assert numbers.is_visible() and ", p " in numbers.inner_text()
+    assert numbers.bounding_box()["x"] + numbers.bounding_box()["width"] <= 420
+    page.set_viewport_size({"width": 1280, "height": 900})
     for kind in ("Markdown", "SVG", "PNG"):
         page.get_by_role("button", name=f"Copy the verdict as {kind}").click()
         page.get_by_text(f"copied as {kind}").wait_for()

@@ -68,6 +68,13 @@ def test_a_verdict_of_two_configs_names_the_better_one_and_its_lead():
     (verdict,) = found.configs
     assert verdict.winner == "strong" and verdict.ci_low > 0 and verdict.p_value < 0.05
     assert "strong spells" in page and f"{verdict.difference * 100:.1f} points" in page
+    # The numbers behind it stand once, as text that needs no pointer, also of several pairs.
+    third = html(show("compare", run=[*weak, *strong, *seeds("third", 3, lora__r=64)]))
+    for shown, pairs in ((page, 1), (third, 3)):
+        parts = re.findall(r"<small>[^<]*95% CI [^<]*\bp (?:&lt;|=) [\d.]+", shown)
+        told = shown.partition("How this is judged")[0]
+        assert len(parts) == pairs == len(re.findall(r"\bp (?:&lt;|=) ", told))
+        assert not re.search(r'class="interval[^>]* title=', shown)
 
 
 def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monkeypatch):

@@ -28,8 +28,7 @@ SEVERAL_LOOKS = (
 
 
 def verdict_table(found: Sequence[Verdict], order: Sequence[str] = ()) -> str:
-    """HTML: each verdict with its lead and the lead's interval on one axis; p is told where it is
-    pointed at.
+    """HTML: each verdict with its lead and the lead's interval on one axis.
 
     The smallest p-value comes first (Holm-corrected), then the pair that stands first in `order`,
     the names from the best on. Of many pairs those of the first name are shown and the others
@@ -72,7 +71,7 @@ def _pairs(found: Sequence[Verdict]) -> str:
     rows = [
         [
             _claim(v),
-            interval(of, low, high, _label(v, of), "good" if v.winner else "") if of else "",
+            interval(of, low, high, _label(of), "good" if v.winner else "") if of else "",
             f"{of[0] * 100:.1f} points" if of else "–",
         ]
         for v, of in zip(found, leads, strict=True)
@@ -111,7 +110,7 @@ def headline(found: Comparison) -> str:
     if (of := lead(v)) is None:
         return f'<section class="verdict">{text}</section>'
     low, high = min(0.0, *of), max(0.0, *of)
-    drawn = interval(of, low, high, _label(v, of), "good" if v.winner else "")
+    drawn = interval(of, low, high, _label(of), "good" if v.winner else "")
     note = f"<small>points of exact match; {escape(evidence)}</small>"
     return (
         f'<section class="verdict">{text}<div class="on-axis">{drawn}{_axis(low, high)}{note}'
@@ -152,17 +151,16 @@ def lead(v: Verdict) -> tuple[float, float, float] | None:
     )  # fmt: skip
 
 
-def _label(v: Verdict, of: tuple[float, float, float]) -> str:
-    label = f"{of[0] * 100:.1f} points, from {of[1] * 100:.1f} to {of[2] * 100:.1f}"
-    if v.p_holm is None:
-        return label
-    p = "&lt; 0.001" if v.p_holm < 0.001 else f"= {v.p_holm:.2g}"
-    return f"{label}; p {p}, corrected for looks and pairs"
+def _label(of: tuple[float, float, float]) -> str:
+    return f"{of[0] * 100:.1f} points, from {of[1] * 100:.1f} to {of[2] * 100:.1f}"
 
 
 def interval(of: tuple[float, float, float], low: float, high: float, label: str, tone: str) -> str:
     """HTML: a difference and its limits as dot and bar on the scale from `low` to `high`, in the
-    tone good, bad or that of text."""
+    tone good, bad or that of text.
+
+    `label` is for who cannot see it: whatever else is to be known stands beside it in words.
+    """
 
     def place(value: float) -> float:
         return 4 + 92 * (value - low) / ((high - low) or 1)
@@ -170,7 +168,7 @@ def interval(of: tuple[float, float, float], low: float, high: float, label: str
     middle, start, end = map(place, of)
     return (
         f'<span class="interval {tone}" role="img" aria-label="{label}" '
-        f'title="{label}" style="--zero:{place(0):.1f}%"><i style="left:{start:.1f}%;'
+        f'style="--zero:{place(0):.1f}%"><i style="left:{start:.1f}%;'
         f'width:{end - start:.1f}%"></i><b style="left:{middle:.1f}%"></b></span>'
     )
 
