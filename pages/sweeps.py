@@ -10,7 +10,7 @@ from src import store
 from src.format import as_sentence, full_stop
 from src.models.metrics import in_words
 from src.panel.compare import verdicts
-from src.panel.sweeps import buttons, form, live, notes, tabs, view, winner
+from src.panel.sweeps import all_sweeps, buttons, form, live, notes, tabs, view, winner
 from src.panel.ui import folds, guarded, html, navigation, tab
 from src.store.tables import Status, Sweep
 from src.sweeps import control, results
@@ -38,12 +38,13 @@ def page() -> None:
             )
             return
         refreshes = row is not None and is_live(session, row)
+        listed = all_sweeps.table(session, rows) if rows and row is None else ""
     if row:
         every = REFRESH_SECONDS if refreshes else None
         st.fragment(draw_sweep, run_every=every)(row.id, refreshes)
         return
-    if rows:
-        st.html(view.list_table(rows))
+    if listed:
+        st.html(listed)
     if guarded.draw_closed("No sweep is launched here"):
         return
     if rows:

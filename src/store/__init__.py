@@ -167,6 +167,7 @@ from src.store.sweeps import (
     record_driver_start,
     reports,
     runs_of_sweep,
+    scores_of_all,
     trial_counts,
     trial_metrics,
 )

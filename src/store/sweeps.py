@@ -139,6 +139,33 @@ def trial_counts(session: Session) -> dict[str, dict[str, int]]:
     return counts
 
 
+def scores_of_all(
+    session: Session, names: Iterable[str]
+) -> dict[str, list[tuple[Any, dict[str, float | None]]]]:
+    """The trials of all sweeps by number, in two queries: {sweep id: [(trial, its {metric: last
+    value})]}. Of a trial a row has id, number, status, stop_reason, end_reason, searched and
+    data_fingerprint."""
+    values: dict[str, dict[str, float | None]] = {}
+    scored = (
+        select(LatestMetric.run_id, LatestMetric.name, LatestMetric.value)
+        .join(Run, col(Run.id) == col(LatestMetric.run_id))
+        .where(col(Run.number).is_not(None), col(LatestMetric.name).in_(tuple(names)))
+    )
+    for run_id, name, value in session.exec(scored):
+        values.setdefault(run_id, {})[name] = value
+    fingerprint = col(Run.used)["data_fingerprint"].as_string().label("data_fingerprint")
+    trials = (
+        select(Run.sweep_id, Run.id, Run.number, fingerprint)
+        .add_columns(*map(col, (Run.status, Run.stop_reason, Run.end_reason, Run.searched)))
+        .where(col(Run.number).is_not(None))
+        .order_by(col(Run.number))
+    )
+    found: dict[str, list[tuple[Any, dict[str, float | None]]]] = {}
+    for trial in session.execute(trials):
+        found.setdefault(trial.sweep_id, []).append((trial, values.get(trial.id, {})))
+    return found
+
+
 def runs_of_sweep(session: Session, sweep_id: str) -> Sequence[Run]:
     """All runs that a sweep launched: its trials and its confirmations."""
     return [*list_trials(session, sweep_id), *confirmations(session, sweep_id)]

@@ -131,11 +131,16 @@ def _record(sweep: SweepConfig, base: RunConfig, text: str, file: Path) -> Sweep
 
 def launched_config(row: Sweep) -> SweepConfig:
     """The sweep file as it was launched, on the base settings as they were then."""
+    return launched_file(row.file, row.path, row.base)
+
+
+def launched_file(text: str, path: str, base: Mapping[str, Any] | None) -> SweepConfig:
+    """The same of the columns of a sweep's row."""
     # An older version launched files in which a key stands twice, and took the last one.
-    document = parse_yaml(row.file, row.path, unique=False)
-    if row.base is not None:
+    document = parse_yaml(text, path, unique=False)
+    if base is not None:
         # It also took an empty text for none.
-        base = {name: None if value == "" else value for name, value in row.base.items()}
+        base = {name: None if value == "" else value for name, value in base.items()}
         base = paths_found(base)
         document |= {"base": {"overrides": base | values_before(base)}}
     return read_document(document)

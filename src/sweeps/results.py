@@ -72,10 +72,13 @@ def read(session: store.Session, row: Sweep) -> SweepResults:
 
 def total(found: SweepResults) -> int | None:
     """The number of trials that there will be; None if only the time ends the sweep."""
-    sweep, most = found.sweep, found.row.most_trials
-    cells = (
-        len(search.grid(sweep, found.row.seed)) * sweep.seeds if sweep.method == "grid" else None
-    )
+    return planned(found.sweep, found.row.seed, found.row.most_trials)
+
+
+def planned(sweep: SweepConfig, seed: int, most: int | None) -> int | None:
+    """The number of trials of a sweep with this seed and at most so many; None if only the time
+    ends it."""
+    cells = len(search.grid(sweep, seed)) * sweep.seeds if sweep.method == "grid" else None
     whole = None if most is None else most - most % sweep.seeds
     return min((n for n in (cells, whole) if n is not None), default=None)
 

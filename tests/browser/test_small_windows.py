@@ -8,7 +8,8 @@ import pytest
 from src import paths
 from src.store.tables import Status
 from tests.helpers.browser import inaccessible, reading, still
-from tests.helpers.store import fill_run
+from tests.helpers.store import fill_run, fill_sweep
+from tests.helpers.sweeps import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium, pytest.mark.timeout(900)]
 
@@ -137,17 +138,20 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
 CHOSEN = ["status", "progress", "launched", "attempt", "model.name", "notes", "data.path"]
 
 
-def test_the_table_of_runs_fits_each_width_and_loses_no_column(browser: Any, panel: str) -> None:
+def test_tables_of_runs_and_sweeps_fit_each_width_and_lose_no_column(
+    browser: Any, panel: str
+) -> None:
     where = f"/home/somebody/{'longer/' * 12}words.csv"
     for seed in (1, 2, 3):
         fill_run(name="fits", rows=20, words=[], training__seed=seed)
     fill_run(name="fits with a path and a name that is long", curves=False, data__path=where)
-    views = ["", "&group=true&sort=duration"]
-    views += ["&sort=data.path&" + "&".join(f"columns={name}" for name in CHOSEN)]
+    fill_sweep(TINY, trials=3, states={1: (Status.FAILED, "out of memory")})
+    views = ["sweeps", "?find=fits", "?find=fits&group=true&sort=duration"]
+    views += ["?find=fits&sort=data.path&" + "&".join(f"columns={name}" for name in CHOSEN)]
     with reading(browser) as page:
         for view in views:
-            page.goto(f"{panel}/?find=fits{view}")
-            page.locator("table.runs").wait_for()
+            page.goto(f"{panel}/{view}")
+            page.locator("table.runs, table.sweeps").wait_for()
             for width in (640, 641, 768, 900, 1000):
                 page.set_viewport_size({"width": width, "height": 900})
                 still(page)

@@ -5,18 +5,19 @@ import re
 import time
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pandas as pd
 import pytest
 import yaml
-from sqlalchemy import insert, update
+from sqlalchemy import event, insert, update
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.analysis import exports
 from src.format import settings_text
-from src.panel.sweeps import figures, table, winner
+from src.panel.sweeps import all_sweeps, figures, table, view, winner
 from src.panel.ui import paging
 from src.paths import CONFIGS
 from src.runs import launcher, packing
@@ -43,8 +44,8 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
         9: (Status.COMPLETED, "early stopping: val/exact_match was not better"),
     }
     sweep_id = fill_sweep(TINY, states=states)
-    for view in VIEWS:
-        page = html(show("sweeps", sweep=sweep_id, view=view))
+    for one in VIEWS:
+        page = html(show("sweeps", sweep=sweep_id, view=one))
         assert "<dt>pruned</dt><dd>1</dd>" in page and "<dt>early stopped</dt><dd>1</dd>" in page
         assert "<dt>failed</dt><dd>1</dd>" in page and "<b>Best: " in page
         assert "<img" not in page
@@ -190,6 +191,65 @@ def test_a_sweep_that_ended_without_a_score_promises_none() -> None:
     live = fill_sweep(TINY, trials=0, status=SweepStatus.ACTIVE)
     assert "within seconds" in html(show("sweeps", sweep=live))
     assert "no sweep &#x27;nobody&#x27;." in html(show("sweeps", sweep="nobody"))
+
+
+@pytest.mark.usefixtures("home")
+def test_all_sweeps_are_listed_with_the_best_score_that_each_page_tells(tmp_path: Path) -> None:
+    def kept(name: str, **changes: Any) -> Path:
+        file = tmp_path / f"{name}.yaml"
+        own = yaml.safe_load(TINY.read_text()) | {"name": name} | changes
+        file.write_text(yaml.safe_dump(own))
+        return file
+
+    lost: dict[int, tuple[Status, str | None]] = {
+        2: (Status.FAILED, "cuda_oom: no memory"),
+        5: (Status.COMPLETED, "pruned: fell behind (median)"),
+        8: (Status.RUNNING, None),
+    }
+    ids = [
+        fill_sweep(kept("one-seed"), trials=9, states=lost),
+        fill_sweep(kept("three-seeds", seeds=3), trials=12, states=lost),
+        fill_sweep(kept("by-loss", metric="val/loss"), trials=4),
+        fill_sweep(kept("nothing"), trials=1, states={0: (Status.CANCELLED, "cancelled")}),
+    ]
+    with store.reading() as session:
+        found = {i: results.read(session, sweep_row(i)) for i in ids}
+    told = {i: view.best_score(one) for i, one in found.items() if len(one.settings)}
+    page = html(show("sweeps"))
+    rows = {i: page.partition(f"sweep={i}")[2].partition("</tr>")[0] for i in ids}
+    for sweep_id in ids:
+        score = f"{told[sweep_id]}<small>" if sweep_id in told else "–</td>"
+        assert f'data-label="Best score">{score}' in rows[sweep_id], sweep_id
+    assert found[ids[1]].settings["seeds"].max() == 3 and " ± " in told[ids[1]]
+    assert len(told) == 3 and "validation loss" in rows[ids[2]]
+    done = 'data-label="Trials done">'
+    assert f"{done}8 of 24<small>1 failed, 1 running</small>" in rows[ids[0]]
+    assert f"{done}4 of 24</td>" in rows[ids[2]] and f"{done}1 of 24<small>" in rows[ids[3]]
+
+
+@pytest.mark.usefixtures("home")
+def test_many_sweeps_are_listed_by_as_few_queries_as_two() -> None:
+    def queries() -> int:
+        asked = []
+        with store.reading() as session:
+            rows = store.list_sweeps(session)
+            engine = session.get_bind()
+
+            def add(*one: Any) -> None:
+                asked.append(one[2])
+
+            event.listen(engine, "before_cursor_execute", add)
+            all_sweeps.table(session, rows)
+            event.remove(engine, "before_cursor_execute", add)
+        assert asked
+        return len(asked)
+
+    for _ in range(2):
+        fill_sweep(TINY, trials=3)
+    few = queries()
+    for _ in range(6):
+        fill_sweep(TINY, trials=3)
+    assert queries() == few
 
 
 @pytest.mark.usefixtures("busy")

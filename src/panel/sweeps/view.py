@@ -1,10 +1,9 @@
-"""A sweep's head, facts and sentences, and the list of all sweeps."""
+"""A sweep's head, facts and sentences."""
 
 from html import escape
 
-from src import store
 from src.format import duration, number, percent, settings_text, spread
-from src.models.metrics import in_words, metric_label, short_label
+from src.models.metrics import metric_label, short_label
 from src.panel.ui import charts, html, navigation
 from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
@@ -27,28 +26,6 @@ def badge(row: Sweep) -> str:
     status = row.told_status
     meaning = MEANING[status]
     return f'<span class="badge {status.lower()}" title="{meaning}">{status.lower()}</span>'
-
-
-def list_table(rows: list[Sweep]) -> str:
-    """HTML: a row per sweep, with its trials by status."""
-    head = {"Sweep": "", "Status": "fit", "Trials": "", "Duration": "num", "Launched": "fit"}
-    with store.reading() as session:
-        counts = store.trial_counts(session)
-    body = []
-    for row in rows:
-        found = counts.get(row.id, {})
-        told = ", ".join(f"{n:,} {status.lower()}" for status, n in found.items()) or "none yet"
-        body.append(
-            [
-                navigation.link("sweeps", row.name, {"sweep": row.id})
-                + f"<small>{escape(in_words(row.reason) if row.reason else row.id)}</small>",
-                badge(row),
-                escape(told),
-                duration(row.spent_seconds),
-                html.local_time(row.created_at),
-            ]
-        )
-    return html.table(head, body, name="opens")
 
 
 def head(found: SweepResults) -> str:
@@ -136,9 +113,15 @@ def score(found: SweepResults, value: float) -> str:
 
 def best_score(found: SweepResults) -> str:
     """The best score as text; the mean of several seeds with their standard deviation."""
-    row, share = found.settings.iloc[0], charts.is_share(found.sweep.metric)
-    told = score(found, row["score"])
-    return told if row["seeds"] < 2 else f"{told} ± {spread(row['sd'], is_share=share)}"
+    row = found.settings.iloc[0]
+    return with_spread(found.sweep.metric, row["score"], row["sd"] if row["seeds"] > 1 else None)
+
+
+def with_spread(metric: str, value: float, sd: float | None) -> str:
+    """The mean of seeds with their standard deviation, None of one seed, as text."""
+    share = charts.is_share(metric)
+    told = percent(value) if share else number(value)
+    return told if sd is None else f"{told} ± {spread(sd, is_share=share)}"
 
 
 def confirmed(found: SweepResults) -> str:
