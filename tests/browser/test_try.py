@@ -84,6 +84,9 @@ def test_a_deep_link_answers_and_fits_a_narrow_window_in_both_themes(browser, pa
             " return m.scrollWidth - m.clientWidth; }"
         )
         assert over <= 1
+        # The name of a run ends in its seed, which a line of 90 px would cut off.
+        name = "td => [td.dataset.label, getComputedStyle(td, '::before').whiteSpace]"
+        assert page.locator("table.answers td").last.evaluate(name) == ["two · seed 42", "normal"]
         assert not inaccessible(page, MAIN)  # Streamlit draws the menu beside
 
 
