@@ -14,7 +14,7 @@ from sqlmodel import Session
 
 from src import store
 from src.config import RunConfig, affecting, stored_config, subset
-from src.runs import estimate
+from src.runs import estimate, silence
 from src.runs.machine import host, slot_count
 from src.store.tables import ACTIVE, Run, Status
 from src.training.packed.eligibility import pack_key
@@ -39,7 +39,7 @@ class TimeLeft:
 
 def of_run(session: Session, run: Run, now: float | None = None) -> TimeLeft | None:
     """The time left of a run that has not ended; None while it is not known, and for a run that is
-    held or whose sweep is paused."""
+    held, whose sweep is paused, or that gives no sign of life."""
     if Status(run.status).ended:
         return None
     if run.status == Status.QUEUED:
@@ -93,6 +93,8 @@ def of_queue(session: Session) -> float | None:
 
 
 def _of_active(session: Session, run: Run, earlier: "Earlier", now: float) -> TimeLeft | None:
+    if silence.seconds(run, now):
+        return None  # whether it goes on, and when, is not known
     config = stored_config(run.config)
     steps = store.moments(session, run.id, run.attempt, ["train/loss"], limit=POINTS)
     names = [name for name in store.metric_names(session, run.id) if _is_score(name)]

@@ -201,12 +201,18 @@ def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     run_id = fill_run(status=Status.RUNNING, steps=100)
     page = html(show("monitor", run=run_id))
     assert "No sign of life" not in page and '<div data-live="silence"></div>' in page
+    assert "<dt>time left</dt><dd>≈ " in page
+    assert "≈ " in html(show("overview")) and "sign of life" not in html(show("overview"))
     with store.writing() as session:
         found = store.find(session, run_id)
         found.heartbeat_at = time.time() - 60
         session.add(found)
     page = html(show("monitor", run=run_id))
     assert "No sign of life for 1 min" in page
+    # When it will have ended nobody knows then.
+    assert "<dt>time left</dt><dd>–" in page
+    (card,) = re.findall('<section class="cards".*?</section>', html(show("overview")))
+    assert '<strong class="silent">No sign of life for 1 min' in card and "≈" not in card
     # Told apart from the head, which is drawn anew each second.
     (told,) = re.findall(r'<div class="unseen" role="status">(.*?)</div>', page)
     assert told == '<div data-live="silence">The run gives no sign of life.'

@@ -1,6 +1,7 @@
 """Time left: steps, evaluations, the test and the queue, worked out by hand and on stored runs."""
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,23 @@ def test_a_queued_run_waits_for_what_trains_by_what_earlier_ones_took(home: Path
     body = html(show("monitor", run=waiting[0]))
     assert "<dt>all runs end in</dt><dd>≈ " in html(show("machine"))
     assert "<dt>starts in</dt><dd>≈ " in body and "<dt>time left</dt><dd>≈ " in body
+
+
+def test_of_a_silent_run_and_of_what_waits_for_it_no_time_left_is_known(home: Path) -> None:
+    fill_usage(fill_run(name="earlier"))  # tells how long the one that waits takes
+    silent = fill_run(name="silent", status=Status.RUNNING, steps=300)
+    waits = fill_run(name="waits", status=Status.QUEUED)
+    for ago, is_known in ((1, True), (60, False)):
+        with store.writing() as session:
+            store.find(session, silent).heartbeat_at = time.time() - ago
+        with store.reading() as session:
+            found = of_all(session)
+            assert (found[silent] is not None) == is_known
+            told = time_left.document(session, store.find(session, silent))
+            assert (told["seconds_left"] is not None) == is_known
+            assert (found[waits] is not None) == is_known
+            assert (of_queue(session) is not None) == is_known
+    assert "all runs end in" not in html(show("machine"))
 
 
 def store_started(run_id: str) -> float:

@@ -1,6 +1,5 @@
 """The head of a run's page: status, progress, the numbers that one looks for first, warnings."""
 
-import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -12,7 +11,6 @@ from src.panel.ui import folds, html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import cost, diagnosis
 from src.runs.time_left import TimeLeft
-from src.runs.timeouts import TIMEOUTS
 from src.store.outcome import EndReason
 from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
@@ -45,20 +43,13 @@ def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
         said += f" · best at step {best:,}"
     tone = "reason"
     # In the place of what the run does, so that nothing moves when it comes and goes.
-    if silent := _silent(run):
+    if silent := run_status.silent(run):
         tone = "reason silent"
-        said = f"No sign of life for {duration(silent)}: the machine is stopped or overloaded. "
-        said += "The run is not lost."
+        said = f"{silent}: the machine is stopped or overloaded. The run is not lost."
     return (
         f'<div class="run-head">{run_status.badge(run)}<span class="{tone}">{said}{more}</span>'
         f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
     )
-
-
-def _silent(run: Run) -> float | None:
-    """Seconds since the last sign of life of an active run, where that is too long ago."""
-    silent = time.time() - (run.heartbeat_at or time.time())
-    return silent if Status(run.status).active and silent > TIMEOUTS.stale else None
 
 
 def silence(run: Run) -> str:
@@ -66,7 +57,7 @@ def silence(run: Run) -> str:
 
     It names no time, so that it is told once and not at each refresh.
     """
-    return "The run gives no sign of life." if _silent(run) else ""
+    return "The run gives no sign of life." if run_status.silent(run) else ""
 
 
 def facts(run: Run, latest: Mapping[str, float | None]) -> list[tuple[str, str]]:

@@ -51,18 +51,19 @@ def _more(text: str, find: str) -> str:
 def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> str:
     left = time_left.of_run(session, run)
     score = latest.get("val/exact_match")
-    told = [run.phase or run_status.meaning(run)] if left is None else []
-    told += [f"≈ {duration(left.ends)} left"] if left is not None else []
+    told = f"≈ {duration(left.ends)} left" if left else run.phase or run_status.meaning(run)
+    silent = run_status.silent(run)
+    more = [f'<strong class="silent">{silent}</strong>' if silent else escape(told)]
     for processor in ("GPU", "CPU"):
         if (memory := latest.get(f"{processor.lower()}/memory_gib")) is not None:
-            told.append(f"{memory:.1f} GiB of {processor} memory")
+            more.append(f"{memory:.1f} GiB of {processor} memory")
             break
     name = navigation.link("monitor", run.label, {"run": run.id})
     return (
         f'<article class="card"><header>{name}{run_status.badge(run)}</header>'
         f"{run_status.bar(run)}"
         f"<footer><b>{percent(score)}</b><small>validation accuracy (exact match)</small>"
-        f"<span>{run_status.steps(run)}<br>{escape(', '.join(told))}</span></footer></article>"
+        f"<span>{run_status.steps(run)}<br>{', '.join(more)}</span></footer></article>"
     )
 
 

@@ -1,5 +1,7 @@
 """A run's status and progress as every page shows them."""
 
+from src.format import duration
+from src.runs import silence
 from src.store.tables import Run, Status
 
 # Shown beside the status word: colour is never the only mark.
@@ -25,6 +27,12 @@ def meaning(run: Run, *, paused: bool = False) -> str:
     if run.status == Status.QUEUED and paused:
         return "waits while its sweep is paused"
     return MEANING[Status(run.status)]
+
+
+def silent(run: Run) -> str:
+    """`No sign of life for 7 min`; empty for another run than an active one that gives none."""
+    seconds = silence.seconds(run)
+    return "" if seconds is None else f"No sign of life for {duration(seconds)}"
 
 
 def badge(run: Run) -> str:
