@@ -10,7 +10,7 @@ from src import store
 from src.format import full_stop
 from src.panel.monitor import actions, head, picture, tabs
 from src.panel.report import button as report
-from src.panel.ui import charts, html, navigation, tab
+from src.panel.ui import charts, failure, html, navigation, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 2.0
@@ -46,7 +46,8 @@ def links(run: Run) -> list[str]:
         found.append(navigation.link("compare", "Compare", {"run": run.id}))
         query = {"run": run.id, "view": "Export"}
         found.append(navigation.link("monitor", "Export", query, then=".st-key-chosen-view"))
-    found.append(navigation.link("launch", "Launch again with edits", {"from": run.id}))
+    if run.status not in failure.BADLY:  # whose banner has it
+        found.append(navigation.link("launch", "Launch again with edits", {"from": run.id}))
     if run.sweep_id:
         found.append(navigation.link("sweeps", "Its sweep", {"sweep": run.sweep_id}))
     return found
@@ -75,7 +76,7 @@ def draw_run(run_id: str, stage: str) -> None:
         st.html(shown.head())
     silence = live.part("silence") if live else head.silence(run)
     st.html(f'<div class="unseen" role="status">{silence}</div>')
-    head.draw_killed(run, checkpoints)
+    head.draw_failure(run, checkpoints)
     head.draw_warnings(events)
     if live:
         draw_curves(live.part("words"), partial(live.draw, key=KEY))

@@ -30,14 +30,15 @@ def page() -> None:
     head = f"<h1>Runs</h1><span>{escape(tally)}</span><nav>{button}</nav>"
     st.html(f'<div class="top">{head}</div>{meters.line()}')
     bulk.draw_told()
-    now.draw()
+    told = now.draw()
     toolbar.draw(view)
     st.html(toolbar.chips(view, counts, tags))
-    draw_table(view, counts)
+    draw_table(view, counts, told)
 
 
-def draw_table(view: address.View, counts: dict[Status, int]) -> None:
-    """Draw the rows of the page that the view is at, and the bar of what is chosen."""
+def draw_table(view: address.View, counts: dict[Status, int], told: frozenset[str]) -> None:
+    """Draw the rows of the page that the view is at, and the bar of what is chosen; why the runs
+    in `told` failed stands above."""
     statuses = view.found.statuses
     total = sum(n for status, n in counts.items() if statuses is None or status in statuses)
     order = {"sort": view.sort.name, "ascending": view.ascending}
@@ -50,10 +51,10 @@ def draw_table(view: address.View, counts: dict[Status, int]) -> None:
         order |= {"offset": page * paging.ROWS, "limit": paging.ROWS}
         if view.folded:
             configs = store.page_of_configs(session, view.found, **order)
-            drawn = table.draw_configs(session, view, configs, marked, base)
+            drawn = table.draw_configs(session, view, configs, marked, base, told)
         else:
             runs = store.page_of_runs(session, view.found, **order)
-            drawn = table.draw_rows(session, view, runs, marked, base)
+            drawn = table.draw_rows(session, view, runs, marked, base, told)
     if shown:
         st.html(drawn)
         st.html(paging.pager("overview", page, shown, "config" if view.folded else "run"))

@@ -80,10 +80,10 @@ from src.store.run_filter import parse as parse_filter
 from src.store.run_list import (
     RunState,
     archive,
-    checkpoint_bytes,
     count_configs,
     count_runs,
     failed_since,
+    last_checkpoints,
     last_end,
     page_of_configs,
     page_of_runs,

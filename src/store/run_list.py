@@ -172,11 +172,11 @@ def recorded_metrics(session: Session) -> list[str]:
     return list(session.exec(select(LatestMetric.name).distinct().order_by(LatestMetric.name)))
 
 
-def checkpoint_bytes(session: Session, run_ids: Sequence[str]) -> dict[str, int]:
-    """{run id: bytes of its checkpoints}, of those runs that have some."""
-    query = select(Checkpoint.run_id, func.sum(Checkpoint.size_bytes))
+def last_checkpoints(session: Session, run_ids: Sequence[str]) -> dict[str, int]:
+    """{run id: step of its last checkpoint}, of those runs that have one."""
+    query = select(Checkpoint.run_id, func.max(Checkpoint.step))
     query = query.where(col(Checkpoint.run_id).in_(run_ids)).group_by(Checkpoint.run_id)
-    return {run_id: int(size) for run_id, size in session.exec(query)}
+    return dict(session.exec(query).all())
 
 
 def archive(session: Session, runs: Iterable[Run], *, archived: bool) -> list[str]:

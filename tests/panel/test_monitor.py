@@ -195,6 +195,43 @@ def test_a_fork_is_one_line_with_a_branch():
     ]
 
 
+@pytest.mark.parametrize(
+    ("end_reason", "steps", "told", "launch", "changed"),
+    [
+        (EndReason.CUDA_OUT_OF_MEMORY, 100, "Smaller batches take less memory",
+         "Launch with batches of 16",
+         "training.per_device_train_batch_size=16&amp;training.gradient_accumulation_steps=2"),
+        (EndReason.DIVERGED, 0, "A lower learning rate may mend it.",
+         "Launch with learning rate 0.001", "training.learning_rate=0.001"),
+        (EndReason.KILLED, 0, "It had saved no checkpoint: launch it again.",
+         "Launch again with edits", ""),
+    ],
+)  # fmt: skip
+def test_a_run_that_ended_badly_says_on_both_pages_why_and_what_to_do_next(
+    end_reason, steps, told, launch, changed
+):
+    run_id = fill_run(status=Status.FAILED, steps=steps, reason="it is told: so")
+    with store.writing() as session:
+        store.find(session, run_id).end_reason = end_reason
+    for page in ("monitor", "overview"):
+        test = show(page, run=run_id)
+        body = html(test)
+        assert body.count("It is told: so.") == 1 and body.count("it is told") == 0
+        assert body.count(told) == 1 and f">{launch}</a>" in body and changed in body
+        resumes = [b for b in test.button if b.label == "Resume"]
+        assert len(resumes) == bool(steps) == body.count("Resume goes on from step 100;")
+    assert body.count("Launch again with edits") == (end_reason is EndReason.KILLED)
+
+
+def test_a_failed_run_is_resumed_from_its_banner(monkeypatch):
+    run_id = fill_run(status=Status.FAILED, steps=200, reason="lost")
+    resumed = []
+    monkeypatch.setattr(attempts, "resume", lambda run: resumed.append(run.id))
+    test = show("monitor", run=run_id)
+    test.button(key=f"resume {run_id}").click().run()
+    assert resumed == [run_id]
+
+
 def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
     run_id = fill_run(steps=400, reason="early stopping: val/loss was not better")
     assert kinds_of(run_id) == [("checkpoint", 400), ("stop", 400), ("best", 400)]
@@ -257,7 +294,7 @@ def test_no_step_is_the_best_while_all_scores_tie():
 
 def test_a_failed_run_says_why():
     run_id = fill_run(status=Status.FAILED, steps=0, curves=False, reason="no GPU for 4-bit")
-    assert "no GPU for 4-bit" in html(show("monitor", run=run_id))
+    assert "No GPU for 4-bit." in html(show("monitor", run=run_id))
 
 
 def test_a_resumed_run_says_which_attempt_it_is_and_where_its_best_step_was():

@@ -39,7 +39,7 @@ def test_the_overview_lists_every_status_and_why_a_run_failed():
     body = html(show("overview"))
     for status in Status:
         assert f"run {status}" in body and f'class="badge {status.lower()}"' in body
-    assert "because FAILED" in body and "because COMPLETED" not in body
+    assert "Because FAILED." in body and "because COMPLETED" not in body
     assert "1 queued, 1 starting, 1 running, 1 stopping" in body
 
 
@@ -67,13 +67,14 @@ def test_a_failed_run_is_resumed_only_where_it_has_a_checkpoint():
     words = "validation accuracy (exact match) fell"
     fill_run(status=Status.FAILED, steps=40, curves=False, reason="val/exact_match fell")
     page = show("overview")
-    assert "step 40 of" in html(page) and "last checkpoint" not in html(page)
+    assert "step 40 of" in html(page) and "Resume goes on" not in html(page)
     assert not [one for one in page.button if one.label == "Resume"]
-    # Above the table and in it.
-    assert html(page).count(words.capitalize()) == html(page).count(words) == 1
+    # Above the table, and not again in it.
+    assert html(page).count(words.capitalize()) == 1 and html(page).count(words) == 0
     fill_run(status=Status.FAILED, steps=40, reason="lost")
     page = show("overview")
-    assert html(page).count("Resume goes on from its last checkpoint.") == 1
+    assert html(page).count("Resume goes on from step 40; no step is lost.") == 1
+    assert html(page).count("Lost.") == 1 and html(page).count("lost") == 1
     assert len([one for one in page.button if one.label == "Resume"]) == 1
 
 

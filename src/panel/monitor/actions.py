@@ -11,7 +11,7 @@ import streamlit as st
 
 from src import store
 from src.errors import explain_os_error
-from src.panel.ui import guarded, html, navigation
+from src.panel.ui import failure, guarded, html, navigation
 from src.runs import attempts, deletion, launcher
 from src.store.tables import RESUMABLE, Run, Status
 
@@ -42,8 +42,8 @@ def draw(run: Run) -> None:
             st.write("It stops at its next step and keeps a checkpoint; a queued run never starts.")
             guarded.button("Stop this run", type="primary", on_click=_stop, args=(run.id,))
         return
-    if status in RESUMABLE:
-        guarded.button("Resume", on_click=_resume, args=(run,))
+    if status in RESUMABLE and status not in failure.BADLY:  # which have it in their banner
+        guarded.button("Resume", on_click=resume, args=(run,))
     with st.popover("Delete", key="delete"):
         st.write(
             f"**{html.label_text(store.label_of(run), 80)}**  \n{deletion.plan([run]).sentence}"
@@ -57,7 +57,8 @@ def _stop(run_id: str) -> None:
     launcher.stop(run_id)
 
 
-def _resume(run: Run) -> None:
+def resume(run: Run) -> None:
+    """Resume a run from its last checkpoint, or note why it cannot be."""
     with problems_told():
         attempts.resume(run)
 

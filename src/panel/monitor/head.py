@@ -5,13 +5,13 @@ from html import escape
 
 import streamlit as st
 
-from src.format import as_sentence, counted, duration, full_stop, number, percent
+from src.format import as_sentence, duration, full_stop, number, percent
 from src.models.metrics import in_words, short_label
-from src.panel.ui import folds, html, navigation, run_status
+from src.panel.monitor import actions
+from src.panel.ui import failure, folds, html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import cost, diagnosis
 from src.runs.time_left import TimeLeft
-from src.store.outcome import EndReason
 from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
 
@@ -31,7 +31,7 @@ def as_html(
             pairs.append(("starts in", starts))
         pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
     log = ""
-    if status in (Status.FAILED, Status.INTERRUPTED):
+    if status in failure.BADLY:
         log = ' · <a class="inner" href="#" data-jump=".st-key-chosen-view">See the log</a>'
     return f"{status_line(run, said, best, log)}{html.facts(pairs)}"
 
@@ -100,19 +100,12 @@ def draw_diagnosis(run: Run, curves: Curves) -> None:
     st.html(f'<div class="banner" role="status"><span>{text}</span>{link}</div>')
 
 
-def draw_killed(run: Run, kept: Sequence[Checkpoint]) -> None:
-    """Draw what to do about a run whose processes were killed from outside."""
-    if run.end_reason not in (EndReason.KILLED, EndReason.OOM_KILLED):
-        return
-    text = run_status.KILLED
-    last = max((checkpoint.step for checkpoint in kept), default=None)
-    if last is None:
-        text += " It had saved no checkpoint: launch it again."
-    else:
-        lost = max((run.step or 0) - last, 0)
-        again = f"{counted(lost, 'step')} are trained again" if lost else "no step is lost"
-        text += f" Resume goes on from step {last:,}; {again}."
-    st.html(f'<p class="banner" role="status">{text}</p>')
+def draw_failure(run: Run, kept: Sequence[Checkpoint]) -> None:
+    """Draw why a run ended badly, and what to do next."""
+    if run.status in failure.BADLY:
+        actions.draw_told()
+        last = max((checkpoint.step for checkpoint in kept), default=None)
+        failure.draw(run, last, resume=actions.resume, args=(run,))
 
 
 def draw_warnings(events: Sequence[Event]) -> None:

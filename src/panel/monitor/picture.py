@@ -12,7 +12,7 @@ import streamlit as st
 
 from src import store
 from src.panel.monitor import curves, head, health, marks, words
-from src.panel.ui import charts, run_status
+from src.panel.ui import charts, failure, run_status
 from src.panel.ui.points import Reach, Reaches
 from src.runs import time_left
 from src.runs.time_left import TimeLeft
@@ -59,7 +59,8 @@ class Picture:
     def head(self) -> str:
         """HTML of status, progress and numbers."""
         best = marks.best_step(self.run, self.curves)
-        said = self.run.reason or self.now
+        # Why a run ended badly stands in the banner below, with what to do next.
+        said = self.now if self.run.status in failure.BADLY else self.run.reason or self.now
         zone = self.zone_name
         return head.as_html(self.run, self.latest, self.left, said, best=best, zone_name=zone)
 

@@ -2,19 +2,16 @@
 
 import time
 from html import escape
-from typing import Any
 
 import streamlit as st
 
 from src import store
-from src.config import DEFAULT_PRESET, ConfigError, load_config, stored_config
+from src.config import DEFAULT_PRESET, load_config
 from src.errors import UserError, explain
-from src.format import as_sentence, duration, percent
-from src.models.metrics import in_words
+from src.format import duration, percent
 from src.panel.overview import address, bulk
-from src.panel.ui import guarded, html, navigation, run_status
+from src.panel.ui import failure, html, navigation, run_status
 from src.runs import launcher, time_left
-from src.store.outcome import EndReason, Remedy
 from src.store.tables import ACTIVE, Run, Status
 
 FIRST_RUN = navigation.OneShotButton("first run")
@@ -22,25 +19,28 @@ MAX_CARDS, MAX_FAILED = 6, 2
 RECENT_SECONDS = 2 * 86_400
 
 
-def draw() -> None:
-    """Draw the cards; nothing where nothing trains and nothing failed."""
+def draw() -> frozenset[str]:
+    """Draw the cards; nothing where nothing trains and nothing failed. Returns the ids of the runs
+    whose failure they tell."""
     with store.reading() as session:
         active = store.list_runs(session, statuses=ACTIVE, limit=MAX_CARDS + 1)
         failed = store.failed_since(session, time.time() - RECENT_SECONDS, limit=MAX_FAILED + 1)
         shown = [*active[:MAX_CARDS], *failed[:MAX_FAILED]]
         latest = store.latest_metrics(session, [run.id for run in shown])
-        kept = store.checkpoint_bytes(session, [run.id for run in failed[:MAX_FAILED]])
+        last = store.last_checkpoints(session, [run.id for run in failed[:MAX_FAILED]])
         cards = [_card(session, run, latest[run.id]) for run in active[:MAX_CARDS]]
     if len(active) > MAX_CARDS:
         cards.append(_more("all that train", "status:active"))
     if cards:
         st.html(f'<section class="cards" aria-label="Training now">{"".join(cards)}</section>')
     for run in failed[:MAX_FAILED]:
-        _draw_failed(run, is_resumable=run.id in kept)
+        own = ([run.id],)
+        failure.draw(run, last.get(run.id), resume=bulk.resume, args=own, archive=bulk.archive)
     if len(failed) > MAX_FAILED:
         text = "More runs ended without a result in the last two days"
         link = navigation.link("overview", text, address.filtered("status:failed,interrupted"))
         st.html(f'<p class="quiet">{link}</p>')
+    return frozenset(run.id for run in failed[:MAX_FAILED])
 
 
 def _more(text: str, find: str) -> str:
@@ -65,55 +65,6 @@ def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> 
         f"<footer><b>{percent(score)}</b><small>validation accuracy (exact match)</small>"
         f"<span>{run_status.steps(run)}<br>{', '.join(more)}</span></footer></article>"
     )
-
-
-def _draw_failed(run: Run, *, is_resumable: bool) -> None:
-    """Draw why a run ended, and what can be done next."""
-    with st.container(horizontal=True, vertical_alignment="center", key=f"failed-{run.id}"):
-        name = navigation.link("monitor", run.label, {"run": run.id})
-        why = as_sentence(in_words(run.reason or run_status.meaning(run)))
-        why = escape(" ".join([why, *_advice(run, is_resumable=is_resumable)]))
-        at = html.local_time(run.ended_at, "%d %b, %H:%M")
-        st.html(
-            f'<div class="failed-run">{run_status.badge(run)} <b>{name}</b> <small>{at} · '
-            f"step {run.step or 0:,} of {run.max_steps:,}</small><p>{why}</p></div>"
-        )
-        text, query = next_launch(run)
-        st.html(navigation.link("launch", text, query, style="second"), width="content")
-        if is_resumable:
-            guarded.button("Resume", key=f"resume {run.id}", on_click=bulk.resume, args=([run.id],))
-        guarded.button("Archive", key=f"archive {run.id}", on_click=bulk.archive, args=([run.id],))
-
-
-def _advice(run: Run, *, is_resumable: bool) -> list[str]:
-    """Sentences on what may be behind the end of a run, and on what resuming it would do."""
-    found = []
-    if run.end_reason in (EndReason.KILLED, EndReason.OOM_KILLED):
-        found.append(run_status.KILLED)
-    if is_resumable:
-        found.append("Resume goes on from its last checkpoint.")
-    return found
-
-
-def next_launch(run: Run) -> tuple[str, dict[str, Any]]:
-    """The words and the query of the launch that may succeed where this run failed."""
-    query: dict[str, Any] = {"from": run.id}
-    try:
-        config = stored_config(run.config)
-        remedy = EndReason(run.end_reason).heals_by if run.end_reason else None
-    except (ConfigError, ValueError):
-        return "Launch again with edits", query
-    training = config.training
-    if remedy is Remedy.LOWER_LEARNING_RATE:
-        rate = f"{training.learning_rate / 2:.3g}"
-        return f"Launch with learning rate {rate}", query | {"training.learning_rate": rate}
-    if remedy is Remedy.SMALLER_BATCH and training.per_device_train_batch_size > 1:
-        half = training.per_device_train_batch_size // 2
-        return f"Launch with batches of {half}", query | {
-            "training.per_device_train_batch_size": str(half),
-            "training.gradient_accumulation_steps": str(training.gradient_accumulation_steps * 2),
-        }
-    return "Launch again with edits", query
 
 
 def tally(counts: dict[Status, int]) -> str:

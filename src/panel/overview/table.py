@@ -45,18 +45,18 @@ def _label(column: Column) -> str:
 
 def draw_rows(
     session: store.Session, view: View, runs: Sequence[Run], chosen: Collection[str],
-    base: Collection[str],
+    base: Collection[str], told: Collection[str],
 ) -> str:  # fmt: skip
-    """HTML of the table with a row for each run."""
+    """HTML of the table with a row for each run; the reasons of those in `told` stand above it."""
     latest = store.latest_metrics(session, [run.id for run in runs])
     labels = store.labels_of(runs)
-    rows = [_row(run, labels[run.id], view, latest, chosen, base) for run in runs]
+    rows = [_row(run, labels[run.id], view, latest, chosen, base, told) for run in runs]
     return _table(view, rows, [run.id for run in runs], chosen, base)
 
 
 def draw_configs(
     session: store.Session, view: View, configs: Sequence[Sequence[Run]],
-    chosen: Collection[str], base: Collection[str],
+    chosen: Collection[str], base: Collection[str], told: Collection[str],
 ) -> str:  # fmt: skip
     """HTML of the table with a row for each config, and one for each seed of those that are
     open."""
@@ -74,7 +74,7 @@ def draw_configs(
                 continue
         for run in group.runs:
             inner = "seed-of" if len(group.runs) > 1 else ""
-            rows.append(_row(run, labels[run.id], view, latest, chosen, base, inner))
+            rows.append(_row(run, labels[run.id], view, latest, chosen, base, told, inner))
     return _table(view, rows, [run.id for run in runs], chosen, base)
 
 
@@ -150,10 +150,11 @@ def _class(column: Column) -> str:
 
 def _row(
     run: Run, label: str, view: View, latest: Latest, chosen: Collection[str],
-    base: Collection[str], inner: str = "",
+    base: Collection[str], told: Collection[str], inner: str = "",
 ) -> list[str]:  # fmt: skip
     box = navigation.pick_box([run.id], name=f"Choose {label}", chosen=run.id in chosen, base=base)
-    why = in_words(run.reason) if run.reason and run.status in TOLD else None
+    is_told = run.status not in TOLD or run.id in told
+    why = None if is_told or not run.reason else in_words(run.reason)
     shown = label if inner else run.label
     text = navigation.link("monitor", shown[:MAX_NAME], {"run": run.id})
     small = [] if inner else [_settings(run)]

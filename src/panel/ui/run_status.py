@@ -17,8 +17,6 @@ MEANING = {
     Status.CANCELLED: "was taken out of the queue",
 }
 
-KILLED = "Something outside Spelltune ended its processes, often for lack of memory."
-
 
 def meaning(run: Run, *, paused: bool = False) -> str:
     """The meaning of a status in a few words; `paused` if its sweep is paused."""
