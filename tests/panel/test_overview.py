@@ -16,6 +16,7 @@ from tests.helpers.store import (
     HOSTILE,
     checkpoint,
     fill_run,
+    fill_sweep,
 )
 
 
@@ -41,6 +42,30 @@ def test_the_overview_lists_every_status_and_why_a_run_failed():
         assert f"run {status}" in body and f'class="badge {status.lower()}"' in body
     assert "Because FAILED." in body and "because COMPLETED" not in body
     assert "1 queued, 1 starting, 1 running, 1 stopping" in body
+
+
+def test_what_a_completed_run_took_is_told_once_and_that_it_has_no_right_answer():
+    fill_run(name="done", steps=600)
+    fill_run(name="early", steps=400)
+    body = html(show("overview"))
+    assert "step 600 of 600" not in body and "step 400 of 600" in body
+    assert 'role="progressbar"' not in body and body.count('class="badge completed"') == 2
+    useless = fill_run(name="useless", steps=600, curves=False)
+    with store.writing() as session:
+        points = [(step, "val/exact_match", 0.0, 1e9) for step in (0, 600)]
+        store.record_metrics(session, useless, 1, points)
+    for page in ("overview", "monitor"):
+        body = html(show(page, run=useless))
+        assert body.count(">no right answer</span>") == 1
+    assert 'class="bar nothing"' in body and 'class="bar completed"' not in body
+
+
+def test_a_trial_does_not_tell_twice_what_its_sweep_searches():
+    fill_sweep(paths.CONFIGS / "sweeps" / "tiny.yaml", trials=2)
+    body = html(show("overview"))
+    names = re.findall(r'<div class="run"><a [^>]*>(.*?)</a><small>(.*?)</small>', body)
+    assert len(names) == 2
+    assert all("learning rate" in name and small == "seed 42" for name, small in names), names
 
 
 def test_each_run_has_a_box_that_says_what_choosing_it_does():
@@ -71,10 +96,10 @@ def test_a_failed_run_is_resumed_only_where_it_has_a_checkpoint():
     assert not [one for one in page.button if one.label == "Resume"]
     # Above the table, and not again in it.
     assert html(page).count(words.capitalize()) == 1 and html(page).count(words) == 0
-    fill_run(status=Status.FAILED, steps=40, reason="lost")
+    fill_run(status=Status.FAILED, steps=40, reason="its worker is gone")
     page = show("overview")
     assert html(page).count("Resume goes on from step 40; no step is lost.") == 1
-    assert html(page).count("Lost.") == 1 and html(page).count("lost") == 1
+    assert html(page).count("Its worker is gone.") == 1 and "its worker" not in html(page)
     assert len([one for one in page.button if one.label == "Resume"]) == 1
 
 

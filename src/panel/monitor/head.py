@@ -33,11 +33,17 @@ def as_html(
     log = ""
     if status in failure.BADLY:
         log = ' · <a class="inner" href="#" data-jump=".st-key-chosen-view">See the log</a>'
-    return f"{status_line(run, said, best, log)}{html.facts(pairs)}"
+    score = latest.get("val/exact_match")
+    return f"{status_line(run, said, best, log, score=score)}{html.facts(pairs)}"
 
 
-def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
-    """HTML: status and `said`, which explains it, the best step, `more` (HTML) and progress."""
+def status_line(
+    run: Run, said: str, best: int | None, more: str = "", *, score: float | None = None
+) -> str:
+    """HTML: status and `said`, which explains it, the best step, `more` (HTML) and progress.
+
+    `score` is the exact match.
+    """
     said = escape(in_words(said))
     if best is not None:
         said += f" · best at step {best:,}"
@@ -47,8 +53,9 @@ def status_line(run: Run, said: str, best: int | None, more: str = "") -> str:
         tone = "reason silent"
         said = f"{silent}: the machine is stopped or overloaded. The run is not lost."
     return (
-        f'<div class="run-head">{run_status.badge(run)}<span class="{tone}">{said}{more}</span>'
-        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run)}</div>'
+        f'<div class="run-head">{run_status.badge(run, score)}'
+        f'<span class="{tone}">{said}{more}</span>'
+        f'<span class="step">{run_status.steps(run)}</span>{run_status.bar(run, score)}</div>'
     )
 
 

@@ -157,13 +157,14 @@ def _row(
     why = None if is_told or not run.reason else in_words(run.reason)
     shown = label if inner else run.label
     text = navigation.link("monitor", shown[:MAX_NAME], {"run": run.id})
-    small = [] if inner else [_settings(run)]
+    seed = f"seed {run.config['training']['seed']}"
+    small = [] if inner else [" · ".join([*_settings(run), seed])]
     small += [why] if why else []
     small += [tags.joined(run.tags)] if run.tags and address.TAGS not in view.columns else []
     archived = ' <span class="badge">archived</span>' if run.archived_at else ""
     values = stored_values(run.config)
     cells = {c.name: _cell(run, c, latest[run.id], values) for c in view.columns}
-    below = _below(view, cells | {"progress": run_status.steps(run), "status": run.status.lower()})
+    below = _below(view, cells | {"progress": _progress(run), "status": run.status.lower()})
     name = f'<div class="{inner or "run"}">{text}{archived}{_small(small)}{below}</div>'
     return [box, name, *cells.values(), navigation.link("errors", "Words", {"run": run.id})]
 
@@ -172,12 +173,18 @@ def _small(texts: Sequence[str]) -> str:
     return "".join(f"<small>{escape(text)}</small>" for text in texts)
 
 
-def _settings(run: Run) -> str:
+def _settings(run: Run) -> list[str]:
+    """The settings that stand below a run's name; of a trial none, whose name has those that its
+    sweep searches."""
+    if run.searched:
+        return []
     config = run.config
-    return (
-        f"{trained_on(config['data'])} · {config['model']['name']} · rank {config['lora']['r']} · "
-        f"learning rate {config['training']['learning_rate']:g} · seed {config['training']['seed']}"
-    )
+    return [
+        trained_on(config["data"]),
+        config["model"]["name"],
+        f"rank {config['lora']['r']}",
+        f"learning rate {config['training']['learning_rate']:g}",
+    ]
 
 
 def _cell(
@@ -189,9 +196,12 @@ def _cell(
         return escape(setting_value(values.get(column.name), ".4g"))
     match column.name:
         case "status":
-            return run_status.badge(run)
+            return run_status.badge(run, latest.get("val/exact_match"))
         case "progress":
-            return f"{run_status.bar(run)}<small>{run_status.steps(run)}</small>"
+            told = _progress(run)
+            if run.status == Status.COMPLETED:
+                return told
+            return f"{run_status.bar(run)}<small>{told}</small>"
         case "duration":
             return duration(run.seconds)
         case "launched":
@@ -203,6 +213,12 @@ def _cell(
         case "step":
             return f"{run.step or 0:,}"
     return str(run.attempt)
+
+
+def _progress(run: Run) -> str:
+    """`step 30 of 600`; empty for a run that has taken all its steps, of which its status tells."""
+    done = run.status == Status.COMPLETED and run.step == run.max_steps
+    return "" if done else run_status.steps(run)
 
 
 def metric(name: str, value: float | None) -> str:
@@ -225,7 +241,7 @@ def _group_row(
     said = f"{'Fold' if is_open else 'Show'} the {count} of {group.name}"
     text = f"{'▾' if is_open else '▸'} {group.name[:MAX_NAME]}"
     link = navigation.link("overview", text, query, label=said)
-    told = [f"{count} · {_settings(group.runs[0]).rpartition(' · ')[0]}"]
+    told = [" · ".join([count, *_settings(group.runs[0])])]
     # That of the validation set has a column.
     if score["exact_match"] is not None and score["split"] == "test":
         sd = f" ± {score['sd'] * 100:.1f}" if score["sd"] is not None else ""

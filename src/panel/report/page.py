@@ -84,7 +84,8 @@ def _run(content: Content, run: Run) -> Iterator[str]:
     with store.reading() as session:
         drawn = charts.read_curves(session, run)
     said = run.reason or run.phase or run_status.meaning(run)
-    yield head.status_line(run, said, marks.best_step(run, drawn))
+    score = content.latest[run.id].get("val/exact_match")
+    yield head.status_line(run, said, marks.best_step(run, drawn), score=score)
     yield html.facts(
         [*head.facts(run, content.latest[run.id]), ("seed", str(run.config["training"]["seed"]))]
     )

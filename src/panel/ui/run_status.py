@@ -33,10 +33,19 @@ def silent(run: Run) -> str:
     return "" if seconds is None else f"No sign of life for {duration(seconds)}"
 
 
-def badge(run: Run) -> str:
-    """HTML: the status as a coloured word, its meaning as a tooltip."""
+def badge(run: Run, score: float | None = None) -> str:
+    """HTML: the status as a coloured word, its meaning as a tooltip; with its `score`, the exact
+    match, a completed run that has no right answer says so."""
+    if gave_nothing(run, score):
+        title = "ended by itself, but no answer of the validation set is right"
+        return f'<span class="badge nothing" title="{title}">no right answer</span>'
     shown = "held" if run.status == Status.QUEUED and run.held_at else run.status.lower()
     return f'<span class="badge {shown}" title="{meaning(run)}">{shown}</span>'
+
+
+def gave_nothing(run: Run, score: float | None) -> bool:
+    """True for a completed run that has no right answer."""
+    return run.status == Status.COMPLETED and score == 0
 
 
 def steps(run: Run) -> str:
@@ -45,11 +54,12 @@ def steps(run: Run) -> str:
     return f"{attempt}step {run.step or 0:,} of {run.max_steps:,}"
 
 
-def bar(run: Run) -> str:
-    """HTML: progress as a bar; a screen reader says `step N of M`."""
+def bar(run: Run, score: float | None = None) -> str:
+    """HTML: progress as a bar, in the colour of the badge; a screen reader says `step N of M`."""
     share = min(1.0, (run.step or 0) / run.max_steps)
+    tone = "nothing" if gave_nothing(run, score) else run.status.lower()
     return (
-        f'<span class="bar {run.status.lower()}" role="progressbar" aria-label="{steps(run)}" '
+        f'<span class="bar {tone}" role="progressbar" aria-label="{steps(run)}" '
         f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
         f'<i style="width:{share * 100:.1f}%"></i></span>'
     )
