@@ -1,7 +1,7 @@
 """Numbers and values as people read them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice, pairwise
 from typing import Any
 
@@ -17,7 +17,25 @@ def whole_number(text: str) -> int | None:
 
 def number(value: float | None, spec: str = ",.4g", unit: str = "") -> str:
     """The value with its unit; a dash for None and nan."""
-    return "–" if value is None or value != value else f"{value:{spec}} {unit}".strip()
+    if value is None or value != value:
+        return "–"
+    if spec.endswith("%"):
+        return f"{decimal(value * 100, int(spec.rpartition('.')[2][:-1]))}%"
+    return f"{value:{spec}} {unit}".strip()
+
+
+def decimal(value: float, digits: int, *, plus: bool = False) -> str:
+    """A number of so many decimals, with a minus sign, never `-0.0`; `plus` signs those above 0.
+
+    Rounded twice: numbers that are equal but for how they were computed look equal.
+    """
+    shown = round(round(value, 6), digits) + 0.0
+    return f"{shown:{'+' if plus and shown else ''},.{digits}f}".replace("-", "−")
+
+
+def points(share: float, *, plus: bool = False) -> str:
+    """`2.5` of 0.025: a share, or a difference of two, in points of percent."""
+    return decimal(share * 100, 1, plus=plus)
 
 
 def money(amount: float | None, currency: str) -> str:
@@ -41,7 +59,9 @@ def percent(fraction: float | None) -> str:
 
 def spread(sd: float | None, *, is_share: bool) -> str:
     """A standard deviation as it stands behind `±`: of shares in points."""
-    return number(None if sd is None else sd * 100, ".1f") if is_share else number(sd, ",.2g")
+    if not is_share:
+        return number(sd, ",.2g")
+    return "–" if sd is None else points(sd)
 
 
 def chance(probability: float | None) -> str:
@@ -84,10 +104,12 @@ def full_stop(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def as_sentence(text: str) -> str:
-    """The text as a sentence: with a capital, unless it begins with a name or a path, and a full
-    stop."""
+def as_sentence(text: str, names: Iterable[str] = ()) -> str:
+    """The text as a sentence: with a capital, unless it begins with a name, such as one of `names`,
+    or a path, and a full stop."""
     text = full_stop(text)
+    if any(text == name or text.startswith((f"{name} ", f"{name},")) for name in names):
+        return text
     return text[0].upper() + text[1:] if re.match(r"[a-z]+[,;]?(?=\s|$)", text) else text
 
 

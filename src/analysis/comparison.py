@@ -19,7 +19,7 @@ from src.analysis.verdicts import Answers, Verdict
 from src.config import RunConfig, distinguishes, settings, stored_config, stored_values
 from src.config import config_key as config_key_of
 from src.errors import explain_os_error
-from src.format import MAX_TOLD, settings_text
+from src.format import MAX_TOLD, percent, points, settings_text
 from src.store.tables import Evaluation, Run, Status
 
 SPLITS = ("test", "validation")  # the first that all have been scored on is the one that counts
@@ -290,8 +290,8 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], configs: Sequence[Verdict]
     ((name, score),) = scores.items()
     seeds = "seed has" if score["seeds"] == 1 else "seeds have"
     told = f"one config, {name}, of which {score['seeds']} {seeds} been scored"
-    told += f": {score['exact_match']:.1%} of the {score['split']} questions right on average"
-    return told + (f", SD {score['sd'] * 100:.1f} points" if score["sd"] is not None else "")
+    told += f": {percent(score['exact_match'])} of the {score['split']} questions right on average"
+    return told + (f", SD {points(score['sd'])} points" if score["sd"] is not None else "")
 
 
 # --- as a document --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pandas as pd
 from src.analysis.estimates import ALPHA, Estimate, against_fixed, share, two_level
 from src.analysis.guessing import constant_share
 from src.analysis.verdicts import MIN_SEEDS, holm, mcnemar
+from src.format import decimal
 from src.models.intervals import paired_interval
 from src.text import composed_columns
 
@@ -268,9 +269,9 @@ def _size(v: SuiteVerdict, *, sign: bool = True) -> str:
     if not sign and v.difference < 0:
         ends = -v.difference, -v.ci_high, -v.ci_low
     factor, unit, digits = (1, "bits per character", 3) if v.is_text else (100, "points", 1)
-    size, low, high = (f"{round(factor * end, digits) + 0.0:.{digits}f}" for end in ends)
-    plus = "+" if sign and v.difference > 0 else ""
-    return f"{plus}{size} {unit} (95% CI {low} to {high})"
+    size = decimal(factor * ends[0], digits, plus=sign)
+    low, high = (decimal(factor * end, digits) for end in ends[1:])
+    return f"{size} {unit} (95% CI {low} to {high})"
 
 
 def _too_early(v: SuiteVerdict, under_way: int) -> str:

@@ -16,6 +16,7 @@ import scipy  # which loads scipy.special when it is first used
 
 from src.analysis.estimates import ALPHA, MAX_MORE_SEEDS, Estimate, more_seeds, share, two_level
 from src.analysis.guessing import constant_share
+from src.format import percent, points
 from src.models.intervals import paired_interval
 from src.text import composed_columns
 
@@ -212,20 +213,33 @@ def leaders(scores: Mapping[str, float | None], verdicts: Sequence[Verdict]) -> 
     more = f"; there is no scored seed of {_listed(missing)}" if missing else ""
     if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(known) for v in verdicts):
         return f"no config is named the best: not all were scored on the same questions{more}"
-    most = max(known.values())
-    first = [name for name, score in known.items() if score == most]
-    if len(first) > 1:
-        return f"{_listed(first)} are equal, so none is ahead{more}"
-    (best,) = first
-    behind = {v.a if v.b == best else v.b for v in verdicts if v.winner == best} & known.keys()
     ranked = sorted(known, key=lambda name: -known[name])
-    open_ = [name for name in ranked if name != best and name not in behind]
+    most = round(known[ranked[0]], 9)  # a mean of the same scores may differ in its last bits
+    first = [name for name in ranked if round(known[name], 9) == most]
+    beaten = [{v.a if v.b == name else v.b for v in verdicts if v.winner == name} for name in first]
+    behind = set.intersection(*beaten) & known.keys()
+    open_ = [name for name in ranked if name not in first and name not in behind]
+    if len(first) > 1:
+        return f"{_tie(first, most, [n for n in ranked if n in behind], open_)}{more}"
+    (best,) = first
     if not open_:
         return f"{best} spells better than each of the other {len(known) - 1} configs{more}"
     told = f"; {_listed(sorted(behind))} spell less well" if len(behind) > 1 else (
         f"; {next(iter(behind))} spells less well" if behind else ""
     )  # fmt: skip
     return f"{best} is ahead, but cannot be told from {_listed(open_)}{told}{more}"
+
+
+def _tie(first: Sequence[str], score: float, behind: Sequence[str], open_: Sequence[str]) -> str:
+    """Names the configs that share the best score, and whom each of them beats."""
+    told = f"{_listed(first)} tie at {percent(score)}"
+    if behind:
+        all_ = "both spell" if len(first) == 2 else f"all {len(first)} spell"
+        others = f"the other {len(behind)} configs" if len(behind) > 1 and not open_ else (
+            _listed(behind)
+        )  # fmt: skip
+        told += f"; {all_} better than {others}"
+    return f"{told}; {_listed(open_)} may be as good" if open_ else told
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -248,7 +262,7 @@ def _concluded(verdict: Verdict, *, pairs: int) -> Verdict:
     low, high = (v.ci_low, v.ci_high) if v.difference >= 0 else (-v.ci_high, -v.ci_low)
     won = v.p_holm <= ALPHA
     test = "McNemar " if v.estimate is None else ""
-    sure = f"(95% CI {low * 100:.1f} to {high * 100:.1f}), {test}{_p(v.p_holm)}"
+    sure = f"(95% CI {points(low)} to {points(high)}), {test}{_p(v.p_holm)}"
     if pairs > 1:
         sure += f" after Holm over {pairs} pairs"
     if v.estimate is None:
@@ -313,18 +327,18 @@ def _ahead(v: Verdict, first: str, second: str) -> str:
 def _points(v: Verdict) -> str:
     """The size of the difference."""
     assert v.difference is not None
-    points = f"{abs(v.difference) * 100:.1f}"
-    return "less than 0.1 points" if points == "0.0" else f"{points} points"
+    size = points(abs(v.difference))
+    return "less than 0.1 points" if size == "0.0" else f"{size} points"
 
 
 def _too_few(v: Verdict, seeds: tuple[int, int]) -> str:
     counts = {0: "no scored seed", 1: "one seed"}
     few = [f"{counts.get(k, f'{k} seeds')} of {name}"
            for name, k in zip((v.a, v.b), seeds, strict=True) if k < MIN_SEEDS]  # fmt: skip
-    return (
-        f"cannot tell: {' and '.join(few)}; from {MIN_SEEDS} seeds on each side it is known how "
-        "much they differ by chance" + (f"; {_under_way(v)}" if v.under_way else "")
-    )
+    if seeds[0] == seeds[1]:
+        few = [f"{counts.get(seeds[0], f'{seeds[0]} seeds')} of each"]
+    told = f"cannot tell yet: {' and '.join(few)}; {MIN_SEEDS} of each tell skill from chance"
+    return told + (f"; {_under_way(v)}" if v.under_way else "")
 
 
 def _p(value: float) -> str:

@@ -8,7 +8,7 @@ import typer
 from src import store
 from src.cli.options import AsJson, CheckpointArgument, Format, Output
 from src.cli.output import err, note, out, print_json, print_table, write_export
-from src.format import percent
+from src.format import percent, points
 from src.runs import reconciler
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def print_changes(changed: "Changed") -> None:
     out.print(
         f"{sums['fixed']:,} fixed, {sums['broken']:,} broken, {sums['still_wrong']:,} still wrong "
         f"({sums['same_mistake']:,} with the same answer) of {sums['questions']:,} questions: "
-        f"{sums['difference'] * 100:+.1f} points "
-        f"(95% CI {sums['ci_low'] * 100:+.1f} to {sums['ci_high'] * 100:+.1f})",
+        f"{points(sums['difference'], plus=True)} points (95% CI "
+        f"{points(sums['ci_low'], plus=True)} to {points(sums['ci_high'], plus=True)})",
         highlight=False,
     )
 

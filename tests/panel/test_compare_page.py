@@ -88,7 +88,7 @@ def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monk
     monkeypatch.setattr(launcher, "launch_all", launch_all)
     runs = seeds("one", 1) + seeds("two", 1, lora__r=32)
     test = show("compare", run=runs)
-    assert "cannot tell: one seed" in html(test).lower()
+    assert "cannot tell yet: one seed" in html(test).lower()
     (button,) = [b for b in test.button if b.label.startswith("Launch 4 seeds")]
     button.click().run()
     assert not test.exception

@@ -221,7 +221,7 @@ def test_the_table_of_configs_has_a_row_for_each():
     assert rows == [
         ["rank 8", "8", "3", r"80.6 $\pm$ 1.0"], ["rank 16", "16", "3", r"93.9 $\pm$ 1.0"]
     ]  # fmt: skip
-    assert "Rank 16 spells 13.3 points better" in table
+    assert "rank 16 spells 13.3 points better" in table
 
 
 def test_hostile_text_stays_text_in_the_table():

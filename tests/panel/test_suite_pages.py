@@ -140,8 +140,8 @@ def test_a_suite_that_a_run_does_not_have_is_its_validation_set():
 def test_compare_has_a_verdict_for_each_suite_and_a_sentence_for_the_study():
     ids = fill_study(np.random.default_rng(5))
     body = html(show("compare", run=ids))
-    assert "trained on spell_out, count rose " in body
-    assert "trained on correct, count cannot be told." in body
+    assert "Trained on spell_out, count rose " in body
+    assert "Trained on correct, count cannot be told." in body
     assert "tiny-spell is better than tiny-correct on count" in body
     assert "<small>spell_out</small>" in body and "<small>150 questions, 3 seeds</small>" in body
     assert 'class="interval good" role="img" aria-label="+' in body

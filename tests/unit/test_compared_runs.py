@@ -43,7 +43,7 @@ def test_runs_that_differ_in_seed_name_and_tags_are_one_config(home):
     assert found.differing["lora.r"] == {ids[0]: 16, ids[1]: 16, wide: 64}
     assert set(found.differing) == {"name", "training.seed", "tracking.tags", "lora.r"}
     (verdict,) = found.configs
-    assert verdict.claim.startswith("cannot tell: 2 seeds of first and one seed of wide")
+    assert verdict.claim.startswith("cannot tell yet: 2 seeds of first and one seed of wide")
     assert len(found.adapters) == 3
 
 
@@ -132,7 +132,7 @@ def test_predictions_that_are_gone_leave_the_seed_out(home):
             store.final_evaluation(session, store.find(session, ids[0]), split="test").path
         ).unlink()
     found = compared(*ids)
-    assert found.configs[0].claim.startswith("cannot tell: 2 seeds of a")
+    assert found.configs[0].claim.startswith("cannot tell yet: 2 seeds of a")
     assert "not compared" in found.adapters[0].claim
 
 
@@ -206,7 +206,7 @@ def test_compare_of_two_runs_says_what_is_missing_and_what_is_not(home):
     a, b = scored("a", 0, seeds(1)[0]), scored("b", 0, seeds(1, better=1)[0], lora__r=64)
     document = json.loads(run_cli("a", "b", "--json")[1])
     assert [v["about"] for v in document["verdicts"]] == ["configs", "adapters"]
-    assert "cannot tell: one seed" in document["verdicts"][0]["claim"]
+    assert "cannot tell yet: one seed" in document["verdicts"][0]["claim"]
     assert (document["verdicts"][1]["a"], document["verdicts"][1]["b"]) == (a, b)
     code, printed, _ = run_cli(a, b)
     assert code == 0 and "these two adapters only" in printed

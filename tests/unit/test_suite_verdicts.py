@@ -207,7 +207,7 @@ def test_seeds_that_are_under_way_are_waited_for_and_not_told_as_too_few() -> No
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
     v = replace(asked("general", "bits_per_character"), difference=-1e-5, ci_low=-0.1, ci_high=0.1)
-    assert suite_verdicts._size(v) == "0.000 bits per character (95% CI -0.100 to 0.100)"
+    assert suite_verdicts._size(v) == "0.000 bits per character (95% CI −0.100 to 0.100)"
 
 
 def test_no_common_question_is_not_compared() -> None:

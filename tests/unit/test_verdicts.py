@@ -11,7 +11,7 @@ from scipy.stats import multinomial
 from benchmarks.verdicts import one_at_a_time
 from src.analysis import verdicts
 from src.analysis.estimates import Estimate, more_seeds, share, two_level
-from src.analysis.verdicts import judge_adapters, judge_configs, together
+from src.analysis.verdicts import Verdict, judge_adapters, judge_configs, together
 from src.models.intervals import paired_interval
 from tests.helpers.verdicts import WORDS, answered, seeds, side
 
@@ -49,7 +49,7 @@ def test_the_interval_of_two_adapters_against_hand_worked_numbers():
     assert paired_interval(*discordant(0, 0, 0)) == (-1, 1)
     assert paired_interval(*discordant(0, 10, 10))[1] == 1
     (same,) = together([judge_adapters(*[answered(np.ones(50))] * 2)])
-    assert "(95% CI -5.3 to 5.3)" in same.claim
+    assert "(95% CI −5.3 to 5.3)" in same.claim
 
 
 @pytest.mark.parametrize("count", [20, 50])
@@ -261,7 +261,7 @@ def test_pairs_that_wait_for_their_first_look_count_in_holms_correction():
     assert tested.p_holm == pytest.approx(2 * pair.p_value)
     assert "after Holm over 2 pairs" in tested.claim
     assert pending == waits and untested == few
-    assert few.claim.endswith("differ by chance; 2 more seeds are under way")
+    assert few.claim.endswith("skill from chance; 2 more seeds are under way")
 
 
 def test_seeds_under_way_change_no_verdict_of_the_look_before():
@@ -339,11 +339,13 @@ def test_less_than_three_seeds_are_not_tested():
     one, two, many = (side(seeds(k, better=b)) for k, b in ((1, 3), (2, 3), (5, 0)))
     (verdict,) = together([judge_configs(one, many, names=("new", "old"))])
     assert verdict.p_value is verdict.p_holm is verdict.winner is None
-    assert verdict.claim.startswith("cannot tell: one seed of new; ")
+    assert verdict.claim.startswith("cannot tell yet: one seed of new; 3 of each ")
     assert verdict.more_seeds == (2, 0)
     assert judge_configs(two, [], names=("a", "b")).claim.startswith(
-        "cannot tell: 2 seeds of a and no scored seed of b"
+        "cannot tell yet: 2 seeds of a and no scored seed of b"
     )
+    alike = judge_configs(one, one, names=("a", "b"))
+    assert alike.claim == "cannot tell yet: one seed of each; 3 of each tell skill from chance"
 
 
 def test_other_questions_are_never_compared():
@@ -392,11 +394,24 @@ def test_the_leader_of_several_configs():
     assert "low" in verdicts.leaders(scores, alone)
     assert verdicts.leaders({"a": 1.0, "b": 0.5}, []) == "", "the pair says it already"
     tied = verdicts.leaders({"a": 0.5, "b": 0.1, "c": 0.5}, [])
-    assert tied == "a and c are equal, so none is ahead"
+    assert tied == "a and c tie at 50.0%; b may be as good"
     for nothing in (None, float("nan")):
         left = verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1, "c": 0.5}, [])
-        assert left == "a and c are equal, so none is ahead; there is no scored seed of no"
+        assert left == "a and c tie at 50.0%; b may be as good; there is no scored seed of no"
         assert verdicts.leaders({"a": 0.5, "no": nothing, "b": 0.1}, []) == "", "a pair again"
+    # Of those that tie it says whom they beat, each of them.
+    won = [Verdict(a, b, "configs", "test", winner=a) for a, b in ("ab", "cb", "ad")]
+    low = {"a": 0.5, "b": 0.1, "c": 0.5, "d": 0.2}
+    assert verdicts.leaders(low, won) == (
+        "a and c tie at 50.0%; both spell better than b; d may be as good"
+    )
+    won.append(Verdict("d", "c", "configs", "test", winner="c"))
+    assert verdicts.leaders(low, won) == (
+        "a and c tie at 50.0%; both spell better than the other 2 configs"
+    )
+    # A mean may differ in its last bits.
+    sums = {"a": 0.1 + 0.2, "b": 0.3, "c": 0.1}
+    assert verdicts.leaders(sums, []) == "a and b tie at 30.0%; c may be as good"
     many = {f"c{n}": n / 10 for n in range(9)}
     assert verdicts.leaders(many, []) == (
         "c8 is ahead, but cannot be told from c7, c6, c5 and 5 more"

@@ -3,7 +3,7 @@
 from html import escape
 
 from src.analysis.comparison import Comparison, Group
-from src.format import percent
+from src.format import percent, spread
 from src.panel.compare import verdicts
 from src.panel.ui import html, navigation
 from src.panel.ui.charts import PALETTE
@@ -44,12 +44,12 @@ def _row(found: Comparison, group: Group, name: str, place: int, has_spread: boo
     scored += f" of {score['seeds'] + len(group.lost)}" if group.lost else ""
     seeds = [scored] * bool(score["seeds"] or not waiting)
     seeds += [f"{waiting} under way"] * bool(waiting)
-    spread = [] if not has_spread else ["–" if score["sd"] is None else f"{score['sd'] * 100:.1f}"]
+    sd = [] if not has_spread else [spread(score["sd"], is_share=True)]
     return [
         f"{key}{name}{told}",
         ", ".join(seeds),
         percent(score["exact_match"]),
-        *spread,
+        *sd,
         score["split"] if score["seeds"] else "",
     ]
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
-from src.format import full_stop, percent
+from src.format import as_sentence, percent, points
 from src.panel.compare import verdicts
 
 # Those of the light theme: the picture stands on paper.
@@ -35,7 +35,8 @@ def draw(found: Comparison) -> None:
 def sentences(found: Comparison) -> list[str]:
     """The first sentences of the page: the verdict of two configs, else that of all."""
     told = [v.sentence for v in found.configs] if len(found.configs) == 1 else [found.summary]
-    return [full_stop(text[0].upper() + text[1:]) for text in told if text]
+    names = [group.name for group in found.groups]
+    return [as_sentence(text, names) for text in told if text]
 
 
 def markdown(found: Comparison) -> str:
@@ -45,7 +46,7 @@ def markdown(found: Comparison) -> str:
     lines += ["|---|---|--:|--:|--:|"]
     for group in verdicts.ranked(found):
         score = found.scores[group.name]
-        spread = "" if score["sd"] is None else f"{score['sd'] * 100:.1f}"
+        spread = "" if score["sd"] is None else points(score["sd"])
         cells = [group.name, verdicts.differing(found, group), str(score["seeds"]),
                  percent(score["exact_match"]), spread]  # fmt: skip
         lines.append(f"| {' | '.join(map(_plain, cells))} |")
@@ -97,7 +98,7 @@ def _intervals(pairs: Sequence[Verdict], leader: str, top: int) -> list[str]:
             f'<line x1="{place(start):.1f}" x2="{place(end):.1f}" y1="{y}" y2="{y}" '
             f'stroke="{tone}" stroke-width="3"/>',
             f'<circle cx="{place(middle):.1f}" cy="{y}" r="5" fill="{tone}"/>',
-            _text(PLOT[1] + 14, y + 4, f"{middle * 100:+.1f} points", size=12),
+            _text(PLOT[1] + 14, y + 4, f"{points(middle, plus=True)} points", size=12),
         ]
     parts.append(
         f'<line x1="{PLOT[0]}" x2="{PLOT[1]}" y1="{bottom}" y2="{bottom}" stroke="{LINE}"/>'
@@ -105,7 +106,7 @@ def _intervals(pairs: Sequence[Verdict], leader: str, top: int) -> list[str]:
     for value in dict.fromkeys((low, 0.0, high)):
         if value and abs(value) <= verdicts.NEAR_ZERO * (high - low):
             continue
-        told = f"{value * 100:+.1f}" if value else "0"
+        told = points(value, plus=True) if value else "0"
         parts.append(_text(place(value), bottom + 16, told, size=11, anchor="middle"))
     note = "points of exact match, with 95% intervals"
     return [*parts, _text(PLOT[0], bottom + 34, note, size=11, colour=QUIET)]

@@ -10,7 +10,7 @@ from src.analysis.comparison import Group
 from src.analysis.suite_comparison import SuiteComparison
 from src.analysis.suite_verdicts import SuiteVerdict
 from src.config import trained_on
-from src.format import counted, full_stop
+from src.format import as_sentence, counted, decimal, percent
 from src.panel.compare.verdicts import interval
 from src.panel.ui import html
 from src.panel.ui.charts import PALETTE
@@ -35,7 +35,7 @@ def parts(found: SuiteComparison, groups: Sequence[Group]) -> list[str]:
         return []
     told = ["<h2>Suites</h2>"]
     for sentence in found.study:
-        told.append(f'<p class="claim"><b>{escape(full_stop(sentence))}</b></p>')
+        told.append(f'<p class="claim"><b>{escape(as_sentence(sentence))}</b></p>')
     # The sentences above name those that nobody answered.
     base, configs = (
         [v for v in verdicts if not v.is_unanswered] for verdicts in (found.base, found.configs)
@@ -83,7 +83,7 @@ def _config(group: Group, place: int) -> str:
 
 
 def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:
-    claim = escape(full_stop(v.outcome or v.claim))
+    claim = escape(as_sentence(v.outcome or v.claim, (v.suite, v.a, v.b)))
     told = filter(None, (v.ground, _p_value(v), guessing.sentence(v.constant)))
     ground = "".join(f"<small>{escape(one)}</small>" for one in told)
     return [
@@ -112,7 +112,7 @@ def _interval(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> str:
         tone = "good"  # one of the two is better
     of = (v.difference, v.ci_low, v.ci_high)
     factor, digits, unit = (1, 3, "bits per character") if v.is_text else (100, 1, "points")
-    size, low, high = (f"{factor * end:+.{digits}f}" for end in of)
+    size, low, high = (decimal(factor * end, digits, plus=True) for end in of)
     label = f"{size} {unit}, from {low} to {high}"
     return interval(of, min(0.0, *ends), max(0.0, *ends), label, tone)
 
@@ -120,4 +120,4 @@ def _interval(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> str:
 def _score(v: SuiteVerdict, score: float | None) -> str:
     if score is None:
         return "–"
-    return f"{score:.2f} bits" if v.is_text else f"{score:.1%}"
+    return f"{score:.2f} bits" if v.is_text else percent(score)

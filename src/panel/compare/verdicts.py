@@ -11,7 +11,7 @@ from src.analysis import comparison
 from src.analysis.comparison import Comparison, Group
 from src.analysis.verdicts import Verdict
 from src.config import ConfigError, distinguishes, stored_config
-from src.format import duration, full_stop, settings_text
+from src.format import as_sentence, duration, full_stop, points, settings_text
 from src.panel.ui import guarded, html, navigation, query_params
 from src.runs import cost, launcher, time_left
 from src.store.tables import Run
@@ -72,7 +72,7 @@ def _pairs(found: Sequence[Verdict]) -> str:
         [
             _claim(v),
             interval(of, low, high, _label(of), "good" if v.winner else "") if of else "",
-            f"{of[0] * 100:.1f} points" if of else "–",
+            f"{points(of[0])} points" if of else "–",
         ]
         for v, of in zip(found, leads, strict=True)
     ]
@@ -93,7 +93,8 @@ def _claim(v: Verdict) -> str:
 def _parts(v: Verdict) -> tuple[str, str]:
     """A verdict's claim, and the numbers behind it."""
     said, _, numbers = v.sentence.partition(" (95% CI ")
-    return full_stop(said), full_stop(f"95% CI {numbers.replace(')', '', 1)}") if numbers else ""
+    said = as_sentence(said, (v.a, v.b))
+    return said, full_stop(f"95% CI {numbers.replace(')', '', 1)}") if numbers else ""
 
 
 def headline(found: Comparison) -> str:
@@ -102,7 +103,8 @@ def headline(found: Comparison) -> str:
     if len(found.configs) != 1:
         if not found.summary:
             return ""
-        claim = f'<p class="claim">{escape(full_stop(found.summary))}</p>'
+        names = [group.name for group in found.groups]
+        claim = f'<p class="claim">{escape(as_sentence(found.summary, names))}</p>'
         return f'<section class="verdict">{claim}</section>'
     (v,) = found.configs
     said, evidence = _parts(v)
@@ -127,7 +129,7 @@ def _axis(low: float, high: float) -> str:
         )
 
     ends = "".join(
-        at(value, f"{value * 100:+.1f}")
+        at(value, points(value, plus=True))
         for value in dict.fromkeys((low, high))
         if abs(value) > NEAR_ZERO * (high - low)
     )
@@ -152,7 +154,7 @@ def lead(v: Verdict) -> tuple[float, float, float] | None:
 
 
 def _label(of: tuple[float, float, float]) -> str:
-    return f"{of[0] * 100:.1f} points, from {of[1] * 100:.1f} to {of[2] * 100:.1f}"
+    return f"{points(of[0])} points, from {points(of[1])} to {points(of[2])}"
 
 
 def interval(of: tuple[float, float, float], low: float, high: float, label: str, tone: str) -> str:

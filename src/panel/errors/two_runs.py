@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from src.analysis import misspellings, paired
-from src.format import percent
+from src.format import percent, points
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html, letters
@@ -81,13 +81,14 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
             ]
         )
     )
-    gain, points = balance["fixed"] - balance["broken"], balance["difference"] * 100
-    total = f"= {gain:+,} of {balance['questions']:,} questions, {points:+.1f} points"
-    total += f" (95% CI {balance['ci_low'] * 100:+.1f} to {balance['ci_high'] * 100:+.1f})"
+    gain = balance["fixed"] - balance["broken"]
+    size, low, high = (points(balance[k], plus=True) for k in ("difference", "ci_low", "ci_high"))
+    total = f"= {gain:+,} of {balance['questions']:,} questions".replace("-", "−")
+    total += f", {size} points (95% CI {low} to {high})"
     rest = f" {left_out:,} questions that only one of them was asked are left out."
     st.html(
         f'<p class="quiet">From <b>A</b> ({escape(names[0])}) to <b>B</b> ({escape(names[1])}): '
-        f"{balance['fixed']:,} fixed − {balance['broken']:,} broken {total.replace('-', '−')}."
+        f"{balance['fixed']:,} fixed − {balance['broken']:,} broken {total}."
         f"{rest if left_out else ''}</p>"
     )
 

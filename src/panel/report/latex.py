@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from src import setting_labels
-from src.format import setting_value
+from src.format import as_sentence, number, points, setting_value
 from src.models.metrics import METRICS, PARTIAL, metric_label
 from src.panel.compare import table
 from src.panel.report.content import Content
@@ -68,7 +68,7 @@ def _of_run(content: Content) -> Table:
         if name in PARTIAL and scores == [None, None]:
             continue
         form = metric.format.replace("~", "")
-        rows.append([metric.title, *("–" if s is None else format(s, form) for s in scores)])
+        rows.append([metric.title, *(number(s, form) for s in scores)])
     return ["", "validation", "test"], rows, f"Scores of {run.label}."
 
 
@@ -81,16 +81,16 @@ def _of_configs(content: Content) -> Table:
     for group in found.groups:
         score = found.scores[group.name]
         mean, sd = score["exact_match"], score["sd"]
-        spread = f" ± {sd * 100:.1f}" if sd is not None else ""
-        told = "–" if mean is None else f"{mean * 100:.1f}{spread}"
+        spread = f" ± {points(sd)}" if sd is not None else ""
+        told = "–" if mean is None else f"{points(mean)}{spread}"
         own = [setting_value(values[group.runs[0].id], ".3g") for values in differ.values()]
         rows.append([group.name, *own, str(score["seeds"]), told])
     splits = dict.fromkeys(s["split"] for s in found.scores.values() if s["seeds"])
     scored = f" on the {' and '.join(splits)} questions" if splits else ""
     caption = f"Exact match in percent{scored}, mean ± standard deviation over seeds."
     tested = [v for v in found.configs if v.p_value is not None]
-    sentences = [v.claim for v in sorted(tested, key=attrgetter("p_value"))][:1]
-    caption = " ".join([caption, *(f"{s[:1].upper()}{s[1:]}." for s in sentences)])
+    first = sorted(tested, key=attrgetter("p_value"))[:1]
+    caption = " ".join([caption, *(as_sentence(v.claim, (v.a, v.b)) for v in first)])
     return ["config", *labels.values(), "seeds", "exact match"], rows, caption
 
 

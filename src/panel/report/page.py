@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from src import store
-from src.format import full_stop
+from src.format import as_sentence, full_stop
 from src.models.metrics import in_words
 from src.panel.compare import curves, scores, suites, table, verdicts
 from src.panel.monitor import head, marks
@@ -105,7 +105,8 @@ def _comparison(content: Content) -> Iterator[str]:
     """HTML: verdicts, scores and the settings that differ."""
     found = content.found
     if found.summary:
-        yield f'<p class="claim"><b>{escape(full_stop(found.summary))}</b></p>'
+        names = [group.name for group in found.groups]
+        yield f'<p class="claim"><b>{escape(as_sentence(found.summary, names))}</b></p>'
     for note in found.notes:
         yield f'<p class="note">{escape(full_stop(note))}</p>'
     yield scores.score_table(found)

@@ -18,7 +18,7 @@ def sum_line(sweep: SweepConfig, plan: SweepEstimate) -> str:
     sizes = [_size(parameter) for parameter in sweep.space.values()]
     unit = "setting" if sweep.seeds > 1 else "trial"
     if plan.settings is None:
-        told = "as many settings as the time allows"
+        told = "As many settings as the time allows"
     elif sweep.method != "grid":
         told = f"{counted(plan.settings, unit)} drawn"
     elif math.prod(size or 0 for size in sizes) == plan.settings and len(sizes) > 1:
