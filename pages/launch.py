@@ -8,10 +8,10 @@ from typing import Any
 import streamlit as st
 
 from src.config import RunConfig, settings, with_overrides
-from src.format import as_sentence, counted, whole_number
+from src.format import as_sentence, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import folds, guarded, html, navigation, query_params
-from src.panel.ui.problems import Problem, draw_list
+from src.panel.ui.problems import Problem, draw_at_button, draw_list
 from src.runs import attempts, estimate, launch_notes, launcher
 
 LAUNCH = navigation.OneShotButton("launch")
@@ -46,7 +46,7 @@ def page() -> None:
     with right, st.container(key="summary"):
         # On a narrow window, where the form comes first, a bar at the bottom edge (panel.css).
         with st.container(key="launch-bar", gap=None):
-            draw_problem_count(problems)
+            draw_at_button(in_order(problems, fields), in_order(notes, fields))
             draw_launch_button(config, problems)
         draw_seeds(config)
         measure_button.draw(config, many=seeds(), held=bool(outside))
@@ -57,7 +57,7 @@ def page() -> None:
         if config:
             form.draw_copies(config, origin)
         # Last, so that it moves nothing when it comes: how many there are stands at the button.
-        draw_list(in_order(problems))
+        draw_list(in_order(problems, fields))
         if outside:
             guarded.button("Check again", on_click=data_check.check_again)
     with left:
@@ -84,24 +84,18 @@ def draw_data(config: RunConfig | None, preview: Mapping[str, Any] | None, origi
         data_check.draw_preview(last)
 
 
-def in_order(problems: Mapping[str, str]) -> list[Problem]:
-    """The problems with what their fields are called, in the order of the form."""
+def in_order(found: Mapping[str, str], fields: widgets.Form) -> list[Problem]:
+    """Problems or notes with what their fields are called, in the order of the form."""
     known = {setting.name: setting for setting in settings()}
     order = list(dict.fromkeys([*words.first(), *known]))
-    found = sorted(problems, key=lambda n: order.index(n) if n in order else -1)
     return [
-        Problem(words.label(known[n]), problems[n], f"set {n}")
-        if n in known else Problem(n, problems[n]) for n in found
-    ]  # fmt: skip
-
-
-def draw_problem_count(problems: Mapping[str, str]) -> None:
-    """Draw how many problems there are, and at which fields; the room for it is there always."""
-    told = ""
-    if problems:
-        fields = escape(", ".join(one.label for one in in_order(problems)))
-        told = f"<b>{counted(len(problems), 'problem')}:</b> {fields}"
-    st.html(f'<p class="launch-problems">{told}</p>')
+        Problem(
+            words.label(known[name]) if name in known else name,
+            found[name],
+            f"set {name}" if name in known and widgets.has_field(fields, name) else None,
+        )
+        for name in sorted(found, key=lambda n: order.index(n) if n in order else -1)
+    ]
 
 
 def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) -> None:

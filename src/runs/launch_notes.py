@@ -39,15 +39,15 @@ def setting_notes(config: RunConfig) -> dict[str, str]:
     preset, known = _highest_rate(config.model.name, config.optimizer.name)
     if known and is_rate_high(config):
         found["training.learning_rate"] = (
-            f"the learning rate of {rate:g} is {rate / known:,.0f} times that of the preset "
-            f"{preset} ({known:g}); with rates so high a run mostly diverges and learns nothing"
+            f"at a learning rate of {rate:g} a run mostly diverges and learns nothing: it is "
+            f"{rate / known:,.0f} times that of the preset {preset} ({known:g})"
         )
     warmup, steps = config.scheduler.warmup_steps, config.training.max_steps
     if config.scheduler.name != "constant" and warmup >= steps:
+        how = "as long as" if warmup == steps else "longer than"
         found["scheduler.warmup_steps"] = (
-            f"the warm-up of {warmup:,} steps (scheduler.warmup_steps) is as long as the run or "
-            f"longer ({steps:,} steps), so the learning rate only rises and reaches "
-            f"{(steps - 1) / warmup:.0%} of its peak"
+            f"the learning rate only rises, to {(steps - 1) / warmup:.0%} of its peak: the warm-up "
+            f"of {warmup:,} steps is {how} the run of {steps:,}"
         )
     return found
 
@@ -79,9 +79,9 @@ def size_notes(config: RunConfig, preview: Mapping[str, Any]) -> dict[str, str]:
         # At a score of 50%, where chance moves it most.
         swing = 100 * 1.96 * 0.5 / math.sqrt(scored)
         found[name] = (
-            f"each evaluation scores only {counted(scored, 'row')}: one of them is "
-            f"{100 / scored:.3g} points, and a score may be off by {swing:.0f} points by chance "
-            f"alone; with {FEW_ROWS} rows or more it says more"
+            f"a score may be off by {swing:.0f} points by chance alone: each evaluation scores "
+            f"only {counted(scored, 'row')}, of which one is {100 / scored:.3g} points; with "
+            f"{FEW_ROWS} rows or more it says more"
         )
     return found
 

@@ -49,9 +49,9 @@ def check_trials(sweep: SweepConfig, base: RunConfig) -> list[str]:
     return [*of_data, *of_settings.values()]
 
 
-def notes(sweep: SweepConfig, base: RunConfig, preview: Mapping[str, Any] | None) -> list[str]:
-    """Notes on the settings of a sweep's trials, and where a `preview` of their data is given, on
-    its number of rows. Reads no data."""
+def notes(sweep: SweepConfig, base: RunConfig, preview: Mapping[str, Any] | None) -> dict[str, str]:
+    """{setting: note} of a sweep's trials; where a `preview` of their data is given, on its number
+    of rows too. Reads no data."""
     found: dict[str, str] = {}
     for values in known_values(sweep, base):
         try:
@@ -59,7 +59,7 @@ def notes(sweep: SweepConfig, base: RunConfig, preview: Mapping[str, Any] | None
         except ConfigError:
             continue  # `check_trials` refuses it
         found = _notes(config, preview) | found  # of many trials with one fault, the first is told
-    return list(found.values())
+    return found
 
 
 def _notes(config: RunConfig, preview: Mapping[str, Any] | None) -> dict[str, str]:

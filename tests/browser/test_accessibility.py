@@ -112,7 +112,7 @@ def test_the_launch_is_at_hand_on_a_narrow_window_and_covers_nothing(browser, pa
     with reading(browser, scheme=scheme) as page:
         page.goto(f"{panel}/launch?lora.r=0")
         page.get_by_text("Before the launch:").wait_for()
-        count, button = page.locator(".launch-problems"), page.locator("button[kind=primary]")
+        count, button = page.locator(".at-button"), page.locator("button[kind=primary]")
         assert count.inner_text() == "1 problem: Rank"
         end = button.bounding_box()["y"] + button.bounding_box()["height"]
         assert end < count.bounding_box()["y"] < end + 20

@@ -177,3 +177,38 @@ def test_a_long_note_moves_no_row_and_is_read_whole_by_keyboard(
         note.click()
         page.get_by_text("Training", exact=True).first.click()
         assert page.locator(".fold[open]").count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_warnings_stand_at_the_button_and_lead_to_their_fields(
+    browser: Any, panel: str, module_home: Any, width: int
+) -> None:
+    fill_usage(fill_run(name="earlier"))
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/launch?training.seed=7")
+        page.get_by_text("341", exact=True).wait_for()
+        page.get_by_text("≈ 1 min 36 s here").last.wait_for()
+        still(page)
+        told, before = page.locator(".at-button"), dict(page.evaluate(SUMMARY))
+        assert told.inner_text() == ""
+        warmup = page.get_by_role("spinbutton", name="Warm-up")
+        warmup.fill("9999")
+        warmup.press("Tab")
+        page.get_by_text("1 warning: Warm-up").wait_for()
+        still(page)
+        after = dict(page.evaluate(SUMMARY))
+        moved = {name: (before[name], after[name]) for name in before if name in after}
+        if width > 640:  # on a phone two changed settings are listed above
+            assert all(abs(was - now) <= 1 for was, now in moved.values()), moved
+        launch = page.get_by_role("button", name="Launch", exact=False).last
+        box, button = told.bounding_box(), page.locator("button[kind=primary]").bounding_box()
+        assert launch.is_enabled() and abs(box["y"] - button["y"]) < 80 and box["y"] < 880
+        told.get_by_role("link").click()
+        assert warmup.evaluate("input => input === document.activeElement")
+        assert inaccessible(page) == []
+        # What is refused comes first.
+        rank = page.get_by_role("spinbutton", name="Rank", exact=True)
+        rank.fill("0")
+        rank.press("Tab")
+        page.get_by_text("1 problem: Rank").wait_for()
+        assert "warning" not in told.inner_text()

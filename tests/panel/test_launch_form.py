@@ -354,7 +354,10 @@ def test_sizes_of_a_mixture_are_no_warnings_and_small_ones_are(launched, monkeyp
     notes = [e.proto.body for e in test.get("html") if 'class="fold note"' in e.proto.body]
     assert sum("A step takes 32 rows, and there are only 20" in note for note in notes) == 1
     assert sum("scores only 5 rows" in note for note in notes) == 1
-    assert sum("The learning rate of 9 is 3,000 times" in note for note in notes) == 1
+    assert sum("it is 3,000 times" in note for note in notes) == 1
+    (told,) = [e.proto.body for e in test.get("html") if 'class="at-button' in e.proto.body]
+    assert "<b>3 warnings:</b>" in told and 'data-to="st-key-set-training-learning_rate"' in told
+    assert "Rank" not in told
     assert not test.button[0].disabled
 
 

@@ -176,7 +176,7 @@ def test_what_is_edited_in_the_form_is_launched_and_kept_as_a_file(
     with store.reading() as session:
         (row,) = store.list_sweeps(session)
     # As `spelltune sweep launch` prints it.
-    assert test.query_params["sweep"] == row.id and "The warm-up of 60 steps" in html(test)
+    assert test.query_params["sweep"] == row.id and "the warm-up of 60 steps" in html(test)
     assert "The warm-up" not in html(show("sweeps", sweep=row.id))  # to another reader
     sweep = control.launched_config(row)
     assert sweep.method == "random" and sweep.space["lora.r"].values == [2, 64]
@@ -258,13 +258,18 @@ def test_the_form_notes_what_works_against_the_aim_of_its_trials() -> None:
     data_check.begun(base_config(load_sweep(TINY))).result()
     usual = html(show("sweeps", file="tiny"))
     assert "scores only" not in usual and "learning rate of" not in usual
+    assert "warning" not in usual
     shared = "scheduler.warmup_steps: 700, evaluation.max_rows: 40"
     rates = "0.001, 5"  # one of them is usual
     edits = {"base.overrides": shared, "space.training.learning_rate": rates, "method": "grid"}
     test = show("sweeps", file="tiny", **edits)
-    assert "the learning rate of 5 is " in html(test).lower() and not launches(test).disabled
+    assert "at a learning rate of 5 a run" in html(test).lower() and not launches(test).disabled
     assert "the warm-up of 700 steps" in html(test).lower()  # where the schedule has one
-    assert "each evaluation scores only 40 rows" in html(test).lower()
+    assert "each evaluation scores only 40 rows, of" in html(test).lower()
+    (told,) = [e.proto.body for e in test.get("html") if 'class="at-button' in e.proto.body]
+    assert (
+        "<b>3 warnings:</b>" in told and 'data-to="st-key-row-values-training-learning_rate' in told
+    )
     # Data over which the sweep searches are read when it is launched.
     test = show("sweeps", file="tiny", **edits, **{"space.data.task": "spell_out, count_letter"})
     assert "the warm-up" in html(test).lower() and "scores only" not in html(test)

@@ -71,8 +71,10 @@ def test_a_warm_up_that_is_no_shorter_than_the_run_has_a_note() -> None:
         return list(launch_notes.setting_notes(config).values())
 
     (note,) = noted("linear", 20, 10)
-    assert "warm-up of 20 steps" in note and "reaches 45% of its peak" in note
-    assert len(noted("constant_with_warmup", 10, 10)) == 1
+    assert note.startswith("the learning rate only rises, to 45% of its peak")
+    assert "the warm-up of 20 steps is longer than the run of 10" in note
+    (even,) = noted("constant_with_warmup", 10, 10)
+    assert "is as long as the run of 10" in even
     assert noted("linear", 9, 10) == [] and noted("constant", 20, 10) == []
 
 
@@ -102,7 +104,7 @@ def test_sizes_that_do_not_fit_the_data_have_notes() -> None:
     batch = noted(31, 100)["training.per_device_train_batch_size"]
     assert "a step takes 32 rows, and there are only 31 rows to train on" in batch
     few = noted(320, 25, data__path="/words.csv")["data.path"]
-    assert "scores only 25 rows" in few and "is 4 points" in few and "off by 20 points" in few
+    assert "scores only 25 rows" in few and "one is 4 points" in few and "off by 20 points" in few
     assert list(noted(320, 400, evaluation__max_rows=50)) == ["evaluation.max_rows"]
 
 
@@ -201,5 +203,7 @@ def test_a_rate_that_one_trial_of_a_sweep_has_is_noted_before_the_launch_and_at_
     seen(monkeypatch)
     sweep = sweep_of(method="grid", space={"training.learning_rate": [1e-3, 5.0]}, budget=None)
     base = control.base_config(sweep)
-    for notes in (trial_checks.notes(sweep, base, None), trial_checks.check_trials(sweep, base)):
-        assert sum("the learning rate of 5 is" in note for note in notes) == 1
+    before = trial_checks.notes(sweep, base, None)
+    assert [*before] == ["training.learning_rate"]
+    for notes in (before.values(), trial_checks.check_trials(sweep, base)):
+        assert sum("at a learning rate of 5 a run" in note for note in notes) == 1

@@ -74,7 +74,7 @@ def draw_rest(form: Form) -> None:
     search for the rest, in which a press opens the field."""
     apart = {*words.first(), *form.without}
     rest = [setting for setting in settings() if setting.name not in apart]
-    shown = [setting for setting in rest if _has_field(form, setting.name)]
+    shown = [setting for setting in rest if has_field(form, setting.name)]
     changed = sum(setting.name in form.texts for setting in rest)
     told = f" · {changed} changed" if changed else ""
     st.html(f"<h2>All other settings{told}</h2>")
@@ -96,7 +96,7 @@ def draw_rest(form: Form) -> None:
     )
 
 
-def _has_field(form: Form, name: str) -> bool:
+def has_field(form: Form, name: str) -> bool:
     """True if a setting has a field: it stands first, is changed or wrong, or was opened."""
     opened = st.query_params.get_all(form.opened)
     return name in (*words.first(), *form.texts, *form.problems, *opened)
@@ -104,7 +104,7 @@ def _has_field(form: Form, name: str) -> bool:
 
 def notes_beside(form: Form) -> list[str]:
     """The notes on settings that have no field, below which they would stand."""
-    return [text for name, text in form.notes.items() if not _has_field(form, name)]
+    return [text for name, text in form.notes.items() if not has_field(form, name)]
 
 
 def _list(form: Form, shown: Iterable[Setting]) -> str:

@@ -32,7 +32,7 @@ from src.panel.launch import form as run_form
 from src.panel.sweeps import common, notes, picture, space
 from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import folds, guarded, html, navigation, query_params
-from src.panel.ui.problems import Problem, draw_at, draw_list
+from src.panel.ui.problems import Problem, draw_at, draw_at_button, draw_list
 from src.sweeps import control, estimate
 from src.sweeps.file import Categorical, SweepConfig, base_config
 from src.training.data_files import DataError
@@ -175,15 +175,18 @@ def draw() -> None:
             draw_fields(rest, before, texts, problems)
     with right, st.container(key="summary"):
         held = sweep is None or bool(problems)
+        known = {} if held or sweep is None else notes.found(sweep, base)
+        refused = _listed(problems, dict(before) | texts)
         with st.container(key="launch-bar", gap=None):
+            draw_at_button(refused, notes.listed(known, dict(before) | texts))
             pressed = LAUNCH.draw("Launch the sweep", disabled=held)
-        draw_list(_listed(problems, dict(before) | texts))
+        draw_list(refused)
         if not problems and sweep and plan:
             st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
             said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines()[1:])
             st.html(f'<p class="quiet">{html.with_code(said)}</p>')
             offer_measure(sweep, text)
-            notes.draw(sweep, base)
+            notes.draw(known.values(), sweep, base)
         if texts:
             reset = tuple(texts)
             guarded.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")

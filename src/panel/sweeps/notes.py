@@ -1,14 +1,16 @@
 """Notes on the trials of a sweep: in its form before the launch, and on its page after it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import streamlit as st
 
-from src.config import RunConfig
+from src.config import RunConfig, settings
 from src.format import as_sentence
-from src.panel.launch import data_check
+from src.panel.launch import data_check, words
+from src.panel.sweeps import space
 from src.panel.ui import folds
+from src.panel.ui.problems import Problem
 from src.runs import checks
 from src.sweeps import trial_checks
 from src.sweeps.file import SweepConfig
@@ -16,15 +18,33 @@ from src.sweeps.file import SweepConfig
 LAUNCHED = "notes on the launched sweep"  # in the state of the session
 
 
-def draw(sweep: SweepConfig, base: RunConfig) -> None:
-    """Draw what works against the aim of trials that are known before the launch. Their data are
-    read in a thread, and not at all where a sweep searches over them."""
-    preview, reads = None, not checks.previewed() & sweep.space.keys()
-    if reads:
-        preview, _ = data_check.check(base)
-    for note in trial_checks.notes(sweep, base, preview):
+def found(sweep: SweepConfig, base: RunConfig) -> dict[str, str]:
+    """{setting: what works against the aim of trials that are known before the launch}. Their data
+    are read in a thread, and not at all where a sweep searches over them."""
+    preview = data_check.check(base)[0] if _reads(sweep) else None
+    return trial_checks.notes(sweep, base, preview)
+
+
+def _reads(sweep: SweepConfig) -> bool:
+    return not checks.previewed() & sweep.space.keys()
+
+
+def listed(noted: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
+    """The notes with what their settings are called, and where those are that are searched."""
+    known = {one.name: one for one in settings()}
+    listed = []
+    for name, text in noted.items():
+        tried = texts.get(space.SPACE + name, "").strip()
+        field = space.key_of(known[name], tried) if tried else None
+        listed.append(Problem(words.label(known[name]), text, field))
+    return listed
+
+
+def draw(noted: Iterable[str], sweep: SweepConfig, base: RunConfig) -> None:
+    """Draw the notes that were found, and that the data are read while they are."""
+    for note in noted:
         folds.draw("note", escape(as_sentence(note)))
-    if reads and not data_check.begun(base).done():
+    if _reads(sweep) and not data_check.begun(base).done():
         data_check.wait_beside(base)
 
 

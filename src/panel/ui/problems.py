@@ -1,4 +1,5 @@
-"""Problems of a form: a message at each field, and a list of all that leads to the fields.
+"""Problems of a form: a message at each field, a list of all that leads to the fields, and at the
+button how many there are, or what is noted of a launch that is allowed.
 
 A message and its field are tied by the field's key: fields.js tells a screen reader which one is
 refused and why, and gives it the focus when its entry in the list is pressed.
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from src.format import as_sentence, full_stop
+from src.format import as_sentence, counted, full_stop
 from src.panel.ui import folds, html
 
 
@@ -38,9 +39,25 @@ def draw_at(field: str, text: str) -> None:
     st.html(folds.folded("problem", told, field=_css(field)))
 
 
+def draw_at_button(found: Iterable[Problem], notes: Iterable[Problem]) -> None:
+    """Draw how many problems there are, and at which fields; where none holds the launch, of how
+    many values the form warns, which leads to the fields. The room for it is there always."""
+    refused, noted = list(found), list(notes)
+    told, state = "", ""
+    if refused:
+        fields = escape(", ".join(one.label for one in refused))
+        told = f"<b>{counted(len(refused), 'problem')}:</b> {fields}"
+    elif noted:
+        fields = ", ".join(map(_label, noted))
+        told, state = f"<b>{counted(len(noted), 'warning')}:</b> {fields}", " warns"
+    st.html(f'<p class="at-button{state}">{told}</p>')
+
+
 def draw_list(found: Iterable[Problem]) -> None:
     """Draw all problems of a form; nothing is seen where there are none."""
-    items = "".join(f"<li>{_label(one)}{html.with_code(full_stop(one.text))}</li>" for one in found)
+    items = "".join(
+        f"<li>{_label(one)} {html.with_code(full_stop(one.text))}</li>" for one in found
+    )
     if items:
         st.html(f'<div class="problem" role="alert">Before the launch:<ul>{items}</ul></div>')
     _fields(key="fields", data={})
@@ -51,8 +68,8 @@ def _label(problem: Problem) -> str:
     if not problem.label:
         return ""
     if problem.field is None:
-        return f"<b>{escape(problem.label)}</b> "
-    return f'<a href="#" data-to="{_css(problem.field)}">{escape(problem.label)}</a> '
+        return f"<b>{escape(problem.label)}</b>"
+    return f'<a href="#" data-to="{_css(problem.field)}">{escape(problem.label)}</a>'
 
 
 def _css(key: str) -> str:
