@@ -9,9 +9,9 @@ from pydantic import Field
 from sqlmodel import Session
 
 from src import store
-from src.config import Section, config_key, load_config, read_yaml
+from src.config import RunConfig, Section, config_key, load_config, read_yaml
 from src.format import counted, duration
-from src.runs.time_left import Earlier
+from src.runs.time_left import NEAR, Earlier
 
 FILE = Path(__file__).with_suffix(".yaml")
 METRIC = "val/exact_match"
@@ -81,3 +81,17 @@ def expected(session: Session, shown: Mapping[str, Card]) -> dict[str, Expected]
             time = f"{duration(measured.seconds)} on {measured.hardware}"
         found[name] = Expected(score, by, time)
     return found
+
+
+def elsewhere(config: RunConfig) -> tuple[float, str] | None:
+    """Seconds that a run of the config may take, by what was measured of a preset of its model and
+    data whose steps are not far fewer or more, and what that was measured on; None where nothing
+    was."""
+    for name, card in cards().items():
+        preset = load_config(preset=name)
+        alike = config.model.name == preset.model.name and config.data == preset.data
+        rows = config.training.max_steps * config.rows_per_step
+        longer = rows / (preset.training.max_steps * preset.rows_per_step)
+        if card.measured and alike and 1 / NEAR <= longer <= NEAR:
+            return card.measured.seconds * longer, card.measured.hardware
+    return None

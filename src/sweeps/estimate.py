@@ -68,7 +68,8 @@ class SweepEstimate:
             found.append(f"about {_many(math.ceil(self.seconds / 60), 'minute')}")
         else:
             # Runs alone say nothing of the pace of a pack.
-            after = "" if self.packs is not None else "after the first run on this machine, or "
+            what = "run" if self.packs is None else "pack"
+            after = f"after the first {what} on this machine, or "
             found.append(f"how long it takes is known {after}once it is measured")
         return found
 
@@ -92,9 +93,9 @@ def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> 
     settings = min((n for n in (size, most) if n is not None), default=None)
     trials = None if settings is None else settings * sweep.seeds
     packed = base.engine == "packed"
-    pace = None if packed else _row_seconds(base.model.name, known)
+    pace = (_packed_row_seconds if packed else _row_seconds)(base.model.name, known)
     rows = base.training.max_steps * base.rows_per_step
-    one = None if pace is None else STARTUP_SECONDS + pace * rows
+    one = None if pace is None or packed else STARTUP_SECONDS + pace * rows
     speaker = largest_config(sweep, base)
     if (wrong := memory_problems(speaker)) and _is_as_large_as_any(speaker, sweep):
         raise ConfigError({f"base.overrides.{name}": text for name, text in wrong.items()})
@@ -112,7 +113,9 @@ def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> 
     full = packing.predicted(speaker, some if packed else 1)
     took = None
     if packed and some > 1:
-        took = full[0] * grown / slot_count() if full else None
+        alike = None if pace is None else STARTUP_SECONDS + pace * rows * some
+        took = full[0] if full else alike
+        took = None if took is None else took * grown / slot_count()
     elif one is not None:
         took = (STARTUP_SECONDS + (one - STARTUP_SECONDS) * grown) * math.ceil(some / slot_count())
     seconds, fits = None if trials is None else took, None
@@ -188,6 +191,25 @@ def _row_seconds(model: str, known: Sequence[Run]) -> float | None:
             found.append((rows, max(took, 0.0) / rows))
     most = max((rows for rows, _ in found), default=0)
     return median(pace for rows, pace in found if rows >= most / 2) if found else None
+
+
+def _packed_row_seconds(model: str, known: Sequence[Run]) -> float | None:
+    """Seconds that a row of training took in the packs of a base model that completed runs tell of:
+    a process shares its time among all rows of its runs. None without any."""
+    packs: dict[str, list[Run]] = {}
+    for run in known:
+        config = run.config
+        alike = config["model"]["name"] == model and config.get("engine") == "packed"
+        if alike and run.status == Status.COMPLETED and run.step and run.token and run.ended_at:
+            packs.setdefault(run.token, []).append(run)
+    paces = []
+    for runs in packs.values():
+        began = [run.started_at for run in runs if run.started_at]
+        rows = sum((run.step or 0) * stored_config(run.config).rows_per_step for run in runs)
+        if len(began) == len(runs) > 1:
+            whole = max(run.ended_at or 0.0 for run in runs) - min(began) - STARTUP_SECONDS
+            paces.append(max(whole, 0.0) / rows)
+    return median(paces) if paces else None
 
 
 def _mean_rows(sweep: SweepConfig, seed: int, base_rows: int) -> float:

@@ -441,6 +441,19 @@ def test_a_card_tells_what_runs_of_its_preset_came_to_here(home):
     assert told("tiny-spell").time == "≈ 1 min 36 s here"
 
 
+def test_a_card_says_what_its_score_is_and_names_one_place_once(home):
+    def card():
+        cards._read.clear()
+        drawn = show("launch").get("bidi_component")[0].proto.json
+        return re.search(r'data-choose=\\"tiny-spell.*?</button>', drawn)[0]
+
+    assert "96.0%</b> <small>validation accuracy</small>" in card()
+    assert card().count("on two CPU cores") == 1
+    fill_run()
+    assert "validation accuracy" in card() and "<small>1 run here</small>" in card()
+    cards._read.clear()
+
+
 def test_a_preset_for_a_gpu_cannot_be_pressed_without_one(home, monkeypatch):
     def buttons():
         cards._read.clear()
@@ -475,11 +488,19 @@ def test_runs_that_differ_in_their_seed_are_launched_by_one_press(launched, monk
 
 
 def test_the_form_says_what_a_run_takes_without_being_asked(launched):
-    assert 'class="claim"' not in html(show("launch"))
+    first = html(show("launch"))
+    assert "Estimate: ≈ 2 min 1 s (on two CPU cores).</p>" in first and 'class="claim"' not in first
+    assert "then time and memory stand here" in first
+    double = html(show("launch", seeds="3", **{"training.max_steps": "1200", "lora.r": "8"}))
+    assert "Estimate: ≈ 4 min 2 s each (on two CPU cores).</p>" in double
+    # Of a run far shorter than the preset's, or of other data, that tells nothing.
+    for other in ({"training.max_steps": "20"}, {"data.task": "count_letter"}):
+        assert measure_button.UNKNOWN in html(show("launch", **other)), other
     fill_usage(fill_run(name="earlier"))  # 96 s
     change_machine({"price_per_hour": "3", "currency": "EUR"})
     measure_button._seconds.clear()
     assert "≈ 1 min 36 s here, ≈ 0.08 EUR.</p>" in html(show("launch"))
+    assert "then the memory stands here" in html(show("launch"))
     longer = {"training.max_steps": "1200", "seeds": "3"}
     assert "≈ 3 min 12 s here, ≈ 0.16 EUR each.</p>" in html(show("launch", **longer))
     # Another batch takes another time, which nothing tells.
@@ -493,4 +514,6 @@ def test_a_run_to_start_from_is_called_by_its_name_with_what_it_came_to(launched
     assert "Changed from rank4 · seed 3" in text and run_id not in text
     card = cards._of_run(run_id)
     assert "<b>rank4 · seed 3</b><span>The settings of this run.</span>" in card
-    assert "95.4%</b> <small>validation" in card and card.count(run_id) == 1  # small
+    assert (
+        "95.4%</b> <small>validation accuracy</small>" in card and card.count(run_id) == 1
+    )  # small

@@ -90,6 +90,16 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_packs_that_ran_tell_how_long_a_sweep_takes() -> None:
+    fill_sweep(TINY)  # three processes of eight trials, one trial each 40 s
+    _, plan = control.read_and_estimate(TINY.read_text(), TINY)
+    assert plan.seconds == pytest.approx((318 - 10) * 3 + 10)
+    drawn = html(show("sweeps", file="tiny"))
+    assert "24 trials drawn ≈ 15 min" in drawn and "known after" not in drawn
+    assert "Estimate" not in drawn
+
+
+@pytest.mark.usefixtures("home")
 def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Path) -> None:
     text = yaml.safe_load(TINY.read_text())
     text["base"]["overrides"]["pack_size"] = 64
@@ -97,6 +107,9 @@ def test_packs_show_what_was_measured_beforehand_and_what_they_took(tmp_path: Pa
     file.write_text(yaml.safe_dump(text))
     sweep = load_sweep(file)
     assert sweep_estimate.estimate_sweep(sweep, 0).seconds is None
+    assert "Estimate: ≈ 16 min 8 s one by one (on two CPU cores)." in html(
+        show("sweeps", file="tiny")
+    )
     speaker = sweep_estimate.largest_config(sweep, base_config(sweep))
     assert speaker.lora.r == 32
     measured(speaker, 1, 0.1, 1.0)

@@ -6,6 +6,7 @@ import streamlit as st
 
 from src import paths, store
 from src.format import duration, percent
+from src.models.metrics import short_label
 from src.panel.ui import chooser, query_params
 from src.runs import machine, preset_cards
 from src.runs.preset_cards import Card, Expected
@@ -52,7 +53,7 @@ def _of_run(run_id: str) -> str:
         status, score = store.run_outcomes(session, [run_id], preset_cards.METRIC)[run_id]
     ends = ""
     if status.ended and score is not None:
-        ends = f'<span><b class="score">{percent(score)}</b> <small>validation</small></span>'
+        ends = _score(score)
     if status.ended and run.seconds is not None:
         ends += f"<span>{duration(run.seconds)}</span>"
     return (
@@ -64,17 +65,23 @@ def _of_run(run_id: str) -> str:
 
 def _card(name: str, card: Card, comes_to: Expected, *, chosen: bool) -> str:
     """HTML of a preset that this machine can train."""
-    score = ""
+    score, by, time = "", "", comes_to.time or "not timed yet"
     if comes_to.score is not None:
-        by = f"<small>{escape(comes_to.score_by)}</small>"
-        score = f'<span><b class="score">{percent(comes_to.score)}</b> {by}</span>'
+        score = _score(comes_to.score)
+        # Where both were measured at one place it is named once.
+        by = "" if time.endswith(comes_to.score_by) else f"<small>{comes_to.score_by}</small>"
     return (
         f'<button type="button" class="card preset" data-choose="{escape(name)}"{_current(chosen)}>'
         f"<b>{escape(name)}</b><span>{escape(card.teaches)}</span>"
         f"<small>{escape(card.model)}</small>"
-        f'<span class="ends">{score}<span>{escape(comes_to.time or "not timed yet")}</span></span>'
-        "</button>"
+        f'<span class="ends">{score}<span>{escape(time)}</span></span>{by}</button>'
     )
+
+
+def _score(score: float) -> str:
+    """HTML of a score and what it is."""
+    called = short_label(preset_cards.METRIC)
+    return f'<span><b class="score">{percent(score)}</b> <small>{called}</small></span>'
 
 
 def _off(name: str, card: Card, *, chosen: bool) -> str:

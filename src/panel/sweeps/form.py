@@ -183,7 +183,8 @@ def draw() -> None:
         draw_list(refused)
         if not problems and sweep and plan:
             st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
-            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in plan.lines()[1:])
+            lines = [*plan.lines()[1:], *picture.guess(base, plan)]
+            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in lines)
             st.html(f'<p class="quiet">{html.with_code(said)}</p>')
             offer_measure(sweep, text)
             notes.draw(known.values(), sweep, base)

@@ -3,9 +3,10 @@
 import math
 from html import escape
 
-from src.config import Setting, settings
+from src.config import RunConfig, Setting, settings
 from src.format import counted, duration, setting_value
 from src.panel.launch import words
+from src.runs import preset_cards
 from src.sweeps.estimate import SweepEstimate
 from src.sweeps.file import Categorical, Parameter, Range, SweepConfig
 
@@ -29,6 +30,16 @@ def sum_line(sweep: SweepConfig, plan: SweepEstimate) -> str:
         told += f" × {sweep.seeds} seeds"
         told += f" = {counted(plan.trials, 'trial')}" if plan.trials is not None else ""
     return f"{told} ≈ {duration(plan.seconds)}" if plan.seconds is not None else told
+
+
+def guess(base: RunConfig, plan: SweepEstimate) -> list[str]:
+    """What the trials may take one after the other, by what was measured of a preset elsewhere;
+    nothing where it is known of this machine, or of no preset like the base."""
+    found = preset_cards.elsewhere(base)
+    if plan.seconds is not None or plan.trials is None or found is None:
+        return []
+    seconds, hardware = found
+    return [f"estimate: ≈ {duration(seconds * plan.trials)} one by one (on {hardware})"]
 
 
 def _size(parameter: Parameter) -> int | None:
