@@ -1,5 +1,6 @@
 """Searches over many settings: which there are, how one goes, and the form that launches one."""
 
+from collections.abc import Sequence
 from html import escape
 from operator import attrgetter
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
+from src.analysis.verdicts import Verdict
 from src.format import as_sentence, full_stop
 from src.models.metrics import in_words
 from src.panel.compare import verdicts
@@ -74,30 +76,40 @@ def draw_sweep(sweep_id: str, refreshes: bool) -> None:
     for note in (row.reason, *notes.of_launch(sweep_id), control.drift_notice(row), *found.notes):
         if note:
             folds.draw("note", escape(as_sentence(in_words(note))))
-    st.html(view.facts(found))
-    buttons.draw(found)
+    # While it goes on, how far it is comes first; once it has ended, what came of it.
+    if row.status in control.OPEN:
+        draw_state(found)
+        live.draw(found)
+        draw_outcome(found, judged, how_judged)
+    else:
+        draw_outcome(found, judged, how_judged)
+        draw_state(found)
     if found.trials.empty:
         view.draw_no_trials(found)
         return
-    live.draw(found)
-    winner.draw(found)
-    if judged:
-        st.html(verdicts.verdict_table(judged))
-    draw_how_judged(found, how_judged, is_judged=bool(judged))
     tabs.draw(found)
     with st.expander(Path(row.path).name, expanded=False, key="sweep file"):
         st.code(row.file, language="yaml")
 
 
-def draw_how_judged(found: SweepResults, how: str | None, *, is_judged: bool) -> None:
-    """Draw what the verdicts rest on, or what would decide them."""
+def draw_state(found: SweepResults) -> None:
+    st.html(view.facts(found))
+    buttons.draw(found)
+
+
+def draw_outcome(found: SweepResults, judged: Sequence[Verdict], how: str | None) -> None:
+    """Draw the best settings, the verdicts on them, and what those rest on or what would decide
+    them. Where too few seeds were scored for any, that alone: no pair could be told apart."""
+    winner.draw(found)
+    if how or not all(verdict.is_compared for verdict in judged):
+        st.html(verdicts.verdict_table(judged))
     if how:
         st.html(f'<p class="quiet">Judged {escape(how)}.</p>')
-    elif is_judged and buttons.offers_rerun(found):
+    elif judged and buttons.offers_rerun(found):
         luck = f"The best of {len(found.settings):,} settings is the best partly by luck."
         st.html(
-            f'<p class="quiet">{luck} “{buttons.RERUN}” above tells how much of it stays, by seeds '
-            "that took no part in the search.</p>"
+            f'<p class="quiet">{luck} “{buttons.rerun_label(found)}” tells how much of it stays, '
+            "by seeds that took no part in the search.</p>"
         )
 
 

@@ -189,6 +189,19 @@ def is_confirming(found: SweepResults) -> bool:
 def confirm(found: SweepResults) -> list[str]:
     """Train the best settings and the default with more seeds, which took no part in the search;
     the ids of the runs."""
+    with store.writing() as session:
+        ids = [
+            store.enqueue(session, config, sweep_id=found.row.id, confirmed_rank=rank).id
+            for rank, config in confirming_configs(found)
+        ]
+    snapshots.write_runs(ids)
+    launcher.fill_slots()
+    return ids
+
+
+def confirming_configs(found: SweepResults) -> list[tuple[int | None, RunConfig]]:
+    """The runs that `confirm` launches, each with the place of its settings; None is the default's,
+    which is among them anyway if it is one of the best."""
     base = base_config(found.sweep)
     last = max((r.config["training"]["seed"] for r in found.confirming), default=None)
     begin = base.training.seed + found.sweep.seeds if last is None else last + 1
@@ -202,14 +215,7 @@ def confirm(found: SweepResults) -> list[str]:
             own = {"name": f"{found.row.name} {name}", "training.seed": seed}
             config = with_overrides(base.model_dump(), values | own)
             configs.append((rank, with_absolute_paths(config, Path(found.row.folder))))
-    with store.writing() as session:
-        ids = [
-            store.enqueue(session, config, sweep_id=found.row.id, confirmed_rank=rank).id
-            for rank, config in configs
-        ]
-    snapshots.write_runs(ids)
-    launcher.fill_slots()
-    return ids
+    return configs
 
 
 def is_default(base: RunConfig, values: Mapping[str, Any]) -> bool:

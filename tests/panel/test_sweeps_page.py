@@ -4,6 +4,7 @@ import math
 import re
 import time
 from html import unescape
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -151,9 +152,18 @@ def test_nothing_is_rerun_while_trials_go_on(status: SweepStatus, trial: Status)
 def test_the_top_three_and_the_default_are_rerun_once_and_judged_by_their_new_seeds() -> None:
     sweep_id = fill_sweep(TINY)
     test = show("sweeps", sweep=sweep_id)
-    label = "Rerun the top 3 with 5 more seeds (20 runs)"
-    (button,) = [b for b in test.button if b.label == label]
-    assert "“Rerun the top 3 with 5 more seeds” above tells" in html(test)
+    label = "Rerun the top 3 and the default, 5 new seeds each"
+    (button,) = [b for b in test.button if b.label == f"{label} (20 runs)"]
+    page = html(test)
+    assert f"“{label}” tells" in page and "Cannot tell" not in page
+    # What came of it comes first, with its next launch as the one primary button.
+    told, links, facts = (
+        page.index(part) for part in ("<b>Best:", 'class="inner button"', "<dl class=")
+    )
+    assert told < links < facts and page.count('class="inner button"') == 1
+    assert re.search(r'class="inner button" href="launch\?[^>]*>Launch with 400 steps<', page)
+    assert not [b for b in test.button if b.proto.type == "primary"]
+    assert [one.label for one in test.text_input] == ["More trials"]
     button.click().run()
     with store.reading() as session:
         found = results.read(session, sweep_row(sweep_id))
@@ -437,7 +447,9 @@ def test_the_best_of_several_seeds_is_their_mean_with_its_spread_in_the_chart_to
     assert list(points["best"]) == pytest.approx([0.7, 0.8]) and list(points["trials"]) == [2, 4]
     assert found.settings["sd"].tolist() == pytest.approx([0.0, 0.2828], abs=1e-4)
     page = html(show("sweeps", sweep=sweep_id))
-    assert page.count("80.0% ± 0.0") == 2 and "launch?" in page and "with 1,200 steps" in page
+    assert (
+        page.count("80.0% ± 0.0") == 2 and "launch?" in page and "Launch with 1,200 steps" in page
+    )
     for figure in (*figures.best_so_far(found).values(), *figures.slices(found).values()):
         low, high = figure.layout.yaxis.range
         assert 0 <= low < high <= 1
@@ -484,7 +496,10 @@ def test_a_trial_is_called_by_what_it_tries_wherever_runs_are_named() -> None:
     called = f"{tried} · {first.name}"
     assert first.label == called and labels[first.id] == f"{called} · seed 42"
     assert called in html(show("overview"))
-    assert " · tiny " in html(show("sweeps", sweep=sweep_id))  # in the verdict on the winner
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+        verdicts, _ = results.judge(session, found, attrgetter("label"))
+    assert verdicts and all(" · tiny " in verdict.a for verdict in verdicts)
     ids = [run.id for run in trials.values()]
     compared = show("compare", run=ids)
     assert called in html(compared)

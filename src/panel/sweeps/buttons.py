@@ -4,10 +4,11 @@ import streamlit as st
 
 from src import store
 from src.config import ConfigError
+from src.format import counted, duration
 from src.panel.report import button as report
 from src.panel.sweeps import view
 from src.panel.ui import guarded
-from src.runs import lease
+from src.runs import lease, time_left
 from src.store.tables import SweepStatus
 from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
@@ -15,13 +16,12 @@ from src.sweeps.results import SweepResults
 
 # Errors whose sentence is shown.
 REFUSED = (ConfigError, store.InvalidState, store.DatabaseUnavailable, lease.HomeInUse)
-RERUN = f"Rerun the top {results.TOP_COUNT} with {results.CONFIRMATION_SEEDS} more seeds"
 
 
 def draw(found: SweepResults) -> None:
     """Draw the buttons that fit the sweep's status."""
     row, status = found.row, SweepStatus(found.row.status)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         if status in control.OPEN:
             what = "pause" if status == SweepStatus.ACTIVE else "resume"
             guarded.button(
@@ -33,14 +33,13 @@ def draw(found: SweepResults) -> None:
                 "step.",
             )  # fmt: skip
         if offers_rerun(found):
-            many = results.CONFIRMATION_SEEDS * confirmed_settings(found)
             guarded.button(
-                f"{RERUN} ({many} runs)",
+                f"{rerun_label(found)} ({_takes(found)})",
                 key="confirm sweep",
                 on_click=confirm,
                 args=(row.id,),
-                help="And the default, so that it is known how much the search gained. The best of "
-                "many is the best partly by luck; new seeds tell how much of it stays.",
+                help="The default tells how much the search gained. The best of many is the best "
+                "partly by luck; new seeds tell how much of it stays.",
             )
         elif status == SweepStatus.COMPLETED and results.is_confirming(found):
             _draw_end(
@@ -50,17 +49,36 @@ def draw(found: SweepResults) -> None:
             )  # fmt: skip
         # A grid without a budget ends with its last cell.
         if status != SweepStatus.CANCELLED and (row.most_trials or row.seconds):
-            shown = "20 trials" if row.most_trials else "30 minutes"
-            with st.container(horizontal=True, width="content", gap="small"):
-                st.text_input(
-                    "Add to the budget", placeholder=shown, key="more", width=110,
-                    label_visibility="collapsed",
-                )  # fmt: skip
+            label, shown = (
+                ("More trials", "20 trials") if row.most_trials else ("More time", "30 minutes")
+            )
+            with st.container(
+                horizontal=True, width="content", gap="small", vertical_alignment="bottom"
+            ):
+                st.text_input(label, placeholder=shown, key="more", width=110)
                 guarded.button(
                     "Add to the budget", key="add to sweep", on_click=add, args=(row.id,),
                     help="Raises the budget; a sweep that has ended goes on.",
                 )  # fmt: skip
         report.draw([], row.id)
+
+
+def rerun_label(found: SweepResults) -> str:
+    """`Rerun the top 3 and the default, 5 new seeds each`."""
+    best = results.top(found)
+    base = base_config(found.sweep)
+    among = any(results.is_default(base, values) for values in best)
+    default = ", the default among them" if among else " and the default"
+    return f"Rerun the top {len(best)}{default}, {results.CONFIRMATION_SEEDS} new seeds each"
+
+
+def _takes(found: SweepResults) -> str:
+    """`20 runs, ≈ 13 min`: how many the rerun launches, and their time where earlier runs tell."""
+    configs = [config for _, config in results.confirming_configs(found)]
+    with store.reading() as session:
+        needed = time_left.Earlier(session).of_all(configs)
+    time = "" if needed is None else f", ≈ {duration(needed.seconds)}"
+    return f"{counted(len(configs), 'run')}{time}"
 
 
 def offers_rerun(found: SweepResults) -> bool:
@@ -97,14 +115,6 @@ def add(sweep_id: str) -> None:
         return
     st.toast(f"Added {st.session_state['more']}.")
     st.session_state["more"] = ""
-
-
-def confirmed_settings(found: SweepResults) -> int:
-    """Number of parameter sets that `results.confirm` reruns: the best, and the default unless it
-    is one of them."""
-    base, best = base_config(found.sweep), results.top(found)
-    default = any(results.is_default(base, values) for values in best)
-    return len(best) + (not default)
 
 
 def confirm(sweep_id: str) -> None:

@@ -295,7 +295,7 @@ def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
 def offer_measure(sweep: SweepConfig, text: str) -> None:
     """Draw a button that measures, if no measurement of this sweep is kept."""
     if estimate.missing_measurements(sweep):
-        measure_button.offer(f"sweep {hash(text)}", "Measure what it takes", {"sweep": text})
+        measure_button.offer(f"sweep {hash(text)}", measure_button.MEASURE, {"sweep": text})
 
 
 # --- launch ---------------------------------------------------------------------------------------

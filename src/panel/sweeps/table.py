@@ -39,7 +39,8 @@ def importance_table(shares: dict[str, float]) -> str:
         ]
         for name, share in sorted(shares.items(), key=lambda item: -item[1])
     ]
-    return html.table({"Setting": "fit", "Share of importance": "", " ": "num"}, rows)
+    head = {"Setting": "fit", "Share of importance": "fit", " ": "num"}
+    return html.table(head, rows, name="narrow")
 
 
 def packs_table(packs: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from src import setting_labels, store
+from src.panel.launch import measure_button
 from src.panel.sweeps import figures, table, trials, view
 from src.panel.ui import charts, html, navigation
 from src.sweeps import results
@@ -57,8 +58,8 @@ def _draw_packs(found: SweepResults) -> None:
         html.draw_empty("No process has ended yet", "Each stands here with its first ended trial.")
         return
     st.html(table.packs_table(rows))
-    asked = "<code>spelltune sweep plan FILE --measure</code>"
-    missing = f" Measure before the launch for a prediction: {asked}."
+    form = navigation.link("sweeps", "the form of a sweep")
+    missing = f" “{measure_button.MEASURE}” beside {form} predicts both before the launch."
     st.html(
         '<p class="quiet">Trials of a pack share one process over one base model. Times are of all '
         "of it; predicted are the most that it takes, by real steps on the longest rows."

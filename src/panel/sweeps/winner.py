@@ -46,12 +46,18 @@ def _draw_best(found: SweepResults) -> None:
     values, row = results.top(found, 1)[0], found.settings.iloc[0]
     steps = MORE * base_config(found.sweep).training.max_steps
     run = navigation.link("monitor", f"trial {row['trial']}", {"run": row["run"]})
-    again = navigation.link("launch", "launch these settings", launch_query(found, values))
-    more = launch_query(found, {"training.max_steps": steps} | values)
-    told = f"{view.best_claim(found)} ({run}); {again}"
+    st.html(f'<p class="claim">{view.best_claim(found)} ({run}).</p>')
+    # One that goes on may find a better one.
+    first = "" if found.row.status in control.OPEN else "button"
+    launches = [("Launch these settings", launch_query(found, values))]
     if "training.max_steps" not in values:
-        told += f", or {navigation.link('launch', f'with {steps:,} steps', more)}"
-    st.html(f'<p class="claim">{told}.</p>')
+        more = launch_query(found, {"training.max_steps": steps} | values)
+        launches.insert(0, (f"Launch with {steps:,} steps", more))
+    links = [
+        navigation.link("launch", told, query, style="" if place else first)
+        for place, (told, query) in enumerate(launches)
+    ]
+    st.html(f'<p class="next">{"".join(links)}</p>')
 
 
 def _draw_tie(found: SweepResults, tied: int) -> None:
@@ -76,7 +82,7 @@ def _draw_tie(found: SweepResults, tied: int) -> None:
         query = {"file": file, "metric": view.BY_LOSS}
         links.append(navigation.link("sweeps", "Sweep by validation loss", query))
     if links:
-        st.html(f"<p>{' '.join(links)}</p>")
+        st.html(f'<p class="next">{"".join(links)}</p>')
 
 
 def _by_loss(found: SweepResults) -> str | None:
