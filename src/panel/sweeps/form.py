@@ -14,6 +14,7 @@ from src import paths
 from src.config import (
     DEFAULT_PRESET,
     ConfigError,
+    RunConfig,
     Setting,
     dump_yaml,
     from_text,
@@ -34,6 +35,7 @@ from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_at, draw_at_button, draw_list
 from src.sweeps import control, estimate
+from src.sweeps.estimate import SweepEstimate
 from src.sweeps.file import Categorical, SweepConfig, base_config
 from src.training.data_files import DataError
 
@@ -182,12 +184,7 @@ def draw() -> None:
             pressed = LAUNCH.draw("Launch the sweep", disabled=held)
         draw_list(refused)
         if not problems and sweep and plan:
-            st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
-            lines = [*plan.lines()[1:], *picture.guess(base, plan)]
-            said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in lines)
-            st.html(f'<p class="quiet">{html.with_code(said)}</p>')
-            offer_measure(sweep, text)
-            notes.draw(known.values(), sweep, base)
+            draw_plan(sweep, plan, base, text, known.values())
         if texts:
             reset = tuple(texts)
             guarded.button("Undo all changes", on_click=run_form.reset, args=reset, type="tertiary")
@@ -199,6 +196,18 @@ def draw() -> None:
             launch(saved(sweep.name, text) if texts else chosen)
         except OSError as error:
             html.draw_problem(f"the sweep could not be saved: {explain_os_error(error)}")
+
+
+def draw_plan(
+    sweep: SweepConfig, plan: SweepEstimate, base: RunConfig, text: str, noted: Iterable[str]
+) -> None:
+    """Draw what the sweep tries and takes, and what is noted of its trials."""
+    st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
+    lines = [*plan.lines()[1:], *picture.guess(base, plan)]
+    said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in lines)
+    st.html(f'<p class="quiet">{html.with_code(said)}</p>')
+    offer_measure(sweep, text)
+    notes.draw(noted, sweep, base)
 
 
 def pick() -> Path | None:

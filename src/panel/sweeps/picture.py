@@ -33,8 +33,8 @@ def sum_line(sweep: SweepConfig, plan: SweepEstimate) -> str:
 
 
 def guess(base: RunConfig, plan: SweepEstimate) -> list[str]:
-    """What the trials may take one after the other, by what was measured of a preset elsewhere;
-    nothing where it is known of this machine, or of no preset like the base."""
+    """A line on the time of the trials one after the other, by what was measured of a preset
+    elsewhere; none where this machine tells it, or no preset like the base was measured."""
     found = preset_cards.elsewhere(base)
     if plan.seconds is not None or plan.trials is None or found is None:
         return []
