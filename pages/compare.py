@@ -47,10 +47,11 @@ def page() -> None:
     live = any(not Status(run.status).ended for run in runs)
     refreshes = live and not tabs.is_editing()  # a refresh would interrupt who types
     every = REFRESH_SECONDS if refreshes else None
-    st.fragment(draw_runs, run_every=every)([run.id for run in runs], live, refreshes)
+    st.fragment(draw_runs, run_every=every)([run.id for run in runs], live, refreshes, bool(more))
 
 
-def draw_runs(ids: Sequence[str], live: bool, refreshes: bool) -> None:
+def draw_runs(ids: Sequence[str], live: bool, refreshes: bool, has_more: bool) -> None:
+    """Draw what these runs say; `has_more`: there are more seeds of theirs, which are offered."""
     if live and refreshes == tabs.is_editing():
         navigation.rerun_page()
     with store.reading() as session:
@@ -59,12 +60,12 @@ def draw_runs(ids: Sequence[str], live: bool, refreshes: bool) -> None:
         on_suites = suite_comparison.compare(session, found.groups)
     if len(runs) < len(ids) or live and all(Status(run.status).ended for run in runs):
         navigation.rerun_page()  # one was deleted, or all have ended
-    draw_verdicts(runs, found)
+    draw_verdicts(runs, found, has_more=has_more)
     suites.draw(on_suites, found.groups)
     tabs.draw(runs, found)
 
 
-def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
+def draw_verdicts(runs: Sequence[Run], found: Comparison, *, has_more: bool) -> None:
     if headline := verdicts.headline(found):
         st.html(headline)
     with st.container(horizontal=True, vertical_alignment="center", key="below-verdict"):
@@ -79,7 +80,8 @@ def draw_verdicts(runs: Sequence[Run], found: Comparison) -> None:
         if len(found.configs) > 1:
             order = [group.name for group in verdicts.ranked(found)]
             st.html(verdicts.verdict_table(found.configs, order))
-        verdicts.draw_missing(found)
+        if not has_more:  # to add them comes first, and costs nothing
+            verdicts.draw_missing(found)
         judged = f"<summary>How this is judged</summary><p>{verdicts.SEVERAL_LOOKS}</p>"
         st.html(f'<details class="untested">{judged}</details>')
     if st.toggle("Adapters, pair by pair", key="adapters", bind="query-params"):

@@ -121,7 +121,7 @@ def pick_other(
     try:
         chosen = store.scored(session, name, split=shown.split)
     except store.UnknownRun as error:
-        html.draw_problem(str(error))
+        navigation.draw_unknown_run(error)
         return None
     return chosen[0], chosen[1]
 

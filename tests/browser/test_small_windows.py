@@ -172,6 +172,33 @@ def test_tables_of_runs_and_sweeps_fit_each_width_and_lose_no_column(
             assert in_column.is_visible() and not below.is_visible(), width
 
 
+@pytest.mark.parametrize("width", [420, 900])
+def test_what_is_chosen_is_in_view_and_choices_that_wrap_are_whole(
+    browser: Any, panel: str, width: int
+) -> None:
+    runs = [fill_run(name=f"chosen {rank}", lora__r=rank) for rank in (4, 8)]
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/compare?run={runs[0]}&run={runs[1]}")
+        chips = page.locator(".st-key-chosen-metrics [data-testid=stMultiSelectTagsContainer]")
+        chips.get_by_text("training loss").wait_for()
+        still(page)
+        assert chips.evaluate("e => e.scrollWidth <= e.clientWidth")
+        assert chips.evaluate(
+            "e => [...e.querySelectorAll('[data-tag]')].every((tag) => tag.getBoundingClientRect()"
+            ".bottom <= e.parentElement.getBoundingClientRect().bottom)"
+        )
+        page.goto(f"{panel}/errors?run={runs[0]}&vs={runs[1]}")
+        outcome = page.get_by_role("radiogroup", name="Outcome").get_by_role("radio")
+        outcome.first.wait_for()
+        rows = {one.bounding_box()["y"] for one in outcome.all()}
+        whole = outcome.evaluate_all(
+            "all => all.every((e) => { const s = getComputedStyle(e); return s.borderLeftWidth "
+            "=== s.borderRightWidth && new Set([s.borderTopLeftRadius, s.borderTopRightRadius, "
+            "s.borderBottomLeftRadius, s.borderBottomRightRadius]).size === 1 })"
+        )
+        assert whole or len(rows) == 1, rows
+
+
 def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:
     with reading(browser) as page:
         page.goto(f"{panel}/errors?run={ended}")

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.analysis import comparison
+from src.format import percent
 from src.panel.compare import curves, table
 from src.panel.report import content
 from src.panel.report import page as report
@@ -57,7 +58,8 @@ def test_no_run_and_one_run_say_what_to_do():
     (only,) = seeds("alone", 1)
     assert "Nothing chosen yet" in html(show("compare", run=[]))
     assert "One more run to compare it with" in html(show("compare", run=[only]))
-    assert "no run &#x27;nobody&#x27;" in html(show("compare", run=[only, "nobody"]))
+    unknown = html(show("compare", run=[only, "nobody"]))
+    assert "No run &#x27;nobody&#x27;. <a" in unknown and "spelltune runs" not in unknown
 
 
 def test_a_verdict_of_two_configs_names_the_better_one_and_its_lead():
@@ -104,11 +106,22 @@ def test_one_seed_a_side_is_no_verdict_and_a_press_launches_those_that_miss(monk
 def test_the_button_that_launches_seeds_says_how_long_they_take():
     runs = [fill_run(name=f"r{rank}", lora__r=rank, training__seed=1) for rank in (4, 32)]
     buttons = [b.label for b in show("compare", run=runs).button]
-    assert "Launch 4 seeds: r4 against r32" in buttons
+    assert "Launch 4 seeds (time not known yet): r4 against r32" in buttons
     for run in runs:  # on this machine, so that their time is known
         fill_usage(run, gpu=False)
     (label,) = [b.label for b in show("compare", run=runs).button if b.label.startswith("Launch 4")]
     assert re.match(r"Launch 4 seeds \(≈ \d+ min.*\): r4 against r32", label), label
+
+
+def test_seeds_that_there_are_come_before_a_launch_of_others():
+    runs = seeds("one", 3) + seeds("two", 2, lora__r=32)
+    fill_run(name="two", lora__r=32, training__seed=1)  # again, which is no more evidence
+    few = show("compare", run=[runs[0], runs[3]])
+    assert not [b for b in few.button if b.label.startswith("Launch")]
+    assert "Add 3 more seeds of these configs" in html(few)
+    all_ = show("compare", run=runs)
+    assert [b.label for b in all_.button if b.label.startswith("Launch 1 seed (")]
+    assert "of these configs</a>" not in html(all_)
 
 
 def test_no_seeds_are_offered_of_a_setting_that_this_version_does_not_know():
@@ -117,7 +130,7 @@ def test_no_seeds_are_offered_of_a_setting_that_this_version_does_not_know():
         run = store.find(session, runs[0])
         run.config = run.config | {"later": {"setting": 1}}
     buttons = [b.label for b in show("compare", run=runs).button]
-    assert "Launch 2 seeds: r4 against r32" in buttons
+    assert "Launch 2 seeds (time not known yet): r4 against r32" in buttons
 
 
 def test_runs_of_other_test_sets_are_not_compared():
@@ -202,6 +215,10 @@ def test_parallel_coordinates_have_an_axis_for_each_setting_that_differs_and_eac
         "validation loss",
     } == set(axes)
     assert list(axes["rank"].values) == [16, 16, 32] and lines.line.color[0] == lines.line.color[1]
+    assert axes["rank"].tickvals == (16, 32) and axes["rank"].ticktext == ("16", "32")
+    scores = axes["validation accuracy"]  # which tie
+    assert 0 <= scores.range[0] < scores.values[0] < scores.range[1] <= 1
+    assert scores.ticktext == (percent(scores.values[0]),)
     assert axes["adapted layers"].ticktext == ("c_attn", "none")
     assert "No setting differs" in html(show("compare", run=runs[:2], view="Parallel coordinates"))
 

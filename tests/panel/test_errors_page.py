@@ -211,6 +211,8 @@ def test_two_runs_beside_each_other_reconcile(home):
     before, after = two_runs()
     body = html(show("errors", run=before, vs=after))
     assert "2 fixed − 1 broken = +1 of 399 questions, +0.3 points" in body
+    assert "of these two adapters" in body
+    assert f'href="compare?run={before}&amp;run={after}"' in body
     assert rows(body) == 13
     for outcome, count in {
         "fixed": 2,

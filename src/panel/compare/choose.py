@@ -8,8 +8,8 @@ import streamlit as st
 from src import store
 from src.analysis import comparison
 from src.format import counted
-from src.panel.ui import choices, html, navigation, query_params
-from src.panel.ui.charts import PALETTE
+from src.panel.compare import colours
+from src.panel.ui import choices, navigation, query_params
 from src.store.tables import Run, Status
 
 
@@ -18,12 +18,12 @@ def choose() -> tuple[list[Run], list[str]]:
     completed ones of the same configs."""
     with store.reading() as session:
         recent = store.list_runs(session, limit=navigation.MAX_CHOICES, archived=False)
-        found, problems = [], []
+        found, unknown = [], []
         for name in dict.fromkeys(st.query_params.get_all("run")):
             try:
                 found.append(store.find(session, name))
             except store.UnknownRun as error:
-                problems.append(str(error))
+                unknown.append(error)
         known = {run.id: run for run in (*recent, *found)}
         labels = navigation.with_outcomes(session, store.labels_of(known.values()))
     chosen = list(dict.fromkeys(run.id for run in found))
@@ -34,8 +34,8 @@ def choose() -> tuple[list[Run], list[str]]:
         format_func=choices.noting(lambda run_id: labels.get(run_id, run_id), "compared"),
         on_change=lambda: query_params.write("run", choices.meant("compared")),
     )  # fmt: skip
-    for problem in problems:
-        html.draw_problem(problem)
+    for no_run in unknown:
+        navigation.draw_unknown_run(no_run)
     runs = [known[run_id] for run_id in chosen]
     return runs, _other_seeds(runs, recent)
 
@@ -46,8 +46,7 @@ def told(runs: Sequence[Run], more: Sequence[str]) -> str:
     groups = comparison.grouped(runs, attrgetter("label"))
     places = {run.id: place for place, group in enumerate(groups) for run in group.runs}
     rules = [
-        f'.st-key-compared [data-tag-index="{number}"]'
-        f" {{ background: var(--curve-{places[run.id] % PALETTE + 1}) }}"
+        f'.st-key-compared [data-tag-index="{number}"] {{ {colours.chip(places[run.id])} }}'
         for number, run in enumerate(runs)
     ]
     link = ""
@@ -59,13 +58,20 @@ def told(runs: Sequence[Run], more: Sequence[str]) -> str:
 
 
 def _other_seeds(runs: Iterable[Run], known: Iterable[Run]) -> list[str]:
-    """Ids of completed runs of the same configs that are not among `runs`."""
-    shown = {run.id for run in runs}
+    """Ids of completed runs that bring a seed to a config of `runs` which it lacks."""
     keys = {comparison.config_key(run) for run in runs}
-    return [
-        run.id
-        for run in known
-        if run.status == Status.COMPLETED
-        and run.id not in shown
-        and comparison.config_key(run) in keys
-    ] if keys else []  # fmt: skip
+    shown = {_seed(run) for run in runs if _counts(run)}
+    more: dict[tuple[str, int], str] = {}
+    for run in known if keys else ():
+        if _counts(run) and comparison.config_key(run) in keys and _seed(run) not in shown:
+            more.setdefault(_seed(run), run.id)
+    return list(more.values())
+
+
+def _seed(run: Run) -> tuple[str, int]:
+    return comparison.config_key(run), run.config["training"]["seed"]
+
+
+def _counts(run: Run) -> bool:
+    """True if a comparison counts the run among the seeds of its config."""
+    return run.status == Status.COMPLETED and run.stop_reason is None

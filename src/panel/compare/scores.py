@@ -4,9 +4,8 @@ from html import escape
 
 from src.analysis.comparison import Comparison, Group
 from src.format import percent, spread
-from src.panel.compare import verdicts
+from src.panel.compare import colours, verdicts
 from src.panel.ui import html, navigation
-from src.panel.ui.charts import PALETTE
 
 MAX_CONFIGS = 10  # whose scores are in view on a page; the others are folded
 
@@ -35,8 +34,6 @@ def score_table(found: Comparison, *, on_page: bool = False) -> str:
 def _row(found: Comparison, group: Group, name: str, place: int, has_spread: bool) -> list[str]:
     """Cells of a config; `name` is HTML."""
     score = found.scores[group.name]
-    # The colour is that of its curves.
-    key = f'<span class="key" style="--key:var(--curve-{place % PALETTE + 1})"></span>'
     settings = verdicts.differing(found, group)
     told = f"<small>{escape(settings)}</small>" if settings else ""
     waiting = len(group.under_way)
@@ -46,7 +43,7 @@ def _row(found: Comparison, group: Group, name: str, place: int, has_spread: boo
     seeds += [f"{waiting} under way"] * bool(waiting)
     sd = [] if not has_spread else [spread(score["sd"], is_share=True)]
     return [
-        f"{key}{name}{told}",
+        f"{colours.swatch(place)}{name}{told}",
         ", ".join(seeds),
         percent(score["exact_match"]),
         *sd,

@@ -11,9 +11,9 @@ from src.analysis.suite_comparison import SuiteComparison
 from src.analysis.suite_verdicts import SuiteVerdict
 from src.config import trained_on
 from src.format import as_sentence, counted, decimal, percent
+from src.panel.compare import colours
 from src.panel.compare.verdicts import interval
 from src.panel.ui import html
-from src.panel.ui.charts import PALETTE
 
 HOW = (
     "Each suite is asked before the first step, which is the base model, and at the end with the "
@@ -77,9 +77,8 @@ def _pair_table(found: Sequence[SuiteVerdict]) -> str:
 
 def _config(group: Group, place: int) -> str:
     """HTML: a config with the colour of its curves, and what it was trained on."""
-    key = f'<span class="key" style="--key:var(--curve-{place % PALETTE + 1})"></span>'
     task = trained_on(group.runs[0].config["data"])
-    return f"{key}{escape(group.name)}<small>{escape(task)}</small>"
+    return f"{colours.swatch(place)}{escape(group.name)}<small>{escape(task)}</small>"
 
 
 def _cells(v: SuiteVerdict, beside: Sequence[SuiteVerdict]) -> list[str]:

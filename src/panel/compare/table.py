@@ -14,7 +14,7 @@ from src.analysis.comparison import Comparison
 from src.config import distinguishes
 from src.format import number, percent, setting_value
 from src.models.metrics import metric_label, short_label
-from src.panel.compare import curves
+from src.panel.compare import colours, curves
 from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
@@ -38,8 +38,7 @@ def settings_table(found: Comparison) -> str:
         return f'<p class="quiet">{NONE_DIFFERS}</p>'
     runs = {group.name: group.runs[0].id for group in found.groups}
     configs = {
-        group.name: f'<span class="key" style="--key:var(--curve-{place % PALETTE + 1})"></span>'
-        f"{escape(group.name)}"
+        group.name: f"{colours.swatch(place)}{escape(group.name)}"
         for place, group in enumerate(found.groups)
     }
     names = {
@@ -80,8 +79,7 @@ def parallel_figure(
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            share = {"tickformat": ".1%"} if charts.is_share(name) else {}
-            axes.append(parallel.axis(short_label(name), values) | share)
+            axes.append(parallel.axis(short_label(name), values, is_share=charts.is_share(name)))
     if not differ:
         return None
     return parallel.figure(axes, colour)

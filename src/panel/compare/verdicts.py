@@ -245,7 +245,7 @@ def _can_be_launched(run: Run) -> bool:
 
 def _cost(more: Mapping[str, int]) -> str:
     """` (≈ 6 min, 0.20 EUR)` of so many more runs like each of these, without a price the time
-    alone; empty where it is not known."""
+    alone; that it is not known yet where none like them ran here."""
     with store.reading() as session:
         configs = [
             config
@@ -254,7 +254,7 @@ def _cost(more: Mapping[str, int]) -> str:
         ]
         needed = time_left.Earlier(session).of_all(configs)
     if needed is None:
-        return ""
+        return " (time not known yet)"
     prices = [price for _, price in cost.taken(needed.machine_seconds, None)]
     return f" (≈ {', '.join([duration(needed.seconds), *prices])})"
 

@@ -11,7 +11,7 @@ from src.analysis import misspellings, paired
 from src.format import percent, points
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import html, letters
+from src.panel.ui import html, letters, navigation
 from src.store.tables import Evaluation, Run
 
 Side = tuple[Run, Evaluation]
@@ -27,6 +27,13 @@ def draw(before: Side, after: Side, both: pd.DataFrame, draw_history: History) -
     names = [f"{run.label} @{evaluation.step:,}" for run, evaluation in (before, after)]
     balance = paired.balance(both)
     _draw_balance(balance, names, paired.unpaired(before[1].rows, after[1].rows, both))
+    if before[0].id != after[0].id:
+        query = {"run": [before[0].id, after[0].id]}
+        settings = navigation.link("compare", "Compare their settings", query)
+        st.html(
+            '<p class="quiet">The difference is of these two adapters; whether their settings '
+            f"differ takes several seeds of each. {settings}</p>"
+        )
     answers = [_answers(both, end) for end in ("_a", "_b")]
     edits = pd.concat([misspellings.edit_table(own) for own in answers])
     active, order = filters.draw(both)

@@ -140,8 +140,8 @@ def parallel_figure(found: SweepResults) -> go.Figure:
     """Parallel coordinates: an axis per setting and the score; the best lines are coloured."""
     rows, best = found.settings, highlighted_count(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
-    shares = {"tickformat": ".1%"} if charts.is_share(found.sweep.metric) else {}
-    axes.append(parallel.axis(short_label(found.sweep.metric), list(rows["score"])) | shares)
+    metric, scores = found.sweep.metric, list(rows["score"])
+    axes.append(parallel.axis(short_label(metric), scores, is_share=charts.is_share(metric)))
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:

@@ -24,13 +24,13 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
         newest = store.newest_scored(session)
         asked = st.query_params.get_all("run") or ([newest] if newest else [])
         found: dict[str, tuple[Run, int | None]] = {}
-        problems = []
+        problems, unknown = [], []
         for name in dict.fromkeys(asked):
             try:
                 run, step = store.find_checkpoint(session, name)
                 found[run.id if step is None else f"{run.id}@{step}"] = run, step
             except store.UnknownRun as error:
-                problems.append(str(error))
+                unknown.append(error)
         known = list(labels)
         for run, _ in found.values():
             steps = [one.step for one in store.list_checkpoints(session, run.id)]
@@ -51,6 +51,8 @@ def adapters() -> tuple[list[Speller], dict[str, str]]:
         except (UserError, OSError) as error:
             run_id = found[name][0].id
             problems.append(explain(error).replace(run_id, labels.get(run_id, run_id)))
+    for no_run in unknown:
+        navigation.draw_unknown_run(no_run)
     for problem in problems:
         html.draw_problem(full_stop(problem))
     return spellers, {one.name: _label(one.name, labels) for one in spellers}

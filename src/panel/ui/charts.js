@@ -80,7 +80,7 @@ function coloured(plain, look) {
   if (trace.type === "parcoords") {
     const scale = ["faint", ...COLOURS].map((name, i) => [i / COLOURS.length, look[name]]);
     trace.line = { ...trace.line, colorscale: scale, cmin: 0, cmax: COLOURS.length };
-    for (const font of ["labelfont", "tickfont", "rangefont"]) trace[font] = { color: look.ink };
+    for (const font of ["labelfont", "tickfont", "rangefont"]) trace[font] = { ...trace[font], color: look.ink };
     return trace;
   }
   const own = look[`curve-${trace.legendrank}`];

@@ -1,5 +1,6 @@
 """Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
@@ -10,7 +11,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from src import store
-from src.format import full_stop, percent
+from src.format import as_sentence, percent
 from src.panel.ui import choices, guarded, html, query_params
 from src.paths import ROOT
 from src.store.tables import Run, Status
@@ -165,6 +166,18 @@ class OneShotButton:
         return cast("list[str]", st.session_state.setdefault(f"created by {self.name}", []))
 
 
+def unknown_run(error: store.UnknownRun) -> str:
+    """HTML: that no run is called so, without the command that lists them."""
+    text = re.sub(r"; `spelltune [^`]*`[^;]*$", "", str(error))
+    return html.with_code(as_sentence(text))
+
+
+def draw_unknown_run(error: store.UnknownRun) -> None:
+    """Draw that an address names a run that there is not, with a link to all of them."""
+    back = link("overview", "See all runs")
+    st.html(f'<p class="problem" role="alert">{unknown_run(error)} {back}</p>')
+
+
 def known_runs() -> dict[str, str]:
     """{id: label with state and score} of the runs that one may choose from, newest first."""
     with store.reading() as session:
@@ -203,7 +216,7 @@ def pick_run(
             found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
             back = link("overview", "See all runs")
-            html.draw_empty("No such run", f"{html.with_code(full_stop(str(error)))}<br>{back}")
+            html.draw_empty("No such run", f"{unknown_run(error)}<br>{back}")
             return None
     if found is None:
         first = link("launch", "Set up the first run", style="button")

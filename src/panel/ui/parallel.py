@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from src.format import setting_value
+from src.format import percent, setting_value
 
 HEIGHT = 340  # px
+MAX_TICKS = 12  # values that an axis names; of more it has even steps
+NEAR = 0.06  # of an axis: values so near are named by one tick
 MAX_TICK_LETTERS = 24
 
 
@@ -17,6 +19,7 @@ def figure(axes: Sequence[dict[str, Any]], colours: Sequence[int]) -> go.Figure:
     """Parallel coordinates of these axes; `colours` holds each line's palette number, 0 for a
     faint one."""
     lines = {"type": "parcoords", "line": {"color": list(colours)}, "dimensions": list(axes)}
+    lines |= {"tickfont": {"size": 11}, "labelfont": {"size": 12}, "rangefont": {"size": 11}}
     layout = {
         "template": "none",
         "uirevision": "parallel",
@@ -26,9 +29,26 @@ def figure(axes: Sequence[dict[str, Any]], colours: Sequence[int]) -> go.Figure:
     return go.Figure([lines], layout)
 
 
-def axis(label: str, values: Sequence[float | None]) -> dict[str, Any]:
-    """A Plotly dimension of numbers; None, where nothing was measured, is a gap."""
-    return {"label": label, "values": [np.nan if v is None else v for v in values]}
+def axis(label: str, values: Sequence[float | None], *, is_share: bool = False) -> dict[str, Any]:
+    """A Plotly dimension of numbers, of few ones with ticks at them; None, where nothing was
+    measured, is a gap. Shares are in percent."""
+    found: dict[str, Any] = {"label": label, "values": [np.nan if v is None else v for v in values]}
+    found |= {"tickformat": ".1%"} if is_share else {}
+    known = sorted({float(v) for v in values if v is not None and v == v})
+    if len(known) == 1:
+        # Plotly would take a tenth to each side, beyond 100% too.
+        reach = 0.05 if is_share else abs(known[0]) / 10 or 1.0
+        low, high = known[0] - reach, known[0] + reach
+        found["range"] = [max(low, 0.0), min(high, max(1.0, *known))] if is_share else [low, high]
+    if not 0 < len(known) <= MAX_TICKS:
+        return found
+    room = (known[-1] - known[0]) * NEAR
+    shown = [known[0]]
+    for value in known[1:]:
+        if value - shown[-1] >= room and (value == known[-1] or known[-1] - value >= room):
+            shown.append(value)
+    told = [percent(v) if is_share else setting_value(v, ".4g") for v in shown]
+    return found | {"tickvals": shown, "ticktext": told}
 
 
 def setting_axis(label: str, values: Sequence[Any]) -> dict[str, Any]:
