@@ -41,7 +41,7 @@ def page() -> None:
     notes = launch_notes.setting_notes(config) if config else {}
     if config and preview:
         notes |= launch_notes.size_notes(config, preview)
-    fields = widgets.Form(base, texts, problems, notes, config)
+    fields = widgets.Form(base, texts, problems, notes, start.hints(texts), config)
     left, right = st.columns([2.1, 1], gap="large")
     with right, st.container(key="summary"):
         # On a narrow window, where the form comes first, a bar at the bottom edge (panel.css).

@@ -232,6 +232,24 @@ def test_both_ends_of_a_range_stand_on_one_line(browser: Any, panel: str, width:
         buttons = page.locator("[class*=st-key-remove-] button:visible").all()
         right = [button.bounding_box() for button in buttons]
         assert len({round(box["x"] + box["width"]) for box in right}) == 1 < len(right)
+        # And all chosen words are in view.
+        words = page.locator(".st-key-row-scheduler-name").get_by_test_id("stMultiSelect")
+        frame = words.bounding_box()
+        ends = [tag.bounding_box() for tag in words.locator("[data-tag]").all()]
+        assert len(ends) == 4
+        assert all(frame["x"] <= one["x"] for one in ends)
+        assert all(one["x"] + one["width"] < frame["x"] + frame["width"] - 40 for one in ends)
+
+
+def test_the_label_of_a_changed_field_is_whole_on_a_tablet(browser: Any, panel: str) -> None:
+    for width in (768, 1024):
+        with reading(browser, width=width) as page:
+            page.goto(f"{panel}/launch?name=mine&scheduler.warmup_steps=40")
+            for label in ("Name of the run (was tiny-spell)", "Warm-up (steps) (was 30)"):
+                shown = page.locator("label p", has_text=label)
+                shown.wait_for()
+                still(page)
+                assert shown.evaluate("p => p.scrollWidth <= p.clientWidth"), (label, width)
 
 
 def test_a_log_is_searched_narrowed_to_what_warns_and_copied(

@@ -517,3 +517,14 @@ def test_a_run_to_start_from_is_called_by_its_name_with_what_it_came_to(launched
     assert (
         "95.4%</b> <small>validation accuracy</small>" in card and card.count(run_id) == 1
     )  # small
+
+
+def test_an_edited_copy_of_a_run_keeps_its_name_and_says_so(launched):
+    run_id = fill_run(name="rank16")
+    told = "Still that of the run it starts from."
+    assert told not in html(show("launch", **{"from": run_id}))
+    edited = {"from": run_id, "lora.r": "32"}
+    assert told in html(show("launch", **edited))
+    assert told not in html(show("launch", **edited, name="rank32"))
+    assert told not in html(show("launch", **{"lora.r": "32"}))
+    assert told not in html(show("launch", **edited, fork="200"))

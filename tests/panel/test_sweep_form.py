@@ -1,6 +1,7 @@
 """The form of the Sweeps page: its fields, the file, what a sweep takes."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,10 @@ def test_the_form_reads_the_data_of_its_notes_without_waiting() -> None:
     data_check.begun(base_config(load_sweep(TINY))).result()
     test.run()
     assert "scores only 40 rows" in html(test) and "Reading the data" not in html(test)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_picture_of_a_range_by_order_of_magnitude_names_its_powers_of_ten() -> None:
+    drawn = html(show("sweeps", file="tiny"))  # 0.0002 to 0.01
+    (told,) = re.findall(r'<span class="at"[^>]*>([^<]*)</span>', drawn)
+    assert told == "0.001"  # 0.01 is named as the end

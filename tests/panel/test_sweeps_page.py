@@ -91,6 +91,30 @@ def test_a_sweep_is_shown_with_its_ends_its_best_and_its_marks() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_slices_mark_the_best_setting_and_say_in_their_titles_what_they_draw() -> None:
+    sweep_id = fill_sweep(TINY)
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    drawn = figures.slices_of_page(found)
+    best = found.settings.iloc[0]
+    by_rank = drawn["Validation accuracy by rank"]
+    assert len(drawn) == 3 and by_rank.layout.yaxis.title.text is None
+    completed, mark = by_rank.data
+    assert (mark.name, mark.x, mark.y) == ("best", (best["lora.r"],), (best["score"],))
+    assert best["score"] == max(completed.y)
+    (word,) = drawn["Validation accuracy by schedule"].data[-1].x
+    assert word.replace("<br>", "_").replace(" ", "_") == best["scheduler.name"]
+    assert len(figures.best_of_page(found)) == 1  # not the same twice
+    # Where several tie none is marked.
+    with store.writing() as session:
+        session.execute(update(LatestMetric).values(value=0.5))
+    with store.reading() as session:
+        found = results.read(session, sweep_row(sweep_id))
+    assert [one.name for one in figures.slices_of_page(found)[
+        "Validation accuracy by rank"].data] == ["completed"]  # fmt: skip
+
+
+@pytest.mark.usefixtures("home")
 def test_packs_that_ran_tell_how_long_a_sweep_takes() -> None:
     fill_sweep(TINY)  # three processes of eight trials, one trial each 40 s
     _, plan = control.read_and_estimate(TINY.read_text(), TINY)

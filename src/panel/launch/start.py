@@ -1,5 +1,6 @@
 """Where the Launch form starts: a preset, an earlier run, or a run to fork."""
 
+from collections.abc import Mapping
 from html import escape
 
 import streamlit as st
@@ -18,6 +19,8 @@ from src.panel.launch import cards, upload
 from src.panel.ui import html, navigation
 from src.runs import attempts
 from src.store.tables import Run
+
+STILL = "Still that of the run it starts from. A name of its own tells them apart."
 
 
 def read() -> tuple[str, RunConfig | None]:
@@ -50,6 +53,14 @@ def called(origin: str) -> str:
     with store.reading() as session:
         found = store.runs_of(session, [origin])
         return store.label_of(found[0]) if found else origin
+
+
+def hints(texts: Mapping[str, str]) -> dict[str, str]:
+    """{setting: hint} that follows from the start: an edited copy of a run is still called like it,
+    since people name their runs."""
+    is_copy = "from" in st.query_params and fork_of() is None
+    is_edited = "name" not in texts and bool(texts.keys() - {"training.seed"})
+    return {"name": STILL} if is_copy and is_edited else {}
 
 
 def draw(origin: str, base: RunConfig) -> None:

@@ -42,6 +42,7 @@ class Form:
     texts: Mapping[str, str]
     problems: Mapping[str, str]
     notes: Mapping[str, str] = field(default_factory=dict)
+    hints: Mapping[str, str] = field(default_factory=dict)  # in the place of the usual ones
     config: RunConfig | None = None  # with the changes, if they can be used
     write: Write = query_params.write
     key: str = "set"  # of its widgets; a page with two forms has two
@@ -144,7 +145,8 @@ def _draw_fields(form: Form, part: str, shown: Iterable[Setting]) -> None:
                 elif name in form.notes:
                     folds.draw("note", escape(as_sentence(form.notes[name])))
                 else:
-                    folds.draw("hint", escape(words.hint(setting, form.config)))
+                    hint = form.hints.get(name) or words.hint(setting, form.config)
+                    folds.draw("hint", escape(hint))
 
 
 def _draw_mixture(mix: str) -> None:

@@ -21,13 +21,13 @@ FIRST: dict[str, tuple[str, ...]] = {
 }
 
 HINTS = {
-    "name": "Runs are found by it.",
+    "name": "What the tables and charts call the run.",
     "model.name": "What gets the adapter. spelltune-tiny trains on two CPU cores.",
     "data.task": "What it learns to do.",
     "lora.r": "Size of the adapter: 8 to 64. More can learn more.",
     "lora.alpha": "Strength of the adapter: 1 to 2 times the rank.",
     "training.learning_rate": "How far a step goes. Too high diverges.",
-    "training.seed": "Chance of this run. Three seeds make a verdict.",
+    "training.seed": "What chance starts from. Compare judges three seeds or more.",
     "training.max_steps": "Length of the training: 300 to 3,000.",
     "training.per_device_train_batch_size": "16 to 64 at once. More is steadier and slower.",
     "scheduler.name": "How the rate falls after the warm-up: cosine or linear.",
@@ -52,7 +52,7 @@ def hint(setting: Setting, config: RunConfig | None) -> str:
     name = setting.name
     if config and name == "lora.alpha":
         times = f"{config.lora.alpha / config.lora.r:.3g}"
-        return f"Strength of the adapter: 1 to 2 times the rank. Now {times}."
+        return f"Strength of the adapter: 1 to 2 times the rank, now {times} times."
     rate = usual_rate(config) if config else None
     if rate and name == "training.learning_rate":
         return f"How far a step goes: {rate / 4:.1g} to {rate * 2:.1g}. Too high diverges."

@@ -20,6 +20,7 @@ from src.sweeps.results import SweepResults
 ROOM = 0.06  # beyond the scores, of their span
 LEAST_SPAN = 0.1  # of an axis of scores: ten points, or a tenth of the score
 MAX_TICKS = 8  # values of a setting of which each has a tick
+MANY = 50  # marks, from which on they let each other show through
 WIDE = 8  # times the smallest value: from here on an axis goes by order of magnitude
 MIN_HIGHLIGHTED = 10  # lines of parallel coordinates, or a tenth of them if that is more
 # Outcome of a trial -> its Plotly symbol.
@@ -105,7 +106,11 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
                     "mode": "markers",
                     "name": outcome,
                     "meta": [outcome, f"{len(rows):,}"],
-                    "marker": {"symbol": symbol, "size": 7},
+                    "marker": {
+                        "symbol": symbol,
+                        "size": 7,
+                        "opacity": 1 if len(rows) < MANY else 0.6,
+                    },
                     "legendrank": (1, 2, 8)[place],
                     "cliponaxis": False,
                     "x": values.to_numpy("float64") if numbers else list(map(_lines, values)),
@@ -119,6 +124,47 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
         layout = _layout(setting_labels.inline(name), found.sweep.metric, name, scores, xaxis=kind)
         figures[name] = go.Figure(traces, layout | ({} if numbers else {"margin": {"b": 58}}))
     return figures
+
+
+def slices_of_page(found: SweepResults) -> dict[str, go.Figure]:
+    """The slices by a title that says what is drawn, each with the best setting marked, if there is
+    one."""
+    metric, drawn = _capital(short_label(found.sweep.metric)), {}
+    best = found.settings.iloc[0] if results.tied(found) == 1 else None
+    for name, figure in slices(found).items():
+        if best is not None and ranking.is_searched(best[name]):
+            numbers = all(map(parallel.is_number, figure.data[0].x)) if figure.data else False
+            figure.add_scatter(
+                x=[best[name] if numbers else _lines(best[name])],
+                y=[best["score"]],
+                mode="markers",
+                name="best",
+                meta=["best", score(found, best["score"])],
+                marker={"symbol": "star", "size": 14},
+                legendrank=3,
+                cliponaxis=False,
+            )
+        drawn[f"{metric} by {setting_labels.inline(name)}"] = _untitled(figure)
+    return drawn
+
+
+def best_of_page(found: SweepResults) -> dict[str, go.Figure]:
+    """The best score so far against scored trials, by a title that says so."""
+    title = f"Best {short_label(found.sweep.metric)} after so many scored trials"
+    return {title: _untitled(next(iter(best_so_far(found).values())))}
+
+
+def _untitled(figure: go.Figure) -> go.Figure:
+    """The figure without the titles of its axes: the title of its card has their words."""
+    low = figure.layout.margin.b
+    figure.update_layout(
+        xaxis_title=None, yaxis_title=None, margin={"l": 48, "b": 28 if low is None else low - 14}
+    )
+    return figure
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _listed(tried: pd.Series) -> dict[str, Any]:

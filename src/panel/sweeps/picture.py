@@ -12,6 +12,7 @@ from src.sweeps.file import Categorical, Parameter, Range, SweepConfig
 
 MAX_MARKS = 40  # of a range with steps; more of them are a bar
 EDGE = 3  # per cent of a strip at each end
+ROOM = 0.2  # of a strip, that the labels of its ends take
 
 
 def sum_line(sweep: SweepConfig, plan: SweepEstimate) -> str:
@@ -60,15 +61,22 @@ def strips(sweep: SweepConfig) -> str:
     known = {one.name: one for one in settings()}
     rows = []
     for name, parameter in sweep.space.items():
+        between = ""
         if isinstance(parameter, Categorical):
             drawn, ends = _listed(parameter)
         else:
             drawn, ends = _ranged(parameter, known[name])
+            between = "".join(
+                f'<span class="at" style="left:{_left(place)}">{_number(power)}</span>'
+                for power, place in _powers(parameter)
+                if ROOM < place < 1 - ROOM
+            )
         called = escape(words.label(known[name]))
         rows.append(
             f'<div role="img" aria-label="{called}: {escape(_told(parameter))}">'
             f'<b>{called}</b><span class="strip">{drawn}</span>'
-            f"<small><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></small></div>"
+            f"<small><span>{escape(ends[0])}</span>{between}<span>{escape(ends[1])}</span></small>"
+            "</div>"
         )
     return f'<div class="strips">{"".join(rows)}</div>'
 
@@ -94,10 +102,16 @@ def _ranged(parameter: Range, setting: Setting) -> tuple[str, tuple[str, str]]:
         many = int((high - low) / step + 1e-9) + 1
         return "".join(_mark(i * step / (high - low)) for i in range(many)), ends
     bar = f'<i class="span" style="left:{EDGE}%;right:{EDGE}%"></i>'
-    if parameter.log and low > 0:
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        bar += "".join(_tick(_place(10.0**power, low, high, log=True)) for power in powers)
-    return bar, ends
+    return bar + "".join(_tick(place) for _, place in _powers(parameter)), ends
+
+
+def _powers(parameter: Range) -> list[tuple[float, float]]:
+    """The powers of ten of a range by order of magnitude, and where they lie in it."""
+    low, high = parameter.low, parameter.high
+    if not parameter.log or low <= 0:
+        return []
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [(10.0**power, _place(10.0**power, low, high, log=True)) for power in powers]
 
 
 def _place(value: float, low: float, high: float, *, log: bool) -> float:
@@ -109,12 +123,16 @@ def _place(value: float, low: float, high: float, *, log: bool) -> float:
     return (value - low) / (high - low)
 
 
+def _left(place: float) -> str:
+    return f"{EDGE + place * (100 - 2 * EDGE):.1f}%"
+
+
 def _mark(place: float) -> str:
-    return f'<i style="left:{EDGE + place * (100 - 2 * EDGE):.1f}%"></i>'
+    return f'<i style="left:{_left(place)}"></i>'
 
 
 def _tick(place: float) -> str:
-    return f'<i class="tick" style="left:{EDGE + place * (100 - 2 * EDGE):.1f}%"></i>'
+    return f'<i class="tick" style="left:{_left(place)}"></i>'
 
 
 def _number(value: float) -> str:

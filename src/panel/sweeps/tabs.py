@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from src import setting_labels, store
+from src import store
 from src.panel.launch import measure_button
 from src.panel.sweeps import figures, table, trials, view
 from src.panel.ui import charts, html, navigation
@@ -22,7 +22,7 @@ def draw(found: SweepResults) -> None:
 
 
 def _draw_best(found: SweepResults) -> None:
-    charts.draw(figures.best_so_far(found), key="best so far")
+    charts.draw(figures.best_of_page(found), key="best so far")
 
 
 def _draw_parallel(found: SweepResults) -> None:
@@ -46,8 +46,7 @@ def _draw_importance(found: SweepResults) -> None:
 
 
 def _draw_slices(found: SweepResults) -> None:
-    named = figures.slices(found).items()
-    charts.draw({setting_labels.label(name): one for name, one in named}, key="slices")
+    charts.draw(figures.slices_of_page(found), key="slices")
     st.html('<p class="quiet">A mark is a trial; hollow and crossed ones ended early.</p>')
 
 
