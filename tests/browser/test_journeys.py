@@ -237,7 +237,8 @@ def test_times_are_the_readers(page, panel, ended):
         at = store.find(session, ended).created_at
     page.goto(panel)
     tokyo = time.strftime("%H:%M", time.gmtime(at + 9 * 3600))
-    page.get_by_role("row", name=HOSTILE).get_by_text(tokyo).wait_for()
+    row = page.get_by_role("row", name=HOSTILE)
+    row.locator("td[data-label=Launched]", has_text=tokyo).wait_for()
 
 
 def test_runs_are_chosen_by_boxes_that_keep_the_focus(browser, panel, ended, watched):
