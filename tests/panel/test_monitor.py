@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
-from src.panel.monitor import actions, curves, log, marks
+from src.panel.monitor import actions, curves, log, marks, words
 from src.panel.ui import charts, points
 from src.runs import attempts
 from src.store.outcome import EndReason
@@ -468,6 +468,26 @@ def test_axes_begin_at_0_span_what_is_sensible_and_leave_out_the_first_huge_valu
         store.record_metrics(session, worse, 1, rows)
     _, y = axes_of(show("monitor", run=worse), "Loss")
     assert "clipmax" not in y["autorangeoptions"]
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.STOPPED, Status.COMPLETED])
+def test_the_axis_of_a_loss_that_fell_to_less_than_half_begins_at_0(status):
+    for last, include in ((1.3, [0, 4]), (2.6, None)):
+        run_id = fill_run(status=status, steps=0, training__max_steps=600, name=f"to {last}")
+        rows = [(step, "train/loss", 3.5 + (last - 3.5) * step / 100, 1e9) for step in (0, 50, 100)]
+        with store.writing() as session:
+            store.record_metrics(session, run_id, 1, rows)
+        _, y = axes_of(show("monitor", run=run_id), "Loss")
+        assert y["autorangeoptions"].get("include") == include
+
+
+def test_the_words_now_have_heads_and_fill_their_room():
+    long = "p h l e g m a t o u s"
+    wrong = [*MISSPELLED[:2], (long, long, long.replace("u ", "")), *MISSPELLED[2:]]
+    body = html(show("monitor", run=fill_run(words=wrong)))
+    (card,) = re.findall('<section class="card words-now">.*?</section>', body)
+    assert "<span>expected</span><span>written</span>" in card
+    assert card.count("<a href") == words.ROOM - 1  # the long one stands over its answer
 
 
 def test_a_loss_of_one_point_has_an_axis_around_it():

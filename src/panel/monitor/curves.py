@@ -23,6 +23,7 @@ FEW = 12  # points of a small curve, which have marks
 HELD_OUT = ("val/", "suite/")
 EARLY = 0.2  # of the steps so far, in which a curve that falls may be out of all proportion
 LEAST_SHARE = 0.1  # of an axis of shares: below it, ticks in percent would repeat
+NEAR_ZERO = 0.5  # of the highest value: below it, an axis begins at 0
 LEAST_SPAN = 0.1  # of an axis that does not begin at 0, as a part of its values
 
 
@@ -151,7 +152,8 @@ def _ends(
     top, is_cut = high, chart.falls and len(late) >= 3 and high > 1.65 * late.max() > 0
     if is_cut:
         top = ends["clipmax"] = 1.1 * float(late.max())
-    if chart.from_zero:
+    # A loss that fell to less than half is not drawn as if it had fallen to nothing.
+    if chart.from_zero or 0 <= low < NEAR_ZERO * top:
         # Up to a tick above the curve.
         top = _rounded_up(max(top, *ends.get("include", [0])), SMALL if chart.group else LARGE)
         ends["include"] = [min(low, 0.0), top]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
+from itertools import accumulate
 
 import pandas as pd
 
@@ -12,8 +13,11 @@ from src.analysis import misspellings, paired
 from src.panel.ui import letters, navigation
 from src.store.tables import Evaluation, Run, Status
 
-MAX_WRONG, MAX_LEARNED = 6, 4
+ROOM = 10  # lines of words beside the charts
+MAX_LEARNED = 4  # lines of those
+WIDE = 15  # letters of an answer beside which the other has no room
 LETTERS = 48  # of an answer
+HEADS = '<p class="heads"><span>expected</span><span>written</span></p>'
 SOON = "The words that it gets wrong stand here from its first evaluation on."
 
 Words = tuple[tuple[str, str, str], ...]  # (question, right answer, given answer)
@@ -40,12 +44,15 @@ def shown(run: Run, evaluations: Sequence[Evaluation]) -> str | None:
     except OSError:
         return None  # the predictions are gone
     several = navigation.link("errors", "All words", {"run": run.id, "step": now.step})
-    parts = []
+    parts, room = [], ROOM
     if before:
         since = f"Learned since step {before.step:,}"
-        parts.append(_part(run, since, learned, MAX_LEARNED, "None of those it missed then."))
+        few = _fitting(learned, MAX_LEARNED)
+        parts.append(_part(run, since, learned, few, "None of those it missed then."))
+        room -= max(1, sum(_lines(word) for word in learned[:few]))
     title = "Still wrong" if before else "Wrong"
-    parts.append(_part(run, title, wrong, MAX_WRONG, "Every answer is right."))
+    few = _fitting(wrong, room)
+    parts.append(_part(run, title, wrong, few, "Every answer is right.", HEADS))
     return _card(f"Words at step {now.step:,}", several, "".join(parts))
 
 
@@ -54,8 +61,20 @@ def _card(title: str, link: str, body: str) -> str:
     return f'<section class="card words-now">{head}{body}</section>'
 
 
-def _part(run: Run, title: str, words: Words, most: int, none: str) -> str:
-    """HTML: a heading with the number of words, and some of them."""
+def _lines(word: tuple[str, str, str]) -> int:
+    """Lines that the answers to a word take: one where both fit beside each other."""
+    _, expected, predicted = word
+    return 1 + (expected != predicted and max(len(expected), len(predicted)) > WIDE)
+
+
+def _fitting(words: Words, room: int) -> int:
+    """The number of words, from the first one on, that have room in so many lines."""
+    taken = accumulate(_lines(word) for word in words[:room])
+    return sum(lines <= room for lines in taken)
+
+
+def _part(run: Run, title: str, words: Words, most: int, none: str, heads: str = "") -> str:
+    """HTML: a heading with the number of words, and some of them below `heads`."""
     head = f"<h4>{escape(title)} <b>{len(words):,}</b></h4>"
     if not words:
         return f'{head}<p class="quiet">{none}</p>'
@@ -67,7 +86,7 @@ def _part(run: Run, title: str, words: Words, most: int, none: str) -> str:
         href = escape(navigation.address("errors", {"run": run.id, "word": question}))
         title = escape(f"How {letters.cut(question)} went over the checkpoints")
         rows.append(f'<a href="{href}" target="_self" title="{title}">{answers}</a>')
-    return head + "".join(rows)
+    return head + heads + "".join(rows)
 
 
 @lru_cache(maxsize=64)

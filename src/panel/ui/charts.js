@@ -257,7 +257,9 @@ function arrange(grid, figures) {
     const card = (grid.cards[title] ??= makeCard(grid, title, figures[title].layout.meta));
     grid.classList.toggle("sized", Boolean(figures[title].layout.meta));
     card.classList.toggle("small", Boolean(group));
-    card.style.setProperty("--wide-row", count <= 5 ? count : [6, 9].includes(count) ? 3 : 4);
+    // One or two are no wider than the large charts above them.
+    card.style.setProperty("--wide-row", count <= 5 ? Math.max(count, 3) : [6, 9].includes(count) ? 3 : 4);
+    card.classList.toggle("few", count < 3);
     card.style.setProperty("--narrow-row", Math.min(count, 2));
     if (group && !wanted.includes(grid.heads[group])) {
       grid.heads[group] ??= Object.assign(document.createElement("h2"), { textContent: group });
