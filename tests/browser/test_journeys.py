@@ -299,7 +299,7 @@ def test_back_returns_to_the_view_that_was_left(page, panel, ended):
 def test_a_run_is_deleted_from_any_tab(page, panel, module_home):
     unwanted = fill_run(name="unwanted")
     page.goto(f"{panel}/monitor?run={unwanted}&view=Checkpoints")
-    title = "unwanted, completed · Monitor · Spelltune"
+    title = "unwanted · seed 42, completed · Monitor · Spelltune"
     wait_for(lambda: page.title() == title, "the tab names the run")
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("button", name="Delete this run").click()

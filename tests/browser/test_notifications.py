@@ -78,7 +78,8 @@ def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: st
         page.get_by_role("button", name="Stop telling me in this browser").wait_for()
         wait_for(lambda: page.evaluate(LOOKED), "no first look")
         page.goto(f"{panel}/monitor?run={run_id}")
-        wait_for(lambda: page.title().startswith("watched, running · Monitor"), "the title")
+        title = "watched · seed 42, running · Monitor · Spelltune"
+        wait_for(lambda title=title: page.title() == title, "the title")
         wait_for(lambda: dot(page) == "#ffb020", "the dot of a run that trains")
         wait_for(lambda: page.evaluate(LOOKED), "no first look")
         with store.writing() as session:
@@ -87,7 +88,8 @@ def test_the_tab_tells_the_state_and_the_browser_the_end(browser: Any, panel: st
         lock.release()
         shown = wait_for(lambda: page.evaluate("window.shown"), "no notification")
         assert [title for title, _ in shown] == ["watched failed"]
-        wait_for(lambda: page.title().startswith("watched, failed · Monitor"), "the title")
+        title = "watched · seed 42, failed · Monitor · Spelltune"
+        wait_for(lambda title=title: page.title() == title, "the title")
         wait_for(lambda: dot(page) == "#e5484d", "the dot of a run that failed")
         # Asked to stop, it says no more.
         page.goto(f"{panel}/{PAGE}")

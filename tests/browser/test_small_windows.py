@@ -1,13 +1,14 @@
 """What stands where in a small window, and the log of a run, in Chromium."""
 
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src import paths
 from src.store.tables import Status
-from tests.helpers.browser import inaccessible, reading, still
+from tests.helpers.browser import inaccessible, reading, serving, still
 from tests.helpers.store import fill_run, fill_sweep
 from tests.helpers.sweeps import TINY
 
@@ -129,9 +130,7 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
         assert 0 <= top(head) < top(last) < 500
         page.goto(f"{panel}/?find=tall")
         # A row is pressed anywhere.
-        page.locator("table.runs td", has_text="200 of 200").or_(
-            page.locator("table.runs td", has_text="600 of 600")
-        ).last.click()
+        page.locator("table.runs td", has_text="completed").last.click()
         page.wait_for_url("**/monitor?run=tall-0*")
 
 
@@ -197,6 +196,50 @@ def test_what_is_chosen_is_in_view_and_choices_that_wrap_are_whole(
             "s.borderBottomLeftRadius, s.borderBottomRightRadius]).size === 1 })"
         )
         assert whole or len(rows) == 1, rows
+
+
+def test_a_setting_is_one_line_on_a_phone_and_a_failure_one_on_overview(
+    browser: Any, panel: str
+) -> None:
+    long = "CUDA out of memory. " + "Tried to allocate 2 GiB of 79 GiB. " * 5
+    failed = fill_run(name="one line", status=Status.FAILED, steps=100, reason=long, lora__r=48)
+    with reading(browser, width=420, scheme="dark") as page:
+        page.goto(f"{panel}/monitor?run={failed}&view=Settings")
+        row = page.locator("table.changes tbody tr", has_text="Rank")
+        row.wait_for()
+        assert row.bounding_box()["height"] < 32
+        value, of_preset = row.locator("td").all()[1:]
+        assert value.bounding_box()["y"] == of_preset.bounding_box()["y"]
+        page.goto(f"{panel}/?find=one+line")
+        box = page.locator("table.runs tbody input[data-pick]")
+        box.wait_for()
+        ground = "e => getComputedStyle(e).backgroundColor"
+        assert box.evaluate(ground) == page.locator(".stApp").evaluate(ground)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        still(page)
+        told = page.locator(f".st-key-failed-{failed}")
+        assert told.bounding_box()["height"] < 48
+        told.locator("summary").wait_for()  # the rest is told on demand
+        heights = [
+            told.get_by_role(kind, name=name).bounding_box()["height"]
+            for kind, name in (
+                ("link", "Launch again"),
+                ("button", "Resume"),
+                ("button", "Archive"),
+            )
+        ]
+        assert max(heights) - min(heights) <= 2, heights
+
+
+def test_a_first_visit_has_its_buttons_in_its_box(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as address, reading(browser) as page:
+        page.goto(address)
+        box = page.locator(".st-key-first-visit")
+        still(page)
+        for button in (box.get_by_role("button", name="Launch now"), box.get_by_role("link")):
+            inner, outer = button.bounding_box(), box.bounding_box()
+            assert inner["y"] + inner["height"] < outer["y"] + outer["height"]
+            assert 32 <= inner["height"] <= 40
 
 
 def test_the_arrow_keys_go_from_word_to_word(browser: Any, panel: str, ended: str) -> None:

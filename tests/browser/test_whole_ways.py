@@ -110,7 +110,6 @@ def test_a_run_is_stopped_resumed_and_forked(
     assert both.seconds == pytest.approx(took)
     page.locator(".facts > div", has_text="duration").get_by_text(duration(took)).wait_for()
     page.goto(f"{panel}/monitor?run={runs()[0].id}&view=Checkpoints")
-    page.get_by_role("button", name="Actions").first.click()
     page.get_by_role("link", name="Fork from here").first.click()
     press_launch(page, "Fork")
     wait_for(lambda: runs()[0].parent_id is not None, "the fork is there")

@@ -129,24 +129,33 @@ def test_each_checkpoint_says_its_state_and_what_can_be_done_with_it(monkeypatch
     for step in (100, 200):
         checkpoint(run_id, step)
     (paths.checkpoints_dir(run_id) / "step-100" / "optimizer.pt").write_bytes(b"x")
-    test = show("monitor", run=run_id, view="Checkpoints")
+
+    def at(step: str) -> AppTest:
+        return show("monitor", run=run_id, view="Checkpoints", step=step)
+
+    test = at("")  # the newest
     text = html(test)
-    assert "Validation accuracy (exact match)" in text and " KiB" in text
-    assert text.count("verified") == 2 and "verified · best" in text
-    assert "step-100: optimizer.pt is not as it was written" in text
-    keys = [b.key for b in test.button if b.key]
-    assert {"resume 300", "resume 200", "delete 100"} <= set(keys)
-    assert "resume 100" not in keys
+    (table,) = re.findall('<table class="rows checkpoints">.*?</table>', text)
+    assert '<th scope="col" class="num">Validation accuracy (exact match)</th>' in table
+    assert '<th scope="col" class="num">Size (KiB)</th>' in table and " KiB<" not in table
+    assert table.count("verified") == 2 and "verified · best" in table
+    assert "step-100: optimizer.pt is not as it was written" in table
+    assert test.selectbox(key="chosen step").options == ["step 300", "step 200", "step 100"]
+    assert {"resume 300", "delete 300"} <= {b.key for b in test.button}
+    assert f"launch?from={run_id}&amp;fork=300" in text
+    test, text = at("200"), html(at("200"))
     assert f"monitor?run={run_id}&amp;view=Export&amp;step=200" in text
-    assert "view=Export&amp;step=100" not in text
     assert f"launch?from={run_id}&amp;fork=200" in text
     test.button(key="delete 200").click().run()
     assert "the last two are kept" in test.toast[0].value
+    test = at("100")
+    assert "resume 100" not in {b.key for b in test.button} and "fork=100" not in html(test)
+    assert "view=Export&amp;step=100" not in html(test)
     test.button(key="delete 100").click().run()
     assert "step-100" not in html(test)
     resumed = []
     monkeypatch.setattr(attempts, "resume", lambda run, step: resumed.append((run.id, step)))
-    test.button(key="resume 200").click().run()
+    at("200").button(key="resume 200").click().run()
     assert resumed == [(run_id, 200)]
 
 
@@ -258,7 +267,9 @@ def test_an_early_stop_is_marked_and_a_silent_run_is_flagged():
 def test_a_run_that_waits_says_its_place_and_a_failed_one_leads_to_its_log():
     first = fill_run(status=Status.QUEUED, name="first", created_at=time.time() - 20)
     second = fill_run(status=Status.QUEUED, name="second", created_at=time.time() - 10)
-    assert "waits for a free slot, the next in line" in html(show("monitor", run=first))
+    body = html(show("monitor", run=first))
+    assert "waits for a free slot, the next in line" in body
+    assert "<dd>–</dd>" not in body  # what it has not measured yet
     assert "number 2 in line, behind first" in html(show("monitor", run=second))
     with store.writing() as session:
         store.find(session, second).held_at = 1.0

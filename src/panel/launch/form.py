@@ -145,5 +145,6 @@ def changes_table(values: Mapping[str, Any]) -> str:
         ]
         for name, pair in differences(config, load_config(preset=preset)).items()
     )
-    table = html.table({"Setting": "fit", "This run": "", f"Preset {preset}": ""}, rows)
+    heads = {"Setting": "fit", "This run": "", f"Preset {preset}": ""}
+    table = html.table(heads, rows, name="pairs changes")
     return f'{table}<p class="quiet">All others are those of the preset.</p>'

@@ -1,4 +1,4 @@
-"""The list of a run's checkpoints, with the actions on each."""
+"""The table of a run's checkpoints, and what can be done with each."""
 
 from collections.abc import Sequence
 from html import escape
@@ -10,13 +10,14 @@ from src import store
 from src.format import data_size, number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
-from src.panel.ui import guarded, html, navigation
+from src.panel.ui import choices, guarded, html, navigation
 from src.panel.ui.charts import is_share, read_curves
 from src.runs import attempts, launcher
 from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
 
-COLUMNS = (1, 1.6, 1, 2.4, 1.2)
+FORK = "A fork is a new run that goes on from a checkpoint with other settings."
+RESUME = "A resumed run goes on from it; later checkpoints move to a folder of their own."
 
 
 def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
@@ -31,44 +32,70 @@ def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
     with store.reading() as session:
         known = read_curves(session, run, [metric]).frames.get(metric)
     values = {} if known is None else dict(zip(known["step"], known["value"], strict=True))
-    with st.container(key="checkpoints", gap="xxsmall"):
-        title = metric_label(metric)
-        heads = ("Step", title[0].upper() + title[1:], "Size", "State", "")
-        for column, text in zip(st.columns(COLUMNS), heads, strict=True):
-            column.html(f'<span class="quiet">{escape(text)}</span>')
-        for checkpoint in reversed(kept):
-            draw_row(run, checkpoint, values.get(checkpoint.step), is_share(metric))
+    newest = list(reversed(kept))
+    broken = {one.step: problem(one.path, _state(Path(one.path))) for one in newest}
+    score = metric_label(metric)
+    unit, scale = _unit(max(one.size_bytes for one in newest))
+    heads = {
+        "Step": "num",
+        score[0].upper() + score[1:]: "num",
+        f"Size ({unit})": "num",
+        "State": "",
+    }
+    form = percent if is_share(metric) else number
+    rows = [
+        [
+            f"<b>{one.step:,}</b>",
+            form(values.get(one.step)),
+            f"{one.size_bytes / scale:,.1f}",
+            _state_told(one, broken[one.step]),
+        ]
+        for one in newest
+    ]
+    st.html(html.table(heads, rows, name="checkpoints"))
+    with st.container(horizontal=True, vertical_alignment="bottom", key="checkpoint"):
+        steps = [str(one.step) for one in newest]
+        step = int(
+            choices.one("Act on", steps, lambda s: f"step {int(s):,}", key="step", width=160)
+        )
+        draw_actions(run, step, usable=broken[step] is None)
+    more = f" {RESUME}" if run.status in RESUMABLE else ""
+    st.html(f'<p class="quiet">{FORK}{more}</p>')
 
 
-def draw_row(run: Run, checkpoint: Checkpoint, value: float | None, share: bool) -> None:
-    step, folder = checkpoint.step, Path(checkpoint.path)
-    broken = problem(str(folder), _state(folder))
-    cells = st.columns(COLUMNS, vertical_alignment="center")
-    cells[0].html(f"<b>{step:,}</b>")
-    cells[1].html(percent(value) if share else number(value))
-    cells[2].html(data_size(checkpoint.size_bytes))
+def _state_told(checkpoint: Checkpoint, broken: str | None) -> str:
+    """HTML: that a checkpoint is verified and what it is kept for, or why it cannot be used."""
+    if broken:
+        return f'<span class="problem">{escape(broken)}</span>'
     words = ["best"] * checkpoint.is_best
-    words += ["kept for a fork"] * is_kept_for_fork(folder.parent, step)
-    state = " · ".join(["verified", *words])
-    cells[3].html(f'<span class="problem">{escape(broken)}</span>' if broken else state)
-    with cells[4].popover("Actions", key=f"actions {step}", width="stretch"):
-        draw_actions(run, step, usable=broken is None)
+    folder = Path(checkpoint.path)
+    words += ["kept for a fork"] * is_kept_for_fork(folder.parent, checkpoint.step)
+    return " · ".join(["verified", *words])
+
+
+def _unit(size: int) -> tuple[str, int]:
+    """The unit in which `data_size` tells a size, and its bytes."""
+    unit = data_size(size).rpartition(" ")[2]
+    return unit, 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
 
 
 def draw_actions(run: Run, step: int, *, usable: bool) -> None:
-    """Draw the actions on one checkpoint, each with what it does."""
+    """Draw the actions on one checkpoint."""
     if usable and run.status in RESUMABLE:
         guarded.button("Resume from here", key=f"resume {step}", on_click=_resume, args=(run, step))
-        later = "Later checkpoints move to a folder of their own."
-        st.html(f'<p class="quiet">The run goes on from step {step:,}. {later}</p>')
     if usable:
-        st.html(navigation.link("launch", "Fork from here", {"from": run.id, "fork": step}))
-        st.html('<p class="quiet">A new run goes on from it with other settings.</p>')
+        fork = navigation.link(
+            "launch", "Fork from here", {"from": run.id, "fork": step}, style="second"
+        )
+        st.html(fork, width="content")
         query = {"run": run.id, "view": "Export", "step": step}
-        st.html(navigation.link("monitor", "Export", query))
-        st.html('<p class="quiet">To use it without Spelltune.</p>')
-    guarded.button("Delete", key=f"delete {step}", on_click=_delete, args=(run, step))
-    st.html('<p class="quiet">The best one, the last two and those of forks stay.</p>')
+        st.html(navigation.link("monitor", "Export", query, style="second"), width="content")
+    with st.popover("Delete checkpoint", key=f"ask to delete {step}"):
+        st.write("The best one, the last two and those of forks stay.")
+        guarded.button(
+            "Delete this checkpoint", type="primary", key=f"delete {step}",
+            on_click=_delete, args=(run, step),
+        )  # fmt: skip
 
 
 def _resume(run: Run, step: int) -> None:

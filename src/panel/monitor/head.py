@@ -23,13 +23,14 @@ def as_html(
     time that is left; `best` is the best step, if one is better than others. Times are in the
     named zone, or else in the reader's."""
     status, pairs = Status(run.status), facts(run, latest)
-    if status.ended:
-        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M", zone_name)))
-    else:
+    if not status.ended:
         if left and status is Status.QUEUED:
             starts = f"≈ {duration(left.starts)}" if left.starts >= 1 else "at once"
             pairs.append(("starts in", starts))
         pairs.append(("time left", f"≈ {duration(left.ends)}" if left else "–"))
+    if not status.active:  # what it has not measured, it will not now
+        pairs = [(name, value) for name, value in pairs if value != "–"]
+        pairs.append(("launched", html.local_time(run.created_at, "%d %b, %H:%M", zone_name)))
     log = ""
     if status in failure.BADLY:
         log = ' · <a class="inner" href="#" data-jump=".st-key-chosen-view">See the log</a>'

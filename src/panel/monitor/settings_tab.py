@@ -20,7 +20,7 @@ def draw(run: Run) -> None:
     """Draw the changes, then all settings and what was used, folded, in words and as JSON."""
     st.html(form.changes_table(run.config))
     used = [[escape(name), escape(value)] for name, value in _used(run.used)]
-    st.html(html.table({"What the trainer used": "fit", "Value": ""}, used))
+    st.html(html.table({"What the trainer used": "fit", "Value": ""}, used, name="pairs"))
     with st.expander("All settings of this run", key="all settings"):
         st.html(_all(run))
     with st.expander("As JSON", key="raw settings"):
@@ -40,7 +40,7 @@ def _all(run: Run) -> str:
         ]
         for one in settings()
     )
-    return html.table({"Setting": "", "Name": "fit", "Value": ""}, rows)
+    return html.table({"Setting": "", "Name": "fit", "Value": ""}, rows, name="pairs")
 
 
 def _used(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:

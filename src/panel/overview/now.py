@@ -81,7 +81,7 @@ def draw_first_visit() -> None:
         "Read the words that it still gets wrong, and change a setting.",
     )
     listed = "".join(f"<li>{escape(step)}</li>" for step in steps)
-    with st.container(horizontal_alignment="center"):
+    with st.container(horizontal_alignment="center", key="first-visit"):
         html.draw_empty("Teach a language model to spell", f'<ol class="steps">{listed}</ol>')
         with st.container(horizontal=True, vertical_alignment="center", width=320):
             pressed = FIRST_RUN.draw("Launch now", disabled=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from src import store
 from src.store.tables import Run, Status, Sweep, SweepStatus
 
 ICON = Path(__file__).parents[1].joinpath("icon.svg").read_text(encoding="utf-8")
@@ -27,8 +28,8 @@ def show(page: str, *told: str, status: str | None = None) -> None:
 
 
 def show_run(page: str, run: Run) -> None:
-    """Name the tab after a run and its status."""
-    show(page, f"{run.label}, {run.status.lower()}", status=run.status)
+    """Name the tab after a run, with its seed, and its status."""
+    show(page, f"{store.label_of(run)}, {run.status.lower()}", status=run.status)
 
 
 def show_sweep(page: str, sweep: Sweep) -> None:
