@@ -66,10 +66,12 @@ def test_a_problem_is_tied_to_its_field_and_the_list_leads_there(page: Any, pane
     assert told(name) == "" and name.get_attribute("aria-describedby") is None
 
 
+# From the top of the summary, as a field that is filled may scroll the page.
 SUMMARY = """() => [...document.querySelectorAll(
     ".st-key-summary :is(button, label, p:is(.claim, .unknown), dl, dt, h3)"
   )].filter((one) => !/^(Undo|As |Check)/.test(one.innerText))
-    .map((one) => [one.innerText.split("\\n")[0], one.getBoundingClientRect().top])"""
+    .map((one) => [one.innerText.split("\\n")[0], one.getBoundingClientRect().top
+      - document.querySelector(".st-key-summary").getBoundingClientRect().top])"""
 
 
 @pytest.mark.parametrize("width", [1280, 900])
@@ -100,7 +102,8 @@ def test_a_list_of_problems_moves_nothing_of_what_will_be_launched(
         assert all(abs(was - now) <= 1 for was, now in moved.values()), moved
         # All of it is in view, with the list.
         entry = page.locator(".st-key-summary").get_by_role("link", name="Steps")
-        assert entry.bounding_box()["y"] < 880
+        page.locator(".stMain").evaluate("main => main.scrollTo(0, 0)")
+        assert 0 < entry.bounding_box()["y"] < 880
 
 
 def test_each_kind_of_field_of_either_form_is_led_to(page: Any, panel: str) -> None:
@@ -201,8 +204,9 @@ def test_warnings_stand_at_the_button_and_lead_to_their_fields(
         if width > 640:  # on a phone two changed settings are listed above
             assert all(abs(was - now) <= 1 for was, now in moved.values()), moved
         launch = page.get_by_role("button", name="Launch", exact=False).last
+        page.locator(".stMain").evaluate("main => main.scrollTo(0, 0)")
         box, button = told.bounding_box(), page.locator("button[kind=primary]").bounding_box()
-        assert launch.is_enabled() and abs(box["y"] - button["y"]) < 80 and box["y"] < 880
+        assert launch.is_enabled() and abs(box["y"] - button["y"]) < 80 and 0 < box["y"] < 880
         told.get_by_role("link").click()
         assert warmup.evaluate("input => input === document.activeElement")
         assert inaccessible(page) == []

@@ -490,7 +490,6 @@ def test_runs_that_differ_in_their_seed_are_launched_by_one_press(launched, monk
 def test_the_form_says_what_a_run_takes_without_being_asked(launched):
     first = html(show("launch"))
     assert "Estimate: ≈ 2 min 1 s (on two CPU cores).</p>" in first and 'class="claim"' not in first
-    assert "then time and memory stand here" in first
     double = html(show("launch", seeds="3", **{"training.max_steps": "1200", "lora.r": "8"}))
     assert "Estimate: ≈ 4 min 2 s each (on two CPU cores).</p>" in double
     # Of a run far shorter than the preset's, or of other data, that tells nothing.
@@ -500,7 +499,7 @@ def test_the_form_says_what_a_run_takes_without_being_asked(launched):
     change_machine({"price_per_hour": "3", "currency": "EUR"})
     measure_button._seconds.clear()
     assert "≈ 1 min 36 s here, ≈ 0.08 EUR.</p>" in html(show("launch"))
-    assert "then the memory stands here" in html(show("launch"))
+    assert "tells the memory and the longest time" in html(show("launch"))
     longer = {"training.max_steps": "1200", "seeds": "3"}
     assert "≈ 3 min 12 s here, ≈ 0.16 EUR each.</p>" in html(show("launch", **longer))
     # Another batch takes another time, which nothing tells.

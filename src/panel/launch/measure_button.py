@@ -20,8 +20,10 @@ POLL_SECONDS = 0.5
 
 MEASURE = "Measure what it takes"
 UNKNOWN = "How long it takes here is not known yet."
-TOLD = "Takes three steps on the longest rows, in about half a minute; then {} here."
-BOTH, MEMORY = "time and memory stand", "the memory stands"
+TOLD = (
+    "Takes three steps on the longest rows, in about half a minute, and tells the memory and the "
+    "longest time."
+)
 
 # One at a time: each takes a slot of the machine.
 _pool = Pool(max_workers=1, thread_name_prefix="preflight")
@@ -42,15 +44,14 @@ def draw(config: RunConfig | None, *, many: int, held: bool) -> None:
     st.html(f'<p class="{"claim" if known else "quiet unknown"}">{escape(told)}</p>')
     if config is None:
         guarded.button(MEASURE, width="stretch", disabled=True)
-        st.html(f'<p class="quiet">{TOLD.format(BOTH)}</p>')
+        st.html(f'<p class="quiet">{TOLD}</p>')
         return
     found = estimate.load(config)
     if found and found.fits:
         st.html(f'<p class="quiet">The run {escape(found.sentence(config))}.</p>')
     label = "Measure again" if found else MEASURE
     asked = {"run": config.model_dump(mode="json")}
-    then = MEMORY if known else BOTH
-    offer(estimate.measurement_file(config).name, label, asked, then=then, held=held)
+    offer(estimate.measurement_file(config).name, label, asked, held=held)
 
 
 def expected(config: RunConfig) -> str | None:
@@ -79,12 +80,10 @@ def guessed(config: RunConfig, each: str = "") -> str | None:
     return f"Estimate: ≈ {duration(seconds)}{each} (on {hardware})"
 
 
-def offer(
-    name: str, label: str, asked: dict[str, Any], *, then: str = BOTH, held: bool = False
-) -> None:
+def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -> None:
     """Draw a button that starts the worker `measure` on `asked`, or how that went.
 
-    `name` tells measurements apart, `then` says what is known after it.
+    `name` tells measurements apart.
     """
     begun = _begun()
     if (running := begun.get(name)) and not running.done():
@@ -93,7 +92,7 @@ def offer(
     if running and (error := running.exception()):
         html.draw_problem(str(error))
     guarded.button(label, width="stretch", disabled=held, on_click=_begin, args=(name, asked))
-    st.html(f'<p class="quiet">{TOLD.format(then)}</p>')
+    st.html(f'<p class="quiet">{TOLD}</p>')
 
 
 def _begin(name: str, asked: dict[str, Any]) -> None:

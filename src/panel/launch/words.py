@@ -52,7 +52,7 @@ def hint(setting: Setting, config: RunConfig | None) -> str:
     name = setting.name
     if config and name == "lora.alpha":
         times = f"{config.lora.alpha / config.lora.r:.3g}"
-        return f"Strength of the adapter: 1 to 2 times the rank, now {times} times."
+        return f"Strength of the adapter: 1 to 2 times the rank (now {times})."
     rate = usual_rate(config) if config else None
     if rate and name == "training.learning_rate":
         return f"How far a step goes: {rate / 4:.1g} to {rate * 2:.1g}. Too high diverges."
