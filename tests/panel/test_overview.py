@@ -57,7 +57,7 @@ def test_what_a_completed_run_took_is_told_once_and_that_it_has_no_right_answer(
     for page in ("overview", "monitor"):
         body = html(show(page, run=useless))
         assert body.count(">no right answer</span>") == 1
-    assert 'class="bar nothing"' in body and 'class="bar completed"' not in body
+    assert 'class="bar completed nothing"' in body and 'class="bar completed"' not in body
 
 
 def test_a_trial_does_not_tell_twice_what_its_sweep_searches():

@@ -38,7 +38,7 @@ def badge(run: Run, score: float | None = None) -> str:
     match, a completed run that has no right answer says so."""
     if gave_nothing(run, score):
         title = "ended by itself, but no answer of the validation set is right"
-        return f'<span class="badge nothing" title="{title}">no right answer</span>'
+        return f'<span class="badge completed nothing" title="{title}">no right answer</span>'
     shown = "held" if run.status == Status.QUEUED and run.held_at else run.status.lower()
     return f'<span class="badge {shown}" title="{meaning(run)}">{shown}</span>'
 
@@ -57,7 +57,7 @@ def steps(run: Run) -> str:
 def bar(run: Run, score: float | None = None) -> str:
     """HTML: progress as a bar, in the colour of the badge; a screen reader says `step N of M`."""
     share = min(1.0, (run.step or 0) / run.max_steps)
-    tone = "nothing" if gave_nothing(run, score) else run.status.lower()
+    tone = run.status.lower() + " nothing" * gave_nothing(run, score)
     return (
         f'<span class="bar {tone}" role="progressbar" aria-label="{steps(run)}" '
         f'aria-valuenow="{share * 100:.0f}" aria-valuemin="0" aria-valuemax="100">'
