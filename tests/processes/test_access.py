@@ -179,7 +179,8 @@ def test_a_reader_who_uses_everything_changes_no_row_and_no_file(
     used = use_everything(panel, runs, mode)
     wanted = {
         "Delete this run", "Stop this run", "Start next", "Hold", "Release", "Resume", "table",
-        "Resume from here", "Delete", "Cancel this sweep", "Send a test", "Save", "Upload",
+        "Resume from here", "Delete this checkpoint", "Cancel this sweep", "Send a test", "Save",
+        "Upload",
     }  # fmt: skip
     assert wanted <= {what.partition(" ")[2] for what in used}
     assert state_of(home) ^ before == set()
