@@ -171,6 +171,30 @@ def test_tables_of_runs_and_sweeps_fit_each_width_and_lose_no_column(
             assert in_column.is_visible() and not below.is_visible(), width
 
 
+@pytest.mark.parametrize("width", [420, 900, 1024])
+def test_the_words_of_errors_come_before_charts_and_folded_filters(
+    browser: Any, panel: str, ended: str, width: int
+) -> None:
+    with reading(browser, width=width) as page:
+        page.goto(f"{panel}/errors?run={ended}")
+        word = page.locator("table.words tbody tr").first
+        word.wait_for()
+        still(page)
+        assert top(word) < (800 if width == 420 else 500)
+        assert top(word) < top(page.locator(".chart.map").first)
+        words = page.locator(".wide:has(> table.words)")
+        assert words.evaluate("e => e.scrollWidth <= e.clientWidth")
+        kind, csv = page.get_by_label("Kind"), page.get_by_role("button", name="CSV")
+        assert kind.is_visible() is (width > 1000) and csv.is_visible() is (width > 640)
+        if width <= 1000:
+            page.get_by_text("Filters and order").click()
+            kind.wait_for()
+        if width <= 640:
+            page.get_by_text("Download").click()
+            csv.wait_for()
+        assert not inaccessible(page, ".stMainBlockContainer")
+
+
 @pytest.mark.parametrize("width", [420, 900])
 def test_what_is_chosen_is_in_view_and_choices_that_wrap_are_whole(
     browser: Any, panel: str, width: int

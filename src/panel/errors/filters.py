@@ -61,19 +61,21 @@ def draw(frame: pd.DataFrame) -> tuple[dict[str, str], str]:
         chosen = choices.segment("Outcome", tabs, called.__getitem__, key="outcome")
         if chosen != "any":
             active["outcome"] = chosen
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="word-filters"):
         find = st.text_input("Find", placeholder="some letters", width=130, key="find", **BOUND)
         if find.strip():
             active["find"] = find
-        if frame["task"].nunique() > 1:
-            select("Task", "task", sorted(frame["task"].unique()), 120)
-        select("Kind", "kind", _kinds(frame), 160)
-        select("Length", "length", sorted(frame["length"].unique()), 85)
-        if "answer_tokens" in frame:
-            select("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
-        select("Edit distance", "distance", list(DISTANCES)[1:], 110)
-        order = st.selectbox("Order", list(ORDERS), width=150, key="order", **BOUND)
-        show_right = st.toggle("Right words too", key="every", **BOUND)
+        html.draw_switch("Filters and order")
+        with st.container(horizontal=True, vertical_alignment="bottom", key="more-filters"):
+            if frame["task"].nunique() > 1:
+                select("Task", "task", sorted(frame["task"].unique()), 120)
+            select("Kind", "kind", _kinds(frame), 160)
+            select("Length", "length", sorted(frame["length"].unique()), 85)
+            if "answer_tokens" in frame:
+                select("Tokens", "tokens", sorted(frame["answer_tokens"].unique()), 85)
+            select("Edit distance", "distance", list(DISTANCES)[1:], 110)
+            order = st.selectbox("Order", list(ORDERS), width=150, key="order", **BOUND)
+            show_right = st.toggle("Right words too", key="every", **BOUND)
         if not show_right and active.get("outcome") != paired.OUTCOMES[-1]:
             active["wrong"] = ""
     for name, form in FROM_CHARTS.items():

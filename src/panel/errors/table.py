@@ -19,7 +19,7 @@ def columns() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Where the charts are drawn, which filter, and where the words are: beside each other."""
     with st.container(key="words-and-charts"):
         words, charts = st.columns((5, 3), gap="small")
-        # On a phone one stands below the other.
+        # In a narrow window one stands below the other.
         charts.html(_jump("To the words ↑", ".st-key-above-words"))
     return charts.container(), words
 
@@ -49,12 +49,15 @@ def _draw_pager(words: pd.DataFrame, file_name: str, start: str) -> pd.DataFrame
         told = f"{counted(len(words))}{asked}. Underlined letters differ."
         jump = _jump("Kinds, places and letters ↓", ".st-key-words-and-charts .map")
         st.html(f'<p class="quiet">{told}</p>{_pager(first, len(words))}{jump}')
-        downloads.draw(words, file_name)
+        html.draw_switch("Download")
+        with st.container(horizontal=True, width="content", key="word-downloads"):
+            downloads.draw(words, file_name)
     return shown
 
 
 def _jump(text: str, to: str) -> str:
-    """HTML of a link to the first element that a selector names, on a phone alone (links.js)."""
+    """HTML of a link to the first element that a selector names, in a narrow window alone
+    (links.js)."""
     return f'<p class="jump"><a href="#" data-jump="{to}">{text}</a></p>'
 
 

@@ -93,6 +93,12 @@ def draw_empty(title: str, advice: str) -> None:
     st.html(f'<div class="empty"><h2>{escape(title)}</h2><p>{advice}</p></div>')
 
 
+def draw_switch(text: str) -> None:
+    """Draw what shows and hides, in a narrow window, the container behind it (panel.css); its text
+    never changes, so that it stays open as the page is drawn again."""
+    st.html(f'<details class="switch"><summary>{escape(text)}</summary></details>', width="content")
+
+
 def printable(text: str) -> str:
     """HTML of untrusted text; characters that cannot be printed become `\\u....` escapes, and line
     ends a sign."""
