@@ -21,7 +21,7 @@ from src.format import settings_text
 from src.panel.sweeps import all_sweeps, figures, table, view, winner
 from src.panel.ui import paging
 from src.paths import CONFIGS
-from src.runs import launcher, packing
+from src.runs import launcher, machine, packing
 from src.store.tables import LatestMetric, Run, Status, SweepStatus
 from src.sweeps import control, results, search
 from src.sweeps import estimate as sweep_estimate
@@ -116,12 +116,21 @@ def test_slices_mark_the_best_setting_and_say_in_their_titles_what_they_draw() -
 
 @pytest.mark.usefixtures("home")
 def test_packs_that_ran_tell_how_long_a_sweep_takes() -> None:
-    fill_sweep(TINY)  # three processes of eight trials, one trial each 40 s
+    # Three processes of eight trials, a trial each 40 s.
+    sweep_id = fill_sweep(TINY)
     _, plan = control.read_and_estimate(TINY.read_text(), TINY)
     assert plan.seconds == pytest.approx((318 - 10) * 3 + 10)
     drawn = html(show("sweeps", file="tiny"))
     assert "24 trials drawn ≈ 15 min" in drawn and "known after" not in drawn
     assert "Estimate" not in drawn
+    packs = html(show("sweeps", sweep=sweep_id, view="Packs"))
+    assert "“Measure what it takes” beside <a" in packs and "spelltune sweep" not in packs
+    # A rerun of the best takes what trials of their ranks took here.
+    with store.writing() as session:
+        for run in store.list_trials(session, sweep_id):
+            run.host = machine.host()
+    (rerun,) = [b for b in show("sweeps", sweep=sweep_id).button if b.label.startswith("Rerun")]
+    assert re.fullmatch(r"Rerun the top 3 .*, 5 new seeds each \(20 runs, ≈ .*\)", rerun.label)
 
 
 @pytest.mark.usefixtures("home")
