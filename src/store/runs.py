@@ -31,7 +31,12 @@ from src.store.tables import (
 
 
 class UnknownRun(UserError, LookupError):
-    """No run has that id, or several have that name."""
+    """No run has that id, or several have that name. `command` is advice for who asked by the
+    command line; `text` is the sentence without it."""
+
+    def __init__(self, text: str, command: str = ""):
+        super().__init__(f"{text}; {command}" if command else text)
+        self.text = text
 
 
 class RunIsActive(UserError, RuntimeError):
@@ -97,9 +102,10 @@ def find(session: Session, run: str) -> Run:
     known = [text for pair in session.exec(select(Run.id, Run.name)) for text in pair]
     if not known:
         raise UnknownRun(
-            f"no run {run!r}: there are no runs yet; start one with `spelltune launch`"
+            f"no run {run!r}: there are no runs yet", "start one with `spelltune launch`"
         )
-    raise UnknownRun(f"no run {run!r}{did_you_mean(run, known) or '; `spelltune runs` lists them'}")
+    guess = did_you_mean(run, known)
+    raise UnknownRun(f"no run {run!r}{guess}", "" if guess else "`spelltune runs` lists them")
 
 
 def find_checkpoint(session: Session, name: str) -> tuple[Run, int | None]:

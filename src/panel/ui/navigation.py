@@ -1,6 +1,5 @@
 """Links between pages, reruns of a page, buttons that submit once, and the choice of a run."""
 
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
@@ -166,16 +165,15 @@ class OneShotButton:
         return cast("list[str]", st.session_state.setdefault(f"created by {self.name}", []))
 
 
-def unknown_run(error: store.UnknownRun) -> str:
-    """HTML: that no run is called so, without the command that lists them."""
-    text = re.sub(r"; `spelltune [^`]*`[^;]*$", "", str(error))
-    return html.with_code(as_sentence(text))
-
-
 def draw_unknown_run(error: store.UnknownRun) -> None:
     """Draw that an address names a run that there is not, with a link to all of them."""
     back = link("overview", "See all runs")
-    st.html(f'<p class="problem" role="alert">{unknown_run(error)} {back}</p>')
+    st.html(f'<p class="problem" role="alert">{_unknown(error)} {back}</p>')
+
+
+def _unknown(error: store.UnknownRun) -> str:
+    """HTML: that no run is called so."""
+    return html.with_code(as_sentence(error.text))
 
 
 def known_runs() -> dict[str, str]:
@@ -216,7 +214,7 @@ def pick_run(
             found = store.find(session, asked) if asked else None
         except store.UnknownRun as error:
             back = link("overview", "See all runs")
-            html.draw_empty("No such run", f"{unknown_run(error)}<br>{back}")
+            html.draw_empty("No such run", f"{_unknown(error)}<br>{back}")
             return None
     if found is None:
         first = link("launch", "Set up the first run", style="button")
