@@ -235,6 +235,11 @@ def test_the_table_is_found_through_ordered_and_edited_in_place():
     assert table.run_table(rows, latest, find="val/loss < 0", ascending=True, **options).empty
     some = table.run_table(rows, latest, find="val/loss >= 0 onerror", ascending=True, **options)
     assert list(some.index) == runs[2:]
+    frame["val/loss"] = [6.9, 0.06141]
+    told = re.findall(
+        r'data-label="Validation loss">([^<]*)<', table.runs_html(frame, ["val/loss"])
+    )
+    assert told == ["6.900", "0.061"], "one format in a column"
     edits = {"edited_rows": {0: {"tags": "best, keep,  best ,", "notes": "ship this"}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tags.st, "session_state", {"key": edits})
@@ -297,7 +302,7 @@ def test_a_curve_that_hides_another_is_dashed_and_says_whose_it_is():
     first, same = seeds("first", 1), seeds("same", 1, lora__r=32)
     other = seeds("other", 1, training__max_steps=2000)
     drawn = figures_of(show("compare", run=[*first, *same, *other]))
-    lines = drawn["Accuracy, exact match"]["data"]
+    lines = drawn["Validation accuracy (exact match)"]["data"]
     assert [line["line"]["dash"] for line in lines] == ["solid", "dash", "solid"]
     assert lines[1]["meta"].endswith("% (as first)")
     assert lines[0]["meta"].endswith("%") and lines[2]["meta"].endswith("%")

@@ -134,11 +134,11 @@ def test_seeds_compared_grow_from_the_slowest_one_on(band: bool):
     query = {"run": runs, "metrics": "train/loss"} | ({} if band else {"band": "false"})
     live = sent("compare", **query)["live"]
     add_points(runs[0], 301, 310)
-    chart = news(live)["news"]["Loss, train"]
+    chart = news(live)["news"]["Training loss"]
     if band:
         # Its mean is of three from 301 on: what the browser has of it beyond 300 is replaced.
         area, mean = chart["curves"]
-        assert live["reach"]["Loss, train"] == [300, 300] and mean["x"][-1] == 500
+        assert live["reach"]["Training loss"] == [300, 300] and mean["x"][-1] == 500
         assert mean["x"][:10] == list(range(301, 311))
         assert len(area["x"]) == 2 * len([x for x in mean["x"] if x <= 400])
     else:

@@ -78,15 +78,15 @@ def legend(groups: Sequence[Group], order: Sequence[Group]) -> list[dict[str, An
 
 def about(metric: str) -> tuple[str, str, str]:
     """Title, unit and d3 format of a metric."""
+    if info := metric_info(metric):
+        title = metric_label(metric)
+        return title[0].upper() + title[1:], info.unit, info.format
     for chart in charts.CHARTS:
         if metric in chart.curves:
             only = len(chart.curves) == 1
             title = chart.title if only else f"{chart.title}, {chart.curves[metric]}"
             return title, chart.unit, chart.format
-    if (info := metric_info(metric)) is None:
-        return metric, metric, ",.3~g"
-    title = metric_label(metric)
-    return title[0].upper() + title[1:], info.unit, info.format
+    return metric, metric, ",.3~g"
 
 
 def read(

@@ -15,7 +15,7 @@ def score_table(found: Comparison, *, on_page: bool = False) -> str:
     first. On a page of the panel names lead to runs, and of many configs the others are folded."""
     order = verdicts.ranked(found)
     has_spread = any(found.scores[group.name]["sd"] is not None for group in order)
-    head = {"Config": "", "Seeds scored": "num", "Exact match": "num"}
+    head = {"Config": "", "Seeds scored": "num", "Accuracy (exact match)": "num"}
     head |= {"SD over seeds (points)": "num"} if has_spread else {}
     head |= {"Split": "fit"}
     places = {group.name: place for place, group in enumerate(found.groups)}

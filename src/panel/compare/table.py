@@ -13,7 +13,7 @@ from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
 from src.format import number, percent, setting_value
-from src.models.metrics import metric_label, short_label
+from src.models.metrics import metric_info, metric_label, short_label
 from src.panel.compare import colours, curves
 from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
 from src.panel.ui.charts import PALETTE
@@ -140,7 +140,10 @@ def _title(metric: str) -> str:
 
 def _value(name: str, value: float) -> str:
     known = None if pd.isna(value) else value
-    return percent(known) if charts.is_share(name) else number(known)
+    if charts.is_share(name):
+        return percent(known)
+    info = metric_info(name)
+    return number(known, ",.3f" if info and info.title == "loss" else ",.4g")
 
 
 def edit_runs(frame: pd.DataFrame) -> None:

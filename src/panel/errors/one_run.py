@@ -28,9 +28,8 @@ def draw(
     wrong = frame.loc[~frame["correct"], "edit_distance"]
     # Of a task whose answers are numbers, say, no letter is in a wrong place.
     spelled = wrong.empty or not edits.empty
-    facts = [
-        ("exact match", percent(evaluation.correct / evaluation.rows if evaluation.rows else None))
-    ]
+    share = evaluation.correct / evaluation.rows if evaluation.rows else None
+    facts = [("accuracy (exact match)", percent(share))]
     many = f"{len(wrong):,} of {evaluation.rows:,}"
     if spelled:
         facts += [

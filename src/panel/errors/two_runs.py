@@ -79,8 +79,8 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
     st.html(
         html.facts(
             [
-                ("exact match, A", percent(balance["exact_match_a"])),
-                ("exact match, B", percent(balance["exact_match_b"])),
+                ("accuracy (exact match), A", percent(balance["exact_match_a"])),
+                ("accuracy (exact match), B", percent(balance["exact_match_b"])),
                 ("fixed", table.counted(balance["fixed"])),
                 ("broken", table.counted(balance["broken"])),
                 ("still wrong", table.counted(balance["still_wrong"])),
