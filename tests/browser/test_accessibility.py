@@ -44,7 +44,7 @@ def test_contrast_and_names_hold_on_every_page_in_both_themes(browser, panel, en
     ):
         with reading(browser, scheme="light") as page:
             page.goto(panel + address)
-            page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput)")
+            page.wait_for_selector(f"{MAIN} >> :is(table.rows, .run-head, .stNumberInput, p.next)")
             still(page)
             broken += [(address, *wrong) for wrong in inaccessible(page)]
     assert not broken, "\n".join(map(str, broken))
