@@ -11,6 +11,7 @@ import pytest
 
 from src import paths
 from src.store.tables import Status
+from tests.helpers import live
 from tests.helpers.browser import FLAGS, reading, serving
 from tests.helpers.store import HOSTILE, end, fill_run, hold
 
@@ -26,13 +27,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home that all journeys of this module share, in this process too."""
+    """A home that all journeys of this module share, in this process too. At the end nothing trains
+    for it any more: a panel starts what it finds queued, and lets it go on."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPELLTUNE_HOME", str(home))
         patch.setenv("WANDB_MODE", "disabled")
         patch.delenv("SPELLTUNE_DATABASE_URL", raising=False)
         yield home
+    live.kill_all(home, only="src.workers.")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_from_the_form_by_keyboard_to_the_words_and_back(browser, tmp_path, base
         with serving(home) as address, reading(browser) as page:
             start = f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
             page.goto(f"{start}&evaluation.eval_steps=200&training.logging_steps=2")
-            page.get_by_text("steps per epoch").wait_for()
+            page.get_by_text("tokens per row").wait_for()  # the data are read
             by_keyboard(page, "Steps")
             page.keyboard.press("ControlOrMeta+A")
             page.keyboard.type("400")
@@ -127,7 +127,7 @@ def test_two_clicks_make_one_run(browser, tmp_path, base_model):
             page.goto(
                 f"{address}/launch?model.name={base_model}&data.path={data}&tracking.mode=off"
             )
-            page.get_by_text("steps per epoch").wait_for()
+            page.get_by_text("tokens per row").wait_for()  # the data are read
             page.get_by_role("button", name=re.compile("^Launch")).dblclick()
             page.wait_for_selector(".run-head")
             page.wait_for_timeout(1500)
@@ -152,13 +152,14 @@ def end_processes(run_id: str) -> None:
 
 def test_any_setting_is_found_by_its_meaning_opened_and_changed_by_keyboard(page, panel):
     page.goto(f"{panel}/launch")
-    page.get_by_text("steps per epoch").wait_for()
+    page.get_by_text("tokens per row").wait_for()  # the data are read
     find = page.get_by_label("Find among")
     find.fill("probability adapter")
     rows = page.locator("ul.settings li:visible")
     wait_for(lambda: rows.count() == 1, "one setting is left")
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.ariaLabel === 'Dropout of the adapter'")
+    still(page)  # what is drawn anew meanwhile loses the selection
     page.keyboard.press("ControlOrMeta+A")
     page.keyboard.type("0.2")
     # Pressed while the server has not heard of the edit yet: it stays.

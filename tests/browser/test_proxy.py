@@ -93,7 +93,7 @@ def test_edits_faster_than_the_network_are_all_kept(browser, panel):
     """The browser sends an edit before it has heard what the one before did to the address."""
     with delaying(int(panel.rpartition(":")[2]), 0.5) as port, reading(browser) as page:
         page.goto(f"http://127.0.0.1:{port}/launch?preset=tiny-spell")
-        page.get_by_text("steps per epoch").wait_for()
+        page.get_by_text("tokens per row").wait_for()  # the data are read
         still(page)
         edits = {"Steps": "training.max_steps", "Rank": "lora.r", "Batch size": ""}
         edits["Batch size"] = "training.per_device_train_batch_size"

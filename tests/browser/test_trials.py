@@ -141,5 +141,7 @@ def test_each_trial_of_a_running_sweep_has_a_small_curve_that_goes_on(
     finally:
         for run in runs:
             end(run, Status.STOPPED)
+        with store.writing() as session:  # else the panel drives it on
+            store.find_sweep(session, live).status = SweepStatus.CANCELLED
         for lock in locks:
             lock.release()

@@ -50,13 +50,20 @@ def left_over(home: Path, seconds: float) -> list[psutil.Process]:
     return there
 
 
-def kill_all(home: Path) -> None:
-    """SIGKILL to all processes of this home, and to those that they were just about to start."""
-    while there := of_home(home):
+def kill_all(home: Path, *, only: str = "") -> None:
+    """SIGKILL to all processes of this home, and to those that they were just about to start; with
+    `only` to those that have it in their command."""
+    while there := [one for one in of_home(home) if only in _command(one)]:
         for process in there:
             with suppress(psutil.NoSuchProcess):  # it came to its end meanwhile
                 process.kill()
         psutil.wait_procs(there, timeout=60)
+
+
+def _command(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def command(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
