@@ -103,14 +103,15 @@ def draw_launch_button(config: RunConfig | None, problems: Mapping[str, str]) ->
     label = "Fork" if start.fork_of() else "Launch"
     many = seeds()
     label = label if many == 1 else f"{label} {many} runs"
-    if not LAUNCH.draw(label, disabled=config is None or bool(problems)) or not config:
+    press = LAUNCH.draw(label, disabled=config is None or bool(problems))
+    if press is None or config is None:
         return
     with st.spinner("Reading the data first"):
         wait([data_check.begun(config)])
     if data_check.check(config)[1]:
         st.rerun()  # the problems now stand at their fields
     try:
-        run_id = LAUNCH.submit(lambda: launch(config, many))
+        run_id = press.submit(lambda: launch(config, many))
     except attempts.CannotResume as error:
         html.draw_problem(str(error))
         return

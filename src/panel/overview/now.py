@@ -87,14 +87,14 @@ def draw_first_visit() -> None:
             pressed = FIRST_RUN.draw("Launch now", disabled=False)
             st.html(navigation.link("launch", "Change settings", style="second"), width="content")
         if pressed:
-            _launch_first()
+            _launch_first(pressed)
 
 
-def _launch_first() -> None:
+def _launch_first(press: navigation.Press) -> None:
     config = load_config(preset=DEFAULT_PRESET)
     try:
         with st.spinner("Launching"):
-            run_id = FIRST_RUN.submit(lambda: launcher.launch(config))
+            run_id = press.submit(lambda: launcher.launch(config))
     except (UserError, OSError) as error:
         return html.draw_problem(explain(error))
     navigation.go("monitor", {"run": run_id})

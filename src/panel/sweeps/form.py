@@ -193,7 +193,7 @@ def draw() -> None:
             st.code(text, language="yaml")
     if pressed and sweep and not held:
         try:
-            launch(saved(sweep.name, text) if texts else chosen)
+            launch(saved(sweep.name, text) if texts else chosen, pressed)
         except OSError as error:
             html.draw_problem(f"the sweep could not be saved: {explain_os_error(error)}")
 
@@ -327,12 +327,12 @@ def saved(name: str, text: str) -> Path:
         return file
 
 
-def launch(file: Path) -> None:
+def launch(file: Path, press: navigation.Press) -> None:
     """Launch the sweep and show it, or draw why it cannot be launched."""
     told: list[str] = []
     try:
         with st.spinner("Reading the data first"):
-            sweep_id = LAUNCH.submit(lambda: control.launch(file, tell=told.append))
+            sweep_id = press.submit(lambda: control.launch(file, tell=told.append))
     except (ConfigError, DataError) as error:
         html.draw_problem(str(error))
         return

@@ -3,11 +3,16 @@
 Streamlit takes a press of a disabled button too, so its callback is refused here; and what wants
 to write is refused by src/panel/access/guard.py. A test keeps Streamlit's own buttons out of the
 other modules of the panel.
+
+A press while the script of another one is within a call starts a second script beside it. So one
+callback of a session waits for the other, and finds what that has done.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import streamlit as st
@@ -26,6 +31,12 @@ def hint() -> str | None:
     """Why nothing can be changed here, as a sentence; None where it can."""
     why = access.refusal()
     return f"{why[0].upper()}{why[1:]}." if why else None
+
+
+def one_at_a_time() -> AbstractContextManager[Any]:
+    """The lock of this session that is held while a press changes something."""
+    lock = st.session_state.setdefault("a press changes something", threading.RLock())
+    return cast("AbstractContextManager[Any]", lock)
 
 
 def button(label: str, *, disabled: bool = False, help: str | None = None, **options: Any) -> bool:
@@ -57,10 +68,12 @@ def _checked(options: dict[str, Any], name: str) -> dict[str, Any]:
     """The options with a callback that is refused to a reader who may change nothing."""
     if (call := options.get(name)) is None:
         return options
+    lock = one_at_a_time()  # made before there can be a press
 
     def check_and_call(*args: Any, **kwargs: Any) -> None:
         access.check()
-        call(*args, **kwargs)
+        with lock:
+            call(*args, **kwargs)
 
     return options | {name: check_and_call}
 

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -110,22 +112,41 @@ def rerun_page() -> None:
     st.rerun()
 
 
+@dataclass(frozen=True)
+class Press:
+    """A press of a `OneShotButton`."""
+
+    created: list[str]  # ids of what presses of this button created in this session
+    number: int  # of them, when the button was drawn
+    lock: AbstractContextManager[Any]
+
+    def submit(self, create: Callable[[], str]) -> str:
+        """Call `create` and return the id that it returns; that of another press of the same button
+        if it came first."""
+        with self.lock:  # nothing may yield to Streamlit between `create` and the list
+            if len(self.created) == self.number:
+                self.created.append(create())
+            return self.created[self.number]
+
+
 class OneShotButton:
     """A button that submits once, also on a double click.
 
     Streamlit ends a running script when the button is pressed again, which may be after the script
     launched something and before it could show the result. So the session keeps the ids of what
     each button created, and the button's widget key changes with each of them: in the rerun, a
-    pressed widget under an older key is the second press. A press is noted by a callback, as a page
-    that refreshes itself may lose it otherwise.
+    pressed widget under an older key is the second press. It may also come while the script of the
+    first one still launches: then it waits for that one's id. A press is noted by a callback, as a
+    page that refreshes itself may lose it otherwise.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name  # unique in the panel: part of the widget's key
 
-    def draw(self, label: str, *, disabled: bool) -> bool:
-        """Draw the button; True if it was pressed."""
-        number = len(self._created())
+    def draw(self, label: str, *, disabled: bool) -> "Press | None":
+        """Draw the button; its press, if it was pressed."""
+        created = self._created()
+        number = len(created)
         guarded.button(
             label,
             type="primary",
@@ -136,13 +157,8 @@ class OneShotButton:
             on_click=self._note,
             args=(number,),
         )
-        return st.session_state.pop(self._noted, None) == number
-
-    def submit(self, create: Callable[[], str]) -> str:
-        """Call `create` and return the id that it returns."""
-        created = self._created()  # first: session state yields, and nothing may after `create`
-        created.append(create())
-        return created[-1]
+        pressed = st.session_state.pop(self._noted, None) == number
+        return Press(created, number, guarded.one_at_a_time()) if pressed else None
 
     def pressed_twice(self) -> str | None:
         """Id of what the last press created if the button was then pressed a second time."""
