@@ -104,13 +104,18 @@ def full_stop(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def as_sentence(text: str, names: Iterable[str] = ()) -> str:
     """The text as a sentence: with a capital, unless it begins with a name, such as one of `names`,
     or a path, and a full stop."""
     text = full_stop(text)
     if any(text == name or text.startswith((f"{name} ", f"{name},")) for name in names):
         return text
-    return text[0].upper() + text[1:] if re.match(r"[a-z]+[,;]?(?=\s|$)", text) else text
+    return capital(text) if re.match(r"[a-z]+[,;]?(?=\s|$)", text) else text
 
 
 def duration(seconds: float | None) -> str:

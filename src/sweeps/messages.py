@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import store
-from src.format import duration, full_stop, number, percent, settings_text
+from src.format import capital, duration, full_stop, number, percent, settings_text
 from src.models.metrics import in_words, metric_info, metric_label
 from src.runs import time_left
 from src.runs.notifications import LOW_DISK_BYTES
@@ -88,7 +88,7 @@ def _scores(session: store.Session, run: Run) -> str:
 
 def _sentence(text: str) -> str:
     text = in_words(text)
-    return full_stop(text[:1].upper() + text[1:])
+    return full_stop(capital(text))
 
 
 def score(metric: str, value: float | None) -> str:

@@ -1,9 +1,6 @@
 """The Launch page: each setting's field, the data check, uploads, forks."""
 
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pydantic
 import pytest
@@ -21,7 +18,6 @@ from src.config import (
     with_overrides,
 )
 from src.panel.launch import cards, data_check, form, measure_button, words
-from src.panel.ui import guarded, navigation
 from src.runs import attempts, checks, launcher, machine, preset_cards
 from src.training.data_files import DataError
 from tests.helpers.pages import SEEN, html, settled, show
@@ -227,36 +223,6 @@ def test_a_second_press_while_the_first_one_launches_makes_no_second_row(launche
     monkeypatch.setattr(launcher, "launch", slow)
     settled(show("launch")).button[0].click().run()
     assert len(launched) == 1
-
-
-def test_a_press_that_comes_while_another_one_launches_waits_for_what_that_makes():
-    inside, made = threading.Barrier(2), []
-
-    def create() -> str:
-        with suppress(threading.BrokenBarrierError):
-            inside.wait(0.5)  # ends at once where both are in here
-        made.append("run")
-        return f"run {len(made)}"
-
-    press = navigation.Press([], 0, threading.RLock())
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(press.submit, [create] * 2)) == ["run 1"] * 2
-    assert len(made) == 1
-
-
-def test_callbacks_of_a_session_wait_for_each_other():
-    inside, together = threading.Barrier(2), []
-
-    def change() -> None:
-        with suppress(threading.BrokenBarrierError):
-            inside.wait(0.5)
-            together.append(True)
-
-    call = guarded._checked({"on_click": change}, "on_click")["on_click"]
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(call) for _ in range(2)]:
-            done.result()
-    assert not together
 
 
 def test_launch_again_with_edits_starts_from_the_settings_of_a_run(launched):

@@ -1,15 +1,18 @@
-"""What the panel's pages share: numbers, links, imports, reruns."""
+"""What the panel's pages share: numbers, links, imports, reruns, presses."""
 
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from src import paths
 from src.format import duration, number
-from src.panel.ui import navigation
+from src.panel.ui import guarded, navigation
 from src.paths import ROOT
 
 # --- the form -------------------------------------------------------------------------------------
@@ -95,3 +98,36 @@ def test_the_panel_draws_what_changes_things_by_one_module_alone():
         "src/panel/access/guard.py": ["ThreadPoolExecutor"],
         "src/panel/server.py": ["threading.Thread("],  # reconciles for nobody
     }  # fmt: skip
+
+
+# --- presses --------------------------------------------------------------------------------------
+
+
+def test_a_press_that_comes_while_another_one_launches_waits_for_what_that_makes():
+    inside, made = threading.Barrier(2), []
+
+    def create() -> str:
+        with suppress(threading.BrokenBarrierError):
+            inside.wait(0.5)  # ends at once where both are in here
+        made.append("run")
+        return f"run {len(made)}"
+
+    press = navigation.Press([], 0, threading.RLock())
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(press.submit, [create] * 2)) == ["run 1"] * 2
+    assert len(made) == 1
+
+
+def test_callbacks_of_a_session_wait_for_each_other():
+    inside, together = threading.Barrier(2), []
+
+    def change() -> None:
+        with suppress(threading.BrokenBarrierError):
+            inside.wait(0.5)
+            together.append(True)
+
+    call = guarded._checked({"on_click": change}, "on_click")["on_click"]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(call) for _ in range(2)]:
+            done.result()
+    assert not together

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from src import store
 from src.analysis.comparison import Group
+from src.format import capital
 from src.models.metrics import TOKENS, metric_info, metric_label
 from src.panel.ui import charts
 from src.panel.ui.charts import PALETTE
@@ -80,7 +81,7 @@ def about(metric: str) -> tuple[str, str, str]:
     """Title, unit and d3 format of a metric."""
     if info := metric_info(metric):
         title = metric_label(metric)
-        return title[0].upper() + title[1:], info.unit, info.format
+        return capital(title), info.unit, info.format
     for chart in charts.CHARTS:
         if metric in chart.curves:
             only = len(chart.curves) == 1

@@ -12,7 +12,7 @@ import streamlit as st
 from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
-from src.format import number, percent, setting_value
+from src.format import capital, number, percent, setting_value
 from src.models.metrics import metric_info, metric_label, short_label
 from src.panel.compare import colours, curves
 from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
@@ -135,7 +135,7 @@ def runs_html(frame: pd.DataFrame, columns: Sequence[str]) -> str:
 
 def _title(metric: str) -> str:
     label = metric_label(metric)
-    return label[:1].upper() + label[1:]
+    return capital(label)
 
 
 def _value(name: str, value: float) -> str:

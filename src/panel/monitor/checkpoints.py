@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
-from src.format import data_size, number, percent
+from src.format import capital, data_size, number, percent
 from src.models.metrics import metric_label
 from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import choices, guarded, html, navigation
@@ -38,7 +38,7 @@ def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
     unit, scale = _unit(max(one.size_bytes for one in newest))
     heads = {
         "Step": "num",
-        score[0].upper() + score[1:]: "num",
+        capital(score): "num",
         f"Size ({unit})": "num",
         "State": "",
     }

@@ -10,7 +10,7 @@ from src import setting_labels, store
 from src.analysis import comparison
 from src.analysis.comparison import Group
 from src.config import stored_values, trained_on
-from src.format import counted, duration, number, percent, setting_value, spread
+from src.format import capital, counted, duration, number, percent, setting_value, spread
 from src.models.metrics import in_words, metric_info, metric_label
 from src.panel.overview import address
 from src.panel.overview.address import View
@@ -30,7 +30,7 @@ NARROW_COLUMNS = 3  # that fit one of 641; what the others say stands below the 
 def title(column: Column) -> str:
     """The head of a column."""
     label = _label(column)
-    return label if column.kind == "setting" else label[0].upper() + label[1:]
+    return label if column.kind == "setting" else capital(label)
 
 
 def _label(column: Column) -> str:

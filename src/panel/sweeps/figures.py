@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from src import setting_labels
-from src.format import setting_value
+from src.format import capital, setting_value
 from src.models.metrics import short_label
 from src.panel.sweeps.view import score
 from src.panel.ui import charts, parallel
@@ -129,7 +129,7 @@ def slices(found: SweepResults) -> dict[str, go.Figure]:
 def slices_of_page(found: SweepResults) -> dict[str, go.Figure]:
     """The slices by a title that says what is drawn, each with the best setting marked, if there is
     one."""
-    metric, drawn = _capital(short_label(found.sweep.metric)), {}
+    metric, drawn = capital(short_label(found.sweep.metric)), {}
     best = found.settings.iloc[0] if results.tied(found) == 1 else None
     for name, figure in slices(found).items():
         if best is not None and ranking.is_searched(best[name]):
@@ -161,10 +161,6 @@ def _untitled(figure: go.Figure) -> go.Figure:
         xaxis_title=None, yaxis_title=None, margin={"l": 48, "b": 28 if low is None else low - 14}
     )
     return figure
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _listed(tried: pd.Series) -> dict[str, Any]:

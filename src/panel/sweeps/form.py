@@ -27,7 +27,7 @@ from src.config import (
     to_text,
 )
 from src.errors import explain_os_error
-from src.format import full_stop
+from src.format import capital, full_stop
 from src.panel.launch import data_check, measure_button, widgets, words
 from src.panel.launch import form as run_form
 from src.panel.sweeps import common, notes, picture, space
@@ -204,7 +204,7 @@ def draw_plan(
     """Draw what the sweep tries and takes, and what is noted of its trials."""
     st.html(f'<p class="claim">{picture.sum_line(sweep, plan)}</p>{picture.strips(sweep)}')
     lines = [*plan.lines()[1:], *picture.guess(base, plan)]
-    said = " ".join(full_stop(line[:1].upper() + line[1:]) for line in lines)
+    said = " ".join(full_stop(capital(line)) for line in lines)
     st.html(f'<p class="quiet">{html.with_code(said)}</p>')
     offer_measure(sweep, text)
     notes.draw(noted, sweep, base)

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from src import setting_labels, store
-from src.format import as_sentence, counted, duration, percent, setting_value
+from src.format import as_sentence, capital, counted, duration, percent, setting_value
 from src.models.metrics import in_words, metric_label
 from src.panel.sweeps import table, view
 from src.panel.ui import (
@@ -83,7 +83,7 @@ def _columns(found: SweepResults) -> list[Column]:
     """The columns by which the trials can be sorted; the first one sorts them at first."""
     title = metric_label(found.sweep.metric)
     columns = [
-        Column("score", title[0].upper() + title[1:], "num", found.sweep.mode == "min"),
+        Column("score", capital(title), "num", found.sweep.mode == "min"),
         Column("trial", "Trial", "", True),
     ]
     for name in found.sweep.space:

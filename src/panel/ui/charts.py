@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from src import store
+from src.format import capital
 from src.models.metrics import METRICS, TOKENS, metric_info
 from src.panel.ui.assets import CURVES, PLOTLY_JS
 from src.panel.ui.points import Reach, Reaches, plain
@@ -53,7 +54,7 @@ def _of(metric: str, curves: Mapping[str, str], **more: Any) -> Chart:
     info = metric_info(metric)
     if info is None:
         return Chart(metric, "", curves, from_zero=False, **more)
-    return Chart(info.title[0].upper() + info.title[1:], info.unit, curves, info.format, **more)
+    return Chart(capital(info.title), info.unit, curves, info.format, **more)
 
 
 SCORES, HEALTH = "Other scores", "Diagnostics"

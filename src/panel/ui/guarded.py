@@ -19,6 +19,7 @@ import streamlit as st
 
 from src import access
 from src.access import ReadOnlyAccess
+from src.format import capital
 from src.panel.ui import html
 
 
@@ -30,7 +31,7 @@ def may_edit() -> bool:
 def hint() -> str | None:
     """Why nothing can be changed here, as a sentence; None where it can."""
     why = access.refusal()
-    return f"{why[0].upper()}{why[1:]}." if why else None
+    return f"{capital(why)}." if why else None
 
 
 def one_at_a_time() -> AbstractContextManager[Any]:
