@@ -51,9 +51,9 @@ def writing(url: URL | None = None) -> Iterator[Session]:
     """
     access.check()
     with mark_damage():
-        engine = _engine(url or sqlite.database_url(), os.getpid())
-        engine = engine.execution_options(immediate=True)
         try:
+            engine = _engine(url or sqlite.database_url(), os.getpid())
+            engine = engine.execution_options(immediate=True)
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 session.connection()  # takes the lock now, not with the first statement
                 yield session

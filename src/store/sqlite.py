@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -102,11 +103,29 @@ def _connect(file: Path) -> Any:
 
 def _set_pragmas(connection: Any) -> None:
     connection.isolation_level = None  # `begin` starts transactions explicitly
-    connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
+    _set_journal_mode(connection)
     # Without a limit the log keeps the size that one long read once let it grow to.
     connection.execute("PRAGMA journal_size_limit=4194304")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _set_journal_mode(connection: Any) -> None:
+    """Set the mode, and wait for other connections for as long as for a lock.
+
+    SQLite itself does not wait here, as it reads before it locks: of two processes that open a new
+    file at once, one would fail.
+    """
+    deadline = time.monotonic() + busy_timeout_seconds.get()
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode={'DELETE' if why_not_wal() else 'WAL'}")
+        except sqlite_driver.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def begin(connection: Any) -> None:

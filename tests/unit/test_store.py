@@ -3,8 +3,10 @@
 import json
 import math
 import multiprocessing
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pandas as pd
@@ -219,6 +221,53 @@ def test_four_processes_write_at_once_and_nothing_is_lost() -> None:
     assert [w.exitcode for w in writers] == [0] * 4
     with store.reading() as session:
         assert len(store.metric_points(session, run.id)) == 4 * 40
+
+
+def _open_at_once(barrier: Barrier) -> None:
+    barrier.wait()
+    with store.reading() as session:
+        store.list_runs(session)
+
+
+def test_processes_open_a_new_table_at_once() -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    openers = [context.Process(target=_open_at_once, args=(barrier,)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert [o.exitcode for o in openers] == [0] * 4
+
+
+@pytest.fixture
+def locked(home: Path) -> Iterator[Callable[[], None]]:
+    """A new table that another connection has locked, not yet in WAL mode; what unlocks it."""
+    (home / "results").mkdir()
+    other = sqlite_driver.connect(
+        home / "results" / "spelltune.db", isolation_level=None, check_same_thread=False
+    )
+    other.execute("BEGIN IMMEDIATE")
+    yield lambda: other.execute("COMMIT")
+    other.close()
+
+
+def test_a_new_table_waits_for_who_locked_it_first(locked: Callable[[], None]) -> None:
+    timer = threading.Timer(0.3, locked)
+    timer.start()
+    enqueue()
+    timer.join()
+    with store.reading() as session:
+        assert len(store.list_runs(session)) == 1
+
+
+def test_a_new_table_that_stays_locked_says_so(locked: Callable[[], None]) -> None:
+    token = store.busy_timeout_seconds.set(0.1)
+    try:
+        with pytest.raises(store.DatabaseUnavailable, match="keeps the run table locked"):
+            enqueue()
+    finally:
+        store.busy_timeout_seconds.reset(token)
 
 
 def test_one_document_a_run() -> None:
