@@ -134,6 +134,19 @@ def test_the_head_of_the_table_of_runs_stays_in_view(browser: Any, panel: str) -
         page.wait_for_url("**/monitor?run=tall-0*")
 
 
+@pytest.mark.parametrize("form", ["launch", "sweeps"])
+def test_the_button_of_a_long_form_stays_in_view(browser: Any, panel: str, form: str) -> None:
+    with reading(browser) as page:
+        page.set_viewport_size({"width": 1280, "height": 500})
+        page.goto(f"{panel}/{form}")
+        button = page.get_by_role("button", name="Launch").first
+        button.wait_for()
+        still(page)
+        page.get_by_text("All other", exact=False).last.evaluate("text => text.scrollIntoView()")
+        still(page)
+        assert 50 <= top(button) < 100
+
+
 CHOSEN = ["status", "progress", "launched", "attempt", "model.name", "notes", "data.path"]
 
 
