@@ -39,14 +39,13 @@ def page() -> None:
                 "No such sweep", f"{html.with_code(full_stop(str(error)))}<br><br>{back}"
             )
             return
-        refreshes = row is not None and is_live(session, row)
-        listed = all_sweeps.table(session, rows) if rows and row is None else ""
+        refreshes = any_is_open(rows) if row is None else is_live(session, row)
+    every = REFRESH_SECONDS if refreshes else None
     if row:
-        every = REFRESH_SECONDS if refreshes else None
         st.fragment(draw_sweep, run_every=every)(row.id, refreshes)
         return
-    if listed:
-        st.html(listed)
+    if rows:
+        st.fragment(draw_all, run_every=every)(refreshes)
     if guarded.draw_closed("No sweep is launched here"):
         return
     if rows:
@@ -54,6 +53,18 @@ def page() -> None:
     else:
         html.draw_empty("No sweeps yet", html.with_code(HOW))
     form.draw()
+
+
+def any_is_open(rows: Sequence[Sweep]) -> bool:
+    return any(row.status in control.OPEN for row in rows)
+
+
+def draw_all(refreshes: bool) -> None:
+    with store.reading() as session:
+        rows = list(store.list_sweeps(session))
+        if any_is_open(rows) != refreshes:
+            navigation.rerun_page()  # only a rerun of the whole page changes `run_every`
+        st.html(all_sweeps.table(session, rows))
 
 
 def is_live(session: store.Session, row: Sweep) -> bool:

@@ -52,6 +52,26 @@ def test_trials_are_cards_on_a_phone(browser: Any, panel: str, sweep: str) -> No
         page.wait_for_url("**/monitor?run=tiny-*")
 
 
+def test_the_list_of_sweeps_follows_them_and_the_form_keeps_what_is_typed(
+    browser: Any, panel: str
+) -> None:
+    # Nobody drives one that is paused.
+    sweep = fill_sweep(TINY, trials=2, status=SweepStatus.PAUSED)
+    with reading(browser) as page:
+        page.goto(f"{panel}/sweeps")
+        row = page.locator("table.sweeps tbody tr", has=page.locator(f'a[href*="{sweep}"]'))
+        row.get_by_text("paused").wait_for()
+        field = page.locator(".stMain .stTextInput input").first
+        field.fill("half typed")
+        with store.writing() as session:
+            found = store.find_sweep(session, sweep)
+            found.status = SweepStatus.CANCELLED
+            session.add(found)
+        row.get_by_text("cancelled").wait_for()
+        still(page)
+        assert field.input_value() == "half typed"
+
+
 @pytest.mark.parametrize("width", [640, 1280])
 def test_trials_are_found_sorted_and_opened_by_keyboard(
     browser: Any, panel: str, sweep: str, width: int
