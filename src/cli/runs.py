@@ -17,7 +17,7 @@ from src.runs import cost, deletion, launcher, reconciler, time_left
 from src.store.tables import Run, Status
 from src.training import checkpointing
 
-SHOWN = {"val/exact_match": "exact match", "train/loss": "loss"}  # metric -> title
+SHOWN = {"val/exact_match": "accuracy", "train/loss": "loss"}  # metric -> title
 
 
 def runs(

@@ -42,7 +42,7 @@ def diagnose(run: Run, curves: Mapping[str, Sequence[float]]) -> Diagnosis | Non
     if reasons:
         rate = _lower_rate(config)
         text = (
-            f"Completed, but learned nothing: exact match is 0.0% at every evaluation"
+            f"Completed, but learned nothing: accuracy is 0.0% at every evaluation"
             f"{''.join(f'; {reason}' for reason in reasons)}. A lower learning rate may mend it"
         )
         return Diagnosis(text, "training.learning_rate", rate, f"learning rate {rate:g}")

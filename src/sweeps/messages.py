@@ -78,7 +78,7 @@ def _of_run(session: store.Session, notice: Notice) -> Message:
 
 
 def _scores(session: store.Session, run: Run) -> str:
-    """`Validation exact match 87.5%, validation loss 0.2 after 600 of 600 steps in 6 min.`"""
+    """`Validation loss 0.2, ... after 600 of 600 steps in 6 min.`"""
     latest = store.latest_metrics(session, [run.id])[run.id]
     told = [score(name, latest[name]) for name in SCORES if latest.get(name) is not None]
     steps = f"{run.step or 0:,} of {run.max_steps:,} steps"

@@ -181,7 +181,7 @@ def test_a_figure_is_drawn_where_its_points_are():
     (x0, y0), (x2, y2), (x3, y3) = points
     assert (x2 - x0) == pytest.approx(2 * (x3 - x2), abs=0.2)
     assert (y2 - y0) == pytest.approx(2 * (y2 - y3), abs=0.2) and y2 > y0
-    assert "exact match 50.0%" in drawn and 'role="img"' in drawn and ">100%<" in drawn
+    assert "accuracy 50.0%" in drawn and 'role="img"' in drawn and ">100%<" in drawn
 
 
 def test_ticks_are_round_and_few():
@@ -217,7 +217,7 @@ def checked(table: str) -> list[list[str]]:
 def test_the_table_of_configs_has_a_row_for_each():
     table = latex.document(content.read(arms()))
     head, *rows = checked(table)
-    assert head == ["config", "rank", "seeds", "exact match"]
+    assert head == ["config", "rank", "seeds", "accuracy"]
     assert rows == [
         ["rank 8", "8", "3", r"80.6 $\pm$ 1.0"], ["rank 16", "16", "3", r"93.9 $\pm$ 1.0"]
     ]  # fmt: skip

@@ -281,7 +281,7 @@ def test_a_model_card_names_the_tasks_the_rows_and_the_score_of_each() -> None:
     card = model_card.card(config, merged=False, about=about, predictions=None)
     told = "for a mixture of tasks: `spell_out` (70%, 7 training rows), `correct` (30%, 3 training"
     assert told in card
-    assert "| exact match of the task correct | 0.2 | 0.25 |" in card
+    assert "| accuracy (exact match) of the task correct | 0.2 | 0.25 |" in card
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["tags"][-2:] == ["spell_out", "correct"]
 

@@ -42,8 +42,8 @@ def sentences(found: Comparison) -> list[str]:
 def markdown(found: Comparison) -> str:
     """The verdict and the scores of the configs in Markdown."""
     lines = [f"**{_plain(text)}**" for text in sentences(found)]
-    lines += ["", "| Config | Differs in | Seeds scored | Exact match | SD over seeds, points |"]
-    lines += ["|---|---|--:|--:|--:|"]
+    head = ("Config", "Differs in", "Seeds scored", "Accuracy (exact match)", "SD, points")
+    lines += ["", f"| {' | '.join(head)} |", "|---|---|--:|--:|--:|"]
     for group in verdicts.ranked(found):
         score = found.scores[group.name]
         spread = "" if score["sd"] is None else points(score["sd"])
@@ -108,7 +108,7 @@ def _intervals(pairs: Sequence[Verdict], leader: str, top: int) -> list[str]:
             continue
         told = points(value, plus=True) if value else "0"
         parts.append(_text(place(value), bottom + 16, told, size=11, anchor="middle"))
-    note = "points of exact match, with 95% intervals"
+    note = "points of accuracy, with 95% intervals"
     return [*parts, _text(PLOT[0], bottom + 34, note, size=11, colour=QUIET)]
 
 

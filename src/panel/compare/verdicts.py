@@ -113,7 +113,7 @@ def headline(found: Comparison) -> str:
         return f'<section class="verdict">{text}</section>'
     low, high = min(0.0, *of), max(0.0, *of)
     drawn = interval(of, low, high, _label(of), "good" if v.winner else "")
-    note = f"<small>points of exact match; {escape(evidence)}</small>"
+    note = f"<small>points of accuracy; {escape(evidence)}</small>"
     return (
         f'<section class="verdict">{text}<div class="on-axis">{drawn}{_axis(low, high)}{note}'
         "</div></section>"

@@ -245,7 +245,7 @@ def _group_row(
     # That of the validation set has a column.
     if score["exact_match"] is not None and score["split"] == "test":
         sd = f" ± {score['sd'] * 100:.1f}" if score["sd"] is not None else ""
-        told.append(f"{score['split']} exact match {score['exact_match']:.1%}{sd}")
+        told.append(f"{score['split']} accuracy {score['exact_match']:.1%}{sd}")
     cells = {column.name: _group_cell(group, column, latest) for column in view.columns}
     name = f'<div class="config">{link}{_small(told)}{_below(view, cells)}</div>'
     return [box, name, *cells.values(), navigation.link("compare", "Compare", {"run": ids})]

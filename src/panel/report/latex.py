@@ -87,11 +87,11 @@ def _of_configs(content: Content) -> Table:
         rows.append([group.name, *own, str(score["seeds"]), told])
     splits = dict.fromkeys(s["split"] for s in found.scores.values() if s["seeds"])
     scored = f" on the {' and '.join(splits)} questions" if splits else ""
-    caption = f"Exact match in percent{scored}, mean ± standard deviation over seeds."
+    caption = f"Accuracy (exact match) in percent{scored}, mean ± standard deviation over seeds."
     tested = [v for v in found.configs if v.p_value is not None]
     first = sorted(tested, key=attrgetter("p_value"))[:1]
     caption = " ".join([caption, *(as_sentence(v.claim, (v.a, v.b)) for v in first)])
-    return ["config", *labels.values(), "seeds", "exact match"], rows, caption
+    return ["config", *labels.values(), "seeds", "accuracy"], rows, caption
 
 
 def _of_sweep(content: Content) -> Table:

@@ -62,7 +62,7 @@ CHARTS = (
     Chart(
         "Accuracy",
         "share of validation",
-        {"val/exact_match": "exact match"} | _by_task("val/exact_match"),
+        {"val/exact_match": "accuracy"} | _by_task("val/exact_match"),
         METRICS["exact_match"].format,
     ),
     _of(
@@ -135,7 +135,7 @@ def _of_suite(suite: str, names: Collection[str]) -> Chart:
         info = METRICS["bits_per_character"]
         curves = {prefix + info.name: info.title}
         return Chart(f"Suite {suite}", info.unit, curves, info.format, group=SCORES)
-    curves = {f"{prefix}exact_match": "exact match", f"{prefix}token_accuracy": "tokens"}
+    curves = {f"{prefix}exact_match": "accuracy", f"{prefix}token_accuracy": "tokens"}
     curves |= {f"{prefix}mends": "mended"}
     curves |= {f"{prefix}leaves_alone": "kept"}
     form = METRICS["exact_match"].format
