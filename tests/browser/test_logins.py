@@ -107,7 +107,9 @@ def test_the_page_of_the_login_is_whole_and_accessible(
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(at(links["owner"], "errors?run=x"))
-        page.keyboard.type("wrong")  # the field has the focus
+        # The field gets the focus by itself, a moment after the page is there.
+        page.wait_for_function("document.activeElement.matches('input')")
+        page.keyboard.type("wrong")
         page.keyboard.press("Enter")
         page.get_by_role("alert").wait_for()
         assert {re.sub(r"\?.*", "", url) for url in asked} == {at(links["owner"], "errors")}
