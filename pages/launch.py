@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from src import setting_labels
 from src.config import RunConfig, settings, with_overrides
 from src.format import as_sentence, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
@@ -90,7 +91,7 @@ def in_order(found: Mapping[str, str], fields: widgets.Form) -> list[Problem]:
     order = list(dict.fromkeys([*words.first(), *known]))
     return [
         Problem(
-            words.label(known[name]) if name in known else name,
+            setting_labels.label(name) if name in known else name,
             found[name],
             f"set {name}" if name in known and widgets.has_field(fields, name) else None,
         )

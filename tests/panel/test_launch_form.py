@@ -5,7 +5,7 @@ import re
 import pydantic
 import pytest
 
-from src import files, store
+from src import files, setting_labels, store
 from src.config import (
     RunConfig,
     change_machine,
@@ -24,10 +24,6 @@ from tests.helpers.pages import SEEN, html, settled, show
 from tests.helpers.store import fill_run, fill_usage, press_again
 
 # --- monitor --------------------------------------------------------------------------------------
-
-
-def label_of(name: str) -> str:
-    return next(words.label(setting) for setting in settings() if setting.name == name)
 
 
 def test_the_form_of_a_fork_names_what_cannot_change(launched, monkeypatch):
@@ -110,7 +106,7 @@ def test_a_refusal_stands_at_its_field_in_the_words_of_the_command_line(launched
         e.proto.body for e in test.get("html") if 'class="problem" role="alert"' in e.proto.body
     ]
     assert any(form.escape(words_) in body for body in shown)
-    assert f'<p class="change">{label_of(field)} <s>' in html(test)
+    assert f'<p class="change">{setting_labels.label(field)} <s>' in html(test)
     assert test.button[0].label == "Launch" and test.button[0].disabled
     assert not launched
 
@@ -145,7 +141,7 @@ def test_a_setting_that_the_check_refuses_is_refused_after_a_green_check(launche
     assert not settled(show("launch", **green)).button[0].disabled
     test = settled(show("launch", **green, **{name: value}))
     assert test.button[0].disabled
-    assert f'<p class="change">{label_of(name)} <s>' in html(test)
+    assert f'<p class="change">{setting_labels.label(name)} <s>' in html(test)
 
 
 def test_the_data_are_looked_at_anew_for_each_setting_that_the_look_depends_on(home):

@@ -11,6 +11,7 @@ from typing import Any
 
 import streamlit as st
 
+from src import setting_labels
 from src.config import (
     ConfigError,
     RunConfig,
@@ -26,7 +27,6 @@ from src.config import (
     to_text,
     to_yaml,
 )
-from src.panel.launch import words
 from src.panel.ui import guarded, html, query_params
 
 # --- the address ----------------------------------------------------------------------------------
@@ -94,8 +94,9 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
         for name, text in texts.items():
             before = to_text(known[name], get(base, name)) or "none"
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                called = escape(setting_labels.label(name))
                 st.html(
-                    f'<p class="change">{escape(words.label(known[name]))} <s>{escape(before)}</s> '
+                    f'<p class="change">{called} <s>{escape(before)}</s> '
                     f"<b>{escape(text or 'none')}</b></p>"
                 )
                 guarded.button(
@@ -140,7 +141,7 @@ def changes_table(values: Mapping[str, Any]) -> str:
     known = {s.name: s for s in settings()}
     rows = (
         [
-            f"{escape(words.label(known[name]))} <small><code>{escape(name)}</code></small>",
+            f"{escape(setting_labels.label(name))} <small><code>{escape(name)}</code></small>",
             *(escape(to_text(known[name], v) or "none") for v in pair),
         ]
         for name, pair in differences(config, load_config(preset=preset)).items()

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from src import paths
+from src import paths, setting_labels
 from src.config import RunConfig, Setting, get, settings, to_text
 from src.format import as_sentence, counted
 from src.models.metrics import MONITORED, metric_label
@@ -112,7 +112,7 @@ def _list(form: Form, shown: Iterable[Setting]) -> str:
     """HTML: a row for each setting with its value and its meaning; its button opens the field."""
     rows = []
     for setting in shown:
-        name, called = setting.name, words.label(setting)
+        name, called = setting.name, setting_labels.label(setting.name)
         value = to_text(setting, get(form.base, name)).replace("\n", " ⏎ ")
         if setting.type is bool:
             value = "on" if value == "true" else "off"
@@ -185,7 +185,9 @@ def draw_field(
     shown: dict[str, Any] = {"key": key, "on_change": keep, "help": _help(setting)}
     if not show_label:
         shown["label_visibility"] = "collapsed"
-    name = (title or words.label(setting)) + (f" (was {_short(before)})" if text != before else "")
+    name = title or setting_labels.label(setting.name)
+    if text != before:
+        name += f" (was {_short(before)})"
     placeholder = "none" if setting.optional else None
     if setting.type is bool:
         st.toggle(name, value, **shown)

@@ -2,7 +2,6 @@
 
 import re
 
-from src import setting_labels
 from src.config import RunConfig, Setting
 from src.runs.launch_notes import usual_rate
 
@@ -34,11 +33,6 @@ HINTS = {
     "scheduler.warmup_steps": "Steps in which the rate rises: 3% to 10% of all.",
     "evaluation.eval_steps": "Steps between scores: a tenth of all.",
 }
-
-
-def label(setting: Setting) -> str:
-    """The label of a setting's field: `Learning rate`."""
-    return setting_labels.label(setting.name)
 
 
 def first_sentence(setting: Setting) -> tuple[str, str]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import streamlit as st
 
+from src import setting_labels
 from src.config import ConfigError, get, settings, stored_config, to_text
 from src.format import setting_value
-from src.panel.launch import form, words
+from src.panel.launch import form
 from src.panel.ui import html
 from src.store.tables import Run
 
@@ -34,7 +35,7 @@ def _all(run: Run) -> str:
         return f'<p class="problem">{escape(str(error))}</p>'
     rows = (
         [
-            escape(words.label(one)),
+            escape(setting_labels.label(one.name)),
             f"<code>{escape(one.name)}</code>",
             html.printable(to_text(one, get(config, one.name))) or "none",
         ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from src import paths
+from src import paths, setting_labels
 from src.config import (
     DEFAULT_PRESET,
     ConfigError,
@@ -276,11 +276,13 @@ def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Probl
         row = next((place for place in rows if f"{name}.".startswith(f"{place}.")), "")
         tried = known.get(row.removeprefix(SPACE))
         if name in own and name != common.NAME:
-            found.append(Problem(TITLES.get(name) or words.label(own[name]), text, f"set {name}"))
+            called = TITLES.get(name) or setting_labels.label(name)
+            found.append(Problem(called, text, f"set {name}"))
         elif shared != name and shared in known:
-            found.append(Problem(words.label(known[shared]), text, f"common {shared}"))
+            found.append(Problem(setting_labels.label(shared), text, f"common {shared}"))
         elif tried:
-            found.append(Problem(words.label(tried), text, space.key_of(tried, texts[row])))
+            called = setting_labels.label(tried.name)
+            found.append(Problem(called, text, space.key_of(tried, texts[row])))
         else:
             found.append(Problem(name, text))
     return found

@@ -5,9 +5,10 @@ from html import escape
 
 import streamlit as st
 
+from src import setting_labels
 from src.config import RunConfig, settings
 from src.format import as_sentence
-from src.panel.launch import data_check, words
+from src.panel.launch import data_check
 from src.panel.sweeps import space
 from src.panel.ui import folds
 from src.panel.ui.problems import Problem
@@ -36,7 +37,7 @@ def listed(noted: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
     for name, text in noted.items():
         tried = texts.get(space.SPACE + name, "").strip()
         field = space.key_of(known[name], tried) if tried else None
-        listed.append(Problem(words.label(known[name]), text, field))
+        listed.append(Problem(setting_labels.label(name), text, field))
     return listed
 
 

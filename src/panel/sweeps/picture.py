@@ -3,9 +3,9 @@
 import math
 from html import escape
 
+from src import setting_labels
 from src.config import RunConfig, Setting, settings
 from src.format import counted, duration, setting_value
-from src.panel.launch import words
 from src.runs import preset_cards
 from src.sweeps.estimate import SweepEstimate
 from src.sweeps.file import Categorical, Parameter, Range, SweepConfig
@@ -71,7 +71,7 @@ def strips(sweep: SweepConfig) -> str:
                 for power, place in _powers(parameter)
                 if ROOM < place < 1 - ROOM
             )
-        called = escape(words.label(known[name]))
+        called = escape(setting_labels.label(name))
         rows.append(
             f'<div role="img" aria-label="{called}: {escape(_told(parameter))}">'
             f'<b>{called}</b><span class="strip">{drawn}</span>'

@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from src import setting_labels
 from src.config import (
     RunConfig,
     Setting,
@@ -158,7 +159,7 @@ def draw(
     rest = [name for name in known if not given.get(SPACE + name, "").strip()]
     st.selectbox(
         "Try values of one more setting", rest, None, key="one more", on_change=_add, args=(base,),
-        format_func=lambda name: f"{words.label(known[name])} ({name})",
+        format_func=lambda name: f"{setting_labels.label(name)} ({name})",
         placeholder="choose a setting", width=360,
     )  # fmt: skip
 
@@ -176,7 +177,7 @@ def _draw_row(setting: Setting, text: str, wrong: Sequence[str], *, hint: str, s
     """Draw the row of a setting, and below it why it is refused or what the setting does."""
     name, row = setting.name, row_of(text)
     kinds = [LIST, RANGE, LOG] if setting.type in (int, float) else [LIST]
-    called = words.label(setting)
+    called = setting_labels.label(setting.name)
     with st.container(key=f"row {name}", horizontal=True, vertical_alignment="center"):
         st.html(f'<p class="title">{called}</p>')
 
