@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from src import setting_labels
-from src.config import RunConfig, settings, with_overrides
+from src.config import RunConfig, by_name, with_overrides
 from src.format import as_sentence, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import folds, guarded, html, navigation, query_params
@@ -87,7 +87,7 @@ def draw_data(config: RunConfig | None, preview: Mapping[str, Any] | None, origi
 
 def in_order(found: Mapping[str, str], fields: widgets.Form) -> list[Problem]:
     """Problems or notes with what their fields are called, in the order of the form."""
-    known = {setting.name: setting for setting in settings()}
+    known = by_name()
     order = list(dict.fromkeys([*words.first(), *known]))
     return [
         Problem(

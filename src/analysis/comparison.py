@@ -16,7 +16,7 @@ import pandas as pd
 from src import store
 from src.analysis import looks, notes, verdicts
 from src.analysis.verdicts import Answers, Verdict
-from src.config import RunConfig, distinguishes, settings, stored_config, stored_values
+from src.config import RunConfig, by_name, distinguishes, stored_config, stored_values
 from src.config import config_key as config_key_of
 from src.errors import explain_os_error
 from src.format import MAX_TOLD, percent, points, settings_text
@@ -156,8 +156,7 @@ def _names(members: Sequence[Sequence[Run]], called: Callable[[Run], str]) -> li
 def differing(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """{setting: {run id: value}} of the settings that are not the same in all runs."""
     values = {run.id: stored_values(run.config) for run in runs}
-    order = [setting.name for setting in settings()]
-    names = dict.fromkeys([*order, *(name for config in values.values() for name in config)])
+    names = dict.fromkeys([*by_name(), *(name for config in values.values() for name in config)])
     table = {name: {i: config.get(name) for i, config in values.items()} for name in names}
     return {n: row for n, row in table.items() if len({repr(v) for v in row.values()}) > 1}
 

@@ -1,6 +1,5 @@
 """`spelltune data`: files of questions and answers as other programs write them."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from src.cli.options import AsJson, Columns, by_role
 from src.cli.output import note, out, print_json, print_table
-from src.config import CHAT, override_text, settings
+from src.config import CHAT, set_arguments
 
 app = typer.Typer(
     no_args_is_help=True, help="Your own data: read the formats that other programs write."
@@ -65,6 +64,4 @@ def import_(
     changes: dict[str, str] = {"data.task": "mine", "data.path": str(path)}
     if found.system_prompt:
         changes |= {"data.template": CHAT, "data.system_prompt": found.system_prompt}
-    known = {setting.name: setting for setting in settings()}
-    sets = [f"--set {shlex.quote(override_text(known[n], value))}" for n, value in changes.items()]
-    out.print(f"Next: spelltune launch {' '.join(sets)}", highlight=False)
+    out.print(f"Next: spelltune launch {' '.join(set_arguments(changes))}", highlight=False)

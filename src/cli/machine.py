@@ -7,7 +7,7 @@ import typer
 
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
-from src.config import MachineSettings, change_machine, load_machine, settings
+from src.config import MachineSettings, by_name, change_machine, load_machine
 from src.format import duration, setting_value
 from src.runs import cost, idle
 from src.runs import machine as this_machine
@@ -45,9 +45,7 @@ def read() -> Meters:
 def set_(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="SETTING", help=", ".join(s.name for s in settings(MachineSettings)) + "."
-        ),
+        typer.Argument(metavar="SETTING", help=", ".join(by_name(MachineSettings)) + "."),
     ],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="null is none.")],
     as_json: AsJson = False,
@@ -100,7 +98,7 @@ def money_facts(kept: MachineSettings) -> list[tuple[str, str]]:
 def setting_facts(kept: MachineSettings) -> list[tuple[str, str]]:
     """Each setting and its value, by its dotted name."""
     values = kept.model_dump()
-    return [(s.name, setting_value(value_of(values, s.name))) for s in settings(MachineSettings)]
+    return [(name, setting_value(value_of(values, name))) for name in by_name(MachineSettings)]
 
 
 def value_of(values: dict[str, Any], name: str) -> Any:

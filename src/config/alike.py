@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 from src import paths
-from src.config.fields import affecting, settings
+from src.config.fields import affecting, by_name
 from src.config.stored import stored_values
 
 
 @cache
 def _indifferent() -> frozenset[str]:
     """Settings that affect nothing, and the seed: runs of one config differ in it."""
-    return frozenset(s.name for s in settings()) - affecting() | {"training.seed"}
+    return frozenset(by_name()) - affecting() | {"training.seed"}
 
 
 def distinguishes(name: str) -> bool:

@@ -97,6 +97,12 @@ def _extra(holder: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
+def by_name(section: type[BaseModel] = RunConfig) -> Mapping[str, Setting]:
+    """{dotted name: setting}, in the order of their definition."""
+    return {setting.name: setting for setting in settings(section)}
+
+
+@cache
 def affecting(*effects: Effect) -> frozenset[str]:
     """Dotted names of the settings that have one of these effects, or any where none is given."""
     return frozenset(s.name for s in settings() if s.effects & (set(effects) or EFFECTS))
@@ -135,7 +141,7 @@ def get(config: BaseModel, name: str) -> Any:
 
 def differences(config: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Settings whose values differ, by dotted name: (value here, value there)."""
-    pairs = {s.name: (get(config, s.name), get(other, s.name)) for s in settings()}
+    pairs = {name: (get(config, name), get(other, name)) for name in by_name()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from src.config.evaluation import names_file
-from src.config.fields import Setting, flattened, settings
+from src.config.fields import Setting, by_name, flattened, settings
 from src.config.mixture import EXAMPLE
 from src.config.schema import RunConfig
 from src.config.section import Section
@@ -156,7 +157,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError({"": f"--set takes SETTING=VALUE, such as lora.r=16; got {text!r}"})
     if not value.strip():
         return name, value
-    setting = next((one for one in settings() if one.name == name), None)
+    setting = by_name().get(name)
     if len(value) > 1 and value[0] == value[-1] == '"':
         with suppress(ValueError):
             value = json.loads(value)
@@ -172,6 +173,12 @@ def override_text(setting: Setting, value: Any) -> str:
     if text.isprintable() and parse_override(told)[1] == value:
         return told
     return f"{setting.name}={json.dumps(text, ensure_ascii=False)}"
+
+
+def set_arguments(values: Mapping[str, Any]) -> list[str]:
+    """`--set lora.r=16` of each setting, as a shell takes it."""
+    texts = (override_text(by_name()[name], value) for name, value in values.items())
+    return [f"--set {shlex.quote(text)}" for text in texts]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -292,7 +299,7 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 def _problems(error: ValidationError, schema: type[BaseModel]) -> dict[str, str]:
     """One sentence a field: what arrived, what is allowed, what to do."""
-    names = [setting.name for setting in settings(schema)]
+    names = by_name(schema)
     problems: dict[str, str] = {}
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"] if not isinstance(part, int))
@@ -319,11 +326,11 @@ def _default(name: str) -> Any:
 
 
 def _unknown(name: str, key: str, value: Any, schema: type[BaseModel]) -> str:
-    names = [setting.name for setting in settings(schema)]
+    names = by_name(schema)
     if "." in key and key in names:
         section, _, leaf = key.rpartition(".")
         return f"stands in its section in a file: `{section}: {{{leaf}: {value}}}`"
-    siblings = [n for n in names + list(schema.model_fields) if n.count(".") == name.count(".")]
+    siblings = [n for n in [*names, *schema.model_fields] if n.count(".") == name.count(".")]
     leaf = name.rpartition(".")[2]
     return f"no such setting{did_you_mean(name, siblings) or did_you_mean(leaf, names)}"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field, field_validator
 
 from src import paths
-from src.config.fields import settings
+from src.config.fields import by_name
 from src.config.loading import (
     ConfigError,
     merge,
@@ -84,7 +84,7 @@ def load_machine() -> MachineSettings:
 def change_machine(texts: Mapping[str, str]) -> MachineSettings:
     """Write settings, each by its dotted name as a text, into machine.yaml; an empty text or `null`
     is none. ConfigError, and nothing is written, where one cannot be used."""
-    known = {setting.name: setting for setting in settings(MachineSettings)}
+    known = by_name(MachineSettings)
     values = load_machine().model_dump()
     for name, text in texts.items():
         if name not in known:

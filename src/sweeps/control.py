@@ -10,13 +10,13 @@ from src import store
 from src.config import (
     ConfigError,
     RunConfig,
+    by_name,
     dump_yaml,
     flattened,
     get,
     parse_yaml,
     paths_found,
     read_text,
-    settings,
     values_before,
 )
 from src.runs import checks, launcher, lease, snapshots, standby
@@ -114,7 +114,7 @@ def _record(sweep: SweepConfig, base: RunConfig, text: str, file: Path) -> Sweep
             id=store.new_id(session, Sweep, sweep.name, now),
             name=sweep.name,
             file=text,
-            base={setting.name: get(base, setting.name) for setting in settings()},
+            base={name: get(base, name) for name in by_name()},
             path=str(file.absolute()),
             folder=str(Path.cwd()),
             status=SweepStatus.ACTIVE,

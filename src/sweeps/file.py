@@ -11,13 +11,13 @@ from src.config import (
     RunConfig,
     Section,
     Setting,
+    by_name,
     flattened,
     get,
     load_config,
     parse_yaml,
     read_text,
     sentence,
-    settings,
     shortened,
     with_overrides,
 )
@@ -124,7 +124,7 @@ class SweepConfig(Section):
     @field_validator("space", mode="before")
     @classmethod
     def _parameters(cls, given: Any) -> Any:
-        known = {setting.name for setting in settings()}
+        known = by_name()
         for name, value in given.items() if isinstance(given, dict) else ():
             if isinstance(value, dict) and not value.keys() & {"values", "low", "high"}:
                 inner = next((f"{name}.{one}" for one in value if f"{name}.{one}" in known), name)
@@ -227,7 +227,7 @@ def _problems(sweep: SweepConfig, base: RunConfig) -> Iterator[tuple[str, str]]:
     """Pairs (field, sentence) of what cannot be searched."""
     if not sweep.space:
         yield "space", "is empty; name a setting and what to try, such as `lora.r: [4, 8, 16]`"
-    known = {setting.name: setting for setting in settings()}
+    known = by_name()
     above: dict[str, Parameter] = {}
     for name, parameter in sweep.space.items():
         if name not in known:

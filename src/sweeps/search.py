@@ -22,7 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from src.config import ConfigError, RunConfig, get, settings
+from src.config import ConfigError, RunConfig, by_name, get
 from src.sweeps.file import (
     ACCUMULATION,
     MICRO_BATCH,
@@ -112,8 +112,7 @@ def _met(parameter: Parameter, values: Mapping[str, Any]) -> bool:
 
 def distributions(sweep: SweepConfig) -> dict[str, BaseDistribution]:
     """The space as Optuna distributions, categoricals as indices: a value may be anything."""
-    types = {setting.name: setting.type for setting in settings()}
-    return {name: _distribution(types[name], p) for name, p in sweep.space.items()}
+    return {name: _distribution(by_name()[name].type, p) for name, p in sweep.space.items()}
 
 
 def _distribution(kind: Any, parameter: Parameter) -> BaseDistribution:
@@ -209,7 +208,7 @@ def _is_countable(sweep: SweepConfig) -> bool:
 def _axis(name: str, parameter: Parameter) -> list[Any]:
     if isinstance(parameter, Categorical):
         return parameter.values
-    kind = next(setting.type for setting in settings() if setting.name == name)
+    kind = by_name()[name].type
     step = parameter.step or 1
     count = math.floor((parameter.high - parameter.low) / step + 1e-9) + 1
     values = (parameter.low + i * step for i in range(count))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.config import RunConfig, Setting, affecting, get, settings, with_overrides
+from src.config import RunConfig, Setting, affecting, by_name, get, settings, with_overrides
 from src.config.effects import EFFECTS
 from src.models import spelling_model
 from src.tasks import task
@@ -25,7 +25,7 @@ from tests.helpers import tiny
 
 STEP = 4  # of 12, whose adapters are compared
 ROUNDING = 1e-5  # L2 norm of a difference that two packs of the same runs may have, relative
-SETTINGS = {setting.name: setting for setting in settings()}
+SETTINGS = by_name()
 ONLY_SCORED = {
     "data.score_right_words",
     "data.held_out_phrasings",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.config import RunConfig, affecting, get, load_config, settings
+from src.config import RunConfig, affecting, by_name, get, load_config
 from src.models.metrics import METRICS, PARTIAL
 from src.models.utils import ModelError, resolve_precision
 from src.training import checkpointing
@@ -324,7 +324,7 @@ def test_every_setting_reaches_the_trainer(name: str) -> None:
     base = {"optimizer.name": "sgd"} if name == "optimizer.momentum" else {}
     before = load_config(overrides=base)
     value = get(before, name)
-    setting = next(s for s in settings() if s.name == name)
+    setting = by_name()[name]
     if name in OTHER_VALUES:
         value = OTHER_VALUES[name]
     elif setting.choices:

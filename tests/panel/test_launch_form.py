@@ -8,6 +8,7 @@ import pytest
 from src import files, setting_labels, store
 from src.config import (
     RunConfig,
+    by_name,
     change_machine,
     get,
     load_config,
@@ -50,7 +51,7 @@ def test_every_setting_has_a_widget_with_its_help_and_bounds(launched):
         if "ul class" in one.proto.json
     ]
     named = set(re.findall(r'data-choose=\\?"([a-z_0-9.]+)', listed))
-    assert named | {*words.first()} == {setting.name for setting in settings()}
+    assert named | {*words.first()} == by_name().keys()
     test = show("launch", open=sorted(named))
     keys = {w.key for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area")
             for w in getattr(test, kind)}  # fmt: skip

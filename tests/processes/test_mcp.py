@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from src import access
 from src.access import ReadOnlyAccess, Role
 from src.cli import app
-from src.config import settings
+from src.config import by_name, settings
 from src.mcp import caller
 from src.mcp.caller import Call, Caller
 from src.mcp.server import TOOLS
@@ -68,7 +68,7 @@ def test_schemas_are_those_of_run_config_and_wrong_arguments_are_sentences(home:
             assert offered[name].input_schema["properties"]["confirm"]["default"] is False
         known = offered["launch"].input_schema["properties"]["settings"]["properties"]
         assert list(known) == [setting.name for setting in settings()]
-        rank = next(setting for setting in settings() if setting.name == "lora.r")
+        rank = by_name()["lora.r"]
         assert known["lora.r"] == {
             "type": "integer", "description": rank.help,
             "minimum": rank.low, "maximum": rank.high,

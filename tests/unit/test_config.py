@@ -12,6 +12,7 @@ from src.config import (
     CHAT,
     ConfigError,
     Setting,
+    by_name,
     differences,
     from_text,
     get,
@@ -92,7 +93,7 @@ def test_trl_trains_the_preset_in_4_bits() -> None:
 
 
 def test_no_yaml_holds_a_key_that_no_setting_reads() -> None:
-    known = {setting.name for setting in settings()}
+    known = by_name().keys()
     for file in sorted(CONFIGS.rglob("*.yaml")):
         if file.parent.name == "sweeps":
             continue
@@ -291,7 +292,7 @@ AS_IT_STANDS = {
 @pytest.mark.parametrize(("name", "text"), [(n, t) for n, ts in AS_IT_STANDS.items() for t in ts])
 def test_a_text_after_set_is_taken_as_it_stands(name: str, text: str) -> None:
     assert parse_override(f"{name}={text}") == (name, text)
-    setting = next(s for s in settings() if s.name == name)
+    setting = by_name()[name]
     assert from_text(setting, text) == text  # as in the form and in its address
     assert parse_override(override_text(setting, text)) == (name, text)
 
@@ -316,7 +317,7 @@ def test_a_text_after_set_is_taken_as_it_stands(name: str, text: str) -> None:
 def test_a_value_after_set_is_read_by_its_setting(text: str, value: object) -> None:
     name, read = parse_override(text)
     assert read == value and type(read) is type(value)
-    setting = next(s for s in settings() if s.name == name)
+    setting = by_name()[name]
     assert parse_override(override_text(setting, value)) == (name, value)
 
 
@@ -349,7 +350,7 @@ def test_a_setting_that_is_set_twice_is_refused() -> None:
 
 
 def test_a_number_keeps_all_its_digits_in_an_address() -> None:
-    rate = next(s for s in settings() if s.name == "training.learning_rate")
+    rate = by_name()["training.learning_rate"]
     for value in (0.0017782794100389228, 1e-4, 64.0, 1 / 3):
         assert from_text(rate, to_text(rate, value)) == value
 

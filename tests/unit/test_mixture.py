@@ -16,11 +16,11 @@ from src.analysis.comparison import grouped
 from src.analysis.notes import changed_data
 from src.config import (
     ConfigError,
+    by_name,
     from_text,
     load_config,
     override_text,
     parse_override,
-    settings,
     stored_config,
     to_text,
     to_yaml,
@@ -44,7 +44,7 @@ from tests.helpers.store import fill_run
 
 SPLITS = ("train", "validation", "test")
 MIX = {"spell_out": 0.7, "correct": 0.3}
-SETTING = next(setting for setting in settings() if setting.name == "data.mix")
+SETTING = by_name()["data.mix"]
 
 
 # --- rows -----------------------------------------------------------------------------------------

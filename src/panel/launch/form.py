@@ -4,7 +4,6 @@ The address holds the preset (or the run to start from) and the settings that di
 `config.to_text` writes them; the widgets (widgets.py) only show and write the address.
 """
 
-import shlex
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -15,13 +14,14 @@ from src import setting_labels
 from src.config import (
     ConfigError,
     RunConfig,
+    by_name,
     differences,
     from_text,
     get,
     load_config,
-    override_text,
     parse_config,
     presets,
+    set_arguments,
     settings,
     stored_config,
     to_text,
@@ -34,7 +34,7 @@ from src.panel.ui import guarded, html, query_params
 
 def edited(base: RunConfig) -> dict[str, str]:
     """{setting: text} of the settings that the address changes from `base`."""
-    known = {s.name: s for s in settings()}
+    known = by_name()
     given = {name: st.query_params[name] for name in st.query_params if name in known}
     return {n: text for n, text in given.items() if text != to_text(known[n], get(base, n))}
 
@@ -57,7 +57,7 @@ def read(base: RunConfig, texts: Mapping[str, str]) -> tuple[RunConfig | None, d
 
 def query(config: RunConfig, preset: str) -> dict[str, str]:
     """The address that opens the form with this config."""
-    known = {s.name: s for s in settings()}
+    known = by_name()
     changed = differences(config, load_config(preset=preset))
     return {"preset": preset} | {n: to_text(known[n], here) for n, (here, _) in changed.items()}
 
@@ -86,7 +86,7 @@ def draw_changes(origin: str, base: RunConfig, texts: dict[str, str]) -> None:
     if not texts:
         st.html(f'<p class="quiet">All settings are those of {escape(origin)}.</p>')
         return
-    known = {s.name: s for s in settings()}
+    known = by_name()
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(f'<h3 class="title">Changed from {escape(origin)}</h3>')
         guarded.button("Undo all", on_click=reset, args=tuple(texts), type="tertiary")
@@ -124,11 +124,13 @@ def nearest_preset(config: RunConfig) -> str:
 
 def as_command(config: RunConfig, preset: str) -> str:
     """The `spelltune launch` command that gives this config."""
-    known = {s.name: s for s in settings()}
-    changed = differences(config, load_config(preset=preset))
-    texts = (override_text(known[name], here) for name, (here, _) in changed.items())
-    given = [f"--set {shlex.quote(text)}" for text in texts]
-    return " \\\n  ".join([f"spelltune launch --preset {preset}", *given])
+    return command(f"spelltune launch --preset {preset}", config, load_config(preset=preset))
+
+
+def command(start: str, config: RunConfig, base: RunConfig) -> str:
+    """A command that begins from `base`, with what gives this config."""
+    given = {name: here for name, (here, _) in differences(config, base).items()}
+    return " \\\n  ".join([start, *set_arguments(given)])
 
 
 def changes_table(values: Mapping[str, Any]) -> str:
@@ -138,7 +140,7 @@ def changes_table(values: Mapping[str, Any]) -> str:
     except ConfigError as error:
         return f'<p class="problem">These are settings of another version: {escape(str(error))}</p>'
     preset = nearest_preset(config)
-    known = {s.name: s for s in settings()}
+    known = by_name()
     rows = (
         [
             f"{escape(setting_labels.label(name))} <small><code>{escape(name)}</code></small>",

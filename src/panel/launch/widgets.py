@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from src import paths, setting_labels
-from src.config import RunConfig, Setting, get, settings, to_text
+from src.config import RunConfig, Setting, by_name, get, settings, to_text
 from src.format import as_sentence, counted
 from src.models.metrics import MONITORED, metric_label
 from src.panel.launch import words
@@ -61,7 +61,7 @@ def draw_all(form: Form) -> None:
 
 def draw_first(form: Form) -> None:
     """Draw the settings that people change first, each with a line on what it does."""
-    known = _known()
+    known = by_name()
     for part, names in words.FIRST.items():
         shown = [known[name] for name in names if name in known and name not in form.without]
         if not shown:
@@ -128,7 +128,7 @@ def _list(form: Form, shown: Iterable[Setting]) -> str:
 
 def _draw_fields(form: Form, part: str, shown: Iterable[Setting]) -> None:
     """Draw a widget for each setting, below it its problem, the note on it or what it does."""
-    mix = form.texts.get("data.mix", to_text(_known()["data.mix"], form.base.data.mix))
+    mix = form.texts.get("data.mix", to_text(by_name()["data.mix"], form.base.data.mix))
     with st.container(horizontal=True, key=f"fields {form.key} {part}"):
         for setting in shown:
             name, before = setting.name, to_text(setting, get(form.base, setting.name))
@@ -156,10 +156,6 @@ def _draw_mixture(mix: str) -> None:
         "there."
     )
     st.selectbox("Task", [mix], disabled=True, key=f"mixture {mix}", help=f"{told}\n\n`data.mix`")
-
-
-def _known() -> dict[str, Setting]:
-    return {setting.name: setting for setting in settings()}
 
 
 # --- a widget -------------------------------------------------------------------------------------

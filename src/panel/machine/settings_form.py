@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from src.config import ConfigError, MachineSettings, change_machine, get, settings, to_text
+from src.config import ConfigError, MachineSettings, by_name, change_machine, get, to_text
 from src.errors import explain
 from src.panel.ui import guarded, html
 
@@ -17,7 +17,7 @@ REFUSED = "refused machine settings"
 
 def draw(kept: MachineSettings) -> None:
     """Draw a field for each setting, and the button that writes all of them."""
-    known = {setting.name: setting for setting in settings(MachineSettings)}
+    known = by_name(MachineSettings)
     with st.form("machine settings", border=False):
         with st.container(horizontal=True, gap="small"):
             for name, label in LABELS.items():

@@ -11,9 +11,6 @@ from src.analysis.comparison import Group
 from src.config import (
     ConfigError,
     RunConfig,
-    differences,
-    override_text,
-    settings,
     stored_config,
 )
 from src.format import counted
@@ -92,12 +89,8 @@ def _commands(group: Group, parents: Mapping[str, Run]) -> Iterator[str]:
 
 def fork_command(run: Run, config: RunConfig, parent: Run) -> str:
     """The command that forks the run's parent again."""
-    known = {s.name: s for s in settings()}
-    changed = differences(config, _public(stored_config(parent.config)))
-    texts = (override_text(known[name], here) for name, (here, _) in changed.items())
-    given = [f"--set {shlex.quote(text)}" for text in texts]
     start = f"spelltune fork {shlex.quote(parent.id)} --from {run.parent_step}"
-    return " \\\n  ".join([start, *given])
+    return form.command(start, config, _public(stored_config(parent.config)))
 
 
 def _of_seeds(command: str, seeds: list[int]) -> str:

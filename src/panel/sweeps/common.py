@@ -11,11 +11,11 @@ import streamlit as st
 from src.config import (
     ConfigError,
     RunConfig,
+    by_name,
     flattened,
     from_text,
     load_config,
     presets,
-    settings,
     to_text,
 )  # fmt: skip
 from src.panel.launch import widgets
@@ -55,7 +55,7 @@ def _form(
     base: RunConfig, before: Mapping[str, str], texts: Mapping[str, str],
     values: Mapping[str, Any], wrong: Mapping[str, str],
 ) -> widgets.Form:  # fmt: skip
-    known = {one.name: one for one in settings()}
+    known = by_name()
     own = {name: to_text(known[name], value) for name, value in values.items() if name in known}
     try:
         config = load_config(overrides=dict(values))

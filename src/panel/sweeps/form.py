@@ -16,6 +16,7 @@ from src.config import (
     ConfigError,
     RunConfig,
     Setting,
+    by_name,
     dump_yaml,
     from_text,
     load_config,
@@ -23,7 +24,6 @@ from src.config import (
     parse_yaml,
     presets,
     read_text,
-    settings,
     to_text,
 )
 from src.errors import explain_os_error
@@ -72,9 +72,8 @@ LAUNCH = navigation.OneShotButton("launch the sweep")
 def fields() -> dict[str, Setting]:
     """{name: setting} of a sweep file, except the search space, which has its own fields, and
     `mode`, which follows from the metric."""
-    known = {one.name: one for one in settings(SweepConfig)}
-    preset = replace(known["base.preset"], annotation=Literal[tuple(presets())])
-    known["base.preset"] = preset
+    known = dict(by_name(SweepConfig))
+    known["base.preset"] = replace(known["base.preset"], annotation=Literal[tuple(presets())])
     return {name: one for name, one in known.items() if name not in ("space", "mode")}
 
 
@@ -106,7 +105,7 @@ def default_of(name: str) -> Any:
 
 def edited(before: Mapping[str, str]) -> dict[str, str]:
     """{field: text} of what the address changes; an empty text removes a searched setting."""
-    known = {one.name for one in settings()}
+    known = by_name()
     return {
         name: text
         for name, text in st.query_params.items()
@@ -268,7 +267,7 @@ def draw_problems(name: str, problems: Mapping[str, str]) -> bool:
 
 def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
     """The problems with what their fields are called, and where they are."""
-    own, known = fields(), {setting.name: setting for setting in settings()}
+    own, known = fields(), by_name()
     found = []
     for name, text in problems.items():
         shared = name.removeprefix(f"{common.NAME}.")

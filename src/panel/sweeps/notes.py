@@ -6,7 +6,7 @@ from html import escape
 import streamlit as st
 
 from src import setting_labels
-from src.config import RunConfig, settings
+from src.config import RunConfig, by_name
 from src.format import as_sentence
 from src.panel.launch import data_check
 from src.panel.sweeps import space
@@ -32,7 +32,7 @@ def _reads(sweep: SweepConfig) -> bool:
 
 def listed(noted: Mapping[str, str], texts: Mapping[str, str]) -> list[Problem]:
     """The notes with what their settings are called, and where those are that are searched."""
-    known = {one.name: one for one in settings()}
+    known = by_name()
     listed = []
     for name, text in noted.items():
         tried = texts.get(space.SPACE + name, "").strip()

@@ -4,7 +4,7 @@ import math
 from html import escape
 
 from src import setting_labels
-from src.config import RunConfig, Setting, settings
+from src.config import RunConfig, Setting, by_name
 from src.format import counted, duration, setting_value
 from src.runs import preset_cards
 from src.sweeps.estimate import SweepEstimate
@@ -58,7 +58,7 @@ def _size(parameter: Parameter) -> int | None:
 
 def strips(sweep: SweepConfig) -> str:
     """HTML: a strip for each searched setting: a mark at each value, or a bar from end to end."""
-    known = {one.name: one for one in settings()}
+    known = by_name()
     rows = []
     for name, parameter in sweep.space.items():
         between = ""

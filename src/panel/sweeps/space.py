@@ -17,11 +17,11 @@ from src.config import (
     RunConfig,
     Setting,
     YamlError,
+    by_name,
     dump_flow,
     from_text,
     get,
     load_flow,
-    settings,
     to_text,
 )  # fmt: skip
 from src.panel.launch import words
@@ -143,7 +143,7 @@ def draw(
 ) -> None:  # fmt: skip
     """Draw a row for each searched setting, and the choice of further ones. `steps`: ranges of
     fractions need one, as all their values are tried."""
-    known = {one.name: one for one in settings()}
+    known = by_name()
     given = {
         name: text for name, text in (dict(before) | dict(texts)).items() if name.startswith(SPACE)
     }
