@@ -246,3 +246,16 @@ class RunConfig(Section):
     def steps_per_epoch(self, rows: int) -> int:
         """Optimizer steps in one pass over `rows` training rows."""
         return math.ceil(rows / self.rows_per_step)
+
+    def smaller_micro_batch(self) -> dict[str, int] | None:
+        """{setting: value} for half the micro-batch, or for its next part that leaves the rows of a
+        step as they are; None for one of one row."""
+        size = self.training.per_device_train_batch_size
+        divisor = next((n for n in range(2, size + 1) if size % n == 0), None)
+        if divisor is None:
+            return None
+        times = self.training.gradient_accumulation_steps
+        return {
+            "training.per_device_train_batch_size": size // divisor,
+            "training.gradient_accumulation_steps": times * divisor,
+        }

@@ -24,9 +24,9 @@ from src.config import (
 from src.errors import UserError
 from src.files import link_or_copy, read_text
 from src.format import setting_value
-from src.runs import launcher, lease, snapshots
+from src.runs import launcher, lease, remedies, snapshots
 from src.runs.checks import check_writable
-from src.store.outcome import Outcome, Remedy
+from src.store.outcome import Outcome
 from src.store.tables import RESUMABLE, EventKind, Run, Status, Sweep, SweepStatus
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
@@ -257,31 +257,14 @@ def remedy(run: Run, outcome: Outcome) -> tuple[RunConfig, str] | None:
     config = stored_config(run.config)
     if not config.supervision.self_heal:
         return None
-    changes: dict[str, Any]
-    match outcome.end_reason.heals_by:
-        case Remedy.SMALLER_BATCH if outcome.scoring:
-            size = config.evaluation.batch_size
-            if size == 1:
-                return None
-            changes = {"evaluation.batch_size": size // 2}
-        case Remedy.SMALLER_BATCH if run.used.get("engine") == "packed":
-            # It takes a whole step's rows at once, whatever the micro-batches.
-            changes = {"engine": "trl"}
-        case Remedy.SMALLER_BATCH:
-            size = config.training.per_device_train_batch_size
-            times = config.training.gradient_accumulation_steps
-            # Half, or the next part that leaves the rows of a step as they are.
-            half = next((n for n in range(size // 2, 0, -1) if size % n == 0), None)
-            if half is None:
-                return None
-            changes = {
-                "training.per_device_train_batch_size": half,
-                "training.gradient_accumulation_steps": times * (size // half),
-            }
-        case Remedy.LOWER_LEARNING_RATE:
-            changes = {"training.learning_rate": config.training.learning_rate / 2}
-        case _:
-            return None
+    changes = remedies.changes(
+        outcome.end_reason.heals_by,
+        config,
+        engine=run.used.get("engine"),
+        scoring=outcome.scoring,
+    )
+    if changes is None:
+        return None
     words = [
         f"{n} {setting_value(get(config, n), 'g')} -> {setting_value(new, 'g')}"
         for n, new in changes.items()

@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from src.config import RunConfig, affecting, subset, with_absolute_paths, with_o
 from src.errors import UserError
 from src.files import read_text, write_atomic
 from src.format import duration
-from src.runs import spawn, standby
+from src.runs import remedies, spawn, standby
 from src.runs.environment import slot_environment
 from src.runs.locks import FileLock
 from src.runs.machine import gpus, host, slot_count, slot_lock
@@ -102,7 +101,7 @@ def measure(config: RunConfig, *, adapters: int = 1) -> Measurement:
     try:
         found = _probe(config, adapters, slot)
         if not found.fits and adapters == 1:
-            for changes in smaller_batches(config, found.engine):
+            for changes in remedies.less_memory(config, engine=found.engine):
                 if _probe(with_overrides(config.model_dump(), changes), 1, slot).fits:
                     found.largest.update(changes)
                     break
@@ -136,20 +135,6 @@ def _acquire_slot() -> tuple[int, FileLock]:
         if time.monotonic() > deadline:
             raise CannotMeasure("other processes hold all slots; try again once they end")
         time.sleep(TIMEOUTS.poll)
-
-
-def smaller_batches(config: RunConfig, engine: str | None) -> Iterator[dict[str, Any]]:
-    """Changes that train the same in less memory: ever smaller micro-batches, and more of them."""
-    name, other = "per_device_train_batch_size", "gradient_accumulation_steps"
-    rows, times = getattr(config.training, name), getattr(config.training, other)
-    changes: dict[str, Any] = {}
-    if engine == "packed":  # it takes all rows of a step at once
-        changes = {"engine": "trl"}
-        yield changes
-    while rows > 1:
-        divisor = next(d for d in range(2, rows + 1) if rows % d == 0)
-        rows, times = rows // divisor, times * divisor
-        yield changes | {f"training.{name}": rows, f"training.{other}": times}
 
 
 def _probe(config: RunConfig, adapters: int, slot: int) -> Measurement:

@@ -10,9 +10,9 @@ from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.panel.monitor import actions, curves, log, marks, words
-from src.panel.ui import charts, points
-from src.runs import attempts
-from src.store.outcome import EndReason
+from src.panel.ui import charts, failure, points
+from src.runs import attempts, result_file
+from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Metric, Status, SweepStatus
 from tests.helpers.pages import figures_of, html, log_of, show
 from tests.helpers.store import (
@@ -230,6 +230,29 @@ def test_a_run_that_ended_badly_says_on_both_pages_why_and_what_to_do_next(
         resumes = [b for b in test.button if b.label == "Resume"]
         assert len(resumes) == bool(steps) == body.count("Resume goes on from step 100;")
     assert body.count("Launch again with edits") == (end_reason is EndReason.KILLED)
+
+
+def test_a_failed_run_is_offered_what_would_heal_it():
+    def offered(engine="trl", *, scoring=False, **settings):
+        run_id = fill_run(status=Status.FAILED, steps=0, reason="it is told", **settings)
+        outcome = Outcome(EndReason.CUDA_OUT_OF_MEMORY, scoring=scoring)
+        result_file.write_result(run_id, 1, outcome)
+        with store.writing() as session:
+            run = store.find(session, run_id)
+            run.end_reason, run.used = outcome.end_reason, {"engine": engine}
+        launch = failure.next_launch(run)
+        return launch.text, launch.changed
+
+    rows, times = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+    three = {"training__per_device_train_batch_size": 3}
+    # A step keeps its rows: 3 are one in three parts, and not 2 in two.
+    assert offered(**three) == ("Launch with batches of 1", {rows: "1", times: "3"})
+    # The packed engine takes a step's rows at once: smaller micro-batches would not help it.
+    assert offered("packed", **three) == ("Launch with engine trl", {"engine": "trl"})
+    scored = ("Launch with scoring batches of 100", {"evaluation.batch_size": "100"})
+    assert offered("packed", scoring=True) == scored
+    one = {"training__per_device_train_batch_size": 1}
+    assert offered(**one) == ("Launch again with edits", {})
 
 
 def test_a_failed_run_is_resumed_from_its_banner(monkeypatch):

@@ -15,7 +15,7 @@ from sqlmodel import col, select, update
 
 from src import paths, store
 from src.config import ConfigError, load_config, stored_config, with_overrides
-from src.runs import attempts, deletion, launcher, reconciler, restore, snapshots
+from src.runs import attempts, deletion, launcher, reconciler, remedies, restore, snapshots
 from src.runs.attempts import CannotResume
 from src.runs.launcher import CheckpointNeeded
 from src.store.outcome import EndReason, Outcome
@@ -397,6 +397,7 @@ def test_settings_of_a_remedy() -> None:
     like = {"rows": 32, "times": 1, "rate": 2e-3, "scored": 200}
     assert changed("cuda_oom") == like | {"rows": 16, "times": 2}
     assert changed("oom", **{batch: 15}) == like | {"rows": 5, "times": 3}
+    assert changed("oom", **{batch: 3}) == like | {"rows": 1, "times": 3}
     assert changed("cuda_oom", **{batch: 1}) is None
     assert changed("cuda_oom", scoring=True) == like | {"scored": 100}
     assert changed("diverged") == like | {"rate": 1e-3}
@@ -405,6 +406,17 @@ def test_settings_of_a_remedy() -> None:
     assert changed("cuda_oom", by="packed") == other
     assert changed("disk_full") is None
     assert changed("diverged", supervision__self_heal=False) is None
+
+
+def test_less_memory_is_tried_in_ever_smaller_batches() -> None:
+    config = load_config(overrides={"training.per_device_train_batch_size": 15})
+    rows, times = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+    smaller = [{rows: 5, times: 3}, {rows: 1, times: 15}]
+    assert list(remedies.less_memory(config, engine="trl")) == smaller
+    # The packed engine takes a whole step's rows at once, so another one comes first.
+    other = {"engine": "trl"}
+    tried = [other, *(other | changes for changes in smaller)]
+    assert list(remedies.less_memory(config, engine="packed")) == tried
 
 
 def test_a_checkpoint_is_deleted_unless_it_is_needed(finished: Run) -> None:

@@ -8,13 +8,31 @@ from typing import Any
 import streamlit as st
 
 from src.config import ConfigError, stored_config
-from src.format import as_sentence, counted
+from src.format import as_sentence, counted, setting_value
 from src.models.metrics import in_words
 from src.panel.ui import folds, guarded, html, navigation, run_status
+from src.runs import remedies
+from src.runs.result_file import read_result
 from src.store.outcome import EndReason, Remedy
 from src.store.tables import Run, Status
 
 BADLY = (Status.FAILED, Status.INTERRUPTED)
+# By the first setting that a remedy changes: what it is called beside its value, and why it helps.
+MENDS = {
+    "training.learning_rate": ("learning rate", "A lower learning rate may mend it."),
+    "training.per_device_train_batch_size": (
+        "batches of",
+        "Smaller batches take less memory, and with more of them a step learns as much.",
+    ),
+    "evaluation.batch_size": (
+        "scoring batches of",
+        "The memory ran out while it scored: smaller batches there take less.",
+    ),
+    "engine": (
+        "engine",
+        "The packed engine takes all examples of a step at once, the other one a batch at a time.",
+    ),
+}
 KILLED = (EndReason.KILLED, EndReason.OOM_KILLED)
 
 
@@ -76,23 +94,23 @@ def sentences(run: Run, last: int | None) -> list[str]:
 
 
 def next_launch(run: Run) -> Launch:
-    """The launch that may succeed where this run failed."""
+    """The launch that may succeed where this run failed: with what `supervision.self_heal` would
+    change."""
     try:
-        training = stored_config(run.config).training
+        config = stored_config(run.config)
         remedy = EndReason(run.end_reason).heals_by if run.end_reason else None
     except (ConfigError, ValueError):
         return Launch()
-    if remedy is Remedy.LOWER_LEARNING_RATE:
-        rate = f"{training.learning_rate / 2:.3g}"
-        changed = {"training.learning_rate": rate}
-        why = "A lower learning rate may mend it."
-        return Launch(f"Launch with learning rate {rate}", changed, why)
-    if remedy is Remedy.SMALLER_BATCH and training.per_device_train_batch_size > 1:
-        half = training.per_device_train_batch_size // 2
-        changed = {
-            "training.per_device_train_batch_size": str(half),
-            "training.gradient_accumulation_steps": str(training.gradient_accumulation_steps * 2),
-        }
-        why = "Smaller batches take less memory, and with more of them a step learns as much."
-        return Launch(f"Launch with batches of {half}", changed, why)
-    return Launch()
+    outcome = read_result(run.id, run.attempt) if remedy is Remedy.SMALLER_BATCH else None
+    changes = remedies.changes(
+        remedy,
+        config,
+        engine=run.used.get("engine"),
+        scoring=outcome is not None and outcome.scoring,
+    )
+    if not changes:
+        return Launch()
+    first, value = next(iter(changes.items()))
+    what, why = MENDS[first]
+    changed = {name: str(new) for name, new in changes.items()}
+    return Launch(f"Launch with {what} {setting_value(value, '.3g')}", changed, why)
