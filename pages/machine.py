@@ -13,7 +13,7 @@ from src.panel.machine import idle, settings_form, told
 from src.panel.ui import html, meters, navigation
 from src.runs import cost, machine, time_left
 from src.runs.meters import gpu_facts, machine_facts
-from src.store.tables import ACTIVE, Status
+from src.store.tables import Status
 
 REFRESH_SECONDS = 3.0
 SLOTS = "A slot trains one run at a time, or a pack of runs: each GPU is one, or the processor."
@@ -51,19 +51,18 @@ def draw_live() -> None:
 def draw_work() -> None:
     """Draw what the machine does, and the way to it."""
     with store.reading() as session:
-        active = store.list_runs(session, statuses=ACTIVE)
+        here = machine.active_here(session)
         waiting = store.count_runs(session, store.parse_filter("")).get(Status.QUEUED, 0)
         left = time_left.of_queue(session)
-    here = [run for run in active if run.host in (None, machine.host())]
     slots = len({run.slot for run in here})
     facts = [
-        ("runs that train", f"{len(active):,}"),
+        ("runs that train", f"{len(here):,}"),
         ("slots in use", f"{slots:,} of {machine.slot_count():,}"),
         ("runs that wait", f"{waiting:,}"),
     ]
     if left is not None:
         facts.append(("all runs end in", f"≈ {duration(left)}"))
-    way = navigation.link("overview", "See them") if active or waiting else ""
+    way = navigation.link("overview", "See them") if here or waiting else ""
     way = way or navigation.link("launch", "Launch a run")
     st.html(f'<h2>What it does</h2>{html.facts(facts)}<p class="quiet">{SLOTS} {way}.</p>')
 

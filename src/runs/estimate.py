@@ -23,9 +23,8 @@ from src.format import duration
 from src.runs import remedies, spawn, standby
 from src.runs.environment import slot_environment
 from src.runs.locks import FileLock
-from src.runs.machine import gpus, host, slot_count, slot_lock
+from src.runs.machine import active_here, gpus, slot_count, slot_lock
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import ACTIVE
 
 
 class CannotMeasure(UserError, ValueError):
@@ -125,8 +124,7 @@ def _acquire_slot() -> tuple[int, FileLock]:
                 standby.end(slot)  # its memory is a run's
                 return slot, lock
         with store.reading() as session:
-            active = store.list_runs(session, statuses=ACTIVE)
-        here = [run for run in active if run.host in (None, host())]
+            here = active_here(session)
         training = {run.slot for run in here if run.stop_requested_at is None}
         if training.issuperset(range(slot_count())):
             raise CannotMeasure(

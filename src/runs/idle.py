@@ -22,10 +22,10 @@ from src.config.machine import WhenIdle
 from src.files import read_text, write_atomic
 from src.runs import locks
 from src.runs.locks import holder
-from src.runs.machine import boot_id, host
+from src.runs.machine import active_here, boot_id, is_here
 from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import ACTIVE, SweepStatus
+from src.store.tables import SweepStatus
 
 WORK = ("slot-", ".supervisor", ".trainer", ".export")  # locks of processes that do something
 COMMAND = re.compile(r"^src\.cli$|(^|/)spelltune$")  # in a command line: what follows is a command
@@ -126,16 +126,15 @@ def busy(*, pages: bool = True) -> str | None:
     """The first thing that keeps the machine busy, in words; None if it is idle. Without `pages` a
     reader of the panel does not count."""
     with store.reading() as session:
-        mine = (None, host())
-        active = [run for run in store.list_runs(session, statuses=ACTIVE) if run.host in mine]
+        active = active_here(session)
         queued = bool(store.queue(session))
         sweeps = store.list_sweeps(session, statuses=[SweepStatus.ACTIVE])
     if active:
         return f"{active[0].label} trains"
     if queued:
         return "a run is queued"
-    if any(sweep.host in mine for sweep in sweeps):
-        return f"the sweep {sweeps[0].name} goes on"
+    if sweep := next((sweep for sweep in sweeps if is_here(sweep.host)), None):
+        return f"the sweep {sweep.name} goes on"
     held = locks.held(paths.locks_dir())
     if name := next((n for n in held if n.startswith(WORK[0]) or n.endswith(WORK[1:])), None):
         return f"a process holds {name}"

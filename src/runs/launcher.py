@@ -13,11 +13,11 @@ from src.errors import UserError
 from src.runs import estimate, lease, processes, snapshots, standby
 from src.runs.locks import check_locks, holder
 from src.runs.logs import last_error
-from src.runs.machine import host, slot_count, slot_lock
+from src.runs.machine import active_here, host, is_here, slot_count, slot_lock
 from src.runs.result_file import record_failure
 from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import ACTIVE, Run, Status, Sweep
+from src.store.tables import Run, Status, Sweep
 from src.training import checkpointing
 
 
@@ -65,9 +65,8 @@ def fill_slots() -> None:
         # A run whose supervisor has not claimed it in time is assigned a slot again.
         ready = [r for r in waiting if not is_given(r, now)]
         # A trainer that lost its supervisor still uses its GPU, though the slot's lock is free.
-        active = store.list_runs(session, statuses=ACTIVE)
-        taken = {r.slot for r in active if r.host in (None, host())}
-        taken |= {r.slot for r in waiting if r not in ready and r.host in (None, host())}
+        taken = {r.slot for r in active_here(session)}
+        taken |= {r.slot for r in waiting if r not in ready and is_here(r.host)}
         free = [s for s in range(slot_count()) if s not in taken and holder(slot_lock(s)) is None]
         for run in ready:
             if not free:
@@ -94,7 +93,7 @@ def _why_not_started(run: Run) -> str | None:
     or it had one of this machine as often as allowed and no supervisor claimed it."""
     if problem := settings_problem(run):
         return problem
-    if run.slot_given_at is None or run.host not in (None, host()):
+    if run.slot_given_at is None or not is_here(run.host):
         return None
     if (run.failed_starts or 0) + 1 < store.MAX_FAILED_STARTS:
         return None
@@ -121,7 +120,7 @@ def is_given(run: Run, now: float) -> bool:
     if run.slot_given_at is None:
         return False
     waited = now - run.slot_given_at
-    if run.host not in (None, host()):
+    if not is_here(run.host):
         return 0 <= waited < TIMEOUTS.lease
     return (
         0 <= waited < TIMEOUTS.start

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from src import paths
+from src import paths, store
+from src.store.tables import ACTIVE, Run
 
 
 def gpus() -> dict[str, str]:
@@ -92,6 +93,16 @@ def started_at() -> float:
 def host() -> str:
     """Name of this machine among those that share a run table."""
     return socket.gethostname()
+
+
+def is_here(of: str | None) -> bool:
+    """True if the host of a row is this machine; None is what no other machine has taken."""
+    return of in (None, host())
+
+
+def active_here(session: store.Session) -> list[Run]:
+    """The runs that have a slot of this machine, newest first."""
+    return [run for run in store.list_runs(session, statuses=ACTIVE) if is_here(run.host)]
 
 
 def memory_kills(pid: int) -> int:

@@ -11,9 +11,9 @@ from src.config import RunConfig, load_config, stored_config
 from src.files import code_stamp
 from src.runs.environment import child_environment, slot_environment
 from src.runs.locks import holder
-from src.runs.machine import free_gpu_memory, free_memory, host, slot_lock
+from src.runs.machine import active_here, free_gpu_memory, free_memory, slot_lock
 from src.runs.timeouts import TIMEOUTS
-from src.store.tables import ACTIVE, Run
+from src.store.tables import Run
 from src.training.packed.eligibility import pack_key, packed_problems
 
 GIB = 2**30
@@ -72,7 +72,7 @@ def wanted(slot: int) -> Wanted | None:
     free slot, for one like the newest run.
     """
     with store.reading() as session:
-        active = [r for r in store.list_runs(session, statuses=ACTIVE) if r.host in (None, host())]
+        active = active_here(session)
         waiting = list(store.queue(session))
         newest = list(store.list_runs(session, limit=1))
     here = [run for run in active if run.slot == slot]

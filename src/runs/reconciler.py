@@ -18,7 +18,7 @@ from src import paths, store
 from src.errors import explain_os_error
 from src.runs import attempts, launcher, lease, notifications, restore, snapshots
 from src.runs.locks import FileLock, LocksUnavailable
-from src.runs.machine import boot_id, host, slot_count, slot_lock
+from src.runs.machine import boot_id, host, is_here, slot_count, slot_lock
 from src.runs.processes import end_hung, kill_by_token, supervisor_lives, trainer_lives
 from src.runs.result_file import read_result
 from src.runs.timeouts import TIMEOUTS
@@ -112,7 +112,7 @@ def _reconcile_all() -> list[str]:
 
 def _is_led_elsewhere(sweep: Sweep) -> bool:
     silent = time.time() - (sweep.seen_at or 0)
-    return store.is_shared() and sweep.host not in (None, host()) and silent <= TIMEOUTS.lease
+    return store.is_shared() and not is_here(sweep.host) and silent <= TIMEOUTS.lease
 
 
 def _is_resumed_here(run: Run) -> bool:
@@ -120,7 +120,7 @@ def _is_resumed_here(run: Run) -> bool:
 
     The run's own machine has its checkpoints and comes first, as long as it is alive.
     """
-    if not store.is_shared() or run.host in (None, host()):
+    if not store.is_shared() or is_here(run.host):
         return True
     ended = run.ended_at or 0
     lived = ended - (run.heartbeat_at or 0) < TIMEOUTS.stale
@@ -151,7 +151,7 @@ def _reconcile(run: Run, active: Sequence[Run]) -> bool:
         silent = time.time() - (run.heartbeat_at or 0)
         return silent > TIMEOUTS.lease and _end(run, f"{run.host} is gone: no sign of life from it")
     if run.boot_id != boot_id():
-        if run.host in (None, host()):
+        if is_here(run.host):
             return _end(run, "the machine restarted while it ran")
         # Of another machine, to which the home belonged until it gave no sign of life any more.
         silent = time.time() - (run.heartbeat_at or 0)

@@ -27,7 +27,7 @@ from src.config import RunConfig, load_config, stored_config
 from src.files import read_text, write_atomic
 from src.runs import lease, readiness
 from src.runs.locks import FileLock, holder
-from src.runs.machine import host, slot_count, slot_lock
+from src.runs.machine import active_here, host, slot_count, slot_lock
 from src.runs.processes import end_hung, is_of_this_home, kill_by_token, kill_worker
 from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
@@ -313,8 +313,7 @@ class Keeper:
         used, self._used = self._used, False
         trained = self._trained
         with store.reading() as session:
-            active = store.list_runs(session, statuses=ACTIVE)
-            self._trained = any(run.host in (None, host()) for run in active)
+            self._trained = bool(active_here(session))
             # A run may be over within a round, and its supervisor still has the slot for a while.
             last_end = store.last_end(session, host()) or 0
         if used or trained or time.time() - last_end < AFTER_A_RUN:

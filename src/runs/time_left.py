@@ -15,8 +15,8 @@ from sqlmodel import Session
 from src import store
 from src.config import RunConfig, affecting, stored_config, subset
 from src.runs import estimate, silence
-from src.runs.machine import host, slot_count
-from src.store.tables import ACTIVE, Run, Status
+from src.runs.machine import active_here, host, slot_count
+from src.store.tables import Run, Status
 from src.training.packed.eligibility import pack_key
 
 MAX_QUEUE = 500  # beyond that many queued runs nothing is told of them
@@ -61,7 +61,7 @@ def of_all(session: Session, now: float | None = None) -> dict[str, TimeLeft | N
     """{id: time left} of the runs that train on this machine, and of those that wait."""
     now = time.time() if now is None else now
     earlier = Earlier(session)
-    active = [r for r in store.list_runs(session, statuses=ACTIVE) if r.host in (None, host())]
+    active = active_here(session)
     found = {run.id: _of_active(session, run, earlier, now) for run in active}
     waiting = store.queue(session)
     if len(waiting) > MAX_QUEUE:

@@ -116,6 +116,10 @@ def test_the_page_says_what_the_machine_does_and_leads_there() -> None:
     body = html(show("machine"))
     assert "<dt>runs that train</dt><dd>1</dd>" in body and ">See them</a>" in body
     assert "<dt>slots in use</dt><dd>1 of 1</dd>" in body
+    elsewhere = fill_run(status=Status.RUNNING, name="elsewhere")
+    with store.writing() as session:
+        store.find(session, elsewhere).host = "another machine"
+    assert "<dt>runs that train</dt><dd>1</dd>" in html(show("machine"))
     assert "<dt>runs that wait</dt><dd>1</dd>" in body
     end(run_id, Status.STOPPED)
     lock.release()
