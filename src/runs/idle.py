@@ -20,7 +20,7 @@ from src import paths, store
 from src.config import ConfigError, load_machine
 from src.config.machine import WhenIdle
 from src.files import read_text, write_atomic
-from src.runs import locks
+from src.runs import locks, processes
 from src.runs.locks import holder
 from src.runs.machine import active_here, boot_id, is_here
 from src.runs.spawn import Worker, start_detached
@@ -152,7 +152,11 @@ def _command() -> str | None:
             line = process.cmdline()
             starts = [place for place, word in enumerate(line[:3]) if COMMAND.search(word)]
             words = line[starts[0] + 1 :] if starts else []
-            home = process.environ().get("SPELLTUNE_HOME") or paths.ROOT
-            if words and words[0] not in OPEN_COMMANDS and os.path.samefile(home, paths.home()):
+            # It was started in any folder.
+            if (
+                words
+                and words[0] not in OPEN_COMMANDS
+                and processes.is_of_home(process, unset=paths.ROOT)
+            ):
                 return words[0]
     return None

@@ -198,12 +198,21 @@ def _token_of(process: psutil.Process) -> str | None:
         return None
 
 
+def is_of_home(process: psutil.Process, *, unset: str | Path) -> bool:
+    """True if a process works for this home; `unset` is the home of one whose environment names
+    none. Raises as psutil and os.path do for a process or a home that is gone."""
+    given = process.environ().get("SPELLTUNE_HOME")
+    # A relative one counts from the folder in which the process was started.
+    home = Path(process.cwd(), Path(given).expanduser()) if given else unset
+    return os.path.samefile(home, paths.home())
+
+
 def _worker_of_this_home(process: psutil.Process) -> Worker | None:
     """The worker that a process runs, if it works for this home."""
     try:
         if (worker := worker_of(process.cmdline())) is None:
             return None
-        home = process.environ().get("SPELLTUNE_HOME") or process.cwd()
-        return worker if os.path.samefile(home, paths.home()) else None
+        # A worker runs in the repository that it is of, which may be another clone.
+        return worker if is_of_home(process, unset=process.cwd()) else None
     except (psutil.Error, OSError):
         return None

@@ -156,6 +156,13 @@ def test_a_command_that_somebody_waits_for_is_something_that_goes_on(home: Path)
     waiting.kill()
     waiting.wait(60)
     assert idle.busy() is None
+    # A relative home counts from the folder in which the command was started.
+    env = os.environ | {"SPELLTUNE_HOME": home.name, "PYTHONPATH": str(paths.ROOT)}
+    waiting = subprocess.Popen(line, cwd=home.parent, env=env, stdin=subprocess.PIPE)
+    until(lambda: idle.busy() == "`spelltune notify` runs")
+    waiting.kill()
+    waiting.wait(60)
+    assert idle.busy() is None
 
 
 def test_the_panel_cannot_change_the_command(home: Path) -> None:
