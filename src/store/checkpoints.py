@@ -115,20 +115,23 @@ def list_evaluations(
 
 def final_evaluation(session: Session, run: Run, *, split: str = "validation") -> Evaluation | None:
     """The evaluation of the kept adapter (the best step), or the latest; None before the first."""
-    known = list_evaluations(session, run.id, split=split)
+    return _kept(list_evaluations(session, run.id, split=split), run)
+
+
+def _kept(known: Sequence[Evaluation], run: Run) -> Evaluation | None:
+    """Of the evaluations of a run on one split, by step, that of the adapter that it keeps."""
     return next((e for e in known if e.step == run.best_step), known[-1] if known else None)
 
 
 def final_evaluations(session: Session, runs: Sequence[Run]) -> dict[tuple[str, str], Evaluation]:
     """`final_evaluation` of many runs in one query: {(run id, split): evaluation}."""
     query = select(Evaluation).where(col(Evaluation.run_id).in_([run.id for run in runs]))
-    best = {run.id: run.best_step for run in runs}
-    final: dict[tuple[str, str], Evaluation] = {}
+    known: dict[tuple[str, str], list[Evaluation]] = {}
     for evaluation in session.exec(query.order_by(col(Evaluation.step))):
-        key = evaluation.run_id, evaluation.split
-        if key not in final or final[key].step != best[evaluation.run_id]:
-            final[key] = evaluation
-    return final
+        known.setdefault((evaluation.run_id, evaluation.split), []).append(evaluation)
+    by_id = {run.id: run for run in runs}
+    kept = {key: _kept(found, by_id[key[0]]) for key, found in known.items()}
+    return {key: evaluation for key, evaluation in kept.items() if evaluation is not None}
 
 
 def suite_evaluations(
@@ -157,10 +160,8 @@ def scored(
     """
     run, step = find_checkpoint(session, name)
     known = list_evaluations(session, run.id, split=split)
-    wanted = run.best_step if step is None else step
-    evaluation = next((e for e in known if e.step == wanted), None)
-    if evaluation is None and step is None and known:
-        evaluation = known[-1]
+    at = next((e for e in known if e.step == step), None)
+    evaluation = _kept(known, run) if step is None else at
     if evaluation is None:
         steps = ", ".join(str(e.step) for e in known)
         others = sorted({e.split for e in list_evaluations(session, run.id)})
