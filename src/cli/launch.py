@@ -272,9 +272,8 @@ def follow(run_id: str) -> None:
 
     def read(session: store.Session) -> tuple[Run, dict[str, float | None], bool]:
         run = store.find(session, run_id)
-        # One that resumes by itself is INTERRUPTED for a moment.
-        over = Status(run.status).ended and not attempts.awaits_resume(session, run)
-        return run, store.latest_metrics(session, [run_id])[run_id], over
+        latest = store.latest_metrics(session, [run_id])[run_id]
+        return run, latest, attempts.is_over(session, run)
 
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=1, status="QUEUED", values="")

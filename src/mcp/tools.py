@@ -323,9 +323,8 @@ def _find(name: str) -> Run:
 
 
 def _is_over(row: Run) -> bool:
-    """True for a run that has ended and does not resume by itself."""
     with store.reading() as session:
-        return Status(row.status).ended and not attempts.awaits_resume(session, row)
+        return attempts.is_over(session, row)
 
 
 def _shown(run_id: str) -> dict[str, Any]:

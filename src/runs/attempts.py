@@ -289,6 +289,12 @@ def heal(session: store.Session, run: Run, outcome: Outcome, step: int | None) -
     return queue_next_attempt(session, run, EventKind.HEALED, text, step=step, config=config)
 
 
+def is_over(session: store.Session, run: Run) -> bool:
+    """True for a run that has ended and does not resume by itself: INTERRUPTED may be for a moment
+    only."""
+    return Status(run.status).ended and not awaits_resume(session, run)
+
+
 def awaits_resume(session: store.Session, run: Run) -> bool:
     """True for an interrupted run of which the next reconciling decides if it resumes by itself."""
     if run.status != Status.INTERRUPTED or run.stop_requested_at is not None:
