@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from src.format import setting_value
 from src.runs import launcher, lease, remedies, snapshots
 from src.runs.checks import check_writable
 from src.store.outcome import Outcome
-from src.store.tables import RESUMABLE, EventKind, Run, Status, Sweep, SweepStatus
+from src.store.tables import RESUMABLE, Event, EventKind, Run, Status, Sweep, SweepStatus
 from src.training import checkpointing
 from src.training.checkpointing import BrokenCheckpoint, is_verified, step_dir
 
@@ -56,7 +57,7 @@ def resume(run: Run, *, step: int | None = None) -> int:
     check_writable(paths.checkpoints_dir(run.id), CannotResume)
     step = verified_step(run, step)
     check_same_data(run, step)
-    text = f"resumed from step {step:,} after {run.status.lower()}"
+    text = f"resumed {start_text(step)} after {run.status.lower()}"
     with store.writing() as session:
         if not queue_next_attempt(session, run, EventKind.RESUMED, text, step=step):
             raise CannotResume(f"{run.id} was resumed or changed by someone else meanwhile")
@@ -179,6 +180,16 @@ def queue_next_attempt(
     return True
 
 
+def was(events: Iterable[Event], run: Run, kind: EventKind) -> bool:
+    """True if one of these events is of this kind and of the run's present attempt."""
+    return any(e.kind == kind and e.attempt == run.attempt for e in events)
+
+
+def start_text(step: int | None) -> str:
+    """Where an attempt begins, in words: `from step 1,200`."""
+    return "from scratch" if step is None else f"from step {step:,}"
+
+
 # --- forks ----------------------------------------------------------------------------------------
 
 
@@ -284,8 +295,7 @@ def heal(session: store.Session, run: Run, outcome: Outcome, step: int | None) -
     if found is None or before >= MAX_HEALS:
         return False
     config, words = found
-    start = "from scratch" if step is None else f"from step {step:,}"
-    text = f"healed after {outcome.end_reason}: {words}; goes on {start}"
+    text = f"healed after {outcome.end_reason}: {words}; goes on {start_text(step)}"
     return queue_next_attempt(session, run, EventKind.HEALED, text, step=step, config=config)
 
 
@@ -309,8 +319,7 @@ def awaits_resume(session: store.Session, run: Run) -> bool:
     except ConfigError:
         return False  # the settings of another version, with which nothing here can train
     events = store.list_events(session, run.id) if allowed else ()
-    decided = any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events)
-    return bool(allowed) and not decided
+    return bool(allowed) and not was(events, run, EventKind.LEFT)
 
 
 def auto_resume(run: Run) -> bool:
@@ -330,5 +339,5 @@ def auto_resume(run: Run) -> bool:
             text = f"not resumed by itself: {why}"
             store.record_event(session, run.id, run.attempt, EventKind.LEFT, text)
             return False
-        text = f"resumed by itself from step {step:,} ({done + 1} of {allowed})"
+        text = f"resumed by itself {start_text(step)} ({done + 1} of {allowed})"
         return queue_next_attempt(session, run, EventKind.AUTO_RESUMED, text, step=step)

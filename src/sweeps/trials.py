@@ -214,11 +214,10 @@ def retry(run: Run, retries: int) -> bool:
         return False
     with store.reading() as session:
         events = store.list_events(session, run.id)
-    if any(e.kind == EventKind.SET_ASIDE and e.attempt == run.attempt for e in events):
+    if attempts.was(events, run, EventKind.SET_ASIDE):
         return False
     failed = run.status == Status.FAILED
-    decided = any(e.kind == EventKind.LEFT and e.attempt == run.attempt for e in events)
-    if not failed and not decided:
+    if not failed and not attempts.was(events, run, EventKind.LEFT):
         return True  # the reconciler resumes it, or leaves it to us
     kind = EventKind.RETRIED if failed else EventKind.RELAUNCHED
     allowed = retries if failed else MAX_RELAUNCHES
@@ -234,7 +233,7 @@ def retry(run: Run, retries: int) -> bool:
             text = f"set aside after {run.attempt} attempts: {run.reason}"
             store.record_event(session, run.id, run.attempt, EventKind.SET_ASIDE, text)
         else:
-            start = "from scratch" if step is None else f"from step {step:,}"
+            start = attempts.start_text(step)
             text = f"{kind} {start} ({done + 1} of {allowed}) after: {run.reason}"
             if not attempts.queue_next_attempt(session, run, kind, text, step=step):
                 return True  # someone else was faster
