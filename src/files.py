@@ -190,6 +190,12 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path), found.st_size, found.st_mtime_ns]
 
 
+def bytes_of(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder; 0 if there is neither."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def sha256(file: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
 

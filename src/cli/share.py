@@ -12,6 +12,8 @@ from src.cli.lookup import find_checkpoint, find_run
 from src.cli.options import AsJson, CheckpointArgument, RunArgument
 from src.cli.output import err, out, print_json
 from src.config import stored_config
+from src.files import bytes_of
+from src.format import data_size
 from src.runs import exporting
 from src.runs.exporting import Form
 from src.runs.locks import FileLock
@@ -139,11 +141,11 @@ def _tell(
     as_json: bool,
 ) -> None:
     """Print where an export lies, its size and how it is loaded."""
-    size = exporting.size_of(target)
+    size = bytes_of(target)
     if as_json:
         told = {"id": row.id, "step": step, "path": str(target), "size_bytes": size}
         return print_json(told | more | {"program": program})
-    out.print(f"{target} holds {what}, {size / 2**20:.1f} MiB", highlight=False)
+    out.print(f"{target} holds {what}, {data_size(size)}", highlight=False)
     if "command" in more:
         out.print(f"for Ollama: {more['command']}", highlight=False)
     out.print("\nin Python:\n", highlight=False)
@@ -168,6 +170,7 @@ def capsule(
         raise typer.BadParameter(f"{target} already exists; name another file")
     with err.status("packing"):
         capsules.write(row, target)
+    size = bytes_of(target)
     if as_json:
-        return print_json({"id": row.id, "path": str(target), "size_bytes": target.stat().st_size})
-    out.print(f"{target} holds {row.id}, {target.stat().st_size / 2**20:.1f} MiB", highlight=False)
+        return print_json({"id": row.id, "path": str(target), "size_bytes": size})
+    out.print(f"{target} holds {row.id}, {data_size(size)}", highlight=False)

@@ -52,7 +52,7 @@ class Plan:
 def plan(runs: Sequence[Run | store.RunState]) -> Plan:
     """The plan of deleting these runs, with the size of their files as they are now."""
     ended = [run for run in runs if Status(run.status).ended]
-    size = sum(size_of(path) for run in ended for path in _paths(run.id))
+    size = sum(bytes_freed(path) for run in ended for path in _paths(run.id))
     return Plan(ended, [run for run in runs if not Status(run.status).ended], size)
 
 
@@ -110,7 +110,7 @@ def _locks(run_id: str) -> Iterator[Path]:
     yield paths.export_lock(run_id)
 
 
-def size_of(path: Path) -> int:
+def bytes_freed(path: Path) -> int:
     """The bytes of a file, or of all files in a folder; 0 if there is none. What has a second name
     elsewhere does not count: it stays."""
     try:
@@ -118,7 +118,7 @@ def size_of(path: Path) -> int:
             return _freed(path.stat())
         with os.scandir(path) as entries:
             return sum(
-                size_of(Path(entry.path))
+                bytes_freed(Path(entry.path))
                 if entry.is_dir(follow_symlinks=False)
                 else _freed(entry.stat(follow_symlinks=False))
                 for entry in entries

@@ -40,12 +40,6 @@ class Export:
     problem: str | None = None  # why the last try failed
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of the files of a folder."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def path_of(run_id: str, step: int | None, form: Form) -> Path:
     """The folder or file of an export of a step, None being the kept adapter."""
     if form.is_gguf:

@@ -9,6 +9,7 @@ from sqlalchemy import exists, update
 from sqlmodel import Session, col, delete, select
 
 from src.errors import did_you_mean
+from src.files import bytes_of
 from src.store.database import upsert
 from src.store.runs import UnknownRun, find_checkpoint
 from src.store.tables import Checkpoint, Evaluation, Run
@@ -28,7 +29,6 @@ def record_checkpoint(
     session: Session, run_id: str, attempt: int, step: int, path: Path, *, is_best: bool
 ) -> None:
     """Record a complete checkpoint directory; a new best one replaces the old."""
-    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     if is_best:
         session.execute(
             update(Checkpoint).where(col(Checkpoint.run_id) == run_id).values(is_best=False)
@@ -42,7 +42,7 @@ def record_checkpoint(
                 "step": step,
                 "attempt": attempt,
                 "path": str(path),
-                "size_bytes": size,
+                "size_bytes": bytes_of(path),
                 "is_best": is_best,
                 "created_at": time.time(),
             }

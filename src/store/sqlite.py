@@ -12,6 +12,7 @@ import psutil
 from sqlalchemy.engine import URL, make_url
 
 from src import paths
+from src.files import bytes_of
 from src.text import caseless
 
 try:
@@ -90,7 +91,7 @@ def _connect(file: Path) -> Any:
         _set_pragmas(connection)
     except sqlite_driver.OperationalError:
         connection.close()
-        written = _size(file.with_name(f"{file.name}-wal")) > 0
+        written = bytes_of(file.with_name(f"{file.name}-wal")) > 0
         if not is_read_only(file) and (written or not is_full(file.parent)):
             raise
         # Opening a WAL database creates -wal and -shm, which fails on a full disk and on one that
@@ -166,7 +167,3 @@ def is_read_only(file: Path) -> bool:
     """True if a file that is there, or its folder, cannot be written: on a disk that is mounted
     read-only also by root."""
     return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0

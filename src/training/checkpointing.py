@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.files import read_bytes, retry, sha256
+from src.files import bytes_of, read_bytes, retry, sha256
 from src.format import whole_number
 
 STAGING = ".staging"
@@ -216,7 +216,7 @@ def retain(
     ]
     removed = [step for step in removable if step not in there[-keep_last:]]
     if max_gib is not None:
-        sizes = {s: folder_bytes(step_dir(checkpoints_dir, s)) for s in there if s not in removed}
+        sizes = {s: bytes_of(step_dir(checkpoints_dir, s)) for s in there if s not in removed}
         for step in [s for s in removable if s in sizes and s not in there[-2:]]:
             if sum(sizes.values()) > max_gib * 2**30:
                 removed.append(step)
@@ -243,7 +243,3 @@ def sweep(checkpoints_dir: Path) -> None:
     for pattern in (STAGING, ".trash-*"):
         for folder in checkpoints_dir.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def folder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src import paths, store
 from src.config import stored_config
+from src.files import bytes_of
 from src.runs import (
     attempts,
     launcher,
@@ -155,7 +156,7 @@ class Supervisor:
             self.join(claimed)
             self.claim_more(config.pack_size - 1)
         forget_result(run_id)
-        self.log_run, self.log_start = run_id, size_of(paths.log_file(run_id))
+        self.log_run, self.log_start = run_id, bytes_of(paths.log_file(run_id))
         what = ["--pack"] if self.pack else [run_id, str(first.run.attempt)]
         self.trainer = self.start_trainer(what, paths.log_file(run_id))
         self.update(self.runs, trainer_pid=self.trainer.pid, seconds=TIMEOUTS.write)
@@ -507,10 +508,6 @@ def log_write_errors() -> Iterator[None]:
 
 def failed(outcome: Outcome | None) -> bool:
     return outcome is not None and outcome.status == Status.FAILED
-
-
-def size_of(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from src import paths, store
 from src.analysis import capsule
 from src.analysis.capsule import CannotPack
 from src.analysis.misspellings import read as read_predictions
+from src.files import bytes_of
 from src.models.gguf.header import read_header
 from src.models.metrics import METRICS, PARTIAL
 from src.panel.server import routes
@@ -244,7 +245,7 @@ def test_a_merged_model_has_a_program_that_answers_as_the_run_did(
 ) -> None:
     folder = tmp_path / "merged"
     told = json.loads(live.command("merge", "mine", "--to", str(folder), "--json").stdout)
-    assert told["size_bytes"] == exporting.size_of(folder) > 10_000
+    assert told["size_bytes"] == bytes_of(folder) > 10_000
     assert printed_by(told["program"], tmp_path) == first_answer(run_id)[1].strip()
 
 

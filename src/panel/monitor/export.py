@@ -10,6 +10,7 @@ from src import paths, store
 from src.analysis import model_files, snippets
 from src.config import stored_config
 from src.errors import UserError, explain_os_error
+from src.files import bytes_of
 from src.format import data_size
 from src.panel.downloads import ADAPTER, MODELFILE
 from src.panel.ui import choices, guarded, html, navigation
@@ -100,7 +101,7 @@ def _draw_form(run: Run, step: int | None, form: Form) -> None:
                 args=(run.id, step, form), disabled=exporting.is_busy(run.id),
             )  # fmt: skip
             return
-        size = data_size(exporting.size_of(found.path))
+        size = data_size(bytes_of(found.path))
         ending = "" if form.is_gguf else " zip"
         st.html(_download(run, step, form, f"Download{ending} ({size})"))
         if form.is_gguf:
