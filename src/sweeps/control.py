@@ -35,6 +35,8 @@ from src.sweeps.file import (
 
 OPEN = (SweepStatus.ACTIVE, SweepStatus.PAUSED)
 
+Limits = tuple[int | None, float | None]  # trials and seconds of a budget
+
 
 def prepare(
     file: Path,
@@ -225,29 +227,40 @@ def _stop_runs(session: store.Session, runs: Sequence[Run], reason: str | None) 
     return ids
 
 
-def add(sweep_id: str, more: str) -> None:
-    """Raise the budget of a sweep by `20 trials` or `30 minutes`; one that is complete goes on."""
+def add(sweep_id: str, more: str, *, seen: Limits | None = None) -> None:
+    """Raise the budget of a sweep by `20 trials` or `30 minutes`; one that is complete goes on.
+
+    InvalidState if its `limits_of` are not those that somebody has `seen` any more.
+    """
     lease.check()
     try:
         extra = Budget.parse(more)
     except ValueError as error:
         raise ConfigError({"": str(error)}) from None
-    with store.reading() as session:
-        row = store.find_sweep(session, sweep_id)
     name = "most_trials" if extra.trials is not None else "seconds"
-    has, amount = getattr(row, name), extra.trials if extra.trials is not None else extra.seconds
-    if has is None:
-        kind = "trials" if name == "most_trials" else "time"
-        raise store.InvalidState(f"{row.id} has no budget of {kind} that could be raised")
-    leave = (*OPEN, SweepStatus.COMPLETED)
-    columns = {name: has + amount, "ended_at": None}
-    if row.failed_at is None:
-        columns["reason"] = None
-    to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
-    _change(row.id, "given more", to, leave=leave, **columns)
+    amount = extra.trials if extra.trials is not None else extra.seconds
+    with store.writing() as session:
+        row = store.find_sweep(session, sweep_id)
+        if seen is not None and limits_of(row) != seen:
+            raise store.InvalidState(f"the budget of {row.id} was raised meanwhile; look at it")
+        if (has := getattr(row, name)) is None:
+            kind = "trials" if name == "most_trials" else "time"
+            raise store.InvalidState(f"{row.id} has no budget of {kind} that could be raised")
+        columns = {name: has + amount, "ended_at": None}
+        if row.failed_at is None:
+            columns["reason"] = None
+        to = SweepStatus.ACTIVE if row.status == SweepStatus.COMPLETED else None
+        leave, goes_on = (*OPEN, SweepStatus.COMPLETED), row.status != SweepStatus.PAUSED
+        _change_row(session, row, "given more", to, leave, columns)
+    snapshots.write_sweep(row.id)
     _requeue_cancelled(row.id)
-    if row.status != SweepStatus.PAUSED:
+    if goes_on:
         launcher.start_driver(row.id)
+
+
+def limits_of(row: Sweep) -> Limits:
+    """The most trials and seconds of a sweep; None is no limit."""
+    return row.most_trials, row.seconds
 
 
 def _requeue_cancelled(sweep_id: str) -> None:
@@ -273,12 +286,23 @@ def _change(
     """Write a sweep's status and columns, and with `stop` stop its runs in the same transaction."""
     with store.writing() as session:
         row = store.find_sweep(session, sweep_id)
-        if not store.change_sweep(session, row.id, to, leave=leave, **columns):
-            may = " or ".join(leave)
-            raise store.InvalidState(
-                f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
-            )
+        _change_row(session, row, done, to, leave, columns)
         runs = store.runs_of_sweep(session, row.id) if stop else []
         stopped = _stop_runs(session, runs, None)
     snapshots.write_sweep(row.id)
     snapshots.write_runs(stopped)
+
+
+def _change_row(
+    session: store.Session,
+    row: Sweep,
+    done: str,
+    to: SweepStatus | None,
+    leave: Sequence[SweepStatus],
+    columns: Mapping[str, object],
+) -> None:
+    if not store.change_sweep(session, row.id, to, leave=leave, **columns):
+        may = " or ".join(leave)
+        raise store.InvalidState(
+            f"{row.id} is {row.status}: only a sweep that is {may} can be {done}"
+        )

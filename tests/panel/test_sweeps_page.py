@@ -330,7 +330,7 @@ def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch
     test = show("sweeps", sweep=sweep_id)
     for more, budget in (("6 trials", 30), ("5 minutes", 30), ("some", 30)):
         test.text_input(key="more").input(more)
-        test.button(key="add to sweep").click().run()
+        _add_button(test).click().run()
         assert sweep_row(sweep_id).most_trials == budget and test.toast
     for label, status in (
         ("Pause", "PAUSED"),
@@ -342,6 +342,30 @@ def test_the_buttons_of_the_page_steer_the_sweep(monkeypatch: pytest.MonkeyPatch
         button.click().run()
         assert sweep_row(sweep_id).status == status
     assert trials_of(sweep_id)[3].status == Status.CANCELLED
+
+
+def _add_button(test: AppTest) -> Any:
+    (button,) = [b for b in test.button if b.label == "Add to the budget"]
+    return button
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_second_press_adds_nothing_more_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "start_driver", lambda sweep_id: None)
+    sweep_id = fill_sweep(TINY, trials=4)
+    seen = control.limits_of(sweep_row(sweep_id))
+    test = show("sweeps", sweep=sweep_id)
+    test.text_input(key="more").input("6 trials")
+    _add_button(test).click()
+    sent = test._tree.get_widget_states()  # by each press of a double click
+    test._run(sent)
+    assert sweep_row(sweep_id).most_trials == 30
+    test._run(sent)  # once the button is drawn anew
+    assert not test.exception and sweep_row(sweep_id).most_trials == 30
+    with pytest.raises(store.InvalidState, match="was raised meanwhile"):  # before it is
+        control.add(sweep_id, "6 trials", seen=seen)
+    assert sweep_row(sweep_id).most_trials == 30
+    assert sweep_row(sweep_id).status == SweepStatus.ACTIVE
 
 
 @pytest.mark.usefixtures("busy")

@@ -56,8 +56,12 @@ def draw(found: SweepResults) -> None:
                 horizontal=True, width="content", gap="small", vertical_alignment="bottom"
             ):
                 st.text_input(label, placeholder=shown, key="more", width=110)
+                limits = control.limits_of(row)
+                # The key is another one once the budget is raised: a second press of this button
+                # was sent before the browser heard that the field is empty.
                 guarded.button(
-                    "Add to the budget", key="add to sweep", on_click=add, args=(row.id,),
+                    "Add to the budget", key=f"add to {limits}", on_click=add,
+                    args=(row.id, limits),
                     help="Raises the budget; a sweep that has ended goes on.",
                 )  # fmt: skip
         report.draw([], row.id)
@@ -106,10 +110,10 @@ def steer(what: str, sweep_id: str) -> None:
         st.toast(str(error), duration="long")
 
 
-def add(sweep_id: str) -> None:
+def add(sweep_id: str, seen: control.Limits) -> None:
     """Raise the budget by the typed amount; text that cannot be used stays in its field."""
     try:
-        control.add(sweep_id, st.session_state["more"])
+        control.add(sweep_id, st.session_state["more"], seen=seen)
     except REFUSED as error:
         st.toast(str(error), duration="long")
         return
