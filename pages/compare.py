@@ -12,7 +12,7 @@ from src.analysis.comparison import Comparison
 from src.format import counted, full_stop
 from src.panel.compare import choose, scores, share, suites, tabs, verdicts
 from src.panel.report import button as report
-from src.panel.ui import folds, html, navigation, tab
+from src.panel.ui import folds, guarded, html, navigation, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 3.0
@@ -54,6 +54,7 @@ def draw_runs(ids: Sequence[str], live: bool, refreshes: bool, has_more: bool) -
     """Draw what these runs say; `has_more`: there are more seeds of theirs, which are offered."""
     if live and refreshes == tabs.is_editing():
         navigation.rerun_page()
+    guarded.draw_told()
     with store.reading() as session:
         runs = store.runs_of(session, ids)
         found = comparison.compare(session, runs, most_adapters=0, called=LABEL)

@@ -47,7 +47,7 @@ def reason(error: BaseException) -> str:
 
 def explain(error: UserError | OSError) -> str:
     """A sentence on an error that a person can mend, or on one of the operating system."""
-    return explain_os_error(error) if isinstance(error, OSError) else str(error)
+    return str(error) if isinstance(error, UserError) else explain_os_error(error)
 
 
 def explain_os_error(error: OSError) -> str:

@@ -57,6 +57,7 @@ if other := lease.other_host():
     text = f"These runs are trained on {escape(other)}. Here they can be read; launch others there."
     st.html(f'<p class="banner" role="status">{text}</p>')
 
+guarded.draw_told()
 try:
     page.run()
 except (store.DatabaseUnavailable, lease.HomeInUse, LocksUnavailable, ReadOnlyAccess) as error:

@@ -5,21 +5,23 @@ import time
 
 import numpy as np
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
+from sqlmodel import col
 from streamlit.testing.v1 import AppTest
 
 from src import paths, store
 from src.panel.monitor import actions, curves, log, marks, words
-from src.panel.ui import charts, failure, points
-from src.runs import attempts, result_file
+from src.panel.ui import charts, failure, guarded, navigation, points
+from src.runs import attempts, deletion, result_file
 from src.store.outcome import EndReason, Outcome
-from src.store.tables import EventKind, Metric, Status, SweepStatus
+from src.store.tables import EventKind, Metric, Run, Status, SweepStatus
 from tests.helpers.pages import figures_of, html, log_of, show
 from tests.helpers.store import (
     HOSTILE,
     MISSPELLED,
     add_points,
     checkpoint,
+    end,
     fill_predictions,
     fill_run,
     fill_sweep,
@@ -109,6 +111,42 @@ def test_an_ended_run_can_be_deleted_with_its_files_and_not_stopped():
     with store.reading() as session:
         assert not store.list_runs(session)
     assert not paths.log_file(run_id).exists() and not paths.predictions_dir(run_id).exists()
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("label", ["Stop this run", "Start next", "Hold"])
+def test_a_press_for_a_run_that_another_tab_deleted_is_answered(label: str) -> None:
+    run_id = fill_run(status=Status.QUEUED)
+    test = show("monitor", run=run_id)
+    end(run_id, Status.CANCELLED)
+    with store.writing() as session:
+        store.delete_rows(session, run_id)
+    (button,) = [b for b in test.button if b.label == label]
+    button.click().run()
+    assert not test.exception
+    assert f"no run '{run_id}'" in test.session_state[guarded.PROBLEM]
+
+
+def test_a_second_press_of_delete_finds_it_done() -> None:
+    run_id = fill_run()
+    test = show("monitor", run=run_id)
+    test.button[0].click()
+    sent = test._tree.get_widget_states()  # by each press of a double click
+    with store.reading() as session:
+        deletion.delete(store.find(session, run_id))
+    test._run(sent)
+    assert not test.exception and guarded.PROBLEM not in test.session_state
+    assert test.session_state["go to"] == navigation.address("overview")
+
+
+def test_a_run_that_was_resumed_meanwhile_stays_and_that_is_told() -> None:
+    run_id = fill_run(status=Status.STOPPED, steps=200)
+    test = show("monitor", run=run_id)
+    with store.writing() as session:
+        session.execute(update(Run).where(col(Run.id) == run_id).values(status=Status.QUEUED))
+    (button,) = [b for b in test.button if b.label == "Delete this run"]
+    button.click().run()
+    assert not test.exception and "is QUEUED; stop it first" in test.toast[0].value
 
 
 def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):

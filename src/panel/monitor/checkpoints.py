@@ -9,7 +9,6 @@ import streamlit as st
 from src import store
 from src.format import capital, data_size, number, percent
 from src.models.metrics import metric_label
-from src.panel.monitor.actions import draw_told, problems_told
 from src.panel.ui import choices, guarded, html, navigation
 from src.panel.ui.charts import is_share, read_curves
 from src.runs import attempts, launcher
@@ -21,7 +20,7 @@ RESUME = "A resumed run goes on from it; later checkpoints move to a folder of t
 
 
 def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
-    draw_told()
+    guarded.draw_told()
     if not kept:
         every = run.config["checkpointing"]["save_steps"]
         html.draw_empty(
@@ -94,18 +93,12 @@ def draw_actions(run: Run, step: int, *, usable: bool) -> None:
         st.write("The best one, the last two and those of forks stay.")
         guarded.button(
             "Delete this checkpoint", type="primary", key=f"delete {step}",
-            on_click=_delete, args=(run, step),
+            on_click=launcher.delete_checkpoint, args=(run, step),
         )  # fmt: skip
 
 
 def _resume(run: Run, step: int) -> None:
-    with problems_told():
-        attempts.resume(run, step=step)
-
-
-def _delete(run: Run, step: int) -> None:
-    with problems_told():
-        launcher.delete_checkpoint(run, step)
+    attempts.resume(run, step=step)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

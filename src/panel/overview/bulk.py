@@ -54,6 +54,7 @@ class _Work:
 def draw_told() -> None:
     """Tell what the last action did, once, and what it could not do, until the next one; how far it
     is while it goes on."""
+    guarded.draw_told()
     _finish()
     if work := st.session_state.get(WORK):
         through = work.count + len(work.failed)

@@ -3,23 +3,20 @@
 import streamlit as st
 
 from src import store
-from src.config import ConfigError
 from src.format import counted, duration
 from src.panel.report import button as report
 from src.panel.sweeps import view
 from src.panel.ui import guarded
-from src.runs import lease, time_left
+from src.runs import time_left
 from src.store.tables import SweepStatus
 from src.sweeps import control, ranking, results
 from src.sweeps.file import base_config
 from src.sweeps.results import SweepResults
 
-# Errors whose sentence is shown.
-REFUSED = (ConfigError, store.InvalidState, store.DatabaseUnavailable, lease.HomeInUse)
-
 
 def draw(found: SweepResults) -> None:
     """Draw the buttons that fit the sweep's status."""
+    guarded.draw_told()
     row, status = found.row, SweepStatus(found.row.status)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if status in control.OPEN:
@@ -104,19 +101,12 @@ def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:
 
 def steer(what: str, sweep_id: str) -> None:
     """Pause, resume or cancel the sweep; a second press changes nothing."""
-    try:
-        getattr(control, what)(sweep_id)
-    except REFUSED as error:
-        st.toast(str(error), duration="long")
+    getattr(control, what)(sweep_id)
 
 
 def add(sweep_id: str, seen: control.Limits) -> None:
     """Raise the budget by the typed amount; text that cannot be used stays in its field."""
-    try:
-        control.add(sweep_id, st.session_state["more"], seen=seen)
-    except REFUSED as error:
-        st.toast(str(error), duration="long")
-        return
+    control.add(sweep_id, st.session_state["more"], seen=seen)
     st.toast(f"Added {st.session_state['more']}.")
     st.session_state["more"] = ""
 

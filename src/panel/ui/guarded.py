@@ -6,6 +6,8 @@ other modules of the panel.
 
 A press while the script of another one is within a call starts a second script beside it. So one
 callback of a session waits for the other, and finds what that has done.
+
+What a callback cannot do, as another tab or the press before did it, is told in a toast.
 """
 
 import threading
@@ -17,10 +19,13 @@ from typing import Any, cast
 import pandas as pd
 import streamlit as st
 
-from src import access
+from src import access, store
 from src.access import ReadOnlyAccess
+from src.errors import UserError, explain
 from src.format import capital
 from src.panel.ui import html
+
+PROBLEM = "problem of a press"  # in the state of the session
 
 
 def may_edit() -> bool:
@@ -74,9 +79,23 @@ def _checked(options: dict[str, Any], name: str) -> dict[str, Any]:
     def check_and_call(*args: Any, **kwargs: Any) -> None:
         access.check()
         with lock:
-            call(*args, **kwargs)
+            try:
+                call(*args, **kwargs)
+            except ReadOnlyAccess:
+                raise  # see `tell_refusal`
+            except store.UnknownRun as error:
+                st.session_state[PROBLEM] = error.text
+            except (UserError, OSError) as error:
+                st.session_state[PROBLEM] = explain(error)
 
     return options | {name: check_and_call}
+
+
+def draw_told() -> None:
+    """Show why the last press changed nothing, once."""
+    # Not by the callback: before a fragment is run anew it must draw nothing.
+    if why := st.session_state.pop(PROBLEM, None):
+        st.toast(why, duration="long")
 
 
 def draw_closed(title: str) -> bool:
