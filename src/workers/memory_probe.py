@@ -64,9 +64,7 @@ class StepTimer:
 def shorten(config: RunConfig, folder: Path, splits: Splits) -> RunConfig:
     """`config` for 2 x STEPS steps on its longest rows, which are written into `folder`. The first
     half warms up; the second is measured."""
-    training = config.training
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    kept = {"train": rows, "validation": config.evaluation.batch_size, "test": 1}
+    kept = {"train": config.rows_per_step, "validation": config.evaluation.batch_size, "test": 1}
     for split, count in kept.items():
         frame = splits[split]
         lengths = (frame["question"].str.len() + frame["answer"].str.len()).sort_values()

@@ -64,9 +64,9 @@ class PackedRun:
         config = self.spec.config
         training, optimizer = config.training, config.optimizer
         self.reporter, self.config = self.spec.reporter, config
-        self.batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        self.batch = config.rows_per_step
         # Accumulation does not cross the end of an epoch, so its last step may be smaller.
-        self.epoch_steps = -(-len(self.arrays.ids) // self.batch)
+        self.epoch_steps = config.steps_per_epoch(len(self.arrays.ids))
         self._epochs: dict[int, Epoch] = {}  # from that of the next step on, by their numbers
         self.rank, self.scale = config.lora.r, config.lora.alpha / config.lora.r
         self.factor = schedule(
