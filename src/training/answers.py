@@ -15,7 +15,6 @@ from src.models import metrics, preloaded
 from src.models import spelling_model as spelling
 from src.models.generation import greedy_answers, likeliest_answers
 from src.models.prompt_format import PromptFormat
-from src.models.utils import resolve_precision
 from src.training.checkpointing import ADAPTER, verify_adapter
 from src.training.data_preview import pieces_of
 from src.training.prompts import format_of
@@ -49,7 +48,7 @@ class Spellers:
         """The answers of a speller, in the order of the texts. QuestionError where a text is too
         long for its base model."""
         config = speller.config
-        asked = plan(config, precision=resolve_precision(config.training.precision))
+        asked = plan(config)
         self._load_base(asked)
         form = format_of(config)
         vocabulary = spelling.load_vocabulary(**asked.vocabulary)

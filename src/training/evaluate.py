@@ -48,10 +48,9 @@ def evaluate(
     from peft import PeftModel
 
     from src.models import spelling_model as spelling
-    from src.models.utils import resolve_precision
     from src.training.trl_arguments import plan
 
-    asked = plan(config, precision=resolve_precision(config.training.precision))
+    asked = plan(config)
     scorer = _Scorer(
         config, asked, spelling.load_vocabulary(**asked.vocabulary), data, frame, decoding
     )

@@ -9,10 +9,10 @@ from src.files import write_atomic
 from src.training import checkpointing
 from src.training.packed.eligibility import files_of
 from src.training.prompts import format_of
+from src.training.trl_arguments import plan
 
 if TYPE_CHECKING:
     from src.models.spelling_model import Vocabulary
-    from src.training.trl_arguments import TrlPlan
 
 
 def merge(config: RunConfig, adapter: Path, target: Path) -> Path:
@@ -70,17 +70,10 @@ def export_gguf(config: RunConfig, adapter: Path, target: Path, kind: str) -> Pa
     return modelfile
 
 
-def _plan(config: RunConfig) -> "TrlPlan":
-    from src.models.utils import resolve_precision
-    from src.training.trl_arguments import plan
-
-    return plan(config, precision=resolve_precision(config.training.precision))
-
-
 def _vocabulary(config: RunConfig) -> "Vocabulary":
     from src.models import spelling_model as spelling
 
-    vocabulary = spelling.load_vocabulary(**_plan(config).vocabulary)
+    vocabulary = spelling.load_vocabulary(**plan(config).vocabulary)
     vocabulary.end_answers_with(format_of(config).end)
     return vocabulary
 
@@ -92,7 +85,7 @@ def _merged(config: RunConfig, adapter: Path, vocabulary: "Vocabulary") -> Any:
 
     from src.models import spelling_model as spelling
 
-    asked = _plan(config)
+    asked = plan(config)
     arguments = {"vocabulary": vocabulary, **asked.vocabulary, **asked.base}
     base = spelling.load_base(backend="peft", **arguments | {"load_in_4bit": False})
     with torch.no_grad():

@@ -75,11 +75,10 @@ def preload(
             rehearse(config, cache_dir, stop)
     else:
         from src.models import preloaded, spelling_model
-        from src.models import utils as machine
 
-        precision = machine.resolve_precision(config.training.precision)
-        asked = plan(config, precision=precision)
-        backend, _ = spelling_model.choose_backend(config.backend, precision=precision)
+        asked = plan(config)
+        precision = asked.base["precision"]
+        backend, _ = spelling_model.choose_backend(asked.backend, precision=precision)
         base = {"revision": config.model.revision, "backend": backend, **asked.base}
         preloaded.preload(asked.vocabulary["name"], **base)
 
@@ -163,8 +162,8 @@ def _train_with_trl(
 
     spent = TimeSpent("loading")
     set_threads()
-    precision = machine.resolve_precision(config.training.precision)
-    asked = replace(plan(config, precision=precision), backend=backend)
+    asked = replace(plan(config), backend=backend)
+    precision = asked.base["precision"]
     backend, note = spelling.choose_backend(asked.backend, precision=precision)
 
     reporter.phase(f"reading {config.data.trained_on}")

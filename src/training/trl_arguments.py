@@ -24,9 +24,13 @@ class TrlPlan:
     evaluation: dict[str, Any]  # score
 
 
-def plan(config: RunConfig, *, precision: str) -> TrlPlan:
-    """The arguments of each library call for `config`; `precision` is bf16, fp16 or fp32."""
+def plan(config: RunConfig) -> TrlPlan:
+    """The arguments of each library call for `config` on this machine. ModelError for a precision
+    that it does not have."""
+    from src.models.utils import resolve_precision  # with torch
+
     training, optimizer = config.training, config.optimizer
+    precision = resolve_precision(training.precision)
     optimizers: dict[str, tuple[str, dict[str, Any]]] = {
         "adamw_torch": (
             "AdamW",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from src.config import RunConfig, affecting, by_name, get, load_config
 from src.models.metrics import METRICS, PARTIAL
-from src.models.utils import ModelError, resolve_precision
+from src.models.utils import ModelError
 from src.training import checkpointing
 from src.training import train as engine
 from src.training.data_files import DataError
@@ -339,7 +339,7 @@ def test_every_setting_reaches_the_trainer(name: str) -> None:
     assert get(after, name) != get(before, name)
 
     def built(config: RunConfig) -> dict[str, Any]:
-        return asdict(plan(config, precision=resolve_precision(config.training.precision)))
+        return asdict(plan(config))
 
     assert built(before) != built(after)
     # The new value itself arrives, not only a difference.
@@ -354,7 +354,7 @@ def test_every_setting_reaches_the_trainer(name: str) -> None:
 
 
 def test_the_seed_reaches_every_part() -> None:
-    built = plan(load_config(overrides={"training.seed": 7}), precision="fp32")
+    built = plan(load_config(overrides={"training.seed": 7}))
     arguments = built.arguments
     seeds = [built.base["seed"], built.lora["seed"], arguments["seed"], arguments["data_seed"]]
     assert seeds == [7] * 4

@@ -68,8 +68,8 @@ def test_zero_shot_it_cannot_do_the_tasks(task: str) -> None:
     from src.training.prompts import format_of
     from src.training.trl_arguments import plan
 
-    config = load_config(overrides={"data.task": task})
-    asked = plan(config, precision="fp32")
+    config = load_config(overrides={"data.task": task, "training.precision": "fp32"})
+    asked = plan(config)
     vocabulary = spelling.load_vocabulary(**asked.vocabulary)
     rows = scoring.encode(
         vocabulary.tokenizer, load_splits(task=task).validation.head(200), format_of(config)
