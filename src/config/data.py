@@ -66,6 +66,12 @@ class DataConfig(Section):
         """True if the rows are those of a built-in task."""
         return not (self.path or self.hub_id)
 
+    @property
+    def source_setting(self) -> str:
+        """The setting that names where the rows come from, such as `data.path`."""
+        given = (name for name in ("path", "hub_id", "mix") if getattr(self, name))
+        return f"data.{next(given, 'task')}"
+
     @classmethod
     def row_settings(cls) -> list[str]:
         """The fields that decide which rows there are; the others decide how they are asked."""

@@ -126,12 +126,11 @@ def data_preview(config: RunConfig) -> dict[str, Any]:
     except BaseModelError as error:
         problems["model.name"] = str(error)
     data = config.data
-    field = next((f"data.{n}" for n in ("path", "hub_id", "mix") if getattr(data, n)), "data.task")
     try:
         if base or not data.multi_token_words:  # which asks the tokenizer of the base
             splits = splits_of(config)
     except DataError as error:
-        problems[field] = str(error)
+        problems[data.source_setting] = str(error)
     if splits is None or base is None or (tokenizer := base.find(TOKENIZER)) is None:
         raise ConfigError(problems)
     asked, context = config.model.max_length, base.context_tokens

@@ -75,7 +75,7 @@ def size_notes(config: RunConfig, preview: Mapping[str, Any]) -> dict[str, str]:
     limit = config.evaluation.max_rows
     scored = rows["validation"] if limit is None else min(rows["validation"], limit)
     if 0 < scored < FEW_ROWS:
-        name = "evaluation.max_rows" if scored == limit else _source(config)
+        name = "evaluation.max_rows" if scored == limit else config.data.source_setting
         # At a score of 50%, where chance moves it most.
         swing = 100 * 1.96 * 0.5 / math.sqrt(scored)
         found[name] = (
@@ -84,12 +84,6 @@ def size_notes(config: RunConfig, preview: Mapping[str, Any]) -> dict[str, str]:
             f"{FEW_ROWS} rows or more it says more"
         )
     return found
-
-
-def _source(config: RunConfig) -> str:
-    """The setting that names the data."""
-    given = (name for name in ("path", "hub_id", "mix") if getattr(config.data, name))
-    return f"data.{next(given, 'task')}"
 
 
 @cache
