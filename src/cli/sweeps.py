@@ -111,14 +111,15 @@ def show(sweep_id: SweepArgument, as_json: AsJson = False) -> None:
     from src.sweeps import results
 
     reconciler.reconcile()
-    found = results.read_document(sweep_id)
+    with store.reading() as session:
+        row = store.find_sweep(session, sweep_id)
+        found = results.document(session, results.read(session, row))
     if as_json:
         return print_json(found)
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in found["counts"].items())
-    status = found["status"] if found["failed_at"] is None else "FAILED"
-    out.print(f"{found['id']}  {status}  {found['reason'] or ''}".rstrip())
-    if found["failed_at"] is not None:
-        out.print(f"resume it with `spelltune sweep resume {found['id']}` once that is mended")
+    out.print(f"{row.id}  {row.told_status}  {row.reason or ''}".rstrip())
+    if row.failed_at is not None:
+        out.print(f"resume it with `spelltune sweep resume {row.id}` once that is mended")
     out.print(counts or "no trials yet", highlight=False)
     if best := found["best"]:
         values = ", ".join(f"{n} {setting_value(v)}" for n, v in best["settings"].items())

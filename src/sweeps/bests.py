@@ -77,5 +77,4 @@ def _best(
         return Best(total, sweep.metric, None, None, 0)
     first = ranked.iloc[0]
     sd = float(first["sd"]) if first["seeds"] > 1 else None
-    tied = int((ranked["score"] == first["score"]).sum())
-    return Best(total, sweep.metric, float(first["score"]), sd, tied)
+    return Best(total, sweep.metric, float(first["score"]), sd, results.tied(ranked))

@@ -12,6 +12,7 @@ from src.config import (
     stored_config,
     with_overrides,
 )
+from src.format import counted
 from src.runs import packing
 from src.runs.estimate import load, measure, measurement_file, memory_problems
 from src.runs.machine import slot_count
@@ -47,35 +48,31 @@ class SweepEstimate:
         if self.trials is None or self.settings is None:
             found = ["as many trials as the time allows"]
         elif self.trials == self.settings:
-            found = [_many(self.trials, "trial")]
+            found = [counted(self.trials, "trial")]
         else:
-            found = [f"{_many(self.trials, 'trial')}, {_many(self.settings, 'setting')}"]
+            found = [f"{counted(self.trials, 'trial')}, {counted(self.settings, 'setting')}"]
         if self.fits is not None and (self.trials is None or self.fits < self.trials):
-            found.append(f"the time is enough for about {_many(self.fits, 'trial')}")
+            found.append(f"the time is enough for about {counted(self.fits, 'trial')}")
         if self.duplicates:
             told = "are left out" if self.skipped else "`duplicates: skip` leaves them out"
             same = "take the same steps as another one, cut into other micro-batches"
             found.append(f"{self.duplicates:,} settings {same}; {told}")
         if self.packs is not None:
             found.append(
-                f"in {_many(self.packs, 'pack')} of up to {self.pack_size} adapters over one base "
-                "model"
+                f"in {counted(self.packs, 'pack')} of up to {self.pack_size} adapters over one "
+                "base model"
             )
         if self.peak_gib is not None:
             what = "one trial" if self.packs is None else "a full pack"
             found.append(f"{self.peak_gib:.1f} GiB of memory for {what}")
         if self.seconds is not None:
-            found.append(f"about {_many(math.ceil(self.seconds / 60), 'minute')}")
+            found.append(f"about {counted(math.ceil(self.seconds / 60), 'minute')}")
         else:
             # Runs alone say nothing of the pace of a pack.
             what = "run" if self.packs is None else "pack"
             after = f"after the first {what} on this machine, or "
             found.append(f"how long it takes is known {after}once it is measured")
         return found
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def estimate_sweep(sweep: SweepConfig, seed: int, known: Sequence[Run] = ()) -> SweepEstimate:

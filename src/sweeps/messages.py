@@ -122,7 +122,7 @@ def _best(found: Any) -> list[str]:
     if found.settings.empty:
         return ["No trial has a score."]
     best = score(found.sweep.metric, float(found.settings["score"].iloc[0]))
-    if (tied := results.tied(found)) > 1:
+    if (tied := results.tied(found.settings)) > 1:
         return [f"No best: {tied:,} of {len(found.settings):,} settings tie at {best}."]
     return [f"Best: {settings_text(results.top(found, 1)[0])}, with {best}."]
 

@@ -86,7 +86,7 @@ def planned(sweep: SweepConfig, seed: int, most: int | None) -> int | None:
 def seconds_left(found: SweepResults) -> float | None:
     """Seconds until an active sweep has ended, by its pace so far; None where that is not known."""
     row, whole = found.row, total(found)
-    ended = sum(many for what, many in found.counts.items() if what not in ("queued", "training"))
+    ended = sum(many for what, many in found.counts.items() if what not in ranking.GOING_ON)
     if row.status != SweepStatus.ACTIVE or ended < MIN_FOR_PACE or not row.spent_seconds:
         return None
     rest = [] if whole is None else [row.spent_seconds / ended * max(whole - ended, 0)]
@@ -175,9 +175,9 @@ def top(found: SweepResults, count: int = TOP_COUNT) -> list[dict[str, Any]]:
     return [dict(found.values[setting]) for setting in found.settings.index[:count]]
 
 
-def tied(found: SweepResults) -> int:
-    """The number of settings that share the best score; 0 without a score."""
-    scores = found.settings["score"]
+def tied(settings: pd.DataFrame) -> int:
+    """The number of ranked settings that share the best score; 0 without a score."""
+    scores = settings["score"]
     return int((scores == scores.iloc[0]).sum()) if len(scores) else 0
 
 

@@ -28,7 +28,7 @@ def parts(told: SweepContent) -> Iterator[str]:
         yield '<p class="quiet">No trial has a score.</p>'
         yield _failures(told)
         return
-    tied = results.tied(found)
+    tied = results.tied(found.settings)
     claim = view.tie_claim(found, tied) if tied > 1 else f"{view.best_claim(found)}."
     yield f'<p class="claim">{claim}</p>'
     yield view.facts(found)

@@ -130,7 +130,7 @@ def slices_of_page(found: SweepResults) -> dict[str, go.Figure]:
     """The slices by a title that says what is drawn, each with the best setting marked, if there is
     one."""
     metric, drawn = capital(short_label(found.sweep.metric)), {}
-    best = found.settings.iloc[0] if results.tied(found) == 1 else None
+    best = found.settings.iloc[0] if results.tied(found.settings) == 1 else None
     for name, figure in slices(found).items():
         if best is not None and ranking.is_searched(best[name]):
             numbers = all(map(parallel.is_number, figure.data[0].x)) if figure.data else False

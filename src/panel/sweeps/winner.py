@@ -31,7 +31,7 @@ def draw(found: SweepResults) -> None:
     """Draw the best settings, and how far the runs are that confirm them."""
     if found.settings.empty:
         return
-    if (tied := results.tied(found)) > 1:
+    if (tied := results.tied(found.settings)) > 1:
         _draw_tie(found, tied)
     else:
         _draw_best(found)
@@ -95,7 +95,7 @@ def _by_loss(found: SweepResults) -> str | None:
     known = found.trials.assign(
         loss=[losses.get(i, {}).get(view.BY_LOSS) for i in found.trials["run"]]
     )
-    best = found.settings.index[: results.tied(found)]
+    best = found.settings.index[: results.tied(found.settings)]
     means = known[known["setting"].isin(best)].groupby("setting")["loss"].mean().dropna()
     if len(means) < len(best) or (means == means.min()).sum() > 1:
         return None
