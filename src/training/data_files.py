@@ -88,11 +88,7 @@ def _read_file(path: Path) -> pd.DataFrame:
     try:
         table = reader(content)
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        sign = error.object[error.start]
-        raise DataError(
-            f"{path} is not UTF-8 text: line {line:,} has the byte 0x{sign:02X}; save it as UTF-8"
-        ) from None
+        raise not_utf8(path, error) from None
     except MemoryError:
         raise DataError(f"{path} takes more memory than there is") from None
     except (ValueError, csv.Error, OSError) as error:  # OSError: pyarrow, for a damaged page
@@ -100,6 +96,15 @@ def _read_file(path: Path) -> pd.DataFrame:
     if table.empty:
         raise DataError(f"{path} has no rows")
     return table
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    """The DataError of a file whose bytes are no UTF-8 text."""
+    line = error.object.count(b"\n", 0, error.start) + 1
+    sign = error.object[error.start]
+    return DataError(
+        f"{path} is not UTF-8 text: line {line:,} has the byte 0x{sign:02X}; save it as UTF-8"
+    )
 
 
 def list_folder(path: Path) -> list[Path] | None:

@@ -20,7 +20,7 @@ from src.format import counted
 from src.tasks.built_in.correct import CORRECT
 from src.text import composed
 from src.training import data_formats as formats
-from src.training.data_files import SPLIT_NAMES, DataError, list_folder, read_content
+from src.training.data_files import SPLIT_NAMES, DataError, list_folder, not_utf8, read_content
 from src.training.data_loaders import cell_problem
 from src.training.data_records import Record, read_excel, read_json, read_parquet, read_table
 
@@ -227,11 +227,7 @@ def _import_file(path: Path, format: str | None, mapping: Mapping[str, str]) -> 
             return _misspellings(path, text, lines)
         return _table_or_list(path, text, format, mapping)
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        sign = error.object[error.start]
-        raise DataError(
-            f"{path} is not UTF-8 text: line {line:,} has the byte 0x{sign:02X}; save it as UTF-8"
-        ) from None
+        raise not_utf8(path, error) from None
     except DataError:
         raise
     except (ValueError, OSError, csv.Error, zipfile.BadZipFile) as error:
