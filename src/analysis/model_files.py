@@ -24,12 +24,7 @@ CHUNK_BYTES = 2**20
 
 # PEFT's README is an empty form; the manifest is of the file that is changed here; the rest of a
 # checkpoint is for a resume alone.
-NOT_COPIED = (
-    "README.md",
-    checkpointing.MANIFEST,
-    *(set(checkpointing.REQUIRED) - set(checkpointing.ADAPTER)),
-    "training_args.bin",
-)
+NOT_COPIED = ("README.md", checkpointing.MANIFEST, *checkpointing.OF_TRAINING)
 
 
 class CannotPush(UserError, ValueError):
