@@ -14,12 +14,11 @@ RunArgument = Annotated[
 RunsArgument = Annotated[
     list[str], typer.Argument(metavar="RUN", help="Runs, by id, or by name if no other has it.")
 ]
-CheckpointArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
-    ),
-]
+_CHECKPOINT = typer.Argument(
+    metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
+)
+CheckpointArgument = Annotated[str, _CHECKPOINT]
+OptionalCheckpoint = Annotated[str | None, _CHECKPOINT]
 ConfigArgument = Annotated[
     Path | None,
     typer.Argument(metavar="CONFIG", help="A YAML file of settings; without one, the defaults."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from src.cli.options import AsJson
+from src.cli.options import AsJson, OptionalCheckpoint
 from src.cli.output import err, note, out, print_json, print_table
 from src.cli.results import print_words
 from src.format import counted, number, percent
@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from src.analysis.evaluating import Evaluated
 
 
-Checkpoint = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN[@STEP]", help="A run (its final adapter), or one of its checkpoints."
-    ),
-]
 Data = Annotated[Path | None, typer.Option(help="A file with the columns question and answer.")]
 SuiteName = Annotated[
     str | None, typer.Option(metavar="NAME", help="A suite instead (see `spelltune suite list`).")
@@ -73,7 +67,7 @@ Seen = Annotated[
 
 
 def evaluate(
-    checkpoint: Checkpoint = None,
+    checkpoint: OptionalCheckpoint = None,
     *,
     data: Data = None,
     suite: SuiteName = None,
