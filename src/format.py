@@ -7,6 +7,7 @@ from typing import Any
 
 from src import setting_labels
 
+GIB = 2**30  # bytes
 MAX_TOLD = 3  # settings in the label of a run or a config
 
 

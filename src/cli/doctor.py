@@ -11,7 +11,7 @@ from typing import Any
 from src import paths, store
 from src.cli.options import AsJson
 from src.cli.output import out, print_facts, print_json
-from src.format import duration
+from src.format import GIB, duration
 from src.runs import imports, lease, locks, machine, meters, processes, reconciler, standby
 from src.runs.timeouts import TIMEOUTS
 
@@ -49,7 +49,7 @@ PACKAGES = [
 
 def diagnosis() -> dict[str, Any]:
     gpus = list(machine.gpus().values())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     disk = shutil.disk_usage(meters.existing(paths.home()))
     why = store.why_not_wal()
     journal = f"DELETE mode: {why}" if why else "WAL"
@@ -60,7 +60,7 @@ def diagnosis() -> dict[str, Any]:
         "slots": machine.slot_count(),
         "cpu_cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
-        "disk_free_gib": round(disk.free / 2**30, 1),
+        "disk_free_gib": round(disk.free / GIB, 1),
         "home": str(paths.home()),
         "lease": lease_text(),
         "locks": locks_held(),

@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from src.errors import UserError
+from src.format import GIB
 
-GIB = 2**30
 PACKAGES = (
     "torch",
     "transformers",

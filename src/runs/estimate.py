@@ -19,7 +19,7 @@ from src import paths, store
 from src.config import RunConfig, affecting, subset, with_absolute_paths, with_overrides
 from src.errors import UserError
 from src.files import read_text, write_atomic
-from src.format import duration
+from src.format import GIB, duration
 from src.runs import remedies, spawn, standby
 from src.runs.environment import slot_environment
 from src.runs.locks import FileLock
@@ -140,7 +140,7 @@ def _probe(config: RunConfig, adapters: int, slot: int) -> Measurement:
     done = spawn.run(spawn.Worker.MEMORY_PROBE, json.dumps(request), **slot_environment(slot))
     if done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         # Killed by the OOM killer, or C++ failed to allocate.
-        total_gib = psutil.virtual_memory().total / 2**30
+        total_gib = psutil.virtual_memory().total / GIB
         return Measurement(False, adapters, None, total_gib, total_gib, {})
     try:
         found = json.loads(done.stdout)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from src import paths, store
+from src.format import GIB
 from src.store.tables import ACTIVE, Run
 
 
@@ -24,7 +25,7 @@ def gpus() -> dict[str, str]:
         devices = {}
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            gib = pynvml.nvmlDeviceGetMemoryInfo(device).total / 2**30
+            gib = pynvml.nvmlDeviceGetMemoryInfo(device).total / GIB
             devices[str(index)] = f"{pynvml.nvmlDeviceGetName(device)}, {gib:.1f} GiB"
     except pynvml.NVMLError:
         return {}

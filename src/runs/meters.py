@@ -13,10 +13,8 @@ from typing import Any
 import psutil
 
 from src import paths
-from src.format import number
+from src.format import GIB, number
 from src.runs import machine
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from src import paths, store
 from src.config import ConfigError, load_machine
 from src.errors import UserError
 from src.files import read_text
-from src.format import money
+from src.format import GIB, money
 from src.runs import cost
 from src.runs.environment import NOTIFY_URLS
 from src.runs.locks import LocksUnavailable, holder
@@ -42,7 +42,7 @@ TAKEN = (
     "such as webhook+https://HOST/PATH"
 )
 LOOKED_THROUGH = 200  # notices, for the last message of a service
-LOW_DISK_BYTES = 2 * 2**30
+LOW_DISK_BYTES = 2 * GIB
 WELL_AGAIN = 1.5  # times as much, before another notice may follow
 
 
@@ -251,7 +251,7 @@ def _watch_disk() -> None:
     """Leave a notice once little space is left, and another one only after there was enough."""
     free = shutil.disk_usage(paths.home()).free
     if not LOW_DISK_BYTES <= free < WELL_AGAIN * LOW_DISK_BYTES:
-        text = f"{free / 2**30:.1f} GiB are left on the disk of {paths.home()}"
+        text = f"{free / GIB:.1f} GiB are left on the disk of {paths.home()}"
         _leave_once(NoticeKind.DISK, text if free < LOW_DISK_BYTES else None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from src import paths, store
 from src.config import RunConfig, load_config, stored_config
 from src.files import code_stamp
+from src.format import GIB
 from src.runs.environment import child_environment, slot_environment
 from src.runs.locks import holder
 from src.runs.machine import active_here, free_gpu_memory, free_memory, slot_lock
@@ -16,7 +17,6 @@ from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Run
 from src.training.packed.eligibility import pack_key, packed_problems
 
-GIB = 2**30
 # Of the machine's memory, free: to start a standby trainer, which takes about 1 GiB, and to keep
 # it. A training that begins without it must not find less than it would have found.
 START_BYTES, KEEP_BYTES = 3 * GIB, int(1.5 * GIB)

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src import paths, store
 from src.config import RunConfig, load_config, stored_config
 from src.files import read_text, write_atomic
+from src.format import GIB
 from src.runs import lease, readiness
 from src.runs.locks import FileLock, holder
 from src.runs.machine import active_here, host, slot_count, slot_lock
@@ -33,7 +34,6 @@ from src.runs.spawn import Worker, start_detached
 from src.runs.timeouts import TIMEOUTS
 from src.store.tables import ACTIVE
 
-GIB = 2**30
 AFTER_A_RUN = 30  # seconds in which the next standby trainer is started
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import store
-from src.format import capital, duration, full_stop, number, percent, settings_text
+from src.format import GIB, capital, duration, full_stop, number, percent, settings_text
 from src.models.metrics import in_words, metric_info, metric_label
 from src.runs import time_left
 from src.runs.notifications import LOW_DISK_BYTES
@@ -32,7 +32,7 @@ OF_SWEEPS = (NoticeKind.SWEEP_COMPLETED, NoticeKind.SWEEP_CONFIRMED, NoticeKind.
 TOLD_OF = (
     "a run completed, was stopped, failed, was interrupted or goes on",
     "a sweep is done, with its best settings and the verdict on them; not that a trial of it ended",
-    f"less than {LOW_DISK_BYTES // 2**30} GiB are left on the disk, or the budget of this machine "
+    f"less than {LOW_DISK_BYTES // GIB} GiB are left on the disk, or the budget of this machine "
     "is used",
     "the machine is idle and its command is about to run (`when_idle`), or that it failed",
 )

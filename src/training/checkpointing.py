@@ -17,7 +17,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.files import bytes_of, read_bytes, retry, sha256
-from src.format import whole_number
+from src.format import GIB, whole_number
 
 STAGING = ".staging"
 MANIFEST = "MANIFEST.json"
@@ -218,7 +218,7 @@ def retain(
     if max_gib is not None:
         sizes = {s: bytes_of(step_dir(checkpoints_dir, s)) for s in there if s not in removed}
         for step in [s for s in removable if s in sizes and s not in there[-2:]]:
-            if sum(sizes.values()) > max_gib * 2**30:
+            if sum(sizes.values()) > max_gib * GIB:
                 removed.append(step)
                 del sizes[step]
     for step in removed:

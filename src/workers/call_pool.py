@@ -10,11 +10,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from src.format import GIB
 from src.runs import spawn
 from src.runs.machine import free_memory
 
 # Of what a trainer has, for each process; with less there is none. One takes 0.6 GiB.
-CORES, FREE_BYTES = 4, 4 * 2**30
+CORES, FREE_BYTES = 4, 4 * GIB
 MAX_PROCESSES = 4
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.config import RunConfig, parse_config, with_overrides
+from src.format import GIB
 from src.runs.environment import leave
 from src.runs.machine import free_memory
 from src.training.data_loaders import Splits, splits_of
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STEPS = 3
-GIB = 2**30
 
 
 class StepTimer:

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from src import paths
-from src.runs.meters import GIB, Gpu, Meters, Reader
+from src.format import GIB
+from src.runs.meters import Gpu, Meters, Reader
 from src.workers.sampler import KEPT, EnergyMeter, Sampler, _interval
 from tests.helpers.nvml import FULL, FakeNvml
 

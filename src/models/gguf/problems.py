@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from src.format import GIB
 from src.models.gguf.header import MAGIC, GgufHeader, has_magic, read_header
 from src.models.gguf.tokenizer import tokenizer_problem
 from src.models.weight_files import BaseModelError, is_lfs_pointer, lfs_sentence
@@ -42,7 +43,7 @@ def room_problem(header: GgufHeader, folder: Path) -> str | None:
     if free >= needed:
         return None
     return (
-        f"takes {needed / 2**30:.1f} GiB converted to 16 bits, and {folder} has {free / 2**30:.1f} "
+        f"takes {needed / GIB:.1f} GiB converted to 16 bits, and {folder} has {free / GIB:.1f} "
         "GiB free; free some space, or set SPELLTUNE_HOME to a larger disk"
     )
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from src.file_cache import FileCache, key_of
 from src.files import code_stamp
+from src.format import GIB
 from src.models import utils as machine
 from src.models.multi_lora.adapters import StackShape
 from src.models.multi_lora.base import AdaptedLayer, FrozenBase, Geometry, Layer, Linear, Norm
@@ -24,7 +25,7 @@ from src.models.multi_lora.linear import FusedSlices
 
 KEPT = 4  # bases
 CHECKSUM_BYTES = 4  # at the end of a file
-MAX_BYTES = 2**30  # of a base: a larger one takes longer to read than transformers to import
+MAX_BYTES = GIB  # of a base: a larger one takes longer to read than transformers to import
 # All that a file may hold beside tensors, numbers, texts, and collections of these.
 CLASSES = (AdaptedLayer, FrozenBase, FusedSlices, Geometry, Layer, Linear, Norm, StackShape)
 

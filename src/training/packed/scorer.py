@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.format import GIB
 from src.models.multi_lora.adapters import LoraStack
 from src.models.multi_lora.base import FrozenBase
 from src.models.multi_lora.decode import greedy_tokens, teacher_forced
@@ -21,7 +22,7 @@ from src.training.packed.run import PackedRun
 from src.training.rows import Row
 from src.training.score_sheet import Scores
 
-CPU_CACHE_BYTES = 2 * 2**30  # of keys and values while answers are decoded on a CPU
+CPU_CACHE_BYTES = 2 * GIB  # of keys and values while answers are decoded on a CPU
 
 # Rows of all adapters that a GPU is given at once: it computes thousands in the time that the host
 # takes to ask for them. A CPU takes them by batches, whose padding it would have to compute.
