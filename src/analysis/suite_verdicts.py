@@ -87,6 +87,7 @@ class SuiteVerdict:
     p_holm: float | None = None  # and for the suites beside it
     constant: float | None = None  # score of who always gives the most frequent answer
     look: int | None = None
+    waits: bool = False  # for the seeds of its first look, which are under way
     change: str | None = None  # rose or fell, where it can be told
     outcome: str = ""  # what was found and what it rests on: the parts of the claim, where tested
     ground: str = ""
@@ -154,15 +155,17 @@ def judge_pair(
 
 
 def together(verdicts: Sequence[SuiteVerdict]) -> list[SuiteVerdict]:
-    """The verdicts that stand beside each other, corrected for their number, with their claims."""
+    """The verdicts that stand beside each other, corrected for their number, with their claims.
+    Suites that wait for their first look count among them."""
     done = list(verdicts)
-    tested = [place for place, v in enumerate(done) if v.p_value is not None]
-    p_values = [p for v in done if (p := v.p_value) is not None]
-    for place, p_holm in zip(tested, holm(p_values), strict=True):
-        v = done[place]
+    suites = [i for i, v in enumerate(done) if v.p_value is not None or v.waits]
+    for i, p_holm in zip(suites, holm([done[i].p_value for i in suites]), strict=True):
+        v = done[i]
+        if v.waits:
+            continue
         assert v.difference is not None
         change = ("rose" if v.difference > 0 else "fell") if p_holm <= ALPHA else None
-        done[place] = _told(replace(v, p_holm=p_holm, change=change), len(tested))
+        done[i] = _told(replace(v, p_holm=p_holm, change=change), len(suites))
     return done
 
 
@@ -195,7 +198,7 @@ def _tested(
 ) -> SuiteVerdict:
     """The verdict with interval and p-value, if there are seeds enough and a look is complete."""
     if few < MIN_SEEDS or not look:
-        return replace(v, claim=_too_early(v, under_way))
+        return replace(v, waits=few >= MIN_SEEDS, claim=_too_early(v, under_way))
     found = estimate()
     low, high = found.interval(ALPHA * share(look))
     p_value = min(1.0, found.p_value() / share(look))

@@ -181,18 +181,17 @@ def together(verdicts: Sequence[Verdict]) -> list[Verdict]:
     done = list(verdicts)
     for about in ("configs", "adapters"):
         pairs = [i for i, v in enumerate(done) if v.about == about and v.difference is not None]
-        p_values = [1.0 if (p := done[i].p_value) is None else p for i in pairs]
-        for i, p_holm in zip(pairs, holm(p_values), strict=True):
+        for i, p_holm in zip(pairs, holm([done[i].p_value for i in pairs]), strict=True):
             if done[i].p_value is not None:
                 done[i] = _concluded(replace(done[i], p_holm=p_holm), pairs=len(pairs))
     return done
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float | None]) -> list[float]:
     """The p-values corrected for being several (Holm 1979): the smallest times their number, the
-    next times one less, and so on, none below the one before it. nan, of a test that had no number
-    to go by, proves nothing: it counts as 1."""
-    known = [1.0 if math.isnan(p) else p for p in p_values]
+    next times one less, and so on, none below the one before it. None, of a test that waits for
+    its first look, and nan, of one that had no number to go by, prove nothing: they count as 1."""
+    known = [1.0 if p is None or math.isnan(p) else p for p in p_values]
     corrected = [0.0] * len(known)
     floor = 0.0
     for place, index in enumerate(sorted(range(len(known)), key=known.__getitem__)):

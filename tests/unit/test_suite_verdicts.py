@@ -205,6 +205,18 @@ def test_seeds_that_are_under_way_are_waited_for_and_not_told_as_too_few() -> No
     assert few.claim.endswith("known how much they differ by chance; 2 more are under way")
 
 
+def test_suites_that_wait_for_their_first_look_count_in_holms_correction() -> None:
+    base = answers_of([0] * 60)
+    tuned = [answers_of([1] * n + [0] * (60 - n)) for n in (28, 30, 33)]
+    tested = suite_verdicts.judge_base(asked(), base, tuned)
+    waits = suite_verdicts.judge_base(asked("spelled"), base, tuned, look=0, under_way=2)
+    few = suite_verdicts.judge_base(asked("parts"), base, tuned[:2], look=0, under_way=2)
+    told, pending, untested = suite_verdicts.together([tested, waits, few])
+    assert tested.p_value and told.p_holm == pytest.approx(2 * tested.p_value)
+    assert "after Holm over 2 suites" in told.claim
+    assert (pending, untested) == (waits, few)
+
+
 def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
     v = replace(asked("general", "bits_per_character"), difference=-1e-5, ci_low=-0.1, ci_high=0.1)
     assert suite_verdicts._size(v) == "0.000 bits per character (95% CI −0.100 to 0.100)"

@@ -421,3 +421,4 @@ def test_the_leader_of_several_configs():
 def test_a_p_value_that_is_no_number_proves_nothing_and_spoils_no_other():
     assert verdicts.holm([float("nan"), 0.01, 0.5]) == [1.0, pytest.approx(0.03), 1.0]
     assert verdicts.holm([0.01, float("nan")]) == [pytest.approx(0.02), 1.0]
+    assert verdicts.holm([0.01, None]) == [pytest.approx(0.02), 1.0]
