@@ -174,12 +174,11 @@ def scored(
     return run, evaluation, known
 
 
-def predictions(evaluation: Evaluation, *, wrong_only: bool = False) -> "pd.DataFrame":
+def predictions(evaluation: Evaluation) -> "pd.DataFrame":
     """Predictions of an evaluation, one row per question.
 
     Columns word, question, expected, predicted, correct, edit_distance, ...
     """
     import pandas as pd
 
-    frame = pd.read_parquet(evaluation.path)
-    return frame[~frame["correct"]].reset_index(drop=True) if wrong_only else frame
+    return pd.read_parquet(evaluation.path)

@@ -102,12 +102,6 @@ def parse(text: str, *, zone: tzinfo | None = None, archived: bool | None = Fals
     return RunFilter(text, statuses, archived, tuple(conditions), tuple(metrics))
 
 
-def statuses_of(text: str) -> list[str]:
-    """The words after `status:` in a text, for whoever shows what is chosen."""
-    found = [_plain(t["value"]) for t in _TERM.finditer(text) if t["key"] == "status"]
-    return [word.lower() for value in found for word in value.split(",") if word]
-
-
 def with_statuses(text: str, words: Sequence[str]) -> str:
     """The text with these statuses in the place of those that it names."""
     kept = [t[0] for t in _TERM.finditer(text) if t["key"] != "status"]

@@ -22,7 +22,6 @@ from src.store.tables import Run, Status, Sweep, SweepStatus
 from src.sweeps import control, estimate, ranking, search
 from src.sweeps.file import SweepConfig, base_config
 from src.sweeps.ranking import TEST
-from src.sweeps.ranking import outcome as outcome
 from src.sweeps.search import PastTrial
 
 TOP_COUNT = 3  # settings that are confirmed

@@ -31,7 +31,8 @@ WORTH_SENDING = 50  # predictions: fewer are described in the time of a call
 
 
 def close_all(reporters: Sequence["RunReporter"]) -> None:
-    """Close the reporters of runs that end together."""
+    """Close the reporters of runs that end together: write what is left, for at most ten
+    seconds."""
     TABLE.close([one.entries for one in reporters])
     for one in reporters:
         one.log.close()
@@ -43,7 +44,7 @@ class LostOwnership(RuntimeError):
 
 
 class RunReporter:
-    """A `src.training.utils.Reporter` for one attempt of one run. `close` writes what is left."""
+    """A `src.training.utils.Reporter` for one attempt of one run."""
 
     def __init__(self, run: Run, tracker: Tracker):
         self.run, self.tracker = run, tracker
@@ -117,7 +118,7 @@ class RunReporter:
         self.entries.set(phase=text)
 
     def stop_requested(self) -> bool:
-        if self.entries.fenced:
+        if self.entries.lost_ownership:
             raise LostOwnership(f"{self.run_id} belongs to another attempt now")
         return termination.poll() or self.entries.stop_asked
 
@@ -130,10 +131,6 @@ class RunReporter:
     def stop_reason(self) -> str | None:
         """Why it was asked to stop, where that completes the run."""
         return self.entries.stop_reason
-
-    def close(self) -> None:
-        """Write what is left, for at most ten seconds."""
-        close_all([self])
 
     def _not_taken(self, why: str) -> None:
         """Tell that the run table takes no writes, and make the metrics log outlive a power

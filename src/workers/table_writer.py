@@ -33,7 +33,7 @@ class RunEntries:
         self.failed = failed  # told why the table does not take what waits
         self.stop_asked = False  # by a person or its sweep
         self.stop_reason: str | None = None  # why, where that completes the run
-        self.fenced = False  # another attempt owns the run now
+        self.lost_ownership = False  # another attempt owns the run now
         self.closing = False
         self.closed = threading.Event()  # all is written, or nothing may be any more
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class TableWriter:
             written = self._write_or_keep([one.take() for one in chosen])
             with self._changed:
                 for one in chosen:
-                    if one.fenced or (written and one in closing):
+                    if one.lost_ownership or (written and one in closing):
                         one.closed.set()
                 self._open = [one for one in self._open if not one.closed.is_set()]
             if not written and closing:
@@ -125,7 +125,7 @@ class TableWriter:
             if parts := self._write(parts):
                 restore.restore_database()  # where an older copy of the table was put back
                 for run, _, _ in self._write(parts):
-                    run.fenced = True
+                    run.lost_ownership = True
         except (SQLAlchemyError, OSError) as error:
             if len(parts) > 1 and not isinstance(
                 error, store.DatabaseUnavailable | OperationalError

@@ -18,6 +18,7 @@ from src.store import database, sqlite
 from src.store.outcome import EndReason
 from src.store.tables import Status
 from src.workers import trainer
+from src.workers.reporter import close_all
 from tests.helpers.live import command, ended, points_of, queued, row, training, wait
 
 
@@ -115,5 +116,5 @@ def test_a_trainer_waits_for_a_table_in_delete_mode_that_another_process_keeps_l
         store.busy_timeout_seconds.reset(waits)
         letting_go.join()
     assert own is not None and refused.is_set()
-    own.reporter.close()
+    close_all([own.reporter])
     own.lock.release()

@@ -18,7 +18,7 @@ from src.runs import launcher, reconciler
 from src.runs.locks import holder
 from src.store.outcome import EndReason, Outcome
 from src.store.tables import EventKind, Status, SweepStatus
-from src.sweeps import control, results, search, trial_checks, trials
+from src.sweeps import control, ranking, results, search, trial_checks, trials
 from src.sweeps import file as sweep_file
 from src.sweeps.file import (
     base_config,
@@ -182,7 +182,7 @@ def test_a_budget_of_time_is_kept(
     row = sweep_row(sweep_id)
     assert (row.status, row.reason) == (SweepStatus.COMPLETED, "its time is over")
     assert row.spent_seconds == pytest.approx(2700, abs=60)
-    assert results.outcome(trials_of(sweep_id)[0]) == "pruned"
+    assert ranking.outcome(trials_of(sweep_id)[0]) == "pruned"
     # With more time those are queued again that it found waiting: no setting may be missing.
     control.add(sweep_id, "30 minutes")
     assert [run.status for run in trials_of(sweep_id)[1:3]] == [Status.QUEUED] * 2
@@ -345,7 +345,7 @@ def test_a_pruned_trial_ends_completed_with_its_reason(home: Path, small: dict[s
     (pruned,) = [run for run in trials if run.status == Status.COMPLETED]
     assert (pruned.reason or "").startswith("pruned: lr 0.0001 at step")
     assert "fell behind (asha)" in (pruned.reason or "")
-    assert results.outcome(pruned) == "pruned"
+    assert ranking.outcome(pruned) == "pruned"
     control.cancel(sweep_id)
     trials = until(sweep_id, lambda trials: all(Status(run.status).ended for run in trials))
     assert sorted(run.status for run in trials) == [Status.COMPLETED, Status.STOPPED]

@@ -22,7 +22,7 @@ from src.paths import ROOT
 from src.runs import launcher, reconciler
 from src.runs.locks import holder
 from src.store.tables import Run, Status
-from src.workers.reporter import RunReporter
+from src.workers.reporter import RunReporter, close_all
 from src.workers.trackers import start_tracker
 from tests.helpers.live import (
     command,
@@ -122,7 +122,7 @@ def test_a_power_loss_costs_five_seconds_of_points_while_the_table_is_locked(
         for step in range(60):
             reporter.metrics(step, {"train/loss": 1.0})
             time.sleep(0.1)
-    reporter.close()
+    close_all([reporter])
     safe = [at - locked for at, file in synced if file == str(paths.metrics_log(run.id))]
     assert safe and safe[0] < 5
     table, logged = points_of(run.id)

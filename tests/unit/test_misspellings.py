@@ -19,7 +19,7 @@ from src.memo import Memo
 from src.models import metrics
 from src.training.rows import Row
 from src.training.score_sheet import ScoreSheet
-from src.workers.reporter import RunReporter
+from src.workers.reporter import RunReporter, close_all
 from src.workers.trackers import start_tracker
 from tests.helpers.store import MISSPELLED, fill_predictions, fill_run, two_runs
 
@@ -261,7 +261,7 @@ def test_a_run_keeps_every_prediction_with_its_edits_and_kind(home):
     frame = predicted(("receive", "recieve"), ("word", "word"))
     frame = frame.assign(answer_tokens=3, log_probability=-1.5)
     reporter.evaluation(50, "validation", pa.Table.from_pandas(frame))
-    reporter.close()
+    close_all([reporter])
     kept = pd.read_parquet(paths.predictions_dir(run_id) / "step-50.parquet")
     wanted = {"word", "question", "expected", "predicted", "edits", "kind", "length",
               "answer_tokens", "log_probability"}  # fmt: skip

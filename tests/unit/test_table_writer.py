@@ -101,7 +101,7 @@ def test_without_a_run_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
     assert [loss(run) for run in runs] == [0.5, 0.5]
 
 
-def test_a_run_that_has_another_owner_is_fenced_alone() -> None:
+def test_a_run_that_has_another_owner_is_left_alone() -> None:
     runs, writer = claimed(3), TableWriter()
     entries, _ = opened(writer, runs)
     with store.writing() as session:
@@ -109,7 +109,7 @@ def test_a_run_that_has_another_owner_is_fenced_alone() -> None:
     for one in entries:
         one.add("metric", 1, "train/loss", 0.5, 1.0)
     writer.close(entries)
-    assert [one.fenced for one in entries] == [False, True, False]
+    assert [one.lost_ownership for one in entries] == [False, True, False]
     assert [loss(run) for run in runs] == [0.5, None, 0.5]
 
 
@@ -133,7 +133,7 @@ def test_a_run_whose_entries_the_table_refuses_keeps_no_other_waiting(
     writer.close([entries[0], entries[2]])
     assert entries[0].closed.is_set() and entries[2].closed.is_set()
     assert [loss(run) for run in runs[::2]] == [0.5, 0.5]
-    assert not entries[1].fenced and loss(runs[1]) is None
+    assert not entries[1].lost_ownership and loss(runs[1]) is None
     refused = False
     writer.close([entries[1]])
     assert loss(runs[1]) == 0.5
