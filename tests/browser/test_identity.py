@@ -62,6 +62,8 @@ def test_a_login_that_ends_while_its_page_is_loaded_is_told_too(
         log_in(page, panel, "ann")
         page.get_by_role("heading", name="Runs").wait_for()
         allowed.write_text("someone@else.org: read\n")
+        while not held:
+            page.wait_for_timeout(50)
         (late,) = held
         late.continue_()
         page.get_by_label("Token").wait_for()
@@ -95,7 +97,6 @@ def test_a_way_back_from_the_provider_is_good_for_its_browser_and_once(
         log_in(page, panel, "ann")
         page.get_by_role("heading", name="Runs").wait_for()
     with reading(browser) as other:
-        other.set_default_timeout(15_000)
         for address in (
             backs[0],
             f"{panel}/oauth2callback?code=x&state=y",

@@ -24,8 +24,8 @@ def test_runs_are_told_apart_and_a_choice_outlives_a_change_of_what_is_told(
     first = fill_run(name="same", training__seed=1)
     second = fill_run(name="same", training__seed=2, status=Status.FAILED, reason="no memory")
     waits = fill_run(name="waits", status=Status.CANCELLED)
-    page.set_default_timeout(20_000)
     page.goto(f"{panel}/monitor?run={first}")
+    page.locator(".run-head").wait_for()
     still(page)
     options = opened(page, "Run")
     assert options[0] == "waits · seed 42 · cancelled"

@@ -96,7 +96,7 @@ const look = () => told.push([
   String(loss._fullData[0].x.at(-1)),
 ]);
 loss.on('plotly_afterplot', look);
-new MutationObserver(() => setTimeout(look, 100)).observe(
+new MutationObserver(() => setTimeout(look, 1000)).observe(
   document.querySelector('[data-live=head]'), { childList: true, subtree: true });
 """
 
@@ -109,7 +109,7 @@ def test_the_head_is_never_ahead_of_the_charts(page, panel, watched):
         last = store_step(watched)
         add_points(watched, last + 1, last + 20)
         wait_for(lambda last=last: plot(page, "p._fullData[0].x.at(-1)") == last + 20, "it grows")
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(1500)
     told = page.evaluate("told")
     assert len({head for head, _ in told}) >= 3 and all(head == end for head, end in told), told
 

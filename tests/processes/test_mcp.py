@@ -254,7 +254,7 @@ def test_a_call_that_hangs_is_given_up_and_the_others_go_on(home: Path, busy: No
         assert "given up" in told and time.monotonic() - begun < 30
         assert (await agent.ask("show", run=run_id))["status"] == "QUEUED"
 
-    limits = json.dumps({"standby": 0, "call": 2.0, "evaluation": 3.0})
+    limits = json.dumps({"standby": 0, "call": 5.0, "evaluation": 3.0})
     over_stdio(work, folder=home, SPELLTUNE_TIMEOUTS=limits)  # where the file's name counts from
 
 

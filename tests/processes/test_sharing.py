@@ -32,7 +32,6 @@ from src.runs.timeouts import TIMEOUTS
 from src.store.tables import Status
 from tests.helpers import live
 from tests.helpers.browser import wait_for
-from tests.helpers.live import of_home
 from tests.helpers.store import fill_run
 
 CANARY = "canary-58d0e7b4"
@@ -325,8 +324,8 @@ def test_an_export_that_fails_says_why_and_one_that_was_killed_is_no_export(
     run_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     exporting.start(run_id, 4, Form.F16)
-    process = next(p for p in of_home(paths.home()) if "src.workers.export" in p.cmdline())
-    process.kill()
+    # With it goes the process of an export before this one that has not ended yet.
+    live.kill_all(paths.home(), only="src.workers.export")
     monkeypatch.setattr(exporting, "TIMEOUTS", replace(TIMEOUTS, start=0))
     assert "ended early" in str(waited(run_id, 4, Form.F16).problem)
     assert not exporting.path_of(run_id, 4, Form.F16).exists()

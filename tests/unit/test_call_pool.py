@@ -130,7 +130,7 @@ def test_a_call_whose_process_is_gone_is_done_here(
     monkeypatch.setattr(call_pool.spawn, "start_attached", cannot)
     (process,) = callers()
     found: list[int] = []
-    waiting = threading.Thread(target=lambda: found.append(pool.call(pid_after, 1.0)))
+    waiting = threading.Thread(target=lambda: found.append(pool.call(pid_after, 5.0)))
     waiting.start()
     while pool._free.qsize() > 1:  # the one that runs has the call
         time.sleep(0.01)

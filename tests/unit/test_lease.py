@@ -157,7 +157,7 @@ def test_locks_that_keep_nobody_out_are_found(monkeypatch: pytest.MonkeyPatch) -
 
 # --- holders that hang ----------------------------------------------------------------------------
 
-QUICK = Timeouts(lease=1.0, heartbeat=0.2, poll=0.1)
+QUICK = Timeouts(lease=3.0, heartbeat=0.2, poll=0.1)
 
 
 def test_a_suspended_command_loses_its_lock_and_no_more(
@@ -166,10 +166,10 @@ def test_a_suspended_command_loses_its_lock_and_no_more(
     for module in (locks, processes):
         monkeypatch.setattr(module, "TIMEOUTS", QUICK)
     path = home / "reconciler.lock"
-    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"lease": 1.0, "heartbeat": 0.2}))
+    monkeypatch.setenv("SPELLTUNE_TIMEOUTS", json.dumps({"lease": 3.0, "heartbeat": 0.2}))
     child = hold(path)
     assert child.stdout is not None and child.stdout.readline() == "True\n"
-    time.sleep(1.5)
+    time.sleep(4)
     assert not locks.is_hung(path) and not processes.end_hung(path)
     child.send_signal(signal.SIGSTOP)
     while not locks.is_hung(path):
