@@ -13,7 +13,7 @@ from src.format import as_sentence, whole_number
 from src.panel.launch import data_check, form, measure_button, start, widgets, words
 from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_at_button, draw_list
-from src.runs import attempts, estimate, launch_notes, launcher
+from src.runs import attempts, estimate, launch_notes, launcher, reach
 
 LAUNCH = navigation.OneShotButton("launch")
 SEEDS = "number of seeds"  # key of the field
@@ -35,7 +35,7 @@ def page() -> None:
     preview = None
     outside: dict[str, str] = {}  # problems that lie in files, the hub or the machine
     if config:
-        problems = start.fork_problems(config) | data_check.out_of_reach(config, base)
+        problems = start.fork_problems(config) | reach.out_of_reach(config, base)
     if config and not problems:
         preview, outside = data_check.check(config)
         problems = outside or estimate.memory_problems(config)

@@ -6,6 +6,8 @@ from src.config import ConfigError, RunConfig, load_config
 from src.errors import UserError, did_you_mean
 from src.mcp import caller
 from src.paths import CONFIGS
+from src.runs import reach
+from src.sweeps import reach as of_sweeps
 from src.sweeps.file import SweepConfig
 
 SWEEPS = CONFIGS / "sweeps"
@@ -17,11 +19,7 @@ class OutOfReach(UserError, ValueError):
 
 def check_settings(config: RunConfig, base: RunConfig | None = None) -> None:
     """ConfigError where settings name a file that the client may not use, and `base` does not."""
-    if not caller.is_remote():
-        return
-    from src.panel.launch.data_check import out_of_reach  # with Streamlit
-
-    if problems := out_of_reach(config, base or load_config()):
+    if caller.is_remote() and (problems := reach.out_of_reach(config, base or load_config())):
         raise ConfigError(problems)
 
 
@@ -35,11 +33,7 @@ def check_questions(data: str | None, suite: str | None) -> None:
 
 def check_sweep(sweep: SweepConfig) -> None:
     """ConfigError where a sweep names a file that the client may not use."""
-    if not caller.is_remote():
-        return
-    from src.panel.sweeps.form import out_of_reach
-
-    if problems := out_of_reach(sweep, text_is_new=True):
+    if caller.is_remote() and (problems := of_sweeps.out_of_reach(sweep)):
         raise ConfigError(problems)
 
 

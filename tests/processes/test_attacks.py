@@ -18,10 +18,9 @@ from streamlit.testing.v1 import AppTest
 from src import files, paths, store
 from src.config import load_config
 from src.files import sha256
-from src.panel.launch import data_check
 from src.panel.server import LoopbackOnly
 from src.paths import ROOT
-from src.runs import launcher
+from src.runs import launcher, reach
 from src.store.tables import Status
 from src.training import checkpointing
 from src.training.data_files import DataError
@@ -175,14 +174,14 @@ def test_the_panel_reads_only_its_own_folders(home: Path, tmp_path_factory: Any)
 
     def problems(path: str) -> dict[str, str]:
         config = load_config(overrides={"data.path": path})
-        return data_check.out_of_reach(config, base)
+        return reach.out_of_reach(config, base)
 
     assert problems(str(inside)) == {}
     for path in (str(outside), str(link), f"{inside.parent}/../../../etc/passwd", "/etc/passwd"):
         assert list(problems(path)) == ["data.path"], path
     # What a run of the command line named may be launched again.
     before = load_config(overrides={"data.path": str(outside)})
-    assert data_check.out_of_reach(before, before) == {}
+    assert reach.out_of_reach(before, before) == {}
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from src import cli, paths
 from src.analysis import predictions
 from src.config import ConfigError, load_config, stored_config, with_absolute_paths
 from src.models.prompt_format import raw_format
-from src.panel.launch import data_check
 from src.panel.ui import charts
-from src.runs import checks
+from src.runs import checks, reach
 from src.tasks.words import split_of
 from src.training import data_formats, suites
 from src.training.data_files import DataError
@@ -225,8 +224,8 @@ def test_a_preview_counts_what_is_left_out(home: Path, tmp_path: Path) -> None:
 def test_a_reader_of_the_panel_names_no_suite_outside_the_home(home: Path, tmp_path: Path) -> None:
     base = load_config()
     config = load_config(overrides={"evaluation.suites": ["general", str(words_file(tmp_path))]})
-    assert set(data_check.out_of_reach(config, base)) == {"evaluation.suites"}
-    assert data_check.out_of_reach(config, config) == {}
+    assert set(reach.out_of_reach(config, base)) == {"evaluation.suites"}
+    assert reach.out_of_reach(config, config) == {}
 
 
 # --- commands -------------------------------------------------------------------------------------

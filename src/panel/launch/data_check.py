@@ -4,14 +4,11 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from src import paths
 from src.config import ConfigError, RunConfig, names_file, subset
 from src.format import as_sentence
 from src.panel.access.guard import Pool
@@ -40,35 +37,6 @@ def check(config: RunConfig) -> tuple[dict[str, Any] | None, dict[str, str]]:
         return future.result(), problems
     except ConfigError as error:
         return None, error.problems | problems
-
-
-def out_of_reach(config: RunConfig, base: RunConfig) -> dict[str, str]:
-    """{setting: why it is refused} of paths that leave the folders that the panel's readers may
-    use.
-
-    They may name hub ids, files in SPELLTUNE_HOME/data, and what `base` named before.
-    """
-    named: dict[str, list[str]] = {}
-    if config.data.path and config.data.path != base.data.path:
-        named["data.path"] = [config.data.path]
-    known = base.evaluation.suites
-    named["evaluation.suites"] = [
-        suite for suite in config.evaluation.suites if names_file(suite) and suite not in known
-    ]
-    folder = paths.home() / "data"
-    advice = "upload the file, or launch from the command line"
-    return {
-        setting: f"the panel reads files under {folder} alone; {advice}"
-        for setting, own in named.items()
-        if not all(_is_inside(path, folder) for path in own)
-    }
-
-
-def _is_inside(path: str, folder: Path) -> bool:
-    # Resolved: a link inside may lead outside.
-    with suppress(RuntimeError, ValueError):  # an unknown user's home, or no valid path
-        return Path(path).expanduser().resolve().is_relative_to(folder.resolve())
-    return False
 
 
 def begun(config: RunConfig) -> Future[dict[str, Any]]:

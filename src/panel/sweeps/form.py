@@ -20,7 +20,6 @@ from src.config import (
     dump_yaml,
     from_text,
     load_config,
-    names_file,
     parse_yaml,
     presets,
     read_text,
@@ -28,15 +27,15 @@ from src.config import (
 )
 from src.errors import explain_os_error
 from src.format import capital, full_stop
-from src.panel.launch import data_check, measure_button, widgets, words
 from src.panel.launch import form as run_form
+from src.panel.launch import measure_button, widgets, words
 from src.panel.sweeps import common, notes, picture, space
 from src.panel.sweeps.space import SPACE, flow, unflow
 from src.panel.ui import folds, guarded, html, navigation, query_params
 from src.panel.ui.problems import Problem, draw_at, draw_at_button, draw_list
-from src.sweeps import control, estimate
+from src.sweeps import control, estimate, reach
 from src.sweeps.estimate import SweepEstimate
-from src.sweeps.file import Categorical, SweepConfig, base_config
+from src.sweeps.file import SweepConfig, base_config
 from src.training.data_files import DataError
 
 FIRST_FILE = "tiny"  # runs on two CPU cores in minutes
@@ -160,7 +159,7 @@ def draw() -> None:
     sweep, plan, problems = None, None, {}
     try:
         sweep, plan = control.read_and_estimate(text, chosen.name)
-        problems = out_of_reach(sweep, text_is_new=bool(texts))
+        problems = reach.out_of_reach(sweep) if texts else {}
     except ConfigError as error:
         problems = error.problems
     with left:
@@ -285,21 +284,6 @@ def _listed(problems: Mapping[str, str], texts: Mapping[str, str]) -> list[Probl
         else:
             found.append(Problem(name, text))
     return found
-
-
-def out_of_reach(sweep: SweepConfig, *, text_is_new: bool) -> dict[str, str]:
-    """{field: why it is refused} if edits name files outside the folders that readers may use."""
-    if not text_is_new:
-        return {}
-    base = base_config(sweep)
-    found = data_check.out_of_reach(base, load_config(preset=sweep.base.preset))
-    problems = {f"base.overrides.{name}": text for name, text in found.items()}
-    suites = sweep.space.get("evaluation.suites")
-    tried = suites.values if isinstance(suites, Categorical) else []
-    wrong = ["evaluation.suites"] if any(names_file(one) for each in tried for one in each) else []
-    for name in [*wrong, *({"data.path"} & sweep.space.keys())]:
-        problems[f"space.{name}"] = "is for sweeps that are launched from the command line"
-    return problems
 
 
 def offer_measure(sweep: SweepConfig, text: str) -> None:
