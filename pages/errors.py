@@ -8,11 +8,10 @@ import streamlit as st
 
 from src import store
 from src.analysis import misspellings, paired
-from src.models.metrics import split_label
+from src.models.metrics import SUITE, split_label
 from src.panel.errors import one_run, two_runs, word_history
 from src.panel.ui import choices, html, navigation, query_params, tab
 from src.store.tables import Evaluation, Run, Status
-from src.training.suites import PREFIX
 
 BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
@@ -65,7 +64,7 @@ def page() -> None:
 def splits_of(run: Run) -> list[str]:
     """The splits that one may choose: the validation and the test set, and the run's suites."""
     with store.reading() as session:
-        suites = store.suite_evaluations(session, [run.id], PREFIX)
+        suites = store.suite_evaluations(session, [run.id], SUITE)
     return ["validation", "test", *dict.fromkeys(scored.split for scored in suites)]
 
 
@@ -85,7 +84,7 @@ def split_step_from_run() -> None:
 
 
 def draw_unscored(run: Run, split: str) -> None:
-    asked = split_label(split) if split.startswith(PREFIX) else f"its {split} words"
+    asked = split_label(split) if split.startswith(SUITE) else f"its {split} words"
     text = f"This run is {run.status.lower()} and has not been scored on {asked}."
     ended = Status(run.status).ended
     hint = navigation.link("monitor", "See why" if ended else "Follow it", {"run": run.id})

@@ -9,6 +9,7 @@ import pandas as pd
 from src import store
 from src.analysis import exports, misspellings, paired
 from src.errors import UserError
+from src.models.metrics import SUITE
 from src.store.tables import Evaluation
 
 
@@ -54,7 +55,7 @@ class Changed:
 def split_of(name: str) -> str:
     """The split of that name: validation, test or, of a suite, suite/NAME. UnknownSplit."""
     split = {"val": "validation"}.get(name, name)
-    if split not in ("validation", "test") and not split.startswith("suite/"):
+    if split not in ("validation", "test") and not split.startswith(SUITE):
         raise UnknownSplit(f"split {name}: it takes validation, test or suite/NAME")
     return split
 

@@ -15,9 +15,10 @@ from src.analysis import looks, suite_verdicts
 from src.analysis.comparison import Group
 from src.analysis.suite_verdicts import BASE, SuiteAnswers, SuiteVerdict
 from src.config import trained_on
+from src.models.metrics import SUITE
 from src.store.tables import Evaluation, Run
 from src.training.suite_scores import BITS
-from src.training.suites import GENERAL, PREFIX
+from src.training.suites import GENERAL
 
 COLUMNS = ["word", "question", "expected", "correct", "log_probability"]
 
@@ -88,8 +89,8 @@ def _scored(session: store.Session, runs: Sequence[Run]) -> dict[tuple[str, str]
         origin[run.id] = root.id if root else run.id
     found: dict[tuple[str, str], list[Evaluation]] = defaultdict(list)
     wanted = list(dict.fromkeys([*origin, *origin.values()]))
-    for evaluation in store.suite_evaluations(session, wanted, PREFIX):
-        found[evaluation.run_id, evaluation.split.removeprefix(PREFIX)].append(evaluation)
+    for evaluation in store.suite_evaluations(session, wanted, SUITE):
+        found[evaluation.run_id, evaluation.split.removeprefix(SUITE)].append(evaluation)
     told = {}
     for run in runs:
         for (run_id, name), own in found.items():

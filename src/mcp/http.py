@@ -2,6 +2,7 @@
 
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -81,7 +82,7 @@ class TokenOnly:
 
 def _bearer(scope: Scope) -> str:
     """The token of a request; empty without one, or with more than one."""
-    given = [value.decode("latin-1") for key, value in scope["headers"] if key == b"authorization"]
+    given = Headers(scope=scope).getlist("authorization")
     kind, _, secret = (given[0] if len(given) == 1 else "").partition(" ")
     return secret.strip() if kind.lower() == "bearer" else ""
 

@@ -60,6 +60,7 @@ TRAINING_METRICS = {
     )
 }
 SPLITS = {"val": "validation", "test": "test"}  # as metrics are recorded -> in words
+SUITE = "suite/"  # before the name of a suite, in its split and in its metrics
 TOKENS = "tokens"  # seen since the first step; the axis of comparisons, no metric to choose by
 # What is recorded of a process rather than of its model, in words.
 OF_PROCESSES = {
@@ -75,12 +76,19 @@ MONITORED = (*(f"val/{name}" for name in METRICS if name not in PARTIAL), *TRAIN
 def metric_info(recorded: str) -> MetricInfo | None:
     """The metric that is recorded under this name, such as val/cer, val/cer/word for one task, or
     suite/count/cer; None for one that is not listed here."""
+    if recorded.startswith(SUITE):
+        return METRICS.get(recorded.rpartition("/")[2])
     split, _, rest = recorded.partition("/")
-    if split == "suite":
-        return METRICS.get(rest.rpartition("/")[2])
     if split in ("val", "test"):
         return METRICS.get(rest.partition("/")[0])
     return TRAINING_METRICS.get(recorded)
+
+
+def suite_of(recorded: str) -> str | None:
+    """The suite that a metric is recorded of, or None."""
+    if not recorded.startswith(SUITE):
+        return None
+    return recorded.removeprefix(SUITE).rpartition("/")[0]
 
 
 def metric_label(recorded: str) -> str:
@@ -91,9 +99,9 @@ def metric_label(recorded: str) -> str:
         return OF_PROCESSES.get(recorded, recorded)
     if recorded in TRAINING_METRICS:
         return f"training {info.title}" if recorded == "train/loss" else info.title
-    split, _, rest = recorded.partition("/")
-    if split == "suite":
+    if recorded.startswith(SUITE):
         return f"{split_label(recorded.rpartition('/')[0])}, {info.title}"
+    split, _, rest = recorded.partition("/")
     task = rest.partition("/")[2].replace("_", " ")
     return f"{SPLITS[split]} {info.title}{f', {task}' if task else ''}"
 

@@ -14,6 +14,7 @@ from sqlmodel import Session
 
 from src import store
 from src.config import RunConfig, affecting, stored_config, subset
+from src.models.metrics import SUITE
 from src.runs import estimate, silence
 from src.runs.machine import active_here, host, slot_count
 from src.store.tables import Run, Status
@@ -111,7 +112,7 @@ def _of_active(session: Session, run: Run, earlier: "Earlier", now: float) -> Ti
 def _is_score(metric: str) -> bool:
     last = metric.rpartition("/")[2]
     return metric == "val/loss" or (
-        metric.startswith("suite/") and last in ("exact_match", "bits_per_character")
+        metric.startswith(SUITE) and last in ("exact_match", "bits_per_character")
     )
 
 

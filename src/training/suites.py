@@ -22,6 +22,7 @@ from src.config import EvaluationConfig, names_file
 from src.errors import did_you_mean
 from src.files import read_text, write_atomic
 from src.format import counted
+from src.models.metrics import SUITE
 from src.models.prompt_format import PromptFormat, raw_format
 from src.tasks import TASKS, examples
 from src.tasks.registry import separator_of
@@ -33,7 +34,6 @@ from src.training.data_hub import read_hub_tables
 from src.training.data_loaders import COLUMNS, Splits
 from src.training.labels import are_labels
 
-PREFIX = "suite/"  # of its split, and of its metrics
 GENERAL = "general"
 GENERAL_FILE = Path(__file__).with_name("general_sentences.txt")
 GENERAL_PROMPT_WORDS = 3  # of each sentence; the rest is what is scored
@@ -52,7 +52,7 @@ class Suite:
 
     @property
     def split(self) -> str:
-        return PREFIX + self.name
+        return SUITE + self.name
 
     @property
     def is_text(self) -> bool:

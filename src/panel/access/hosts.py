@@ -5,6 +5,7 @@ import re
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,7 +27,7 @@ class KnownHosts:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         # Of one that is sent twice another reader may take the other: joined it is no known name.
-        host, origin = (_joined(scope, name) for name in (b"host", b"origin"))
+        host, origin = (_joined(scope, name) for name in ("host", "origin"))
         host, refusal = host or "", None
         if not self.known(host):
             refusal = host
@@ -73,9 +74,9 @@ class KnownHosts:
         return self.named(netloc)
 
 
-def _joined(scope: Scope, name: bytes) -> str | None:
+def _joined(scope: Scope, name: str) -> str | None:
     """The values of a header, with commas between; None where it is not sent."""
-    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+    values = Headers(scope=scope).getlist(name)
     return ", ".join(values) if values else None
 
 

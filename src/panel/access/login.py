@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.access import Role
 from src.errors import explain_os_error
 from src.panel.access import guard, identity, logins, people, tokens
+from src.panel.access.hosts import close_websocket
 from src.panel.access.limits import WrongTokens
 from src.panel.access.page import WATCH, log_out_page, login_page
 
@@ -45,8 +46,7 @@ class Login:
         told = [h for h in scope["headers"] if h[0] != guard.HEADER]
         if scope["type"] == "websocket":
             if role is None:
-                await receive()  # websocket.connect; closing before accepting answers 403
-                return await send({"type": "websocket.close", "code": 1008})
+                return await close_websocket(receive, send)
             scope = dict(scope, headers=[*told, (guard.HEADER, key.encode())])
             return await self.app(scope, *_while_logged_in(key, receive, send))
         if (answer := await self._answer(scope, receive, key, role)) is not None:
@@ -79,7 +79,8 @@ class Login:
             rest = urlencode([pair for pair in query if pair[0] != "token"])
             scope["query_string"] = rest.encode()
             return self._enter(scope, given, key if role else None)
-        if page is not None and method == "POST" and _header(scope, b"content-type") == _FORM:
+        kind = Headers(scope=scope).get("content-type", "").partition(";")[0]
+        if page is not None and method == "POST" and kind == _FORM:
             form = parse_qs((await _body(receive)).decode("latin-1"))
             given = form.get("token", [""])[0].strip()
             # Whoever pastes the whole address means its token.
@@ -154,7 +155,8 @@ _FORM = "application/x-www-form-urlencoded"
 
 def _ask(scope: Scope, problem: str = "", *, status: int = 401) -> Response:
     """The page that asks for a token; a sentence for a program."""
-    wants_page = scope["method"] == "POST" or "text/html" in _header(scope, b"accept")
+    accepts = ",".join(Headers(scope=scope).getlist("accept"))
+    wants_page = scope["method"] == "POST" or "text/html" in accepts
     if wants_page and scope["method"] != "HEAD":
         return HTMLResponse(
             login_page(problem, provider=identity.provider()), status_code=status, headers=PRIVATE
@@ -179,17 +181,11 @@ def _cookie_name(scope: Scope) -> str:
 
 def _cookies(scope: Scope, name: str) -> Iterator[str]:
     """All values of a cookie: a browser may have one for each path."""
-    for key, value in scope["headers"]:
-        if key == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                found, _, text = part.strip().partition("=")
-                if found == name and len(text) <= tokens.MAX_LENGTH:
-                    yield text
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    values = [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-    return values[0].partition(";")[0] if name == b"content-type" and values else ",".join(values)
+    for value in Headers(scope=scope).getlist("cookie"):
+        for part in value.split(";"):
+            found, _, text = part.strip().partition("=")
+            if found == name and len(text) <= tokens.MAX_LENGTH:
+                yield text
 
 
 async def _body(receive: Receive) -> bytes:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from src.models.metrics import SUITE
 from src.panel.monitor import marks as marked
 from src.panel.monitor.marks import Mark
 from src.panel.ui import charts
@@ -20,7 +21,7 @@ LARGE, SMALL = 320, 136  # pixels
 TICKS = {LARGE: 6, SMALL: 4}  # of an axis at most, as charts.js asks for them
 MARGIN = 1.06  # that Plotly leaves at the end of an axis
 FEW = 12  # points of a small curve, which have marks
-HELD_OUT = ("val/", "suite/")
+HELD_OUT = ("val/", SUITE)
 EARLY = 0.2  # of the steps so far, in which a curve that falls may be out of all proportion
 LEAST_SHARE = 0.1  # of an axis of shares: below it, ticks in percent would repeat
 NEAR_ZERO = 0.5  # of the highest value: below it, an axis begins at 0

@@ -18,7 +18,7 @@ import streamlit as st
 
 from src import store
 from src.format import capital
-from src.models.metrics import METRICS, TOKENS, metric_info
+from src.models.metrics import METRICS, SUITE, TOKENS, metric_info, suite_of
 from src.panel.ui.assets import CURVES, PLOTLY_JS
 from src.panel.ui.points import Reach, Reaches, plain
 from src.store.tables import Run, Status
@@ -121,16 +121,9 @@ def charts(names: Iterable[str]) -> list[Chart]:
     return found + [_of(name, {name: name}, group=HEALTH) for name in alone]
 
 
-def suite_of(metric: str) -> str | None:
-    """The suite that a metric is recorded of, or None."""
-    if not metric.startswith("suite/"):
-        return None
-    return metric.removeprefix("suite/").rpartition("/")[0]
-
-
 def _of_suite(suite: str, names: Collection[str]) -> Chart:
     """The chart of a suite: its share of right answers or, of running text, its bits."""
-    prefix = f"suite/{suite}/"
+    prefix = f"{SUITE}{suite}/"
     if f"{prefix}bits_per_character" in names:
         info = METRICS["bits_per_character"]
         curves = {prefix + info.name: info.title}
