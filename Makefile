@@ -9,7 +9,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # With a CPU torch the torchvision that Unsloth brings breaks the import of transformers.
 REQUIREMENTS := $(shell nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
-.PHONY: help run setup setup-dev test test-all lint format bench bench-answer bench-pages bench-sweeps bench-gpu bench-packed bench-smollm test-gpu chaos screenshots docs settings commands diagram base clean
+.PHONY: help run setup setup-dev test test-all lint format bench bench-answer bench-pages bench-sweeps bench-gpu bench-packed bench-smollm test-gpu chaos screenshots docs settings commands diagram tree base clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'

@@ -1,4 +1,4 @@
-"""Settings of this machine, not of a run: what it costs. They stand in machine.yaml of the home."""
+"""Settings of this machine, not of a run: its price, and what it does when idle (machine.yaml)"""
 
 from collections.abc import Mapping
 

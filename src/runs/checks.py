@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def check(config: RunConfig) -> dict[str, Any]:
-    """Preview of a config's data (see data_loaders.preview).
+    """Preview of a config's data (see data_preview.preview).
 
     ConfigError with every problem that can be known before launch: no GPU for 4-bit, unusable data,
     rows longer than max_length.

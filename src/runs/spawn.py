@@ -1,5 +1,4 @@
-"""Starts Spelltune's own processes. No other module of the packages does, and none starts the
-command line."""
+"""Starts Spelltune's own processes, as no other module of the packages does."""
 
 import os
 import subprocess
@@ -14,7 +13,7 @@ from src.runs.environment import NOTIFY_URLS, child_environment
 
 
 class Worker(StrEnum):
-    """The module that each kind of process runs; src/workers/__init__.py describes them."""
+    """The module that each kind of process runs; docs/architecture.md describes them."""
 
     SUPERVISOR = "src.workers.supervisor"
     TRAINER = "src.workers.trainer"

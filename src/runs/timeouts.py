@@ -12,7 +12,7 @@ class Timeouts:
 
     poll: float = 0.2  # interval at which a supervisor polls its trainer
     heartbeat: float = 3.0  # interval at which a supervisor writes its heartbeat
-    stale: float = 15.0  # age of a heartbeat from which the page calls it stale
+    stale: float = 15.0  # age of a heartbeat from which a run counts as silent
     stop: float = 60.0  # from a stop to SIGTERM: the trainer may be writing a checkpoint
     terminate: float = 20.0  # from SIGTERM to SIGKILL
     kill: float = 5.0  # from SIGKILL until a process that is still there is left to itself
@@ -20,7 +20,7 @@ class Timeouts:
     standby: float = (
         3.0  # for a standby trainer to take a run, before it is killed; 0: none is used
     )
-    lease: float = 60.0  # age of a heartbeat from which another machine may end the run
+    lease: float = 60.0  # age of a sign of life from which another process may take over
     sweep: float = 1.0  # interval at which a sweep driver polls its trials
     ray: float = 40.0  # for the Ray cluster to answer a launch: longer than it needs to refuse one
     reconcile: float = 3.0  # interval of reconciling in a panel, supervisor, driver or agent

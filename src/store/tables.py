@@ -254,7 +254,7 @@ class Evaluation(SQLModel, table=True):
 
     run_id: str = Field(primary_key=True, foreign_key="run.id", ondelete="CASCADE")
     step: int = Field(primary_key=True)
-    split: str = Field(primary_key=True)  # validation or test
+    split: str = Field(primary_key=True)  # validation, test or suite/NAME
     attempt: int
     path: str = Field(sa_column=Column(HomePath, nullable=False))
     rows: int

@@ -2,8 +2,8 @@
 longest, in a process of its own that may run out of memory.
 
 `python -m src.workers.memory_probe` reads {"config": {...}, "adapters": 1} from standard input and
-prints what it found as one JSON document, a `Measured` of src/runs/estimate.py. With more adapters
-than one, that many are trained at once by the packed engine.
+prints what it found as one JSON document, a `Measurement` of src/runs/estimate.py. With more
+adapters than one, that many are trained at once by the packed engine.
 """
 
 import json

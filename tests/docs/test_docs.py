@@ -16,10 +16,11 @@ import typer
 import yaml
 
 from scripts import cli_reference, file_tree, settings_table
-from src import workers
+from src.analysis.kinds import KINDS
 from src.cli import app
 from src.paths import ROOT
 from src.runs.spawn import Worker
+from src.store.tables import NoticeKind
 from tests.helpers import live
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -303,12 +304,21 @@ def test_processes_are_started_by_name_and_nobody_starts_the_command_line() -> N
     assert starts == STARTED_BY
 
 
-def test_each_process_is_in_the_table_of_the_workers() -> None:
-    listed = re.findall(r"^\| (\w+)", workers.__doc__ or "", re.MULTILINE)
-    assert sorted(listed) == sorted(["process", *(w.value.rpartition(".")[2] for w in Worker)])
+def test_each_process_is_in_the_table_of_the_processes() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("## The processes\n")[2].partition("\n#")[0]
+    listed = re.findall(r"^\| (\w+)", table, re.MULTILINE)
+    assert {*listed} == {"process", *(w.value.rpartition(".")[2] for w in Worker)}
     top = {file.stem for file in (ROOT / "src" / "workers").glob("*.py")}
     parts = {"__init__", "reporter", "standby", "call_pool", "sampler", "table_writer"}
     assert top - parts == set(listed) - {"process"}
+
+
+def test_the_documents_name_each_kind_of_error_and_of_notice() -> None:
+    assert f"one of {len(KINDS)} kinds of error" in (ROOT / "README.md").read_text()
+    told = (ROOT / "docs" / "training.md").read_text().partition("as JSON: `event` (")[2]
+    events = re.findall(r"`([a-z-]+)`", told.partition(")")[0])
+    assert {*events} == {*NoticeKind, "test"} - {NoticeKind.SET_UP}
 
 
 def test_each_dependency_that_asks_more_than_attribution_is_in_the_notice() -> None:

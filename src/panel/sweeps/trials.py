@@ -29,7 +29,7 @@ from src.store import run_filter
 from src.sweeps import ranking
 from src.sweeps.results import SweepResults
 
-MAX_STICKY = 9  # columns that fit a window of 1,000 pixels: then the head stays in view
+MAX_STICKY = 9  # narrow columns that fit 1,000 pixels: then the head stays in view
 
 
 @dataclass(frozen=True)

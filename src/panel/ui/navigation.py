@@ -32,7 +32,7 @@ def link(
     page: str, text: str, query: Mapping[str, object] | None = None, *, style: str = "",
     label: str = "", then: str = "",
 ) -> str:  # fmt: skip
-    """HTML of a link to a page of the panel; `style` may be "button".
+    """HTML of a link to a page of the panel; `style` is a class of panel.css, such as "button".
 
     `label` is the accessible name of a link whose text is a symbol. `then` is a selector of what on
     this page the reader is taken to. A plain click keeps the session (links.js).

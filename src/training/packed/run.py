@@ -22,7 +22,7 @@ from src.training.utils import Reporter, TrainingResult
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run that waits for a slot: the arguments of `train.train`."""
+    """One run that waits for a slot, as `train.train` takes it."""
 
     config: RunConfig
     reporter: Reporter
