@@ -40,7 +40,8 @@ def serving(home: Path, *, uvicorn: bool = False, port: int = 0, **extra: str) -
             stderr=log,
         )
     try:
-        wait_for(lambda: healthy(port), "the panel did not start")
+        wait_for(lambda: healthy(port) or server.poll() is not None, "the panel did not start")
+        assert server.poll() is None, (home / "panel.log").read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
