@@ -23,13 +23,14 @@ def mark_damage() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        if (file := sqlite_file()) and _says_damaged(error.orig):
+        if (file := sqlite_file()) and says_damaged(error.orig):
             with suppress(OSError):  # of a disk that may be what damages it
                 file.with_name(file.name + MARKER_SUFFIX).touch()
         raise
 
 
-def _says_damaged(error: object) -> bool:
+def says_damaged(error: object) -> bool:
+    """True if an error of SQLite means that the file is damaged or lost."""
     # SQLITE_CORRUPT and SQLITE_NOTADB; older Pythons do not carry the error code.
     return any(words in str(error) for words in _DAMAGES)
 
@@ -89,5 +90,5 @@ def is_damaged(file: Path) -> bool:
         finally:
             connection.close()
     except sqlite_driver.DatabaseError as error:
-        return _says_damaged(error)
+        return says_damaged(error)
     return bool(verdict != "ok")

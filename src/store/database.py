@@ -19,7 +19,7 @@ from sqlmodel import Session, SQLModel
 from src import access, paths
 from src.errors import UserError
 from src.store import sqlite
-from src.store.damage import check_not_lost, mark_damage
+from src.store.damage import check_not_lost, mark_damage, says_damaged
 from src.store.migrations import migrate
 from src.store.sqlite import sqlite_file
 
@@ -29,16 +29,20 @@ RESERVE_BYTES = 256 * 1024
 
 
 class DatabaseUnavailable(UserError, SQLAlchemyError):
-    """The run table cannot be written now: its disk is full, or another process has locked it."""
+    """The run table cannot be used now: its disk is full, or another process has locked it."""
 
 
 @contextmanager
 def reading(url: URL | None = None) -> Iterator[Session]:
-    """A session that sees one consistent state and does not write.
+    """A session that sees one consistent state and does not write; DatabaseUnavailable as for
+    `writing`.
 
     `url` names another database than the run table.
     """
-    with mark_damage(), Session(_engine(url or sqlite.database_url(), os.getpid())) as session:
+    with (
+        _told_if_unavailable(),
+        Session(_engine(url or sqlite.database_url(), os.getpid())) as session,
+    ):
         yield session
 
 
@@ -50,29 +54,43 @@ def writing(url: URL | None = None) -> Iterator[Session]:
     reader of the panel who may change nothing.
     """
     access.check()
-    with mark_damage():
-        try:
-            engine = _engine(url or sqlite.database_url(), os.getpid())
-            engine = engine.execution_options(immediate=True)
-            with Session(engine, expire_on_commit=False) as session, session.begin():
-                session.connection()  # takes the lock now, not with the first statement
-                yield session
-        except OperationalError as error:
-            if (file := sqlite_file()) and sqlite.is_full(file.parent):
-                what = "space is left for"
-                if sqlite.lacks_inodes(file.parent):
-                    what = "inode is left (`df -i` counts them) on the disk of"
-                text = f"no {what} the run table {file}; free some, and try again"
-            elif file and sqlite.is_read_only(file):
-                text = (
-                    f"the run table {file} can be read only; make it and its folder writable, or "
-                    "set SPELLTUNE_HOME to a folder that is"
-                )
-            elif "locked" in str(error.orig):
-                text = "another process keeps the run table locked; try again when it is done"
-            else:
-                raise
-            raise DatabaseUnavailable(text) from error
+    with _told_if_unavailable():
+        engine = _engine(url or sqlite.database_url(), os.getpid())
+        engine = engine.execution_options(immediate=True)
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            session.connection()  # takes the lock now, not with the first statement
+            yield session
+
+
+@contextmanager
+def _told_if_unavailable() -> Iterator[None]:
+    """Raise DatabaseUnavailable with a sentence for an error of the disk or of a lock, and mark a
+    damaged table."""
+    try:
+        with mark_damage():
+            yield
+    except OperationalError as error:
+        if says_damaged(error.orig) or (text := _why_unavailable(error)) is None:
+            raise
+        raise DatabaseUnavailable(text) from error
+
+
+def _why_unavailable(error: OperationalError) -> str | None:
+    """Why the run table cannot be used now, and what to do; None if that is not the error."""
+    file = sqlite_file()
+    if file and sqlite.is_full(file.parent):
+        what = "space is left for"
+        if sqlite.lacks_inodes(file.parent):
+            what = "inode is left (`df -i` counts them) on the disk of"
+        return f"no {what} the run table {file}; free some, and try again"
+    if file and sqlite.is_read_only(file):
+        return (
+            f"the run table {file} can be read only; make it and its folder writable, or "
+            "set SPELLTUNE_HOME to a folder that is"
+        )
+    if "locked" in str(error.orig):
+        return "another process keeps the run table locked; try again when it is done"
+    return None
 
 
 def write_with_retry(write: Callable[[Session], T], *, seconds: float) -> T:

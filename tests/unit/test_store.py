@@ -261,11 +261,19 @@ def test_a_new_table_waits_for_who_locked_it_first(locked: Callable[[], None]) -
         assert len(store.list_runs(session)) == 1
 
 
-def test_a_new_table_that_stays_locked_says_so(locked: Callable[[], None]) -> None:
+def count_runs() -> int:
+    with store.reading() as session:
+        return len(store.list_runs(session))
+
+
+@pytest.mark.parametrize("use", [enqueue, count_runs])
+def test_a_new_table_that_stays_locked_says_so(
+    locked: Callable[[], None], use: Callable[[], object]
+) -> None:
     token = store.busy_timeout_seconds.set(0.1)
     try:
         with pytest.raises(store.DatabaseUnavailable, match="keeps the run table locked"):
-            enqueue()
+            use()
     finally:
         store.busy_timeout_seconds.reset(token)
 
