@@ -2,6 +2,7 @@
 them."""
 
 import json
+import threading
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,9 +68,15 @@ def is_busy(run_id: str) -> bool:
     return holder(paths.export_lock(run_id)) is not None
 
 
+_starting = threading.Lock()
+
+
 def start(run_id: str, step: int | None, what: str, **options: str) -> None:
-    """Start a process that writes or uploads an export."""
-    note(run_id, step, what, writing=time.time())
+    """Start a process that writes or uploads an export; nothing where one does already."""
+    with _starting:  # two tabs may ask at once
+        if look(run_id, step, what).writing:
+            return
+        note(run_id, step, what, writing=time.time())
     place = [] if step is None else ["--step", str(step)]
     more = [f"--{name}={value}" for name, value in options.items()]
     log = paths.export_record(run_id, step, what).with_suffix(".log")

@@ -1,6 +1,7 @@
 """The button that measures time and memory of a run or a sweep, beside its form."""
 
 import json
+import threading
 from concurrent.futures import Future
 from html import escape
 from typing import Any
@@ -27,6 +28,7 @@ TOLD = (
 
 # One at a time: each takes a slot of the machine.
 _pool = Pool(max_workers=1, thread_name_prefix="preflight")
+_beginning = threading.Lock()
 
 
 @st.cache_resource
@@ -97,7 +99,10 @@ def offer(name: str, label: str, asked: dict[str, Any], *, held: bool = False) -
 
 def _begin(name: str, asked: dict[str, Any]) -> None:
     # As a callback, since a refresh of the page that ends just then would lose the press.
-    _begun()[name] = _pool.submit(_measure, asked)
+    begun = _begun()
+    with _beginning:  # two tabs may ask at once
+        if (running := begun.get(name)) is None or running.done():
+            begun[name] = _pool.submit(_measure, asked)
 
 
 def _measure(asked: dict[str, Any]) -> None:
