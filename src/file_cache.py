@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from src.files import staged_name
+
 KEPT = 64
 STAGED_SECONDS = 600.0  # for which a file is written at most
 FREE_BYTES, FREE_INODES = 64 * 2**20, 64  # that a disk must have for another file
@@ -44,7 +46,7 @@ class FileCache:
         """
         if self.folder is None or not _has_room(self.folder, size):
             return
-        staged = self.folder / f".{key}.{os.getpid()}"
+        staged = staged_name(self.folder / key)
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for left in self.folder.glob(".*"):  # of a process that was killed

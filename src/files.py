@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and their hashes."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -12,8 +13,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,7 +159,7 @@ def _read_stream(descriptor: int, size: int, name: str) -> bytes:
 def write_atomic(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Write a text file so that a crash leaves either the old content or the new one; tried again
     as by `retry`. `mode` is for a new file, less the umask."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged = staged_name(path)
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,27 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o666) -> None:
         with suppress(OSError):  # a part of it would take the last of a full disk
             staged.unlink(missing_ok=True)
         raise
+
+
+def staged_name(path: Path) -> Path:
+    """A free name beside a file, under which one thread writes what then takes its place."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def alone(lock_file: Path) -> Iterator[None]:
+    """Do what reads, changes and writes a file while no other thread of any process does. A disk
+    that has no locks, or no room for their file, keeps nobody out."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = retry(lambda: os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            stack.callback(os.close, lock)
+            # A lock of the open file: one of the process would not part its threads.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # A process that was forked meanwhile has it open too.
+            stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
+        yield
 
 
 def code_stamp() -> list[list[Any]]:

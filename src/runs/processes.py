@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from src import paths
-from src.files import link_or_copy, read_text, retry
+from src.files import link_or_copy, read_text, retry, staged_name
 from src.runs.locks import break_lock, holder, is_hung
 from src.runs.machine import boot_id
 from src.runs.spawn import Worker, worker_of
@@ -50,7 +50,7 @@ def _id_file() -> Path:
 def _write_id() -> None:
     file = _id_file()
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staged = file.with_name(f".home-id.{os.getpid()}")
+    staged = staged_name(file)
     retry(lambda: staged.write_text(f"{secrets.token_hex(16)}\n"))
     with contextlib.suppress(FileExistsError):  # never replaces the id of another process
         link_or_copy(staged, file)

@@ -1,12 +1,11 @@
 """Views of the list of runs that people saved by name, in one file of the home"""
 
-import fcntl
 import json
 from collections.abc import Callable, Mapping
 
 from src import paths
 from src.errors import UserError
-from src.files import read_text, retry, write_atomic
+from src.files import alone, read_text, write_atomic
 
 MAX_NAME, MAX_VIEWS = 60, 200
 
@@ -53,9 +52,7 @@ def delete(name: str) -> None:
 def _change(change: Callable[[dict[str, Query]], object]) -> None:
     """Read, change and write the file under one lock: two tabs may save at once."""
     file = paths.views_file()
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with retry(lambda: open(file.with_suffix(".lock"), "w")) as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with alone(file.with_suffix(".lock")):
         views = saved()
         change(views)
         write_atomic(file, json.dumps(views, indent=2, ensure_ascii=False) + "\n")

@@ -1,6 +1,5 @@
 """The result files of a run: eval_results.yaml, its metrics file, its entry in the summary."""
 
-import fcntl
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from src.files import read_text, retry, write_atomic
+from src.files import alone, read_text, write_atomic
 from src.training.utils import TrainingResult
 
 
@@ -60,10 +59,8 @@ def forget_results(run_ids: Collection[str], summary_file: Path) -> None:
 def _replace_in_summary(
     summary_file: Path, run_ids: Collection[str], added: Sequence[Mapping[str, Any]]
 ) -> None:
-    summary_file.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs may end in the same second: read, change and write under one lock.
-    with retry(lambda: open(summary_file.with_suffix(".lock"), "w")) as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    # Two runs may end in the same second.
+    with alone(summary_file.with_suffix(".lock")):
         text = read_text(summary_file) if summary_file.exists() else ""
         # As text: parsing the entries of a sweep's thousands of trials takes longer than a trial.
         _, *entries = re.split(r"^(?=- )", text, flags=re.MULTILINE)

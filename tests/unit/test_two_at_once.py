@@ -1,16 +1,26 @@
 """What two tabs, threads or processes do at the same moment, each as if it were alone."""
 
+import errno
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from src import files, paths
+from src.file_cache import FileCache
 from src.panel.launch import measure_button
-from src.runs import exporting
+from src.runs import exporting, views
 from src.runs.exporting import Form
+from src.training import results
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -32,10 +42,11 @@ class Meeting:
         return wait
 
 
-def both(call: Callable[[], Any]) -> list[Any]:
-    """What two threads get that call this at once."""
+def both(call: Callable[..., Any], *given: Any) -> list[Any]:
+    """What two threads get that call this at once, with one of two arguments if `given`."""
     with ThreadPoolExecutor(2) as threads:
-        return [one.result(60) for one in [threads.submit(call), threads.submit(call)]]
+        calls = [threads.submit(call, *given[n : n + 1]) for n in range(2)]
+        return [one.result(60) for one in calls]
 
 
 def test_two_presses_start_one_export(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +80,74 @@ def test_two_presses_begin_one_measurement(monkeypatch: pytest.MonkeyPatch) -> N
     measure_button._begin("one", {"run": 3})  # measured again
     begun["one"].result(60)
     assert asked[1:] == [{"run": 3}]
+
+
+def test_two_threads_write_a_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "fsync", Meeting().after(os.fsync))
+    file = tmp_path / "file.json"
+    both(lambda text: files.write_atomic(file, text), "one", "other")
+    assert file.read_text() in ("one", "other") and list(tmp_path.iterdir()) == [file]
+    cache = FileCache(tmp_path / "cache")
+    wrote = Meeting().after(lambda staged: staged.write_text("same"))
+    failed: list[str] = []
+
+    def write(staged: Path) -> None:
+        wrote(staged)
+        failed.extend([] if staged.exists() else [staged.name])
+
+    both(lambda: cache.write("key", write))
+    assert not failed and cache.read("key", Path.read_text) == "same"
+
+
+def test_two_threads_each_save_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "saved", Meeting().after(views.saved))
+    both(lambda name: views.save(name, {"find": [name]}), "one", "other")
+    assert set(json.loads(paths.views_file().read_text())) == {"one", "other"}
+
+
+def test_two_threads_each_enter_a_run_in_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = paths.summary_file()
+    results.enter_in_summary(file, [{"run": "first"}])
+    monkeypatch.setattr(results, "read_text", Meeting().after(results.read_text))
+    both(lambda run: results.enter_in_summary(file, [{"run": run}]), "one", "other")
+    entered = yaml.safe_load(file.read_text())["experiments"]
+    assert {entry["run"] for entry in entered} == {"first", "one", "other"}
+
+
+def test_a_lock_keeps_other_processes_out_and_ends_with_its_holder(tmp_path: Path) -> None:
+    lock = tmp_path / "some.lock"
+    holder = (
+        "import sys, pathlib; from src.files import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])):\n print(flush=True); sys.stdin.read()"
+    )
+    began = threading.Event()
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(lock)],
+        cwd=paths.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None and other.stdout.readline() == b"\n"
+
+        def enter() -> None:
+            with files.alone(lock):
+                began.set()
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not began.wait(0.3)
+        other.kill()
+        thread.join(60)
+    assert began.is_set()
+
+
+def test_a_disk_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.alone(tmp_path / "some.lock"):
+        pass
+    (tmp_path / "file").touch()
+    with files.alone(tmp_path / "file" / "some.lock"):  # nor one that has no room for it
+        pass

@@ -4,19 +4,19 @@ transformers dequantizes the weights and names the configuration; what it leaves
 taken from the file here, and a file with something that would be lost is refused.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from src.files import alone
 from src.models.gguf import files as gguf_files
 from src.models.gguf.header import GgufHeader, read_header, read_vocabulary
 from src.models.gguf.problems import gguf_problem, quantization, room_problem
@@ -71,7 +71,9 @@ def convert(file: Path) -> Path:
 def _converted_once(file: Path) -> Path:
     content = gguf_files.content_of(file)
     target = gguf_files.cache_dir() / content
-    with _alone(content):
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Without locks both convert, and the second one replaces.
+    with alone(target.parent / f".{content}.lock"):
         if not (target / gguf_files.RECORD).is_file():  # another process was first
             header = read_header(file)
             if problem := room_problem(header, target.parent):
@@ -90,17 +92,6 @@ def _converted_once(file: Path) -> Path:
                 shutil.rmtree(staged, ignore_errors=True)
             gguf_files.remove_oldest()
     return target
-
-
-@contextmanager
-def _alone(content: str) -> Iterator[None]:
-    """Hold the lock of one file's conversion: a second process waits and finds it done."""
-    folder = gguf_files.cache_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(folder / f".{content}.lock", "w") as lock:
-        with suppress(OSError):  # a disk without locks: both convert, and the second one replaces
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _write(header: GgufHeader, content: str, folder: Path) -> None:
