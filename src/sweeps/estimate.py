@@ -54,9 +54,9 @@ class SweepEstimate:
         if self.fits is not None and (self.trials is None or self.fits < self.trials):
             found.append(f"the time is enough for about {counted(self.fits, 'trial')}")
         if self.duplicates:
-            told = "are left out" if self.skipped else "`duplicates: skip` leaves them out"
-            same = "take the same steps as another one, cut into other micro-batches"
-            found.append(f"{self.duplicates:,} settings {same}; {told}")
+            told = "left out" if self.skipped else "`duplicates: skip` leaves them out"
+            same = "with the same steps as another one, cut into other micro-batches"
+            found.append(f"{counted(self.duplicates, 'setting')} {same}; {told}")
         if self.packs is not None:
             found.append(
                 f"in {counted(self.packs, 'pack')} of up to {self.pack_size} adapters over one "
