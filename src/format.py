@@ -99,6 +99,11 @@ def run_label(name: str, searched: Mapping[str, Any] | None) -> str:
     return f"{settings_text(searched, most=MAX_TOLD)} · {name}" if searched else name
 
 
+def cut(text: str, limit: int) -> str:
+    """The text, of at most `limit` characters, the last one `…` where more follow."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def full_stop(text: str) -> str:
     """The text as a sentence: with a full stop at its end, unless it ends in a sign already."""
     text = text.strip()

@@ -11,7 +11,7 @@ from rich.status import Status
 
 from src.cli.options import AsJson, CheckpointArgument
 from src.cli.output import err, out, print_json, print_table
-from src.format import chance, counted
+from src.format import chance, counted, cut
 from src.runs import answering, reconciler
 
 if TYPE_CHECKING:
@@ -124,5 +124,4 @@ def _cells(answer: "Answer") -> list[str]:
 
 
 def _short(text: str) -> str:
-    cut = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
-    return cut or "(nothing)"
+    return cut(text, MAX_SHOWN) or "(nothing)"

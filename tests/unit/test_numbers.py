@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.format import as_sentence, decimal, number, percent, points, spread
+from src.format import as_sentence, cut, decimal, number, percent, points, spread
 
 
 def test_equal_numbers_look_equal_whichever_way_they_were_computed():
@@ -23,6 +23,10 @@ def test_a_difference_has_a_minus_sign_and_nothing_is_less_than_zero():
     assert percent(-1e-9) == "0.0%"
     assert decimal(-1234.5678, 3) == "−1,234.568"
     assert number(None, ".1%") == percent(float("nan")) == "–"
+
+
+def test_a_text_that_is_cut_says_so_within_its_limit():
+    assert [cut("seven", limit) for limit in (6, 5, 4)] == ["seven", "seven", "sev…"]
 
 
 @pytest.mark.parametrize(

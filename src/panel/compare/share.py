@@ -10,7 +10,7 @@ import streamlit as st
 
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
-from src.format import as_sentence, percent, points
+from src.format import as_sentence, cut, percent, points
 from src.panel.compare import verdicts
 
 # Those of the light theme: the picture stands on paper.
@@ -94,7 +94,7 @@ def _intervals(pairs: Sequence[Verdict], leader: str, top: int) -> list[str]:
         y, tone = top + ROW * number + ROW / 2, GOOD if v.winner else QUIET
         name = f"against {v.a if v.b == leader else v.b}"
         parts += [
-            _text(MARGIN, y + 4, name if len(name) < 46 else f"{name[:44]}…", size=12),
+            _text(MARGIN, y + 4, cut(name, 45), size=12),
             f'<line x1="{place(start):.1f}" x2="{place(end):.1f}" y1="{y}" y2="{y}" '
             f'stroke="{tone}" stroke-width="3"/>',
             f'<circle cx="{place(middle):.1f}" cy="{y}" r="5" fill="{tone}"/>',

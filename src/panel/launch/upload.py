@@ -12,7 +12,7 @@ import streamlit as st
 
 from src import files, paths
 from src.config import RunConfig
-from src.format import as_sentence, counted, full_stop
+from src.format import as_sentence, counted, cut, full_stop
 from src.panel.launch import form
 from src.panel.ui import folds, guarded, html
 from src.training import data_formats, data_import
@@ -167,5 +167,4 @@ def _draw_read(read: _Read) -> None:
 def _cell(value: Any) -> str:
     """HTML of a value of the file, cut to one line or a few."""
     text = "" if value is None or value != value else str(value)
-    cut = text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
-    return html.printable(cut)
+    return html.printable(cut(text, MAX_LETTERS))

@@ -9,7 +9,7 @@ import streamlit as st
 
 from src import setting_labels
 from src.config import ConfigError, get, settings, stored_config, to_text
-from src.format import setting_value
+from src.format import cut, setting_value
 from src.panel.launch import form
 from src.panel.ui import html
 from src.store.tables import Run
@@ -54,4 +54,4 @@ def _used(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
         text = setting_value(value) if not isinstance(value, bool) else "yes" if value else "no"
         if isinstance(value, list) and value and not isinstance(value[0], str | int | float):
             text = json.dumps(value, ensure_ascii=False)
-        yield called, text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
+        yield called, cut(text, MAX_LETTERS)

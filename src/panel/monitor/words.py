@@ -10,6 +10,7 @@ import pandas as pd
 
 from src import store
 from src.analysis import misspellings, paired
+from src.format import cut
 from src.panel.ui import letters, navigation
 from src.store.tables import Evaluation, Run, Status
 
@@ -84,7 +85,7 @@ def _part(run: Run, title: str, words: Words, most: int, none: str, heads: str =
         answers = f"<span>{right}</span>"
         answers += f"<span>{given}</span>" if expected != predicted else ""
         href = escape(navigation.address("errors", {"run": run.id, "word": question}))
-        title = escape(f"How {letters.cut(question)} went over the checkpoints")
+        title = escape(f"How {cut(question, letters.MAX_SHOWN)} went over the checkpoints")
         rows.append(f'<a href="{href}" target="_self" title="{title}">{answers}</a>')
     return head + heads + "".join(rows)
 

@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 
 from src.analysis.paired import KEY
-from src.format import counted
+from src.format import counted, cut
 from src.models.metrics import split_label
 from src.panel.report.content import Answers, Content
 from src.panel.ui import html, letters
@@ -60,7 +60,7 @@ def words(content: Content) -> str:
     if wrong.empty:
         return '<p class="quiet">Every word is right.</p>'
     rows = [
-        [html.printable(letters.cut(row["question"])), *_cells(row, len(answers))]
+        [html.printable(cut(row["question"], letters.MAX_SHOWN)), *_cells(row, len(answers))]
         for row in wrong.head(MAX_WORDS).to_dict("records")
     ]
     if len(answers) == 1:
@@ -107,4 +107,4 @@ def _cells(row: dict[str, object], many: int) -> list[str]:
         cells.append(predicted if many == 1 else f"{predicted}<small>{kind}</small>")
     if many == 1:
         return [letters.marked(expected, str(row["predicted 0"]))[0], *cells, kind]
-    return [html.printable(letters.cut(expected)), *cells]
+    return [html.printable(cut(expected, letters.MAX_SHOWN)), *cells]

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from src import paths
 from src.errors import UserError, explain
-from src.format import chance, counted
+from src.format import chance, counted, cut
 from src.panel.ui import guarded, html, letters, navigation
 from src.panel.ui.html import printable
 from src.training.questions import Answer, QuestionError, Speller, keep_questions, missed
@@ -46,9 +46,10 @@ def answers(
 
 def _cells(typed: str, row: Sequence[Answer]) -> Iterator[str]:
     query = {**st.query_params.to_dict(), "run": st.query_params.get_all("run"), "word": typed}
-    yield navigation.link("try", letters.cut(row[0].text), query)
+    yield navigation.link("try", cut(row[0].text, letters.MAX_SHOWN), query)
     known = dict.fromkeys(one.expected for one in row if one.expected is not None)
-    yield "<br>".join(f"<bdi>{printable(letters.cut(one))}</bdi>" for one in known) or "–"
+    right = (printable(cut(one, letters.MAX_SHOWN)) for one in known)
+    yield "<br>".join(f"<bdi>{one}</bdi>" for one in right) or "–"
     yield from map(_cell, row)
 
 

@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
+from src.format import cut
+
 
 def label_text(text: str, limit: int) -> str:
     """Escape text for a widget's label, which is Markdown, and cut it to `limit` characters."""
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", short)
+    return re.sub(r"([\[\]\\`*_$:<>~#])", r"\\\1", cut(text, limit))
 
 
 def local_time(

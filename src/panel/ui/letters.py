@@ -12,11 +12,6 @@ from src.panel.ui.html import printable
 MAX_SHOWN = 200  # characters of a cell
 
 
-def cut(text: str) -> str:
-    """The text, at most as long as a cell shows."""
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
-
-
 def marked(expected: str, predicted: str) -> tuple[str, str]:
     """HTML of both, with the letters that differ marked: underlined, not only coloured."""
     expected, predicted = expected[:MAX_SHOWN], predicted[:MAX_SHOWN]
