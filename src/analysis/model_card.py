@@ -159,7 +159,7 @@ def _score_rows(scores: Mapping[str, float | None]) -> list[tuple[str, ...]]:
     own = (name for name in scores if name.startswith(("val/exact_match/", "test/exact_match/")))
     for task in sorted({name.rpartition("/")[2] for name in own}):
         values = [scores.get(f"{split}/exact_match/{task}") for split in ("val", "test")]
-        title = f"accuracy (exact match) of the task {task}"
+        title = f"{METRICS['exact_match'].title} of the task {task}"
         rows.append((title, *("" if v is None else f"{v:.4g}" for v in values)))
     return rows
 

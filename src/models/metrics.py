@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from src.format import number, percent, spread
 from src.memo import Memo
 from src.text import composed
 
@@ -130,6 +131,20 @@ def lower_is_better(recorded: str) -> bool:
     """True if a lower value of the metric of this recorded name is better."""
     info = metric_info(recorded)
     return info is not None and info.lower_is_better is True
+
+
+def is_share(recorded: str) -> bool:
+    """True if the metric of this recorded name is shown in percent."""
+    info = metric_info(recorded)
+    return info is not None and info.is_share
+
+
+def value_text(recorded: str, value: float | None, sd: float | None = None) -> str:
+    """The value of a metric, such as `87.5%` or `0.213`, and with a standard deviation also that,
+    such as `87.5% ± 1.2`; a dash for None and nan."""
+    share = is_share(recorded)
+    told = percent(value) if share else number(value)
+    return told if sd is None else f"{told} ± {spread(sd, is_share=share)}"
 
 
 class Judgement(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from src import store
-from src.format import GIB, capital, duration, full_stop, number, percent, settings_text
-from src.models.metrics import in_words, metric_info, metric_label
+from src.format import GIB, capital, duration, full_stop, settings_text
+from src.models.metrics import in_words, metric_label, value_text
 from src.runs import time_left
 from src.runs.notifications import LOW_DISK_BYTES
 from src.store.tables import Notice, NoticeKind, Run
@@ -93,9 +93,7 @@ def _sentence(text: str) -> str:
 
 def score(metric: str, value: float | None) -> str:
     """`validation accuracy (exact match) 87.5%`."""
-    info = metric_info(metric)
-    shown = percent(value) if info is not None and info.is_share else number(value)
-    return f"{metric_label(metric)} {shown}"
+    return f"{metric_label(metric)} {value_text(metric, value)}"
 
 
 def _of_sweep(session: store.Session, notice: Notice) -> Message | None:

@@ -3,6 +3,7 @@
 import pytest
 
 from src.format import as_sentence, cut, decimal, number, percent, points, spread
+from src.models.metrics import value_text
 
 
 def test_equal_numbers_look_equal_whichever_way_they_were_computed():
@@ -23,6 +24,13 @@ def test_a_difference_has_a_minus_sign_and_nothing_is_less_than_zero():
     assert percent(-1e-9) == "0.0%"
     assert decimal(-1234.5678, 3) == "−1,234.568"
     assert number(None, ".1%") == percent(float("nan")) == "–"
+
+
+def test_a_metric_is_written_with_its_spread_in_its_own_unit():
+    assert value_text("val/exact_match", 0.875, 0.012) == "87.5% ± 1.2"
+    assert value_text("suite/count/cer", 0.02) == "2.0%"
+    assert value_text("val/loss", 0.21349, 0.0042) == "0.2135 ± 0.0042"
+    assert value_text("val/loss", None) == value_text("test/exact_match", float("nan")) == "–"
 
 
 def test_a_text_that_is_cut_says_so_within_its_limit():

@@ -3,7 +3,8 @@
 from html import escape
 
 from src.analysis.comparison import Comparison, Group
-from src.format import percent, spread
+from src.format import capital, percent, spread
+from src.models.metrics import METRICS
 from src.panel.compare import colours, verdicts
 from src.panel.ui import html, navigation
 
@@ -15,7 +16,7 @@ def score_table(found: Comparison, *, on_page: bool = False) -> str:
     first. On a page of the panel names lead to runs, and of many configs the others are folded."""
     order = verdicts.ranked(found)
     has_spread = any(found.scores[group.name]["sd"] is not None for group in order)
-    head = {"Config": "", "Seeds scored": "num", "Accuracy (exact match)": "num"}
+    head = {"Config": "", "Seeds scored": "num", capital(METRICS["exact_match"].title): "num"}
     head |= {"SD over seeds (points)": "num"} if has_spread else {}
     head |= {"Split": "fit"}
     places = {group.name: place for place, group in enumerate(found.groups)}

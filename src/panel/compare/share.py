@@ -10,7 +10,8 @@ import streamlit as st
 
 from src.analysis.comparison import Comparison
 from src.analysis.verdicts import Verdict
-from src.format import as_sentence, cut, percent, points
+from src.format import as_sentence, capital, cut, percent, points
+from src.models.metrics import METRICS
 from src.panel.compare import verdicts
 
 # Those of the light theme: the picture stands on paper.
@@ -42,7 +43,8 @@ def sentences(found: Comparison) -> list[str]:
 def markdown(found: Comparison) -> str:
     """The verdict and the scores of the configs in Markdown."""
     lines = [f"**{_plain(text)}**" for text in sentences(found)]
-    head = ("Config", "Differs in", "Seeds scored", "Accuracy (exact match)", "SD, points")
+    accuracy = capital(METRICS["exact_match"].title)
+    head = ("Config", "Differs in", "Seeds scored", accuracy, "SD, points")
     lines += ["", f"| {' | '.join(head)} |", "|---|---|--:|--:|--:|"]
     for group in verdicts.ranked(found):
         score = found.scores[group.name]

@@ -12,10 +12,10 @@ import streamlit as st
 from src import setting_labels
 from src.analysis.comparison import Comparison
 from src.config import distinguishes
-from src.format import capital, number, percent, setting_value
-from src.models.metrics import metric_info, metric_label, short_label
+from src.format import capital, number, setting_value
+from src.models.metrics import is_share, metric_info, metric_label, short_label, value_text
 from src.panel.compare import colours, curves
-from src.panel.ui import charts, find_box, guarded, html, navigation, parallel, tags
+from src.panel.ui import find_box, guarded, html, navigation, parallel, tags
 from src.panel.ui.charts import PALETTE
 from src.store.tables import Run
 from src.text import caseless
@@ -79,7 +79,7 @@ def parallel_figure(
     for name in metrics:
         values = [latest[run.id].get(name) for run in runs]
         if any(value is not None for value in values):
-            axes.append(parallel.axis(short_label(name), values, is_share=charts.is_share(name)))
+            axes.append(parallel.axis(short_label(name), values, is_share=is_share(name)))
     if not differ:
         return None
     return parallel.figure(axes, colour)
@@ -139,11 +139,10 @@ def _title(metric: str) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    known = None if pd.isna(value) else value
-    if charts.is_share(name):
-        return percent(known)
     info = metric_info(name)
-    return number(known, ",.3f" if info and info.title == "loss" else ",.4g")
+    # Losses stand below each other with the same number of digits.
+    is_loss = info is not None and info.title == "loss"
+    return number(value, ",.3f") if is_loss else value_text(name, value)
 
 
 def edit_runs(frame: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from src.analysis import misspellings
 from src.format import number, percent
+from src.models.metrics import METRICS
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html, letters, navigation
@@ -29,7 +30,7 @@ def draw(
     # Of a task whose answers are numbers, say, no letter is in a wrong place.
     spelled = wrong.empty or not edits.empty
     share = evaluation.correct / evaluation.rows if evaluation.rows else None
-    facts = [("accuracy (exact match)", percent(share))]
+    facts = [(METRICS["exact_match"].title, percent(share))]
     many = f"{len(wrong):,} of {evaluation.rows:,}"
     if spelled:
         facts += [

@@ -9,6 +9,7 @@ import streamlit as st
 
 from src.analysis import misspellings, paired
 from src.format import percent, points
+from src.models.metrics import METRICS
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
 from src.panel.ui import html, letters, navigation
@@ -76,11 +77,12 @@ def _draw_words(
 
 def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -> None:
     """Draw the counts of words fixed and broken, and their sum in a sentence."""
+    accuracy = METRICS["exact_match"].title
     st.html(
         html.facts(
             [
-                ("accuracy (exact match), A", percent(balance["exact_match_a"])),
-                ("accuracy (exact match), B", percent(balance["exact_match_b"])),
+                (f"{accuracy}, A", percent(balance["exact_match_a"])),
+                (f"{accuracy}, B", percent(balance["exact_match_b"])),
                 ("fixed", table.counted(balance["fixed"])),
                 ("broken", table.counted(balance["broken"])),
                 ("still wrong", table.counted(balance["still_wrong"])),

@@ -7,10 +7,10 @@ from pathlib import Path
 import streamlit as st
 
 from src import store
-from src.format import capital, data_size, number, percent
-from src.models.metrics import metric_label
+from src.format import capital, data_size
+from src.models.metrics import metric_label, value_text
 from src.panel.ui import choices, guarded, html, navigation
-from src.panel.ui.charts import is_share, read_curves
+from src.panel.ui.charts import read_curves
 from src.runs import attempts, launcher
 from src.store.tables import RESUMABLE, Checkpoint, Run
 from src.training.checkpointing import BrokenCheckpoint, is_kept_for_fork, verify
@@ -41,11 +41,10 @@ def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
         f"Size ({unit})": "num",
         "State": "",
     }
-    form = percent if is_share(metric) else number
     rows = [
         [
             f"<b>{one.step:,}</b>",
-            form(values.get(one.step)),
+            value_text(metric, values.get(one.step)),
             f"{one.size_bytes / scale:,.1f}",
             _state_told(one, broken[one.step]),
         ]

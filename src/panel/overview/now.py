@@ -9,6 +9,7 @@ from src import store
 from src.config import DEFAULT_PRESET, load_config
 from src.errors import UserError, explain
 from src.format import duration, percent
+from src.models.metrics import metric_label
 from src.panel.overview import address, bulk
 from src.panel.ui import failure, html, navigation, run_status
 from src.runs import launcher, time_left
@@ -62,7 +63,7 @@ def _card(session: store.Session, run: Run, latest: dict[str, float | None]) -> 
     return (
         f'<article class="card"><header>{name}{run_status.badge(run)}</header>'
         f"{run_status.bar(run)}"
-        f"<footer><b>{percent(score)}</b><small>validation accuracy (exact match)</small>"
+        f"<footer><b>{percent(score)}</b><small>{metric_label('val/exact_match')}</small>"
         f"<span>{run_status.steps(run)}<br>{', '.join(more)}</span></footer></article>"
     )
 

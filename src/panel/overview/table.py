@@ -10,8 +10,8 @@ from src import setting_labels, store
 from src.analysis import comparison
 from src.analysis.comparison import Group
 from src.config import stored_values, trained_on
-from src.format import capital, counted, duration, number, percent, setting_value, spread
-from src.models.metrics import in_words, metric_info, metric_label
+from src.format import capital, counted, duration, setting_value
+from src.models.metrics import in_words, metric_label, short_label, value_text
 from src.panel.overview import address
 from src.panel.overview.address import View
 from src.panel.ui import html, navigation, paging, run_status, tags
@@ -191,7 +191,7 @@ def _cell(
     run: Run, column: Column, latest: Mapping[str, float | None], values: Mapping[str, Any]
 ) -> str:
     if column.kind == "metric":
-        return metric(column.name, latest.get(column.name))
+        return value_text(column.name, latest.get(column.name))
     if column.kind == "setting":
         return escape(setting_value(values.get(column.name), ".4g"))
     match column.name:
@@ -221,12 +221,6 @@ def _progress(run: Run) -> str:
     return "" if done else run_status.steps(run)
 
 
-def metric(name: str, value: float | None) -> str:
-    """The value of a metric as a table shows it."""
-    info = metric_info(name)
-    return percent(value) if info is not None and info.is_share else number(value)
-
-
 def _group_row(
     group: Group, score: Mapping[str, Any], view: View, latest: Latest, chosen: Collection[str],
     base: Collection[str], is_open: bool,
@@ -244,8 +238,8 @@ def _group_row(
     told = [" · ".join([count, *_settings(group.runs[0])])]
     # That of the validation set has a column.
     if score["exact_match"] is not None and score["split"] == "test":
-        sd = f" ± {score['sd'] * 100:.1f}" if score["sd"] is not None else ""
-        told.append(f"{score['split']} accuracy {score['exact_match']:.1%}{sd}")
+        name = "test/exact_match"
+        told.append(f"{short_label(name)} {value_text(name, score['exact_match'], score['sd'])}")
     cells = {column.name: _group_cell(group, column, latest) for column in view.columns}
     name = f'<div class="config">{link}{_small(told)}{_below(view, cells)}</div>'
     return [box, name, *cells.values(), navigation.link("compare", "Compare", {"run": ids})]
@@ -266,12 +260,8 @@ def _group_cell(group: Group, column: Column, latest: Latest) -> str:
         known = np.array([value for value in found if value is not None])
         if not len(known):
             return "–"
-        mean = metric(column.name, float(known.mean()))
-        if len(known) == 1:
-            return mean
-        info = metric_info(column.name)
-        is_share = info is not None and info.is_share
-        return f"{mean} ± {spread(float(known.std(ddof=1)), is_share=is_share)}"
+        sd = float(known.std(ddof=1)) if len(known) > 1 else None
+        return value_text(column.name, float(known.mean()), sd)
     if column.kind == "setting":
         seen = dict.fromkeys(
             setting_value(stored_values(run.config).get(column.name), ".4g") for run in group.runs

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from src import setting_labels
-from src.format import as_sentence, number, points, setting_value
-from src.models.metrics import METRICS, PARTIAL, metric_label
+from src.format import as_sentence, capital, points, setting_value
+from src.models.metrics import METRICS, PARTIAL, metric_label, value_text
 from src.panel.compare import table
 from src.panel.report.content import Content
 from src.panel.report.sweep import MAX_SETTINGS
-from src.panel.sweeps import view
 from src.sweeps import ranking
 
 SPECIAL = {
@@ -67,8 +66,7 @@ def _of_run(content: Content) -> Table:
         scores = [values.get(f"{split}/{name}") for split in ("val", "test")]
         if name in PARTIAL and scores == [None, None]:
             continue
-        form = metric.format.replace("~", "")
-        rows.append([metric.title, *(number(s, form) for s in scores)])
+        rows.append([metric.title, *(value_text(f"val/{name}", s) for s in scores)])
     return ["", "validation", "test"], rows, f"Scores of {run.label}."
 
 
@@ -87,7 +85,8 @@ def _of_configs(content: Content) -> Table:
         rows.append([group.name, *own, str(score["seeds"]), told])
     splits = dict.fromkeys(s["split"] for s in found.scores.values() if s["seeds"])
     scored = f" on the {' and '.join(splits)} questions" if splits else ""
-    caption = f"Accuracy (exact match) in percent{scored}, mean ± standard deviation over seeds."
+    accuracy = capital(METRICS["exact_match"].title)
+    caption = f"{accuracy} in percent{scored}, mean ± standard deviation over seeds."
     tested = [v for v in found.configs if v.p_value is not None]
     first = sorted(tested, key=attrgetter("p_value"))[:1]
     caption = " ".join([caption, *(as_sentence(v.claim, (v.a, v.b)) for v in first)])
@@ -106,7 +105,7 @@ def _of_sweep(content: Content) -> Table:
                 for name in found.sweep.space
             ),
             str(int(row["seeds"])),
-            view.score(found, row["score"]),
+            value_text(found.sweep.metric, row["score"]),
         ]
         for place, (_, row) in enumerate(found.settings.head(MAX_SETTINGS).iterrows(), start=1)
     ]

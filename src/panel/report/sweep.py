@@ -5,7 +5,7 @@ from html import escape
 
 from src import setting_labels
 from src.format import as_sentence, counted, setting_value
-from src.models.metrics import in_words
+from src.models.metrics import in_words, value_text
 from src.panel.compare import verdicts
 from src.panel.report import svg
 from src.panel.report.content import SweepContent
@@ -62,7 +62,7 @@ def _ranked(told: SweepContent) -> str:
                 escape(setting_value(row[name], ".3g")) if ranking.is_searched(row[name]) else ""
                 for name in found.sweep.space
             ),
-            view.score(found, row["score"]),
+            value_text(found.sweep.metric, row["score"]),
             f"{int(row['seeds'])} of {found.sweep.seeds}",
             f"{int(row['trial'])}",
         ]

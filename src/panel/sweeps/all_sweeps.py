@@ -5,7 +5,7 @@ from html import escape
 
 from src import store
 from src.format import duration
-from src.models.metrics import in_words, short_label
+from src.models.metrics import in_words, short_label, value_text
 from src.panel.sweeps import view
 from src.panel.ui import html, navigation
 from src.store.tables import Status, Sweep
@@ -47,5 +47,5 @@ def _best(best: Best | None) -> str:
     if best is None or best.score is None:
         return "–"
     tied = f", {best.tied:,} tie" if best.tied > 1 else ""
-    told = view.with_spread(best.metric, best.score, best.sd)
+    told = value_text(best.metric, best.score, best.sd)
     return f"{told}<small>{escape(short_label(best.metric))}{tied}</small>"

@@ -10,9 +10,8 @@ import plotly.graph_objects as go
 
 from src import setting_labels
 from src.format import capital, setting_value
-from src.models.metrics import short_label
-from src.panel.sweeps.view import score
-from src.panel.ui import charts, parallel
+from src.models.metrics import is_share, short_label, value_text
+from src.panel.ui import parallel
 from src.sweeps import ranking, results
 from src.sweeps.file import Categorical, Parameter
 from src.sweeps.results import SweepResults
@@ -38,7 +37,7 @@ def _layout(x: str, metric: str, revision: str, scores: pd.Series, **axes: Any) 
             "title": {"text": short_label(metric)},
             **axis_ends(metric, scores),
         }
-        | ({"tickformat": "~%"} if charts.is_share(metric) else {}),
+        | ({"tickformat": "~%"} if is_share(metric) else {}),
         "separators": ".,",
     }
 
@@ -50,7 +49,7 @@ def axis_ends(metric: str, scores: pd.Series) -> dict[str, Any]:
     if known.empty:
         return {}
     low, high = float(known.min()), float(known.max())
-    share = charts.is_share(metric)
+    share = is_share(metric)
     least = LEAST_SPAN * (1 if share else max(abs(low), abs(high)) or 1)
     room = max(ROOM * (high - low), (least - high + low) / 2)
     bottom, top = low - room, high + room
@@ -67,6 +66,8 @@ def axis_ends(metric: str, scores: pd.Series) -> dict[str, Any]:
 def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
     """The best score so far against scored trials, and against minutes of training."""
     points = results.best_so_far(found)
+    best = points["best"]
+    told = value_text(found.sweep.metric, best.iloc[-1]) if len(best) else "none yet"
     figures = {}
     for axis, title in {"trials": "scored trials", "minutes": "minutes of training"}.items():
         trace = {
@@ -76,13 +77,11 @@ def best_so_far(found: SweepResults) -> dict[str, go.Figure]:
             "legendrank": 1,
             "cliponaxis": False,
             "name": "best",
-            "meta": score(found, points["best"].iloc[-1]) if len(points) else "none yet",
+            "meta": told,
             "x": points[axis].to_numpy("float64"),
-            "y": points["best"].to_numpy("float64"),
+            "y": best.to_numpy("float64"),
         }
-        layout = _layout(
-            title, found.sweep.metric, axis, points["best"], xaxis={"rangemode": "tozero"}
-        )
+        layout = _layout(title, found.sweep.metric, axis, best, xaxis={"rangemode": "tozero"})
         figures[f"Best so far, by {axis}"] = go.Figure([trace], layout)
     return figures
 
@@ -139,7 +138,7 @@ def slices_of_page(found: SweepResults) -> dict[str, go.Figure]:
                 y=[best["score"]],
                 mode="markers",
                 name="best",
-                meta=["best", score(found, best["score"])],
+                meta=["best", value_text(found.sweep.metric, best["score"])],
                 marker={"symbol": "star", "size": 14},
                 legendrank=3,
                 cliponaxis=False,
@@ -183,7 +182,7 @@ def parallel_figure(found: SweepResults) -> go.Figure:
     rows, best = found.settings, highlighted_count(found)
     axes = [_axis(name, parameter, rows[name]) for name, parameter in found.sweep.space.items()]
     metric, scores = found.sweep.metric, list(rows["score"])
-    axes.append(parallel.axis(short_label(metric), scores, is_share=charts.is_share(metric)))
+    axes.append(parallel.axis(short_label(metric), scores, is_share=is_share(metric)))
     # The last lines are drawn on top.
     order = range(len(rows) - 1, -1, -1)
     for axis in axes:

@@ -1,14 +1,14 @@
 """The trials of a sweep that train or wait: how far each is, and its score so far."""
 
+from functools import partial
 from html import escape
 
 import streamlit as st
 
 from src import store
-from src.format import counted, duration, settings_text
-from src.models.metrics import short_label
-from src.panel.sweeps.view import score
-from src.panel.ui import charts, html, navigation, run_status, sparkline
+from src.format import capital, counted, duration, settings_text
+from src.models.metrics import is_share, short_label, value_text
+from src.panel.ui import html, navigation, run_status, sparkline
 from src.runs import time_left
 from src.store.tables import Run, Status
 from src.sweeps import control
@@ -30,10 +30,10 @@ def draw(found: SweepResults) -> None:
         left = time_left.of_all(session)
     if not shown:
         return
-    title = short_label(found.sweep.metric)
+    title = f"{capital(short_label(found.sweep.metric))} so far"
     head = {"Trial": "", "Status": "fit", "Progress": "fit",
-            f"{title[0].upper()}{title[1:]} so far": "num", "Time left": "num"}  # fmt: skip
-    ends = sparkline.limits(lines.values(), is_share=charts.is_share(found.sweep.metric))
+            title: "num", "Time left": "num"}  # fmt: skip
+    ends = sparkline.limits(lines.values(), is_share=is_share(found.sweep.metric))
     body = [_cells(found, run, lines[run.id], ends, left.get(run.id)) for run in shown]
     waiting = len(runs) - len(shown)
     more = f'<p class="quiet">{counted(waiting, "more trial")} to come.</p>' if waiting else ""
@@ -45,9 +45,10 @@ def _cells(
     left: time_left.TimeLeft | None,
 ) -> list[str]:  # fmt: skip
     name = settings_text(run.searched or {}) or run.name
-    spark = sparkline.draw(line, run.max_steps, ends, lambda value: score(found, value))
+    told = partial(value_text, found.sweep.metric)
+    spark = sparkline.draw(line, run.max_steps, ends, told)
     # A card on a phone has no room for what is not there.
-    last = score(found, line[-1][1]) if line else ""
+    last = told(line[-1][1]) if line else ""
     return [
         navigation.link("monitor", name, {"run": run.id}) + f"<small>{escape(run.name)}</small>",
         run_status.badge(run),

@@ -3,6 +3,7 @@ conditions, sorted by a column, a page at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -10,11 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from src import setting_labels, store
-from src.format import as_sentence, capital, counted, duration, percent, setting_value
-from src.models.metrics import in_words, metric_label
-from src.panel.sweeps import table, view
+from src.format import as_sentence, capital, counted, duration, setting_value
+from src.models.metrics import in_words, is_share, metric_label, value_text
+from src.panel.sweeps import table
 from src.panel.ui import (
-    charts,
     choices,
     downloads,
     html,
@@ -92,7 +92,7 @@ def _columns(found: SweepResults) -> list[Column]:
         columns.append(Column(name, setting_labels.label(name), "num" if numbers else "fit", True))
     columns.append(Column("became", "Outcome", "fit", True))
     if found.trials["test"].notna().any():
-        columns.append(Column("test", "Test accuracy (exact match)", "num", False))
+        columns.append(Column("test", capital(metric_label("test/exact_match")), "num", False))
     columns.append(Column("seconds", "Duration", "num", False))
     if found.trials["process"].nunique() > 1:
         columns.append(Column("process", "Process", "num aside", True))
@@ -127,7 +127,7 @@ def _table(
     """HTML: a row for each trial, which leads to its run."""
     with store.reading() as session:
         lines = store.curves(session, list(shown["run"]), found.sweep.metric)
-    ends = sparkline.limits(lines.values(), is_share=charts.is_share(found.sweep.metric))
+    ends = sparkline.limits(lines.values(), is_share=is_share(found.sweep.metric))
     # The trial first, then what it tries, then what came of it.
     first, *rest = columns
     at = next(n for n, column in enumerate(rest) if column.name == "became") + 1
@@ -138,10 +138,9 @@ def _table(
         )
         for c in columns
     }
-    body = []
+    body, told = [], partial(value_text, found.sweep.metric)
     for row in shown.to_dict("records"):
-        line = lines[row["run"]]
-        spark = sparkline.draw(line, row["max_steps"], ends, lambda value: view.score(found, value))
+        spark = sparkline.draw(lines[row["run"]], row["max_steps"], ends, told)
         body.append([_cell(found, column, row, spark) for column in columns])
     return html.table(
         {c.head: c.css for c in columns},
@@ -163,10 +162,10 @@ def _cell(found: SweepResults, column: Column, row: Mapping[str, Any], spark: st
         least = f"<small>{steps}</small>" if row["step"] < row["max_steps"] else ""
         return f'<span class="badge {tone}">{escape(value)}</span>{least}'
     if name == "score":
-        told = "–" if pd.isna(value) else view.score(found, value)
+        told = "–" if pd.isna(value) else value_text(found.sweep.metric, value)
         return f'<span class="with-spark">{spark}{told}</span>'
     if name == "test":
-        return "–" if pd.isna(value) else percent(value)
+        return "–" if pd.isna(value) else value_text("test/exact_match", value)
     if name == "seconds":
         return "–" if pd.isna(value) else duration(value)
     if name == "process":

@@ -2,9 +2,9 @@
 
 from html import escape
 
-from src.format import duration, number, percent, settings_text, spread
-from src.models.metrics import metric_label, short_label
-from src.panel.ui import charts, html, navigation
+from src.format import duration, settings_text
+from src.models.metrics import is_share, metric_label, short_label, value_text
+from src.panel.ui import html, navigation
 from src.runs import cost
 from src.store.tables import Status, Sweep, SweepStatus
 from src.sweeps import control, ranking, results
@@ -95,33 +95,20 @@ def tie_claim(found: SweepResults, tied: int) -> str:
         )
     return (
         f"<b>No best: {tied:,} of {len(found.settings):,} settings tie</b> at "
-        f"{escape(metric_label(metric))} {score(found, best)}. {advice}"
+        f"{escape(metric_label(metric))} {value_text(metric, best)}. {advice}"
     )
 
 
 def is_nothing_right(found: SweepResults) -> bool:
     """True if the best score is 0%, so that nothing is to be gained from any of the settings."""
     scores = found.settings["score"]
-    return charts.is_share(found.sweep.metric) and len(scores) > 0 and scores.iloc[0] == 0
-
-
-def score(found: SweepResults, value: float) -> str:
-    """A score of the sweep's metric as text."""
-    share = charts.is_share(found.sweep.metric)
-    return percent(value) if share else number(value)
+    return is_share(found.sweep.metric) and len(scores) > 0 and scores.iloc[0] == 0
 
 
 def best_score(found: SweepResults) -> str:
     """The best score as text; the mean of several seeds with their standard deviation."""
     row = found.settings.iloc[0]
-    return with_spread(found.sweep.metric, row["score"], row["sd"] if row["seeds"] > 1 else None)
-
-
-def with_spread(metric: str, value: float, sd: float | None) -> str:
-    """The mean of seeds with their standard deviation, None of one seed, as text."""
-    share = charts.is_share(metric)
-    told = percent(value) if share else number(value)
-    return told if sd is None else f"{told} ± {spread(sd, is_share=share)}"
+    return value_text(found.sweep.metric, row["score"], row["sd"] if row["seeds"] > 1 else None)
 
 
 def confirmed(found: SweepResults) -> str:

@@ -100,12 +100,6 @@ CHARTS = (
 )
 
 
-def is_share(metric: str) -> bool:
-    """True if the metric is shown in percent."""
-    info = metric_info(metric)
-    return info is not None and info.is_share
-
-
 def charts(names: Iterable[str]) -> list[Chart]:
     """The charts for these metrics; each suite has one, and one that is in none of CHARTS gets a
     chart of its own."""
