@@ -5,6 +5,7 @@ from html import escape
 import streamlit as st
 
 from src import store
+from src.format import counted
 from src.panel.overview import address, bulk, now, table, toolbar
 from src.panel.ui import html, meters, navigation, paging, tab
 from src.store.tables import Status
@@ -46,8 +47,7 @@ def draw_table(view: address.View, counts: dict[Status, int], told: frozenset[st
         chosen, base = address.selection().read(session)
         marked = frozenset(run.id for run in chosen)
         shown = store.count_configs(session, view.found) if view.folded else total
-        # Another filter, or a deletion, may have left the page that the address names without rows.
-        page = min(view.page, max(0, shown - 1) // paging.ROWS)
+        page = paging.page_of_address(shown)
         order |= {"offset": page * paging.ROWS, "limit": paging.ROWS}
         if view.folded:
             configs = store.page_of_configs(session, view.found, **order)
@@ -57,7 +57,9 @@ def draw_table(view: address.View, counts: dict[Status, int], told: frozenset[st
             drawn = table.draw_rows(session, view, runs, marked, base, told)
     if shown:
         st.html(drawn)
-        st.html(paging.pager("overview", page, shown, "config" if view.folded else "run"))
+        what = "config" if view.folded else "run"
+        all_told = f'<p class="quiet pager">{counted(shown, what)}</p>'
+        st.html(paging.pager("overview", page, shown, what) or all_told)
     else:
         clear = navigation.link("overview", "Clear the filter", address.filtered(""))
         html.draw_empty("No run fits", clear if view.text else "All runs are archived.")

@@ -131,7 +131,7 @@ def test_words_stand_beside_their_charts_and_are_paged(browser, panel, module_ho
     run_id = fill_run(name="many words", words=words)
     with reading(browser) as page:
         page.goto(f"{panel}/errors?run={run_id}")
-        page.get_by_text("1–50 of 120").wait_for()
+        page.get_by_text("1 to 50 of 120 words").wait_for()
         still(page)
         first = page.locator("table.words tbody tr").first
         assert first.bounding_box()["y"] < 500, "words are seen without scrolling"
@@ -149,18 +149,18 @@ def test_words_stand_beside_their_charts_and_are_paged(browser, panel, module_ho
         )
         assert set(starts) == {"8px"}, starts
         page.get_by_role("link", name="Next").click()
-        page.get_by_text("51–100 of 120").wait_for()
+        page.get_by_text("51 to 100 of 120 words").wait_for()
         page.get_by_role("link", name="Next").click()
-        page.get_by_text("101–120 of 120").wait_for()
+        page.get_by_text("101 to 120 of 120 words").wait_for()
         page.go_back()
-        page.get_by_text("51–100 of 120").wait_for()
+        page.get_by_text("51 to 100 of 120 words").wait_for()
         # A filter begins at the first page.
         page.get_by_role("link", name=re.compile("^transposition")).click()
-        page.get_by_text("1–50 of 120").wait_for()
+        page.get_by_text("1 to 50 of 120 words").wait_for()
         assert "page=" not in page.url
     with reading(browser, width=420) as page:
         page.goto(f"{panel}/errors?run={run_id}")
-        page.get_by_text("1–50 of 120").wait_for()
+        page.get_by_text("1 to 50 of 120 words").wait_for()
         still(page)
         chart, word = page.locator(".chart.map").first, page.locator("table.words tbody tr").first
         assert word.bounding_box()["y"] < chart.bounding_box()["y"]

@@ -311,14 +311,17 @@ def test_a_pager_says_which_words_are_shown_and_leads_to_the_others():
     run_id = fill_run(rows=120)
     query = {"run": run_id, "every": "true"}
     first, second, last = (html(show("errors", **query, page=str(n))) for n in (1, 2, 3))
-    assert "1–50 of 120" in first and "page=2" in first and ">Previous</a>" not in first
-    assert "51–100 of 120" in second and "page=3" in second
-    assert "101–120 of 120" in last and ">Next</a>" not in last
+    assert "1 to 50 of 120 words" in first and ">Previous</a>" not in first
+    assert 'title="Page 2, key →"' in first and "page=2" in first and "page=3" in first
+    assert "51 to 100 of 120 words" in second and 'title="Page 1, key ←"' in second
+    assert ">First</a>" in second and ">Last</a>" in second
+    assert "101 to 120 of 120 words" in last and ">Next</a>" not in last
     words = [set(re.findall(r"word=(\w+)", page)) for page in (first, second, last)]
     assert [len(found) for found in words] == [50, 50, 20] and not words[0] & words[1]
-    for nonsense in ("0", "4", "-1", "x", "9" * 40):
-        assert "1–50 of 120" in html(show("errors", **query, page=nonsense))
-    assert "of 12<" not in html(show("errors", run=run_id)), "one page has no pager"
+    for nonsense in ("0", "-1", "x", "9" * 40):
+        assert "1 to 50 of 120 words" in html(show("errors", **query, page=nonsense))
+    assert "101 to 120 of 120 words" in html(show("errors", **query, page="4"))
+    assert "of 12 words" not in html(show("errors", run=run_id)), "one page has no pager"
 
 
 def test_the_map_of_places_is_explained_by_one_of_its_cells():

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from src.analysis import misspellings
-from src.format import number, percent
+from src.format import counted, number, percent
 from src.models.metrics import METRICS
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
@@ -35,7 +35,7 @@ def draw(
     if spelled:
         facts += [
             ("misspelled words", many),
-            ("one edit away", table.counted(int((wrong == 1).sum()))),
+            ("one edit away", counted(int((wrong == 1).sum()), "word")),
             ("edit distance, median", number(wrong.median(), "g")),
         ]
     else:

@@ -8,11 +8,10 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from src.format import counted
 from src.panel.errors.links import FilterLinks
-from src.panel.ui import downloads, html
+from src.panel.ui import downloads, html, paging
 from src.panel.ui.html import printable
-
-ROWS_PER_PAGE = 50
 
 
 def columns() -> tuple[DeltaGenerator, DeltaGenerator]:
@@ -42,13 +41,14 @@ def draw(
 
 def _draw_pager(words: pd.DataFrame, file_name: str, start: str) -> pd.DataFrame:
     """Draw what stands above the table; return the rows of the chosen page."""
-    first = _page(len(words)) * ROWS_PER_PAGE
-    shown = words.iloc[first : first + ROWS_PER_PAGE]
+    number = paging.page_of_address(len(words))
+    shown = words.iloc[number * paging.ROWS : (number + 1) * paging.ROWS]
     with st.container(horizontal=True, vertical_alignment="center", key="above-words"):
         asked = f", each after “{printable(start.strip())}”" if start else ""
-        told = f"{counted(len(words))}{asked}. Underlined letters differ."
+        told = f"{counted(len(words), 'word')}{asked}. Underlined letters differ."
         jump = _jump("Kinds, places and letters ↓", ".st-key-words-and-charts .map")
-        st.html(f'<p class="quiet">{told}</p>{_pager(first, len(words))}{jump}')
+        pages = paging.pager("errors", number, len(words), "word", keys=True)
+        st.html(f'<p class="quiet">{told}</p>{pages}{jump}')
         html.draw_switch("Download")
         with st.container(horizontal=True, width="content", key="word-downloads"):
             downloads.draw(words, file_name)
@@ -61,42 +61,9 @@ def _jump(text: str, to: str) -> str:
     return f'<p class="jump"><a href="#" data-jump="{to}">{text}</a></p>'
 
 
-def _page(count: int) -> int:
-    """The page of the address, from 0; the first one for none or for one that there is not."""
-    asked = st.query_params.get("page", "1")
-    number = int(asked) if asked.isdecimal() and len(asked) < 9 else 1
-    return number - 1 if 0 < number <= -(-count // ROWS_PER_PAGE) else 0
-
-
-def _pager(first: int, count: int) -> str:
-    """HTML: which rows these are, and links to those before and behind; empty for a single page."""
-    if count <= ROWS_PER_PAGE:
-        return ""
-    links, page = FilterLinks(), first // ROWS_PER_PAGE + 1
-    last = min(first + ROWS_PER_PAGE, count)
-    parts = [f"<span>{first + 1:,}–{last:,} of {count:,}</span>"]
-    for text, key, number, there in (
-        ("Previous", "←", page - 1, first > 0),
-        ("Next", "→", page + 1, last < count),
-    ):
-        title = f"Page {number}"
-        parts.append(
-            f'<span class="{text.lower()}">'
-            + links.link(text, f"{title}, key {key}", {"page": number if number > 1 else None})
-            + "</span>" if there
-            else f'<span class="quiet">{text}</span>'
-        )  # fmt: skip
-    return f'<p class="pager">{"".join(parts)}</p>'
-
-
 def draw_none(title: str) -> None:
     """Draw that no row passes the filters."""
     html.draw_empty(title, "Turn on “Right words too” to see the others.")
-
-
-def counted(count: int) -> str:
-    """`1 word`, `2,000 words`."""
-    return f"{count:,} word{'s' * (count != 1)}"
 
 
 def shared_start(questions: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from src.analysis import misspellings, paired
-from src.format import percent, points
+from src.format import counted, percent, points
 from src.models.metrics import METRICS
 from src.panel.errors import charts, filters, table
 from src.panel.errors.links import FilterLinks
@@ -83,10 +83,10 @@ def _draw_balance(balance: Mapping[str, Any], names: list[str], left_out: int) -
             [
                 (f"{accuracy}, A", percent(balance["exact_match_a"])),
                 (f"{accuracy}, B", percent(balance["exact_match_b"])),
-                ("fixed", table.counted(balance["fixed"])),
-                ("broken", table.counted(balance["broken"])),
-                ("still wrong", table.counted(balance["still_wrong"])),
-                ("of them the same mistake", table.counted(balance["same_mistake"])),
+                ("fixed", counted(balance["fixed"], "word")),
+                ("broken", counted(balance["broken"], "word")),
+                ("still wrong", counted(balance["still_wrong"], "word")),
+                ("of them the same mistake", counted(balance["same_mistake"], "word")),
             ]
         )
     )

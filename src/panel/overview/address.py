@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from src import store
-from src.panel.ui import paging
 from src.panel.ui.paging import query as query
 
 FIRST_SORT = "launched"  # where the address asks for no other order
@@ -25,7 +24,6 @@ class View:
     ascending: bool
     columns: tuple[store.Column, ...]
     chosen: bool  # the columns
-    page: int  # from 0
     folded: bool
     opened: tuple[str, ...]  # runs whose configs show their seeds
     problems: tuple[str, ...]
@@ -55,7 +53,6 @@ def read() -> View:
         ascending=sort.ascends != asked.startswith("-"),
         columns=tuple(columns),
         chosen="columns" in st.query_params,
-        page=paging.page_of_address(),
         folded=st.query_params.get("group") == "true",
         opened=tuple(st.query_params.get_all("open")),
         problems=tuple(problems),

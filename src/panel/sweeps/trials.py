@@ -67,14 +67,14 @@ def draw(found: SweepResults) -> None:
     by = next(column for column in columns if column.name == order.removeprefix("-"))
     ascending = by.ascends != order.startswith("-")
     kept = _sorted(kept, by.name, ascending)
-    page = min(paging.page_of_address(), (len(kept) - 1) // paging.ROWS)
+    page = paging.page_of_address(len(kept))
     shown = kept.iloc[page * paging.ROWS : (page + 1) * paging.ROWS]
     st.html(_table(found, columns, shown, by, ascending))
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"find": run_filter.term_of("sweep", found.row.id)}
         link = navigation.link("overview", "Tag, compare or delete some of them", query)
         told = f"{len(kept):,} of {of}. {link}"
-        pages = paging.pager("sweeps", page, len(kept), "trial") if len(kept) > paging.ROWS else ""
+        pages = paging.pager("sweeps", page, len(kept), "trial")
         st.html(f'<p class="quiet">{told}</p>{pages}')
         downloads.draw(ranking.shown(kept, found.sweep), found.row.id)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from src.format import counted
+from src.format import counted, whole_number
 from src.panel.ui import navigation
 
 ROWS = 50  # of a page
@@ -18,10 +18,11 @@ def query(**changes: str | Sequence[str] | None) -> dict[str, list[str]]:
     return {name: values for name, values in now.items() if values}
 
 
-def page_of_address() -> int:
-    """The page that the address asks for, from 0."""
-    number = st.query_params.get("page", "1")
-    return max(0, int(number) - 1) if number.isdecimal() and len(number) < 7 else 0
+def page_of_address(total: int) -> int:
+    """The page that the address asks for, from 0; the last one of `total` rows where it asks for a
+    later one, as another filter or a deletion may have left fewer."""
+    asked = whole_number(st.query_params.get("page", "1")) or 1
+    return max(0, min(asked - 1, (total - 1) // ROWS))
 
 
 def sort_link(page: str, head: str, name: str, *, by: str, ascending: bool, ascends: bool) -> str:
@@ -34,21 +35,24 @@ def sort_link(page: str, head: str, name: str, *, by: str, ascending: bool, asce
     return navigation.link(page, f"{head}{mark}", to, style="sort")
 
 
-def pager(page: str, number: int, total: int, what: str) -> str:
-    """HTML: which rows are shown of how many, and links to the pages before and after; `number` is
-    the page of rows, from 0."""
+def pager(page: str, number: int, total: int, what: str, *, keys: bool = False) -> str:
+    """HTML: which rows are shown of how many, and links to the pages before and after, which with
+    `keys` the arrow keys follow (links.js); empty for a single page. `number` is the page of rows,
+    from 0."""
     if total <= ROWS:
-        return f'<p class="quiet pager">{counted(total, what)}</p>'
+        return ""
     first, pages = number * ROWS, -(-total // ROWS)
     last = min(first + ROWS, total)
     parts = [f"<span>{first + 1:,} to {last:,} of {counted(total, what)}</span>"]
-    for text, to, there in (
-        ("First", 1, number > 0),
-        ("Previous", number, number > 0),
-        ("Next", number + 2, number + 1 < pages),
-        ("Last", pages, number + 1 < pages),
+    for text, key, to, there in (
+        ("First", "", 1, number > 0),
+        ("Previous", "←", number, number > 0),
+        ("Next", "→", number + 2, number + 1 < pages),
+        ("Last", "", pages, number + 1 < pages),
     ):
         if there:
-            asked = query(page=None if to == 1 else str(to))
-            parts.append(navigation.link(page, text, asked))
+            link = navigation.link(page, text, query(page=None if to == 1 else str(to)))
+            if keys and key:
+                link = f'<span class="{text.lower()}" title="Page {to:,}, key {key}">{link}</span>'
+            parts.append(link)
     return f'<p class="quiet pager">{"".join(parts)}</p>'
