@@ -1,7 +1,7 @@
 """Numbers and values as people read them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -102,6 +102,13 @@ def run_label(name: str, searched: Mapping[str, Any] | None) -> str:
 def cut(text: str, limit: int) -> str:
     """The text, of at most `limit` characters, the last one `…` where more follow."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """`a, b and c`; where more than one is left after `most`, their number: `a, b and 27 more`."""
+    if most is not None and len(names) > most + 1:
+        names = [*names[:most], f"{len(names) - most:,} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def full_stop(text: str) -> str:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from src.analysis.estimates import ALPHA, Estimate, against_fixed, share, two_level
 from src.analysis.guessing import constant_share
-from src.analysis.verdicts import MIN_SEEDS, holm, mcnemar
-from src.format import decimal
+from src.analysis.verdicts import MIN_SEEDS, holm, mcnemar, p_text
+from src.format import decimal, listed
 from src.models.intervals import paired_interval
 from src.text import composed_columns
 
@@ -176,10 +176,10 @@ def study(trained_on: str, verdicts: Sequence[SuiteVerdict]) -> str:
     told = [f"{v.suite} {_outcome(v)}" for v in verdicts if v.change is not None]
     unanswered = [v.suite for v in verdicts if v.is_unanswered]
     if unanswered:
-        told.append(f"{_listed(unanswered)} had no right answer before or after")
+        told.append(f"{listed(unanswered)} had no right answer before or after")
     open_ = [v.suite for v in verdicts if v.change is None and not v.is_unanswered]
     if open_:
-        told.append(f"{_listed(open_)} cannot be told")
+        told.append(f"{listed(open_)} cannot be told")
     alone = any(v.seeds == (0, 1) and v.p_value is not None for v in verdicts)
     only = "; it speaks of this adapter only" if alone else ""
     return f"trained on {trained_on}, {', '.join(told)}{only}"
@@ -225,8 +225,7 @@ def _of_one_adapter(
 def _told(v: SuiteVerdict, suites: int) -> SuiteVerdict:
     """The verdict on one suite with its sentence, in parts and as a whole."""
     assert v.p_holm is not None
-    p = "p < 0.001" if v.p_holm < 0.001 else f"p = {v.p_holm:.2g}"
-    p += f" after Holm over {suites} suites" if suites > 1 else ""
+    p = p_text(v.p_holm) + (f" after Holm over {suites} suites" if suites > 1 else "")
     tested = "" if v.is_unanswered else f", {p}"
     if v.about == "base" and tested:
         tested += f", from the base model to {v.b}"
@@ -301,7 +300,3 @@ def _nothing(v: SuiteVerdict, values: np.ndarray) -> str:
         return f"{v.suite} is not compared: {v.a} and {v.b} have no scored question in common"
     who = f"the {v.a} or an adapter of" if v.about == "base" else f"an adapter of {v.a} or"
     return f"{v.suite} is not compared: {who} {v.b} gives an answer no finite probability"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

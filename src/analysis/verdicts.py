@@ -16,7 +16,7 @@ import scipy  # which loads scipy.special when it is first used
 
 from src.analysis.estimates import ALPHA, MAX_MORE_SEEDS, Estimate, more_seeds, share, two_level
 from src.analysis.guessing import constant_share
-from src.format import percent, points
+from src.format import listed, percent, points
 from src.models.intervals import paired_interval
 from src.text import composed_columns
 
@@ -209,7 +209,7 @@ def leaders(scores: Mapping[str, float | None], verdicts: Sequence[Verdict]) -> 
     if len(known) < 3:
         return ""
     missing = [name for name in scores if name not in known]
-    more = f"; there is no scored seed of {_listed(missing)}" if missing else ""
+    more = f"; there is no scored seed of {listed(missing, MAX_LISTED)}" if missing else ""
     if any(v.claim == OTHER_QUESTIONS and {v.a, v.b} <= set(known) for v in verdicts):
         return f"no config is named the best: not all were scored on the same questions{more}"
     ranked = sorted(known, key=lambda name: -known[name])
@@ -223,30 +223,22 @@ def leaders(scores: Mapping[str, float | None], verdicts: Sequence[Verdict]) -> 
     (best,) = first
     if not open_:
         return f"{best} spells better than each of the other {len(known) - 1} configs{more}"
-    told = f"; {_listed(sorted(behind))} spell less well" if len(behind) > 1 else (
+    told = f"; {listed(sorted(behind), MAX_LISTED)} spell less well" if len(behind) > 1 else (
         f"; {next(iter(behind))} spells less well" if behind else ""
     )  # fmt: skip
-    return f"{best} is ahead, but cannot be told from {_listed(open_)}{told}{more}"
+    return f"{best} is ahead, but cannot be told from {listed(open_, MAX_LISTED)}{told}{more}"
 
 
 def _tie(first: Sequence[str], score: float, behind: Sequence[str], open_: Sequence[str]) -> str:
     """Names the configs that share the best score, and whom each of them beats."""
-    told = f"{_listed(first)} tie at {percent(score)}"
+    told = f"{listed(first, MAX_LISTED)} tie at {percent(score)}"
     if behind:
         all_ = "both spell" if len(first) == 2 else f"all {len(first)} spell"
         others = f"the other {len(behind)} configs" if len(behind) > 1 and not open_ else (
-            _listed(behind)
+            listed(behind, MAX_LISTED)
         )  # fmt: skip
         told += f"; {all_} better than {others}"
-    return f"{told}; {_listed(open_)} may be as good" if open_ else told
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`a, b and c`; of many the first ones: `a, b, c and 27 more`."""
-    shown = list(names) if len(names) <= MAX_LISTED + 1 else [
-        *names[:MAX_LISTED], f"{len(names) - MAX_LISTED} more"
-    ]  # fmt: skip
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f"{told}; {listed(open_, MAX_LISTED)} may be as good" if open_ else told
 
 
 # --- sentences ------------------------------------------------------------------------------------
@@ -261,7 +253,7 @@ def _concluded(verdict: Verdict, *, pairs: int) -> Verdict:
     low, high = (v.ci_low, v.ci_high) if v.difference >= 0 else (-v.ci_high, -v.ci_low)
     won = v.p_holm <= ALPHA
     test = "McNemar " if v.estimate is None else ""
-    sure = f"(95% CI {points(low)} to {points(high)}), {test}{_p(v.p_holm)}"
+    sure = f"(95% CI {points(low)} to {points(high)}), {test}{p_text(v.p_holm)}"
     if pairs > 1:
         sure += f" after Holm over {pairs} pairs"
     if v.estimate is None:
@@ -340,5 +332,6 @@ def _too_few(v: Verdict, seeds: tuple[int, int]) -> str:
     return told + (f"; {_under_way(v)}" if v.under_way else "")
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """`p = 0.023` of a p-value, `p < 0.001` of a small one."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.format import as_sentence, cut, decimal, number, percent, points, spread
+from src.format import as_sentence, cut, decimal, listed, number, percent, points, spread
 from src.models.metrics import value_text
 
 
@@ -35,6 +35,11 @@ def test_a_metric_is_written_with_its_spread_in_its_own_unit():
 
 def test_a_text_that_is_cut_says_so_within_its_limit():
     assert [cut("seven", limit) for limit in (6, 5, 4)] == ["seven", "seven", "sev…"]
+
+
+def test_a_list_of_names_counts_those_that_it_leaves_out():
+    assert [listed("abcd"[:many]) for many in (1, 2, 4)] == ["a", "a and b", "a, b, c and d"]
+    assert [listed("abcd"[:many], 2) for many in (3, 4)] == ["a, b and c", "a, b and 2 more"]
 
 
 @pytest.mark.parametrize(
