@@ -13,7 +13,6 @@ from src.panel.errors import one_run, two_runs, word_history
 from src.panel.ui import choices, html, navigation, query_params, tab
 from src.store.tables import Evaluation, Run, Status
 
-BOUND = {"bind": "query-params"}
 NOTHING = "nothing"
 WILL = "Here stand the words that a run still misspells, by kind, and what another run does better."
 
@@ -36,7 +35,7 @@ def page() -> None:
             draw_unscored(run, split)
             return
         steps = [str(e.step) for e in evaluations]
-        step = st.selectbox("Step", ["best", *steps], width=110, key="step", **BOUND)
+        step = st.selectbox("Step", ["best", *steps], width=110, key="step", bind="query-params")
         with store.reading() as session:
             name = run.id if step == "best" else f"{run.id}@{step}"
             _, evaluation, _ = store.scored(session, name, split=split)

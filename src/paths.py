@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
+SWEEPS = CONFIGS / "sweeps"
 BASE_MODELS = ROOT / "checkpoints" / "base"
 
 # What a home consists of.

@@ -78,7 +78,7 @@ def compare(
     groups = grouped(runs, called)
     shared = _shared(groups, scored)
     pairs = [_judged(a, b, shared) for a, b in combinations(groups, 2)]
-    found = [run for run in runs if _split([run], scored)]
+    found = [run for run in runs if split_of([run], scored)]
     few = found if most_adapters is None or len(found) <= most_adapters else []
     adapters = [_adapters(a, b, scored) for a, b in combinations(few, 2)]
     configs = verdicts.together(pairs)
@@ -182,7 +182,7 @@ def up_to(group: Group, known: Iterable[Run], seeds: int) -> tuple[list[str], li
 # --- verdicts -------------------------------------------------------------------------------------
 
 
-def _split(runs: Sequence[Run], scored: Scored) -> str | None:
+def split_of(runs: Sequence[Run], scored: Scored) -> str | None:
     """The split on which all runs are compared."""
     return next((s for s in SPLITS if all((run.id, s) in scored for run in runs)), None)
 
@@ -190,14 +190,14 @@ def _split(runs: Sequence[Run], scored: Scored) -> str | None:
 def _shared(groups: Sequence[Group], scored: Scored) -> Scored:
     """The scorings on the split that all scored seeds have, so that every pair and the ranking
     speak of the same questions; all of them where there is no such split."""
-    seeds = [run for group in groups for run in group.seeds if _split([run], scored)]
-    split = _split(seeds, scored)
+    seeds = [run for group in groups for run in group.seeds if split_of([run], scored)]
+    split = split_of(seeds, scored)
     return {key: found for key, found in scored.items() if split in (None, key[1])}
 
 
 def _judged(a: Group, b: Group, scored: Scored) -> Verdict:
-    seeds = [[r for r in group.seeds if _split([r], scored)] for group in (a, b)]
-    split = _split([*seeds[0], *seeds[1]], scored)
+    seeds = [[r for r in group.seeds if split_of([r], scored)] for group in (a, b)]
+    split = split_of([*seeds[0], *seeds[1]], scored)
     if split is None:
         return Verdict(a.name, b.name, "configs", SPLITS[0], claim=verdicts.OTHER_QUESTIONS)
     look = looks.last_look((seeds[0], seeds[1]), (*a.runs, *b.runs))
@@ -213,7 +213,7 @@ def _judged(a: Group, b: Group, scored: Scored) -> Verdict:
 
 
 def _adapters(a: Run, b: Run, scored: Scored) -> Verdict:
-    split = _split([a, b], scored)
+    split = split_of([a, b], scored)
     if split is None:
         claim = f"not compared: only one of {a.id} and {b.id} has been scored on its test questions"
         return Verdict(a.id, b.id, "adapters", SPLITS[0], claim=claim)
@@ -262,8 +262,8 @@ def scores(session: store.Session, groups: Sequence[Group]) -> list[dict[str, An
 
 def _score(group: Group, scored: Scored) -> dict[str, Any]:
     """The mean exact match of a config over its seeds."""
-    known = [run for run in group.seeds if _split([run], scored)]
-    split = _split(known, scored) or SPLITS[1]
+    known = [run for run in group.seeds if split_of([run], scored)]
+    split = split_of(known, scored) or SPLITS[1]
     seeds = [scored[run.id, split] for run in known if (run.id, split) in scored]
     shares = np.array([e.correct / e.rows for e in seeds if e.rows])  # no rows are no score
     return {
@@ -276,7 +276,7 @@ def _score(group: Group, scored: Scored) -> dict[str, Any]:
 
 def _constant(group: Group, scored: Scored) -> float | None:
     """The exact match of who always gives the most frequent answer to the questions of a config."""
-    split = _split([run for run in group.seeds if _split([run], scored)], scored)
+    split = split_of([run for run in group.seeds if split_of([run], scored)], scored)
     runs = [run for run in group.seeds if split and (run.id, split) in scored]
     own = _answers(scored, runs[0], split) if split and runs else None
     return own.constant if own else None

@@ -5,12 +5,10 @@ from pathlib import Path
 from src.config import ConfigError, RunConfig, load_config
 from src.errors import UserError, did_you_mean
 from src.mcp import caller
-from src.paths import CONFIGS
+from src.paths import SWEEPS
 from src.runs import reach
 from src.sweeps import reach as of_sweeps
 from src.sweeps.file import SweepConfig
-
-SWEEPS = CONFIGS / "sweeps"
 
 
 class OutOfReach(UserError, ValueError):

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 import pyarrow as pa
 import torch
 
+from src.format import capital
 from src.memo import Memo
 from src.models.decoding import GREEDY, Decoding
 from src.models.generation import greedy_answers, sampled_answers
@@ -75,7 +76,7 @@ def check_lengths(
         raise DataError(
             f"{len(long)} of {len(rows)} {split} rows are longer than {name} of {limit} tokens; "
             f"the longest has {len(longest)}: {longest.question[:80]!r}. "
-            f"{advice[:1].upper()}{advice[1:]}."
+            f"{capital(advice)}."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from src import store
+from src import paths, store
 from src.config import ConfigError
 from src.panel.launch import data_check, measure_button
 from src.panel.sweeps import form as sweep_form
@@ -55,7 +55,7 @@ def test_each_problem_of_a_file_stands_on_its_line_above_the_file(
     text = TINY.read_text().replace("lora.r: [4", "lora.rank: [4").replace("tpe", "ouija")
     (tmp_path / "configs" / "sweeps").mkdir(parents=True)
     (tmp_path / "configs" / "sweeps" / "bad.yaml").write_text(text.replace("name: tiny", "name: "))
-    monkeypatch.setattr(sweep_form, "FOLDER", tmp_path / "configs" / "sweeps")
+    monkeypatch.setattr(paths, "SWEEPS", tmp_path / "configs" / "sweeps")
     test = show("sweeps")
     problems = [line for line in html(test).split("\n") if 'problem"' in line]
     (at_name, at_method, all_of_them) = problems

@@ -2,12 +2,11 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import tzinfo
-from zoneinfo import ZoneInfo
 
 import streamlit as st
 
 from src import store
+from src.panel.ui import html
 from src.panel.ui.paging import query as query
 
 FIRST_SORT = "launched"  # where the address asks for no other order
@@ -34,7 +33,7 @@ def read() -> View:
     problems = []
     text = st.query_params.get("find", "")
     try:
-        found = store.parse_filter(text, zone=_zone())
+        found = store.parse_filter(text, zone=html.time_zone())
     except store.BadFilter as error:
         problems.append(str(error))
         found = store.parse_filter("")
@@ -69,13 +68,6 @@ def _column(name: str) -> store.Column | None:
 TAGS = store.Column("tags", "run", "text")  # shown, and not sorted by
 
 
-def _zone() -> tzinfo | None:
-    try:
-        return ZoneInfo(st.context.timezone) if st.context.timezone else None
-    except (KeyError, ValueError, OSError):
-        return None
-
-
 def filtered(text: str) -> dict[str, list[str]]:
     """The parameters of this address with another filter, from its first page on."""
     return query(find=text or None, page=None)
@@ -95,7 +87,9 @@ class Selection:
         base: list[store.RunState] = []
         if self.everything is not None:
             with suppress(store.BadFilter):
-                base = store.states(session, store.parse_filter(self.everything, zone=_zone()))
+                base = store.states(
+                    session, store.parse_filter(self.everything, zone=html.time_zone())
+                )
         picked = store.states_of(session, self.picked) if self.picked else []
         inside = [run for run in base if run.id not in self.dropped]
         return list(dict.fromkeys([*picked, *inside])), frozenset(run.id for run in base)

@@ -108,10 +108,10 @@ def _answers(groups: Sequence[Group], scored: comparison.Scored) -> tuple[str, l
     """The split on which all configs were scored, and their answers to it."""
     known = []
     for group in groups:
-        runs = [r for r in group.seeds or group.runs if any((r.id, s) in scored for s in SPLITS)]
+        runs = [r for r in group.seeds or group.runs if comparison.split_of([r], scored)]
         known += [(group, runs)] if runs else []
     every = [run for _, runs in known for run in runs]
-    split = next((s for s in SPLITS if all((run.id, s) in scored for run in every)), SPLITS[1])
+    split = comparison.split_of(every, scored) or SPLITS[1]
     found = []
     for group, runs in known:
         frames = {}

@@ -39,7 +39,6 @@ from src.sweeps.file import SweepConfig, base_config
 from src.training.data_files import DataError
 
 FIRST_FILE = "tiny"  # runs on two CPU cores in minutes
-FOLDER = paths.CONFIGS / "sweeps"
 FIRST = ("name", "base.preset", "method", "pruner", "metric", "seeds", "budget")
 TITLES = {
     "name": "Name of the sweep",
@@ -213,7 +212,7 @@ def pick() -> Path | None:
     files = files_known()
     shown = st.selectbox(
         "Start from", list(files), key="file", bind="query-params", width=260,
-        help=f"The files in `{FOLDER.relative_to(FOLDER.parents[1])}`, and what was launched "
+        help="The files in `configs/sweeps`, and what was launched "
         "from here. `docs/settings.md` lists at its end what may stand in them.",
     )  # fmt: skip
     return files.get(shown) if shown else None
@@ -221,7 +220,7 @@ def pick() -> Path | None:
 
 def files_known() -> dict[str, Path]:
     """{name: file} of the sweeps to start from: shipped ones and those saved by this form."""
-    shipped = sorted(FOLDER.glob("*.yaml"), key=lambda path: (path.stem != FIRST_FILE, path))
+    shipped = sorted(paths.SWEEPS.glob("*.yaml"), key=lambda path: (path.stem != FIRST_FILE, path))
     own = sorted(paths.own_sweeps().glob("*.yaml"))
     return {path.stem: path for path in shipped} | {f"{path.stem} (own)": path for path in own}
 

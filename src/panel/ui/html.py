@@ -26,12 +26,17 @@ def local_time(
     only a page's script knows; a dash for None."""
     if at is None:
         return "–"
-    name = zone_name or st.context.timezone
+    return datetime.fromtimestamp(at, time_zone(zone_name)).strftime(form)
+
+
+def time_zone(name: str | None = None) -> ZoneInfo | None:
+    """The named time zone or else that of the reader, whom only a page's script knows; None, that
+    of this machine, where there is none of that name."""
+    name = name or st.context.timezone
     try:
-        zone = ZoneInfo(name) if name else None
+        return ZoneInfo(name) if name else None
     except (KeyError, ValueError, OSError):
-        zone = None
-    return datetime.fromtimestamp(at, zone).strftime(form)
+        return None
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -1,5 +1,6 @@
 """A run's status and progress as every page shows them."""
 
+from src import store
 from src.format import duration
 from src.runs import silence
 from src.store.tables import Run, Status
@@ -21,7 +22,7 @@ MEANING = {
 def meaning(run: Run, *, paused: bool = False) -> str:
     """The meaning of a status in a few words; `paused` if its sweep is paused."""
     if run.status == Status.QUEUED and run.held_at:
-        return "held until somebody releases it"
+        return store.HELD_REASON
     if run.status == Status.QUEUED and paused:
         return "waits while its sweep is paused"
     return MEANING[Status(run.status)]
