@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src import paths, store
 from src.format import counted, data_size
-from src.runs import launcher
+from src.runs import launcher, snapshots
 from src.store.tables import Run, Status
 from src.training.results import forget_results
 
@@ -84,13 +84,16 @@ def delete_all(runs: Sequence[Run]) -> list[str]:
 
 
 def _remove_files(run_ids: Sequence[str]) -> None:
+    with snapshots.writing_files():  # whoever writes them now ends first, or finds no row
+        for run_id in run_ids:
+            shutil.rmtree(paths.output_dir(run_id), ignore_errors=True)
+        forget_results(run_ids, paths.summary_file())
     for run_id in run_ids:
         for path in (*_paths(run_id), *_locks(run_id)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    forget_results(run_ids, paths.summary_file())
 
 
 def _paths(run_id: str) -> Iterator[Path]:

@@ -9,9 +9,10 @@ import time
 
 from src import paths, store
 from src.files import read_text, write_atomic
+from src.runs import snapshots
 from src.runs.termination import SIGNALS
 from src.store.outcome import EndReason, Outcome
-from src.store.tables import Status
+from src.store.tables import Run, Status
 from src.training.results import FailedTraining, enter_in_summary, write_results
 
 # Exit code of a trainer that found no space even for this file.
@@ -84,17 +85,23 @@ def forget_result(run_id: str) -> None:
 
 def record_failure(run_id: str) -> None:
     """Enter a run that ended without scores in the summary of all experiments, with its reason. A
-    full disk is no reason to fail."""
-    with store.reading() as session:
-        run = store.find(session, run_id)
+    full disk is no reason to fail. Nothing is entered of a run that was deleted meanwhile."""
+    with snapshots.writing_files():
+        with store.reading() as session:
+            found = store.runs_of(session, [run_id])
+        for run in found:
+            _enter(run)
+
+
+def _enter(run: Run) -> None:
     try:
         entry = write_results(
             FailedTraining(run.reason),
-            run_id=run_id,
-            output_dir=paths.output_dir(run_id),
-            metrics_file=paths.final_metrics(run_id),
+            run_id=run.id,
+            output_dir=paths.output_dir(run.id),
+            metrics_file=paths.final_metrics(run.id),
             config=run.config,
         )
         enter_in_summary(paths.summary_file(), [entry])
     except OSError as error:
-        print(f"warning: cannot enter {run_id} in the summary: {error}", file=sys.stderr)
+        print(f"warning: cannot enter {run.id} in the summary: {error}", file=sys.stderr)

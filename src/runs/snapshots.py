@@ -10,14 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from src import paths, store
-from src.files import read_text, write_atomic
+from src.files import alone, read_text, staged_name, write_atomic
 from src.store.tables import Status, SweepStatus
 from src.training import checkpointing
 
@@ -48,34 +48,67 @@ def write_runs(run_ids: Sequence[str], *, seconds: float = 0) -> None:
         ]
 
     # The files of one state of the table have one number.
-    number, found_rows = _numbered(read, seconds)
-    for row, events in found_rows:
-        stopped = row["stop_requested_at"] is not None or row["status"] == Status.CANCELLED
-        wish = STOPPED if stopped else HELD if row["held_at"] is not None else None
-        _write(_file(row["id"]), {"run": row, "events": events, "number": number}, wish)
+    number, is_older, found_rows = _numbered(read, seconds)
+    with writing_files():
+        left = _still_there([row["id"] for row, _ in found_rows])
+        for row, events in found_rows:
+            if row["id"] not in left:
+                continue
+            stopped = row["stop_requested_at"] is not None or row["status"] == Status.CANCELLED
+            wish = STOPPED if stopped else HELD if row["held_at"] is not None else None
+            document = {"run": row, "events": events, "number": number}
+            _write(_file(row["id"]), document, wish, is_older)
 
 
 def write_sweep(sweep_id: str) -> None:
     """Write a sweep's row to its file. A full disk is no reason to fail."""
-    number, row = _numbered(lambda session: store.find_sweep(session, sweep_id).model_dump(), 0)
+    number, is_older, row = _numbered(
+        lambda session: store.find_sweep(session, sweep_id).model_dump(), 0
+    )
     wish = None if row["status"] == SweepStatus.ACTIVE else f".{row['status'].lower()}"
-    _write(paths.sweep_file(sweep_id), row | {"number": number}, wish)
+    with writing_files():
+        _write(paths.sweep_file(sweep_id), row | {"number": number}, wish, is_older)
 
 
-def _numbered(read: Callable[[store.Session], T], seconds: float) -> tuple[int, T]:
-    """The next number of a snapshot, and the result of `read` from the same state of the table."""
+def writing_files() -> AbstractContextManager[None]:
+    """The lock of whoever writes snapshots, or removes the files of runs that it has deleted."""
+    return alone(paths.results() / ".snapshots.lock")
+
+
+def _still_there(run_ids: Sequence[str]) -> set[str]:
+    """The runs that were not deleted since they were read: their files must not come back."""
+    try:
+        with store.reading() as session:
+            return {state.id for state in store.states_of(session, run_ids)}
+    except SQLAlchemyError:
+        return set(run_ids)
+
+
+def _numbered(read: Callable[[store.Session], T], seconds: float) -> tuple[int, bool, T]:
+    """The next number of a snapshot, True if the table is an older copy, which does not know of
+    the newest one, and the result of `read` from the same state of the table."""
     try:
         return store.write_with_retry(
-            lambda session: (store.next_snapshot(session), read(session)), seconds=seconds
-        )
+            lambda session: (
+                (number := store.next_snapshot(session)), newest_number() >= number, read(session)
+            ),
+            seconds=seconds,
+        )  # fmt: skip
     except (store.DatabaseUnavailable, OperationalError):
         # Without a number of its own: it is restored, but does not show that a table is older.
         return store.read_with_retry(
-            lambda session: (store.snapshot_number(session), read(session)), seconds=seconds
-        )
+            lambda session: (
+                (number := store.snapshot_number(session)), newest_number() > number, read(session)
+            ),
+            seconds=seconds,
+        )  # fmt: skip
 
 
-def _write(file: Path, document: dict[str, Any], wish: str | None) -> None:
+def _write(file: Path, document: dict[str, Any], wish: str | None, is_older: bool) -> None:
+    """Write a snapshot, unless another process has written that of a later state. What is done to
+    an older copy of the table is kept: it is what a person asked for last."""
+    if not is_older and _number_of(file) > document["number"]:
+        return
     text = json.dumps(document, indent=2) + "\n"
     try:
         try:
@@ -96,7 +129,7 @@ def _write(file: Path, document: dict[str, Any], wish: str | None) -> None:
     with suppress(OSError):
         if document["number"] > newest_number():
             # Not synced: after a power failure the table is the same one.
-            staged = _number_file().with_name(f".snapshots.{os.getpid()}")
+            staged = staged_name(_number_file())
             staged.write_text(f"{document['number']}\n", encoding="utf-8")
             os.replace(staged, _number_file())
 
@@ -105,6 +138,14 @@ def found(file: Path) -> Path | None:
     """The file of a snapshot, which has another ending where it could not be renewed."""
     names = (file.name + ending for ending in ("", STOPPED, HELD, *ENDED))
     return next((there for name in names if (there := file.with_name(name)).exists()), None)
+
+
+def _number_of(file: Path) -> int:
+    """Number of the state that a snapshot is of; 0 without one that can be read."""
+    try:
+        return int(json.loads(read_text(found(file) or file))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def newest_number() -> int:
@@ -141,7 +182,8 @@ def sync_from_files(run_ids: Sequence[str]) -> None:
         known = {one: {c.step for c in store.list_checkpoints(session, one)} for one in run_ids}
     if other := [one for one in run_ids if missing[one] or known[one] != there[one]]:
         with store.writing() as session:
-            for run_id in other:
+            # One that has just ended may be deleted meanwhile.
+            for run_id in (run.id for run in store.runs_of(session, other)):
                 for attempt, rows in missing[run_id].items():
                     store.record_metrics(session, run_id, attempt, rows)
                 for step in known[run_id] - there[run_id]:

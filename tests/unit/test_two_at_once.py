@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from src import files, paths
+from src import files, paths, store
+from src.config import load_config
 from src.file_cache import FileCache
 from src.panel.launch import measure_button
-from src.runs import exporting, views
+from src.runs import deletion, exporting, result_file, snapshots, views
 from src.runs.exporting import Form
+from src.store.tables import Status
 from src.training import results
+from tests.helpers.store import fill_run
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -151,3 +154,115 @@ def test_a_disk_without_locks_keeps_nobody_out(
     (tmp_path / "file").touch()
     with files.alone(tmp_path / "file" / "some.lock"):  # nor one that has no room for it
         pass
+
+
+# --- snapshots, and runs that are deleted as they end ---------------------------------------------
+
+
+def queued() -> str:
+    with store.writing() as session:
+        return store.enqueue(session, load_config()).id
+
+
+def before_the_files(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have `act` done once, when rows of a snapshot are read and no file of it is written."""
+    real = snapshots._numbered
+
+    def numbered(*given: Any) -> Any:
+        result = real(*given)
+        monkeypatch.setattr(snapshots, "_numbered", real)
+        act()
+        return result
+
+    monkeypatch.setattr(snapshots, "_numbered", numbered)
+
+
+def snapshot(run_id: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((paths.output_dir(run_id) / "run.json").read_text())
+    return document
+
+
+def test_a_snapshot_of_an_earlier_state_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = queued()
+
+    def stop() -> None:
+        with store.writing() as session:
+            store.request_stop(session, run_id)
+        snapshots.write_run(run_id)
+
+    before_the_files(monkeypatch, stop)
+    snapshots.write_run(run_id)
+    assert snapshot(run_id)["run"]["status"] == Status.CANCELLED
+    assert snapshot(run_id)["number"] == snapshots.newest_number() == 2
+
+
+def test_a_snapshot_waits_for_the_one_that_is_being_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = queued()
+    older, newer = threading.Event(), threading.Event()
+
+    def write(file: Path, text: str) -> None:
+        if json.loads(text)["number"] == 1:
+            older.set()
+            newer.wait(1)  # without a lock it would be there by now
+        files.write_atomic(file, text)
+
+    monkeypatch.setattr(snapshots, "write_atomic", write)
+    first = threading.Thread(target=snapshots.write_run, args=(run_id,))
+    first.start()
+    assert older.wait(60)
+    snapshots.write_run(run_id)
+    newer.set()
+    first.join(60)
+    assert snapshot(run_id)["number"] == 2
+
+
+def test_what_a_person_does_to_an_older_copy_of_the_table_is_kept() -> None:
+    run_id = queued()
+    for _ in range(3):
+        snapshots.write_run(run_id)
+    with store.writing() as session:
+        store.set_snapshot_number(session, 1)
+        store.request_stop(session, run_id)
+    snapshots.write_run(run_id)
+    assert snapshot(run_id)["run"]["status"] == Status.CANCELLED
+
+
+def deletes(run_id: str) -> Callable[[], None]:
+    def delete() -> None:
+        with store.reading() as session:
+            run = store.find(session, run_id)
+        deletion.delete(run)
+
+    return delete
+
+
+def test_no_file_of_a_deleted_run_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, other = fill_run(), fill_run(name="other")
+    before_the_files(monkeypatch, deletes(run_id))
+    snapshots.write_runs([run_id, other])
+    result_file.record_failure(run_id)
+    assert not paths.output_dir(run_id).exists() and not paths.final_metrics(run_id).exists()
+    assert snapshot(other)["number"] == 1
+
+
+def test_a_run_is_deleted_while_its_files_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, other = fill_run(), fill_run(name="other")
+    for one in (run_id, other):
+        point = {"attempt": 1, "step": 9999, "name": "train/loss", "value": 0.5, "at": 1.0}
+        paths.metrics_log(one).parent.mkdir(parents=True, exist_ok=True)
+        paths.metrics_log(one).write_text(json.dumps(point) + "\n")
+    real = store.points_missing
+
+    def missing(session: store.Session, one: str, points: Any) -> Any:
+        found = real(session, one, points)
+        if one == run_id:
+            deletes(run_id)()
+        return found
+
+    monkeypatch.setattr(store, "points_missing", missing)
+    snapshots.sync_from_files([run_id, other])
+    assert not paths.output_dir(run_id).exists() and snapshot(other)["number"] == 1
+    with store.reading() as session:
+        assert not real(session, other, snapshots.read_metrics_log(other))  # all came in
