@@ -102,7 +102,8 @@ def _keep_ready(slot: int) -> None:
     end_hung(lock_file(slot))
     there = read(slot)  # before the lock is looked at: another one may begin just now
     waits = holder(lock_file(slot)) is not None
-    if there is not None and not waits and not there.failed:
+    # One that took a run meanwhile let its lock go after it took back what it had written down.
+    if there is not None and not waits and not there.failed and read(slot) == there:
         _clear(slot, there)
     if (ready_for := readiness.wanted(slot)) is None:
         return

@@ -1,6 +1,7 @@
 """When a standby trainer is wanted, for which run, and what makes one fit."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from src import files, store
 from src.config import load_config, with_overrides
 from src.runs import readiness, standby
+from src.runs.locks import FileLock
 from src.runs.machine import host
+from src.runs.processes import new_token
 from src.runs.timeouts import Timeouts
 from src.store.tables import Status
 
@@ -166,6 +169,35 @@ def test_a_panel_keeps_one_while_it_is_used_and_after_a_run(
     monkeypatch.setattr(standby, "AFTER_A_RUN", 0)
     keeper.round()
     assert len(rounds) == 4
+
+
+@pytest.mark.parametrize("took_a_run", [True, False])
+def test_only_what_is_left_of_one_is_cleared_not_one_that_just_took_a_run(
+    took_a_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = new_token()
+    trainer = subprocess.Popen(["sleep", "600"], env=os.environ | {"SPELLTUNE_TOKEN": token})
+    supervisor = FileLock(standby.lock_file(0))
+    assert supervisor.acquire()
+    standby.write(0, standby.Standby(1, token, "environment", []))
+    real = standby.read
+
+    def read(slot: int) -> standby.Standby | None:
+        there = real(slot)
+        if there is not None:  # right after that its supervisor takes the run, or dies
+            if took_a_run:
+                standby.forget(slot)
+            supervisor.release()
+        return there
+
+    monkeypatch.setattr(standby, "read", read)
+    monkeypatch.setattr(readiness, "wanted", lambda slot: None)
+    try:
+        standby._keep_ready(0)
+        assert (trainer.poll() is None) == took_a_run
+    finally:
+        trainer.kill()
+        trainer.wait()
 
 
 def test_runs_of_other_machines_keep_none_here(monkeypatch: pytest.MonkeyPatch) -> None:
