@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 
 import streamlit as st
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -71,8 +70,9 @@ def _keep_reconciling(closing: threading.Event) -> None:
             reconcile()
             standby_keeper.round()
             idle.keep_watching()
-        except (SQLAlchemyError, OSError) as error:
-            print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
+        # Whatever it is: without this thread nothing would start any more.
+        except Exception as error:
+            print(f"warning: could not bring statuses up to date: {error!r}", file=sys.stderr)
         if closing.wait(TIMEOUTS.reconcile):
             return
 

@@ -1,11 +1,15 @@
 """The panel's server: which hosts and origins it answers."""
 
+import threading
+
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from src.panel import server
 from src.panel.access.hosts import KnownHosts
 from src.panel.server import routes
+from src.runs.timeouts import Timeouts
 
 
 @pytest.mark.parametrize(
@@ -99,3 +103,18 @@ def test_the_name_of_the_first_page_is_an_address_of_it():
         told = browser.get("/overview?find=status%3Afailed", follow_redirects=False)
     assert told.status_code == 307
     assert told.headers["location"] == "/?find=status%3Afailed"
+
+
+def test_nothing_ends_the_thread_that_reconciles(monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, rounds = threading.Event(), []
+
+    def reconcile() -> None:
+        rounds.append(1)
+        if len(rounds) == 2:
+            closing.set()
+        raise LookupError("of no kind that was foreseen")
+
+    monkeypatch.setattr(server, "reconcile", reconcile)
+    monkeypatch.setattr(server, "TIMEOUTS", Timeouts(reconcile=0))
+    server._keep_reconciling(closing)
+    assert len(rounds) == 2
