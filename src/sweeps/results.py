@@ -187,8 +187,11 @@ def is_confirming(found: SweepResults) -> bool:
 
 def confirm(found: SweepResults) -> list[str]:
     """Train the best settings and the default with more seeds, which took no part in the search;
-    the ids of the runs."""
+    the ids of the runs. None where another tab was faster."""
     with store.writing() as session:
+        known = {run.id for run in found.confirming}
+        if any(run.id not in known for run in store.confirmations(session, found.row.id)):
+            return []
         ids = [
             store.enqueue(session, config, sweep_id=found.row.id, confirmed_rank=rank).id
             for rank, config in confirming_configs(found)

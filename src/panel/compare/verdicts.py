@@ -1,5 +1,6 @@
 """Verdicts on several configs, their scores, and buttons that launch the seeds still missing."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
@@ -259,18 +260,22 @@ def _cost(more: Mapping[str, int]) -> str:
     return f" (≈ {', '.join([duration(needed.seconds), *prices])})"
 
 
+_launching = threading.Lock()
+
+
 def launch_missing(totals: Mapping[str, int]) -> None:
     """Launch seeds until each run's config has its total, and add them to the address.
 
     `totals` is {run id: seeds}. A second press finds the runs of the first and launches none.
     """
     shown, missing = list(st.query_params.get_all("run")), []
-    with store.reading() as session:
-        known = store.list_runs(session)
-        for run_id, total in totals.items():
-            (group,) = comparison.grouped([store.find(session, run_id)])
-            there, new = comparison.up_to(group, known, total)
-            shown += there
-            missing += new
-    shown += launcher.launch_all(missing)
+    with _launching:  # that of another tab too
+        with store.reading() as session:
+            known = store.list_runs(session)
+            for run_id, total in totals.items():
+                (group,) = comparison.grouped([store.find(session, run_id)])
+                there, new = comparison.up_to(group, known, total)
+                shown += there
+                missing += new
+        shown += launcher.launch_all(missing)
     query_params.write("run", list(dict.fromkeys(shown)))
