@@ -236,10 +236,17 @@ def keep(content: bytes, folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stem, ending = os.path.splitext(re.sub(r"[^\w.-]+", "-", Path(name).name).strip(".-") or "data")
     path, number = folder / f"{stem[:80]}{ending}", 1
-    while path.exists() and path.read_bytes() != content:
-        number += 1
-        path = folder / f"{stem[:80]}-{number}{ending}"
     staged = folder / f".{secrets.token_hex(8)}"
     staged.write_bytes(content)
-    staged.replace(path)
-    return path
+    try:
+        while True:
+            try:
+                link_or_copy(staged, path)  # of two who find a name free one gets it
+                return path
+            except FileExistsError:
+                if path.read_bytes() == content:
+                    return path
+            number += 1
+            path = folder / f"{stem[:80]}-{number}{ending}"
+    finally:
+        staged.unlink(missing_ok=True)

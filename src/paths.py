@@ -186,6 +186,11 @@ def views_file() -> Path:
     return results() / "views.json"
 
 
+def changes_lock() -> Path:
+    """Held while a file that people change by the panel or a command is read and written anew."""
+    return results() / ".changes.lock"
+
+
 def locks_dir() -> Path:
     return results() / "locks"
 

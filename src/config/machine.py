@@ -18,7 +18,7 @@ from src.config.section import Section
 from src.config.values import from_text
 from src.config.yaml_text import dump_yaml
 from src.errors import did_you_mean
-from src.files import write_atomic
+from src.files import alone, write_atomic
 
 MAX_CURRENCY = 8
 
@@ -85,13 +85,14 @@ def change_machine(texts: Mapping[str, str]) -> MachineSettings:
     """Write settings, each by its dotted name as a text, into machine.yaml; an empty text or `null`
     is none. ConfigError, and nothing is written, where one cannot be used."""
     known = by_name(MachineSettings)
-    values = load_machine().model_dump()
-    for name, text in texts.items():
-        if name not in known:
-            near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-            raise ConfigError({name: f"no such setting of the machine{near}"})
-        merge(values, nested(name, from_text(known[name], text)))
-    changed = parse_settings(MachineSettings, values)
-    kept = changed.model_dump(exclude_none=True)
-    write_atomic(paths.machine_file(), dump_yaml(kept), mode=0o600)
-    return changed
+    with alone(paths.changes_lock()):
+        values = load_machine().model_dump()
+        for name, text in texts.items():
+            if name not in known:
+                near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+                raise ConfigError({name: f"no such setting of the machine{near}"})
+            merge(values, nested(name, from_text(known[name], text)))
+        changed = parse_settings(MachineSettings, values)
+        kept = changed.model_dump(exclude_none=True)
+        write_atomic(paths.machine_file(), dump_yaml(kept), mode=0o600)
+        return changed

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src import paths, store
 from src.config import ConfigError, load_machine
 from src.errors import UserError
-from src.files import read_text
+from src.files import alone, read_text, write_atomic
 from src.format import GIB, money
 from src.runs import cost
 from src.runs.environment import NOTIFY_URLS
@@ -146,25 +146,26 @@ def add(url: str) -> Service:
     if not url or len(url.split()) > 1:
         raise BadService(f"one URL is needed: {TAKEN}")
     name_of(url)
-    there = services()
-    if same := next((one for one in there if one.url == url), None):
-        raise BadService(f"this URL is set already: number {same.number}, {same.name}")
-    _write([*_lines(), url])
+    with alone(paths.changes_lock()):
+        if same := next((one for one in services() if one.url == url), None):
+            raise BadService(f"this URL is set already: number {same.number}, {same.name}")
+        _write([*_lines(), url])
+        added = services()[-1]
     begin()
-    return services()[-1]
+    return added
 
 
 def remove(number: int) -> Service:
     """Forget a service of the home, by its number."""
-    there = services()
-    found = next((one for one in there if one.number == number), None)
-    if found is None:
-        known = f"there are {len(there)}" if there else "none is set"
-        raise BadService(f"there is no service {number}: {known} (`spelltune notify`)")
-    if found.source == "environment":
-        raise BadService(f"number {number} comes from {NOTIFY_URLS}: take it out of there")
-    left = [one.url for one in there if one.source == "file" and one is not found]
-    _write(left)
+    with alone(paths.changes_lock()):
+        there = services()
+        found = next((one for one in there if one.number == number), None)
+        if found is None:
+            known = f"there are {len(there)}" if there else "none is set"
+            raise BadService(f"there is no service {number}: {known} (`spelltune notify`)")
+        if found.source == "environment":
+            raise BadService(f"number {number} comes from {NOTIFY_URLS}: take it out of there")
+        _write([one.url for one in there if one.source == "file" and one is not found])
     if len(there) == 1:
         with store.writing() as session:
             store.end_telling(session, host())
@@ -205,13 +206,7 @@ def _write(urls: list[str]) -> None:
         file.unlink(missing_ok=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staged = file.with_name(f".{file.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write("".join(f"{url}\n" for url in urls))
-        opened.flush()
-        os.fsync(opened.fileno())
-    staged.replace(file)
+    write_atomic(file, "".join(f"{url}\n" for url in urls), mode=0o600)
 
 
 def host() -> str | None:

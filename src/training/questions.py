@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src import paths
 from src.config import RunConfig, stored_config
 from src.errors import UserError
-from src.files import read_text, write_atomic
+from src.files import alone, read_text, write_atomic
 from src.models import metrics
 from src.tasks import SEPARATORS, TASKS, Example, Task
 from src.tasks.built_in.correct import TASK as CORRECT
@@ -230,21 +231,22 @@ def keep_questions(file: Path, rows: Sequence[tuple[str, str]]) -> int:
     returns how many are new there. QuestionError where the file holds something else."""
     if file.suffix != ".jsonl":
         raise QuestionError(f"{file.name or 'the file'} has to end in .jsonl, as words.jsonl")
-    try:
-        before = read_text(file) if file.exists() else ""
-        known = [json.loads(line) for line in before.splitlines() if line.strip()]
-        asked = {str(row["question"]) for row in known}
-    except (ValueError, KeyError, TypeError):
-        raise QuestionError(
-            f"{file} has lines without question and answer; name another file"
-        ) from None
-    new = {question: answer for question, answer in rows if question not in asked}
-    lines = [
-        json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
-        for question, answer in new.items()
-    ]
-    if lines:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        start = before if before.endswith("\n") or not before else f"{before}\n"
-        write_atomic(file, start + "\n".join(lines) + "\n")
-    return len(new)
+    with alone(paths.changes_lock()):
+        try:
+            before = read_text(file) if file.exists() else ""
+            known = [json.loads(line) for line in before.splitlines() if line.strip()]
+            asked = {str(row["question"]) for row in known}
+        except (ValueError, KeyError, TypeError):
+            raise QuestionError(
+                f"{file} has lines without question and answer; name another file"
+            ) from None
+        new = {question: answer for question, answer in rows if question not in asked}
+        lines = [
+            json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
+            for question, answer in new.items()
+        ]
+        if lines:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            start = before if before.endswith("\n") or not before else f"{before}\n"
+            write_atomic(file, start + "\n".join(lines) + "\n")
+        return len(new)

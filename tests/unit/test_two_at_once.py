@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import secrets
+import stat
 import subprocess
 import sys
 import threading
@@ -10,20 +12,32 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from src import files, paths, store
-from src.config import load_config
+from src.config import load_config, machine
 from src.file_cache import FileCache
+from src.panel.compare import verdicts
 from src.panel.launch import measure_button
-from src.runs import deletion, exporting, result_file, snapshots, views
+from src.runs import (
+    deletion,
+    exporting,
+    launcher,
+    notifications,
+    result_file,
+    snapshots,
+    views,
+)
 from src.runs.exporting import Form
 from src.store.tables import Status
-from src.training import results
-from tests.helpers.store import fill_run
+from src.sweeps import results as sweep_results
+from src.training import questions, results
+from tests.helpers.store import fill_run, fill_sweep
+from tests.helpers.sweeps import TINY
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -115,6 +129,65 @@ def test_two_threads_each_enter_a_run_in_the_summary(monkeypatch: pytest.MonkeyP
     both(lambda run: results.enter_in_summary(file, [{"run": run}]), "one", "other")
     entered = yaml.safe_load(file.read_text())["experiments"]
     assert {entry["run"] for entry in entered} == {"first", "one", "other"}
+
+
+def test_two_uploads_of_one_name_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.secrets, "token_hex", Meeting().after(secrets.token_hex))
+    kept = both(lambda content: files.keep(content, tmp_path, "words.csv"), b"one", b"other")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["words-2.csv", "words.csv"]
+    assert [file.read_bytes() for file in kept] == [b"one", b"other"]
+    assert files.keep(b"one", tmp_path, "words.csv") == kept[0]
+
+
+def test_two_tabs_each_keep_their_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "words.jsonl"
+    questions.keep_questions(file, [("a", "b")])
+    monkeypatch.setattr(questions, "read_text", Meeting().after(questions.read_text))
+    both(lambda asked: questions.keep_questions(file, [(asked, "c")]), "one", "other")
+    kept = {json.loads(line)["question"] for line in file.read_text().splitlines()}
+    assert kept == {"a", "one", "other"}
+
+
+def test_two_commands_each_add_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "services", Meeting().after(notifications.services))
+    both(lambda name: notifications.add(f"json://127.0.0.1:9/{name}"), "one", "other")
+    assert len(notifications.services()) == 2
+    assert stat.S_IMODE(paths.notify_urls().stat().st_mode) == 0o600
+
+
+def test_two_tabs_each_change_a_setting_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "load_machine", Meeting().after(machine.load_machine))
+    texts = {"price_per_hour": "3"}, {"currency": "EUR"}
+    both(machine.change_machine, *texts)
+    changed = machine.load_machine()
+    assert (changed.price_per_hour, changed.currency) == (3, "EUR")
+
+
+def test_two_tabs_launch_the_missing_seeds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+    monkeypatch.setattr(verdicts.query_params, "write", lambda *_: None)
+    page = SimpleNamespace(query_params=SimpleNamespace(get_all=lambda name: []))
+    monkeypatch.setattr(verdicts, "st", page)
+    run_id = fill_run()
+    monkeypatch.setattr(store, "list_runs", Meeting().after(store.list_runs))
+    both(lambda: verdicts.launch_missing({run_id: 3}))
+    with store.reading() as session:
+        assert len(store.list_runs(session)) == 3
+
+
+def test_two_tabs_launch_the_confirming_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "fill_slots", lambda: None)
+    sweep_id = fill_sweep(TINY)
+    with store.reading() as session:
+        found = sweep_results.read(session, store.find_sweep(session, sweep_id))
+    launched = sweep_results.confirm(found)  # both looked before
+    assert launched and sweep_results.confirm(found) == []
+    with store.reading() as session:
+        assert [run.id for run in store.confirmations(session, sweep_id)] == launched
 
 
 def test_a_lock_keeps_other_processes_out_and_ends_with_its_holder(tmp_path: Path) -> None:
