@@ -267,13 +267,16 @@ def test_every_value_survives_its_text():
         assert (float(read) if number else read) == value, setting.name
 
 
-def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch):
+def test_a_new_setting_appears_without_touching_the_page(launched, monkeypatch, request):
     class Wider(RunConfig):
         novelty: int = pydantic.Field(default=3, ge=1)
         """How new it is."""
 
     monkeypatch.setattr(loading, "RunConfig", Wider)
     monkeypatch.setattr(settings, "__defaults__", (Wider, ""))
+    monkeypatch.setattr(by_name.__wrapped__, "__defaults__", (Wider,))
+    by_name.cache_clear()
+    request.addfinalizer(by_name.cache_clear)
     widget = show("launch", novelty="0").number_input(key="set novelty")
     assert (widget.label, widget.value) == ("Novelty (was 3)", 0)
     assert "How new it is." in widget.help and "At least 1." in widget.help
