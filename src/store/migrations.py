@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 from src.config import config_key, paths_found
 from src.store.outcome import end_reason_of_sentence
 from src.store.tables import Status  # importing it registers the tables
+from src.store.turns import Turn, wait_for_turn
 
 
 def _create_missing_tables(connection: Connection) -> None:
@@ -184,6 +185,7 @@ def migrate(engine: Engine) -> None:
         if known and _version(connection) == len(MIGRATIONS):
             return
     with engine.begin() as connection:
+        wait_for_turn(connection, Turn.MIGRATE)
         connection.execute(
             text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
         )

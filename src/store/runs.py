@@ -28,6 +28,7 @@ from src.store.tables import (
     Sweep,
     SweepStatus,
 )
+from src.store.turns import Turn, wait_for_turn
 
 
 class UnknownRun(UserError, LookupError):
@@ -47,6 +48,8 @@ def new_id(session: Session, table: type[SQLModel], name: str, at: float) -> str
     """An unused id: the name, made safe for a path, and the UTC time of the launch."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "run"
     stem = f"{slug}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}"
+    # Of two that launch under one name in one second, the second sees the row of the first.
+    wait_for_turn(session.connection(), Turn.NAME)
     unused, number = stem, 1
     while session.get(table, unused):
         number += 1

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -33,9 +33,11 @@ from src.runs import (
     views,
 )
 from src.runs.exporting import Form
+from src.store import migrations, runs
 from src.store.tables import Status
 from src.sweeps import results as sweep_results
 from src.training import questions, results
+from tests.helpers import live
 from tests.helpers.store import fill_run, fill_sweep
 from tests.helpers.sweeps import TINY
 
@@ -339,3 +341,31 @@ def test_a_run_is_deleted_while_its_files_are_compared(monkeypatch: pytest.Monke
     assert not paths.output_dir(run_id).exists() and snapshot(other)["number"] == 1
     with store.reading() as session:
         assert not real(session, other, snapshots.read_metrics_log(other))  # all came in
+
+
+# --- a run table that several machines have -------------------------------------------------------
+
+
+@pytest.fixture
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with live.postgresql(home / "pg") as folder:
+        url = f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        monkeypatch.setenv("SPELLTUNE_DATABASE_URL", url)
+        yield
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("server")
+def test_two_machines_make_the_table_and_launch_under_one_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def launch() -> str:
+        with store.writing() as session:
+            return store.enqueue(session, load_config(), now=1.0).id
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "_version", Meeting().after(migrations._version))
+        both(queued)
+    monkeypatch.setattr(runs, "new_id", Meeting().after(runs.new_id))
+    first, second = sorted(both(launch), key=len)
+    assert second == f"{first}-2"
