@@ -183,19 +183,33 @@ def staged_name(path: Path) -> Path:
 
 
 @contextmanager
-def alone(lock_file: Path) -> Iterator[None]:
-    """Do what reads, changes and writes a file while no other thread of any process does. A disk
-    that has no locks, or no room for their file, keeps nobody out."""
+def alone(lock_file: Path, *, seconds: float = 10.0) -> Iterator[None]:
+    """Do what reads, changes and writes a file while no other thread of any process does.
+
+    A disk that has no locks, or no room for their file, keeps nobody out; nor does who holds the
+    lock for longer than `seconds`, as a process that was suspended, so that no run waits for it.
+    """
     with ExitStack() as stack:
         with suppress(OSError):
             lock_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = retry(lambda: os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             stack.callback(os.close, lock)
-            # A lock of the open file: one of the process would not part its threads.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for_lock(lock, seconds)
             # A process that was forked meanwhile has it open too.
             stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
         yield
+
+
+def _wait_for_lock(file: int, seconds: float) -> None:
+    """Take the lock of an open file, which parts threads too; BlockingIOError after so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def code_stamp() -> list[list[Any]]:

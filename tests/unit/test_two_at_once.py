@@ -369,3 +369,21 @@ def test_two_machines_make_the_table_and_launch_under_one_name(
     monkeypatch.setattr(runs, "new_id", Meeting().after(runs.new_id))
     first, second = sorted(both(launch), key=len)
     assert second == f"{first}-2"
+
+
+def test_who_holds_a_lock_for_long_keeps_nobody_out(tmp_path: Path) -> None:
+    order: list[str] = []
+    with files.alone(tmp_path / "lock"):
+        with files.alone(tmp_path / "lock", seconds=0.1):
+            order.append("went on")
+
+        def wait() -> None:
+            with files.alone(tmp_path / "lock"):
+                order.append("waited")
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("let go")
+    waiting.join(60)
+    assert order == ["went on", "let go", "waited"]

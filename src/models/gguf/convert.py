@@ -5,6 +5,7 @@ taken from the file here, and a file with something that would be lost is refuse
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -73,7 +74,7 @@ def _converted_once(file: Path) -> Path:
     target = gguf_files.cache_dir() / content
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Without locks both convert, and the second one replaces.
-    with alone(target.parent / f".{content}.lock"):
+    with alone(target.parent / f".{content}.lock", seconds=math.inf):
         if not (target / gguf_files.RECORD).is_file():  # another process was first
             header = read_header(file)
             if problem := room_problem(header, target.parent):
