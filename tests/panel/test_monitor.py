@@ -124,7 +124,7 @@ def test_a_press_for_a_run_that_another_tab_deleted_is_answered(label: str) -> N
     (button,) = [b for b in test.button if b.label == label]
     button.click().run()
     assert not test.exception
-    assert f"no run '{run_id}'" in test.session_state[guarded.PROBLEM]
+    assert f"no run '{run_id}'" in test.session_state[guarded.TOLD]
 
 
 def test_a_second_press_of_delete_finds_it_done() -> None:
@@ -135,7 +135,7 @@ def test_a_second_press_of_delete_finds_it_done() -> None:
     with store.reading() as session:
         deletion.delete(store.find(session, run_id))
     test._run(sent)
-    assert not test.exception and guarded.PROBLEM not in test.session_state
+    assert not test.exception and guarded.TOLD not in test.session_state
     assert test.session_state["go to"] == navigation.address("overview")
 
 
@@ -157,7 +157,7 @@ def test_an_unfinished_run_can_be_resumed_or_says_why_not(monkeypatch):
     assert "no verified checkpoint" in test.toast[0].value
     resumed = []
     monkeypatch.setattr(attempts, "resume", lambda run: resumed.append(run.id))
-    test.button[0].click().run()
+    show("monitor", run=run_id).button[0].click().run()
     assert resumed == [run_id]
     assert [b.label for b in show("monitor", run=fill_run(name="b")).button] == ["Delete this run"]
 

@@ -38,7 +38,7 @@ def test_an_empty_page_says_what_to_do_and_the_form_what_it_comes_to() -> None:
     page = html(show("sweeps"))
     assert "No sweeps yet" in page and "24 trials" in page
     page = html(show("sweeps", file="seed-grid"))
-    assert "4,096 trials" in page and "2,304 settings take the same steps" in page
+    assert "4,096 trials" in page and "2,304 settings with the same steps" in page
     assert "<code>duplicates: skip</code>" in page
     test = show("sweeps", budget="1 second")
     assert "too small for one trial" in html(test) and launches(test).disabled

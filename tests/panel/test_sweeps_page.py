@@ -373,10 +373,10 @@ def test_confirming_runs_are_counted_and_can_be_stopped(monkeypatch: pytest.Monk
     sweep_id = fill_sweep(TINY)
     with store.reading() as session:
         ids = results.confirm(results.read(session, sweep_row(sweep_id)))
-    test = show("sweeps", sweep=sweep_id)
-    assert "0 of 20 confirming runs are done; " in html(test)
     stopped: list[str] = []
     monkeypatch.setattr(control, "cancel", stopped.append)
+    test = show("sweeps", sweep=sweep_id)
+    assert "0 of 20 confirming runs are done; " in html(test)
     (button,) = [b for b in test.button if b.label == "Stop these runs"]
     button.click().run()
     assert stopped == [sweep_id]

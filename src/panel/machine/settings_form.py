@@ -38,4 +38,4 @@ def _save() -> None:
     except (ConfigError, OSError) as error:
         st.session_state[REFUSED] = explain(error)
         return
-    st.toast("Saved.")
+    guarded.tell("Saved.")

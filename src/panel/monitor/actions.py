@@ -39,7 +39,7 @@ def draw(run: Run) -> None:
             guarded.button("Stop this run", type="primary", on_click=launcher.stop, args=(run.id,))
         return
     if status in RESUMABLE and status not in failure.BADLY:  # which have it in their banner
-        guarded.button("Resume", on_click=resume, args=(run,))
+        guarded.button("Resume", on_click=attempts.resume, args=(run,))
     with st.popover("Delete", key="delete"):
         st.write(
             f"**{html.label_text(store.label_of(run), 80)}**  \n{deletion.plan([run]).sentence}"
@@ -47,11 +47,6 @@ def draw(run: Run) -> None:
         guarded.button(
             "Delete this run", type="primary", key="delete-now", on_click=_delete, args=(run,)
         )
-
-
-def resume(run: Run) -> None:
-    """Resume a run from its last checkpoint."""
-    attempts.resume(run)
 
 
 def _delete(run: Run) -> None:
@@ -66,7 +61,7 @@ def _steer(what: str, run_id: str) -> None:
     try:
         if what == "first":
             launcher.move_to_front([run_id])
-            st.toast("It is the next to start.")
+            guarded.tell("It is the next to start.")
         else:
             launcher.hold([run_id], held=what == "hold")
     finally:

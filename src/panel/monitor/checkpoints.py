@@ -80,7 +80,10 @@ def _unit(size: int) -> tuple[str, int]:
 def draw_actions(run: Run, step: int, *, usable: bool) -> None:
     """Draw the actions on one checkpoint."""
     if usable and run.status in RESUMABLE:
-        guarded.button("Resume from here", key=f"resume {step}", on_click=_resume, args=(run, step))
+        guarded.button(
+            "Resume from here", key=f"resume {step}",
+            on_click=attempts.resume, args=(run,), kwargs={"step": step},
+        )  # fmt: skip
     if usable:
         fork = navigation.link(
             "launch", "Fork from here", {"from": run.id, "fork": step}, style="second"
@@ -94,10 +97,6 @@ def draw_actions(run: Run, step: int, *, usable: bool) -> None:
             "Delete this checkpoint", type="primary", key=f"delete {step}",
             on_click=launcher.delete_checkpoint, args=(run, step),
         )  # fmt: skip
-
-
-def _resume(run: Run, step: int) -> None:
-    attempts.resume(run, step=step)
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

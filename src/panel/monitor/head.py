@@ -7,10 +7,9 @@ import streamlit as st
 
 from src.format import as_sentence, duration, full_stop, number, percent
 from src.models.metrics import in_words, short_label
-from src.panel.monitor import actions
 from src.panel.ui import failure, folds, guarded, html, navigation, run_status
 from src.panel.ui.charts import Curves
-from src.runs import cost, diagnosis
+from src.runs import attempts, cost, diagnosis
 from src.runs.time_left import TimeLeft
 from src.store.tables import Checkpoint, Event, EventKind, Run, Status
 
@@ -113,7 +112,7 @@ def draw_failure(run: Run, kept: Sequence[Checkpoint]) -> None:
     if run.status in failure.BADLY:
         guarded.draw_told()
         last = max((checkpoint.step for checkpoint in kept), default=None)
-        failure.draw(run, last, resume=actions.resume, args=(run,))
+        failure.draw(run, last, resume=attempts.resume, args=(run,))
 
 
 def draw_warnings(events: Sequence[Event]) -> None:

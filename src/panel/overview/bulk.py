@@ -22,7 +22,7 @@ from src.store.tables import RESUMABLE, Status
 MAX_COMPARED = 60  # more lines than a chart can tell apart, and an address can name
 ENDED = frozenset(status for status in Status if status.ended)
 # In the state of the session.
-DONE, PROBLEM, WORK = "overview: done", "overview: problem", "overview: work"
+PROBLEM, WORK = "overview: problem", "overview: work"
 SOON_SECONDS = 1.0  # work that takes no longer shows no progress
 
 
@@ -54,14 +54,12 @@ class _Work:
 def draw_told() -> None:
     """Tell what the last action did, once, and what it could not do, until the next one; how far it
     is while it goes on."""
-    guarded.draw_told()
     _finish()
     if work := st.session_state.get(WORK):
         through = work.count + len(work.failed)
         text = f"{through:,} of {counted(len(work.ids), 'run')} {work.done}"
         st.progress(through / max(1, len(work.ids)), text)
-    if said := st.session_state.pop(DONE, None):
-        st.toast(said)
+    guarded.draw_told()
     if why := st.session_state.get(PROBLEM):
         html.draw_problem(why)
 
@@ -180,7 +178,7 @@ def delete(ids: Sequence[str]) -> None:
     deleted: list[str] = []
     _told(lambda: deleted.extend(deletion.delete_all(runs)), "")
     if deleted:
-        st.session_state[DONE] = f"Deleted {counted(len(deleted), 'run')}."
+        guarded.tell(f"Deleted {counted(len(deleted), 'run')}.")
     if len(deleted) < len(runs) and PROBLEM not in st.session_state:
         left = len(runs) - len(deleted)
         st.session_state[PROBLEM] = f"{counted(left, 'run')} went on meanwhile and stayed."
@@ -191,7 +189,7 @@ def _told(act: Callable[[], None], done: str) -> None:
     st.session_state.pop(PROBLEM, None)
     try:
         act()
-        st.session_state[DONE] = done
+        guarded.tell(done)
     except (UserError, OSError) as error:
         st.session_state[PROBLEM] = explain(error)
 
@@ -218,7 +216,7 @@ def _finish() -> None:
     del st.session_state[WORK]
     work.future.result()  # raises what no sentence is known for
     if count := work.before + work.count:
-        st.session_state[DONE] = f"{counted(count, 'run')} {work.done}."
+        guarded.tell(f"{counted(count, 'run')} {work.done}.")
     if failed := work.failed:
         shown = failed[:5]
         more = [f"and {len(failed) - 5:,} more"] if len(failed) > 5 else []

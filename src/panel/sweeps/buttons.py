@@ -20,10 +20,11 @@ def draw(found: SweepResults) -> None:
     row, status = found.row, SweepStatus(found.row.status)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if status in control.OPEN:
-            what = "pause" if status == SweepStatus.ACTIVE else "resume"
+            goes_on = status == SweepStatus.ACTIVE
             guarded.button(
-                what.capitalize(), key=f"{what} sweep", on_click=steer, args=(what, row.id)
-            )
+                "Pause" if goes_on else "Resume", key=f"steer {status}",
+                on_click=control.pause if goes_on else control.resume, args=(row.id,),
+            )  # fmt: skip
             _draw_end(
                 row.id, "Cancel", "Cancel this sweep",
                 "It is final: trials that wait never start, those that train stop at their next "
@@ -96,18 +97,13 @@ def _draw_end(sweep_id: str, label: str, action: str, what: str) -> None:
     """Draw a button that asks before it cancels, which cannot be undone."""
     with st.popover(label, key=f"ask {label}"):
         st.write(what)
-        guarded.button(action, type="primary", on_click=steer, args=("cancel", sweep_id))
-
-
-def steer(what: str, sweep_id: str) -> None:
-    """Pause, resume or cancel the sweep; a second press changes nothing."""
-    getattr(control, what)(sweep_id)
+        guarded.button(action, type="primary", on_click=control.cancel, args=(sweep_id,))
 
 
 def add(sweep_id: str, seen: control.Limits) -> None:
     """Raise the budget by the typed amount; text that cannot be used stays in its field."""
     control.add(sweep_id, st.session_state["more"], seen=seen)
-    st.toast(f"Added {st.session_state['more']}.")
+    guarded.tell(f"Added {st.session_state['more']}.")
     st.session_state["more"] = ""
 
 

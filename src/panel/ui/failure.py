@@ -46,7 +46,7 @@ class Launch:
 
 
 def draw(
-    run: Run, last: int | None, *, resume: Callable[..., None], args: tuple[Any, ...],
+    run: Run, last: int | None, *, resume: Callable[..., object], args: tuple[Any, ...],
     archive: Callable[..., None] | None = None,
 ) -> None:  # fmt: skip
     """Draw why a run ended, and what can be done next; `last` is the step of its last checkpoint,

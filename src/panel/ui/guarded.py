@@ -25,7 +25,7 @@ from src.errors import UserError, explain
 from src.format import capital
 from src.panel.ui import html
 
-PROBLEM = "problem of a press"  # in the state of the session
+TOLD = "told of a press"  # in the state of the session
 
 
 def may_edit() -> bool:
@@ -84,18 +84,23 @@ def _checked(options: dict[str, Any], name: str) -> dict[str, Any]:
             except ReadOnlyAccess:
                 raise  # see `tell_refusal`
             except store.UnknownRun as error:
-                st.session_state[PROBLEM] = error.text
+                tell(error.text)
             except (UserError, OSError) as error:
-                st.session_state[PROBLEM] = explain(error)
+                tell(explain(error))
 
     return options | {name: check_and_call}
 
 
+def tell(text: str) -> None:
+    """In a callback: say in a toast what it did. It draws nothing itself: it runs before its
+    fragment does, and a rerun of the page would drop it."""
+    st.session_state[TOLD] = text
+
+
 def draw_told() -> None:
-    """Show why the last press changed nothing, once."""
-    # Not by the callback: before a fragment is run anew it must draw nothing.
-    if why := st.session_state.pop(PROBLEM, None):
-        st.toast(why, duration="long")
+    """Show what the last press did, or why it changed nothing, once."""
+    if told := st.session_state.pop(TOLD, None):
+        st.toast(told, duration="long")
 
 
 def draw_closed(title: str) -> bool:
