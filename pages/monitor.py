@@ -10,7 +10,7 @@ from src import store
 from src.format import full_stop
 from src.panel.monitor import actions, head, picture, tabs
 from src.panel.report import button as report
-from src.panel.ui import charts, failure, html, navigation, tab
+from src.panel.ui import charts, failure, guarded, html, navigation, tab
 from src.store.tables import Run, Status
 
 REFRESH_SECONDS = 2.0
@@ -69,6 +69,7 @@ def draw_run(run_id: str, stage: str) -> None:
         forks = store.forks(session, run.id)
     if actions.stage(run) != stage:
         navigation.rerun_page()  # started or ended meanwhile: other buttons, or no refreshes
+    guarded.draw_told()
     tab.show_run("Monitor", run)
     if live:
         st.html(live.part("head"))

@@ -4,11 +4,13 @@ serves plotly.js, and keeps statuses up to date."""
 import os
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
 import streamlit as st
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -70,9 +72,10 @@ def _keep_reconciling(closing: threading.Event) -> None:
             reconcile()
             standby_keeper.round()
             idle.keep_watching()
-        # Whatever it is: without this thread nothing would start any more.
-        except Exception as error:
-            print(f"warning: could not bring statuses up to date: {error!r}", file=sys.stderr)
+        except (SQLAlchemyError, OSError) as error:
+            print(f"warning: could not bring statuses up to date: {error}", file=sys.stderr)
+        except Exception:  # a fault of ours; without this thread nothing would start any more
+            traceback.print_exc()
         if closing.wait(TIMEOUTS.reconcile):
             return
 

@@ -238,7 +238,7 @@ def tell() -> None:
             waiting = store.is_untold(session, host())
         if waiting and (holder(paths.notify_lock()) is None or end_hung(paths.notify_lock())):
             start_detached(Worker.NOTIFY)
-    except (SQLAlchemyError, OSError, store.DatabaseUnavailable, LocksUnavailable) as error:
+    except (SQLAlchemyError, OSError, LocksUnavailable) as error:
         print(f"warning: nobody is told: {error}", file=sys.stderr, flush=True)
 
 

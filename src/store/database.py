@@ -223,9 +223,7 @@ def explain_unreachable(error: Exception) -> str | None:
     if not given:
         if not isinstance(error, OperationalError):
             return None
-        file = sqlite_file()
-        only = " (it can be read only)" if file and sqlite.is_read_only(file) else ""
-        return f"the run table {file} cannot be used{only}: {error.orig}"
+        return f"the run table {sqlite_file()} cannot be used: {error.orig}"
     example = "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
     try:
         url = make_url(given)

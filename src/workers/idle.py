@@ -34,7 +34,7 @@ def main() -> int:
         try:
             reconciler.reconcile()  # where there is no panel and no supervisor any more
             watcher.look(kept)
-        except (SQLAlchemyError, OSError, store.DatabaseUnavailable, LocksUnavailable) as error:
+        except (SQLAlchemyError, OSError, LocksUnavailable) as error:
             # What cannot be looked at is not idle.
             watcher.be_busy(f"it cannot be told: {error}")
         time.sleep(min(TIMEOUTS.reconcile, TIMEOUTS.countdown / 4))

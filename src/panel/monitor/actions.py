@@ -24,7 +24,6 @@ def stage(run: Run) -> str:
 
 def draw(run: Run) -> None:
     """Draw the buttons that fit the run's stage; stop and delete ask first."""
-    guarded.draw_told()
     status = Status(run.status)
     if status == Status.QUEUED:
         if run.held_at is None:

@@ -20,7 +20,6 @@ RESUME = "A resumed run goes on from it; later checkpoints move to a folder of t
 
 
 def draw(run: Run, kept: Sequence[Checkpoint]) -> None:
-    guarded.draw_told()
     if not kept:
         every = run.config["checkpointing"]["save_steps"]
         html.draw_empty(

@@ -7,7 +7,7 @@ import streamlit as st
 
 from src.format import as_sentence, duration, full_stop, number, percent
 from src.models.metrics import in_words, short_label
-from src.panel.ui import failure, folds, guarded, html, navigation, run_status
+from src.panel.ui import failure, folds, html, navigation, run_status
 from src.panel.ui.charts import Curves
 from src.runs import attempts, cost, diagnosis
 from src.runs.time_left import TimeLeft
@@ -110,7 +110,6 @@ def draw_diagnosis(run: Run, curves: Curves) -> None:
 def draw_failure(run: Run, kept: Sequence[Checkpoint]) -> None:
     """Draw why a run ended badly, and what to do next."""
     if run.status in failure.BADLY:
-        guarded.draw_told()
         last = max((checkpoint.step for checkpoint in kept), default=None)
         failure.draw(run, last, resume=attempts.resume, args=(run,))
 
